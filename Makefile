@@ -1,0 +1,41 @@
+# Each target sets up .venv by itself. PYTHON=python3.12 make test  uses another interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STUDY ?= digits
+
+.PHONY: sweep ui test check bench clean
+.DELETE_ON_ERROR:
+
+sweep: $(VENV)/installed  ## run the built-in study digits (STUDY=... runs another)
+	$(BIN)/python -m sweep run $(STUDY)
+
+ui: $(VENV)/installed  ## serve the MLflow UI of what was run
+	$(BIN)/python -m sweep ui $(STUDY)
+
+test: $(VENV)/installed-dev  ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed-dev  ## lint, format, types, imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/installed-dev  ## what is measured rather than asserted; wants a quiet machine
+	$(BIN)/python -m tests.benchmarks
+
+clean:  ## remove what the other targets installed, results stay
+	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@ $(VENV)/installed

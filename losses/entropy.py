@@ -1,0 +1,162 @@
+"""Entropy change of one linear map, activation aside, in nats, and loss terms made of it: pure functions of weights.
+
+`guidance.py` caches and adds the gradients; the formulas and their derivatives are here. Everything works with
+log-determinants: the determinant itself of a freshly initialised layer of 128 units is 0 in float32.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+TAP_FLOOR = 1e-2  # |c11| below this is taken as this in gradients: about 0.3 of the median tap after initialisation
+
+
+def leading_block(weight: Tensor) -> Tensor:
+    """The leading k x k block of a matrix [..., m, n], k = min(m, n), as a view.
+
+    Padding the matrix to a square one with rows or columns of the identity, the paper's W', leaves det W' equal to the
+    determinant of this block (arXiv 2308.14938).
+    """
+    k = min(weight.shape[-2:])
+    return weight[..., :k, :k]
+
+
+def corner_taps(weight: Tensor) -> Tensor:
+    """The taps c11 of convolution kernels [out, in / groups, p, q], as a view [out, in / groups].
+
+    `F.conv2d` is a cross-correlation, so c11 is the first tap of the kernel as it is stored.
+    """
+    return weight[..., 0, 0]
+
+
+def minor(weight: Tensor, ridge: float = 0.0) -> Tensor:
+    """The paper's measure of dense layers [..., m, n]: log|det W'|, W' being W padded to square by the identity [...].
+
+    It is the entropy change of the leading inputs given the others, so it depends on the order of the units. For the
+    ridge see `volume`.
+    """
+    return volume(leading_block(weight), ridge)
+
+
+def volume(weight: Tensor, ridge: float = 0.0) -> Tensor:
+    """Sum of the log singular values of matrices [..., m, n]: the log volume gain of y = W x [...].
+
+    h = 1/2 log det(G + ridge^2 s I), with G the k x k Gram matrix (W W^T for m <= n, else W^T W), k = min(m, n), and s
+    the mean of G's diagonal, held constant in the gradient. For ridge = 0 it is the entropy change H(Wx) - H(x) exactly
+    when m = n (log|det W|) or m > n, and for m < n when the input is white. A ridge (0.1) keeps h finite for singular
+    matrices, and keeps the gradient of square ones from being that of their smallest singular value alone.
+
+    Computed in float32 at least, outside autocast. Singular: -inf; not finite weights: NaN; never an exception.
+    """
+    with torch.autocast(weight.device.type, enabled=False):
+        matrix = _at_least_float32(weight)
+        return _log_det(matrix) if _is_lu(matrix, ridge) else _half_log_det(*_factorise(matrix, ridge))
+
+
+def volume_and_gradient(weight: Tensor, ridge: float = 0.0) -> tuple[Tensor, Tensor]:
+    """`volume` [...] and its derivative by W [..., m, n], from one factorisation and without autograd.
+
+    dh/dW = (G + ridge^2 s I)^-1 W for m <= n, else W (G + ridge^2 s I)^-1; W^-T for square W without a ridge.
+    Where h is not finite the gradient means nothing; the caller must check.
+    """
+    with torch.autocast(weight.device.type, enabled=False), torch.no_grad():
+        matrix = _at_least_float32(weight)
+        if _is_lu(matrix, ridge):
+            return _log_det(matrix), torch.linalg.inv_ex(matrix).inverse.mT
+        factor, info, mean_square = _factorise(matrix, ridge)
+        # cholesky_inverse raises at an exact zero; any other number will do where there is no factor.
+        factor.diagonal(dim1=-2, dim2=-1).masked_fill_((info != 0)[..., None], 1)
+        inverse = torch.cholesky_inverse(factor)
+        gradient = inverse @ matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix @ inverse
+        return _half_log_det(factor, info, mean_square), gradient
+
+
+def taps(weight: Tensor) -> Tensor:
+    """Log|c11| of every filter of convolution kernels [out, in / groups, p, q]: the paper's measure [out, in / groups].
+
+    With one channel in and out, the map from the outputs' anchor pixels is triangular with c11 on its diagonal, so this
+    is the entropy change per anchor. With several channels it is an entropy change for depthwise layers only.
+    """
+    return corner_taps(_at_least_float32(weight)).abs().log()
+
+
+def taps_and_gradient(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Log max(|c11|, TAP_FLOOR) and its derivative sign(c11) / max(|c11|, TAP_FLOOR), both [out, in / groups].
+
+    The floor bounds the gradient where `taps` has a pole; sign(0) is +1, or an exact zero would never move.
+    """
+    tap = corner_taps(_at_least_float32(weight.detach()))
+    magnitude = tap.abs().clamp_min(TAP_FLOOR)
+    return magnitude.log(), torch.where(tap < 0, -1.0, 1.0) / magnitude
+
+
+class Form(NamedTuple):
+    """A loss term of an entropy change h, elementwise, and its derivative by h; both are called as f(h, epsilon)."""
+
+    value: Callable[[Tensor, float], Tensor]
+    slope: Callable[[Tensor, float], Tensor]
+
+
+def log_term(h: Tensor, _epsilon: float) -> Tensor:
+    """The term -h; epsilon has no part in it."""
+    return -h
+
+
+def log_slope(h: Tensor, _epsilon: float) -> Tensor:
+    """Derivative of `log_term` by h: -1."""
+    return -torch.ones_like(h)
+
+
+def reciprocal_term(h: Tensor, epsilon: float) -> Tensor:
+    """The term 1 / (exp(h) + epsilon), the paper's stable one: 1 / (|det W'| + epsilon) for the dense minor."""
+    return (-_log_sum(h, epsilon)).exp()
+
+
+def reciprocal_slope(h: Tensor, epsilon: float) -> Tensor:
+    """Derivative of `reciprocal_term` by h: -exp(h) / (exp(h) + epsilon)^2."""
+    return -(h - 2 * _log_sum(h, epsilon)).exp()
+
+
+FORMS: dict[str, Form] = {
+    "log": Form(log_term, log_slope),
+    "reciprocal": Form(reciprocal_term, reciprocal_slope),
+}
+
+
+def _log_sum(h: Tensor, epsilon: float) -> Tensor:
+    """log(exp(h) + epsilon), where exp(h) may overflow or underflow."""
+    return torch.logaddexp(h, torch.full_like(h, math.log(epsilon)))
+
+
+def _at_least_float32(weight: Tensor) -> Tensor:
+    return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
+
+
+def _is_lu(matrix: Tensor, ridge: float) -> bool:
+    # The Gram matrix squares the condition number: without a ridge, float32 gradients of square matrices of 1024 are
+    # wrong by 10 %.
+    return ridge == 0 and matrix.shape[-2] == matrix.shape[-1]
+
+
+def _log_det(matrix: Tensor) -> Tensor:
+    # On CUDA slogdet may give finite numbers for NaN matrices (pytorch #154312).
+    return torch.where(matrix.isfinite().all(-1).all(-1), torch.linalg.slogdet(matrix).logabsdet, torch.nan)
+
+
+def _factorise(matrix: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Cholesky factor of the ridged Gram matrix [..., k, k], LAPACK's info (0: it has one) and s, both [...]."""
+    gram = matrix @ matrix.mT if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT @ matrix
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    mean_square = diagonal.detach().sum(-1) / diagonal.shape[-1]
+    if ridge > 0:
+        diagonal.add_((ridge**2 * mean_square)[..., None])
+    factor, info = torch.linalg.cholesky_ex(gram)
+    return factor, info, mean_square
+
+
+def _half_log_det(factor: Tensor, info: Tensor, mean_square: Tensor) -> Tensor:
+    h = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).masked_fill(info != 0, -torch.inf)
+    return h + 0 * mean_square  # NaN where a weight is not finite

@@ -1,0 +1,5 @@
+"""``python -m sweep``."""
+
+from .cli import main
+
+main()

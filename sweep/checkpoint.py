@@ -1,0 +1,90 @@
+"""Checkpoints: one file with the weights, the optimizer and the metric history, written whole or not at all.
+
+The history makes a checkpoint the journal of its trial: what the storage or the tracking server missed is taken from
+here. Nothing is unpickled beyond tensors and plain containers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+
+from .metrics import EpochMetrics
+
+KEPT = 2  # the last one, and one to fall back to
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read.
+
+    Attributes:
+        history: all finished epochs.
+        diverged: the epoch in which the loss was not finite, if it was.
+        state: ``model`` and ``optimizer`` state dicts.
+    """
+
+    path: Path
+    history: list[EpochMetrics]
+    diverged: int | None
+    state: dict[str, Any]
+
+
+def save(folder: Path, history: list[EpochMetrics], state: dict[str, Any], *, diverged: int | None = None) -> Path:
+    """Writes ``folder/epoch-0007.pt`` beside its place, syncs it and renames it; keeps the last two.
+
+    Raises:
+        OSError: the disk is full or the folder not writable; no file is left half-written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"epoch-{diverged or (history[-1].epoch if history else 0):04d}.pt"
+    beside = path.with_suffix(".tmp")
+    progress = {"history": [dataclasses.asdict(m) for m in history], "diverged": diverged}
+    try:
+        with beside.open("wb") as file:
+            torch.save({**state, "progress": json.dumps(progress)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.rename(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    for old in sorted(folder.glob("epoch-*.pt"))[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_latest(folder: Path) -> Checkpoint | None:
+    """Reads a trial's newest checkpoint among all of its attempts; a damaged one falls back to the one before.
+
+    Args:
+        folder: the trial's, which holds one folder per attempt.
+    """
+    for path in sorted(folder.glob("*/epoch-*.pt"), key=lambda p: (p.name, p.parent.name), reverse=True):
+        try:
+            return load(path)
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError, BadZipFile, pickle.UnpicklingError) as error:
+            warnings.warn(f"checkpoint {path} is damaged ({error}); using the one before", stacklevel=2)
+    return None
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads one checkpoint, onto the CPU."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    progress = json.loads(state.pop("progress"))
+    return Checkpoint(path, list(_epochs(progress["history"])), progress["diverged"], state)
+
+
+def _epochs(history: list[dict[str, Any]]) -> Iterator[EpochMetrics]:
+    for metrics in history:
+        yield EpochMetrics(**metrics)

@@ -1,0 +1,401 @@
+"""StudyConfig: what the user wrote in a study file, validated; and TrialConfig, what one trial needs of it.
+
+Nothing here imports torch, Ray, Optuna or MLflow, so that reading a study file is instant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+Scalar = bool | int | float | str | None
+
+# Where the five hyperparameters that have a name of their own act.
+ALIASES = {
+    "lambda1": "guidance.lambda1",
+    "lambda2": "guidance.lambda2",
+    "epsilon": "guidance.epsilon",
+    "depth": "model.depth",
+    "width": "model.width",
+}
+# What may change between two runs of one study; everything else is the study's identity.
+MUTABLE = {"search", "resources"}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelConfig(_Section):
+    """The architecture family; further keys are options of that family (`latent` of `autoencoder`, ...)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    name: str = Field(description="Architecture family: mlp, autoencoder or cnn.")
+    depth: int | None = Field(None, ge=1, description="Depth, where it is not searched (see the model's docstring).")
+    width: int | None = Field(None, ge=1, description="Width, where it is not searched (see the model's docstring).")
+
+
+class DataConfig(_Section):
+    """The data set and how much of it is used."""
+
+    name: str = Field(description="digits, mnist, fashion_mnist, cifar10 or cifar100.")
+    train_size: int | None = Field(None, ge=1, description="Train on a class-balanced subset of this many images.")
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="Share of the training part held out for validation.")
+    augment: tuple[Literal["crop", "flip"], ...] = Field((), description="Random crops and horizontal flips.")
+
+
+class Objective(_Section):
+    """The number the search optimises: a validation metric of the task, never the guided loss."""
+
+    metric: str = Field(description="val_loss, val_accuracy (classification) or val_psnr (reconstruction).")
+    direction: Literal["minimize", "maximize"]
+    at: Literal["last", "best"] = Field("last", description="The metric's value at the last epoch, or its best one.")
+    target: float | None = Field(None, description="A value of the metric to reach: logs epochs_to_target.")
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether ``a`` is strictly better than ``b``."""
+        return a < b if self.direction == "minimize" else a > b
+
+    def reached(self, value: float) -> bool:
+        """Whether ``value`` is at the target or beyond it."""
+        return self.target is not None and not self.better(self.target, value)
+
+
+class GuidanceConfig(_Section):
+    """Entropy guidance; the fields are those of `losses.EntropyGuidance`, which explains them."""
+
+    lambda1: float = Field(1e-3, ge=0, description="Weight of the dense term.")
+    lambda2: float = Field(0.0, ge=0, description="Weight of the convolutional term.")
+    epsilon: float = Field(1e-3, gt=0, description="Keeps the reciprocal form finite.")
+    measure: Literal["volume", "minor"] = "volume"
+    form: Literal["log", "reciprocal"] = "reciprocal"
+    scale: Literal["determinant", "per_dimension"] = "per_dimension"
+    reduction: Literal["mean", "sum"] = "mean"
+    ridge: float = Field(0.1, ge=0, description="Relative ridge tau of the volume measure.")
+    every: int | Literal["auto"] = Field("auto", description="Steps between refreshes of the cached gradients.")
+    max_ratio: float | None = Field(1.0, gt=0, description="Cap on the guidance gradient relative to the task's.")
+    until: float | None = Field(None, gt=0, le=1, description="Stop guiding after this fraction of the run.")
+
+    @field_validator("every")
+    @classmethod
+    def _positive(cls, every: int | str) -> int | str:
+        if isinstance(every, int) and every < 1:
+            raise ValueError("must be at least 1, or auto")
+        return every
+
+
+# The paper's formulas, literally: see design notes in losses/guidance.py.
+PAPER = {
+    "measure": "minor",
+    "form": "reciprocal",
+    "scale": "determinant",
+    "reduction": "sum",
+    "ridge": 0.0,
+    "every": 1,
+    "max_ratio": None,
+}
+
+
+class TrainingConfig(_Section):
+    """How one trial trains."""
+
+    max_epochs: int = Field(10, ge=1, description="Epochs of a trial that is not pruned.")
+    batch_size: int = Field(128, ge=1)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(1e-3, gt=0, description="Learning rate.")
+    lr_schedule: Literal["constant", "cosine"] = Field("constant", description="cosine decays to 0 over the run.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of sgd.")
+    weight_decay: float = Field(0.0, ge=0)
+    grad_clip: float | None = Field(None, gt=0, description="Largest norm of the task gradient.")
+    init: Literal["default", "he", "orthogonal"] = Field("default", description="Initialisation of the weights.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on GPUs that can.")
+    seed: int = Field(0, ge=0, description="Initial weights and batch order; the same for all trials of a study.")
+
+
+class FinalistsConfig(_Section):
+    """After the search: the best configurations on fresh seeds, beside their controls."""
+
+    top: int = Field(3, ge=0, description="How many configurations; 0 turns the stage off.")
+    seeds: int = Field(3, ge=1, description="Fresh seeds for each of them.")
+    tuned: int = Field(8, ge=0, description="Trials that tune the unguided control's initialisation and lr.")
+
+
+class SearchConfig(_Section):
+    """The budget and who decides how it is spent."""
+
+    trials: int = Field(50, ge=1, description="Trials in total, design trials and failed ones included.")
+    design: int = Field(0, ge=0, description="Of these, uniform (Sobol') trials, never pruned; they come first.")
+    sampler: Literal["tpe", "random", "qmc", "gp"] = "tpe"
+    pruner: Literal["none", "median", "successive_halving", "hyperband"] = "median"
+    hours: float | None = Field(None, gt=0, description="Start no new trial after this many hours of a run.")
+    target: float | None = Field(None, description="Start no new trial once a trial's objective has reached this.")
+    finalists: FinalistsConfig = FinalistsConfig()
+
+    @model_validator(mode="after")
+    def _design_within_trials(self) -> SearchConfig:
+        if self.design > self.trials:
+            raise ValueError(f"design ({self.design}) must not exceed trials ({self.trials})")
+        return self
+
+
+class Resources(_Section):
+    """What one trial occupies."""
+
+    cpus: float = Field(1, gt=0, description="CPU cores; also the trial's threads, at least one.")
+    gpus: float | Literal["auto"] = Field("auto", description="GPUs, fractions allowed; auto: one where there are any.")
+    max_concurrent: int | None = Field(None, ge=1, description="Trials at once; default: as many as fit.")
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_or_fraction(cls, gpus: float | str) -> float | str:
+        if isinstance(gpus, float) and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
+            raise ValueError("must be 0, a fraction below 1, a whole number, or auto")
+        return gpus
+
+    @property
+    def threads(self) -> int:
+        """Threads of one trial: part of its identity, since sums depend on it in the last bits."""
+        return max(1, int(self.cpus))
+
+
+class Range(_Section):
+    """A numeric range of the search space, both ends included."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Range:
+        if not self.low < self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log scale needs low > 0, not {self.low}")
+        if self.log and self.step is not None:
+            raise ValueError("log and step exclude each other")
+        if self.step is not None and self.step <= 0:
+            raise ValueError(f"step must be above 0, not {self.step}")
+        return self
+
+    @property
+    def is_int(self) -> bool:
+        """Whether the hyperparameter takes whole numbers only."""
+        return isinstance(self.low, int)
+
+
+class Choices(_Section):
+    """A list of values of the search space."""
+
+    choices: tuple[Scalar, ...] = Field(min_length=1)
+
+    @field_validator("choices")
+    @classmethod
+    def _distinct(cls, choices: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+        if len({(type(c), c) for c in choices}) < len(choices):
+            raise ValueError("the choices must differ from each other")
+        return choices
+
+
+Dimension = Range | Choices | Scalar
+
+
+class TrialConfig(_Section):
+    """Everything that determines one trial's numbers."""
+
+    model: dict[str, Any]
+    data: DataConfig
+    objective: Objective
+    guidance: GuidanceConfig
+    training: TrainingConfig
+    threads: int = 1
+
+    @property
+    def control(self) -> TrialConfig:
+        """The unguided twin: the lambdas are 0, everything else is the same."""
+        return self.model_copy(update={"guidance": self.guidance.model_copy(update={"lambda1": 0.0, "lambda2": 0.0})})
+
+
+class StudyConfig(_Section):
+    """One study: a search space, an objective and a budget."""
+
+    name: str = Field(description="Optuna study and MLflow experiment of the same name.", max_length=100)
+    model: ModelConfig
+    data: DataConfig
+    objective: Objective
+    space: dict[str, Dimension] = Field(
+        description="lambda1, lambda2, epsilon, depth, width, and model.*, guidance.* or training.* by their path. "
+        "A range {low, high, log, step}, {choices: [...]}, or a constant."
+    )
+    guidance: GuidanceConfig = Field(GuidanceConfig(), description="default, paper, or a mapping of what differs.")
+    training: TrainingConfig = TrainingConfig()
+    search: SearchConfig = SearchConfig()
+    resources: Resources = Resources()
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name.endswith(".controls"):
+            raise ValueError(
+                f"{name!r} must start with a letter or digit, go on with letters, digits, '.', '_' and '-' (no slash, "
+                "no blank), and not end in .controls"
+            )
+        return name
+
+    @field_validator("guidance", mode="before")
+    @classmethod
+    def _preset(cls, value: object) -> object:
+        if isinstance(value, str):
+            if value not in ("default", "paper"):
+                raise ValueError(f"{value!r} is not one of default, paper, or a mapping of what differs from default")
+            return dict(PAPER) if value == "paper" else {}
+        return value
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _typed_by_field(cls, space: object) -> object:
+        if not isinstance(space, Mapping):
+            return space
+        dimensions, problems = {}, []
+        for name, value in space.items():
+            try:
+                dimensions[name] = _dimension(str(name), value)
+            except ValidationError as error:
+                problems += [f"{name}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+            except ValueError as error:
+                problems.append(f"{name}: {error}")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return dimensions
+
+    @model_validator(mode="after")
+    def _said_once(self) -> StudyConfig:
+        twice = [n for n in ("depth", "width") if n in self.space and getattr(self.model, n) is not None]
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: given in both model and space; keep one")
+        return self
+
+    @property
+    def searched(self) -> dict[str, Range | Choices]:
+        """The dimensions that are searched, constants left out."""
+        return {n: d for n, d in self.space.items() if isinstance(d, Range | Choices)}
+
+    @property
+    def constants(self) -> dict[str, Scalar]:
+        """The names of the space that hold one value."""
+        return {n: d for n, d in self.space.items() if not isinstance(d, Range | Choices)}
+
+    def trial(self, hyperparameters: Mapping[str, Scalar], *, seed: int | None = None) -> TrialConfig:
+        """Returns the config of one trial: the study's with ``hyperparameters`` (and the space's constants) put in."""
+        values = {**self.constants, **hyperparameters}
+        if seed is not None:
+            values["training.seed"] = seed
+        sections: dict[str, dict[str, Any]] = {
+            "model": self.model.model_dump(exclude_none=True),
+            "guidance": self.guidance.model_dump(),
+            "training": self.training.model_dump(),
+        }
+        for name, value in values.items():
+            section, _, field = ALIASES.get(name, name).partition(".")
+            sections[section][field] = value
+        return TrialConfig(
+            model=sections["model"],
+            guidance=GuidanceConfig(**sections["guidance"]),
+            training=TrainingConfig(**sections["training"]),
+            data=self.data,
+            objective=self.objective,
+            threads=self.resources.threads,
+        )
+
+    def hyperparameters(self, trial: TrialConfig) -> dict[str, Scalar]:
+        """The five, and whatever else the space names, as ``trial`` has them: what MLflow records as params."""
+        names = [*ALIASES, *(n for n in self.space if n not in ALIASES)]
+        sections = {"model": trial.model, "guidance": dict(trial.guidance), "training": dict(trial.training)}
+        values = {}
+        for name in names:
+            section, _, field = ALIASES.get(name, name).partition(".")
+            if field in sections[section]:
+                values[name] = sections[section][field]
+        return values
+
+    def identity(self) -> dict[str, Any]:
+        """What two runs of one study must agree on, flat: key path -> value."""
+        return _flat(self.model_dump(mode="json", exclude=MUTABLE))
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, Mapping) and tree:
+        return {k: v for key, sub in tree.items() for k, v in _flat(sub, f"{prefix}.{key}" if prefix else key).items()}
+    return {prefix: tree}
+
+
+def _field(name: str) -> tuple[type[_Section] | None, str]:
+    """The config section and field that a hyperparameter sets; the section is None for options of a model."""
+    section, _, field = ALIASES.get(name, name).partition(".")
+    sections: dict[str, type[_Section]] = {"guidance": GuidanceConfig, "training": TrainingConfig}
+    return sections.get(section), field
+
+
+def _kind(name: str) -> type | None:
+    """The type of the numbers a hyperparameter takes: int, float, or None where only the values can tell."""
+    if name in ("depth", "width"):
+        return int
+    section, field = _field(name)
+    annotation = str(section.model_fields[field].annotation) if section else ""
+    return float if "float" in annotation else int if "int" in annotation else None
+
+
+def _dimension(name: str, value: object) -> Dimension:
+    """Checks a dimension and gives its numbers the type of the field (``low: 1`` of a float is a float)."""
+    known = [*ALIASES, *(f"training.{f}" for f in TrainingConfig.model_fields if f not in ("seed", "max_epochs"))]
+    known += [f"guidance.{f}" for f in GuidanceConfig.model_fields if f not in ALIASES]
+    if name not in known and not re.fullmatch(r"model\.(?!name$|depth$|width$)\w+", name):
+        raise ValueError(
+            f"unknown hyperparameter{nearest(name, known)}; any scalar of model, guidance or training may be searched "
+            "by its path (model.latent, training.lr, ...)"
+        )
+    kind = _kind(name)
+    if not isinstance(value, Mapping):
+        constant = _number(value, kind)
+        _check(name, constant)
+        return constant  # type: ignore[return-value]
+    typed: dict[str, Any] = {k: _number(v, kind) if k in ("low", "high", "step") else v for k, v in value.items()}
+    if {type(typed.get(k)) for k in ("low", "high", "step")} >= {int, float}:
+        typed = {k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in typed.items()}
+    if isinstance(typed.get("choices"), list | tuple):
+        typed["choices"] = tuple(_number(c, kind) for c in typed["choices"])
+    dimension = Choices.model_validate(typed) if "choices" in typed else Range.model_validate(typed)
+    for end in dimension.choices if isinstance(dimension, Choices) else (dimension.low, dimension.high):
+        _check(name, end)
+    return dimension
+
+
+def _number(value: object, kind: type | None) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float) or kind is None:
+        return value
+    if kind is int and value != int(value):
+        raise ValueError(f"{value} is not a whole number")
+    return kind(value)
+
+
+def _check(name: str, value: object) -> None:
+    """Raises ValueError where the field that ``name`` sets does not take ``value``."""
+    section, field = _field(name)
+    try:
+        if section is not None:
+            section.model_validate({field: value})
+        elif field in ("depth", "width") and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{value!r} must be a whole number, at least 1")
+    except ValidationError as error:
+        raise ValueError(f"{value!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """``; did you mean X?`` for a misspelt word, or an empty string."""
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" (did you mean {match[0]}?)" if match else ""

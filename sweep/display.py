@@ -1,0 +1,234 @@
+"""What a terminal shows: the live view of a run, one line per trial in a log, and the tables at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from .config import ALIASES, Scalar, StudyConfig
+from .driver import Listener
+from .finalists import Comparison, Sample
+from .metrics import EpochMetrics
+from .service import Summary
+from .study import Outcome, Row, Trial
+
+
+class Progress(Listener):
+    """Counts what happens; its children show it."""
+
+    def __init__(self, config: StudyConfig, console: Console, done: Sequence[Row] = ()):
+        self.config, self.console = config, console
+        self.counts = dict.fromkeys(("completed", "pruned", "diverged", "failed"), 0)
+        for row in done:
+            if row.outcome is not None:
+                self.counts[row.outcome] += 1
+        self.running: dict[tuple[str, int], tuple[Trial, EpochMetrics | None]] = {}
+        self.best: tuple[float, int] | None = None
+        self.notices: list[str] = []
+        self._began, self._ended_here, self._after = time.monotonic(), 0, 0
+
+    def started(self, trial: Trial) -> None:
+        """Adds a running trial."""
+        self.running[trial.key] = trial, None
+
+    def progressed(self, trial: Trial, metrics: EpochMetrics) -> None:
+        """Remembers a trial's last epoch."""
+        self.running[trial.key] = trial, metrics
+
+    def ended(self, trial: Trial, outcome: Outcome, error: str | None) -> None:  # noqa: ARG002 (shown by LogLines)
+        """Counts an outcome."""
+        self.running.pop(trial.key, None)
+        self._ended_here += 1
+        if trial.kind != "trial":
+            self._after += 1
+            return
+        self.counts[outcome] += 1
+        value = trial.best
+        if outcome == "completed" and value is not None:
+            objective = self.config.objective
+            if self.best is None or objective.better(value, self.best[0]):
+                self.best = value, trial.number
+
+    def noticed(self, message: str) -> None:
+        """Shows a notice above whatever is shown."""
+        self.notices.append(message)
+        self.console.print(Text(f"note: {message}", style="yellow"))
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Nothing to close."""
+
+    def remaining(self) -> str:
+        """Time left at the present rate, in words."""
+        if not self._ended_here:
+            return "estimating"
+        finalists = self.config.search.finalists
+        after = 2 * finalists.top * finalists.seeds + (finalists.tuned + finalists.seeds if finalists.tuned else 0)
+        left = self.config.search.trials - sum(self.counts.values()) + (after if finalists.top else 0) - self._after
+        return f"about {duration(max(0, left) * (time.monotonic() - self._began) / self._ended_here)} left"
+
+
+class LogLines(Progress):
+    """One line per finished trial: for pipes and log files."""
+
+    def ended(self, trial: Trial, outcome: Outcome, error: str | None) -> None:
+        """Prints the line."""
+        super().ended(trial, outcome, error)
+        value = "" if trial.best is None else f"{self.config.objective.metric}={trial.best:.5g}"
+        name = f"{trial.study}-{trial.number:04d}"
+        reason = f": {error.strip().splitlines()[-1]}" if error else ""
+        line = f"{name} {trial.kind} {outcome} {value} epochs={trial.epochs} {_inline(trial.hyperparameters)}{reason}"
+        self.console.print(Text(line), soft_wrap=True)
+
+
+class LiveView(Progress):
+    """Redraws the state of a run in place, twice a second."""
+
+    def __enter__(self) -> LiveView:
+        self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=2, transient=True)
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Removes the live view."""
+        self._live.__exit__(None, None, None)
+
+    def _render(self) -> RenderableType:
+        total, done = self.config.search.trials, sum(self.counts.values())
+        head = Text.assemble((self.config.name, "bold"), f"  {done}/{total} trials  ")
+        head.append(", ".join(f"{n} {outcome}" for outcome, n in self.counts.items() if n or outcome == "completed"))
+        head.append(f", {len(self.running)} running")
+        if self._after:
+            head.append(f", {self._after} finalists and controls")
+        if self.best is not None:
+            head.append(f"  best {self.config.objective.metric} {self.best[0]:.5g} (trial {self.best[1]})")
+        head.append(f"  {self.remaining()}", style="dim")
+        table = Table.grid(padding=(0, 2))
+        for trial, metrics in list(self.running.values()):
+            epoch = metrics.epoch if metrics else 0
+            value = f"{metrics.values[self.config.objective.metric]:.5g}" if metrics else "-"
+            table.add_row(
+                f"  {trial.study}-{trial.number:04d}",
+                trial.kind,
+                f"epoch {epoch}/{trial.config.training.max_epochs}",
+                f"{self.config.objective.metric} {value}",
+                Text(_inline(trial.hyperparameters), style="dim"),
+            )
+        return Group(head, table)
+
+
+def best_table(config: StudyConfig, rows: Sequence[Row]) -> Table:
+    """The best trials of a search."""
+    names = [n for n in [*ALIASES, *config.searched] if any(n in r.hyperparameters for r in rows)]
+    names = list(dict.fromkeys(names))
+    table = Table(box=box.SIMPLE_HEAD, title=f"Best of the search, by {config.objective.metric}", title_justify="left")
+    for name in ("trial", config.objective.metric, *names, "epochs"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        values = [_short(row.hyperparameters.get(n, config.constants.get(n))) for n in names]
+        table.add_row(str(row.number), f"{row.value:.5g}", *values, str(row.epochs))
+    return table
+
+
+def comparison_table(config: StudyConfig, comparison: Comparison) -> Table:
+    """The finalists beside their controls, on fresh seeds: mean and standard deviation."""
+    n = config.search.finalists.seeds
+    metric = config.objective.metric
+    title = f"Finalists and controls: {metric} on {n} fresh seeds, mean ± sd; gain is positive where guidance is better"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for name in ("trial", "guided", "plain control", "gain", "tuned control", "gain over tuned"):
+        table.add_column(name, justify="right")
+    for f in comparison.finalists:
+        samples = (f.guided, f.plain, f.gain_over_plain, f.tuned, f.gain_over_tuned)
+        table.add_row(str(f.number), *(_sample(s, signed=i in (2, 4)) for i, s in enumerate(samples)))
+    return table
+
+
+def comparison_words(config: StudyConfig, comparison: Comparison) -> list[str]:
+    """What the comparison says, and what it does not."""
+    if not comparison.finalists:
+        return []
+    first = comparison.finalists[0]
+    words = [_verdict(first.gain_over_plain, "its plain control (the same network without guidance)")]
+    if comparison.tuned:
+        chosen = _inline({k: v for k, v in comparison.tuned.items() if k in ("training.init", "training.lr")})
+        words.append(_verdict(first.gain_over_tuned, f"a control tuned in {comparison.tuned_trials} trials ({chosen})"))
+    n = config.search.finalists.seeds
+    words.append(
+        f"{n} seed{'s are' if n > 1 else ' is'} a small sample: an indication, not a test. For one, raise "
+        f"search.finalists.seeds, as below."
+    )
+    return words
+
+
+def _verdict(gain: Sample, control: str) -> str:
+    values = gain.values.values()
+    if not values:
+        return f"The best configuration could not be compared with {control}."
+    wins = sum(v > 0 for v in values)
+    clear = not math.isnan(gain.spread) and abs(gain.mean) > 2 * gain.spread / math.sqrt(len(values))
+    direction = "better" if gain.mean > 0 else "worse"
+    size = f"is {abs(gain.mean):.3g} {direction} than" if clear else "does not differ beyond the spread from"
+    return f"The best configuration {size} {control}; better on {wins} of {len(values)} seeds."
+
+
+def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
+    """The end of a run: tables and words."""
+    config = summary.config
+    counts = ", ".join(
+        f"{n} {o}" for o in ("completed", "pruned", "diverged", "failed")
+        if (n := sum(r.outcome == o for r in summary.rows))
+    )  # fmt: skip
+    console.print(f"[bold]{config.name}[/]: {len(summary.rows)} trials: {counts or 'none finished'}")
+    if summary.best:
+        console.print(best_table(config, summary.best[:top]))
+    if summary.comparison.finalists:
+        console.print(comparison_table(config, summary.comparison))
+    for sentence in comparison_words(config, summary.comparison):
+        console.print(sentence)
+    for row in [r for r in summary.rows if r.outcome == "failed"][:3]:
+        reason = (row.error or "no reason recorded").strip().splitlines()[-1]
+        console.print(Text(f"trial {row.number} failed: {reason}", style="red"))
+
+
+def status_table(summary: Summary) -> Table:
+    """All unfinished trials of a study, and how many of the others there are."""
+    table = Table(box=box.SIMPLE_HEAD, title=summary.config.name, title_justify="left")
+    for name in ("", "waiting", "running", "completed", "pruned", "diverged", "failed"):
+        table.add_column(name, justify="right")
+    for name, rows in (("search", summary.rows), ("finalists and controls", summary.controls)):
+        states: list[str] = [r.outcome or r.state for r in rows]
+        kinds = ("waiting", "running", "completed", "pruned", "diverged", "failed")
+        table.add_row(name, *(str(states.count(k)) for k in kinds))
+    return table
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _sample(sample: Sample, *, signed: bool) -> str:
+    if not sample.values:
+        return "-"
+    mean = f"{sample.mean:+.3g}" if signed else f"{sample.mean:.4g}"
+    return mean if math.isnan(sample.spread) else f"{mean} ± {sample.spread:.2g}"
+
+
+def _short(value: Scalar) -> str:
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _inline(values: dict[str, Scalar] | Iterable[tuple[str, Scalar]]) -> str:
+    return " ".join(f"{name}={_short(value)}" for name, value in dict(values).items())

@@ -1,0 +1,381 @@
+"""Ray's door: runs trials where there is room, and moves them when a machine is lost.
+
+Four small adapters sit between Ray Tune and a `Source` of trials: a Searcher that asks it, a TrialScheduler that hands
+it results and stops what it stops, a Trainable that runs a trial on a worker, a Callback that counts lost machines.
+Tune keeps no state that matters: a new Tuner on the same source goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+# Read by Tune at import: its CSV, JSON and TensorBoard loggers cost milliseconds a result, and stay off.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+
+import ray
+import torch
+from ray import tune
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from .config import Resources, TrialConfig
+from .errors import SweepError
+from .metrics import EpochMetrics
+from .trial import Place, run_trial
+
+Key = tuple[str, int]
+LOST_AT_MOST = 3  # times in the same epoch; then the trial is failed
+
+_ENVIRONMENT = {
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # no snapshots: the storage is the truth
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the caller's handler stops gracefully
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial for a worker.
+
+    Attributes:
+        key: what the source knows it by.
+        attempt: how often the trial was taken up.
+    """
+
+    key: Key
+    config: TrialConfig
+    place: Place
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a worker reports: the epochs that a checkpoint now holds; with an ``outcome``, the last report.
+
+    Attributes:
+        where: tags that say on what it ran: host and device.
+    """
+
+    epochs: list[EpochMetrics]
+    checkpoint: str | None
+    outcome: str | None
+    error: str | None
+    where: dict[str, str]
+
+
+class Source(Protocol):
+    """Where trials come from and their results go; called from the driver's loop, except `ask`."""
+
+    def ask(self) -> Job | None:
+        """Returns the next trial, or None: nothing now (see `finished`). Called from one thread, ahead of need."""
+
+    def finished(self) -> bool:
+        """Whether no further trial will come."""
+
+    def started(self, key: Key) -> None:
+        """Called when a trial was handed to a worker."""
+
+    def report(self, key: Key, result: Result) -> bool:
+        """Takes a result in; returns whether the trial must stop here."""
+
+    def lost(self, key: Key, error: str) -> None:
+        """Called when a trial was given up after its workers died."""
+
+
+def parallelism(resources: Resources) -> int:
+    """Trials that the connected cluster runs at once.
+
+    Raises:
+        SweepError: no node has room for one trial; says what there is.
+    """
+    cpus, gpus = resources.cpus, gpus_per_trial(resources)
+    slots, found = 0, []
+    for node in ray.nodes():
+        has = node["Resources"]
+        if node["Alive"]:
+            found.append(f"{has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs")
+            fits = [int(has.get("CPU", 0) / cpus)] + ([int(has.get("GPU", 0) / gpus)] if gpus else [])
+            slots += min(fits)
+    if not slots:
+        raise SweepError(
+            f"resources: a trial asks for {cpus:g} CPUs and {gpus:g} GPUs, but no node has them; there is: "
+            f"{'; '.join(found)}. Lower resources.cpus or resources.gpus, or connect to a larger cluster."
+        )
+    return min(slots, resources.max_concurrent or slots)
+
+
+def gpus_per_trial(resources: Resources) -> float:
+    """GPUs of one trial; ``auto`` is one where the cluster has any."""
+    if resources.gpus != "auto":
+        return float(resources.gpus)
+    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+
+
+@contextlib.contextmanager
+def connected(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
+    """Connects to Ray for a ``with`` block; ``local`` starts a private one on this machine and ends it after.
+
+    Raises:
+        SweepError: nothing answers at the address.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    local = {"include_dashboard": False, "num_cpus": num_cpus} if address == "local" else {}
+    try:
+        ray.init(address=address, **quiet, **local)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SweepError(
+            f"address {address}: no Ray cluster answers ({reason}). Start one there, or use --address local."
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def execute(source: Source, resources: Resources, *, stop: threading.Event) -> None:
+    """Runs the source's trials until it is finished; with ``stop`` set, until the running ones have checkpointed.
+
+    Raises:
+        Exception: whatever the source raised.
+    """
+    gpus = gpus_per_trial(resources)
+    bridge = _Bridge(source, limit=parallelism(resources), stop=stop, gpu=gpus > 0)
+    # What Tune writes is not kept.
+    with tempfile.TemporaryDirectory(prefix="sweep-tune-") as scratch, _quiet():
+        tune.run(
+            Worker,
+            name="study",
+            num_samples=-1,
+            search_alg=_Searcher(bridge),
+            scheduler=_Scheduler(bridge),
+            callbacks=[_Losses(bridge)],
+            stop=_StopAll(bridge),
+            reuse_actors=True,
+            max_failures=-1,
+            resources_per_trial={"cpu": resources.cpus, "gpu": gpus},
+            storage_path=scratch,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            trial_name_creator=lambda trial: trial.trial_id,
+            raise_on_failed_trial=False,
+            verbose=0,
+        )
+    if bridge.error is not None:
+        raise bridge.error
+
+
+class Worker(tune.Trainable):
+    """A warm process that runs one trial after the other; it holds no passwords and talks to nobody but Tune."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Called once, with the first trial."""
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Takes on the next trial."""
+        job = json.loads(new_config["job"])
+        place = job["place"]
+        self._reports = run_trial(
+            TrialConfig.model_validate(job["config"]),
+            Place(Path(place["folder"]), Path(place["data"]), Path(place["cache"]), place["gpu"]),
+            attempt=job["attempt"],
+        )
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Trains for half a second or an epoch, whichever is longer. A trial's own error is a result too."""
+        try:
+            report = next(self._reports)
+            epochs = [(m.epoch, m.values, m.timestamp) for m in report.epochs]
+            checkpoint = str(report.checkpoint) if report.checkpoint else None
+            outcome, error = str(report.outcome or ""), report.error
+        except Exception:  # noqa: BLE001 (a trial must not take the worker, or the study, with it)
+            epochs, checkpoint, outcome, error = [], None, "failed", traceback.format_exc()
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        where = {"sweep.host": socket.gethostname(), "sweep.device": device}
+        return {"report": json.dumps([epochs, checkpoint, outcome or None, error, where])}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Not used: a trial writes its own checkpoints."""
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Not used: a trial finds its own checkpoints."""
+
+
+class _Bridge:
+    """What the four adapters share: the source, the trials that are out, and an error to be raised at the end."""
+
+    def __init__(self, source: Source, *, limit: int, stop: threading.Event, gpu: bool):
+        self.source, self.stop, self._limit, self._gpu = source, stop, limit, gpu
+        self.jobs: dict[str, Job] = {}  # Tune's id -> job, of the trials that are out
+        self.error: BaseException | None = None
+        self._asker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ask")
+        self._next: Future[Job | None] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Empty: Tune pickles its adapters into a snapshot, which must hold nothing of the study."""
+        return {}
+
+    @property
+    def ended(self) -> bool:
+        return self.stop.is_set() or self.error is not None
+
+    def take(self) -> Job | str | None:
+        """The next job; None: not now; `Searcher.FINISHED`. The one after it is asked for at once, in a thread."""
+        if self.ended:
+            return Searcher.FINISHED
+        if len(self.jobs) >= self._limit:
+            return None
+        if self._next is None:
+            if self.source.finished():
+                return Searcher.FINISHED
+            self._next = self._asker.submit(self.source.ask)
+        if self.jobs and not self._next.done():
+            return None  # a result may come while the sampler thinks
+        job, self._next = self._next.result(), None
+        if job is not None and not self.source.finished():
+            self._next = self._asker.submit(self.source.ask)
+        return job or None
+
+    def guard(self, call: Callable[[], Any], default: Any = None) -> Any:
+        """Calls; an exception ends the run instead of being swallowed by Tune's loop."""
+        try:
+            return call()
+        except Exception as error:  # noqa: BLE001 (raised again by execute())
+            self.error = self.error or error
+            return default
+
+    def result(self, trial_id: str, payload: str) -> bool:
+        """Hands a worker's report to the source; returns whether the trial must stop."""
+        job = self.jobs.get(trial_id)
+        if job is None:
+            return True
+        epochs, *rest = json.loads(payload)
+        result = Result([EpochMetrics(*metrics) for metrics in epochs], *rest)
+        stop = bool(self.guard(lambda: self.source.report(job.key, result), default=True)) or result.outcome is not None
+        if stop:
+            self.jobs.pop(trial_id)
+        return stop or self.ended
+
+
+class _Searcher(Searcher):
+    """Asks the source. Tune calls `suggest` in its loop whenever it could start a trial."""
+
+    def __init__(self, bridge: _Bridge):
+        super().__init__()
+        self._bridge = bridge
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        job = self._bridge.guard(self._bridge.take, default=Searcher.FINISHED)
+        if not isinstance(job, Job):
+            return job
+        self._bridge.jobs[trial_id] = job
+        self._bridge.guard(lambda: self._bridge.source.started(job.key))
+        place = {"folder": str(job.place.folder), "data": str(job.place.data), "cache": str(job.place.cache)}
+        config = {
+            "config": job.config.model_dump(mode="json"),
+            "place": {**place, "gpu": self._bridge._gpu},
+            "attempt": job.attempt,
+        }
+        return {"job": json.dumps(config)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        job = self._bridge.jobs.pop(trial_id, None)
+        if error and job is not None:
+            lost = f"the worker died {LOST_AT_MOST} times in the same epoch"
+            self._bridge.guard(lambda: self._bridge.source.lost(job.key, lost))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the storage has it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class _StopAll(Stopper):
+    """Ends Tune's loop at once where the driver itself has failed."""
+
+    def __init__(self, bridge: _Bridge):
+        self._bridge = bridge
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._bridge.error is not None
+
+
+class _Scheduler(TrialScheduler):
+    """Hands each result to the source, which says whether to stop; trials start in the order they were asked."""
+
+    def __init__(self, bridge: _Bridge):
+        super().__init__()
+        self._bridge = bridge
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        stop = self._bridge.result(trial.trial_id, result["report"])
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        waiting = (t for t in tune_controller.get_trials() if t.status == "PENDING")
+        return next(waiting, None)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None: ...
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None: ...
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None: ...
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None: ...
+    def debug_string(self) -> str:
+        return "the study decides"
+
+
+class _Losses(tune.Callback):
+    """Counts the workers a trial has lost in one epoch; Tune itself would retry without end."""
+
+    def __init__(self, bridge: _Bridge):
+        self._bridge = bridge
+        self._lost: dict[str, tuple[int, int]] = {}  # Tune's id -> (results so far, losses since the last of them)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        results = int((trial.last_result or {}).get("training_iteration", 0))
+        before, count = self._lost.get(trial.trial_id, (results, 0))
+        count = count + 1 if results == before else 1
+        self._lost[trial.trial_id] = (results, count)
+        if count >= LOST_AT_MOST - 1:
+            trial.max_failures = 0  # the next loss is the last
+        else:
+            trial.max_failures = -1
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Tune speaks of result files that we do not write and of logs that nobody asked for."""
+    loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.air", "ray.train")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

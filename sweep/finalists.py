@@ -1,0 +1,149 @@
+"""What is trained after the search: the best configurations on fresh seeds, each beside its controls. Pure functions.
+
+A control is as well tuned as what it is compared with: the plain one shares everything but the guidance, the tuned one
+has an initialisation and a learning rate of its own.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .config import Choices, Range, Scalar, StudyConfig
+from .space import distributions, sobol_points
+from .study import Kind, Row
+
+Wanted = tuple[Kind, int, int, dict[str, Scalar]]  # kind, of, seed, hyperparameters: a row of the sister study
+
+
+def best_rows(config: StudyConfig, rows: Iterable[Row], top: int | None = None) -> list[Row]:
+    """Completed search trials, best first."""
+    done = [r for r in rows if r.outcome == "completed" and r.value is not None]
+    sign = 1 if config.objective.direction == "minimize" else -1
+    return sorted(done, key=lambda r: (sign * (r.value or 0.0), r.number))[:top]
+
+
+def fresh_seeds(config: StudyConfig) -> list[int]:
+    """Seeds that no trial of the search has used."""
+    return [config.training.seed + 1 + i for i in range(config.search.finalists.seeds)]
+
+
+def unguided(hyperparameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The control's hyperparameters: the lambdas are 0, guidance's other ones are left out, the rest is the same."""
+    rest = {k: v for k, v in hyperparameters.items() if k not in ("lambda1", "lambda2", "epsilon")}
+    return {**{k: v for k, v in rest.items() if not k.startswith("guidance.")}, "lambda1": 0.0, "lambda2": 0.0}
+
+
+def wanted_rows(config: StudyConfig, search: Sequence[Row]) -> list[Wanted]:
+    """First stage: the finalists and their plain controls on fresh seeds, and the trials that tune a control."""
+    top = best_rows(config, search, config.search.finalists.top)
+    wanted: list[Wanted] = []
+    controls: dict[str, Wanted] = {}
+    for row in top:
+        for seed in fresh_seeds(config):
+            wanted.append(("finalist", row.number, seed, row.hyperparameters))
+            twin = unguided({**config.constants, **row.hyperparameters})
+            # Configurations that differ in guidance alone share one control.
+            controls.setdefault(f"{seed} {sorted(twin.items())}", ("control", row.number, seed, twin))
+    wanted += controls.values()
+    if top and config.search.finalists.tuned:
+        best, seed = top[0], config.training.seed
+        base = unguided({**config.constants, **best.hyperparameters})
+        points = sobol_points(
+            distributions(_tuned_space(config, base)), count=config.search.finalists.tuned, skip=0, seed=seed
+        )
+        wanted += [("tuned", best.number, seed, {**base, **point}) for point in points]
+    return wanted
+
+
+def _tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Range | Choices]:
+    """The tuned control's search: the study's own ranges where it has them, else a decade around its lr, all inits."""
+    lr = float(base.get("training.lr") or config.training.lr)
+    space: dict[str, Range | Choices] = {
+        "training.lr": Range(low=lr / 10**0.5, high=lr * 10, log=True),
+        "training.init": Choices(choices=("default", "he", "orthogonal")),
+    }
+    return {name: config.searched.get(name, dimension) for name, dimension in space.items()}
+
+
+def wanted_tuned(config: StudyConfig, controls: Sequence[Row]) -> list[Wanted]:
+    """Second stage: the best of the tuned controls, on the finalists' fresh seeds."""
+    tuning = [r for r in controls if r.kind == "tuned" and r.seed == config.training.seed]
+    wanted: list[Wanted] = []
+    for of in {r.of for r in tuning if r.of is not None}:
+        for row in best_rows(config, (r for r in tuning if r.of == of), 1):
+            wanted += [("tuned", of, seed, row.hyperparameters) for seed in fresh_seeds(config)]
+    return wanted
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Values of one configuration over seeds, by seed."""
+
+    values: Mapping[int, float]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds; NaN without any."""
+        return statistics.fmean(self.values.values()) if self.values else float("nan")
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over the seeds; NaN below two."""
+        return statistics.stdev(self.values.values()) if len(self.values) > 1 else float("nan")
+
+    def gain_over(self, other: Sample, *, sign: int) -> Sample:
+        """Differences on common seeds, positive where this one is better (``sign`` is 1 to maximise, else -1)."""
+        return Sample({s: sign * (v - other.values[s]) for s, v in self.values.items() if s in other.values})
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """One of the best configurations beside its controls, on fresh seeds."""
+
+    number: int
+    hyperparameters: dict[str, Scalar]
+    guided: Sample
+    plain: Sample
+    tuned: Sample
+    gain_over_plain: Sample
+    gain_over_tuned: Sample
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The finalists, and how the tuned control came about.
+
+    Attributes:
+        tuned_trials: trials that the tuned control's initialisation and learning rate were chosen from.
+        tuned: what was chosen; None where no such trial has completed.
+    """
+
+    finalists: list[Finalist]
+    tuned_trials: int
+    tuned: dict[str, Scalar] | None
+
+
+def compare(config: StudyConfig, search: Sequence[Row], controls: Sequence[Row]) -> Comparison:
+    """Sets the finalists of the present best configurations beside their controls."""
+    sign = 1 if config.objective.direction == "maximize" else -1
+    top = best_rows(config, search, config.search.finalists.top)
+    seeds = set(fresh_seeds(config))
+    of = top[0].number if top else None
+    tuning = [r for r in controls if r.kind == "tuned" and r.of == of and r.seed == config.training.seed]
+    chosen = next(iter(best_rows(config, tuning, 1)), None)
+
+    def sample(kind: Kind, hyperparameters: Mapping[str, Scalar]) -> Sample:
+        chosen = [r for r in controls if r.kind == kind and r.hyperparameters == hyperparameters and r.seed in seeds]
+        return Sample({r.seed: r.value for r in chosen if r.outcome == "completed" and r.value is not None})
+
+    finalists = []
+    tuned = sample("tuned", chosen.hyperparameters) if chosen else Sample({})
+    for row in top:
+        guided = sample("finalist", row.hyperparameters)
+        plain = sample("control", unguided({**config.constants, **row.hyperparameters}))
+        gains = guided.gain_over(plain, sign=sign), guided.gain_over(tuned, sign=sign)
+        finalists.append(Finalist(row.number, row.hyperparameters, guided, plain, tuned, *gains))
+    chosen_values = chosen.hyperparameters if chosen else None
+    return Comparison([f for f in finalists if f.guided.values], len(tuning), chosen_values)

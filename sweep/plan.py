@@ -1,0 +1,69 @@
+"""The plan of a run: how many trials, and how long they will take, from a few batches trained here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from .config import StudyConfig
+from .data import Split
+from .settings import Settings
+from .space import distributions, from_unit
+from .training import Run, fit
+from .trial import Place, assemble
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        trials: of the search, still to be trained.
+        controls: finalists, controls and tuning trials, at most.
+        epoch_seconds: of one epoch of a middling configuration, measured here.
+        slots: trials at once on this machine.
+        hours: estimated, without pruning.
+    """
+
+    trials: int
+    controls: int
+    epoch_seconds: float
+    slots: int
+    hours: float
+
+
+def plan(config: StudyConfig, settings: Settings, *, done: int) -> Plan:
+    """Estimates a run by training a few batches of a configuration from the middle of the space.
+
+    Args:
+        done: trials of the search that have ended.
+    """
+    middle = {name: from_unit(d, 0.5) for name, d in distributions(config.searched).items()}
+    with tempfile.TemporaryDirectory(prefix="sweep-plan-") as scratch:
+        run, _ = assemble(config.trial(middle), Place(Path(scratch), settings.data, settings.cache))
+    seconds = _epoch_seconds(run)
+    finalists = config.search.finalists
+    controls = 2 * finalists.top * finalists.seeds
+    controls += finalists.tuned + finalists.seeds if finalists.top and finalists.tuned else 0
+    slots = max(1, int((os.cpu_count() or 1) / config.resources.cpus))
+    trials = max(0, config.search.trials - done)
+    epochs = (trials + controls) * config.training.max_epochs
+    return Plan(trials, controls, seconds, slots, epochs * seconds / slots / 3600)
+
+
+def _epoch_seconds(run: Run) -> float:
+    """Times an epoch on a part of the training set and scales it up."""
+    whole, part = len(run.train.labels), 24 * run.config.training.batch_size
+    if whole > part:
+        run = dataclasses.replace(run, train=Split(run.train.images[:part], run.train.labels[:part]))
+    epochs = fit(run)
+    next(epochs)  # the first one warms up
+    started = time.perf_counter()
+    try:
+        next(epochs)
+    except StopIteration:
+        return run.history[-1].values["seconds"] * max(1.0, whole / part)
+    return (time.perf_counter() - started) * max(1.0, whole / part)

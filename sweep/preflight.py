@@ -1,0 +1,132 @@
+"""What would make trials fail, found before any starts: names, sizes, data, hyperparameters that cannot act."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from models import MODELS, model_class, options
+
+from .config import Choices, Scalar, StudyConfig, nearest
+from .errors import DataError
+from .settings import Settings
+
+CORNERS = 512  # models built, at most, to see whether the space holds an impossible one
+
+
+def check_names(raw: Mapping[str, Any]) -> list[str]:
+    """Names that only the model and data layers know, of a study whose other parts may be wrong."""
+    from .data import DATASETS
+
+    problems = []
+    for section, known in (("model", list(MODELS)), ("data", list(DATASETS))):
+        part = raw.get(section)
+        name = part.get("name") if isinstance(part, Mapping) else None
+        if isinstance(name, str) and name not in known:
+            problems.append(
+                f"{section}.name: unknown {section} {name!r}{nearest(name, known)}; one of {', '.join(known)}"
+            )
+    return problems
+
+
+def check(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]]:
+    """Looks for what would make trials fail, before any starts.
+
+    Returns:
+        Problems, and warnings.
+    """
+    problems = check_names(config.model_dump())
+    if problems:
+        return problems, []
+    from losses.task import TASKS
+
+    from .data import prepare, split_sizes
+
+    known = options(config.model.name)
+    given = [*(config.model.model_extra or {}), *(n[6:] for n in config.space if n.startswith("model."))]
+    for option in given:
+        if option not in known:
+            problems.append(
+                f"model.{option}: {config.model.name} has no such option{nearest(option, list(known))}; it has "
+                f"{', '.join(['depth', 'width', *known])}"
+            )
+    buildable = not problems
+    task = TASKS[model_class(config.model.name).task]  # type: ignore[attr-defined]
+    metrics = [f"val_{name}" for name in task.metrics]
+    if config.objective.metric not in metrics:
+        problems.append(
+            f"objective.metric: {config.model.name} has no {config.objective.metric!r}"
+            f"{nearest(config.objective.metric, metrics)}; it has {', '.join(metrics)}"
+        )
+    for section in ("depth", "width"):
+        if section not in config.space and getattr(config.model, section) is None:
+            problems.append(f"space.{section}: required, as a range, choices or a constant")
+            buildable = False
+    try:
+        split_sizes(config.data.name, train_size=config.data.train_size, val_fraction=config.data.val_fraction)
+        prepare(config.data.name, root=settings.data, cache=settings.cache)
+    except DataError as error:
+        problems.append(str(error))
+    if buildable:
+        impossible, warnings = _check_sizes(config)
+        return problems + impossible, warnings
+    return problems, []
+
+
+def _check_sizes(config: StudyConfig) -> tuple[list[str], list[str]]:
+    """Builds the corners of the space without memory for weights: impossible sizes, hyperparameters that do nothing."""
+    import torch
+
+    from losses import EntropyGuidance
+
+    from .data import DATASETS
+    from .trial import build
+
+    problems: dict[str, None] = {}
+    shapes: dict[tuple[Any, Any], list[tuple[int, ...]]] = {}
+    kinds: set[str] = set()
+    for corner in itertools.islice(_corners(config), CORNERS):
+        trial = config.trial(corner)
+        try:
+            with torch.device("meta"):
+                model = build(trial, DATASETS[config.data.name])
+            EntropyGuidance(model, **trial.guidance.model_dump())
+        except ValueError as error:
+            problems[f"model {config.model.name} on {config.data.name}: {error}"] = None
+            continue
+        shapes[trial.model["depth"], trial.model["width"]] = [tuple(p.shape) for p in model.parameters()]
+        kinds |= {type(m).__name__ for m in model.modules()}
+    return list(problems), [] if problems else _idle(config, shapes, kinds)
+
+
+def _corners(config: StudyConfig) -> Iterator[dict[str, Scalar]]:
+    """Every depth, and the ends of everything else that shapes the model."""
+    levels: dict[str, list[Scalar]] = {}
+    for name, dimension in config.searched.items():
+        values: list[Scalar]
+        if name not in ("depth", "width") and not name.startswith("model."):
+            values = list(dimension.choices[:1]) if isinstance(dimension, Choices) else [dimension.low]
+        elif isinstance(dimension, Choices):
+            values = list(dimension.choices)
+        elif name == "depth" and isinstance(dimension.low, int):
+            values = list(range(dimension.low, int(dimension.high) + 1, int(dimension.step or 1)))
+        else:
+            values = [dimension.low, dimension.high]
+        levels[name] = values
+    return (dict(zip(levels, values, strict=True)) for values in itertools.product(*levels.values()))
+
+
+def _idle(config: StudyConfig, shapes: Mapping[tuple[Any, Any], object], kinds: set[str]) -> list[str]:
+    """Searched hyperparameters that cannot act."""
+    searched, warnings = config.searched, []
+    if "lambda2" in searched and "Conv2d" not in kinds:
+        warnings.append(f"space.lambda2 cannot act: {config.model.name} has no convolutions")
+    if "epsilon" in searched and config.guidance.form == "log" and "guidance.form" not in searched:
+        warnings.append("space.epsilon cannot act: the log form has no epsilon")
+    if "width" in searched:
+        depths = {d for d, _ in shapes}
+        same = [d for d in sorted(depths) if len({str(s) for (at, _), s in shapes.items() if at == d}) == 1]
+        if same:
+            warnings.append(f"space.width cannot act at depth {', '.join(map(str, same))} of {config.model.name}")
+    return warnings

@@ -1,0 +1,345 @@
+"""A study's runs on an MLflow server: finds or creates them and sends what they still lack. Every call waits.
+
+The recorder of `sweep.tracking` calls it from its own thread; MLflow is imported at the first connection (2 s).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from .errors import TrackingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run, RunTag
+
+    from .metrics import EpochMetrics
+
+PARAM_LENGTH, TAG_LENGTH = 1_000, 5_000  # characters; 100 of each then stay below MLflow's 1 MB a call
+BATCH = 1_000  # entities a call, MLflow's limit
+
+# Errors that another attempt cannot mend.
+FINAL_ERRORS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"}
+REFUSALS = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"}
+
+# MLflow's defaults retry for minutes, print two lines a run and call home. The user's own values win.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the recorder retries by itself
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",  # seconds
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """What makes a trial's run unique in its experiment; kept in the run's tags from its creation on.
+
+    Attributes:
+        study: name of the Optuna study that the trial is in.
+        kind: ``trial``, ``control``, ``finalist`` or ``confirm``.
+        number: Optuna's number of the trial.
+    """
+
+    study: str
+    kind: str
+    number: int
+
+    @property
+    def name(self) -> str:
+        """What the MLflow UI shows."""
+        return f"{self.study}-{self.number:04d}"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What the run is found by."""
+        return {"sweep.study": self.study, "sweep.kind": self.kind, "sweep.trial": str(self.number)}
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run as MLflow held it when the tracker was opened; `outcome` is None while the trial is unfinished."""
+
+    run_id: str
+    outcome: str | None
+    status: str
+
+
+@dataclass
+class KnownRun:
+    """A run on the server: `params` and `metrics` are the names it holds and that need not be sent again."""
+
+    run_id: str
+    status: str
+    start_time: int
+    params: set[str] = field(default_factory=set)
+    metrics: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Work:
+    """What one run still has to send; `key` None is the study's own run, the parent of all others."""
+
+    key: RunKey | None
+    start_time: int | None = None  # milliseconds since the Unix epoch
+    search: bool = False  # look on the server before creating the run
+    params: dict[str, object] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    epochs: list[EpochMetrics] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)  # one value a run, at step 0
+    jobs: list[Callable[[MlflowClient, str], None]] = field(default_factory=list)
+    end: tuple[str, int] | None = None  # status, milliseconds since the Unix epoch
+    end_tags: dict[str, str] = field(default_factory=dict)
+    since: float = field(default_factory=time.monotonic)
+
+    def add(self, later: Work) -> None:
+        """Takes over what came later; a new start takes an end back."""
+        if later.start_time is not None:
+            self.start_time, self.end = later.start_time, None
+        self.search |= later.search
+        self.params |= later.params
+        self.tags |= later.tags
+        self.epochs += later.epochs
+        self.metrics |= later.metrics
+        self.jobs += later.jobs
+        self.end = later.end or self.end
+        self.end_tags |= later.end_tags
+
+
+class Runs:
+    """The runs of one experiment, as far as this process knows them.
+
+    Attributes:
+        experiment_id: known after `begin`.
+        found: the trials' runs that were there before.
+    """
+
+    def __init__(self, uri: str, experiment: str, artifacts: Path):
+        self.uri = uri
+        self.experiment = experiment
+        self.experiment_id = ""
+        self.found: dict[RunKey, RunState] = {}
+        self._artifacts = artifacts
+        self._remote = uri.startswith(("http:", "https:", "databricks"))
+        self._known: dict[RunKey | None, KnownRun] = {}
+        self._connection: MlflowClient | None = None
+        self._environment: list[str] = []
+
+    def find_experiment(self) -> str | None:
+        """Connects, and returns the experiment's id if it exists.
+
+        Raises:
+            TrackingError: the server is out of reach or refuses, or the experiment was deleted.
+        """
+        try:
+            found = self._client().get_experiment_by_name(self.experiment)
+        except _store_errors() as error:
+            raise TrackingError(self.explain(error)) from None
+        if found is not None and found.lifecycle_stage == "deleted":
+            command = f"MLFLOW_TRACKING_URI='{without_password(self.uri)}' mlflow experiments"
+            option = f"--experiment-id {found.experiment_id}"
+            raise TrackingError(
+                f"the MLflow experiment {self.experiment!r} was deleted. Restore it:\n"
+                f"  {command} restore {option}\n"
+                f"and, to begin anew under this name, rename the restored one:\n"
+                f"  {command} rename {option} --new-name {self.experiment}-old\n"
+                "or give the study another name"
+            )
+        return str(found.experiment_id) if found else None
+
+    def begin(self, description: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
+        """Finds or creates the experiment and the parent run, sets that RUNNING, and learns which runs there are.
+
+        Raises:
+            TrackingError: as for `find_experiment`.
+        """
+        existing = self.find_experiment()
+        try:
+            client = self._client()
+            if existing is None:
+                # MLflow's default location is relative to the current folder.
+                location = None if self._remote else self._artifacts.absolute().as_uri()
+                self.experiment_id = client.create_experiment(self.experiment, artifact_location=location)
+            else:
+                self.experiment_id = existing
+                self._remember(client)
+            tags = {**tags, "sweep.study": self.experiment, "sweep.kind": "study", "mlflow.note.content": description}
+            self.send(Work(None, time.time_ns() // 1_000_000, params=dict(params), tags=tags))
+        except _store_errors() as error:
+            raise TrackingError(self.explain(error)) from None
+        if "MLFLOW_HTTP_REQUEST_TIMEOUT" in self._environment:
+            os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "30"  # from here on nobody waits, and files may be large
+
+    def send(self, work: Work) -> None:
+        """Sends a run's work in as few calls as MLflow allows, and forgets each part once it was taken.
+
+        Raises:
+            Exception: whatever MLflow raises; the same work can then be sent again, and is stored once.
+        """
+        from mlflow.entities import Param
+
+        client = self._client()
+        run = self._known.get(work.key) or self._start(client, work)
+        if work.start_time is not None and work.end is None and run.status != "RUNNING":
+            client.update_run(run.run_id, status="RUNNING")
+            run.status = "RUNNING"
+
+        metrics = [
+            _metric(*value, epoch.timestamp, epoch.epoch) for epoch in work.epochs for value in epoch.values.items()
+        ]
+        once = [value for value in work.metrics.items() if value[0] not in run.metrics]
+        metrics += [_metric(*value, run.start_time, 0) for value in once]  # a time that is the same in every attempt
+        params = [
+            Param(name, _cut(value, PARAM_LENGTH)) for name, value in work.params.items() if name not in run.params
+        ]
+        tags, end_tags = _tags(work.tags), _tags(work.end_tags)
+        # Within a call MLflow stores params, then metrics, then tags; more than one call would need the end's apart.
+        if not work.jobs and len(params) <= 100 and len(metrics) + len(params) + len(tags) + len(end_tags) <= BATCH:
+            tags, end_tags = tags + end_tags, []
+        client.log_batch(run.run_id, metrics, params, tags)
+        run.params |= work.params.keys()
+        run.metrics |= work.metrics.keys()
+        work.epochs, work.metrics, work.params, work.tags = [], {}, {}, {}
+        while work.jobs:
+            work.jobs[0](client, run.run_id)
+            del work.jobs[0]
+        client.log_batch(run.run_id, tags=end_tags)
+        if work.end is not None:
+            run.status, end_time = work.end
+            client.set_terminated(run.run_id, run.status, end_time)
+
+    def close(self) -> None:
+        """Takes back what the connection changed in the process's environment."""
+        for name in self._environment:
+            os.environ.pop(name, None)
+        self._environment.clear()
+
+    def explain(self, error: BaseException, dropped: str = "") -> str:
+        """One message for the user, without the password."""
+        code = getattr(error, "error_code", "")
+        while error.__cause__ or error.__context__:  # the innermost says it shortest: "Connection refused"
+            error = error.__cause__ or error.__context__ or error
+        where = without_password(self.uri)
+        reason = str(error).replace(self.uri, where).replace(urlsplit(self.uri).password or "\0", "***")
+        reason = f"{type(error).__name__}: {reason.strip().partition(chr(10))[0][:300]}"
+        if dropped:
+            return f"dropped what MLflow at {where} does not take for {dropped} ({reason})"
+        if code in REFUSALS:
+            advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account that may write there"
+            return f"MLflow at {where} refuses access ({reason}); {advice}"
+        advice = "start the server or correct MLFLOW_TRACKING_URI" if self._remote else "check that it can be written"
+        return f"MLflow at {where} is out of reach ({reason}); {advice}"
+
+    def _client(self) -> MlflowClient:
+        if self._connection is None:
+            for name in ENVIRONMENT.keys() - os.environ.keys():
+                os.environ[name] = ENVIRONMENT[name]
+                self._environment.append(name)
+            import mlflow
+
+            if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+                logging.getLogger("mlflow").setLevel(logging.ERROR)
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its errors reach the user anyway
+            logging.getLogger("alembic").setLevel(logging.ERROR)
+            if not self._remote:
+                import mlflow.store.db.utils
+
+                mlflow.store.db.utils.MAX_RETRY_COUNT = 4  # 1 s; its own 10 take 100 s
+            self._connection = mlflow.MlflowClient(self.uri)
+        return self._connection
+
+    def _start(self, client: MlflowClient, work: Work) -> KnownRun:
+        """Finds or creates a run. If the answer to its creation is lost, the next attempt looks for it."""
+        if work.start_time is None:
+            raise ValueError(f"{work.key} was never started")
+        key, tags = work.key, work.tags
+        if key is not None:
+            tags = {**tags, **key.tags, "mlflow.parentRunId": self._known[None].run_id}
+        if key is not None and work.search:
+            filters = " and ".join(f"tags.`{name}` = '{value}'" for name, value in key.tags.items())
+            if found := client.search_runs([self.experiment_id], filters, max_results=1):
+                self._known[key] = _known(found[0])
+                return self._known[key]
+        work.search = True
+        run = client.create_run(
+            self.experiment_id,
+            start_time=work.start_time,
+            tags={tag.key: tag.value for tag in _tags(tags)},
+            run_name=key.name if key else self.experiment,
+        )
+        self._known[key] = KnownRun(run.info.run_id, "RUNNING", work.start_time)
+        work.tags = {}
+        return self._known[key]
+
+    def _remember(self, client: MlflowClient) -> None:
+        """Learns all runs of the experiment that this service made; the oldest wins where a key is there twice."""
+        token: str | None = None
+        while True:
+            page = client.search_runs(
+                [self.experiment_id], max_results=1_000, order_by=["attributes.start_time ASC"], page_token=token
+            )
+            for run in page:
+                tags = run.data.tags
+                if tags.get("sweep.kind") == "study":
+                    self._known.setdefault(None, _known(run))
+                elif {"sweep.study", "sweep.kind", "sweep.trial"} <= tags.keys():
+                    key = RunKey(tags["sweep.study"], tags["sweep.kind"], int(tags["sweep.trial"]))
+                    self._known.setdefault(key, _known(run))
+                    self.found.setdefault(key, RunState(run.info.run_id, tags.get("sweep.outcome"), run.info.status))
+            token = page.token
+            if not token:
+                return
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether another attempt may succeed: with a server that is gone it may, with data that it refuses it may not."""
+    if isinstance(error, OSError):  # requests' errors are OSErrors
+        return not isinstance(error, FileNotFoundError)
+    return getattr(error, "error_code", "INVALID_PARAMETER_VALUE") not in FINAL_ERRORS
+
+
+def without_password(uri: str) -> str:
+    """The URI as it may be shown."""
+    uri = re.sub(r"//([^:/@]*):[^/]*@", r"//\1:***@", uri)
+    return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", uri)
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    """What MLflow raises for a store that is out of reach, refuses, or lacks its driver."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, OSError, ImportError
+
+
+def _known(run: Run) -> KnownRun:
+    return KnownRun(run.info.run_id, run.info.status, run.info.start_time, set(run.data.params), set(run.data.metrics))
+
+
+def _metric(name: str, value: float, timestamp: int, step: int) -> Metric:
+    from mlflow.entities import Metric
+
+    # Layer names are the user's. An infinite value is stored as 1.8e308, which flattens every chart: NaN instead.
+    name = re.sub(r"[^\w\-. :/]", "_", name)[:250]
+    return Metric(name, value if math.isfinite(value) else math.nan, timestamp, step)
+
+
+def _tags(tags: Mapping[str, object]) -> list[RunTag]:
+    from mlflow.entities import RunTag
+
+    return [RunTag(name, _cut(value, TAG_LENGTH)) for name, value in tags.items()]
+
+
+def _cut(value: object, length: int) -> str:
+    text = str(value)
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -1,0 +1,49 @@
+"""Where things are: storage, tracking, workspace, data, Ray. An option, else the environment, else a default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The settings of one command.
+
+    Attributes:
+        workspace: folder for everything a study writes.
+        storage: Optuna URL, or ``journal:///absolute/path`` (three slashes and a relative path: from here).
+        tracking_uri: MLflow's; SQLite in the workspace by default.
+        data: root folder of the data sets.
+        address: Ray's; ``local`` starts a private Ray on this machine.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SWEEP_", populate_by_name=True, extra="ignore")
+
+    workspace: Path = Path("results")
+    storage: str = ""
+    tracking_uri: str = Field("", validation_alias=AliasChoices("tracking_uri", "MLFLOW_TRACKING_URI"))
+    data: Path = Path(".data")
+    address: str = Field("local", validation_alias=AliasChoices("address", "RAY_ADDRESS"))
+
+    def model_post_init(self, _context: object) -> None:
+        """Makes paths absolute and fills in what depends on the workspace."""
+        self.workspace = self.workspace.expanduser().absolute()
+        self.data = self.data.expanduser().absolute()
+        self.storage = self.storage or f"journal:///{self.workspace / 'optuna.journal'}"
+        self.tracking_uri = self.tracking_uri or f"sqlite:///{self.workspace / 'mlflow.db'}"
+
+    @property
+    def cache(self) -> Path:
+        """Folder of the data sets as memory-mapped arrays, one copy a machine."""
+        return self.workspace / ".cache"
+
+    @property
+    def artifacts(self) -> Path:
+        """Folder of MLflow's artifacts, where no server keeps them."""
+        return self.workspace / "artifacts"
+
+    def checkpoints(self, study: str, number: int) -> Path:
+        """Folder of one trial's checkpoints."""
+        return self.workspace / study / f"{number:04d}"

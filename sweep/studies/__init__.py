@@ -1,0 +1,1 @@
+"""Built-in study files, run by name: ``python -m sweep run digits``."""

@@ -1,0 +1,390 @@
+"""Optuna's door: what to try next and when to stop, computed from the storage, the only source of truth.
+
+Called by the driver alone. A trial is a row that waits (the budget), is taken by one driver, and ends with an outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from .config import Scalar, StudyConfig, TrialConfig
+from .errors import StorageError
+from .lease import FileLock, is_alive, owner
+from .metrics import EpochMetrics
+from .space import distributions, random_point, sobol_points, suggest
+
+Outcome = Literal["completed", "pruned", "diverged", "failed"]
+Kind = Literal["trial", "control", "tuned", "finalist"]
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass
+class Trial:
+    """A trial that this driver has taken: what the executor runs.
+
+    Attributes:
+        study: name of its Optuna study (``NAME`` or ``NAME.controls``).
+        of: for controls and finalists, the number of the search trial they belong to.
+        attempt: how often the trial was taken up, counted from 1; each attempt writes to a folder of its own.
+        judged: last epoch that the pruner has seen.
+        epochs: epochs that count.
+        best: what the objective is so far: the last epoch's metric, or its best one.
+    """
+
+    study: str
+    number: int
+    kind: Kind
+    hyperparameters: dict[str, Scalar]
+    config: TrialConfig
+    design: bool
+    of: int | None
+    attempt: int
+    handle: optuna.Trial = field(repr=False)
+    judged: int = 0
+    epochs: int = 0
+    best: float | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What identifies the trial within the storage."""
+        return self.study, self.number
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial as the storage has it."""
+
+    number: int
+    kind: Kind
+    state: Literal["waiting", "running", "finished"]
+    outcome: Outcome | None
+    value: float | None
+    hyperparameters: dict[str, Scalar]
+    seed: int
+    epochs: int
+    design: bool
+    of: int | None
+    checkpoint: str | None
+    error: str | None
+    owner: str | None
+    orphan: bool
+    started: float | None
+    ended: float | None
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Opens an Optuna storage by URL; ``journal:///path`` is a journal file.
+
+    Raises:
+        StorageError: out of reach, or not a storage URL; the message has no password in it.
+    """
+    try:
+        if url.startswith("journal://"):
+            path = Path(url.removeprefix("journal:///"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path.with_name(path.name + ".lock"))
+            with lock.held():
+                _cut_torn_line(path)
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))  # type: ignore[arg-type]
+        if url.startswith("sqlite:///"):
+            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        timeout = {"connect_timeout": 10} if url.startswith("postgresql") else {}
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": timeout})
+    except Exception as error:  # noqa: BLE001 (every driver has its own errors; all of them mean the same to the user)
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise StorageError(
+            f"storage {without_password(url)}: out of reach ({_hide(reason, url)}). Start it, or set SWEEP_STORAGE to "
+            "another URL (journal:///path, sqlite:///path, postgresql+psycopg://user@host/db)."
+        ) from None
+
+
+def without_password(url: str) -> str:
+    """Returns the URL with ``***`` for its password."""
+    scheme, sign, rest = url.partition("://")
+    login, at, host = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    return f"{scheme}{sign}{user}{':***' if colon else ''}{at}{host}"
+
+
+def _hide(text: str, url: str) -> str:
+    _, _, rest = url.partition("://")
+    _, colon, password = rest.rpartition("@")[0].partition(":")
+    return text.replace(password, "***") if colon and password else text
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Removes a last line that a dying writer left unfinished; the journal would be unreadable after the next one."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("rb+") as file:
+        data = file.read()
+        if not data.endswith(b"\n"):
+            file.truncate(data.rfind(b"\n") + 1)
+
+
+def study_names(storage: BaseStorage) -> list[str]:
+    """Names of the studies in a storage, sister studies left out."""
+    return sorted(n for n in optuna.get_all_study_names(storage) if not n.endswith(".controls"))
+
+
+def stored_config(name: str, storage: BaseStorage) -> StudyConfig | None:
+    """The config that a study was started with, or None where there is no such study of ours."""
+    if name not in optuna.get_all_study_names(storage):
+        return None
+    raw = optuna.load_study(study_name=name, storage=storage).user_attrs.get("config")
+    return None if raw is None else StudyConfig.model_validate(raw)
+
+
+class Study:
+    """One Optuna study: the search, or the sister study that holds its finalists and controls."""
+
+    def __init__(self, config: StudyConfig, storage: BaseStorage, *, workspace: Path, sister: bool = False):
+        self.config = config
+        self.name = f"{config.name}.controls" if sister else config.name
+        self._storage = storage
+        self._space = {} if sister else distributions(config.searched)
+        self._study = _create(self.name, config, storage)
+        self._id = storage.get_study_id_from_name(self.name)
+        self._decisions = decision_epochs(config)
+        folder = workspace / config.name
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(folder / "lock")
+        done = [t for t in self._frozen() if t.state.is_finished()]
+        self._study.sampler = _sampler(config, seed=config.training.seed * 1_000_003 + len(done))
+        # For `resume NAME`, and for comparison at the next run.
+        if self.noted("config") != (present := config.model_dump(mode="json")):
+            self.note("config", present)
+
+    # -- the budget ----------------------------------------------------------------------------------------------
+
+    def note(self, name: str, value: object) -> None:
+        """Writes a fact about the study, JSON, into the storage."""
+        self._study.set_user_attr(name, value)
+
+    def noted(self, name: str) -> object:
+        """Reads such a fact; None where there is none."""
+        return self._study.user_attrs.get(name)
+
+    def fill(self) -> None:
+        """Puts the budget into the storage: WAITING rows up to ``trials``, of which ``design`` are Sobol' points.
+
+        Rows of samplers that do not learn get their values here, so that they depend on nothing but the seed.
+        """
+        search, seed = self.config.search, self.config.training.seed
+        with self._lock.held():
+            rows = self._frozen()
+            designed = sum(bool(t.user_attrs.get("design")) for t in rows)
+            design = max(0, min(search.design - designed, search.trials - len(rows)))
+            points = sobol_points(self._space, count=design, skip=designed, seed=seed)
+            for point in points:
+                self._wait(point, {"seed": seed, "design": True})
+            for number in range(len(rows) + design, search.trials):
+                values: dict[str, Scalar] = {}
+                if search.sampler == "random":
+                    values = random_point(self._space, seed=seed, number=number)
+                elif search.sampler == "qmc":
+                    values = sobol_points(self._space, count=1, skip=number, seed=seed + 1)[0]
+                self._wait(values, {"seed": seed, "design": False})
+
+    def enqueue(self, hyperparameters: Mapping[str, Scalar]) -> int:
+        """Puts one configuration of the user's own into the queue; returns its number."""
+        with self._lock.held():
+            self._wait(hyperparameters, {"seed": self.config.training.seed, "design": False})
+            return len(self._frozen()) - 1
+
+    def add(self, wanted: Sequence[tuple[Kind, int, int, dict[str, Scalar]]]) -> None:
+        """Puts rows (kind, of, seed, hyperparameters) into the sister study, each once however often it is asked."""
+        with self._lock.held():
+            present = [t.user_attrs for t in self._frozen()]
+            for kind, of, seed, hyperparameters in wanted:
+                row = {"kind": kind, "of": of, "seed": seed, "hyperparameters": hyperparameters, "design": False}
+                if not any(all(attrs.get(k) == v for k, v in row.items()) for attrs in present):
+                    self._wait({}, row)
+
+    def _wait(self, values: Mapping[str, Scalar], attrs: dict[str, Any]) -> None:
+        """Adds a WAITING row. A whole point is stored as params at once, sparing the storage a write for each."""
+        if values and set(values) == set(self._space):
+            row = create_trial(
+                state=TrialState.WAITING, params=dict(values), distributions=dict(self._space), user_attrs=attrs
+            )
+            self._study.add_trial(row)
+        else:
+            self._study.enqueue_trial(dict(values), user_attrs=attrs)
+
+    # -- one trial's life ----------------------------------------------------------------------------------------
+
+    def ask(self, *, new: bool = True) -> Trial | None:
+        """Takes a trial: one whose owner is dead, else (``new``) one that waits; None when there is none."""
+        with self._lock.held():
+            for frozen in self._frozen(TrialState.RUNNING):
+                mark = frozen.user_attrs.get("owner")
+                if mark is not None and not is_alive(mark):
+                    attempt = mark["attempt"] + 1
+                    self._storage.set_trial_user_attr(frozen._trial_id, "owner", owner(attempt))
+                    return self._take(frozen, attempt)
+            for frozen in self._frozen(TrialState.WAITING) if new else []:
+                # WAITING -> RUNNING is Optuna's one atomic step: False means that another driver was faster.
+                if self._storage.set_trial_state_values(frozen._trial_id, state=TrialState.RUNNING):
+                    self._storage.set_trial_user_attr(frozen._trial_id, "owner", owner(1))
+                    return self._take(frozen, 1)
+        return None
+
+    def _take(self, frozen: FrozenTrial, attempt: int) -> Trial:
+        handle = optuna.Trial(self._study, frozen._trial_id)
+        attrs = handle.user_attrs
+        values = {name: suggest(handle, name, distribution) for name, distribution in self._space.items()}
+        hyperparameters = {**values, **attrs.get("hyperparameters", {})}
+        intermediate = frozen.intermediate_values
+        return Trial(
+            study=self.name,
+            number=handle.number,
+            kind=attrs.get("kind", "trial"),
+            hyperparameters=hyperparameters,
+            config=self.config.trial(hyperparameters, seed=attrs.get("seed")),
+            design=bool(attrs.get("design")),
+            of=attrs.get("of"),
+            attempt=attempt,
+            handle=handle,
+            judged=max(intermediate, default=0),
+        )
+
+    def report(self, trial: Trial, epochs: Sequence[EpochMetrics]) -> int | None:
+        """Reports finished epochs in order; returns the epoch at which the pruner stops the trial, if it does.
+
+        Only the epochs at which the pruner decides go to the storage; each is reported and judged before the next.
+        """
+        objective = self.config.objective
+        for metrics in epochs:
+            value = metrics.values[objective.metric]
+            if objective.at == "best" and trial.best is not None and not objective.better(value, trial.best):
+                value = trial.best
+            trial.best = value
+            if metrics.epoch <= trial.judged or metrics.epoch not in self._decisions:
+                continue
+            trial.handle.report(value, metrics.epoch)
+            trial.judged = metrics.epoch
+            may_prune = trial.kind == "trial" and not trial.design and metrics.epoch < self.config.training.max_epochs
+            if may_prune and trial.handle.should_prune():
+                return metrics.epoch
+        return None
+
+    def tell(self, trial: Trial, outcome: Outcome, *, checkpoint: str | None, error: str | None) -> None:
+        """Ends a trial. Its attributes are written first: a finished trial takes no more."""
+        for name, value in (
+            ("epochs", trial.epochs),
+            ("checkpoint", checkpoint),
+            ("error", error),
+            ("outcome", outcome),
+        ):
+            if value is not None:
+                trial.handle.set_user_attr(name, value)
+        if outcome == "completed":
+            self._study.tell(trial.handle, trial.best, TrialState.COMPLETE)
+        elif outcome == "failed":
+            self._study.tell(trial.handle, state=TrialState.FAIL)
+        else:
+            # A divergence late in training must not look better to TPE than an early pruning: it violates a constraint.
+            trial.handle.set_constraint("diverged", 1.0 if outcome == "diverged" else -1.0)
+            self._study.tell(trial.handle, state=TrialState.PRUNED)
+
+    # -- looking at it -------------------------------------------------------------------------------------------
+
+    def rows(self) -> list[Row]:
+        """All trials, by number."""
+        return [_row(t) for t in self._frozen()]
+
+    def _frozen(self, *states: TrialState) -> list[FrozenTrial]:
+        return self._storage.get_all_trials(self._id, deepcopy=False, states=states or None)
+
+
+def read_rows(name: str, storage: BaseStorage) -> list[Row]:
+    """The trials of a study, by number, without opening it for writing; none of a study that does not exist."""
+    if name not in optuna.get_all_study_names(storage):
+        return []
+    trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
+    return [_row(t) for t in trials]
+
+
+def _row(frozen: FrozenTrial) -> Row:
+    attrs = frozen.user_attrs
+    mark = attrs.get("owner")
+    state = {"WAITING": "waiting", "RUNNING": "running"}.get(frozen.state.name, "finished")
+    outcome = attrs.get("outcome")
+    if state == "finished" and outcome is None:
+        outcome = {"COMPLETE": "completed", "PRUNED": "pruned"}.get(frozen.state.name, "failed")
+    return Row(
+        number=frozen.number,
+        kind=attrs.get("kind", "trial"),
+        state=state,  # type: ignore[arg-type]
+        outcome=outcome if state == "finished" else None,
+        value=frozen.value if frozen.values else None,
+        hyperparameters={**frozen.params, **attrs.get("hyperparameters", {})},
+        seed=attrs.get("seed", 0),
+        epochs=attrs.get("epochs", max(frozen.intermediate_values, default=0)),
+        design=bool(attrs.get("design")),
+        of=attrs.get("of"),
+        checkpoint=attrs.get("checkpoint"),
+        error=attrs.get("error"),
+        owner=f"{mark['host']} pid {mark['pid']}" if mark else None,
+        orphan=state == "running" and mark is not None and not is_alive(mark),
+        started=frozen.datetime_start.timestamp() if frozen.datetime_start else None,
+        ended=frozen.datetime_complete.timestamp() if frozen.datetime_complete else None,
+    )
+
+
+def _create(name: str, config: StudyConfig, storage: BaseStorage) -> optuna.Study:
+    """Creates an Optuna study, or opens it where it is ours."""
+    if name in optuna.get_all_study_names(storage):
+        study = optuna.load_study(study_name=name, storage=storage, pruner=_pruner(config))
+        if "config" in study.user_attrs:
+            return study
+        if study.get_trials(deepcopy=False):
+            raise StorageError(f"study {name}: the storage has one of this name that is not ours; choose another name")
+        optuna.delete_study(study_name=name, storage=storage)  # a driver died between creating and describing it
+    return optuna.create_study(
+        study_name=name, storage=storage, direction=config.objective.direction, pruner=_pruner(config)
+    )
+
+
+def decision_epochs(config: StudyConfig) -> frozenset[int]:
+    """The epochs at which the pruner decides, and which the storage therefore holds; the last one always."""
+    last = config.training.max_epochs
+    if config.search.pruner in ("successive_halving", "hyperband"):
+        rungs = {3**k for k in range(20) if 3**k <= last}
+        return frozenset(rungs | {last})
+    interval = max(1, last // 10)
+    return frozenset({*range(interval, last, interval), last})
+
+
+def _pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
+    last = config.training.max_epochs
+    match config.search.pruner:
+        case "none":
+            return optuna.pruners.NopPruner()
+        case "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, last // 5))
+        case "successive_halving":
+            return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+        case "hyperband":
+            # `auto` would never prune before a completion.
+            return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=last, reduction_factor=3)
+
+
+def _sampler(config: StudyConfig, seed: int) -> optuna.samplers.BaseSampler:
+    """The sampler of rows that wait without values; its seed must differ between two runs, or points repeat."""
+    match config.search.sampler:
+        case "gp":
+            return optuna.samplers.GPSampler(seed=seed % 2**32)
+        case "tpe":
+            return optuna.samplers.TPESampler(seed=seed % 2**32)
+        case "random" | "qmc":
+            return optuna.samplers.RandomSampler(seed=seed % 2**32)

@@ -1,0 +1,131 @@
+"""Reads a study file: YAML 1.2, then the command line's overrides, then validation with every problem at once."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from .config import ALIASES, PAPER, StudyConfig, nearest
+from .errors import ConfigError
+
+
+def read_yaml(text: str, source: str) -> dict[str, Any]:
+    """Reads YAML 1.2.
+
+    Raises:
+        ConfigError: a syntax error, with its line, or a document that is not a mapping.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        raw = YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(source, [f"{where}not valid YAML: {error.problem or error.context}"]) from None
+    except YAMLError as error:
+        raise ConfigError(source, [f"not valid YAML: {error}"]) from None
+    if not isinstance(raw, dict):
+        raise ConfigError(source, ["a study file is a mapping: name, model, data, objective, space, ..."])
+    return raw
+
+
+def override(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Applies ``--set key=value`` options: a key path, or the name of a hyperparameter, which is then fixed.
+
+    Raises:
+        ConfigError: an option without ``=``, or a path through something that is not a mapping.
+    """
+    raw = copy.deepcopy(raw)
+    problems = []
+    for assignment in assignments:
+        key, sign, text = assignment.partition("=")
+        if not sign or not key:
+            problems.append(f"--set {assignment}: must be key=value, as in --set training.lr=0.01")
+            continue
+        value = read_yaml(f"value: {text}", f"--set {key}")["value"]
+        space = raw.setdefault("space", {})
+        if isinstance(space, dict) and (key in ALIASES or key in space):
+            space[key] = value
+        elif not _assign(raw, _path(key), value):
+            problems.append(f"--set {key}: there is no such place in the study file")
+    if problems:
+        raise ConfigError("options", problems)
+    return raw
+
+
+def _path(key: str) -> list[str]:
+    """Splits a key path; below ``space`` the names of hyperparameters hold dots themselves."""
+    if not key.startswith("space."):
+        return key.split(".")
+    name, _, end = key.removeprefix("space.").rpartition(".")
+    return ["space", name, end] if end in ("low", "high", "log", "step", "choices") else ["space", key[6:]]
+
+
+def _assign(tree: Any, path: list[str], value: object) -> bool:
+    *parents, last = path
+    for part in parents:
+        if not isinstance(tree, dict):
+            return False
+        if part == "guidance" and isinstance(tree.get(part), str):
+            tree[part] = dict(PAPER) if tree[part] == "paper" else {}
+        tree = tree.setdefault(part, {})
+    if not isinstance(tree, dict):
+        return False
+    tree[last] = value
+    return True
+
+
+def parse(raw: Mapping[str, Any]) -> tuple[StudyConfig | None, list[str]]:
+    """Validates a study; returns it, or None and what is wrong with it, one sentence a problem."""
+    try:
+        return StudyConfig.model_validate(raw), []
+    except ValidationError as error:
+        return None, [line for e in error.errors() for line in _sentences(e)]
+
+
+def _sentences(error: Any) -> list[str]:
+    path = ".".join(str(part) for part in error["loc"] if part not in ("Range", "Choices"))
+    if error["type"] == "extra_forbidden":
+        section: type[BaseModel] = StudyConfig
+        for part in error["loc"][:-1]:
+            section = section.model_fields[part].annotation  # type: ignore[assignment]
+        known = list(section.model_fields)
+        return [f"{path}: unknown key{nearest(str(error['loc'][-1]), known)}; allowed: {', '.join(known)}"]
+    if error["type"] == "missing":
+        return [f"{path}: required"]
+    if error["type"] == "value_error":
+        lines = error["msg"].removeprefix("Value error, ").splitlines()
+        return [f"{path}{'.' if path == 'space' else ': '}{line}" if path else line for line in lines]
+    given = error["input"]
+    shown = f" (got {given!r})" if given is None or isinstance(given, str | int | float) else ""
+    return [f"{path}: {error['msg']}{shown}"]
+
+
+def built_in(name: str) -> Path | None:
+    """The study file that ships with the package under this name, if any."""
+    path = Path(__file__).parent / "studies" / f"{name}.yaml"
+    return path if re.fullmatch(r"[\w.-]+", name) and path.is_file() else None
+
+
+def built_in_names() -> list[str]:
+    """The names of the study files that ship with the package."""
+    return sorted(p.stem for p in (Path(__file__).parent / "studies").glob("*.yaml"))
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of study files."""
+    schema = StudyConfig.model_json_schema()
+    presets = {"enum": ["default", "paper"]}
+    schema["properties"]["guidance"] = {
+        "anyOf": [presets, {"$ref": "#/$defs/GuidanceConfig"}],
+        "default": "default",
+        "description": StudyConfig.model_fields["guidance"].description,
+    }
+    return schema

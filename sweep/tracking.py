@@ -1,0 +1,317 @@
+"""MLflow's door: the driver's background recorder of a study and its trials.
+
+Callers hand over plain data and never wait; one daemon thread sends what has gathered in few calls. Every value carries
+the caller's own timestamp, so that what is sent twice is stored once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
+
+from .runs import ENVIRONMENT, RunKey, Runs, RunState, Work, may_pass, without_password
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from mlflow import MlflowClient
+
+    from .metrics import EpochMetrics
+
+__all__ = ["RunKey", "RunState", "Tracker", "experiment_url", "serve", "without_password"]
+
+ROUND_SECONDS = 1.0  # between two looks at the queue: trials that end gather for this long
+RUNNING_SECONDS = 5.0  # between two calls for a trial that still runs: a call costs 10 ms whatever it holds
+RETRY_SECONDS = 30.0  # the longest pause while the server is gone
+
+
+class Tracker:
+    """Records a study in one MLflow experiment: a parent run, and one child run per trial.
+
+    `check`, `open`, `flush` and `close` talk to the server or wait for it. All other methods only queue; they may be
+    called before `open` has returned, and from any thread.
+
+    Attributes:
+        problem: what keeps the recorder from sending, or made it drop something; None while all is well, and again
+            when a server that was gone is back.
+    """
+
+    def __init__(self, uri: str, experiment: str, *, artifacts: Path):
+        self.problem: str | None = None
+        self._runs = Runs(uri, experiment, artifacts)
+        self._queue: list[Work] = []
+        self._pending: dict[RunKey | None, Work] = {}  # the recorder's; read and changed under the lock of _changed
+        self._running: set[RunKey] = set()
+        self._changed = threading.Condition()
+        self._hurry = False
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def experiment_id(self) -> str:
+        """MLflow's id of the experiment; known after `open`."""
+        return self._runs.experiment_id
+
+    def check(self) -> str | None:
+        """Connects and looks for the experiment; creates nothing but an empty SQLite store.
+
+        Returns:
+            The id of the experiment, None if there is none yet.
+
+        Raises:
+            TrackingError: the server is out of reach or refuses, or the experiment was deleted.
+        """
+        return self._runs.find_experiment()
+
+    def open(self, *, description: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
+        """Finds or creates the experiment and its parent run, learns which runs exist, and starts the recorder.
+
+        Takes some seconds (importing MLflow 2 s, a new SQLite store 1 s), which another thread may spend.
+
+        Args:
+            description: shown on top of the parent run (Markdown).
+            params: of the parent run; those it already has are left as they are.
+            tags: of the parent run, written at every opening.
+
+        Raises:
+            TrackingError: as for `check`.
+        """
+        self._runs.begin(description, params, tags)
+        self._thread = threading.Thread(target=self._record, name="mlflow-recorder", daemon=True)
+        self._thread.start()
+
+    def runs(self) -> dict[RunKey, RunState]:
+        """The trials' runs that MLflow held when the tracker was opened."""
+        return dict(self._runs.found)
+
+    def start_trial(
+        self,
+        key: RunKey,
+        *,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        start_time: int,
+        resumed: bool = False,
+    ) -> None:
+        """Begins a trial's run, or opens its old one again.
+
+        Args:
+            key: of the run.
+            params: hyperparameters, constants included; the numeric ones become metrics too, since MLflow compares
+                params as strings only.
+            tags: of the run.
+            start_time: milliseconds since the Unix epoch; an existing run keeps its own.
+            resumed: the trial was begun before, perhaps by another driver after this tracker was opened: its run is
+                looked for on the server (4 ms) before one is created.
+        """
+        self._running.add(key)
+        numbers = {
+            name: float(value)
+            for name, value in params.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        self._put(Work(key, start_time, resumed, params=dict(params), tags=dict(tags), metrics=numbers))
+
+    def log_epochs(self, key: RunKey, epochs: Sequence[EpochMetrics]) -> None:
+        """Adds a trial's metrics, each epoch with its own timestamp; epochs sent before are not stored again."""
+        self._put(Work(key, epochs=list(epochs)))
+
+    def end_trial(
+        self,
+        key: RunKey,
+        *,
+        outcome: str | None,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        end_time: int,
+    ) -> None:
+        """Ends a trial's run: FINISHED; FAILED if it failed; KILLED without an outcome.
+
+        All metrics and files are sent first, then the tag ``sweep.outcome``, then the status: a FINISHED run is whole.
+
+        Args:
+            key: of the run.
+            outcome: ``completed``, ``pruned``, ``diverged``, ``failed``; None for an interrupted trial.
+            metrics: one value a run, such as ``objective``; one that the run already has is left as it is.
+            tags: written with the outcome.
+            end_time: milliseconds since the Unix epoch.
+        """
+        self._running.discard(key)
+        status = {None: "KILLED", "failed": "FAILED"}.get(outcome, "FINISHED")
+        end_tags = {**tags, "sweep.outcome": outcome} if outcome else dict(tags)
+        self._put(Work(key, metrics=dict(metrics), end=(status, end_time), end_tags=end_tags))
+
+    def set_tags(self, key: RunKey | None, tags: Mapping[str, str]) -> None:
+        """Writes tags of a run; None is the parent run, here and below."""
+        self._put(Work(key, tags=dict(tags)))
+
+    def log_files(self, key: RunKey | None, files: Sequence[Path], folder: str = "") -> None:
+        """Uploads files, which must stay as they are until then, to a folder of the run's artifacts."""
+        self._put(Work(key, jobs=[partial(_upload, path, folder) for path in files]))
+
+    def log_text(self, key: RunKey | None, text: str, file: str) -> None:
+        """Stores a text as the artifact `file` ("study.yaml", "figures/curves.html")."""
+        self._put(Work(key, jobs=[lambda client, run_id: client.log_text(run_id, text, file)]))
+
+    def log_model(self, key: RunKey, model: torch.nn.Module, example: np.ndarray) -> None:
+        """Stores an MLflow model ``runs:/<run_id>/model`` that loads without this project and without unpickling.
+
+        Args:
+            key: of the run.
+            model: on the CPU; it is the recorder's from now on and put in eval mode.
+            example: an input batch [N, ...]; the stored model takes any N.
+        """
+        self._put(Work(key, jobs=[partial(_log_model, model, example)]))
+
+    def flush(self, timeout: float) -> bool:
+        """Sends all that is queued; False if the server has not taken it within `timeout` seconds."""
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
+            sent = self._changed.wait_for(lambda: not self._queue and not self._pending, timeout)
+            self._hurry = False
+        return sent
+
+    def close(self, *, status: Literal["FINISHED", "KILLED", "FAILED"], timeout: float = 30.0) -> bool:
+        """Ends trials that still run as KILLED, then the parent run with `status`, and stops the recorder.
+
+        Returns:
+            Whether the server has everything. If not, `problem` says why, and the study's next run has to send it.
+        """
+        if self._thread is None:
+            self._runs.close()
+            return not self._queue
+        now = time.time_ns() // 1_000_000
+        for key in sorted(self._running, key=lambda key: key.name):
+            self.end_trial(key, outcome=None, metrics={}, tags={}, end_time=now)
+        deadline = time.monotonic() + timeout
+        sent = self.flush(timeout)
+        self._put(Work(None, end=(status, now)))
+        sent = self.flush(max(0.1, deadline - time.monotonic())) and sent
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(timeout=1.0)
+        self._runs.close()
+        return sent
+
+    def _put(self, work: Work) -> None:
+        with self._changed:
+            self._queue.append(work)
+
+    def _record(self) -> None:
+        """The recorder's thread."""
+        pause = ROUND_SECONDS
+        while not self._closed:
+            with self._changed:
+                if pause > ROUND_SECONDS:  # the server is gone: a flush shortens the pause, but does not skip it
+                    self._changed.wait(ROUND_SECONDS if self._hurry else pause)
+                else:
+                    self._changed.wait_for(lambda: self._hurry or self._closed, ROUND_SECONDS)
+                for work in self._queue:
+                    if work.key in self._pending:
+                        self._pending[work.key].add(work)
+                    else:
+                        self._pending[work.key] = work
+                self._queue.clear()
+                due = [work for work in self._pending.values() if self._hurry or _due(work)]
+            pause = ROUND_SECONDS if self._send(due) else min(2 * pause, RETRY_SECONDS)
+
+    def _send(self, due: Sequence[Work]) -> bool:
+        """Sends what is due; False if the server is gone, with all that it did not take kept."""
+        for work in due:
+            try:
+                self._runs.send(work)
+            except Exception as error:  # noqa: BLE001  the recorder must outlive whatever one run's data raise
+                if may_pass(error):
+                    self.problem = self._runs.explain(error)
+                    with self._changed:  # last in the next round, lest one run's trouble hold up all others
+                        self._pending[work.key] = self._pending.pop(work.key)
+                    return False
+                self.problem = self._runs.explain(error, dropped=work.key.name if work.key else "the study")
+            else:
+                if self.problem and not self.problem.startswith("dropped"):
+                    self.problem = None
+            with self._changed:
+                del self._pending[work.key]
+                self._changed.notify_all()
+        return True
+
+
+def experiment_url(uri: str, experiment_id: str, *, ascending: bool) -> str:
+    """Deep link to an experiment's trials in the MLflow UI at `uri`, sorted by the objective."""
+    host = re.sub(r"//[^/]*@", "//", uri.rstrip("/"))
+    trials, objective = quote("tags.`sweep.kind`='trial'"), quote("metrics.`objective`")
+    order = f"orderByKey={objective}&orderByAsc={str(ascending).lower()}"
+    return (
+        f"{host}/#/experiments/{experiment_id}/runs?searchFilter={trials}&{order}&startTime=ALL&lifecycleFilter=Active"
+    )
+
+
+def serve(uri: str, artifacts: Path, *, host: str = "127.0.0.1", port: int = 5000) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment that serve the MLflow UI of a local store."""
+    options = {
+        "--backend-store-uri": uri,
+        "--artifacts-destination": artifacts.absolute().as_uri(),
+        "--host": host,
+        "--port": str(port),
+        "--workers": "1",
+    }
+    command = [sys.executable, "-m", "mlflow", "server", *(word for option in options.items() for word in option)]
+    # Job execution would start 7 more processes.
+    return command, {**os.environ, **ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+def _due(work: Work) -> bool:
+    """Whether to send now rather than gather more."""
+    return bool(work.end or work.jobs) or time.monotonic() - work.since >= RUNNING_SECONDS
+
+
+def _upload(path: Path, folder: str, client: MlflowClient, run_id: str) -> None:
+    client.log_artifact(run_id, str(path), folder or None)
+
+
+def _log_model(model: torch.nn.Module, example: np.ndarray, client: MlflowClient, run_id: str) -> None:
+    """What `mlflow.pytorch.log_model` does, without its global tracking URI and active run; a second time nothing."""
+    import mlflow.pytorch
+    import numpy as np
+    import torch
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model, infer_signature
+
+    run = client.get_run(run_id)
+    known = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    if any(logged.name == "model" and logged.status == "READY" for logged in known):
+        return
+    if len(example) == 1:
+        example = np.repeat(example, 2, axis=0)  # the exporter takes a dimension of size 1 for a constant
+    model.eval()
+    with torch.no_grad():
+        signature = infer_signature(example, model(torch.from_numpy(example)).numpy())
+    logged = client.create_logged_model(run.info.experiment_id, "model", run_id, params=run.data.params)
+    model_id = logged.model_id
+    client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    with tempfile.TemporaryDirectory() as folder:
+        mlflow.pytorch.save_model(
+            model,
+            f"{folder}/model",
+            mlflow_model=Model(
+                artifact_path=logged.artifact_location, run_id=run_id, model_uuid=model_id, model_id=model_id
+            ),
+            signature=signature,
+            input_example=example,
+            pip_requirements=[f"mlflow=={mlflow.__version__}", f"torch=={torch.__version__.split('+')[0]}", "numpy"],
+            serialization_format="pt2",
+        )
+        client.log_model_artifacts(model_id, f"{folder}/model")
+    client.finalize_logged_model(model_id, "READY")

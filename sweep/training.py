@@ -1,0 +1,190 @@
+"""fit(): the whole training loop, a generator of EpochMetrics; its caller reports, checkpoints and stops."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from losses import EntropyGuidance
+from losses.task import Task
+
+from .config import TrainingConfig, TrialConfig
+from .data import DatasetInfo, Split, batches
+from .metrics import EpochMetrics
+
+
+class Diverged(Exception):  # noqa: N818 (an outcome, not an error)
+    """The loss is no longer a finite number."""
+
+    def __init__(self, epoch: int):
+        self.epoch = epoch
+        super().__init__(f"the loss is not finite in epoch {epoch}")
+
+
+@dataclass
+class Run:
+    """A training run between two epochs: what fit() advances and a checkpoint holds."""
+
+    config: TrialConfig
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    guidance: EntropyGuidance
+    task: Task
+    info: DatasetInfo
+    train: Split
+    val: Split
+    device: torch.device
+    history: list[EpochMetrics] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """The last finished epoch; 0 before the first."""
+        return self.history[-1].epoch if self.history else 0
+
+
+def fit(run: Run) -> Iterator[EpochMetrics]:
+    """Trains epoch by epoch, from where ``run`` stands to the end.
+
+    Every epoch is seeded by (seed, epoch), so that a run resumed after any epoch is bit for bit the uninterrupted one.
+
+    Raises:
+        Diverged: the training or validation loss of an epoch is not finite.
+    """
+    training, model, optimizer = run.config.training, run.model, run.optimizer
+    steps = math.ceil(len(run.train.labels) / training.batch_size)
+    for epoch in range(run.epoch + 1, training.max_epochs + 1):
+        started = time.perf_counter()
+        generator = _seed(training.seed, epoch)
+        meter = Meter(run.task)
+        run.guidance.start_epoch()
+        model.train()
+        for step, (x, y) in enumerate(input_batches(run, run.train, generator)):
+            progress = (epoch - 1 + step / steps) / training.max_epochs
+            _set_lr(optimizer, training, progress)
+            optimizer.zero_grad()
+            with _autocast(run):
+                output = model(x)
+                loss = run.task.loss(output, x, y)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if training.grad_clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip)
+            run.guidance.add_gradients(progress)
+            optimizer.step()
+            meter.add(loss, output, y)
+        values = {**meter.summary("train"), "seconds": time.perf_counter() - started}
+        values |= evaluate(run, run.val, "val") | run.guidance.metrics()
+        if not math.isfinite(values["train_loss"] + values["val_loss"]):
+            raise Diverged(epoch)
+        objective = run.config.objective
+        if objective.reached(values[objective.metric]) and not _reached(run):
+            values["epochs_to_target"] = epoch
+        run.history.append(EpochMetrics(epoch, values, int(time.time() * 1000)))
+        yield run.history[-1]
+
+
+def evaluate(run: Run, split: Split, prefix: str) -> dict[str, float]:
+    """Returns the task's metrics on a split, named ``prefix_loss`` and so on."""
+    run.model.eval()
+    meter = Meter(run.task)
+    with torch.inference_mode(), _autocast(run):
+        for x, y in input_batches(run, split):
+            output = run.model(x)
+            meter.add(run.task.loss(output, x, y), output, y)
+    return meter.summary(prefix)
+
+
+class Meter:
+    """Collects an epoch's losses and outputs, and reads the device once, at its end."""
+
+    def __init__(self, task: Task):
+        self._task = task
+        self._losses: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def add(self, loss: Tensor, output: Tensor, labels: Tensor) -> None:
+        """Adds one batch: its mean loss, the model's output and the labels [B]."""
+        self._losses.append(loss.detach())
+        self._labels.append(labels)
+        if self._task.score == "accuracy":
+            self._outputs.append(output.detach())
+
+    def summary(self, prefix: str) -> dict[str, float]:
+        """Means over the images."""
+        sizes = torch.tensor([float(len(y)) for y in self._labels], device=self._losses[0].device)
+        loss = torch.stack(self._losses).float() @ sizes / sizes.sum()
+        score = self._task.summarise(self._outputs, self._labels, loss)
+        both = torch.stack([loss, score.float()]).tolist()
+        return {f"{prefix}_{name}": value for name, value in zip(self._task.metrics, both, strict=True)}
+
+
+def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+    """Returns the optimizer that ``training`` names."""
+    parameters, lr, decay = model.parameters(), training.lr, training.weight_decay
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, momentum=training.momentum, weight_decay=decay, fused=True)
+    kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, lr=lr, weight_decay=decay, fused=True)
+
+
+def initialise(model: nn.Module, scheme: str) -> None:
+    """Initialises linear and convolutional weights: ``default`` (PyTorch's), ``he`` (normal) or ``orthogonal``.
+
+    The latter two set the biases to zero, have the gain of ReLU, and leave other layers alone.
+    """
+    if scheme == "default":
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+            if scheme == "he":
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            else:
+                nn.init.orthogonal_(module.weight, gain=math.sqrt(2))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def input_batches(run: Run, split: Split, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels as the model takes them; shuffled and augmented for training, with a generator."""
+    training = generator is not None
+    return batches(
+        split,
+        batch_size=run.config.training.batch_size if training else max(512, run.config.training.batch_size),
+        device=run.device,
+        shuffle=generator,
+        scale=run.info.scale,
+        augment=run.config.data.augment if training else (),
+        # A reconstruction is compared with images in [0, 1].
+        normalize=(run.info.mean, run.info.std) if run.task.score == "accuracy" else None,
+    )
+
+
+def _seed(seed: int, epoch: int) -> torch.Generator:
+    """Seeds the global generator (dropout) and returns a CPU generator (order, augmentation) for one epoch."""
+    value = seed * 1_000_003 + epoch
+    torch.manual_seed(value)
+    return torch.Generator().manual_seed(value)
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, training: TrainingConfig, progress: float) -> None:
+    if training.lr_schedule == "cosine":
+        for group in optimizer.param_groups:
+            group["lr"] = training.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _autocast(run: Run) -> contextlib.AbstractContextManager[object]:
+    """bfloat16 where it was asked for, or is the GPU's own choice; else nothing, which costs nothing."""
+    precision, on_gpu = run.config.training.precision, run.device.type == "cuda"
+    if precision == "bfloat16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()):
+        return torch.autocast(run.device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def _reached(run: Run) -> bool:
+    return any("epochs_to_target" in metrics.values for metrics in run.history)

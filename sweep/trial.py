@@ -1,0 +1,140 @@
+"""One trial on a worker: assemble it, take it up from its checkpoint, train, and hand out what is safe on disk.
+
+The same generator runs in-process (``sweep train``, tests), under Ray on this machine, and on a cluster.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from losses import EntropyGuidance, GuidanceWarning
+from losses.task import TASKS
+from models import build_model
+
+from . import checkpoint, data
+from .config import TrialConfig
+from .metrics import EpochMetrics
+from .training import Diverged, Run, build_optimizer, fit, initialise, input_batches
+
+CHECKPOINT_SHARE = 0.03  # a checkpoint may cost this share of the training time
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trial reads and writes.
+
+    Attributes:
+        folder: the trial's checkpoints, one folder per attempt below it.
+        data: root of the data sets.
+        cache: their memory-mapped arrays.
+        gpu: whether the trial was given a GPU (or a share of one).
+    """
+
+    folder: Path
+    data: Path
+    cache: Path
+    gpu: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """Epochs that the checkpoint at ``checkpoint`` holds, in order; with an ``outcome`` it is the trial's last."""
+
+    epochs: list[EpochMetrics]
+    checkpoint: Path | None
+    outcome: Literal["completed", "diverged"] | None = None
+    error: str | None = None
+
+
+def run_trial(config: TrialConfig, place: Place, *, attempt: int = 1, interval: float = 0.5) -> Iterator[Report]:
+    """Trains one trial, from its newest checkpoint if there is one, and yields a report after every checkpoint.
+
+    A trial that is taken up first reports its whole history, so that nothing is missing where the reports go.
+
+    Args:
+        attempt: names the folder of this attempt's checkpoints.
+        interval: seconds between two reports, at least; more where a checkpoint is expensive.
+    """
+    torch.set_num_threads(config.threads)
+    run, saved = assemble(config, place)
+    if saved is not None:
+        outcome: Literal["completed", "diverged"] | None = "diverged" if saved.diverged else None
+        outcome = "completed" if not outcome and run.epoch == config.training.max_epochs else outcome
+        yield Report(run.history[:], saved.path, outcome, str(Diverged(saved.diverged)) if saved.diverged else None)
+        if outcome:
+            return
+    folder, pending, cost = place.folder / f"attempt-{attempt:02d}", [], 0.0
+    last = time.perf_counter()
+    try:
+        for metrics in fit(run):
+            pending.append(metrics)
+            done = metrics.epoch == config.training.max_epochs
+            if done or time.perf_counter() - last >= max(interval, cost / CHECKPOINT_SHARE):
+                before = time.perf_counter()
+                path = checkpoint.save(folder, run.history, _state(run))
+                last = time.perf_counter()
+                cost = last - before
+                yield Report(pending, path, "completed" if done else None)
+                pending = []
+    except Diverged as end:
+        path = checkpoint.save(folder, run.history, _state(run), diverged=end.epoch)
+        yield Report(pending, path, "diverged", str(end))
+
+
+def assemble(config: TrialConfig, place: Place) -> tuple[Run, checkpoint.Checkpoint | None]:
+    """Builds model, data, optimizer and guidance, and puts the newest checkpoint into them.
+
+    Raises:
+        ValueError: sizes that the model family refuses, or guidance without a layer to guide.
+        DataError: the data set is missing.
+    """
+    device = torch.device("cuda" if place.gpu and torch.cuda.is_available() else "cpu")
+    selection = {"train_size": config.data.train_size, "val_fraction": config.data.val_fraction}
+    dataset = data.load(config.data.name, root=place.data, cache=place.cache, **selection)  # type: ignore[arg-type]
+    torch.manual_seed(config.training.seed)
+    model = build(config, dataset.info)
+    initialise(model, config.training.init)
+    model.to(device)
+    warnings.simplefilter("ignore", GuidanceWarning)  # `guidance/ratio` is a metric; the driver says it once a trial
+    run = Run(
+        config=config,
+        model=model,
+        optimizer=build_optimizer(model, config.training),
+        guidance=EntropyGuidance(model, batch_size=config.training.batch_size, **config.guidance.model_dump()),
+        task=TASKS[model.task],  # type: ignore[index]
+        info=dataset.info,
+        train=dataset.train.to(device),
+        val=dataset.val.to(device),
+        device=device,
+    )
+    saved = checkpoint.load_latest(place.folder)
+    if saved is not None:
+        run.model.load_state_dict(saved.state["model"])
+        run.optimizer.load_state_dict(saved.state["optimizer"])
+        run.history = saved.history
+    return run, saved
+
+
+def trained_model(config: TrialConfig, place: Place) -> tuple[nn.Module, np.ndarray[Any, Any]]:
+    """The network of a trial's newest checkpoint, on the CPU, and a batch [4, C, H, W] of what it takes."""
+    run, _ = assemble(config, place)
+    x, _ = next(input_batches(run, run.val))
+    return run.model, x[:4].numpy()
+
+
+def build(config: TrialConfig, info: data.DatasetInfo) -> nn.Module:
+    """Builds the model of one trial, with PyTorch's own initialisation."""
+    return build_model(**config.model, in_shape=info.in_shape, num_outputs=info.num_classes)
+
+
+def _state(run: Run) -> dict[str, Any]:
+    return {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}

@@ -1,0 +1,555 @@
+"""EntropyGuidance in plain training loops, against autograd of the literal loss and against what it promises."""
+
+import copy
+import itertools
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import prune
+
+from losses import EntropyGuidance, GuidanceWarning
+from losses.entropy import volume
+from losses.layers import MAX_EVERY, MIN_EVERY, guidable_layers
+
+
+class SmallNet(nn.Module):
+    """A 3x3 and a 1x1 convolution, a wide and a tall dense layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3)
+        self.pointwise = nn.Conv2d(4, 3, 1)
+        self.hidden = nn.Linear(3 * 9, 5)
+        self.out = nn.Linear(5, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.pointwise(torch.tanh(self.conv(x))).flatten(1)
+        output: Tensor = self.out(torch.tanh(self.hidden(hidden)))
+        return output
+
+
+def small_net(seed: int = 0, dtype: torch.dtype = torch.float64) -> SmallNet:
+    torch.manual_seed(seed)
+    return SmallNet().to(dtype)
+
+
+def dense_net(*widths: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.Tanh()]
+    return nn.Sequential(*layers[:-1]).to(dtype)
+
+
+def batch(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    inputs = torch.randn(16, 2, 5, 5, generator=generator, dtype=torch.float64).to(dtype)
+    return inputs, torch.randn(16, 6, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def task_loss(model: nn.Module) -> Tensor:
+    inputs, targets = batch(next(model.parameters()).dtype)
+    return F.mse_loss(model(inputs if isinstance(model, SmallNet) else inputs.flatten(1)), targets)
+
+
+def added_gradients(model: nn.Module, guidance: EntropyGuidance, **arguments: float) -> dict[str, Tensor]:
+    """What one call adds to each parameter's gradient; leaves the gradients guided."""
+    model.zero_grad()
+    task_loss(model).backward()
+    before = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    guidance.add_gradients(**arguments)
+    return {name: p.grad - before[name] for name, p in model.named_parameters() if p.grad is not None}
+
+
+def quiet_metrics(guidance: EntropyGuidance) -> dict[str, float]:
+    """The metrics where inert or dominant guidance is not what is tested."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GuidanceWarning)
+        return guidance.metrics()
+
+
+# --- the formulas ---
+
+
+def padded(weight: Tensor) -> Tensor:
+    side = max(weight.shape)
+    return torch.cat(
+        [
+            torch.cat([weight, torch.eye(side, dtype=weight.dtype)[: weight.shape[0], weight.shape[1] :]], dim=1),
+            torch.eye(side, dtype=weight.dtype)[weight.shape[0] :],
+        ]
+    )
+
+
+def paper_loss(model: SmallNet, lambda1: float, lambda2: float, epsilon: float) -> Tensor:
+    """The formulas of arXiv 2308.14938, with determinants."""
+    matrices = [model.pointwise.weight[:, :, 0, 0], model.hidden.weight, model.out.weight]
+    dense = sum(1 / (torch.linalg.det(padded(matrix)).abs() + epsilon) for matrix in matrices)
+    conv = (1 / (model.conv.weight[..., 0, 0].abs() + epsilon)).mean()
+    return lambda1 * dense + lambda2 * conv
+
+
+def volume_loss(model: SmallNet, lambda1: float, lambda2: float, epsilon: float, ridge: float) -> Tensor:
+    """Mean of 1 / (geometric-mean gain + epsilon) over the dense layers, from singular values."""
+    terms = []
+    for matrix in [model.pointwise.weight[:, :, 0, 0], model.hidden.weight, model.out.weight]:
+        variances = torch.linalg.svdvals(matrix).square()
+        gain = (variances + ridge**2 * variances.detach().mean()).log().mean().div(2).exp()
+        terms.append(1 / (gain + epsilon))
+    conv = (1 / (model.conv.weight[..., 0, 0].abs() + epsilon)).mean()
+    return lambda1 * torch.stack(terms).mean() + lambda2 * conv
+
+
+def log_minor_loss(model: SmallNet, lambda1: float, lambda2: float) -> Tensor:
+    matrices = [model.pointwise.weight[:, :, 0, 0], model.hidden.weight, model.out.weight]
+    dense = torch.stack([-torch.linalg.det(padded(m)).abs().log() / min(m.shape) for m in matrices]).mean()
+    return lambda1 * dense - lambda2 * model.conv.weight[..., 0, 0].abs().log().mean()
+
+
+@pytest.mark.parametrize(
+    ("options", "literal"),
+    [
+        (
+            {"lambda1": 0.05, "lambda2": 0.03, "epsilon": 0.1, "every": 1, "max_ratio": None},
+            lambda model: volume_loss(model, 0.05, 0.03, 0.1, 0.1),
+        ),
+        (
+            {"lambda1": 1e-3, "lambda2": 2e-3, "epsilon": 0.5, "paper": True},
+            lambda model: paper_loss(model, 1e-3, 2e-3, 0.5),
+        ),
+        (
+            {"lambda1": 0.02, "lambda2": 0.01, "measure": "minor", "form": "log", "ridge": 0.0}
+            | {"every": 1, "max_ratio": None},
+            lambda model: log_minor_loss(model, 0.02, 0.01),
+        ),
+    ],
+    ids=["default", "paper", "log minor"],
+)
+def test_every_1_equals_autograd_of_the_literal_loss_after_10_sgd_steps(
+    options: dict[str, Any], literal: Callable[[SmallNet], Tensor]
+) -> None:
+    guided = small_net()
+    with torch.no_grad():  # away from the floor, under which the gradient is meant to differ
+        guided.conv.weight[..., 0, 0] = guided.conv.weight[..., 0, 0].sign() * (
+            guided.conv.weight[..., 0, 0].abs() + 0.2
+        )
+    reference = copy.deepcopy(guided)
+    options = dict(options)
+    guidance = (EntropyGuidance.paper if options.pop("paper", False) else EntropyGuidance)(guided, **options)
+    for _ in range(10):
+        for model, loss in ((guided, task_loss(guided)), (reference, task_loss(reference) + literal(reference))):
+            model.zero_grad()
+            loss.backward()
+            if model is guided:
+                guidance.add_gradients()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    assert parameter.grad is not None
+                    parameter -= 0.05 * parameter.grad
+    for (name, ours), theirs in zip(guided.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
+    unguided = small_net()
+    assert not torch.allclose(guided.hidden.weight, unguided.hidden.weight, rtol=1e-3)
+
+
+def test_metrics_are_the_terms_entropies_and_norms() -> None:
+    model = small_net()
+    guidance = EntropyGuidance(model, lambda1=0.05, lambda2=0.03, epsilon=0.1, every=1, max_ratio=None)
+    model.zero_grad()
+    task_loss(model).backward()
+    weights = [module.weight for module in (model.conv, model.pointwise, model.hidden, model.out)]
+    task = torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None]).norm()
+    added = added_gradients(model, guidance)
+    norm = torch.cat([gradient.flatten() for gradient in added.values()]).norm()
+    metrics = quiet_metrics(guidance)
+    model.requires_grad_(False)
+    assert metrics["grad_norm/task"] == pytest.approx(float(task), rel=1e-6)
+    assert metrics["grad_norm/guidance"] == pytest.approx(float(norm), rel=1e-6)
+    assert metrics["guidance/ratio"] == pytest.approx(float(norm / task), rel=1e-6)
+    assert metrics["guidance/dense"] == pytest.approx(float(volume_loss(model, 1, 0, 0.1, 0.1)), rel=1e-6)
+    assert metrics["guidance/conv"] == pytest.approx(float(volume_loss(model, 0, 1, 0.1, 0.1)), rel=1e-6)
+    variances = torch.linalg.svdvals(model.hidden.weight).square()
+    h = (variances + 0.01 * variances.mean()).log().mean() / 2
+    assert metrics["entropy/hidden"] == pytest.approx(float(h), rel=1e-6)
+    assert metrics["entropy/conv"] == pytest.approx(float(model.conv.weight[..., 0, 0].abs().log().mean()), rel=1e-6)
+    assert {name for name in metrics if name.startswith("entropy/")} == {
+        f"entropy/{name}" for name in ("conv", "pointwise", "hidden", "out")
+    }
+    assert "grad_norm/task" not in guidance.metrics()  # nothing happened since
+
+
+@pytest.mark.parametrize("lambda1", [1e-3, 10.0])
+def test_lambda_scales_what_is_added_and_not_the_terms(lambda1: float) -> None:
+    model = small_net()
+    unit, guidance = (EntropyGuidance(model, lambda1=value, max_ratio=None) for value in (1.0, lambda1))
+    one, scaled = added_gradients(model, unit), added_gradients(model, guidance)
+    torch.testing.assert_close(scaled["hidden.weight"], lambda1 * one["hidden.weight"], rtol=1e-6, atol=1e-14)
+    assert quiet_metrics(guidance)["guidance/dense"] == quiet_metrics(unit)["guidance/dense"]
+
+
+def test_sum_is_the_mean_times_the_number_of_layers_of_the_term() -> None:
+    model = small_net()
+    mean = added_gradients(model, EntropyGuidance(model, lambda2=1e-3, max_ratio=None))
+    total = added_gradients(model, EntropyGuidance(model, lambda2=1e-3, max_ratio=None, reduction="sum"))
+    torch.testing.assert_close(total["out.weight"], 3 * mean["out.weight"], rtol=1e-9, atol=1e-16)
+    torch.testing.assert_close(total["conv.weight"], mean["conv.weight"], rtol=1e-9, atol=1e-16)
+    assert torch.count_nonzero(total["conv.weight"]) == 8  # the corner taps alone
+    assert not torch.count_nonzero(total["out.bias"])
+
+
+# --- caching ---
+
+
+def test_gradients_are_cached_and_refreshed_in_turn() -> None:
+    model = dense_net(50, 8, 8, 8, 6)
+    guidance = EntropyGuidance(model, every=4, max_ratio=None)
+    names = [f"{index}.weight" for index in (0, 2, 4, 6)]
+    fresh: list[list[bool]] = []
+    previous: dict[str, Tensor] = {}
+    for step in range(9):
+        added = added_gradients(model, guidance)
+        fresh.append([step == 0 or not torch.allclose(added[name], previous[name], rtol=1e-6) for name in names])
+        previous = added
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.05)
+    assert fresh[0] == [True] * 4
+    assert fresh[1:] == [[step % 4 == index for index in range(4)] for step in range(1, 9)]
+
+
+def test_an_epoch_starts_with_fresh_gradients_so_that_a_new_instance_continues_it() -> None:
+    model = small_net()
+    options: dict[str, Any] = {"lambda1": 0.1, "lambda2": 0.1, "every": 32}
+    guidance = EntropyGuidance(model, **options)
+    first = added_gradients(model, guidance)
+    with torch.no_grad():
+        model.hidden.weight.mul_(1.5)
+    guidance.start_epoch()
+    continued = added_gradients(model, guidance)
+    resumed = added_gradients(model, EntropyGuidance(model, **options))
+    assert not torch.allclose(continued["hidden.weight"], first["hidden.weight"])
+    for name, gradient in continued.items():
+        assert torch.equal(gradient, resumed[name]), name
+
+
+@pytest.mark.parametrize("shape", [(10, 64), (32, 784), (128, 784), (256, 256), (512, 512), (1024, 1024), (4096, 4096)])
+def test_auto_spaces_computations_by_shape_and_batch_size_alone(shape: tuple[int, int]) -> None:
+    (layer,) = guidable_layers(nn.Linear(*shape, device="meta"), "volume")
+    (turned,) = guidable_layers(nn.Linear(*reversed(shape), device="meta"), "volume")
+    intervals = [layer.refresh_interval(batch_size) for batch_size in (1, 32, 128, 512, 100_000)]
+    assert intervals == [turned.refresh_interval(batch_size) for batch_size in (1, 32, 128, 512, 100_000)]
+    assert intervals == sorted(intervals, reverse=True)
+    assert all(MIN_EVERY <= every <= MAX_EVERY and every & (every - 1) == 0 for every in intervals)
+    assert intervals[-1] == MIN_EVERY
+    if shape[0] == shape[1] >= 1024:
+        assert layer.refresh_interval(128) == MAX_EVERY
+    if min(shape) <= 128:
+        assert layer.refresh_interval(128) == MIN_EVERY
+
+
+def test_the_interval_does_not_change_what_is_learned_by_much() -> None:
+    finals = {}
+    for every in (1, 8, 32):
+        model = dense_net(50, 16, 16, 6)
+        guidance = EntropyGuidance(model, lambda1=1e-2, every=every)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        for _ in range(200):
+            optimizer.zero_grad()
+            task_loss(model).backward()
+            guidance.add_gradients()
+            optimizer.step()
+        finals[every] = float(volume(model[0].weight.detach(), 0.1))
+    control = float(volume(dense_net(50, 16, 16, 6)[0].weight.detach(), 0.1))
+    assert finals[1] - control > 1
+    assert finals[8] == pytest.approx(finals[1], rel=0.05)
+    assert finals[32] == pytest.approx(finals[1], rel=0.05)
+
+
+# --- the cap and the end ---
+
+
+@pytest.mark.parametrize("max_ratio", [0.1, 1.0])
+def test_max_ratio_caps_at_every_step_and_keeps_the_direction(max_ratio: float) -> None:
+    model = small_net()
+    free = added_gradients(model, EntropyGuidance(model, lambda1=100.0, lambda2=1.0, max_ratio=None))
+    guidance = EntropyGuidance(model, lambda1=100.0, lambda2=1.0, max_ratio=max_ratio)
+    weights = ("conv.weight", "pointwise.weight", "hidden.weight", "out.weight")
+    for step in range(3):
+        capped = added_gradients(model, guidance)
+        guided = {name: p.grad for name, p in model.named_parameters()}
+        flat = torch.cat([capped[name].flatten() for name in weights])
+        task = torch.cat([(guided[name] - capped[name]).flatten() for name in weights])
+        assert float(flat.norm() / task.norm()) == pytest.approx(max_ratio, rel=1e-6)
+        if step == 0:
+            free_flat = torch.cat([free[name].flatten() for name in weights])
+            assert float(F.cosine_similarity(flat, free_flat, dim=0)) == pytest.approx(1, rel=1e-9)
+        with torch.no_grad():  # the task's gradient changes, the cached one stays
+            model.out.bias.add_(1.0)
+
+
+def test_a_ratio_below_the_cap_is_left_alone() -> None:
+    model = small_net()
+    free = added_gradients(model, EntropyGuidance(model, lambda1=1e-4, max_ratio=None))
+    capped = added_gradients(model, EntropyGuidance(model, lambda1=1e-4, max_ratio=1.0))
+    torch.testing.assert_close(capped, free, rtol=1e-9, atol=1e-16)
+
+
+def test_without_a_task_gradient_the_cap_leaves_nothing() -> None:
+    model = small_net()
+    guidance = EntropyGuidance(model)
+    model.zero_grad()
+    guidance.add_gradients()
+    assert all(not torch.count_nonzero(p.grad) for p in model.parameters() if p.grad is not None)
+
+
+def test_weights_without_a_gradient_are_guided_too() -> None:
+    model = small_net()
+    guidance = EntropyGuidance(model, max_ratio=None)
+    model.zero_grad()
+    guidance.add_gradients()
+    assert model.hidden.weight.grad is not None
+    assert torch.count_nonzero(model.hidden.weight.grad) == model.hidden.weight.numel()
+
+
+def test_until_ends_guidance_and_not_the_metrics() -> None:
+    model = small_net()
+    guidance = EntropyGuidance(model, until=0.25)
+    assert torch.count_nonzero(added_gradients(model, guidance, progress=0.2499)["hidden.weight"])
+    assert not torch.count_nonzero(added_gradients(model, guidance, progress=0.25)["hidden.weight"])
+    guidance.metrics()
+    guidance.start_epoch()
+    added_gradients(model, guidance, progress=0.5)
+    metrics = guidance.metrics()
+    assert metrics["grad_norm/task"] > 0
+    assert "guidance/ratio" not in metrics
+
+
+def test_a_control_adds_nothing_and_reports_the_same_task_norm() -> None:
+    model = small_net()
+    control, guidance = EntropyGuidance(model, lambda1=0.0), EntropyGuidance(model, lambda1=1e-3)
+    for _ in range(40):
+        for part in (control, guidance):
+            added = added_gradients(model, part)
+            if part is control:
+                assert all(not torch.count_nonzero(gradient) for gradient in added.values())
+        with torch.no_grad():
+            model.out.bias.add_(0.1)
+    of_control, of_guided = control.metrics(), guidance.metrics()
+    assert of_control["grad_norm/task"] == of_guided["grad_norm/task"] > 0
+    for name in ("guidance/dense", "guidance/conv", "entropy/conv", "entropy/out"):
+        assert of_control[name] == of_guided[name]
+    assert "guidance/ratio" not in of_control
+
+
+# --- which layers ---
+
+
+def test_a_tied_weight_counts_once() -> None:
+    model = dense_net(50, 6, 6, 6)
+    model[4].weight = model[2].weight
+    assert [layer.name for layer in guidable_layers(model, "volume")] == ["0", "2"]
+    separate = dense_net(50, 6, 6)
+    separate.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("4")})
+    tied = added_gradients(model, EntropyGuidance(model, max_ratio=None))
+    alone = added_gradients(separate, EntropyGuidance(separate, max_ratio=None))
+    torch.testing.assert_close(tied["2.weight"], alone["2.weight"], rtol=1e-6, atol=1e-12)
+
+
+def test_frozen_and_pruned_weights_are_left_out() -> None:
+    model = dense_net(50, 8, 8, 6)
+    model[0].weight.requires_grad_(False)
+    prune.random_unstructured(model[2], "weight", amount=0.5)
+    assert [layer.name for layer in guidable_layers(model, "volume")] == ["4"]
+
+
+def test_kinds_of_convolutions() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 4, (1, 3)), nn.BatchNorm2d(4))
+    assert [layer.kind for layer in guidable_layers(model, "volume")] == ["dense", "conv", "conv"]
+
+
+def test_a_model_that_is_one_layer_has_a_name_in_the_metrics() -> None:
+    assert "entropy/linear" in EntropyGuidance(nn.Linear(3, 2)).metrics()
+
+
+# --- hazards ---
+
+
+@pytest.mark.parametrize("paper", [False, True])
+@pytest.mark.parametrize("spoil", ["zeros", "zero row", "repeated row"])
+def test_singular_weights_raise_nothing_and_spoil_no_gradient(spoil: str, paper: bool) -> None:
+    model = dense_net(50, 6, 6, 6, dtype=torch.float32)
+    with torch.no_grad():
+        weight = model[2].weight
+        weight[0] = weight[1]
+        if spoil != "repeated row":
+            weight[0 if spoil == "zero row" else slice(None)] = 0
+    guidance = (EntropyGuidance.paper if paper else EntropyGuidance)(model, epsilon=0.1)
+    added = added_gradients(model, guidance)
+    assert all(gradient.isfinite().all() for gradient in added.values())
+    assert torch.count_nonzero(added["0.weight"])
+    metrics = quiet_metrics(guidance)
+    assert not any(math.isnan(value) for value in metrics.values())
+    if spoil == "zeros":
+        assert not torch.count_nonzero(added["2.weight"])
+        assert metrics["guidance/skipped"] == 1
+        assert metrics["entropy/2"] == -math.inf
+    elif not paper:
+        assert metrics["guidance/skipped"] == 0
+
+
+def test_a_nan_weight_is_skipped_but_never_hidden() -> None:
+    model = small_net()
+    with torch.no_grad():
+        model.hidden.weight[0, 0] = math.nan
+        model.conv.weight[0, 0, 0, 0] = math.nan
+    guidance = EntropyGuidance(model, lambda2=1e-3, max_ratio=None)
+    model.zero_grad()
+    guidance.add_gradients()
+    assert model.out.weight.grad is not None
+    assert model.hidden.weight.grad is not None
+    assert torch.count_nonzero(model.out.weight.grad)
+    assert not torch.count_nonzero(model.hidden.weight.grad)
+    metrics = quiet_metrics(guidance)
+    assert metrics["guidance/skipped"] == 2
+    for name in ("entropy/hidden", "entropy/conv", "guidance/dense", "guidance/conv"):
+        assert math.isnan(metrics[name])
+    model.zero_grad()
+    task_loss(model).backward()
+    guidance.add_gradients()
+    assert model.hidden.weight.grad.isnan().any()
+
+
+def test_bf16_autocast_and_bf16_weights() -> None:
+    model = small_net(dtype=torch.float32)
+    expected = added_gradients(model, EntropyGuidance(model, lambda2=1e-3, max_ratio=None))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        guidance = EntropyGuidance(model, lambda2=1e-3, max_ratio=None)
+        model.zero_grad()
+        guidance.add_gradients()
+        quiet_metrics(guidance)
+    assert model.hidden.weight.grad is not None
+    torch.testing.assert_close(model.hidden.weight.grad, expected["hidden.weight"], rtol=1e-3, atol=1e-8)
+    low = copy.deepcopy(model).bfloat16()
+    guidance = EntropyGuidance(low, lambda2=1e-3)
+    task_loss(low).backward()
+    guidance.add_gradients()
+    assert all(
+        p.grad is not None and p.grad.dtype == torch.bfloat16 and p.grad.isfinite().all() for p in low.parameters()
+    )
+    assert math.isfinite(quiet_metrics(guidance)["guidance/ratio"])
+
+
+def test_an_exact_zero_tap_is_moved() -> None:
+    model = small_net()
+    with torch.no_grad():
+        model.conv.weight[0, 0, 0, 0] = 0
+    added = added_gradients(model, EntropyGuidance(model, lambda1=0, lambda2=1e-3, epsilon=1e-6))
+    assert float(added["conv.weight"][0, 0, 0, 0]) < 0  # descent makes it positive
+
+
+def test_the_cap_holds_a_tap_that_sgd_would_throw() -> None:
+    def largest_tap(max_ratio: float | None) -> float:
+        model = small_net()
+        with torch.no_grad():
+            model.conv.weight[0, 0, 0, 0] = 1e-5
+        guidance = EntropyGuidance(model, lambda1=0, lambda2=1, epsilon=1e-6, max_ratio=max_ratio)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        for _ in range(50):
+            optimizer.zero_grad()
+            task_loss(model).backward()
+            guidance.add_gradients()
+            optimizer.step()
+        return float(model.conv.weight.detach().abs().max())
+
+    assert largest_tap(1.0) < 2 < 10 < largest_tap(None)
+
+
+def test_weight_decay_has_its_fixed_point() -> None:
+    model = nn.Linear(6, 4, bias=False).double()
+    guidance = EntropyGuidance(model, lambda1=0.01, form="log", ridge=0.0, every=1, max_ratio=None)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=0.04)
+    for _ in range(2000):
+        optimizer.zero_grad()
+        guidance.add_gradients()
+        optimizer.step()
+    sigma = torch.linalg.svdvals(model.weight.detach())
+    torch.testing.assert_close(sigma, torch.full_like(sigma, math.sqrt(0.01 / (4 * 0.04))), rtol=1e-6, atol=0)
+
+
+# --- warnings ---
+
+
+def test_the_literal_paper_form_on_real_layers_is_called_inert_once() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 784)
+    )
+    guidance = EntropyGuidance.paper(model)
+    images = torch.rand(32, 784)
+    for epoch in range(2):
+        guidance.start_epoch()
+        model.zero_grad()
+        F.mse_loss(model(images), images).backward()
+        guidance.add_gradients()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ratio = guidance.metrics()["guidance/ratio"]
+        assert ratio < 1e-5
+        assert [w.category for w in caught] == ([GuidanceWarning] if epoch == 0 else [])
+        assert all("inert" in str(w.message) and "per_dimension" in str(w.message) for w in caught)
+
+
+def test_dominant_guidance_is_told_before_the_cap_and_once() -> None:
+    model = small_net()
+    guidance = EntropyGuidance(model, lambda1=100.0)
+    added_gradients(model, guidance)
+    with pytest.warns(GuidanceWarning, match=r"dominant.*capped at 1.*max_ratio"):
+        assert guidance.metrics()["guidance/ratio"] > 1
+    added_gradients(model, guidance)
+    guidance.start_epoch()
+    added_gradients(model, guidance)
+    guidance.metrics()  # pytest makes an error of any warning
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("lambda1", -1e-3, ">= 0"),
+        ("lambda2", math.nan, ">= 0"),
+        ("lambda1", math.inf, "finite"),
+        ("epsilon", 0.0, "> 0"),
+        ("measure", "volumes", "volume, minor"),
+        ("form", "target", "log, reciprocal"),
+        ("scale", "dimension", "per_dimension, determinant"),
+        ("reduction", "max", "mean, sum"),
+        ("ridge", -0.1, ">= 0"),
+        ("every", 0, "auto"),
+        ("every", "often", "auto"),
+        ("max_ratio", 0.0, "None"),
+        ("until", 0.0, "None"),
+        ("until", 1.5, "<= 1"),
+        ("batch_size", 0, ">= 1"),
+    ],
+)
+def test_bad_options_are_refused_with_what_is_allowed(option: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ValueError, match=rf"{option} = .*allowed: .*{allowed}"):
+        EntropyGuidance(small_net(), **{option: value})
+
+
+def test_a_model_without_a_layer_to_guide_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no layer to guide.*nn.Linear.*nn.Conv2d"):
+        EntropyGuidance(nn.Sequential(nn.LayerNorm(4), nn.ReLU()))
+    with pytest.raises(ValueError, match=r"found: conv 0"):
+        EntropyGuidance(nn.Sequential(nn.Conv2d(1, 1, 3)), lambda1=1e-3, lambda2=0.0)
+    control = EntropyGuidance(nn.Sequential(nn.LayerNorm(4)), lambda1=0.0)
+    control.add_gradients()
+    assert control.metrics() == {}

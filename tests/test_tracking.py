@@ -1,0 +1,618 @@
+"""The tracker against real MLflow stores and a real server; what it wrote is read back with MLflow's own client."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import math
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from mlflow import MlflowClient
+from mlflow.experiments import commands
+
+from sweep.errors import TrackingError
+from sweep.metrics import EpochMetrics
+from sweep.tracking import RunKey, Tracker, experiment_url, serve, without_password
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlflow.entities import Run
+
+pytestmark = pytest.mark.filterwarnings("default")  # MLflow's and torch.export's own deprecations are not ours
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A migrated SQLite store, made once: the migrations take a second."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path.read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def uri(tmp_path: Path, empty_store: bytes) -> str:
+    (tmp_path / "mlflow.db").write_bytes(empty_store)
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def opened(uri: str, experiment: str = "digits", artifacts: Path = Path("artifacts")) -> Tracker:
+    tracker = Tracker(uri, experiment, artifacts=artifacts)
+    tracker.open(description="a study", params={"trials": 2}, tags={"sweep.version": "1"})
+    return tracker
+
+
+def epochs(first: int, last: int, names: tuple[str, ...] = ("val_loss", "val_accuracy")) -> list[EpochMetrics]:
+    return [
+        EpochMetrics(epoch, {name: epoch + 0.5 * i for i, name in enumerate(names)}, 1_000_000 + epoch)
+        for epoch in range(first, last + 1)
+    ]
+
+
+def start(tracker: Tracker, key: RunKey, **params: object) -> None:
+    tracker.start_trial(key, params=params, tags={"sweep.design": "true"}, start_time=1_000_000)
+
+
+def end(tracker: Tracker, key: RunKey, outcome: str | None = "completed", **metrics: float) -> None:
+    tracker.end_trial(key, outcome=outcome, metrics=metrics, tags={}, end_time=2_000_000)
+
+
+def runs(uri: str, experiment: str = "digits", kind: str = "trial") -> list[Run]:
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    return list(client.search_runs([found.experiment_id], f"tags.`sweep.kind` = '{kind}'"))
+
+
+def history(uri: str, run: Run, name: str) -> list[tuple[int, float]]:
+    return sorted((m.step, m.value) for m in MlflowClient(uri).get_metric_history(run.info.run_id, name))
+
+
+TRIAL = RunKey("digits", "trial", 17)
+
+
+def test_a_trial_is_one_whole_run(uri: str, tmp_path: Path) -> None:
+    tracker = opened(uri, artifacts=tmp_path / "artifacts")
+    start(tracker, TRIAL, lambda1=1e-3, depth=4, optimizer="adam", guided=True)
+    tracker.log_epochs(TRIAL, epochs(1, 3))
+    end(tracker, TRIAL, objective=0.25)
+    assert tracker.close(status="FINISHED")
+    assert tracker.problem is None
+
+    [parent], [run] = runs(uri, kind="study"), runs(uri)
+    assert run.info.run_name == "digits-0017"
+    assert run.info.status == "FINISHED"
+    assert run.info.start_time == 1_000_000
+    assert run.info.end_time == 2_000_000
+    assert run.data.params == {"lambda1": "0.001", "depth": "4", "optimizer": "adam", "guided": "True"}
+    # Hyperparameters that are numbers are metrics too, to sort by; a bool is none.
+    assert run.data.metrics == {"val_loss": 3, "val_accuracy": 3.5, "objective": 0.25, "lambda1": 1e-3, "depth": 4}
+    assert history(uri, run, "val_accuracy") == [(1, 1.5), (2, 2.5), (3, 3.5)]
+    tags = run.data.tags
+    assert tags["sweep.study"] == "digits"
+    assert (tags["sweep.kind"], tags["sweep.trial"], tags["sweep.outcome"]) == ("trial", "17", "completed")
+    assert tags["sweep.design"] == "true"
+    assert tags["mlflow.parentRunId"] == parent.info.run_id
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params == {"trials": "2"}
+    assert parent.data.tags["mlflow.note.content"] == "a study"
+    experiment = MlflowClient(uri).get_experiment_by_name("digits")
+    assert experiment is not None
+    assert experiment.artifact_location == (tmp_path / "artifacts").as_uri()
+    assert experiment.experiment_id == tracker.experiment_id == Tracker(uri, "digits", artifacts=tmp_path).check()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [
+        ("completed", "FINISHED"),
+        ("pruned", "FINISHED"),
+        ("diverged", "FINISHED"),
+        ("failed", "FAILED"),
+        (None, "KILLED"),
+    ],
+)
+def test_outcome_decides_the_status(uri: str, outcome: str | None, status: str) -> None:
+    tracker = opened(uri)
+    start(tracker, TRIAL)
+    end(tracker, TRIAL, outcome)
+    tracker.close(status="FINISHED")
+    [run] = runs(uri)
+    assert run.info.status == status
+    assert run.data.tags.get("sweep.outcome") == outcome
+    assert "objective" not in run.data.metrics
+
+
+def test_a_resumed_study_continues_its_runs(uri: str) -> None:
+    first = opened(uri)
+    start(first, TRIAL, lambda1=1e-3)
+    first.log_epochs(TRIAL, epochs(1, 3))
+    assert first.flush(20)  # and then the driver is killed: nothing is closed
+
+    second = opened(uri)
+    state = second.runs()[TRIAL]
+    assert (state.outcome, state.status) == (None, "RUNNING")
+    second.start_trial(TRIAL, params={"lambda1": 1e-3, "lambda2": 0.0}, tags={}, start_time=1_500_000)
+    second.log_epochs(TRIAL, epochs(2, 6))  # 2 and 3 were sent before
+    second.close(status="KILLED")
+    [run] = runs(uri)
+    assert run.info.status == "KILLED"
+    assert runs(uri, kind="study")[0].info.status == "KILLED"
+
+    third = opened(uri)
+    assert third.runs()[TRIAL].run_id == state.run_id == run.info.run_id
+    assert runs(uri, kind="study")[0].info.status == "RUNNING"
+    third.start_trial(TRIAL, params={"lambda1": 0.5}, tags={}, start_time=1_700_000)  # what a run has, it keeps
+    third.flush(20)
+    assert runs(uri)[0].info.status == "RUNNING"
+    end(third, TRIAL, objective=6.0)
+    third.close(status="FINISHED")
+    fourth = Tracker(uri, "digits", artifacts=Path("artifacts"))
+    fourth.open(description="extended", params={"trials": 100}, tags={})
+    end(fourth, TRIAL, objective=7.0)  # told again by a driver that did not know
+    assert fourth.close(status="FINISHED")
+    assert fourth.problem is None
+
+    [run] = runs(uri)
+    assert run.info.status == "FINISHED"
+    assert len(runs(uri, kind="study")) == 1
+    assert run.data.params == {"lambda1": "0.001", "lambda2": "0.0"}
+    assert history(uri, run, "val_loss") == [(epoch, float(epoch)) for epoch in range(1, 7)]
+    assert history(uri, run, "lambda1") == [(0, 1e-3)]
+    assert history(uri, run, "objective") == [(0, 6.0)]
+    assert runs(uri, kind="study")[0].data.params == {"trials": "2"}
+    # A value of a run that died before its answer came is sent again: the time it carries must not move.
+    assert [m.timestamp for m in MlflowClient(uri).get_metric_history(run.info.run_id, "objective")] == [1_000_000]
+    assert opened(uri).runs()[TRIAL].outcome == "completed"
+
+
+def test_a_trial_adopted_from_another_driver_keeps_its_run(uri: str) -> None:
+    ours, theirs = opened(uri), opened(uri)
+    start(theirs, TRIAL)
+    theirs.log_epochs(TRIAL, epochs(1, 2))
+    assert theirs.flush(20)
+    ours.start_trial(TRIAL, params={}, tags={}, start_time=1_500_000, resumed=True)
+    ours.log_epochs(TRIAL, epochs(1, 4))
+    end(ours, TRIAL)
+    ours.close(status="FINISHED")
+    [run] = runs(uri)
+    assert [step for step, _ in history(uri, run, "val_loss")] == [1, 2, 3, 4]
+
+
+def test_kinds_and_studies_do_not_mix(uri: str) -> None:
+    tracker = opened(uri)
+    keys = [TRIAL, RunKey("digits.controls", "control", 17), RunKey("digits.controls", "finalist", 17)]
+    for key in keys:
+        start(tracker, key)
+        end(tracker, key)
+    tracker.close(status="FINISHED")
+    assert opened(uri).runs().keys() == set(keys)
+    assert [len(runs(uri, kind=kind)) for kind in ("trial", "control", "finalist")] == [1, 1, 1]
+
+
+def test_the_outcome_comes_last(uri: str) -> None:
+    """A run seen with its outcome has all its metrics, files and params, also when they fill many calls."""
+    tracker = opened(uri)
+    params = {f"p{i:03}": i for i in range(130)}
+    start(tracker, TRIAL, **params)
+    tracker.log_epochs(TRIAL, epochs(1, 200, tuple(f"entropy/{i}" for i in range(12))))
+    tracker.log_text(TRIAL, "x: 1", "config.yaml")
+    end(tracker, TRIAL, objective=1.0)
+    seen = None
+    flushing = threading.Thread(target=tracker.flush, args=(60,))
+    flushing.start()
+    while seen is None or "sweep.outcome" not in seen.data.tags:
+        for seen in runs(uri):
+            assert seen.info.status == "RUNNING" or "sweep.outcome" in seen.data.tags
+    assert len(seen.data.params) == 130
+    assert seen.data.metrics["entropy/11"] == 200 + 5.5
+    assert [file.path for file in MlflowClient(uri).list_artifacts(seen.info.run_id)] == ["config.yaml"]
+    flushing.join()
+    assert len(history(uri, seen, "entropy/0")) == 200
+    tracker.close(status="FINISHED")
+
+
+def test_a_new_start_takes_an_end_back(uri: str) -> None:
+    tracker = opened(uri)
+    start(tracker, TRIAL)
+    end(tracker, TRIAL, None)  # a lost machine, and the trial goes on elsewhere before anything was sent
+    start(tracker, TRIAL)
+    assert tracker.flush(20)
+    assert runs(uri)[0].info.status == "RUNNING"
+    end(tracker, TRIAL, "pruned", last_objective=3.0)
+    tracker.close(status="FINISHED")
+    assert runs(uri)[0].info.status == "FINISHED"
+
+
+def test_not_a_number_and_infinity_are_stored(uri: str) -> None:
+    tracker = opened(uri)
+    start(tracker, TRIAL)
+    bad = [EpochMetrics(1, {"val_loss": math.nan, "train_loss": math.inf, "ok": 1.0}, 1_000_001)]
+    tracker.log_epochs(TRIAL, bad)
+    assert tracker.flush(20)
+    tracker.log_epochs(TRIAL, bad)
+    end(tracker, TRIAL, "diverged")
+    tracker.close(status="FINISHED")
+    [run] = runs(uri)
+    assert run.data.metrics["ok"] == 1.0
+    for name in ("val_loss", "train_loss"):
+        [(step, value)] = history(uri, run, name)
+        assert step == 1
+        assert math.isnan(value)
+
+
+def test_long_values_and_strange_layer_names_are_taken(uri: str) -> None:
+    tracker = opened(uri)
+    tracker.start_trial(TRIAL, params={"long": "é" * 9_000}, tags={"trace": "x" * 9_000}, start_time=1)
+    tracker.log_epochs(TRIAL, [EpochMetrics(1, {"entropy/block[0]": 2.0}, 1_000_001)])
+    end(tracker, TRIAL)
+    tracker.close(status="FINISHED")
+    assert tracker.problem is None
+    [run] = runs(uri)
+    assert run.data.params["long"].startswith("éé")
+    assert run.data.params["long"].endswith("...")
+    assert run.data.tags["trace"].startswith("xxx")
+    assert run.data.metrics == {"entropy/block_0_": 2.0}
+
+
+def test_what_mlflow_refuses_is_told_and_stops_nothing_else(uri: str, tmp_path: Path) -> None:
+    tracker = opened(uri)
+    start(tracker, TRIAL)
+    tracker.log_files(TRIAL, [tmp_path / "missing.pt"])
+    other = RunKey("digits", "trial", 18)
+    start(tracker, other)
+    end(tracker, other)
+    assert tracker.flush(20)
+    assert tracker.problem is not None
+    assert "digits-0017" in tracker.problem
+    assert "missing.pt" in tracker.problem
+    assert {run.info.run_name: run.info.status for run in runs(uri)}["digits-0018"] == "FINISHED"
+    tracker.close(status="FINISHED")
+
+
+def test_a_run_that_fails_again_and_again_does_not_hold_up_the_others(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "artifacts").touch()  # where a folder should be made
+    tracker = opened(uri, artifacts=tmp_path / "artifacts")
+    (tmp_path / "weights.pt").touch()
+    tracker.log_files(None, [tmp_path / "weights.pt"])
+    start(tracker, TRIAL)
+    end(tracker, TRIAL)
+    assert not tracker.flush(4)
+    assert tracker.problem is not None
+    assert runs(uri)[0].info.status == "FINISHED"
+    (tmp_path / "artifacts").unlink()
+    assert tracker.flush(20)
+    assert tracker.problem is None
+    assert tracker.close(status="FINISHED")
+
+
+def test_files_land_in_the_artifacts_folder(uri: str, tmp_path: Path) -> None:
+    tracker = opened(uri, artifacts=tmp_path / "artifacts")
+    (tmp_path / "weights.pt").write_bytes(b"weights")
+    tracker.log_files(None, [tmp_path / "weights.pt"], "best")
+    tracker.close(status="FINISHED")
+    [parent] = runs(uri, kind="study")
+    assert [file.path for file in MlflowClient(uri).list_artifacts(parent.info.run_id, "best")] == ["best/weights.pt"]
+    assert len(list((tmp_path / "artifacts").rglob("weights.pt"))) == 1
+
+
+def test_work_queued_before_opening_is_kept(uri: str) -> None:
+    tracker = Tracker(uri, "digits", artifacts=Path("artifacts"))
+    start(tracker, TRIAL)
+    tracker.log_epochs(TRIAL, epochs(1, 2))
+    tracker.open(description="", params={}, tags={})
+    end(tracker, TRIAL)
+    assert tracker.close(status="FINISHED")
+    assert len(history(uri, runs(uri)[0], "val_loss")) == 2
+
+
+def test_deleted_experiment_is_refused_with_the_way_back(uri: str) -> None:
+    opened(uri).close(status="FINISHED")
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("digits")
+    assert experiment is not None
+    client.delete_experiment(experiment.experiment_id)
+    with pytest.raises(TrackingError, match="'digits' was deleted") as error:
+        opened(uri)
+    restore = next(line for line in str(error.value).splitlines() if " restore " in line)
+    variable, *command, name, option, value = shlex.split(restore)
+    assert [variable, *command] == [f"MLFLOW_TRACKING_URI={uri}", "mlflow", "experiments"]
+    done = CliRunner().invoke(commands, [name, option, value], env={"MLFLOW_TRACKING_URI": uri})
+    assert done.exit_code == 0, done.output
+    opened(uri).close(status="FINISHED")
+
+
+def test_a_store_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    started = time.monotonic()
+    with pytest.raises(TrackingError, match="out of reach"):
+        Tracker(f"sqlite:///{tmp_path}/file/mlflow.db", "digits", artifacts=tmp_path).check()
+    assert time.monotonic() - started < 10
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_an_unreachable_server_is_told_soon_and_without_its_password() -> None:
+    uri = f"http://ann:s3cret@127.0.0.1:{free_port()}"
+    tracker = Tracker(uri, "digits", artifacts=Path("artifacts"))
+    started = time.monotonic()
+    with pytest.raises(TrackingError, match=r"http://ann:\*\*\*@127\.0\.0\.1") as error:
+        tracker.open(description="", params={}, tags={})
+    assert time.monotonic() - started < 10
+    assert "refused" in str(error.value)
+    assert "s3cret" not in str(error.value)
+    assert not tracker.close(status="FAILED", timeout=1) or tracker.problem is None
+
+
+def test_a_silent_server_is_told_soon() -> None:
+    with socket.socket() as listener:  # takes connections and never answers
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        started = time.monotonic()
+        with pytest.raises(TrackingError, match="out of reach"):
+            Tracker(f"http://127.0.0.1:{listener.getsockname()[1]}", "digits", artifacts=Path("artifacts")).check()
+    assert time.monotonic() - started < 12
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
+        ("http://mlflow:5000", "http://mlflow:5000"),
+        ("https://ann:s3cret@mlflow/base", "https://ann:***@mlflow/base"),
+        ("postgresql+psycopg://ann:s3:cr@et@db:5432/mlflow", "postgresql+psycopg://ann:***@db:5432/mlflow"),
+        ("postgresql://db/mlflow?user=ann&password=s3cret&x=1", "postgresql://db/mlflow?user=ann&password=***&x=1"),
+    ],
+)
+def test_without_password(uri: str, shown: str) -> None:
+    assert without_password(uri) == shown
+
+
+def test_import_does_not_load_mlflow() -> None:
+    code = "import sys, sweep.tracking; print('mlflow' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_mlflow_is_silent(uri: str) -> None:
+    path = uri.removeprefix("sqlite:///")
+    code = f"""
+from pathlib import Path
+from sweep.tracking import RunKey, Tracker
+Path({path!r}).unlink()  # so that the migrations run and may talk
+tracker = Tracker({uri!r}, "digits", artifacts=Path("artifacts"))
+tracker.open(description="", params={{}}, tags={{}})
+key = RunKey("digits", "trial", 0)
+tracker.start_trial(key, params={{}}, tags={{}}, start_time=1)
+tracker.end_trial(key, outcome="completed", metrics={{}}, tags={{}}, end_time=2)
+assert tracker.close(status="FINISHED")
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout + done.stderr == ""
+
+
+class Scaled(torch.nn.Module):
+    """A class that only this file knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(64, 10)
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.dropout(self.linear(x.flatten(1))))
+
+
+def test_a_logged_model_predicts_without_this_project_and_without_unpickling(uri: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Scaled()
+    batch = np.random.default_rng(0).random((5, 1, 8, 8), dtype=np.float32)
+    expected = model.eval()(torch.from_numpy(batch)).detach().numpy()
+    tracker = opened(uri, artifacts=tmp_path / "artifacts")
+    start(tracker, TRIAL, lambda1=0.1)
+    end(tracker, TRIAL)
+    tracker.log_model(TRIAL, model.train(), batch[:1])
+    tracker.log_model(TRIAL, model, batch[:1])  # a resumed study logs it again: it is there
+    assert tracker.close(status="FINISHED", timeout=60)
+    assert tracker.problem is None
+    [run] = runs(uri)
+    assert len(MlflowClient(uri).search_logged_models([run.info.experiment_id])) == 1
+
+    np.save(tmp_path / "batch.npy", batch)
+    (tmp_path / "predict.py").write_text(f"""
+import mlflow, numpy as np
+mlflow.set_tracking_uri({uri!r})
+model = mlflow.pyfunc.load_model("runs:/{run.info.run_id}/model")
+assert model.metadata.signature is not None and model.input_example.shape[1:] == (1, 8, 8)
+np.save("predicted.npy", model.predict(np.load("batch.npy")))
+try:
+    import sweep
+except ImportError:
+    print("without")
+""")
+    # -S leaves out the editable install of this project; the other packages come by their path.
+    packages = str(Path(mlflow.__file__).parents[1])
+    environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "PYTHONPATH": packages}
+    command = [sys.executable, "-S", "predict.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "without"
+    np.testing.assert_allclose(np.load(tmp_path / "predicted.npy"), expected, rtol=1e-5, atol=1e-6)
+
+
+def served(uri: str, artifacts: Path, port: int) -> subprocess.Popen[bytes]:
+    command, environment = serve(uri, artifacts, port=port)
+    server = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+        except OSError:
+            assert server.poll() is None
+            time.sleep(0.1)
+        else:
+            return server
+    raise TimeoutError(command)
+
+
+def stopped(server: subprocess.Popen[bytes]) -> None:
+    os.killpg(server.pid, signal.SIGKILL)  # its own session: only what this test started
+    server.wait()
+
+
+class Server(NamedTuple):
+    url: str
+    store: str
+    folder: Path
+    processes: list[subprocess.Popen[bytes]]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, empty_store: bytes) -> Iterator[Server]:
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    (folder / "mlflow.db").write_bytes(empty_store)
+    store = f"sqlite:///{folder}/mlflow.db"
+    running = Server(f"http://127.0.0.1:{port}", store, folder, [served(store, folder / "artifacts", port)])
+    yield running
+    stopped(running.processes[-1])
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """Passes requests on to a server, but loses the answer to the first creation of a run."""
+
+    protocol_version = "HTTP/1.1"
+    target: ClassVar[str]
+    creations: ClassVar[int] = 0
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {"Content-Type": self.headers.get("Content-Type", "")}
+        request = urllib.request.Request(self.target + self.path, body or None, headers, method=self.command)
+        try:
+            with urllib.request.urlopen(request) as response:
+                status, answer = response.status, response.read()
+        except urllib.error.HTTPError as error:
+            status, answer = error.code, error.read()
+        if self.path.endswith("runs/create") and b"sweep.trial" in body:
+            type(self).creations += 1
+            if self.creations == 1:
+                self.close_connection = True
+                return
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_GET = do_PATCH = do_POST  # noqa: N815  http.server's names
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class Refusing(Proxy):
+    """Refuses everything."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@contextlib.contextmanager
+def listening(handler: type[Proxy]) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{proxy.server_address[1]}"
+        proxy.shutdown()
+
+
+def test_a_creation_whose_answer_is_lost_is_not_repeated(server: Server) -> None:
+    Proxy.target = server.url
+    with listening(Proxy) as url:
+        tracker = opened(url, "lost")
+        start(tracker, TRIAL)
+        tracker.log_epochs(TRIAL, epochs(1, 2))
+        end(tracker, TRIAL)
+        assert tracker.close(status="FINISHED")
+    assert Proxy.creations == 1
+    [run] = runs(server.store, "lost")
+    assert run.info.status == "FINISHED"
+    assert len(history(server.store, run, "val_loss")) == 2
+
+
+def test_a_refused_login_says_which_variables() -> None:
+    with listening(Refusing) as url, pytest.raises(TrackingError, match=r"refuses access.*MLFLOW_TRACKING_USERNAME"):
+        opened(url)
+
+
+def test_a_server_that_dies_and_comes_back_loses_and_doubles_nothing(server: Server) -> None:
+    tracker = opened(server.url, "dies")
+    keys = [RunKey("dies", "trial", number) for number in range(6)]
+    bad = EpochMetrics(3, {"val_loss": math.nan}, 1_000_003)
+    for key in keys[:3]:
+        start(tracker, key, lambda1=0.5)
+        tracker.log_epochs(key, [*epochs(1, 2), bad])
+    tracker.log_text(None, "x: 1", "study.yaml")
+    assert tracker.flush(20)
+
+    stopped(server.processes[-1])
+    for key in keys[3:]:
+        start(tracker, key, lambda1=0.5)
+    for key in keys:
+        tracker.log_epochs(key, [*epochs(1, 2), bad, *epochs(4, 5)])
+        end(tracker, key, objective=0.1)
+    assert not tracker.flush(3)
+    assert tracker.problem is not None
+    assert "refused" in tracker.problem
+    assert server.url in tracker.problem
+
+    server.processes.append(served(server.store, server.folder / "artifacts", int(server.url.rpartition(":")[2])))
+    assert tracker.flush(30)
+    assert tracker.problem is None
+    assert tracker.close(status="FINISHED")
+
+    found = runs(server.store, "dies")
+    assert sorted(run.info.run_name for run in found) == [f"dies-{number:04d}" for number in range(6)]
+    for run in found:
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["sweep.outcome"] == "completed"
+        assert [step for step, _ in history(server.store, run, "val_loss")] == [1, 2, 3, 4, 5]
+        assert [step for step, _ in history(server.store, run, "val_accuracy")] == [1, 2, 4, 5]
+        assert history(server.store, run, "objective") == [(0, 0.1)]
+    [parent] = runs(server.store, "dies", kind="study")
+    assert parent.info.status == "FINISHED"
+    assert len(list((server.folder / "artifacts").rglob("study.yaml"))) == 1
+
+
+def test_experiment_url_sorts_trials_by_the_objective() -> None:
+    url = experiment_url("http://ann:s3cret@127.0.0.1:5000/", "7", ascending=True)
+    assert url == (
+        "http://127.0.0.1:5000/#/experiments/7/runs?searchFilter=tags.%60sweep.kind%60%3D%27trial%27"
+        "&orderByKey=metrics.%60objective%60&orderByAsc=true&startTime=ALL&lifecycleFilter=Active"
+    )
