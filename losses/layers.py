@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .entropy import corner_taps, leading_block
 
 MIN_EVERY, MAX_EVERY = 32, 128  # cached gradients were as good as exact ones up to 32 steps, and lost 1-2 % at 64
-REFRESH_SHARE = 0.05  # of a layer's training step, on average
+REFRESH_SHARE = 0.05  # of a layer's training step, about, on average
 FACTORISATION_PENALTY = 6.0  # how much slower per flop Cholesky and its inverse are than a matrix product
 
 
@@ -33,12 +33,13 @@ class Layer:
 
         Gram matrix and product with its inverse take 4 k^2 l flops, Cholesky and inverse k^3 at a lower speed, a
         training step 6 B k l; k and l are the smaller and the larger size of a dense layer's matrix. Taps cost nothing.
+        From shape and batch size alone, never from timings, since runs must repeat.
         """
         if self.kind == "conv":
             return MIN_EVERY
         short, long = sorted(self.view(self.weight).shape)
         cost = (4 * short**2 * long + FACTORISATION_PENALTY * short**3) / (6 * batch_size * short * long)
-        return min(MAX_EVERY, max(MIN_EVERY, int(2 ** math.ceil(math.log2(cost / REFRESH_SHARE)))))
+        return min(MAX_EVERY, max(MIN_EVERY, int(2 ** round(math.log2(cost / REFRESH_SHARE)))))
 
 
 def guidable_layers(model: nn.Module, measure: str) -> Iterator[Layer]:

@@ -18,11 +18,15 @@ class Task:
         loss: (output, images, labels) -> mean over the batch.
         score: name of the metric that is logged beside the loss.
         summarise: (outputs and labels of an epoch's batches, the epoch's mean loss) -> that metric.
+        keeps_outputs: whether `summarise` reads the outputs.
+        normalizes: whether the model takes images of mean 0 and deviation 1, rather than in [0, 1].
     """
 
     loss: Callable[[Tensor, Tensor, Tensor], Tensor]
     score: str
     summarise: Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], Tensor]
+    keeps_outputs: bool
+    normalizes: bool
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -48,6 +52,6 @@ def _psnr(_outputs: Sequence[Tensor], _labels: Sequence[Tensor], loss: Tensor) -
 
 
 TASKS = {
-    "classification": Task(_cross_entropy, "accuracy", _accuracy),
-    "reconstruction": Task(_mean_squared_error, "psnr", _psnr),
+    "classification": Task(_cross_entropy, "accuracy", _accuracy, keeps_outputs=True, normalizes=True),
+    "reconstruction": Task(_mean_squared_error, "psnr", _psnr, keeps_outputs=False, normalizes=False),
 }

@@ -5,12 +5,13 @@ Nothing here imports torch, Ray, Optuna or MLflow, so that reading a study file 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from .errors import nearest, sentences
 
 Scalar = bool | int | float | str | None
 
@@ -27,7 +28,17 @@ MUTABLE = {"search", "resources"}
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """Refuses true and false where pydantic would take them for 1 and 0."""
+        if isinstance(value, bool) and info.field_name is not None:
+            annotation = str(cls.model_fields[info.field_name].annotation)
+            if "bool" not in annotation and ("int" in annotation or "float" in annotation):
+                raise ValueError(f"must be a number, not {str(value).lower()}")
+        return value
 
 
 class ModelConfig(_Section):
@@ -173,14 +184,17 @@ class Range(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Range:
+        problems = []
         if not self.low < self.high:
-            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+            problems.append(f"low ({self.low}) must be below high ({self.high})")
         if self.log and self.low <= 0:
-            raise ValueError(f"a log scale needs low > 0, not {self.low}")
+            problems.append(f"a log scale needs low > 0, not {self.low}")
         if self.log and self.step is not None:
-            raise ValueError("log and step exclude each other")
+            problems.append("log and step exclude each other")
         if self.step is not None and self.step <= 0:
-            raise ValueError(f"step must be above 0, not {self.step}")
+            problems.append(f"step must be above 0, not {self.step}")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
     @property
@@ -266,7 +280,7 @@ class StudyConfig(_Section):
             try:
                 dimensions[name] = _dimension(str(name), value)
             except ValidationError as error:
-                problems += [f"{name}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+                problems += sentences(error, Choices if "choices" in value else Range, str(name))
             except ValueError as error:
                 problems.append(f"{name}: {error}")
         if problems:
@@ -364,6 +378,8 @@ def _dimension(name: str, value: object) -> Dimension:
         constant = _number(value, kind)
         _check(name, constant)
         return constant  # type: ignore[return-value]
+    if not {"low", "high", "choices"} & set(value):
+        raise ValueError("must have low and high, or choices, or be a constant")
     typed: dict[str, Any] = {k: _number(v, kind) if k in ("low", "high", "step") else v for k, v in value.items()}
     if {type(typed.get(k)) for k in ("low", "high", "step")} >= {int, float}:
         typed = {k: float(v) if isinstance(v, int) and not isinstance(v, bool) else v for k, v in typed.items()}
@@ -378,7 +394,7 @@ def _dimension(name: str, value: object) -> Dimension:
 def _number(value: object, kind: type | None) -> object:
     if isinstance(value, bool) or not isinstance(value, int | float) or kind is None:
         return value
-    if kind is int and value != int(value):
+    if kind is int and not float(value).is_integer():
         raise ValueError(f"{value} is not a whole number")
     return kind(value)
 
@@ -392,10 +408,4 @@ def _check(name: str, value: object) -> None:
         elif field in ("depth", "width") and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{value!r} must be a whole number, at least 1")
     except ValidationError as error:
-        raise ValueError(f"{value!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """``; did you mean X?`` for a misspelt word, or an empty string."""
-    match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f" (did you mean {match[0]}?)" if match else ""
+        raise ValueError("; ".join(s.partition(": ")[2] for s in sentences(error, section))) from None  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from .study import Outcome, Row, Study, Trial
 from .tracking import RunKey, Tracker
 from .trial import Place, trained_model
 
+TRACEBACK = 4000  # characters of its end that are kept in MLflow
 INERT, DOMINANT = 1e-5, 1.0  # guidance's gradient norm over the task's, mean of an epoch
 
 
@@ -117,6 +118,11 @@ class Driver:
         """Fails a trial whose workers died again and again."""
         self._end(self._trials[key], "failed", checkpoint=None, error=error, tags={})
 
+    def release(self) -> None:
+        """Leaves the trials that were interrupted to the next run."""
+        for trial in self._trials.values():
+            self._studies[trial.study].release(trial)
+
     # -- within --------------------------------------------------------------------------------------------------
 
     def _job(self, trial: Trial | None) -> Job | None:
@@ -148,23 +154,24 @@ class Driver:
         return self._out_of_budget
 
     def _watch_guidance(self, trial: Trial, metrics: EpochMetrics) -> None:
-        """Says once per trial that guidance does nothing, or too much."""
+        """Marks a trial, once, whose guidance does nothing or too much, and explains the first one of each."""
         ratio = metrics.values.get("guidance/ratio")
-        if ratio is None or trial.key in self._guidance:
+        if ratio is None or trial.key in self._guidance or INERT <= ratio <= DOMINANT:
             return
-        if ratio < INERT:
-            self._guidance[trial.key] = "inert"
-            hint = "it changes nothing (see scale and measure under guidance in the README)"
-        elif ratio > DOMINANT:
-            self._guidance[trial.key] = "dominant"
-            hint = "it outweighs the task (lower lambda1 and lambda2, or max_ratio)"
-        else:
-            return
-        state = self._guidance[trial.key]
-        self._listener.noticed(
-            f"trial {trial.number}: guidance is {state}, its gradient was {ratio:.1e} of the task's over epoch "
-            f"{metrics.epoch}; {hint}"
+        state, hint = (
+            ("inert", "it changes nothing (see measure and scale under guidance in the README)")
+            if ratio < INERT
+            else (
+                "dominant",
+                "it would outweigh the task without max_ratio; lower lambdas, or a larger epsilon, avoid it",
+            )
         )
+        if state not in self._guidance.values():
+            self._listener.noticed(
+                f"trial {trial.number}: guidance is {state}, its gradient {ratio:.2g} times the task's over epoch "
+                f"{metrics.epoch}: {hint}. All such trials have the MLflow tag sweep.guidance = {state}."
+            )
+        self._guidance[trial.key] = state
 
     def _start_run(self, key: RunKey, trial: Trial | Row, started: float | None = None) -> None:
         config = self._config.trial(trial.hyperparameters, seed=_seed(trial))
@@ -176,7 +183,10 @@ class Driver:
             **({"sweep.control": "tuned" if trial.kind == "tuned" else "plain"} if key.kind == "control" else {}),
         }
         params = self._config.hyperparameters(config)
-        self._tracker.start_trial(key, params=params, tags=tags, start_time=int((started or time.time()) * 1000))
+        start_time = int((started or time.time()) * 1000)
+        # Another driver may have opened the run of a trial that was adopted.
+        adopted = isinstance(trial, Trial) and trial.attempt > 1
+        self._tracker.start_trial(key, params=params, tags=tags, start_time=start_time, resumed=adopted)
 
     def _end(
         self, trial: Trial, outcome: Outcome, *, checkpoint: str | None, error: str | None, tags: Mapping[str, str]
@@ -199,7 +209,7 @@ class Driver:
         """Ends a run. `objective` is for completed search trials alone, so that sorting by it shows the truth."""
         name = "final_objective" if key.kind != "trial" else "objective" if outcome == "completed" else "last_objective"
         metrics = {name: value} if value is not None and outcome in ("completed", "pruned") else {}
-        tags = {**tags, **({"sweep.error": error} if error else {})}
+        tags = {**tags, **({"sweep.error": error[-TRACEBACK:]} if error else {})}
         self._tracker.end_trial(key, outcome=outcome, metrics=metrics, tags=tags, end_time=int(ended * 1000))
 
     def repair(self) -> int:
@@ -210,7 +220,8 @@ class Driver:
             for row in study.rows():
                 key = RunKey(study.name, _mlflow_kind(row.kind), row.number)
                 state = known.get(key)
-                if row.state != "finished" or row.outcome is None or (state and state.outcome == row.outcome):
+                whole = state is not None and state.outcome is not None and state.status in ("FINISHED", "FAILED")
+                if row.state != "finished" or row.outcome is None or whole:
                     continue
                 lacking += 1
                 self._start_run(key, row, row.started)
@@ -235,7 +246,7 @@ class Driver:
         self._tracker.log_text(key, config.model_dump_json(indent=2), "config.json")
         self._tracker.log_files(key, [saved.path], "checkpoint")
         place = Place(saved.path.parent.parent, self._settings.data, self._settings.cache)
-        self._tracker.log_model(key, *trained_model(config, place))
+        self._tracker.log_model(key, *trained_model(config, place, saved))
         self._tracker.set_tags(None, {"sweep.best": str(row.number)})
         if self._tracker.flush(timeout=60):
             self._search.note("recorded_best", row.number)

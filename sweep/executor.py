@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import tempfile
 import threading
 import traceback
@@ -113,14 +114,19 @@ def parallelism(resources: Resources) -> int:
         has = node["Resources"]
         if node["Alive"]:
             found.append(f"{has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs")
-            fits = [int(has.get("CPU", 0) / cpus)] + ([int(has.get("GPU", 0) / gpus)] if gpus else [])
-            slots += min(fits)
+            slots += min(_fit(has.get("CPU", 0), cpus), _fit(has.get("GPU", 0), gpus) if gpus else sys.maxsize)
     if not slots:
         raise SweepError(
             f"resources: a trial asks for {cpus:g} CPUs and {gpus:g} GPUs, but no node has them; there is: "
             f"{'; '.join(found)}. Lower resources.cpus or resources.gpus, or connect to a larger cluster."
         )
     return min(slots, resources.max_concurrent or slots)
+
+
+def _fit(there: float, asked: float) -> int:
+    """How often a demand fits; a share of a GPU cannot be put together from several of them."""
+    each = int(1 / asked + 1e-9) * int(there) if asked < 1 else 0
+    return each or int(there / asked + 1e-9)
 
 
 def gpus_per_trial(resources: Resources) -> float:
@@ -141,9 +147,13 @@ def connected(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
         os.environ.setdefault(name, value)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     local = {"include_dashboard": False, "num_cpus": num_cpus} if address == "local" else {}
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        ray.init(address=address, **quiet, **local)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        if port.isdigit():
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
+        with _quiet("ray"):
+            ray.init(address=address, **quiet, **local)
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise SweepError(
             f"address {address}: no Ray cluster answers ({reason}). Start one there, or use --address local."
@@ -163,7 +173,11 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
     gpus = gpus_per_trial(resources)
     bridge = _Bridge(source, limit=parallelism(resources), stop=stop, gpu=gpus > 0)
     # What Tune writes is not kept.
-    with tempfile.TemporaryDirectory(prefix="sweep-tune-") as scratch, _quiet():
+    with (
+        tempfile.TemporaryDirectory(prefix="sweep-tune-") as scratch,
+        _quiet("ray.tune", "ray.air", "ray.train"),
+        bridge,
+    ):
         tune.run(
             Worker,
             name="study",
@@ -232,6 +246,12 @@ class _Bridge:
         self.error: BaseException | None = None
         self._asker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ask")
         self._next: Future[Job | None] | None = None
+
+    def __enter__(self) -> _Bridge:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._asker.shutdown()  # a trial that was asked ahead is known to the source when this returns
 
     def __getstate__(self) -> dict[str, Any]:
         """Empty: Tune pickles its adapters into a snapshot, which must hold nothing of the study."""
@@ -368,9 +388,9 @@ class _Losses(tune.Callback):
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Tune speaks of result files that we do not write and of logs that nobody asked for."""
-    loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.air", "ray.train")]
+def _quiet(*names: str) -> Iterator[None]:
+    """Ray speaks of result files that we do not write, and of settings that nobody asked about."""
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

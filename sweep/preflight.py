@@ -8,8 +8,8 @@ from typing import Any
 
 from models import MODELS, model_class, options
 
-from .config import Choices, Scalar, StudyConfig, nearest
-from .errors import DataError
+from .config import Choices, Scalar, StudyConfig
+from .errors import DataError, nearest
 from .settings import Settings
 
 CORNERS = 512  # models built, at most, to see whether the space holds an impossible one
@@ -21,13 +21,46 @@ def check_names(raw: Mapping[str, Any]) -> list[str]:
 
     problems = []
     for section, known in (("model", list(MODELS)), ("data", list(DATASETS))):
-        part = raw.get(section)
-        name = part.get("name") if isinstance(part, Mapping) else None
+        name = _mapping(raw, section).get("name")
         if isinstance(name, str) and name not in known:
             problems.append(
                 f"{section}.name: unknown {section} {name!r}{nearest(name, known)}; one of {', '.join(known)}"
             )
+    return problems + _check_family(raw)
+
+
+def _check_family(raw: Mapping[str, Any]) -> list[str]:
+    """Options and metrics that a model family does not have, and sizes that it lacks."""
+    from losses.task import TASKS
+
+    model, space = _mapping(raw, "model"), _mapping(raw, "space")
+    name = model.get("name")
+    if not isinstance(name, str) or name not in MODELS:
+        return []
+    known, sizes = list(options(name)), ("depth", "width")
+    searched = [str(n).removeprefix("model.") for n in space if str(n).startswith("model.")]
+    problems = [
+        f"model.{option}: {name} has no such option{nearest(option, known)}; it has {', '.join([*sizes, *known])}"
+        for option in [str(o) for o in [*model, *searched]]
+        if option not in ("name", *sizes, *known)
+    ]
+    problems += [
+        f"space.{size}: required, as a range, choices or a constant"
+        for size in sizes
+        if size not in space and model.get(size) is None
+    ]
+    metric = _mapping(raw, "objective").get("metric")
+    metrics = [f"val_{name}" for name in TASKS[model_class(name).task].metrics]  # type: ignore[attr-defined]
+    if isinstance(metric, str) and metric not in metrics:
+        problems.append(
+            f"objective.metric: {name} has no {metric!r}{nearest(metric, metrics)}; it has {', '.join(metrics)}"
+        )
     return problems
+
+
+def _mapping(raw: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    part = raw.get(section)
+    return part if isinstance(part, Mapping) else {}
 
 
 def check(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]]:
@@ -36,38 +69,16 @@ def check(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]
     Returns:
         Problems, and warnings.
     """
+    from .data import DATASETS, prepare, split_sizes
+
     problems = check_names(config.model_dump())
-    if problems:
-        return problems, []
-    from losses.task import TASKS
-
-    from .data import prepare, split_sizes
-
-    known = options(config.model.name)
-    given = [*(config.model.model_extra or {}), *(n[6:] for n in config.space if n.startswith("model."))]
-    for option in given:
-        if option not in known:
-            problems.append(
-                f"model.{option}: {config.model.name} has no such option{nearest(option, list(known))}; it has "
-                f"{', '.join(['depth', 'width', *known])}"
-            )
-    buildable = not problems
-    task = TASKS[model_class(config.model.name).task]  # type: ignore[attr-defined]
-    metrics = [f"val_{name}" for name in task.metrics]
-    if config.objective.metric not in metrics:
-        problems.append(
-            f"objective.metric: {config.model.name} has no {config.objective.metric!r}"
-            f"{nearest(config.objective.metric, metrics)}; it has {', '.join(metrics)}"
-        )
-    for section in ("depth", "width"):
-        if section not in config.space and getattr(config.model, section) is None:
-            problems.append(f"space.{section}: required, as a range, choices or a constant")
-            buildable = False
-    try:
-        split_sizes(config.data.name, train_size=config.data.train_size, val_fraction=config.data.val_fraction)
-        prepare(config.data.name, root=settings.data, cache=settings.cache)
-    except DataError as error:
-        problems.append(str(error))
+    buildable = all(problem.startswith("objective.") for problem in problems)
+    if config.data.name in DATASETS:
+        try:
+            split_sizes(config.data.name, train_size=config.data.train_size, val_fraction=config.data.val_fraction)
+            prepare(config.data.name, root=settings.data, cache=settings.cache)
+        except DataError as error:
+            problems.append(str(error))
     if buildable:
         impossible, warnings = _check_sizes(config)
         return problems + impossible, warnings

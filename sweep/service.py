@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import Scalar, StudyConfig, TrialConfig, nearest
-from .errors import ConfigError, SweepError
+from .config import Scalar, StudyConfig, TrialConfig
+from .errors import ConfigError, SweepError, nearest
 from .preflight import check, check_names
 from .settings import Settings
 from .studyfile import built_in, built_in_names, override, parse, read_yaml
@@ -156,7 +156,7 @@ def run(config: StudyConfig, settings: Settings, listener: Listener, *, stop: th
         SweepError: storage, tracking server or cluster out of reach, before any trial starts.
     """
     from .driver import Driver
-    from .executor import connected, execute
+    from .executor import connected, execute, parallelism
     from .study import Study, open_storage
     from .tracking import Tracker
 
@@ -165,18 +165,22 @@ def run(config: StudyConfig, settings: Settings, listener: Listener, *, stop: th
     tracker = Tracker(settings.tracking_uri, config.name, artifacts=settings.artifacts)
     with ThreadPoolExecutor(max_workers=1) as pool:
         # Importing MLflow and starting Ray take seconds each.
-        opening = pool.submit(tracker.open, description=describe(config), params=parameters(config), tags={})
+        checking = pool.submit(tracker.check)
         with contextlib.nullcontext() if complete else connected(settings.address):
-            opening.result()
-            storage = open_storage(settings.storage)
-            search, controls = (Study(config, storage, workspace=settings.workspace, sister=s) for s in (False, True))
-            search.fill()
-            driver = Driver(config, settings, search, controls, tracker, listener)
+            checking.result()
+            if not complete:
+                parallelism(config.resources)  # refuses what no node has room for, before anything is written
+            tracker.open(description=describe(config), params=config.identity(), tags=_budget(config))
             try:
+                storage, workspace = open_storage(settings.storage), settings.workspace
+                search, controls = (Study(config, storage, workspace=workspace, sister=s) for s in (False, True))
+                search.fill()
+                driver = Driver(config, settings, search, controls, tracker, listener)
                 driver.repair()
                 if not complete:
                     execute(driver, config.resources, stop=stop or threading.Event())
                     interrupted = not driver.finished()
+                    driver.release()
                 summary = _summary(config, search.rows(), controls.rows(), interrupted=interrupted)
                 driver.record(summary.best, to_yaml(config))
             except BaseException:
@@ -185,6 +189,11 @@ def run(config: StudyConfig, settings: Settings, listener: Listener, *, stop: th
     if not tracker.close(status="KILLED" if interrupted else "FINISHED", timeout=60):
         listener.noticed(f"tracking: {tracker.problem}; the next run of {config.name} sends what is missing")
     return replace(summary, seconds=time.monotonic() - began)
+
+
+def _budget(config: StudyConfig) -> dict[str, str]:
+    """What may change between two runs of a study: tags, since MLflow's params never change."""
+    return {f"sweep.search.{k}": str(v) for k, v in config.search.model_dump(mode="json").items() if k != "finalists"}
 
 
 def _complete(config: StudyConfig, settings: Settings) -> bool:
@@ -257,9 +266,9 @@ def to_yaml(config: StudyConfig) -> str:
 
     from ruamel.yaml import YAML
 
-    raw = config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    raw = config.model_dump(mode="json", exclude_defaults=True)
     raw["space"] = {n: d if not isinstance(d, dict) else {k: v for k, v in d.items() if v} | _ends(d)
-                    for n, d in config.model_dump(mode="json", exclude_none=True)["space"].items()}  # fmt: skip
+                    for n, d in config.model_dump(mode="json")["space"].items()}  # fmt: skip
     yaml, text = YAML(typ="safe", pure=True), io.StringIO()
     yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = None, False  # type: ignore[assignment]
     yaml.dump(raw, text)
@@ -285,11 +294,6 @@ def describe(config: StudyConfig) -> str:
         f"search trials.\n\nBest first: filter ``tags.`sweep.kind` = 'trial'`` and sort by `objective`. Controls and "
         "finalists: ``tags.`sweep.kind` = 'control'`` or ``'finalist'``, metric `final_objective`."
     )
-
-
-def parameters(config: StudyConfig) -> dict[str, object]:
-    """The parent run's params: the whole study, flat."""
-    return {**config.identity(), **{f"search.{k}": v for k, v in config.search.model_dump(mode="json").items()}}
 
 
 # -- one trial, in this process --------------------------------------------------------------------------------------

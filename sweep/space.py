@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 
 import numpy as np
 from optuna.distributions import (
@@ -33,7 +34,9 @@ def _distribution(dimension: Range | Choices) -> BaseDistribution:
     step = None if dimension.step is None else float(dimension.step)
     low, high = float(dimension.low), float(dimension.high)
     if step is not None:
-        high = low + step * int((high - low) / step + 1e-9)
+        # In decimals, as Optuna reckons: in binary, three steps of 0.1 end beyond 0.3.
+        lowest, highest, spacing = (Decimal(str(value)) for value in (low, high, step))
+        high = float(highest - (highest - lowest) % spacing)
     return FloatDistribution(low, high, log=dimension.log, step=step)
 
 

@@ -296,6 +296,10 @@ class Study:
             trial.handle.set_constraint("diverged", 1.0 if outcome == "diverged" else -1.0)
             self._study.tell(trial.handle, state=TrialState.PRUNED)
 
+    def release(self, trial: Trial) -> None:
+        """Leaves an unfinished trial to whoever comes next, this process included."""
+        trial.handle.set_user_attr("owner", {**owner(trial.attempt), "started": 0.0})
+
     # -- looking at it -------------------------------------------------------------------------------------------
 
     def rows(self) -> list[Row]:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from .config import ALIASES, PAPER, StudyConfig, nearest
-from .errors import ConfigError
+from .config import ALIASES, PAPER, StudyConfig
+from .errors import ConfigError, sentences
 
 
 def read_yaml(text: str, source: str) -> dict[str, Any]:
@@ -49,9 +49,15 @@ def override(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         if not sign or not key:
             problems.append(f"--set {assignment}: must be key=value, as in --set training.lr=0.01")
             continue
-        value = read_yaml(f"value: {text}", f"--set {key}")["value"]
-        space = raw.setdefault("space", {})
-        if isinstance(space, dict) and (key in ALIASES or key in space):
+        try:
+            value = read_yaml(f"value: {text}", f"--set {key}")["value"]
+        except ConfigError as error:
+            problems += [f"--set {key}: {problem}" for problem in error.problems]
+            continue
+        space, model = raw.setdefault("space", {}), raw.get("model")
+        if key in ("depth", "width") and isinstance(model, dict) and key in model:
+            model[key] = value
+        elif isinstance(space, dict) and (key in ALIASES or key in space):
             space[key] = value
         elif not _assign(raw, _path(key), value):
             problems.append(f"--set {key}: there is no such place in the study file")
@@ -87,25 +93,7 @@ def parse(raw: Mapping[str, Any]) -> tuple[StudyConfig | None, list[str]]:
     try:
         return StudyConfig.model_validate(raw), []
     except ValidationError as error:
-        return None, [line for e in error.errors() for line in _sentences(e)]
-
-
-def _sentences(error: Any) -> list[str]:
-    path = ".".join(str(part) for part in error["loc"] if part not in ("Range", "Choices"))
-    if error["type"] == "extra_forbidden":
-        section: type[BaseModel] = StudyConfig
-        for part in error["loc"][:-1]:
-            section = section.model_fields[part].annotation  # type: ignore[assignment]
-        known = list(section.model_fields)
-        return [f"{path}: unknown key{nearest(str(error['loc'][-1]), known)}; allowed: {', '.join(known)}"]
-    if error["type"] == "missing":
-        return [f"{path}: required"]
-    if error["type"] == "value_error":
-        lines = error["msg"].removeprefix("Value error, ").splitlines()
-        return [f"{path}{'.' if path == 'space' else ': '}{line}" if path else line for line in lines]
-    given = error["input"]
-    shown = f" (got {given!r})" if given is None or isinstance(given, str | int | float) else ""
-    return [f"{path}: {error['msg']}{shown}"]
+        return None, sentences(error, StudyConfig)
 
 
 def built_in(name: str) -> Path | None:

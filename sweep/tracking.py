@@ -217,7 +217,7 @@ class Tracker:
                 if pause > ROUND_SECONDS:  # the server is gone: a flush shortens the pause, but does not skip it
                     self._changed.wait(ROUND_SECONDS if self._hurry else pause)
                 else:
-                    self._changed.wait_for(lambda: self._hurry or self._closed, ROUND_SECONDS)
+                    self._changed.wait_for(self._wanted, ROUND_SECONDS)
                 for work in self._queue:
                     if work.key in self._pending:
                         self._pending[work.key].add(work)
@@ -226,6 +226,10 @@ class Tracker:
                 self._queue.clear()
                 due = [work for work in self._pending.values() if self._hurry or _due(work)]
             pause = ROUND_SECONDS if self._send(due) else min(2 * pause, RETRY_SECONDS)
+
+    def _wanted(self) -> bool:
+        """Whether somebody waits for the recorder."""
+        return self._closed or (self._hurry and bool(self._queue or self._pending))
 
     def _send(self, due: Sequence[Work]) -> bool:
         """Sends what is due; False if the server is gone, with all that it did not take kept."""

@@ -60,11 +60,11 @@ def fit(run: Run) -> Iterator[EpochMetrics]:
     steps = math.ceil(len(run.train.labels) / training.batch_size)
     for epoch in range(run.epoch + 1, training.max_epochs + 1):
         started = time.perf_counter()
-        generator = _seed(training.seed, epoch)
+        generator = _seed(training.seed, epoch, run.device)
         meter = Meter(run.task)
         run.guidance.start_epoch()
         model.train()
-        for step, (x, y) in enumerate(input_batches(run, run.train, generator)):
+        for step, (x, y) in enumerate(_batches(run, run.train, generator)):
             progress = (epoch - 1 + step / steps) / training.max_epochs
             _set_lr(optimizer, training, progress)
             optimizer.zero_grad()
@@ -93,7 +93,7 @@ def evaluate(run: Run, split: Split, prefix: str) -> dict[str, float]:
     run.model.eval()
     meter = Meter(run.task)
     with torch.inference_mode(), _autocast(run):
-        for x, y in input_batches(run, split):
+        for x, y in _batches(run, split):
             output = run.model(x)
             meter.add(run.task.loss(output, x, y), output, y)
     return meter.summary(prefix)
@@ -112,7 +112,7 @@ class Meter:
         """Adds one batch: its mean loss, the model's output and the labels [B]."""
         self._losses.append(loss.detach())
         self._labels.append(labels)
-        if self._task.score == "accuracy":
+        if self._task.keeps_outputs:
             self._outputs.append(output.detach())
 
     def summary(self, prefix: str) -> dict[str, float]:
@@ -150,25 +150,38 @@ def initialise(model: nn.Module, scheme: str) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def input_batches(run: Run, split: Split, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels as the model takes them; shuffled and augmented for training, with a generator."""
-    training = generator is not None
+def input_batches(
+    config: TrialConfig,
+    info: DatasetInfo,
+    task: Task,
+    split: Split,
+    *,
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels as the model takes them; with a generator in training order: shuffled and augmented."""
+    size = config.training.batch_size
     return batches(
         split,
-        batch_size=run.config.training.batch_size if training else max(512, run.config.training.batch_size),
-        device=run.device,
+        batch_size=max(512, size) if generator is None else size,
+        device=device,
         shuffle=generator,
-        scale=run.info.scale,
-        augment=run.config.data.augment if training else (),
-        # A reconstruction is compared with images in [0, 1].
-        normalize=(run.info.mean, run.info.std) if run.task.score == "accuracy" else None,
+        scale=info.scale,
+        augment=() if generator is None else config.data.augment,
+        normalize=(info.mean, info.std) if task.normalizes else None,
     )
 
 
-def _seed(seed: int, epoch: int) -> torch.Generator:
-    """Seeds the global generator (dropout) and returns a CPU generator (order, augmentation) for one epoch."""
+def _batches(run: Run, split: Split, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    return input_batches(run.config, run.info, run.task, split, device=run.device, generator=generator)
+
+
+def _seed(seed: int, epoch: int, device: torch.device) -> torch.Generator:
+    """Seeds the global generators (dropout) and returns a CPU generator (order, augmentation) for one epoch."""
     value = seed * 1_000_003 + epoch
-    torch.manual_seed(value)
+    torch.default_generator.manual_seed(value)  # torch.manual_seed() takes a millisecond for GPUs that are not there
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(value)
     return torch.Generator().manual_seed(value)
 
 

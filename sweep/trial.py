@@ -98,8 +98,7 @@ def assemble(config: TrialConfig, place: Place) -> tuple[Run, checkpoint.Checkpo
         DataError: the data set is missing.
     """
     device = torch.device("cuda" if place.gpu and torch.cuda.is_available() else "cpu")
-    selection = {"train_size": config.data.train_size, "val_fraction": config.data.val_fraction}
-    dataset = data.load(config.data.name, root=place.data, cache=place.cache, **selection)  # type: ignore[arg-type]
+    dataset = _load_data(config, place)
     torch.manual_seed(config.training.seed)
     model = build(config, dataset.info)
     initialise(model, config.training.init)
@@ -124,16 +123,26 @@ def assemble(config: TrialConfig, place: Place) -> tuple[Run, checkpoint.Checkpo
     return run, saved
 
 
-def trained_model(config: TrialConfig, place: Place) -> tuple[nn.Module, np.ndarray[Any, Any]]:
-    """The network of a trial's newest checkpoint, on the CPU, and a batch [4, C, H, W] of what it takes."""
-    run, _ = assemble(config, place)
-    x, _ = next(input_batches(run, run.val))
-    return run.model, x[:4].numpy()
+def trained_model(
+    config: TrialConfig, place: Place, saved: checkpoint.Checkpoint
+) -> tuple[nn.Module, np.ndarray[Any, Any]]:
+    """The network of a checkpoint, on the CPU, and a batch [4, C, H, W] of what it takes."""
+    dataset = _load_data(config, place)
+    model = build(config, dataset.info)
+    model.load_state_dict(saved.state["model"])
+    task = TASKS[model.task]  # type: ignore[index]
+    x, _ = next(input_batches(config, dataset.info, task, dataset.val))
+    return model, x[:4].numpy()
 
 
 def build(config: TrialConfig, info: data.DatasetInfo) -> nn.Module:
     """Builds the model of one trial, with PyTorch's own initialisation."""
     return build_model(**config.model, in_shape=info.in_shape, num_outputs=info.num_classes)
+
+
+def _load_data(config: TrialConfig, place: Place) -> data.Dataset:
+    size, fraction = config.data.train_size, config.data.val_fraction
+    return data.load(config.data.name, root=place.data, cache=place.cache, train_size=size, val_fraction=fraction)
 
 
 def _state(run: Run) -> dict[str, Any]:
