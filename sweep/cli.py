@@ -129,12 +129,14 @@ def _run(config: Any, settings: Settings, console: Console, *, as_json: bool) ->
         summary = service.run(config, settings, progress, stop=stop)
     if as_json:
         _print_json(_summary_json(summary))
-    else:
+    if summary.interrupted:
+        done = sum(row.state == "finished" for row in summary.rows)
+        console.print(f"Interrupted after {done} of {len(summary.rows)} trials; nothing is lost. Go on with:")
+        console.print(f"  {_command(settings, 'resume', config.name)}", soft_wrap=True)
+        raise typer.Exit(128 + (caught[0] if caught else signal.SIGINT))
+    if not as_json:
         display.print_summary(summary, console)
         _print_next(summary, settings, console)
-    if summary.interrupted:
-        console.print(f"Interrupted; nothing is lost. Go on with: [bold]{_command(settings, 'resume', config.name)}[/]")
-        raise typer.Exit(128 + (caught[0] if caught else signal.SIGINT))
     if not summary.best:
         console.print("No trial has completed.")
         raise typer.Exit(1)

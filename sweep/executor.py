@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,6 +39,7 @@ from .metrics import EpochMetrics
 from .trial import Place, run_trial
 
 Key = tuple[str, int]
+ASK_AGAIN = 1.0  # seconds; a source that has nothing now may have something when a trial ends, or after this long
 LOST_AT_MOST = 3  # times in the same epoch; then the trial is failed
 
 _ENVIRONMENT = {
@@ -46,7 +48,6 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -171,7 +172,9 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
         Exception: whatever the source raised.
     """
     gpus = gpus_per_trial(resources)
-    bridge = _Bridge(source, limit=parallelism(resources), stop=stop, gpu=gpus > 0)
+    slots = parallelism(resources)
+    bridge = _Bridge(source, limit=slots, stop=stop, gpu=gpus > 0)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # else workers start one after the other, seconds each
     # What Tune writes is not kept.
     with (
         tempfile.TemporaryDirectory(prefix="sweep-tune-") as scratch,
@@ -244,8 +247,10 @@ class _Bridge:
         self.source, self.stop, self._limit, self._gpu = source, stop, limit, gpu
         self.jobs: dict[str, Job] = {}  # Tune's id -> job, of the trials that are out
         self.error: BaseException | None = None
+        self.progress: dict[str, int] = {}  # Tune's id -> last epoch reported
         self._asker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ask")
         self._next: Future[Job | None] | None = None
+        self._quiet_until = 0.0
 
     def __enter__(self) -> _Bridge:
         return self
@@ -265,7 +270,7 @@ class _Bridge:
         """The next job; None: not now; `Searcher.FINISHED`. The one after it is asked for at once, in a thread."""
         if self.ended:
             return Searcher.FINISHED
-        if len(self.jobs) >= self._limit:
+        if len(self.jobs) >= self._limit or (self.jobs and time.monotonic() < self._quiet_until):
             return None
         if self._next is None:
             if self.source.finished():
@@ -274,9 +279,11 @@ class _Bridge:
         if self.jobs and not self._next.done():
             return None  # a result may come while the sampler thinks
         job, self._next = self._next.result(), None
-        if job is not None and not self.source.finished():
+        if job is None:
+            self._quiet_until = time.monotonic() + ASK_AGAIN
+        elif not self.source.finished():
             self._next = self._asker.submit(self.source.ask)
-        return job or None
+        return job
 
     def guard(self, call: Callable[[], Any], default: Any = None) -> Any:
         """Calls; an exception ends the run instead of being swallowed by Tune's loop."""
@@ -294,8 +301,11 @@ class _Bridge:
         epochs, *rest = json.loads(payload)
         result = Result([EpochMetrics(*metrics) for metrics in epochs], *rest)
         stop = bool(self.guard(lambda: self.source.report(job.key, result), default=True)) or result.outcome is not None
+        if result.epochs:
+            self.progress[trial_id] = result.epochs[-1].epoch
         if stop:
             self.jobs.pop(trial_id)
+            self._quiet_until = 0.0
         return stop or self.ended
 
 
@@ -374,16 +384,20 @@ class _Losses(tune.Callback):
 
     def __init__(self, bridge: _Bridge):
         self._bridge = bridge
-        self._lost: dict[str, tuple[int, int]] = {}  # Tune's id -> (results so far, losses since the last of them)
+        self._lost: dict[str, tuple[int, int]] = {}  # Tune's id -> (last epoch then, losses in a row since)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        results = int((trial.last_result or {}).get("training_iteration", 0))
-        before, count = self._lost.get(trial.trial_id, (results, 0))
-        count = count + 1 if results == before else 1
-        self._lost[trial.trial_id] = (results, count)
-        if count >= LOST_AT_MOST - 1:
-            trial.max_failures = 0  # the next loss is the last
-        else:
+        epoch = self._bridge.progress.get(trial.trial_id, 0)
+        before, count = self._lost.get(trial.trial_id, (epoch, 0))
+        count = count + 1 if epoch == before else 1
+        self._lost[trial.trial_id] = epoch, count
+        trial.max_failures = 0 if count >= LOST_AT_MOST - 1 else -1  # 0: the next loss is the last
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        before, _ = self._lost.get(trial.trial_id, (0, 0))
+        if self._bridge.progress.get(trial.trial_id, 0) > before:
             trial.max_failures = -1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from .finalists import Comparison
     from .metrics import EpochMetrics
     from .plan import Plan
-    from .study import Row
+    from .study import Row, Storage
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,14 @@ class Summary:
     comparison: Comparison
     interrupted: bool = False
     seconds: float = 0.0
+
+
+@functools.cache
+def _storage(url: str) -> Storage:
+    """One connection to a storage per process: opening one reads a whole journal, or checks a whole schema."""
+    from .study import open_storage
+
+    return open_storage(url)
 
 
 # -- finding and checking a study ------------------------------------------------------------------------------------
@@ -90,9 +99,9 @@ def _find(study: str, settings: Settings) -> tuple[dict[str, Any], str]:
         if not path.is_file():
             raise SweepError(f"{study}: no such file. Built-in studies: {', '.join(built_in_names())}.")
         return read_yaml(path.read_text(), study), study
-    from .study import open_storage, stored_config, study_names
+    from .study import stored_config, study_names
 
-    storage = open_storage(settings.storage)
+    storage = _storage(settings.storage)
     stored = stored_config(study, storage)
     if stored is not None:
         return stored.model_dump(mode="json"), f"study {study}"
@@ -112,9 +121,9 @@ def stored(name: str, settings: Settings) -> StudyConfig:
     Raises:
         SweepError: there is none of this name; lists the known ones.
     """
-    from .study import open_storage, stored_config, study_names
+    from .study import stored_config, study_names
 
-    storage = open_storage(settings.storage)
+    storage = _storage(settings.storage)
     config = stored_config(name, storage)
     if config is None:
         known = study_names(storage)
@@ -127,9 +136,9 @@ def stored(name: str, settings: Settings) -> StudyConfig:
 
 def _agree(config: StudyConfig, settings: Settings) -> None:
     """Refuses to go on with a study of the same name that asks another question."""
-    from .study import open_storage, stored_config
+    from .study import stored_config
 
-    before = stored_config(config.name, open_storage(settings.storage))
+    before = stored_config(config.name, _storage(settings.storage))
     if before is None or before.identity() == config.identity():
         return
     old, new = before.identity(), config.identity()
@@ -157,7 +166,7 @@ def run(config: StudyConfig, settings: Settings, listener: Listener, *, stop: th
     """
     from .driver import Driver
     from .executor import connected, execute, parallelism
-    from .study import Study, open_storage
+    from .study import Study
     from .tracking import Tracker
 
     began, interrupted = time.monotonic(), False
@@ -172,7 +181,7 @@ def run(config: StudyConfig, settings: Settings, listener: Listener, *, stop: th
                 parallelism(config.resources)  # refuses what no node has room for, before anything is written
             tracker.open(description=describe(config), params=config.identity(), tags=_budget(config))
             try:
-                storage, workspace = open_storage(settings.storage), settings.workspace
+                storage, workspace = _storage(settings.storage), settings.workspace
                 search, controls = (Study(config, storage, workspace=workspace, sister=s) for s in (False, True))
                 search.fill()
                 driver = Driver(config, settings, search, controls, tracker, listener)
@@ -182,7 +191,8 @@ def run(config: StudyConfig, settings: Settings, listener: Listener, *, stop: th
                     interrupted = not driver.finished()
                     driver.release()
                 summary = _summary(config, search.rows(), controls.rows(), interrupted=interrupted)
-                driver.record(summary.best, to_yaml(config))
+                if not interrupted:
+                    driver.record(summary.best, to_yaml(config))
             except BaseException:
                 tracker.close(status="KILLED", timeout=5)
                 raise
@@ -222,9 +232,9 @@ def summarise(name: str, settings: Settings) -> Summary:
     Raises:
         SweepError: no such study.
     """
-    from .study import open_storage, read_rows
+    from .study import read_rows
 
-    config, storage = stored(name, settings), open_storage(settings.storage)
+    config, storage = stored(name, settings), _storage(settings.storage)
     return _summary(config, read_rows(name, storage), read_rows(f"{name}.controls", storage))
 
 
@@ -235,7 +245,7 @@ def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, di
         ConfigError: hyperparameters that the space lacks or does not contain, or that are not given a value.
     """
     from .space import contains, distributions
-    from .study import Study, open_storage
+    from .study import Study
 
     config = stored(name, settings)
     space, values, problems = distributions(config.searched), {}, []
@@ -254,7 +264,7 @@ def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, di
         raise ConfigError("options", problems)
     search = config.search.model_copy(update={"trials": config.search.trials + 1})
     study = Study(
-        config.model_copy(update={"search": search}), open_storage(settings.storage), workspace=settings.workspace
+        config.model_copy(update={"search": search}), _storage(settings.storage), workspace=settings.workspace
     )
     number = study.enqueue(values)
     return number, values
@@ -348,9 +358,9 @@ def test(trial: TrialConfig, settings: Settings, folder: Path) -> dict[str, floa
 
 def studies(settings: Settings) -> list[str]:
     """Names of our studies in the storage."""
-    from .study import open_storage, stored_config, study_names
+    from .study import stored_config, study_names
 
-    storage = open_storage(settings.storage)
+    storage = _storage(settings.storage)
     return [name for name in study_names(storage) if stored_config(name, storage)]
 
 

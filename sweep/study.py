@@ -5,24 +5,31 @@ Called by the driver alone. A trial is a row that waits (the budget), is taken b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from pydantic import ValidationError
 
 from .config import Scalar, StudyConfig, TrialConfig
-from .errors import StorageError
+from .errors import StorageError, sentences
 from .lease import FileLock, is_alive, owner
 from .metrics import EpochMetrics
 from .space import distributions, random_point, sobol_points, suggest
 
+Storage = BaseStorage
 Outcome = Literal["completed", "pruned", "diverged", "failed"]
 Kind = Literal["trial", "control", "tuned", "finalist"]
+
+UNMARKED = 60.0  # seconds after which a running trial without an owner's mark has lost its driver before the mark
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -89,6 +96,8 @@ def open_storage(url: str) -> BaseStorage:
     """
     try:
         if url.startswith("journal://"):
+            if not re.fullmatch("journal:///.+", url):
+                raise ValueError("a journal's URL is journal:///path")  # noqa: TRY301
             path = Path(url.removeprefix("journal:///"))
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path.with_name(path.name + ".lock"))
@@ -98,7 +107,10 @@ def open_storage(url: str) -> BaseStorage:
         if url.startswith("sqlite:///"):
             Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         timeout = {"connect_timeout": 10} if url.startswith("postgresql") else {}
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": timeout})
+        # get_storage() puts Optuna's cache of finished trials in front.
+        return optuna.storages.get_storage(
+            RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": timeout})
+        )
     except Exception as error:  # noqa: BLE001 (every driver has its own errors; all of them mean the same to the user)
         reason = str(error.__cause__ or error).splitlines()[0]
         raise StorageError(
@@ -109,16 +121,19 @@ def open_storage(url: str) -> BaseStorage:
 
 def without_password(url: str) -> str:
     """Returns the URL with ``***`` for its password."""
-    scheme, sign, rest = url.partition("://")
+    url = re.sub("(password=)[^&]*", r"\1***", url)
+    scheme, sign, rest = url.partition("://") if "://" in url else ("", "", url)
     login, at, host = rest.rpartition("@")
     user, colon, _ = login.partition(":")
     return f"{scheme}{sign}{user}{':***' if colon else ''}{at}{host}"
 
 
 def _hide(text: str, url: str) -> str:
-    _, _, rest = url.partition("://")
-    _, colon, password = rest.rpartition("@")[0].partition(":")
-    return text.replace(password, "***") if colon and password else text
+    login = (url.partition("://")[2] or url).rpartition("@")[0]
+    for password in [login.partition(":")[2], *re.findall("password=([^&]*)", url)]:
+        for form in filter(None, (password, unquote(password))):
+            text = text.replace(form, "***")
+    return text
 
 
 def _cut_torn_line(path: Path) -> None:
@@ -137,11 +152,21 @@ def study_names(storage: BaseStorage) -> list[str]:
 
 
 def stored_config(name: str, storage: BaseStorage) -> StudyConfig | None:
-    """The config that a study was started with, or None where there is no such study of ours."""
+    """The config that a study was started with, or None where there is no such study of ours.
+
+    Raises:
+        StorageError: a config that this version does not read.
+    """
     if name not in optuna.get_all_study_names(storage):
         return None
     raw = optuna.load_study(study_name=name, storage=storage).user_attrs.get("config")
-    return None if raw is None else StudyConfig.model_validate(raw)
+    try:
+        return None if raw is None else StudyConfig.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(sentences(error, StudyConfig))
+        raise StorageError(
+            f"study {name}: this version cannot read its config ({problems}); choose another name"
+        ) from None
 
 
 class Study:
@@ -152,17 +177,16 @@ class Study:
         self.name = f"{config.name}.controls" if sister else config.name
         self._storage = storage
         self._space = {} if sister else distributions(config.searched)
-        self._study = _create(self.name, config, storage)
-        self._id = storage.get_study_id_from_name(self.name)
         self._decisions = decision_epochs(config)
         folder = workspace / config.name
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / "lock")
-        done = [t for t in self._frozen() if t.state.is_finished()]
-        self._study.sampler = _sampler(config, seed=config.training.seed * 1_000_003 + len(done))
-        # For `resume NAME`, and for comparison at the next run.
-        if self.noted("config") != (present := config.model_dump(mode="json")):
-            self.note("config", present)
+        with self._lock.held():
+            self._study = _create(self.name, config, storage)
+            # For `resume NAME`, and for comparison at the next run.
+            if self.noted("config") != (present := config.model_dump(mode="json")):
+                self.note("config", present)
+        self._id = storage.get_study_id_from_name(self.name)
 
     # -- the budget ----------------------------------------------------------------------------------------------
 
@@ -226,9 +250,8 @@ class Study:
         """Takes a trial: one whose owner is dead, else (``new``) one that waits; None when there is none."""
         with self._lock.held():
             for frozen in self._frozen(TrialState.RUNNING):
-                mark = frozen.user_attrs.get("owner")
-                if mark is not None and not is_alive(mark):
-                    attempt = mark["attempt"] + 1
+                if _is_orphan(frozen):
+                    attempt = frozen.user_attrs.get("owner", {"attempt": 0})["attempt"] + 1
                     self._storage.set_trial_user_attr(frozen._trial_id, "owner", owner(attempt))
                     return self._take(frozen, attempt)
             for frozen in self._frozen(TrialState.WAITING) if new else []:
@@ -239,6 +262,8 @@ class Study:
         return None
 
     def _take(self, frozen: FrozenTrial, attempt: int) -> Trial:
+        # A seed for each trial: drivers that share one, at once or one after the other, would draw the same points.
+        self._study.sampler = _sampler(self.config, seed=self.config.training.seed * 1_000_003 + frozen.number)
         handle = optuna.Trial(self._study, frozen._trial_id)
         attrs = handle.user_attrs
         values = {name: suggest(handle, name, distribution) for name, distribution in self._space.items()}
@@ -318,6 +343,14 @@ def read_rows(name: str, storage: BaseStorage) -> list[Row]:
     return [_row(t) for t in trials]
 
 
+def _is_orphan(frozen: FrozenTrial) -> bool:
+    """Whether no living driver has a running trial."""
+    mark, started = frozen.user_attrs.get("owner"), frozen.datetime_start
+    if mark is not None:
+        return not is_alive(mark)
+    return started is not None and (datetime.now() - started).total_seconds() > UNMARKED
+
+
 def _row(frozen: FrozenTrial) -> Row:
     attrs = frozen.user_attrs
     mark = attrs.get("owner")
@@ -339,24 +372,24 @@ def _row(frozen: FrozenTrial) -> Row:
         checkpoint=attrs.get("checkpoint"),
         error=attrs.get("error"),
         owner=f"{mark['host']} pid {mark['pid']}" if mark else None,
-        orphan=state == "running" and mark is not None and not is_alive(mark),
+        orphan=state == "running" and _is_orphan(frozen),
         started=frozen.datetime_start.timestamp() if frozen.datetime_start else None,
         ended=frozen.datetime_complete.timestamp() if frozen.datetime_complete else None,
     )
 
 
 def _create(name: str, config: StudyConfig, storage: BaseStorage) -> optuna.Study:
-    """Creates an Optuna study, or opens it where it is ours."""
-    if name in optuna.get_all_study_names(storage):
-        study = optuna.load_study(study_name=name, storage=storage, pruner=_pruner(config))
-        if "config" in study.user_attrs:
-            return study
-        if study.get_trials(deepcopy=False):
-            raise StorageError(f"study {name}: the storage has one of this name that is not ours; choose another name")
-        optuna.delete_study(study_name=name, storage=storage)  # a driver died between creating and describing it
-    return optuna.create_study(
-        study_name=name, storage=storage, direction=config.objective.direction, pruner=_pruner(config)
-    )
+    """Creates an Optuna study, or opens it where it is ours (or empty: its driver died before it described it)."""
+    direction, pruner = config.objective.direction, _pruner(config)
+    if name not in optuna.get_all_study_names(storage):
+        return optuna.create_study(study_name=name, storage=storage, direction=direction, pruner=pruner)
+    study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
+    if "config" not in study.user_attrs and (study.user_attrs or study.get_trials(deepcopy=False)):
+        raise StorageError(f"study {name}: the storage has one of this name that is not ours; choose another name")
+    present = " and ".join(d.name.lower() for d in study.directions)
+    if present != direction:
+        raise StorageError(f"study {name}: it is there to {present}, not to {direction}; choose another name")
+    return study
 
 
 def decision_epochs(config: StudyConfig) -> frozenset[int]:
@@ -384,7 +417,7 @@ def _pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
 
 
 def _sampler(config: StudyConfig, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler of rows that wait without values; its seed must differ between two runs, or points repeat."""
+    """The sampler of rows that wait without values."""
     match config.search.sampler:
         case "gp":
             return optuna.samplers.GPSampler(seed=seed % 2**32)
