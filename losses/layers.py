@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .entropy import corner_taps, leading_block
 
 MIN_EVERY, MAX_EVERY = 32, 128  # cached gradients were as good as exact ones up to 32 steps, and lost 1-2 % at 64
-REFRESH_SHARE = 0.05  # of a layer's training step, about, on average
+REFRESH_SHARE = 0.04  # of a layer's training step, about, on average
 FACTORISATION_PENALTY = 6.0  # how much slower per flop Cholesky and its inverse are than a matrix product
 
 

@@ -7,6 +7,7 @@ here. Nothing is unpickled beyond tensors and plain containers.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import pickle
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
@@ -50,16 +51,19 @@ def save(folder: Path, history: list[EpochMetrics], state: dict[str, Any], *, di
     path = folder / f"epoch-{diverged or (history[-1].epoch if history else 0):04d}.pt"
     beside = path.with_suffix(".tmp")
     progress = {"history": [dataclasses.asdict(m) for m in history], "diverged": diverged}
+    # In memory first: torch turns a full disk into a RuntimeError.
+    buffer = io.BytesIO()
+    torch.save({**state, "progress": json.dumps(progress)}, buffer)
     try:
         with beside.open("wb") as file:
-            torch.save({**state, "progress": json.dumps(progress)}, file)
+            file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         beside.rename(path)
     except OSError:
         beside.unlink(missing_ok=True)
         raise
-    for old in sorted(folder.glob("epoch-*.pt"))[:-KEPT]:
+    for old in sorted(folder.glob("epoch-*.pt"), key=_epoch)[:-KEPT]:
         old.unlink(missing_ok=True)
     return path
 
@@ -70,7 +74,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
     Args:
         folder: the trial's, which holds one folder per attempt.
     """
-    for path in sorted(folder.glob("*/epoch-*.pt"), key=lambda p: (p.name, p.parent.name), reverse=True):
+    for path in sorted(folder.glob("*/epoch-*.pt"), key=lambda p: (_epoch(p), p.parent.name), reverse=True):
         try:
             return load(path)
         except (OSError, RuntimeError, ValueError, KeyError, EOFError, BadZipFile, pickle.UnpicklingError) as error:
@@ -79,10 +83,21 @@ def load_latest(folder: Path) -> Checkpoint | None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads one checkpoint, onto the CPU."""
+    """Reads one checkpoint, onto the CPU.
+
+    Raises:
+        BadZipFile: it is not what was written; torch itself does not look at the checksums.
+    """
+    with ZipFile(path) as file:
+        if (part := file.testzip()) is not None:
+            raise BadZipFile(f"the checksum of {part} is wrong")
     state = torch.load(path, map_location="cpu", weights_only=True)
     progress = json.loads(state.pop("progress"))
     return Checkpoint(path, list(_epochs(progress["history"])), progress["diverged"], state)
+
+
+def _epoch(path: Path) -> int:
+    return int(path.stem.removeprefix("epoch-"))
 
 
 def _epochs(history: list[dict[str, Any]]) -> Iterator[EpochMetrics]:

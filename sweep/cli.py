@@ -91,7 +91,7 @@ def run(
     config, warnings = service.load(study, settings, sets=sets or [], trials=trials, design=design)
     console = _console(to_stderr=as_json)
     for warning in warnings:
-        console.print(f"[yellow]warning:[/] {warning}")
+        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
     if dry_run:
         _show_plan(service.planned(config, settings), config, console, as_json=as_json)
     else:
@@ -125,7 +125,9 @@ def _run(config: Any, settings: Settings, console: Console, *, as_json: bool) ->
 
     view = display.LiveView if console.is_terminal else display.LogLines
     before = service.finished_rows(config, settings)
-    with _graceful(console) as (stop, caught), view(config, console, before) as progress:
+    # Ray prints to stdout when a worker dies; with --json that is for the data alone.
+    out = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    with out, _graceful(console) as (stop, caught), view(config, console, before) as progress:
         summary = service.run(config, settings, progress, stop=stop)
     if as_json:
         _print_json(_summary_json(summary))
@@ -263,7 +265,7 @@ def best(
         raise typer.Exit(1)
     if export is not None:
         export.write_text(service.export(summary.config, summary.best[0]))
-        console.print(f"Wrote {export}; train it with: python -m sweep train {export}")
+        console.print(f"Wrote {export}; train it with: python -m sweep train {export}", soft_wrap=True)
 
 
 @app.command()
@@ -281,8 +283,8 @@ def enqueue(
 
     settings = _settings(workspace=workspace, storage=storage)
     number, values = service.enqueue(name, settings, sets or [])
-    console = _console()
-    console.print(f"Queued as trial {number}: {values}. Run it with: {_command(settings, 'run', name)}")
+    command = _command(settings, "run", name)
+    _console().print(f"Queued as trial {number}: {values}. Run it with: {command}", soft_wrap=True)
 
 
 @app.command()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -63,7 +64,17 @@ class Driver:
         self._began = time.monotonic()
         self._out_of_budget = False
         self._guidance: dict[Key, str] = {}
+        self._over = threading.Event()
         self._environment = environment()
+
+    def __enter__(self) -> Driver:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Ends the run: trials that were interrupted are left to the next one."""
+        for trial in self._trials.values():
+            self._studies[trial.study].release(trial)
+        self._over.set()
 
     # -- the executor's source -----------------------------------------------------------------------------------
 
@@ -86,6 +97,7 @@ class Driver:
         trial = self._controls.ask()
         if trial is None and not self._busy(self._controls):
             self._stage = "done"
+            self._over.set()
         return self._job(trial)
 
     def finished(self) -> bool:
@@ -117,11 +129,6 @@ class Driver:
     def lost(self, key: Key, error: str) -> None:
         """Fails a trial whose workers died again and again."""
         self._end(self._trials[key], "failed", checkpoint=None, error=error, tags={})
-
-    def release(self) -> None:
-        """Leaves the trials that were interrupted to the next run."""
-        for trial in self._trials.values():
-            self._studies[trial.study].release(trial)
 
     # -- within --------------------------------------------------------------------------------------------------
 
@@ -231,10 +238,12 @@ class Driver:
                 self._end_run(key, row.outcome, row.value, row.error, {}, row.ended or time.time())
         return lacking
 
-    def record(self, best: Sequence[Row], study_file: str) -> None:
-        """Keeps the study file and, of the best trial, the weights and a model that loads without this project."""
+    def record(self, study_file: str) -> None:
+        """Waits for the end of the run, then keeps the study file and, of the best trial, its weights and model."""
+        self._over.wait()
         self._tracker.log_text(None, study_file, "study.yaml")
-        if not best or self._search.noted("recorded_best") == best[0].number:
+        best = best_rows(self._config, self._search.rows(), 1)
+        if self._trials or not best or self._search.noted("recorded_best") == best[0].number:
             return
         row = best[0]
         saved = checkpoint.load_latest(self._settings.checkpoints(self._search.name, row.number))

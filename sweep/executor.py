@@ -1,15 +1,13 @@
 """Ray's door: runs trials where there is room, and moves them when a machine is lost.
 
-Four small adapters sit between Ray Tune and a `Source` of trials: a Searcher that asks it, a TrialScheduler that hands
-it results and stops what it stops, a Trainable that runs a trial on a worker, a Callback that counts lost machines.
+Three small adapters sit between Ray Tune and a `Source` of trials: a Searcher that asks it, a TrialScheduler that hands
+it results and stops what it stops, a Trainable that runs a trial on a worker.
 Tune keeps no state that matters: a new Tuner on the same source goes on.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import os
 import socket
 import sys
@@ -17,7 +15,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +30,8 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
+
+from cluster.connect import quiet
 
 from .config import Resources, TrialConfig
 from .errors import SweepError
@@ -49,8 +49,6 @@ _ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_DEDUP_LOGS": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
 }
 
 
@@ -137,40 +135,14 @@ def gpus_per_trial(resources: Resources) -> float:
     return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
 
 
-@contextlib.contextmanager
-def connected(address: str, *, num_cpus: int | None = None) -> Iterator[None]:
-    """Connects to Ray for a ``with`` block; ``local`` starts a private one on this machine and ends it after.
-
-    Raises:
-        SweepError: nothing answers at the address.
-    """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    local = {"include_dashboard": False, "num_cpus": num_cpus} if address == "local" else {}
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        if port.isdigit():
-            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
-        with _quiet("ray"):
-            ray.init(address=address, **quiet, **local)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SweepError(
-            f"address {address}: no Ray cluster answers ({reason}). Start one there, or use --address local."
-        ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
 def execute(source: Source, resources: Resources, *, stop: threading.Event) -> None:
     """Runs the source's trials until it is finished; with ``stop`` set, until the running ones have checkpointed.
 
     Raises:
         Exception: whatever the source raised.
     """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     gpus = gpus_per_trial(resources)
     slots = parallelism(resources)
     bridge = _Bridge(source, limit=slots, stop=stop, gpu=gpus > 0)
@@ -178,7 +150,7 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
     # What Tune writes is not kept.
     with (
         tempfile.TemporaryDirectory(prefix="sweep-tune-") as scratch,
-        _quiet("ray.tune", "ray.air", "ray.train"),
+        quiet("ray.tune", "ray.air", "ray.train"),
         bridge,
     ):
         tune.run(
@@ -187,10 +159,9 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
             num_samples=-1,
             search_alg=_Searcher(bridge),
             scheduler=_Scheduler(bridge),
-            callbacks=[_Losses(bridge)],
             stop=_StopAll(bridge),
             reuse_actors=True,
-            max_failures=-1,
+            max_failures=0,  # the bridge retries, since Tune gives a trial up that dies between two trials of a worker
             resources_per_trial={"cpu": resources.cpus, "gpu": gpus},
             storage_path=scratch,
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -241,13 +212,15 @@ class Worker(tune.Trainable):
 
 
 class _Bridge:
-    """What the four adapters share: the source, the trials that are out, and an error to be raised at the end."""
+    """What the adapters share: the source, the trials that are out, and an error to be raised at the end."""
 
     def __init__(self, source: Source, *, limit: int, stop: threading.Event, gpu: bool):
         self.source, self.stop, self._limit, self._gpu = source, stop, limit, gpu
         self.jobs: dict[str, Job] = {}  # Tune's id -> job, of the trials that are out
         self.error: BaseException | None = None
-        self.progress: dict[str, int] = {}  # Tune's id -> last epoch reported
+        self._epochs: dict[Key, int] = {}  # last epoch reported
+        self._losses: dict[Key, tuple[int, int]] = {}  # last epoch at the last loss of a worker, losses in that epoch
+        self._again: list[Job] = []  # trials that have lost their worker
         self._asker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ask")
         self._next: Future[Job | None] | None = None
         self._quiet_until = 0.0
@@ -270,11 +243,13 @@ class _Bridge:
         """The next job; None: not now; `Searcher.FINISHED`. The one after it is asked for at once, in a thread."""
         if self.ended:
             return Searcher.FINISHED
+        if self._again:
+            return self._again.pop(0)
         if len(self.jobs) >= self._limit or (self.jobs and time.monotonic() < self._quiet_until):
             return None
         if self._next is None:
             if self.source.finished():
-                return Searcher.FINISHED
+                return None if self.jobs else Searcher.FINISHED  # one that is out may lose its worker
             self._next = self._asker.submit(self.source.ask)
         if self.jobs and not self._next.done():
             return None  # a result may come while the sampler thinks
@@ -302,11 +277,25 @@ class _Bridge:
         result = Result([EpochMetrics(*metrics) for metrics in epochs], *rest)
         stop = bool(self.guard(lambda: self.source.report(job.key, result), default=True)) or result.outcome is not None
         if result.epochs:
-            self.progress[trial_id] = result.epochs[-1].epoch
+            self._epochs[job.key] = result.epochs[-1].epoch
         if stop:
             self.jobs.pop(trial_id)
             self._quiet_until = 0.0
         return stop or self.ended
+
+    def lost(self, trial_id: str) -> None:
+        """Runs a trial that has lost its worker again, from its checkpoint, while there is progress between losses."""
+        job = self.jobs.pop(trial_id, None)
+        if job is None:
+            return
+        epoch = self._epochs.get(job.key, 0)
+        before, count = self._losses.get(job.key, (epoch, 0))
+        count = count + 1 if epoch == before else 1
+        self._losses[job.key] = epoch, count
+        if count < LOST_AT_MOST:
+            self._again.append(job)
+        else:
+            self.guard(lambda: self.source.lost(job.key, f"the worker died {count} times in the same epoch"))
 
 
 class _Searcher(Searcher):
@@ -331,10 +320,9 @@ class _Searcher(Searcher):
         return {"job": json.dumps(config)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        job = self._bridge.jobs.pop(trial_id, None)
-        if error and job is not None:
-            lost = f"the worker died {LOST_AT_MOST} times in the same epoch"
-            self._bridge.guard(lambda: self._bridge.source.lost(job.key, lost))
+        if error:
+            self._bridge.lost(trial_id)
+        self._bridge.jobs.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the storage has it."""
@@ -377,39 +365,3 @@ class _Scheduler(TrialScheduler):
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None: ...
     def debug_string(self) -> str:
         return "the study decides"
-
-
-class _Losses(tune.Callback):
-    """Counts the workers a trial has lost in one epoch; Tune itself would retry without end."""
-
-    def __init__(self, bridge: _Bridge):
-        self._bridge = bridge
-        self._lost: dict[str, tuple[int, int]] = {}  # Tune's id -> (last epoch then, losses in a row since)
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        epoch = self._bridge.progress.get(trial.trial_id, 0)
-        before, count = self._lost.get(trial.trial_id, (epoch, 0))
-        count = count + 1 if epoch == before else 1
-        self._lost[trial.trial_id] = epoch, count
-        trial.max_failures = 0 if count >= LOST_AT_MOST - 1 else -1  # 0: the next loss is the last
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        before, _ = self._lost.get(trial.trial_id, (0, 0))
-        if self._bridge.progress.get(trial.trial_id, 0) > before:
-            trial.max_failures = -1
-
-
-@contextlib.contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Ray speaks of result files that we do not write, and of settings that nobody asked about."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .metrics import EpochMetrics
     from .plan import Plan
     from .study import Row, Storage
+    from .tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -164,19 +165,18 @@ def run(config: StudyConfig, settings: Settings, listener: Listener, *, stop: th
     Raises:
         SweepError: storage, tracking server or cluster out of reach, before any trial starts.
     """
-    from .driver import Driver
-    from .executor import connected, execute, parallelism
-    from .study import Study
-    from .tracking import Tracker
-
     began, interrupted = time.monotonic(), False
     complete = _complete(config, settings)
-    tracker = Tracker(settings.tracking_uri, config.name, artifacts=settings.artifacts)
     with ThreadPoolExecutor(max_workers=1) as pool:
-        # Importing MLflow and starting Ray take seconds each.
-        checking = pool.submit(tracker.check)
-        with contextlib.nullcontext() if complete else connected(settings.address):
-            checking.result()
+        # MLflow and Ray take seconds each to start; Ray's are mostly spent waiting for its processes.
+        preparing = pool.submit(_prepare, config, settings)
+        with contextlib.nullcontext() if complete else _ray(settings.address):
+            tracker = preparing.result()
+
+            from .driver import Driver
+            from .executor import execute, parallelism
+            from .study import Study
+
             if not complete:
                 parallelism(config.resources)  # refuses what no node has room for, before anything is written
             tracker.open(description=describe(config), params=config.identity(), tags=_budget(config))
@@ -184,18 +184,17 @@ def run(config: StudyConfig, settings: Settings, listener: Listener, *, stop: th
                 storage, workspace = _storage(settings.storage), settings.workspace
                 search, controls = (Study(config, storage, workspace=workspace, sister=s) for s in (False, True))
                 search.fill()
-                driver = Driver(config, settings, search, controls, tracker, listener)
-                driver.repair()
-                if not complete:
-                    execute(driver, config.resources, stop=stop or threading.Event())
-                    interrupted = not driver.finished()
-                    driver.release()
-                summary = _summary(config, search.rows(), controls.rows(), interrupted=interrupted)
-                if not interrupted:
-                    driver.record(summary.best, to_yaml(config))
+                with Driver(config, settings, search, controls, tracker, listener) as driver:
+                    driver.repair()
+                    recording = pool.submit(driver.record, to_yaml(config))  # at the end, while Ray cleans up
+                    if not complete:
+                        execute(driver, config.resources, stop=stop or threading.Event())
+                        interrupted = not driver.finished()
             except BaseException:
                 tracker.close(status="KILLED", timeout=5)
                 raise
+            summary = _summary(config, search.rows(), controls.rows(), interrupted=interrupted)
+        recording.result()
     if not tracker.close(status="KILLED" if interrupted else "FINISHED", timeout=60):
         listener.noticed(f"tracking: {tracker.problem}; the next run of {config.name} sends what is missing")
     return replace(summary, seconds=time.monotonic() - began)
@@ -204,6 +203,28 @@ def run(config: StudyConfig, settings: Settings, listener: Listener, *, stop: th
 def _budget(config: StudyConfig) -> dict[str, str]:
     """What may change between two runs of a study: tags, since MLflow's params never change."""
     return {f"sweep.search.{k}": str(v) for k, v in config.search.model_dump(mode="json").items() if k != "finalists"}
+
+
+def _prepare(config: StudyConfig, settings: Settings) -> Tracker:
+    """Imports what the run needs and reaches the tracking server; in a thread."""
+    from . import driver, executor  # noqa: F401
+    from .tracking import Tracker
+
+    tracker = Tracker(settings.tracking_uri, config.name, artifacts=settings.artifacts)
+    tracker.check()
+    return tracker
+
+
+@contextlib.contextmanager
+def _ray(address: str) -> Iterator[None]:
+    from cluster.connect import connected
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(connected(address))
+        except ConnectionError as error:
+            raise SweepError(str(error)) from None
+        yield
 
 
 def _complete(config: StudyConfig, settings: Settings) -> bool:

@@ -13,7 +13,6 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import Trial
-from scipy.stats import qmc
 
 from .config import Choices, Range, Scalar
 
@@ -77,13 +76,15 @@ def from_unit(distribution: BaseDistribution, u: float) -> Scalar:
 
 def sobol_points(space: Distributions, *, count: int, skip: int, seed: int) -> list[dict[str, Scalar]]:
     """Points ``skip`` to ``skip + count`` of one scrambled Sobol' sequence; ``seed`` is its scramble."""
-    if not space:
+    if not space or not count:
         return [{} for _ in range(count)]
+    from scipy.stats import qmc  # takes most of a second, and most runs add no design points
+
     engine = qmc.Sobol(d=len(space), scramble=True, rng=np.random.default_rng(seed))
     if skip:
         engine.fast_forward(skip)
     # One point at a time: a batch that is not a power of two makes scipy warn.
-    unit = np.concatenate([engine.random(1) for _ in range(count)]) if count else np.empty((0, len(space)))
+    unit = np.concatenate([engine.random(1) for _ in range(count)])
     return [{n: from_unit(d, float(u)) for (n, d), u in zip(space.items(), row, strict=True)} for row in unit]
 
 

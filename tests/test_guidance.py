@@ -191,7 +191,8 @@ def test_auto_spaces_computations_by_shape_and_batch_size_alone(shape: tuple[int
 
 
 @pytest.mark.parametrize(
-    ("shape", "every"), [((784, 32), 32), ((784, 128), 32), ((128, 128), 32), ((256, 256), 64), ((1024, 1024), 128)]
+    ("shape", "every"),
+    [((784, 32), 32), ((784, 128), 32), ((128, 128), 32), ((784, 256), 64), ((256, 256), 64), ((1024, 1024), 128)],
 )
 def test_auto_at_batch_128(shape: tuple[int, int], every: int) -> None:
     (layer,) = guidable_layers(nn.Linear(*shape, device="meta"), "volume")

@@ -11,6 +11,7 @@ import os
 import statistics
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -42,7 +43,11 @@ BARS = [
 
 
 def images(root: str, *, train: bool, first: int) -> Tensor:
-    return MNIST(root, train=train).data[:first].float().div(255).unsqueeze(1)
+    try:
+        data = MNIST(root, train=train).data[:first]
+    except RuntimeError:
+        sys.exit(f"no MNIST in {Path(root).resolve()}: give the folder that holds MNIST/raw by --data or SWEEP_DATA")
+    return data.float().div(255).unsqueeze(1)
 
 
 def autoencoder(depth: int, init: str, seed: int) -> nn.Module:

@@ -70,7 +70,7 @@ def epoch(case: Case, lambda1: float | None) -> Callable[[], list[float]]:
     torch.manual_seed(0)
     model = case.model()
     inputs, targets = case.batch()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)  # far from the end
     guidance = None if lambda1 is None else EntropyGuidance(model, lambda1=lambda1, batch_size=len(inputs))
 
     def run() -> list[float]:

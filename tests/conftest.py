@@ -1,0 +1,92 @@
+"""What several test files share: a small study config, and a storage of each kind that a study can live in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
+
+from sweep.config import StudyConfig
+from sweep.study import open_storage
+
+MakeConfig = Callable[..., StudyConfig]
+
+
+@pytest.fixture
+def study_name() -> str:
+    """A name of the test's own, since a server's database is shared."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def study_config(study_name: str) -> MakeConfig:
+    """Makes a config of digits MLPs; a keyword replaces a section, or with a mapping what it says of it."""
+
+    def make(**changes: object) -> StudyConfig:
+        raw: dict[str, object] = {
+            "name": study_name,
+            "model": {"name": "mlp"},
+            "data": {"name": "digits", "val_fraction": 0.2},
+            "objective": {"metric": "val_loss", "direction": "minimize"},
+            "space": {"lambda1": {"low": 1e-5, "high": 1e-1, "log": True}, "depth": 2, "width": 8},
+            "training": {"max_epochs": 9, "batch_size": 64},
+            "search": {"trials": 6, "design": 0, "sampler": "random", "pruner": "none"},
+        }
+        for section, change in changes.items():
+            before = raw.get(section)
+            both = isinstance(before, dict) and isinstance(change, dict) and section != "space"
+            raw[section] = {**before, **change} if both else change  # type: ignore[dict-item]
+        return StudyConfig.model_validate(raw)
+
+    return make
+
+
+@contextlib.contextmanager
+def connections_closed() -> Iterator[None]:
+    """Closes what is opened within: Optuna's storages stay open, and a connection left open is a warning."""
+    connections: list[Any] = []
+
+    def connected(connection: Any, _record: object) -> None:
+        connections.append(connection)
+
+    event.listen(Pool, "connect", connected)
+    yield
+    event.remove(Pool, "connect", connected)
+    for connection in connections:
+        connection.close()
+
+
+@pytest.fixture(scope="session")
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An Optuna database without studies, made once: its schema takes a second."""
+    path = tmp_path_factory.mktemp("storage") / "optuna.db"
+    with connections_closed():
+        open_storage(f"sqlite:///{path}")
+    return path.read_bytes()
+
+
+@pytest.fixture(params=["journal", "sqlite", "postgresql"])
+def storage_url(request: pytest.FixtureRequest, tmp_path: Path, empty_sqlite: bytes, study_name: str) -> Iterator[str]:
+    """The URL of a storage of each kind; studies that a test leaves on the server are deleted."""
+    if request.param == "journal":
+        yield f"journal:///{tmp_path}/optuna.journal"
+        return
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    if request.param == "sqlite":
+        (tmp_path / "optuna.db").write_bytes(empty_sqlite)
+    elif not (url := os.environ.get("TEST_POSTGRES_URL", "")):
+        pytest.skip("TEST_POSTGRES_URL is not set: there is no PostgreSQL server to test against")
+    with connections_closed():
+        yield url
+        storage = open_storage(url)
+        for name in optuna.get_all_study_names(storage):
+            if name.startswith(study_name):
+                optuna.delete_study(study_name=name, storage=storage)

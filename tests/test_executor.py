@@ -1,0 +1,333 @@
+"""Ray's door on one private Ray with two logical GPUs: what runs at once, where, and what a dead worker does.
+
+Starting worker processes is what takes the time here, so two runs of the executor serve most of the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import pytest
+import ray
+
+from cluster.connect import connected
+from sweep import checkpoint
+from sweep.config import Resources, TrialConfig
+from sweep.data import prepare
+from sweep.errors import SweepError
+from sweep.executor import Job, Key, Result, Source, _Bridge, execute, gpus_per_trial, parallelism
+from sweep.trial import Place, run_trial
+
+pytestmark = pytest.mark.filterwarnings("default")  # Ray's own deprecations are not ours
+
+ENDLESS = 1_000_000  # epochs; such a trial ends when its source says so
+PATIENCE = 150.0  # seconds, where a working executor needs a few
+
+
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A private Ray with 4 CPUs and 2 logical GPUs; a folder with one file per worker process that was given GPUs."""
+    folder = tmp_path_factory.mktemp("devices")
+
+    def watch() -> None:
+        def note() -> None:
+            written = None
+            while True:
+                seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+                if seen and seen != written:
+                    beside = folder / f".{os.getpid()}"
+                    beside.write_text(seen)
+                    beside.rename(folder / str(os.getpid()))
+                    written = seen
+                time.sleep(0.1)
+
+        threading.Thread(target=note, daemon=True).start()
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        num_gpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"worker_process_setup_hook": watch},
+    )
+    yield folder
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("workspace")
+    prepare("digits", root=folder, cache=folder / "cache")
+    return Place(folder / "study", data=folder, cache=folder / "cache")
+
+
+def job(place: Place, number: int, max_epochs: int) -> Job:
+    config = TrialConfig.model_validate(
+        {
+            "model": {"name": "mlp", "depth": 1, "width": 8},
+            "data": {"name": "digits"},
+            "objective": {"metric": "val_loss", "direction": "minimize"},
+            "guidance": {},
+            "training": {"max_epochs": max_epochs, "seed": number},
+        }
+    )
+    return Job(("study", number), config, Place(place.folder / str(number), place.data, place.cache), attempt=1)
+
+
+class Trials(Source):
+    """A list of trials; remembers all that it is told. Its children end the endless ones."""
+
+    def __init__(self, jobs: list[Job]):
+        self.left = list(jobs)
+        self.begun: list[int] = []
+        self.results: dict[int, list[Result]] = {}
+        self.given_up: dict[int, str] = {}
+        self.deadline = time.monotonic() + PATIENCE
+
+    def ask(self) -> Job | None:
+        return self.left.pop(0) if self.left else None
+
+    def finished(self) -> bool:
+        return not self.left
+
+    def started(self, key: Key) -> None:
+        self.begun.append(key[1])
+
+    def report(self, key: Key, result: Result) -> bool:
+        self.results.setdefault(key[1], []).append(result)
+        return self.enough(key[1]) or time.monotonic() > self.deadline
+
+    def enough(self, number: int) -> bool:  # noqa: ARG002 (its children look at it)
+        """Whether a trial that has just reported should end."""
+        return False
+
+    def lost(self, key: Key, error: str) -> None:
+        self.given_up[key[1]] = error
+
+    def epochs(self, number: int) -> list[int]:
+        return [m.epoch for result in self.results.get(number, []) for m in result.epochs]
+
+    def outcome(self, number: int) -> str | None:
+        return self.results[number][-1].outcome
+
+
+def ray_workers() -> dict[int, psutil.Process]:
+    """The processes of this test's own Ray that run a trial."""
+    found = {}
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.name().startswith("ray::Worker"):
+                found[process.pid] = process
+        except psutil.NoSuchProcess:
+            pass
+    return found
+
+
+# -- room ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
+    started = time.monotonic()
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"):
+        with pytest.raises(ConnectionError, match=f"{address}: no Ray cluster answers") as refusal, connected(address):
+            pass
+        assert "--address local" in str(refusal.value)
+    assert time.monotonic() - started < 20  # Ray itself tries for minutes
+
+
+@pytest.mark.usefixtures("devices")
+def test_room_is_counted_in_whole_trials() -> None:
+    assert parallelism(Resources(cpus=1, gpus=0)) == 4
+    assert parallelism(Resources(cpus=3, gpus=0)) == 1
+    assert parallelism(Resources(cpus=0.5, gpus=0.5)) == 4
+    assert parallelism(Resources(cpus=0.1, gpus=0.4)) == 4  # two on each GPU: the rests of both are not a share
+    assert parallelism(Resources(cpus=1, gpus=2)) == 1
+    assert parallelism(Resources(cpus=1, gpus=0, max_concurrent=3)) == 3
+    # auto is one GPU where there are any.
+    assert gpus_per_trial(Resources()) == 1
+    assert parallelism(Resources()) == 2
+
+
+@pytest.mark.usefixtures("devices")
+@pytest.mark.parametrize(
+    ("resources", "asked"),
+    [(Resources(gpus=3), "1 CPUs and 3 GPUs"), (Resources(cpus=8, gpus=0), "8 CPUs and 0 GPUs")],
+)
+def test_more_than_any_node_has_is_refused_with_what_there_is(place: Place, resources: Resources, asked: str) -> None:
+    source = Trials([job(place, 99, 1)])
+    with pytest.raises(SweepError, match=asked) as refusal:
+        execute(source, resources, stop=threading.Event())
+    assert "there is: 4 CPUs and 2 GPUs" in str(refusal.value)
+    assert not source.begun
+
+
+# -- four half-GPU trials, then five short ones ------------------------------------------------------------------------
+
+
+class FourThenShort(Trials):
+    """The first four are endless, and end when each of them has reported: that is, when all run at once."""
+
+    def enough(self, number: int) -> bool:
+        return number < 4 and {0, 1, 2, 3} <= self.results.keys()
+
+
+class Shared(NamedTuple):
+    source: FourThenShort
+    devices: list[str]
+    """CUDA_VISIBLE_DEVICES of each worker process."""
+
+
+@pytest.fixture(scope="module")
+def shared(devices: Path, place: Place) -> Shared:
+    jobs = [job(place, n, ENDLESS) for n in range(4)] + [job(place, n, 3) for n in range(4, 9)]
+    jobs[6].place.folder.parent.mkdir(parents=True, exist_ok=True)
+    jobs[6].place.folder.write_text("a file where the checkpoints belong")
+    source = FourThenShort(jobs)
+    execute(source, Resources(cpus=0.5, gpus=0.5), stop=threading.Event())
+    return Shared(source, sorted(file.read_text() for file in devices.glob("[0-9]*")))
+
+
+def test_four_half_gpu_trials_run_at_once_on_two(shared: Shared) -> None:
+    # None of them could end before all had reported; had they not run at once, the deadline would have ended them.
+    assert time.monotonic() < shared.source.deadline
+    assert shared.source.begun == list(range(9)), "trials start in the order they were asked"
+    assert shared.source.left == []
+
+
+def test_each_worker_sees_its_own_gpu_and_stays_warm(shared: Shared) -> None:
+    assert shared.devices == ["0", "0", "1", "1"]  # nine trials, four processes
+    hosts = {result.where["sweep.host"] for results in shared.source.results.values() for result in results}
+    assert hosts == {os.uname().nodename}
+
+
+def test_every_epoch_comes_once_and_in_order(shared: Shared) -> None:
+    for number in range(4):
+        epochs = shared.source.epochs(number)
+        assert epochs == list(range(1, len(epochs) + 1))
+    for number in (4, 5, 7, 8):
+        assert shared.source.epochs(number) == [1, 2, 3]
+        assert shared.source.outcome(number) == "completed"
+
+
+def test_a_failing_trial_is_a_result_and_its_worker_goes_on(shared: Shared, place: Place) -> None:
+    error = shared.source.results[6][-1].error
+    assert shared.source.outcome(6) == "failed"
+    assert error is not None
+    assert error.startswith("Traceback")
+    assert str(place.folder / "6") in error.splitlines()[-1]
+    assert shared.source.outcome(8) == "completed"
+
+
+def test_the_numbers_are_those_of_the_same_trial_in_this_process(shared: Shared, place: Place) -> None:
+    here = Place(place.folder / "here", place.data, place.cache)
+    expected = [m for report in run_trial(job(place, 7, 3).config, here) for m in report.epochs]
+    got = [m for result in shared.source.results[7] for m in result.epochs]
+    assert [{**m.values, "seconds": 0} for m in got] == [{**m.values, "seconds": 0} for m in expected]
+
+
+# -- one trial at a time: a worker killed once, workers killed three times, and a stop ------------------------------
+
+
+class Mortal(Trials):
+    """Trial 0's worker dies after two reports; trial 1's die at once; trial 2 is stopped after two reports."""
+
+    def __init__(self, jobs: list[Job]):
+        super().__init__(jobs)
+        self.stop = threading.Event()
+        self.killed: set[int] = set()
+        self.before: list[int] = []  # epochs of trial 0 that were reported before its worker died
+        self._over = threading.Event()
+        self._killer = threading.Thread(target=self._kill)
+
+    def __enter__(self) -> Mortal:
+        self._killer.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._killer.join()
+
+    def enough(self, number: int) -> bool:
+        if number == 2 and len(self.results[2]) == 2:
+            self.stop.set()
+        return number == 0 and bool(self.before) and self.epochs(0)[-1] > self.before[-1] + 1
+
+    def _kill(self) -> None:
+        while not self._over.wait(0.02):
+            if not self.before and len(self.results.get(0, [])) >= 2:
+                self.before = self.epochs(0)
+                self._kill_workers()
+            if self.begun[-1:] == [1]:
+                self._kill_workers()
+
+    def _kill_workers(self) -> None:
+        for pid, process in ray_workers().items():
+            if pid not in self.killed:
+                process.kill()
+                self.killed.add(pid)
+
+
+@pytest.fixture(scope="module")
+def mortal(devices: Path, place: Place) -> Mortal:
+    with Mortal([job(place, n, ENDLESS) for n in (0, 1, 2, 3)]) as source:
+        # Whatever the tests above have left is not for this run.
+        for n, each in enumerate(source.left):
+            source.left[n] = Job(each.key, each.config, Place(place.folder / f"m{n}", place.data, place.cache), 1)
+        execute(source, Resources(gpus=0, max_concurrent=1), stop=source.stop)
+    return source
+
+
+def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(mortal: Mortal, place: Place) -> None:
+    assert time.monotonic() < mortal.deadline
+    saved = checkpoint.load_latest(place.folder / "m0")
+    assert saved is not None
+    assert [m.epoch for m in saved.history] == list(range(1, len(saved.history) + 1))
+    # Nothing that was reported was trained again: those epochs still bear the times of the first worker.
+    first = {m.epoch: m for result in reversed(mortal.results[0]) for m in result.epochs}
+    assert len(mortal.before) >= 2
+    assert saved.history[: len(mortal.before)] == [first[epoch] for epoch in mortal.before]
+    assert len(saved.history) > len(mortal.before)
+
+
+def test_a_trial_whose_workers_die_three_times_in_an_epoch_is_given_up(mortal: Mortal) -> None:
+    assert list(mortal.given_up) == [1]
+    assert "3 times in the same epoch" in mortal.given_up[1]
+    assert len(mortal.killed) >= 1 + 3
+    assert 2 in mortal.begun, "the trials after it must run"
+
+
+def test_a_stop_leaves_every_reported_epoch_in_a_checkpoint(mortal: Mortal, place: Place) -> None:
+    assert 3 not in mortal.begun, "a trial was started after the stop"
+    assert mortal.outcome(2) is None
+    saved = checkpoint.load_latest(place.folder / "m2")
+    assert saved is not None
+    assert [m.epoch for m in saved.history] == mortal.epochs(2)
+
+
+# -- the driver's own errors -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("devices")
+def test_an_error_of_the_source_ends_the_run_and_is_raised(place: Place) -> None:
+    class Full(Trials):
+        def ask(self) -> Job | None:
+            raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        execute(Full([job(place, 98, 1)]), Resources(gpus=0), stop=threading.Event())
+
+
+def test_tune_can_write_nothing_of_the_study() -> None:
+    """Tune pickles its searcher and scheduler into a snapshot; a storage's password must not get there."""
+    source = Trials([])
+    source.password = "secret"  # type: ignore[attr-defined]
+    bridge = _Bridge(source, limit=1, stop=threading.Event(), gpu=False)
+    assert b"secret" not in pickle.dumps(bridge)
