@@ -200,7 +200,7 @@ class Driver:
     ) -> None:
         tags = {**tags, **({"sweep.guidance": self._guidance[trial.key]} if trial.key in self._guidance else {})}
         self._end_run(_run_key(trial), outcome, trial.best, error, tags, time.time())
-        self._studies[trial.study].tell(trial, outcome, checkpoint=checkpoint, error=error)
+        self._studies[trial.study].tell(trial, outcome, checkpoint=checkpoint, error=error, tags=tags)
         del self._trials[trial.key]
         self._listener.ended(trial, outcome, error)
 
@@ -235,7 +235,7 @@ class Driver:
                 saved = checkpoint.load_latest(self._settings.checkpoints(study.name, row.number))
                 if saved is not None:
                     self._tracker.log_epochs(key, [m for m in saved.history if m.epoch <= row.epochs])
-                self._end_run(key, row.outcome, row.value, row.error, {}, row.ended or time.time())
+                self._end_run(key, row.outcome, row.value, row.error, row.tags, row.ended or time.time())
         return lacking
 
     def record(self, study_file: str) -> None:

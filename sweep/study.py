@@ -86,6 +86,7 @@ class Row:
     orphan: bool
     started: float | None
     ended: float | None
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 def open_storage(url: str) -> BaseStorage:
@@ -302,12 +303,25 @@ class Study:
                 return metrics.epoch
         return None
 
-    def tell(self, trial: Trial, outcome: Outcome, *, checkpoint: str | None, error: str | None) -> None:
-        """Ends a trial. Its attributes are written first: a finished trial takes no more."""
+    def tell(
+        self,
+        trial: Trial,
+        outcome: Outcome,
+        *,
+        checkpoint: str | None,
+        error: str | None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Ends a trial. Its attributes are written first: a finished trial takes no more.
+
+        Args:
+            tags: what the tracker was told beside, kept for the case that it never got there.
+        """
         for name, value in (
             ("epochs", trial.epochs),
             ("checkpoint", checkpoint),
             ("error", error),
+            ("tags", tags and dict(tags)),
             ("outcome", outcome),
         ):
             if value is not None:
@@ -375,6 +389,7 @@ def _row(frozen: FrozenTrial) -> Row:
         orphan=state == "running" and _is_orphan(frozen),
         started=frozen.datetime_start.timestamp() if frozen.datetime_start else None,
         ended=frozen.datetime_complete.timestamp() if frozen.datetime_complete else None,
+        tags=attrs.get("tags") or {},
     )
 
 

@@ -6,12 +6,13 @@ One study goes through all of it, since every start of Ray takes seconds; the te
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
@@ -23,13 +24,15 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from sweep import checkpoint
-from sweep.metrics import EpochMetrics
 
-from .test_sweep import Ended, Left, assert_whole, environment, left_by, sweep, sweep_here
+from .test_sweep import Left, assert_whole, environment, left_by, sweep, sweep_here
 
-pytestmark = pytest.mark.filterwarnings("default")  # Ray's and MLflow's own deprecations are not ours
+pytestmark = [
+    pytest.mark.filterwarnings("default"),  # Ray's and MLflow's own deprecations are not ours
+    pytest.mark.timeout(900),
+]
 
-# A trial takes a second or two, and reports every half second: at any moment one is in the middle.
+# A trial takes a second or more and reports every half second.
 STUDY = """
 name: story
 model: {name: mlp}
@@ -43,14 +46,14 @@ training: {max_epochs: 30, batch_size: 16}
 search: {trials: 6, design: 2, sampler: random, pruner: none, finalists: {top: 1, seeds: 2, tuned: 2}}
 resources: {max_concurrent: 2}
 """
-TRIALS, CONTROLS = 6, 8
+TRIALS, CONTROLS, EPOCHS = 6, 8, 30
 PATIENCE = 200.0  # seconds; a command needs a few
 
-Epochs = dict[str, dict[int, int]]  # run -> epoch -> its time, as the newest checkpoint has it
+Checkpointed = dict[str, dict[int, int]]  # run -> epoch -> the time it ended
 
 
 class Command:
-    """``python -m sweep`` in a process of its own, whose lines are read as they come."""
+    """``python -m sweep`` in a process group of its own, as a shell starts it; its lines are read as they come."""
 
     def __init__(self, workspace: Path, *words: str):
         self.process = subprocess.Popen(
@@ -59,9 +62,10 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
         self.lines: list[str] = []
-        self._family: dict[int, psutil.Process] = {}
+        self.family: dict[int, psutil.Process] = {}  # all processes that came of it: its Ray's
 
     def read_until(self, wanted: Callable[[str], bool]) -> bool:
         """Reads lines up to the first that is wanted; False where the output ends before."""
@@ -72,83 +76,57 @@ class Command:
                 return True
         return False
 
-    def family(self) -> list[psutil.Process]:
-        """All processes that came of this command so far: its Ray's, too."""
+    def look(self) -> None:
+        """Adds the processes that there are now to the family."""
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.process.pid).children(recursive=True):
-                self._family[child.pid] = child
-        return list(self._family.values())
+                self.family.setdefault(child.pid, child)
 
-    def end(self) -> Ended:
-        """Waits for the end of the process."""
+    def signal(self, number: signal.Signals) -> None:
+        """Ctrl-C reaches a terminal's whole process group; all other signals go to the driver alone."""
+        if number == signal.SIGINT:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
+
+    def end(self) -> int:
+        """Waits for the end; the exit status."""
         self.read_until(lambda _: False)
         assert self.process.stdout is not None
         self.process.stdout.close()
-        return Ended(self.process.wait(timeout=PATIENCE), "\n".join(self.lines), "")
-
-    def outlived_by(self, patience: float) -> list[str]:
-        """What is left of the family after some seconds; it is then killed, by process id."""
-        _, alive = psutil.wait_procs(self.family(), timeout=patience)
-        names = []
-        for each in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                names.append(f"{each.pid} {each.name()}")
-                each.kill()
-        return names
+        return self.process.wait(timeout=PATIENCE)
 
 
 @dataclass
 class Chapter:
     """One command of the story, and what there was when it had ended."""
 
-    ended: Ended
+    command: Command
+    code: int
+    signalled: float
     seconds: float
     """From the signal to the end."""
     states: list[TrialState]
     """Of all trials, in Optuna."""
     statuses: dict[str, str]
     """Of all runs, in MLflow."""
-    outlived: list[str] = field(default_factory=list)
+
+    @property
+    def out(self) -> str:
+        return "\n".join(self.command.lines)
+
+    def alive(self) -> list[str]:
+        """Names of the processes that are left of it."""
+        names = [name_of(process) for process in self.command.family.values()]
+        return [name for name in names if name]
 
 
-def trial_line(line: str) -> bool:
-    return line.startswith("story-0")
-
-
-def control_line(line: str) -> bool:
-    return line.startswith("story.controls-0")
-
-
-def checkpointed(workspace: Path) -> Epochs:
-    """The epochs that each trial's newest checkpoint holds."""
-    found = {}
-    for study in ("story", "story.controls"):
-        for folder in (workspace / study).glob("[0-9]*"):
-            saved = checkpoint.load_latest(folder)
-            if saved is not None:
-                found[f"{study}-{folder.name}"] = times(saved.history)
-    return found
-
-
-def times(history: list[EpochMetrics]) -> dict[int, int]:
-    return {m.epoch: m.timestamp for m in history}
-
-
-def states(workspace: Path) -> list[TrialState]:
-    path = str(workspace / "optuna.journal")
-    storage = JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
-    names = optuna.get_all_study_names(storage)
-    return [t.state for name in names for t in optuna.load_study(study_name=name, storage=storage).trials]
-
-
-def statuses(workspace: Path) -> dict[str, str]:
-    client = MlflowClient(f"sqlite:///{workspace}/mlflow.db")
-    experiment = client.get_experiment_by_name("story")
-    if experiment is None:
-        return {}
-    runs = client.search_runs([experiment.experiment_id], max_results=1000)
-    assert len({run.info.run_name for run in runs}) == len(runs)
-    return {str(run.info.run_name): run.info.status for run in runs}
+def name_of(process: psutil.Process) -> str:
+    """The name of a process, nothing where it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            return str(process.name())
+    return ""
 
 
 class Story:
@@ -158,73 +136,102 @@ class Story:
         self.workspace, self.file = folder / "results", folder / "story.yaml"
         self.file.write_text(STUDY)
         self.chapters: dict[str, Chapter] = {}
-        self.safe: list[Epochs] = []
+        self.safe: list[Checkpointed] = []
+        self._commands: list[Command] = []
 
-    def chapter(self, title: str, words: list[str], until: Callable[[str], bool], *signals: signal.Signals) -> None:
-        """Runs a command, sends signals to its driver after a line, and notes what it leaves."""
-        command = Command(self.workspace, *words)
-        try:
-            hit = command.read_until(until)
-            command.family()
-            started = time.monotonic()
-            for number in signals:
-                command.process.send_signal(number)
-                if len(signals) > 1:
-                    command.read_until(lambda line: line.startswith("Stopping"))
-            ended = command.end()
-            seconds = time.monotonic() - started
-            assert hit, f"{title}: the study ended before\n{ended.out}"
-            outlived = command.outlived_by(60)
-        finally:
-            command.process.kill()
-            command.outlived_by(0)
-        self.chapters[title] = Chapter(ended, seconds, states(self.workspace), statuses(self.workspace), outlived)
-        self.safe.append(checkpointed(self.workspace))
+    def chapter(self, title: str, words: list[str], line: str, *signals: signal.Signals) -> None:
+        """Runs a command, sends signals to it in the middle of a trial after a line, and notes what it leaves."""
+        command = self._command(*words)
+        before = self._checkpointed()
+        found = command.read_until(lambda text: text.startswith(line))
+        assert found, f"{title}: the study ended before\n" + "\n".join(command.lines)
+        self._wait_for_the_middle(command, before, line)
+        signalled = time.monotonic()
+        for number in signals:
+            command.signal(number)
+            if len(signals) > 1:
+                command.read_until(lambda text: text.startswith("Stopping"))
+        self._note(title, command, signalled)
 
-    def last_chapter(self) -> Ended:
+    def last_chapter(self) -> None:
         """Resumes the study to its end; on the way the processes that train are killed once."""
-        command = Command(self.workspace, "resume", "story")
-        try:
-            deadline = time.monotonic() + PATIENCE
-            began = self.unfinished()
-            while time.monotonic() < deadline:
-                workers = [p for p in command.family() if name_of(p).startswith("ray::Worker")]
-                if workers and any(len(epochs) > len(began.get(run, {})) for run, epochs in self.unfinished().items()):
-                    break
-                time.sleep(0.1)
-            else:
-                raise AssertionError("no worker has made a checkpoint")
-            self.safe.append(checkpointed(self.workspace))
-            for worker in workers:
-                worker.kill()
-            ended = command.end()
-            assert not command.outlived_by(60)
-            return ended
-        finally:
+        command = self._command("resume", "story")
+        self._wait_for_the_middle(command, self._checkpointed(), "")
+        self.safe.append(self._checkpointed())
+        for process in command.family.values():
+            if name_of(process).startswith("ray::Worker"):
+                process.kill()
+        self._note("the end", command, time.monotonic())
+
+    def _note(self, title: str, command: Command, signalled: float) -> None:
+        code = command.end()
+        seconds = time.monotonic() - signalled
+        self.safe.append(self._checkpointed())
+        self.chapters[title] = Chapter(command, code, signalled, seconds, self._states(), self._statuses())
+
+    def _command(self, *words: str) -> Command:
+        self._commands.append(Command(self.workspace, *words))
+        return self._commands[-1]
+
+    def _wait_for_the_middle(self, command: Command, before: Checkpointed, study: str) -> None:
+        """Returns when some trial has a new checkpoint, and most of it is still to come."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and command.process.poll() is None:
+            command.look()
+            for run, epochs in self._checkpointed().items():
+                if run.startswith(study) and len(before.get(run, {})) < len(epochs) < EPOCHS / 2:
+                    return
+            time.sleep(0.05)
+        raise AssertionError("no trial was met in its middle\n" + "\n".join(command.lines))
+
+    def _checkpointed(self) -> Checkpointed:
+        """The epochs that each trial's newest checkpoint holds."""
+        found = {}
+        for study in ("story", "story.controls"):
+            for folder in (self.workspace / study).glob("[0-9]*"):
+                saved = checkpoint.load_latest(folder)
+                if saved is not None:
+                    found[f"{study}-{folder.name}"] = {m.epoch: m.timestamp for m in saved.history}
+        return found
+
+    def _states(self) -> list[TrialState]:
+        path = str(self.workspace / "optuna.journal")
+        storage = JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+        names = optuna.get_all_study_names(storage)
+        return [t.state for name in names for t in optuna.load_study(study_name=name, storage=storage).trials]
+
+    def _statuses(self) -> dict[str, str]:
+        client = MlflowClient(f"sqlite:///{self.workspace}/mlflow.db")
+        experiment = client.get_experiment_by_name("story")
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id], max_results=1000)
+        assert len({run.info.run_name for run in runs}) == len(runs), "a trial has two runs"
+        return {str(run.info.run_name): run.info.status for run in runs}
+
+    def close(self) -> None:
+        """Ends whatever is left, by process id."""
+        for command in self._commands:
+            command.look()
             command.process.kill()
-            command.outlived_by(0)
-
-    def unfinished(self) -> Epochs:
-        return {run: epochs for run, epochs in checkpointed(self.workspace).items() if len(epochs) < 30}
-
-
-def name_of(process: psutil.Process) -> str:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return str(process.name())
-    return ""
+            for process in command.family.values():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     story = Story(tmp_path_factory.mktemp("story"))
     run, resume = ["run", str(story.file)], ["resume", "story"]
-    story.chapter("killed in the search", run, trial_line, signal.SIGKILL)
-    story.chapter("interrupted", run, trial_line, signal.SIGINT)
-    story.chapter("terminated among the controls", resume, control_line, signal.SIGTERM)
-    story.chapter("killed among the controls", resume, control_line, signal.SIGKILL)
-    story.chapter("interrupted twice", resume, control_line, signal.SIGINT, signal.SIGINT)
-    story.chapters["the end"] = Chapter(story.last_chapter(), 0.0, states(story.workspace), statuses(story.workspace))
-    return story
+    try:
+        story.chapter("killed in the search", run, "story-0", signal.SIGKILL)
+        story.chapter("interrupted", run, "story-0", signal.SIGINT)
+        story.chapter("terminated among the controls", resume, "story.controls-0", signal.SIGTERM)
+        story.chapter("killed among the controls", resume, "story.controls-0", signal.SIGKILL)
+        story.chapter("interrupted twice", resume, "story.controls-0", signal.SIGINT, signal.SIGINT)
+        story.last_chapter()
+        yield story
+    finally:
+        story.close()
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +254,7 @@ STOPPED = {"interrupted": 130, "terminated among the controls": 143}
 
 
 def test_whatever_was_killed_the_budget_is_met_and_nothing_is_there_twice(story: Story, left: Left) -> None:
-    assert story.chapters["the end"].ended.code == 0, story.chapters["the end"].ended.out
+    assert story.chapters["the end"].code == 0, story.chapters["the end"].out
     assert_whole(left, "story", trials=TRIALS, controls=CONTROLS)
     assert {t.state for t in [*left.trials, *left.controls]} == {TrialState.COMPLETE}
 
@@ -267,7 +274,7 @@ def test_the_study_is_the_one_that_nobody_disturbed(left: Left, undisturbed: Lef
 
 
 def test_no_epoch_that_a_checkpoint_held_was_trained_again(story: Story, left: Left) -> None:
-    assert any(0 < len(epochs) < 30 for epochs in story.safe[0].values()), "the first kill hit no running trial"
+    assert len(story.safe) == 7
     for safe in story.safe:
         for run, epochs in safe.items():
             logged = {step: timestamp for step, _, timestamp in left.runs[run].history["val_loss"]}
@@ -275,33 +282,42 @@ def test_no_epoch_that_a_checkpoint_held_was_trained_again(story: Story, left: L
 
 
 @pytest.mark.parametrize("title", KILLED)
-def test_a_killed_driver_leaves_orphans_and_no_processes(story: Story, title: str) -> None:
+def test_a_killed_driver_leaves_orphans_and_no_workers(story: Story, title: str) -> None:
     chapter = story.chapters[title]
-    assert chapter.ended.code == -signal.SIGKILL
-    assert TrialState.RUNNING in chapter.states, "the kill hit no running trial"
-    assert not chapter.outlived
+    assert chapter.code == -signal.SIGKILL
+    assert TrialState.RUNNING in chapter.states
+    assert "RUNNING" in chapter.statuses.values()
+    # Ray's agents wait a minute for an answer of what has died with the driver, then end too.
+    assert [name for name in chapter.alive() if not name.endswith("Agent")] == []
+
+
+def test_rays_agents_end_after_a_minute(story: Story) -> None:
+    chapter = story.chapters[KILLED[0]]
+    while chapter.alive() and time.monotonic() < chapter.signalled + 100:
+        time.sleep(0.5)
+    assert chapter.alive() == []
 
 
 @pytest.mark.parametrize(("title", "code"), STOPPED.items())
 def test_a_stopped_study_says_how_to_resume_and_leaves_nothing_running(story: Story, title: str, code: int) -> None:
     chapter = story.chapters[title]
-    assert chapter.ended.code == code
-    assert "Stopping: " in chapter.ended.out
-    assert chapter.ended.out.splitlines()[-1].strip() == f"python -m sweep resume story --workspace {story.workspace}"
-    assert "Traceback" not in chapter.ended.out
+    assert chapter.code == code
+    assert "Stopping: " in chapter.out
+    assert chapter.command.lines[-1].strip() == f"python -m sweep resume story --workspace {story.workspace}"
+    assert "Traceback" not in chapter.out
     assert chapter.statuses["story"] == "KILLED"
     assert "KILLED" in [status for run, status in chapter.statuses.items() if run != "story"]
     assert "RUNNING" not in chapter.statuses.values()
-    assert not chapter.outlived
     assert chapter.seconds < 60
+    assert chapter.alive() == []
 
 
 def test_a_second_interrupt_ends_at_once(story: Story) -> None:
     chapter = story.chapters["interrupted twice"]
-    assert chapter.ended.code == 130
+    assert chapter.code == 130
     assert chapter.seconds < 30
-    assert "Traceback" not in chapter.ended.out
-    assert not chapter.outlived
+    assert "Traceback" not in chapter.out
+    assert chapter.alive() == []
 
 
 def test_status_shows_the_orphans_of_a_killed_driver(
@@ -313,7 +329,7 @@ def test_status_shows_the_orphans_of_a_killed_driver(
         "import os, signal, sys; from pathlib import Path\n"
         "from sweep.service import load; from sweep.settings import Settings\n"
         "from sweep.study import Study, open_storage\n"
-        "settings = Settings(); config, _ = load(sys.argv[1], settings)\n"
+        "settings = Settings(); config = load(sys.argv[1], settings)[0]\n"
         "study = Study(config, open_storage(settings.storage), workspace=settings.workspace)\n"
         "study.fill(); study.ask(); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
