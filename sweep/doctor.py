@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 
 from .data import DATASETS, prepare
-from .errors import SweepError
+from .errors import SweepError, without_password
 from .settings import Settings
-from .study import open_storage, without_password
+from .study import open_storage
 from .tracking import Tracker
 
 Check = tuple[str, bool, str]  # what, whether it is well, detail

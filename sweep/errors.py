@@ -92,3 +92,12 @@ def _allowed(kind: str, message: str) -> str:
     if kind == "tuple_type":
         return "must be a list"
     return re.sub(r", (unable|got) .*", "", re.sub("^Input should be", "must be", message))
+
+
+def without_password(url: str) -> str:
+    """Returns the URL with ``***`` for its password."""
+    url = re.sub("(password=)[^&]*", r"\1***", url)
+    scheme, sign, rest = url.partition("://") if "://" in url else ("", "", url)
+    login, at, host = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    return f"{scheme}{sign}{user}{':***' if colon else ''}{at}{host}"

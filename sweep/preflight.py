@@ -125,6 +125,8 @@ def _corners(config: StudyConfig) -> Iterator[dict[str, Scalar]]:
         else:
             values = [dimension.low, dimension.high]
         levels[name] = values
+    if "depth" in levels:
+        levels["depth"] = levels.pop("depth")  # varies fastest, so that every depth is among the first corners
     return (dict(zip(levels, values, strict=True)) for values in itertools.product(*levels.values()))
 
 

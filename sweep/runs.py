@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from .errors import TrackingError
+from .errors import TrackingError, without_password
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -306,12 +306,6 @@ def may_pass(error: Exception) -> bool:
     if isinstance(error, OSError):  # requests' errors are OSErrors
         return not isinstance(error, FileNotFoundError)
     return getattr(error, "error_code", "INVALID_PARAMETER_VALUE") not in FINAL_ERRORS
-
-
-def without_password(uri: str) -> str:
-    """The URI as it may be shown."""
-    uri = re.sub(r"//([^:/@]*):[^/]*@", r"//\1:***@", uri)
-    return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", uri)
 
 
 def _store_errors() -> tuple[type[Exception], ...]:

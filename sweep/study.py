@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import ValidationError
 
 from .config import Scalar, StudyConfig, TrialConfig
-from .errors import StorageError, sentences
+from .errors import StorageError, sentences, without_password
 from .lease import FileLock, is_alive, owner
 from .metrics import EpochMetrics
 from .space import distributions, random_point, sobol_points, suggest
@@ -118,15 +118,6 @@ def open_storage(url: str) -> BaseStorage:
             f"storage {without_password(url)}: out of reach ({_hide(reason, url)}). Start it, or set SWEEP_STORAGE to "
             "another URL (journal:///path, sqlite:///path, postgresql+psycopg://user@host/db)."
         ) from None
-
-
-def without_password(url: str) -> str:
-    """Returns the URL with ``***`` for its password."""
-    url = re.sub("(password=)[^&]*", r"\1***", url)
-    scheme, sign, rest = url.partition("://") if "://" in url else ("", "", url)
-    login, at, host = rest.rpartition("@")
-    user, colon, _ = login.partition(":")
-    return f"{scheme}{sign}{user}{':***' if colon else ''}{at}{host}"
 
 
 def _hide(text: str, url: str) -> str:
@@ -298,8 +289,9 @@ class Study:
                 continue
             trial.handle.report(value, metrics.epoch)
             trial.judged = metrics.epoch
-            may_prune = trial.kind == "trial" and not trial.design and metrics.epoch < self.config.training.max_epochs
-            if may_prune and trial.handle.should_prune():
+            judged = trial.kind == "trial" and metrics.epoch < self.config.training.max_epochs
+            # Design trials are asked too, though never stopped: the rungs that others are compared with fill by asking.
+            if judged and trial.handle.should_prune() and not trial.design:
                 return metrics.epoch
         return None
 

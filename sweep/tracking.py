@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
-from .runs import ENVIRONMENT, RunKey, Runs, RunState, Work, may_pass, without_password
+from .runs import ENVIRONMENT, RunKey, Runs, RunState, Work, may_pass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .metrics import EpochMetrics
 
-__all__ = ["RunKey", "RunState", "Tracker", "experiment_url", "serve", "without_password"]
+__all__ = ["RunKey", "RunState", "Tracker", "experiment_url", "serve"]
 
 ROUND_SECONDS = 1.0  # between two looks at the queue: trials that end gather for this long
 RUNNING_SECONDS = 5.0  # between two calls for a trial that still runs: a call costs 10 ms whatever it holds

@@ -338,7 +338,7 @@ BAD_WORDS = {
     "queued nothing": (["enqueue", "tiny"], ["--set", "lambda1"]),
     "another space": (
         ["run", "tiny", "--set", "space.lambda1.low=1e-5", "--set", "training.lr=0.1"],
-        ["study tiny exists and differs", "lambda1.low: was 0.0001, now 1e-05", "lr: was 0.001, now 0.1", "name=tiny-2"],
+        ["exists and differs", "lambda1.low: was 0.0001, now 1e-05", "lr: was 0.001, now 0.1", "tiny-2"],
     ),
     "storage of no kind": (["status", "--storage", "nonsense"], ["storage nonsense: out of reach"]),
     "storage out of reach": (

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 
 from sweep import study as study_module
 from sweep.config import StudyConfig
-from sweep.errors import StorageError
+from sweep.errors import StorageError, without_password
 from sweep.metrics import EpochMetrics
 from sweep.study import (
     Study,
@@ -31,7 +31,6 @@ from sweep.study import (
     read_rows,
     stored_config,
     study_names,
-    without_password,
 )
 
 from .conftest import MakeConfig

@@ -26,9 +26,9 @@ from click.testing import CliRunner
 from mlflow import MlflowClient
 from mlflow.experiments import commands
 
-from sweep.errors import TrackingError
+from sweep.errors import TrackingError, without_password
 from sweep.metrics import EpochMetrics
-from sweep.tracking import RunKey, Tracker, experiment_url, serve, without_password
+from sweep.tracking import RunKey, Tracker, experiment_url, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
