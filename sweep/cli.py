@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -161,8 +162,18 @@ def _print_next(summary: Summary, settings: Settings, console: Console) -> None:
 
 
 def _command(settings: Settings, *words: str) -> str:
-    default = Path("results").absolute()
-    place = [] if settings.workspace == default else [f"--workspace {settings.workspace}"]
+    """A command, with the options without which it would look elsewhere."""
+    from .errors import without_password
+
+    options = {"workspace": "--workspace", "storage": "--storage"}
+    options |= {"tracking_uri": "--tracking"} if words[0] in ("run", "resume", "ui") else {}
+    options |= {"data": "--data", "address": "--address"} if words[0] in ("run", "resume") else {}
+    known = {**dict(_settings(workspace=settings.workspace)), "workspace": Path("results").absolute()}
+    place = [
+        f"{option} {shlex.quote(without_password(str(value)))}"
+        for name, option in options.items()
+        if (value := getattr(settings, name)) != known[name]
+    ]
     return " ".join(["python -m sweep", *words, *place])
 
 

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -169,6 +170,17 @@ def test_enqueue_puts_one_more_trial_into_the_queue(here: Sweep, copy: Path) -> 
     assert [t["state"] for t in data["trials"]] == ["finished"] * 6 + ["waiting"]
     plan = json.loads(here("run", "tiny", "--dry-run", "--json").out)
     assert plan["trials"] == 1
+
+
+def test_the_commands_it_names_find_the_same_study(here: Sweep, copy: Path, tmp_path: Path) -> None:
+    elsewhere = f"journal:///{tmp_path}/other folder/optuna.journal"
+    (tmp_path / "other folder").mkdir()
+    (copy / "optuna.journal").rename(tmp_path / "other folder" / "optuna.journal")
+    sets = ("--set", "lambda1=1e-3", "--set", "depth=2")
+    named = here("enqueue", "tiny", *sets, "--storage", elsewhere).out.partition("Run it with: ")[2]
+    command = shlex.split(named)
+    assert command == ["python", "-m", "sweep", "run", "tiny", "--workspace", str(copy), "--storage", elsewhere]
+    assert json.loads(here(*command[3:], "--dry-run", "--json").out)["trials"] == 1
 
 
 def test_a_dry_run_shows_the_plan_and_starts_nothing(here: Sweep, file: Path, tmp_path: Path) -> None:

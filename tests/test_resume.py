@@ -157,9 +157,10 @@ class Story:
         command = self._command("resume", "story")
         self._wait_for_the_middle(command, self._checkpointed(), "")
         self.safe.append(self._checkpointed())
-        for process in command.family.values():
-            if name_of(process).startswith("ray::Worker"):
-                process.kill()
+        workers = [each for each in command.family.values() if name_of(each).startswith("ray::Worker")]
+        assert workers
+        for process in workers:
+            process.kill()
         self._note("the end", command, time.monotonic())
 
     def _note(self, title: str, command: Command, signalled: float) -> None:
