@@ -316,8 +316,11 @@ def train(
     import tempfile
 
     from . import service
+    from .errors import ConfigError
 
     settings = _settings(workspace=workspace, storage=storage, data=data)
+    if trial is not None and sets:
+        raise ConfigError("options", ["--trial replays a trial as it was; --set would change it: give one of them"])
     config, _ = service.load(study, settings, sets=sets or [])
     console, epochs = _console(to_stderr=as_json), []
     with tempfile.TemporaryDirectory(prefix="sweep-train-") as scratch:

@@ -30,7 +30,9 @@ class Progress(Listener):
             if row.outcome is not None:
                 self.counts[row.outcome] += 1
         self.running: dict[tuple[str, int], tuple[Trial, EpochMetrics | None]] = {}
-        self.best: tuple[float, int] | None = None
+        completed = [(row.value, row.number) for row in done if row.outcome == "completed" and row.value is not None]
+        choose = min if config.objective.direction == "minimize" else max
+        self.best: tuple[float, int] | None = choose(completed, default=None)
         self.notices: list[str] = []
         self._began, self._ended_here, self._after = time.monotonic(), 0, 0
 

@@ -65,6 +65,7 @@ class Driver:
         self._out_of_budget = False
         self._guidance: dict[Key, str] = {}
         self._over = threading.Event()
+        self._interrupted = False
         self._environment = environment()
 
     def __enter__(self) -> Driver:
@@ -72,9 +73,12 @@ class Driver:
 
     def __exit__(self, *exc: object) -> None:
         """Ends the run: trials that were interrupted are left to the next one."""
-        for trial in self._trials.values():
-            self._studies[trial.study].release(trial)
-        self._over.set()
+        self._interrupted = exc[0] is not None or bool(self._trials)
+        try:
+            for trial in list(self._trials.values()):
+                self._studies[trial.study].release(trial)
+        finally:
+            self._over.set()  # or record() would wait for ever
 
     # -- the executor's source -----------------------------------------------------------------------------------
 
@@ -163,7 +167,7 @@ class Driver:
     def _watch_guidance(self, trial: Trial, metrics: EpochMetrics) -> None:
         """Marks a trial, once, whose guidance does nothing or too much, and explains the first one of each."""
         ratio = metrics.values.get("guidance/ratio")
-        if ratio is None or trial.key in self._guidance or INERT <= ratio <= DOMINANT:
+        if ratio is None or trial.key in self._guidance or not (ratio < INERT or ratio > DOMINANT):
             return
         state, hint = (
             ("inert", "it changes nothing (see measure and scale under guidance in the README)")
@@ -200,8 +204,8 @@ class Driver:
     ) -> None:
         tags = {**tags, **({"sweep.guidance": self._guidance[trial.key]} if trial.key in self._guidance else {})}
         self._end_run(_run_key(trial), outcome, trial.best, error, tags, time.time())
+        del self._trials[trial.key]  # first: until it is told, its row still keeps the stage from ending
         self._studies[trial.study].tell(trial, outcome, checkpoint=checkpoint, error=error, tags=tags)
-        del self._trials[trial.key]
         self._listener.ended(trial, outcome, error)
 
     def _end_run(
@@ -241,9 +245,11 @@ class Driver:
     def record(self, study_file: str) -> None:
         """Waits for the end of the run, then keeps the study file and, of the best trial, its weights and model."""
         self._over.wait()
+        if self._interrupted:
+            return
         self._tracker.log_text(None, study_file, "study.yaml")
         best = best_rows(self._config, self._search.rows(), 1)
-        if self._trials or not best or self._search.noted("recorded_best") == best[0].number:
+        if not best or self._search.noted("recorded_best") == best[0].number:
             return
         row = best[0]
         saved = checkpoint.load_latest(self._settings.checkpoints(self._search.name, row.number))
@@ -257,7 +263,7 @@ class Driver:
         place = Place(saved.path.parent.parent, self._settings.data, self._settings.cache)
         self._tracker.log_model(key, *trained_model(config, place, saved))
         self._tracker.set_tags(None, {"sweep.best": str(row.number)})
-        if self._tracker.flush(timeout=60):
+        if self._tracker.flush(timeout=60) and self._tracker.problem is None:
             self._search.note("recorded_best", row.number)
 
 

@@ -174,7 +174,7 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
 
 
 class Worker(tune.Trainable):
-    """A warm process that runs one trial after the other; it holds no passwords and talks to nobody but Tune."""
+    """A warm process that runs one trial after the other; it talks to nobody but Tune."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Called once, with the first trial."""

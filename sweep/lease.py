@@ -51,6 +51,8 @@ def owner(attempt: int) -> dict[str, Any]:
 
 def is_alive(mark: Mapping[str, Any]) -> bool:
     """Whether the process that left a mark still lives. One on another host is believed to."""
+    if mark["started"] == 0:
+        return False  # it has let go
     if mark["host"] != socket.gethostname():
         return True
     try:

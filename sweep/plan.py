@@ -12,7 +12,7 @@ from .config import StudyConfig
 from .data import Split
 from .settings import Settings
 from .space import distributions, from_unit
-from .training import Run, fit
+from .training import Diverged, Run, fit
 from .trial import Place, assemble
 
 
@@ -64,6 +64,6 @@ def _epoch_seconds(run: Run) -> float:
     started = time.perf_counter()
     try:
         next(epochs)
-    except StopIteration:
+    except (StopIteration, Diverged):
         return run.history[-1].values["seconds"] * max(1.0, whole / part)
     return (time.perf_counter() - started) * max(1.0, whole / part)

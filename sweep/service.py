@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import Scalar, StudyConfig, TrialConfig
+from .config import FinalistsConfig, Scalar, SearchConfig, StudyConfig, TrialConfig
 from .errors import ConfigError, SweepError, nearest
 from .preflight import check, check_names
 from .settings import Settings
@@ -90,7 +90,6 @@ def load(
     found, warnings = check(config, settings) if config else (check_names(raw), [])
     if problems + found or config is None:
         raise ConfigError(source, problems + found)
-    _agree(config, settings)
     return config, warnings
 
 
@@ -166,6 +165,7 @@ def run(config: StudyConfig, settings: Settings, listener: Listener, *, stop: th
         SweepError: storage, tracking server or cluster out of reach, before any trial starts.
     """
     began, interrupted = time.monotonic(), False
+    _agree(config, settings)
     complete = _complete(config, settings)
     with ThreadPoolExecutor(max_workers=1) as pool:
         # MLflow and Ray take seconds each to start; Ray's are mostly spent waiting for its processes.
@@ -194,8 +194,10 @@ def run(config: StudyConfig, settings: Settings, listener: Listener, *, stop: th
                 tracker.close(status="KILLED", timeout=5)
                 raise
             summary = _summary(config, search.rows(), controls.rows(), interrupted=interrupted)
-        recording.result()
-    if not tracker.close(status="KILLED" if interrupted else "FINISHED", timeout=60):
+        if (error := recording.exception()) is not None:
+            listener.noticed(f"the best model was not recorded: {error}; the next run of {config.name} tries again")
+    whole = tracker.close(status="KILLED" if interrupted else "FINISHED", timeout=60)
+    if tracker.problem or not whole:
         listener.noticed(f"tracking: {tracker.problem}; the next run of {config.name} sends what is missing")
     return replace(summary, seconds=time.monotonic() - began)
 
@@ -313,7 +315,10 @@ def _ends(dimension: dict[str, Any]) -> dict[str, Any]:
 def export(config: StudyConfig, row: Row) -> str:
     """A study file of one configuration: every hyperparameter is a constant."""
     space = {**config.constants, **row.hyperparameters}
-    return to_yaml(config.model_copy(update={"name": f"{config.name}-{row.number:04d}", "space": space}))
+    search = SearchConfig(trials=1, finalists=FinalistsConfig(top=0))
+    return to_yaml(
+        config.model_copy(update={"name": f"{config.name}-{row.number:04d}", "space": space, "search": search})
+    )
 
 
 def describe(config: StudyConfig) -> str:
@@ -396,6 +401,7 @@ def planned(config: StudyConfig, settings: Settings) -> Plan:
     """What a run would do, and how long it would take."""
     from .plan import plan
 
+    _agree(config, settings)
     return plan(config, settings, done=len(finished_rows(config, settings)))
 
 

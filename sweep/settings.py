@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -23,9 +23,9 @@ class Settings(BaseSettings):
 
     workspace: Path = Path("results")
     storage: str = ""
-    tracking_uri: str = Field("", validation_alias=AliasChoices("tracking_uri", "MLFLOW_TRACKING_URI"))
+    tracking_uri: str = Field("", validation_alias="MLFLOW_TRACKING_URI")
     data: Path = Path(".data")
-    address: str = Field("local", validation_alias=AliasChoices("address", "RAY_ADDRESS"))
+    address: str = Field("local", validation_alias="RAY_ADDRESS")
 
     def model_post_init(self, _context: object) -> None:
         """Makes paths absolute and fills in what depends on the workspace."""
