@@ -121,8 +121,9 @@ class Driver:
         # Epochs beyond the pruner's word were trained ahead of it and do not count.
         epochs = [m for m in result.epochs if pruned_at is None or m.epoch <= pruned_at]
         self._tracker.log_epochs(_run_key(trial), epochs)
+        for metrics in epochs:  # each one, so that the tag does not depend on how they were batched
+            self._watch_guidance(trial, metrics)
         if epochs:
-            self._watch_guidance(trial, epochs[-1])
             trial.epochs = epochs[-1].epoch
             self._listener.progressed(trial, epochs[-1])
         outcome = "pruned" if pruned_at is not None else result.outcome

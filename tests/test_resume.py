@@ -42,12 +42,12 @@ space:
   lambda1: {low: 1e-4, high: 1e-2, log: true}
   depth: {low: 1, high: 3}
   width: {choices: [64, 128]}
-training: {max_epochs: 30, batch_size: 16}
+training: {max_epochs: 60, batch_size: 16}
 search: {trials: 4, design: 1, sampler: random, pruner: none, finalists: {top: 1, seeds: 1, tuned: 2}}
 resources: {max_concurrent: 2}
 """
-TRIALS, CONTROLS, EPOCHS = 4, 5, 30
-PATIENCE = 200.0  # seconds; a command needs a few
+TRIALS, CONTROLS, EPOCHS = 4, 5, 60
+PATIENCE = 400.0  # seconds; a command needs a few
 
 Checkpointed = dict[str, dict[int, int]]  # run -> epoch -> the time it ended
 
@@ -81,6 +81,10 @@ class Command:
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 self.family.setdefault(child.pid, child)
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes of its Ray that train."""
+        return [process for process in self.family.values() if name_of(process).startswith("ray::Worker")]
 
     def signal(self, number: signal.Signals) -> None:
         """Ctrl-C reaches a terminal's whole process group; all other signals go to the driver alone."""
@@ -141,10 +145,10 @@ class Story:
 
     def chapter(self, title: str, words: list[str], study: str, *signals: signal.Signals) -> None:
         """Runs a command, sends signals to it in the middle of a trial of a study, and notes what it leaves."""
-        command, before = self._command(*words), self._checkpointed()
-        if not before:
+        command = self._command(*words)
+        if not self.chapters:
             command.read_until(lambda text: text.startswith("story-0"))  # the first trial that has ended
-        self._wait_for_the_middle(command, before, study)
+        self._wait_for_the_middle(command, study)
         signalled = time.monotonic()
         for number in signals:
             command.signal(number)
@@ -155,11 +159,9 @@ class Story:
     def last_chapter(self) -> None:
         """Resumes the study to its end; on the way the processes that train are killed once."""
         command = self._command("resume", "story")
-        self._wait_for_the_middle(command, self._checkpointed(), "")
+        self._wait_for_the_middle(command, "story")
         self.safe.append(self._checkpointed())
-        workers = [each for each in command.family.values() if name_of(each).startswith("ray::Worker")]
-        assert workers
-        for process in workers:
+        for process in command.workers():
             process.kill()
         self._note("the end", command, time.monotonic())
 
@@ -173,13 +175,17 @@ class Story:
         self._commands.append(Command(self.workspace, *words))
         return self._commands[-1]
 
-    def _wait_for_the_middle(self, command: Command, before: Checkpointed, study: str) -> None:
-        """Returns when some trial has a new checkpoint, and most of it is still to come."""
+    def _wait_for_the_middle(self, command: Command, study: str) -> None:
+        """Returns when a trial of the command has made a checkpoint, and most of it is still to come."""
+        before: Checkpointed = {}
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and command.process.poll() is None:
             command.look()
-            for run, epochs in self._checkpointed().items():
-                if run.startswith(study) and len(before.get(run, {})) < len(epochs) < EPOCHS / 2:
+            now = self._checkpointed()
+            if not command.workers():
+                before = now  # the workers of a driver that was killed live on for some seconds
+            for run, epochs in now.items():
+                if run.startswith(study) and len(before.get(run, {})) < len(epochs) < EPOCHS * 3 / 4:
                     return
             time.sleep(0.05)
         raise AssertionError("no trial was met in its middle\n" + "\n".join(command.lines))

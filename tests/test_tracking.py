@@ -470,7 +470,7 @@ def served(uri: str, artifacts: Path, port: int) -> subprocess.Popen[bytes]:
     server = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    for _ in range(600):
+    for _ in range(2400):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
         except OSError:
