@@ -365,7 +365,7 @@ def test_an_owner_on_another_host_is_believed_to_live(opened: Any, study_config:
     study = opened(config, journal_url)
     study.fill()
     trial = asked(study)
-    trial.handle.set_user_attr("owner", {"host": "elsewhere", "pid": 1, "started": 0.0, "attempt": 1})
+    trial.handle.set_user_attr("owner", {"host": "elsewhere", "pid": 1, "started": 1.0, "attempt": 1})
     assert study.ask() is None
     assert not study.rows()[0].orphan
 

@@ -467,18 +467,18 @@ except ImportError:
 
 def served(uri: str, artifacts: Path, port: int) -> subprocess.Popen[bytes]:
     command, environment = serve(uri, artifacts, port=port)
-    server = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    log = artifacts.with_name("server.log")
+    with log.open("ab") as output:
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
     for _ in range(2400):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
         except OSError:
-            assert server.poll() is None
+            assert server.poll() is None, log.read_text()
             time.sleep(0.1)
         else:
             return server
-    raise TimeoutError(command)
+    raise TimeoutError(f"{command}\n{log.read_text()}")
 
 
 def stopped(server: subprocess.Popen[bytes]) -> None:
