@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import torch
 
-from .data import DATASETS, prepare
+from .config import DataConfig
+from .data import DATASETS, load
 from .errors import SweepError, without_password
 from .settings import Settings
 from .study import open_storage
@@ -25,6 +26,7 @@ def examine(settings: Settings) -> list[Check]:
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     present = [name for name in DATASETS if (settings.cache / name / "test_labels.npy").is_file()]
+    digits = DataConfig(name="digits")
     tracker = Tracker(settings.tracking_uri, "doctor", artifacts=settings.artifacts)
     return [
         ("versions", True, f"Python {platform.python_version()}, {versions}"),
@@ -32,7 +34,7 @@ def examine(settings: Settings) -> list[Check]:
         _try("workspace", lambda: _workspace(settings)),
         _try("storage", lambda: _reach(lambda: open_storage(settings.storage), settings.storage)),
         _try("tracking", lambda: _reach(tracker.check, settings.tracking_uri)),
-        _try("digits", lambda: _reach(lambda: prepare("digits", root=settings.data, cache=settings.cache), "")),
+        _try("digits", lambda: _reach(lambda: load(digits, root=settings.data, cache=settings.cache), "")),
         ("data", True, f"prepared: {', '.join(present) or 'none yet'}; root {settings.data}"),
     ]
 

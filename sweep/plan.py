@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 from .config import StudyConfig
-from .data import Split
 from .settings import Settings
 from .space import distributions, from_unit
 from .training import Diverged, Run, fit
@@ -58,7 +57,7 @@ def _epoch_seconds(run: Run) -> float:
     """Times an epoch on a part of the training set and scales it up."""
     whole, part = len(run.train.labels), 24 * run.config.training.batch_size
     if whole > part:
-        run = dataclasses.replace(run, train=Split(run.train.images[:part], run.train.labels[:part]))
+        run = dataclasses.replace(run, train=run.train.first(part))
     epochs = fit(run)
     next(epochs)  # the first one warms up
     started = time.perf_counter()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models import MODELS, model_class, options
 
 from .config import Choices, Scalar, StudyConfig
 from .errors import DataError, nearest
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .datasets import DatasetInfo
 
 CORNERS = 512  # models built, at most, to see whether the space holds an impossible one
 
@@ -69,29 +72,31 @@ def check(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]
     Returns:
         Problems, and warnings.
     """
-    from .data import DATASETS, prepare, split_sizes
+    from .data import DATASETS, prepare, reader, split_sizes
 
     problems = check_names(config.model_dump())
+    info: DatasetInfo | None = None
     buildable = all(problem.startswith("objective.") for problem in problems)
     if config.data.name in DATASETS:
         try:
-            split_sizes(config.data.name, train_size=config.data.train_size, val_fraction=config.data.val_fraction)
-            prepare(config.data.name, root=settings.data, cache=settings.cache)
+            found = reader(config.data, settings.data)
+            info = found.info
+            split_sizes(config.data, info)
+            prepare(found, cache=settings.cache)
         except DataError as error:
             problems.append(str(error))
-    if buildable:
-        impossible, warnings = _check_sizes(config)
+    if buildable and info is not None:
+        impossible, warnings = _check_sizes(config, info)
         return problems + impossible, warnings
     return problems, []
 
 
-def _check_sizes(config: StudyConfig) -> tuple[list[str], list[str]]:
+def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], list[str]]:
     """Builds the corners of the space without memory for weights: impossible sizes, hyperparameters that do nothing."""
     import torch
 
     from losses import EntropyGuidance
 
-    from .data import DATASETS
     from .trial import build
 
     problems: dict[str, None] = {}
@@ -101,7 +106,7 @@ def _check_sizes(config: StudyConfig) -> tuple[list[str], list[str]]:
         trial = config.trial(corner)
         try:
             with torch.device("meta"):
-                model = build(trial, DATASETS[config.data.name])
+                model = build(trial, info)
             EntropyGuidance(model, **trial.guidance.model_dump())
         except ValueError as error:
             problems[f"model {config.model.name} on {config.data.name}: {error}"] = None

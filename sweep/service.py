@@ -375,7 +375,7 @@ def test(trial: TrialConfig, settings: Settings, folder: Path) -> dict[str, floa
     from .trial import Place, assemble
 
     run, _ = assemble(trial, Place(folder=folder, data=settings.data, cache=settings.cache, gpu=True))
-    dataset = load_data(trial.data.name, root=settings.data, cache=settings.cache)
+    dataset = load_data(trial.data, root=settings.data, cache=settings.cache)
     return evaluate(run, dataset.test.to(run.device), "test")
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from losses import EntropyGuidance
 from losses.task import Task
 
+from .batches import Part, batches
 from .config import TrainingConfig, TrialConfig
-from .data import DatasetInfo, Split, batches
+from .datasets import DatasetInfo
 from .metrics import EpochMetrics
 
 
@@ -37,8 +38,8 @@ class Run:
     guidance: EntropyGuidance
     task: Task
     info: DatasetInfo
-    train: Split
-    val: Split
+    train: Part
+    val: Part
     device: torch.device
     history: list[EpochMetrics] = field(default_factory=list)
 
@@ -88,12 +89,12 @@ def fit(run: Run) -> Iterator[EpochMetrics]:
         yield run.history[-1]
 
 
-def evaluate(run: Run, split: Split, prefix: str) -> dict[str, float]:
-    """Returns the task's metrics on a split, named ``prefix_loss`` and so on."""
+def evaluate(run: Run, part: Part, prefix: str) -> dict[str, float]:
+    """Returns the task's metrics on a part of the data, named ``prefix_loss`` and so on."""
     run.model.eval()
     meter = Meter(run.task)
     with torch.inference_mode(), _autocast(run):
-        for x, y in _batches(run, split):
+        for x, y in _batches(run, part):
             output = run.model(x)
             meter.add(run.task.loss(output, x, y), output, y)
     return meter.summary(prefix)
@@ -154,7 +155,7 @@ def input_batches(
     config: TrialConfig,
     info: DatasetInfo,
     task: Task,
-    split: Split,
+    part: Part,
     *,
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
@@ -162,7 +163,7 @@ def input_batches(
     """Images and labels as the model takes them; with a generator in training order: shuffled and augmented."""
     size = config.training.batch_size
     return batches(
-        split,
+        part,
         batch_size=max(512, size) if generator is None else size,
         device=device,
         shuffle=generator,
@@ -172,8 +173,8 @@ def input_batches(
     )
 
 
-def _batches(run: Run, split: Split, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    return input_batches(run.config, run.info, run.task, split, device=run.device, generator=generator)
+def _batches(run: Run, part: Part, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    return input_batches(run.config, run.info, run.task, part, device=run.device, generator=generator)
 
 
 def _seed(seed: int, epoch: int, device: torch.device) -> torch.Generator:

@@ -20,8 +20,10 @@ from losses import EntropyGuidance, GuidanceWarning
 from losses.task import TASKS
 from models import build_model
 
-from . import checkpoint, data
+from . import checkpoint
 from .config import TrialConfig
+from .data import load
+from .datasets import DatasetInfo
 from .metrics import EpochMetrics
 from .training import Diverged, Run, build_optimizer, fit, initialise, input_batches
 
@@ -98,7 +100,7 @@ def assemble(config: TrialConfig, place: Place) -> tuple[Run, checkpoint.Checkpo
         DataError: the data set is missing.
     """
     device = torch.device("cuda" if place.gpu and torch.cuda.is_available() else "cpu")
-    dataset = _load_data(config, place)
+    dataset = load(config.data, root=place.data, cache=place.cache)
     torch.manual_seed(config.training.seed)
     model = build(config, dataset.info)
     initialise(model, config.training.init)
@@ -127,7 +129,7 @@ def trained_model(
     config: TrialConfig, place: Place, saved: checkpoint.Checkpoint
 ) -> tuple[nn.Module, np.ndarray[Any, Any]]:
     """The network of a checkpoint, on the CPU, and a batch [4, C, H, W] of what it takes."""
-    dataset = _load_data(config, place)
+    dataset = load(config.data, root=place.data, cache=place.cache)
     model = build(config, dataset.info)
     model.load_state_dict(saved.state["model"])
     task = TASKS[model.task]  # type: ignore[index]
@@ -135,14 +137,9 @@ def trained_model(
     return model, x[:4].numpy()
 
 
-def build(config: TrialConfig, info: data.DatasetInfo) -> nn.Module:
+def build(config: TrialConfig, info: DatasetInfo) -> nn.Module:
     """Builds the model of one trial, with PyTorch's own initialisation."""
     return build_model(**config.model, in_shape=info.in_shape, num_outputs=info.num_classes)
-
-
-def _load_data(config: TrialConfig, place: Place) -> data.Dataset:
-    size, fraction = config.data.train_size, config.data.val_fraction
-    return data.load(config.data.name, root=place.data, cache=place.cache, train_size=size, val_fraction=fraction)
 
 
 def _state(run: Run) -> dict[str, Any]:

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from sweep.data import Split, batches, load
+from sweep.batches import Split, batches
+from sweep.config import DataConfig
+from sweep.data import load
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    return load("digits", root=Path("/nonexistent"), cache=tmp_path_factory.mktemp("cache"))
+    return load(DataConfig(name="digits"), root=Path("/nonexistent"), cache=tmp_path_factory.mktemp("cache"))
 
 
 def numbered(count, in_shape=(1, 4, 4)):

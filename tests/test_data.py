@@ -16,10 +16,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from sweep.data import DATASETS, balanced_order, load, prepare, split_sizes
+from sweep.config import DataConfig
+from sweep.data import DATASETS, load, reader, split_sizes
+from sweep.data import prepare as prepare_reader
+from sweep.datasets import balanced_order
 from sweep.errors import DataError
 
 NOWHERE = Path("/nonexistent")  # a data root that the digits do not need
+
+
+def config(name="digits", **wanted):
+    """What a study file says of its data, also where a study file could not say it."""
+    return DataConfig.model_construct(name=name, **wanted)
+
+
+def prepare(name, *, root, cache):
+    prepare_reader(reader(config(name), root), cache=cache)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +43,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def digits(cache):
-    return load("digits", root=NOWHERE, cache=cache)
+    return load(config(), root=NOWHERE, cache=cache)
 
 
 def real(name, tmp_path):
@@ -40,7 +52,7 @@ def real(name, tmp_path):
     root = Path(os.environ.get("SWEEP_DATA", ".data"))
     if not (root / folder).is_dir():
         pytest.skip(f"no {folder} in {root}; SWEEP_DATA names the data root")
-    return load(name, root=root, cache=tmp_path), root / folder
+    return load(config(name), root=root, cache=tmp_path), root / folder
 
 
 def rows(images, labels):
@@ -95,7 +107,7 @@ def test_the_cut_never_changes(digits):
 def test_train_size_takes_a_subset_and_leaves_validation_alone(cache, digits):
     whole = {row.tobytes() for row in rows(*digits.train)}
     for size in (10, 100, 1294):
-        part = load("digits", root=NOWHERE, cache=cache, train_size=size)
+        part = load(config(train_size=size), root=NOWHERE, cache=cache)
         assert len(part.train.labels) == size
         assert {row.tobytes() for row in rows(*part.train)} <= whole
         assert torch.equal(part.val.images, digits.val.images)
@@ -105,9 +117,9 @@ def test_train_size_takes_a_subset_and_leaves_validation_alone(cache, digits):
 
 def test_split_sizes_are_those_of_load(cache):
     for wanted in ({}, {"val_fraction": 0.25}, {"train_size": 7, "val_fraction": 0.5}):
-        part = load("digits", root=NOWHERE, cache=cache, **wanted)
-        assert split_sizes("digits", **wanted) == (len(part.train.labels), len(part.val.labels))
-    assert split_sizes("mnist") == (54_000, 6_000)
+        part = load(config(**wanted), root=NOWHERE, cache=cache)
+        assert split_sizes(config(**wanted), part.info) == (len(part.train.labels), len(part.val.labels))
+    assert split_sizes(config("mnist"), reader(config("mnist"), NOWHERE).info) == (54_000, 6_000)
 
 
 @pytest.mark.parametrize(
@@ -123,12 +135,12 @@ def test_split_sizes_are_those_of_load(cache):
 )
 def test_impossible_cuts_are_refused(cache, wanted, message):
     with pytest.raises(DataError, match=message):
-        load("digits", root=NOWHERE, cache=cache, **wanted)
+        load(config(**wanted), root=NOWHERE, cache=cache)
 
 
 def test_unknown_name_lists_the_valid_ones(tmp_path):
     with pytest.raises(DataError, match=r"data.name: unknown data set 'mnits'; choose one of digits, mnist, "):
-        load("mnits", root=NOWHERE, cache=tmp_path)
+        load(config("mnits"), root=NOWHERE, cache=tmp_path)
     assert list(DATASETS) == ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"]
 
 
@@ -187,7 +199,7 @@ def test_cifar10(tmp_path):
 def test_test_part_is_opened_only_when_asked_for(tmp_path):
     prepare("digits", root=NOWHERE, cache=tmp_path)
     (tmp_path / "digits" / "test_images.npy").write_bytes(b"not an array")
-    dataset = load("digits", root=NOWHERE, cache=tmp_path)
+    dataset = load(config(), root=NOWHERE, cache=tmp_path)
     assert len(dataset.train.labels) == 1294
     with pytest.raises(DataError, match=r"prepared data in .*digits cannot be read .* delete this folder"):
         _ = dataset.test
@@ -203,18 +215,19 @@ def test_an_interrupted_preparation_is_completed(tmp_path, digits):
     prepare("digits", root=NOWHERE, cache=tmp_path)
     (tmp_path / "digits" / "train_labels.npy").unlink()
     (tmp_path / "digits" / ".train_labels.npy.0123").write_bytes(b"half a fi")
-    assert torch.equal(load("digits", root=NOWHERE, cache=tmp_path).train.labels, digits.train.labels)
+    assert torch.equal(load(config(), root=NOWHERE, cache=tmp_path).train.labels, digits.train.labels)
 
 
 def test_processes_may_prepare_at_once(tmp_path, digits):
     code = f"""
 from pathlib import Path
 from sklearn.datasets import load_digits
+from sweep.config import DataConfig
 from sweep.data import load
 print("ready", flush=True)
 input()
 for i in range(10):
-    dataset = load("digits", root=Path("/nonexistent"), cache=Path({str(tmp_path)!r}, str(i)))
+    dataset = load(DataConfig(name="digits"), root=Path("/nonexistent"), cache=Path({str(tmp_path)!r}, str(i)))
     print(int(dataset.train.images.sum()), int(dataset.test.labels.sum()))
 """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -234,7 +247,7 @@ for i in range(10):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_trials_share_one_copy_in_the_page_cache(cache):
-    dataset = load("digits", root=NOWHERE, cache=cache, train_size=900)
+    dataset = load(config(train_size=900), root=NOWHERE, cache=cache)
     for split in (dataset.train, dataset.val):
         address = split.images.data_ptr()
         lines = (line.split() for line in Path("/proc/self/maps").read_text().splitlines())
@@ -244,10 +257,10 @@ def test_trials_share_one_copy_in_the_page_cache(cache):
 
 
 def test_what_a_trial_does_to_its_images_stays_with_it(cache, digits):
-    mine = load("digits", root=NOWHERE, cache=cache)
+    mine = load(config(), root=NOWHERE, cache=cache)
     original = digits.train.images[0].clone()
     mine.train.images[0] = 99
-    assert torch.equal(load("digits", root=NOWHERE, cache=cache).train.images[0], original)
+    assert torch.equal(load(config(), root=NOWHERE, cache=cache).train.images[0], original)
 
 
 def test_an_unwritable_cache_is_said(tmp_path):
@@ -302,7 +315,7 @@ def test_files_that_are_there_are_not_called_missing(tmp_path, proxy):
 
 @pytest.mark.usefixtures("proxy")
 def test_a_network_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("sweep.data.NETWORK_TIMEOUT", 0.3)
+    monkeypatch.setattr("sweep.datasets.NETWORK_TIMEOUT", 0.3)
     before, start = socket.getdefaulttimeout(), time.perf_counter()
     with pytest.raises(DataError, match=r"download failed .*timed out"):
         prepare("mnist", root=tmp_path, cache=tmp_path / "cache")
@@ -342,8 +355,9 @@ def test_workers_that_map_the_cache_load_no_reader(cache):
     code = f"""
 import sys
 from pathlib import Path
+from sweep.config import DataConfig
 from sweep.data import load
-load("digits", root=Path("/nonexistent"), cache=Path({str(cache)!r}))
+load(DataConfig(name="digits"), root=Path("/nonexistent"), cache=Path({str(cache)!r}))
 print([name for name in ("sklearn", "torchvision") if name in sys.modules])
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

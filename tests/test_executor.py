@@ -19,8 +19,8 @@ import ray
 
 from cluster.connect import connected
 from sweep import checkpoint
-from sweep.config import Resources, TrialConfig
-from sweep.data import prepare
+from sweep.config import DataConfig, Resources, TrialConfig
+from sweep.data import load
 from sweep.errors import SweepError
 from sweep.executor import Job, Key, Result, Source, _Bridge, execute, gpus_per_trial, parallelism
 from sweep.trial import Place, run_trial
@@ -65,7 +65,7 @@ def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("workspace")
-    prepare("digits", root=folder, cache=folder / "cache")
+    load(DataConfig(name="digits"), root=folder, cache=folder / "cache")
     return Place(folder / "study", data=folder, cache=folder / "cache")
 
 

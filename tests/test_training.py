@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from losses import EntropyGuidance
 from losses.task import TASKS
-from sweep import data
 from sweep.config import DataConfig, GuidanceConfig, Objective, TrainingConfig, TrialConfig
+from sweep.datasets import balanced_order
 from sweep.metrics import EpochMetrics
 from sweep.training import Diverged, Run, evaluate, fit, initialise
 from sweep.trial import Place, assemble
@@ -265,7 +265,7 @@ def written_loop(
 def digits(size: int, val: int) -> tuple[Tensor, Tensor]:
     """Training images as the network takes them and their labels, from scikit-learn's package by hand."""
     bunch = load_digits()
-    order = data.balanced_order(bunch.target)[: 1797 - round(0.2 * 1797)]
+    order = balanced_order(bunch.target)[: 1797 - round(0.2 * 1797)]
     assert len(order) - val >= size
     images = (torch.from_numpy(bunch.images[order[:size]]).float().flatten(1) - 16 * 0.3049) / (16 * 0.3760)
     return images, torch.from_numpy(bunch.target[order[:size]]).long()

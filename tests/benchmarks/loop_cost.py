@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from losses.task import TASKS
+from sweep.batches import Split
 from sweep.config import DataConfig, GuidanceConfig, Objective, TrainingConfig, TrialConfig
-from sweep.data import Split
 from sweep.training import Run, fit
 from sweep.trial import Place, assemble
 

@@ -42,6 +42,7 @@ def bare(part: int) -> None:
 
     from models import build_model
     from sweep import studyfile
+    from sweep.config import DataConfig
     from sweep.data import load
     from sweep.space import distributions, random_point
 
@@ -49,7 +50,7 @@ def bare(part: int) -> None:
     config, _ = studyfile.parse(studyfile.read_yaml(STUDY, "benchmark"))
     assert config is not None
     cache = Path(os.environ["BENCH_CACHE"])
-    data = load("digits", root=cache, cache=cache, val_fraction=0.2)
+    data = load(DataConfig(name="digits", val_fraction=0.2), root=cache, cache=cache)
     space = distributions(config.searched)
     mean, std = 16 * torch.tensor(data.info.mean), 16 * torch.tensor(data.info.std)
     (x, y), (xv, yv) = data.train, data.val
@@ -81,13 +82,14 @@ def stock() -> None:
     from torch.nn import functional as F
 
     from models import build_model
+    from sweep.config import DataConfig
     from sweep.data import load
 
     cache = Path(os.environ["BENCH_CACHE"])
 
     def trainable(config: dict[str, float]) -> None:
         torch.set_num_threads(1)
-        data = load("digits", root=cache, cache=cache, val_fraction=0.2)
+        data = load(DataConfig(name="digits", val_fraction=0.2), root=cache, cache=cache)
         mean, std = 16 * torch.tensor(data.info.mean), 16 * torch.tensor(data.info.std)
         (x, y), (xv, yv) = data.train, data.val
         sizes = {"depth": int(config["depth"]), "width": int(config["width"])}
@@ -174,11 +176,12 @@ def main() -> int:
     if arguments.mode != "all":
         stock() if arguments.mode == "stock" else bare(int(arguments.mode[-1]))
         return 0
-    from sweep.data import prepare
+    from sweep.config import DataConfig
+    from sweep.data import load
 
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
-        prepare("digits", root=cache, cache=cache)
+        load(DataConfig(name="digits"), root=cache, cache=cache)
         rounds = []
         for number in range(arguments.rounds):
             limit = _seconds(_spawn("bare0", cache), _spawn("bare1", cache))

@@ -1,0 +1,122 @@
+"""Batches: a part of a data set in a seeded order, as float images on the device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+CROP_PADDING = 8  # pad by 1 pixel for each so many of the image's side: 4 at 32x32, 3 at 28x28, 1 at 8x8
+
+
+class Part(Protocol):
+    """Images and their labels, wherever they are."""
+
+    @property
+    def labels(self) -> Tensor:
+        """One entry for each image, in the stored order."""
+
+    def to(self, device: torch.device | str) -> Part:
+        """The same part, resident on a device if it can be."""
+
+    def first(self, count: int) -> Part:
+        """The beginning of the stored order."""
+
+    def uint8_batches(
+        self, size: int, device: torch.device | str, shuffle: torch.Generator | None, augment: Sequence[str]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once with its label, on the device, as `batches` says; images are uint8."""
+
+
+class Split(NamedTuple):
+    """A part that is an array, in memory or mapped.
+
+    Attributes:
+        images: uint8 [N, C, H, W].
+        labels: int64 [N].
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same part, resident on a device; on the CPU it stays the memory map."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def first(self, count: int) -> Split:
+        """The beginning of the stored order."""
+        return Split(self.images[:count], self.labels[:count])
+
+    def uint8_batches(
+        self, size: int, device: torch.device | str, shuffle: torch.Generator | None, augment: Sequence[str]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `Part`."""
+        images, labels = self
+        order = None if shuffle is None else torch.randperm(len(labels), generator=shuffle).to(images.device)
+        for start in range(0, len(labels), size):
+            part = slice(start, start + size)
+            if order is None:
+                x, y = images[part], labels[part]
+            else:  # index_select copies whole images: 15 times as fast as images[index] on a CPU
+                x, y = images.index_select(0, order[part]), labels.index_select(0, order[part])
+            x, y = x.to(device), y.to(device)
+            yield (_augment(x, augment, shuffle) if augment else x), y
+
+
+def batches(
+    part: Part,
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    shuffle: torch.Generator | None,
+    scale: int,
+    augment: Sequence[str] = (),
+    normalize: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of float batches; the last may be smaller.
+
+    All randomness comes from ``shuffle``, drawn on the CPU, so an epoch is the same on every device and continues
+    from a saved generator state.
+
+    Args:
+        part: images and labels; resident on the device (``Part.to``) they are not copied again.
+        batch_size: images per batch.
+        device: where the batches go.
+        shuffle: CPU generator of the order and the augmentation; None keeps the stored order.
+        scale: the stored value that becomes 1.0.
+        augment: ``crop`` shifts each image by up to an eighth of its side, zeros moving in; ``flip`` mirrors every
+            second one, at random.
+        normalize: mean and standard deviation per channel, of images in [0, 1]; None leaves them in [0, 1].
+
+    Yields:
+        Images, float32 [B, C, H, W], and labels, int64 [B].
+
+    Raises:
+        ValueError: augmentation without a generator.
+    """
+    if augment and shuffle is None:
+        raise ValueError(f"augment = {augment!r}: needs a generator in shuffle to draw from")
+    if normalize is not None:
+        mean, std = (scale * torch.tensor(values, device=device).view(-1, 1, 1) for values in normalize)
+    for images, y in part.uint8_batches(batch_size, device, shuffle, augment):
+        x = images.float()
+        yield x.div_(scale) if normalize is None else x.sub_(mean).div_(std), y
+
+
+def _augment(x: Tensor, augment: Sequence[str], generator: torch.Generator | None) -> Tensor:
+    """Shift and mirror each image of a batch [B, C, H, W] at random."""
+    batch, _, height, width = x.shape
+    if "crop" in augment:
+        pad = min(height, width) // CROP_PADDING
+        shifts = torch.randint(0, 2 * pad + 1, (2, batch), generator=generator).to(x.device)
+        windows = torch.nn.functional.pad(x, (pad,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+        x = windows[torch.arange(batch, device=x.device), :, shifts[0], shifts[1]]  # [B, C, H, W]
+    if "flip" in augment:
+        mirrored = torch.randint(0, 2, (batch, 1, 1, 1), generator=generator).bool().to(x.device)
+        x = torch.where(mirrored, x.flip(-1), x)
+    return x
