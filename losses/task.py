@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+IGNORED = 255  # a pixel with this label belongs to no class: neither loss nor metric sees it, as in Pascal VOC
 
 
 @dataclass(frozen=True)
@@ -15,17 +18,22 @@ class Task:
     """A kind of task.
 
     Attributes:
-        loss: (output, images, labels) -> mean over the batch.
+        loss: (output, images, labels, label smoothing) -> mean over what `weight` counts in the batch.
         score: name of the metric that is logged beside the loss.
-        summarise: (outputs and labels of an epoch's batches, the epoch's mean loss) -> that metric.
-        keeps_outputs: whether `summarise` reads the outputs.
+        count: (output, labels) of one or more batches -> whole numbers that add up over an epoch; None where the
+            metric is a function of the loss.
+        read: (these numbers, the epoch's mean loss) -> the metric.
+        weight: labels of a batch -> how many terms its mean loss is over.
+        targets: what it is trained on beside the images: a label for each, a mask for each, or nothing.
         normalizes: whether the model takes images of mean 0 and deviation 1, rather than in [0, 1].
     """
 
-    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor, Tensor, float], Tensor]
     score: str
-    summarise: Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], Tensor]
-    keeps_outputs: bool
+    count: Callable[[Tensor, Tensor], Tensor] | None
+    read: Callable[[Tensor, Tensor], Tensor]
+    weight: Callable[[Tensor], Tensor | int]
+    targets: Literal["labels", "masks"] | None
     normalizes: bool
 
     @property
@@ -34,24 +42,59 @@ class Task:
         return ("loss", self.score)
 
 
-def _cross_entropy(output: Tensor, _images: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(output, labels)
+def _image_loss(output: Tensor, _images: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    return F.cross_entropy(output, labels, label_smoothing=smoothing)
 
 
-def _accuracy(outputs: Sequence[Tensor], labels: Sequence[Tensor], _loss: Tensor) -> Tensor:
-    return (torch.cat(tuple(outputs)).argmax(1) == torch.cat(tuple(labels))).float().mean()
+def _hits(output: Tensor, labels: Tensor) -> Tensor:
+    """Images that were put in another class and in theirs, [2]."""
+    hits = output.argmax(1) == labels
+    return torch.stack([(~hits).sum(), hits.sum()])
 
 
-def _mean_squared_error(output: Tensor, images: Tensor, _labels: Tensor) -> Tensor:
+def _accuracy(hits: Tensor, _loss: Tensor) -> Tensor:
+    return hits[1] / hits.sum()
+
+
+def _pixel_loss(output: Tensor, _images: Tensor, masks: Tensor, smoothing: float) -> Tensor:
+    """Mean cross-entropy over the pixels that count; 0 where there is none."""
+    total = F.cross_entropy(output, masks, ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum")
+    return total / _counted(masks).clamp(min=1)
+
+
+def _counted(masks: Tensor) -> Tensor:
+    return (masks != IGNORED).sum()
+
+
+def _confusion(output: Tensor, masks: Tensor) -> Tensor:
+    """Pixels of each class (row) that were put in each class (column), [K, K]."""
+    classes = output.shape[1]
+    rows = torch.where(masks == IGNORED, classes, masks)  # one row more for what does not count
+    pairs = rows * classes + output.argmax(1)
+    return torch.bincount(pairs.flatten(), minlength=(classes + 1) * classes).view(-1, classes)[:classes]
+
+
+def _iou(confusion: Tensor, _loss: Tensor) -> Tensor:
+    """Intersection over union, the mean over the classes that occur in masks or outputs of the epoch.
+
+    Everingham et al., "The Pascal Visual Object Classes Challenge", 2015, section 3.3.
+    """
+    hits = confusion.diagonal().double()
+    union = confusion.sum(0) + confusion.sum(1) - hits
+    return (hits / union)[union > 0].mean()
+
+
+def _mean_squared_error(output: Tensor, images: Tensor, _labels: Tensor, _smoothing: float) -> Tensor:
     return F.mse_loss(output, images)
 
 
-def _psnr(_outputs: Sequence[Tensor], _labels: Sequence[Tensor], loss: Tensor) -> Tensor:
+def _psnr(_counts: Tensor, loss: Tensor) -> Tensor:
     """Peak signal-to-noise ratio, dB, of images in [0, 1]: -10 log10 of the mean squared error."""
     return -10 * torch.log10(loss)
 
 
 TASKS = {
-    "classification": Task(_cross_entropy, "accuracy", _accuracy, keeps_outputs=True, normalizes=True),
-    "reconstruction": Task(_mean_squared_error, "psnr", _psnr, keeps_outputs=False, normalizes=False),
+    "classification": Task(_image_loss, "accuracy", _hits, _accuracy, len, targets="labels", normalizes=True),
+    "segmentation": Task(_pixel_loss, "iou", _confusion, _iou, _counted, targets="masks", normalizes=True),
+    "reconstruction": Task(_mean_squared_error, "psnr", None, _psnr, len, targets=None, normalizes=False),
 }

@@ -122,6 +122,7 @@ class TrainingConfig(_Section):
     lr_schedule: Literal["constant", "cosine"] = Field("constant", description="cosine decays to 0 over the run.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Of sgd.")
     weight_decay: float = Field(0.0, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Of the training loss; val_loss is always without.")
     grad_clip: float | None = Field(None, gt=0, description="Largest norm of the task gradient.")
     init: Literal["default", "he", "orthogonal"] = Field("default", description="Initialisation of the weights.")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on GPUs that can.")

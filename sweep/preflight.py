@@ -137,9 +137,14 @@ def _corners(config: StudyConfig) -> Iterator[dict[str, Scalar]]:
 
 def _idle(config: StudyConfig, shapes: Mapping[tuple[Any, Any], object], kinds: set[str]) -> list[str]:
     """Searched hyperparameters that cannot act."""
+    from losses.task import TASKS
+
     searched, warnings = config.searched, []
     if "lambda2" in searched and "Conv2d" not in kinds:
         warnings.append(f"space.lambda2 cannot act: {config.model.name} has no convolutions")
+    smoothed = config.training.label_smoothing or "training.label_smoothing" in config.space
+    if smoothed and TASKS[model_class(config.model.name).task].targets is None:  # type: ignore[attr-defined]
+        warnings.append(f"training.label_smoothing cannot act: {config.model.name} is not trained on labels")
     if "epsilon" in searched and config.guidance.form == "log" and "guidance.form" not in searched:
         warnings.append("space.epsilon cannot act: the log form has no epsilon")
     if "width" in searched:

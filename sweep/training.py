@@ -19,6 +19,8 @@ from .config import TrainingConfig, TrialConfig
 from .datasets import DatasetInfo
 from .metrics import EpochMetrics
 
+METER_BUFFER = 2**22  # numbers, 16 MB of float32; an epoch of 54,000 images and 10 classes fits
+
 
 class Diverged(Exception):  # noqa: N818 (an outcome, not an error)
     """The loss is no longer a finite number."""
@@ -71,7 +73,7 @@ def fit(run: Run) -> Iterator[EpochMetrics]:
             optimizer.zero_grad()
             with _autocast(run):
                 output = model(x)
-                loss = run.task.loss(output, x, y)
+                loss = run.task.loss(output, x, y, training.label_smoothing)
             loss.backward()  # type: ignore[no-untyped-call]
             if training.grad_clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip)
@@ -96,33 +98,54 @@ def evaluate(run: Run, part: Part, prefix: str) -> dict[str, float]:
     with torch.inference_mode(), _autocast(run):
         for x, y in _batches(run, part):
             output = run.model(x)
-            meter.add(run.task.loss(output, x, y), output, y)
+            meter.add(run.task.loss(output, x, y, 0.0), output, y)
     return meter.summary(prefix)
 
 
 class Meter:
-    """Collects an epoch's losses and outputs, and reads the device once, at its end."""
+    """Adds up an epoch's losses and what its metric counts, in memory that does not grow with the epoch.
+
+    Outputs are kept until they fill a buffer and counted together: most epochs are counted, and the device read, once.
+    """
 
     def __init__(self, task: Task):
         self._task = task
         self._losses: list[Tensor] = []
+        self._weights: list[Tensor] = []
         self._outputs: list[Tensor] = []
         self._labels: list[Tensor] = []
+        self._kept = 0
+        self._counts: Tensor | int = 0
 
     def add(self, loss: Tensor, output: Tensor, labels: Tensor) -> None:
-        """Adds one batch: its mean loss, the model's output and the labels [B]."""
+        """Adds one batch: its mean loss, the model's output and the labels [B] or masks [B, H, W]."""
         self._losses.append(loss.detach())
         self._labels.append(labels)
-        if self._task.keeps_outputs:
+        self._kept += labels.numel()
+        if self._task.count is not None:
             self._outputs.append(output.detach())
+            self._kept += output.numel()
+        if self._kept > METER_BUFFER:
+            self._fold()
 
     def summary(self, prefix: str) -> dict[str, float]:
-        """Means over the images."""
-        sizes = torch.tensor([float(len(y)) for y in self._labels], device=self._losses[0].device)
-        loss = torch.stack(self._losses).float() @ sizes / sizes.sum()
-        score = self._task.summarise(self._outputs, self._labels, loss)
+        """Means over the images, or over what else the task counts."""
+        self._fold()
+        weights = torch.cat(self._weights)
+        loss = torch.stack(self._losses).float() @ weights / weights.sum()
+        score = self._task.read(torch.as_tensor(self._counts), loss)
         both = torch.stack([loss, score.float()]).tolist()
         return {f"{prefix}_{name}": value for name, value in zip(self._task.metrics, both, strict=True)}
+
+    def _fold(self) -> None:
+        """Counts what is in the buffer, and empties it."""
+        if not self._labels:
+            return
+        weights = [float(self._task.weight(y)) for y in self._labels]
+        self._weights.append(torch.tensor(weights, device=self._losses[0].device))
+        if self._task.count is not None:
+            self._counts = self._counts + self._task.count(torch.cat(self._outputs), torch.cat(self._labels))
+        self._outputs, self._labels, self._kept = [], [], 0
 
 
 def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:

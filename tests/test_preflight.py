@@ -201,6 +201,11 @@ EPSILON = {"epsilon": {"low": 1e-3, "high": 1.0}}
     [
         (space(**LAMBDA2), ["space.lambda2", "mlp has no convolutions"]),
         ({"guidance": {"form": "log"}, **space(**EPSILON)}, ["space.epsilon", "log form"]),
+        ({**AUTOENCODER, "training": {"label_smoothing": 0.1}}, ["training.label_smoothing", "autoencoder", "labels"]),
+        (
+            {**AUTOENCODER, **space(depth=4, **{"training.label_smoothing": {"low": 0.0, "high": 0.2}})},
+            ["training.label_smoothing", "autoencoder"],
+        ),
         (
             {**AUTOENCODER, **space(depth={"low": 2, "high": 6, "step": 2}, width={"choices": [16, 32]})},
             ["space.width", "depth 2 of autoencoder"],
@@ -220,6 +225,8 @@ def test_a_hyperparameter_that_cannot_act_is_a_warning(
     "changes",
     [
         space(lambda2=0.0),
+        {"training": {"label_smoothing": 0.1}},
+        space(**{"training.label_smoothing": {"low": 0.0, "high": 0.2}}),
         {**CNN, **space(**LAMBDA2)},
         space(**EPSILON),
         {"guidance": {"form": "log"}, **space(**EPSILON, **{"guidance.form": {"choices": ["log", "reciprocal"]}})},

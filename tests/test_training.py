@@ -146,8 +146,8 @@ def recorded(run: Run) -> list[tuple[Tensor, Tensor, float]]:
     seen: list[tuple[Tensor, Tensor, float]] = []
     task = run.task
 
-    def loss(output: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        value = task.loss(output, x, y)
+    def loss(output: Tensor, x: Tensor, y: Tensor, smoothing: float) -> Tensor:
+        value = task.loss(output, x, y, smoothing)
         if run.model.training:
             seen.append((x.clone(), y.clone(), value.item()))
         return value
@@ -366,6 +366,21 @@ def test_the_task_gradient_is_clipped_to_a_norm(assembled: Any) -> None:
     assert torch.allclose(clipped, free / 3, atol=1e-6)
     unclipped = step_of(assembled(trial_config(training={**ONE_STEP, "grad_clip": norm * 1.01})))
     assert torch.equal(unclipped, free)
+
+
+def test_labels_are_smoothed_in_training_and_not_in_validation(assembled: Any) -> None:
+    still = {"max_epochs": 1, "batch_size": 300, "optimizer": "sgd", "lr": 1e-12}
+    (plain,) = fit(assembled(trial_config(training=still)))
+    run = assembled(trial_config(training={**still, "label_smoothing": 0.3}))
+    images, labels = digits(300, 288)
+    with torch.no_grad():
+        logs = torch.log_softmax(run.model(images.view(-1, 1, 8, 8)).double(), 1)
+    right = torch.full((300, 10), 0.3 / 10, dtype=torch.double)
+    right[torch.arange(300), labels] += 0.7
+    (smooth,) = fit(run)
+    assert smooth.values["train_loss"] == pytest.approx(float(-(right * logs).sum(1).mean()), rel=1e-5)
+    assert plain.values["train_loss"] == pytest.approx(float(-logs[torch.arange(300), labels].mean()), rel=1e-5)
+    assert smooth.values["val_loss"] == pytest.approx(plain.values["val_loss"], rel=1e-6)
 
 
 def test_guidance_is_added_after_clipping(assembled: Any) -> None:
