@@ -19,6 +19,9 @@ MODELS: dict[str, str] = {
     "mlp": "models.mlp:MLP",
     "autoencoder": "models.autoencoder:Autoencoder",
     "cnn": "models.cnn:CNN",
+    "conv_autoencoder": "models.conv_autoencoder:ConvAutoencoder",
+    "resnet": "models.resnet:ResNet",
+    "unet": "models.unet:UNet",
 }
 
 SIZES = ("depth", "width", "in_shape", "num_outputs")

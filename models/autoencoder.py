@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
-from torch.nn import functional as F
 
 from . import require_sizes
+from .parts import Between, dense_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Autoencoder(nn.Module):
-    """Dense layers with ReLU between them, also on the code, and a sigmoid on the output.
+    """Dense layers with an activation between them, also on the code, and a sigmoid on the output.
 
     ``depth`` is the number of weight matrices, even, half of them in the encoder. ``width`` is the first hidden layer;
     the following ones halve towards ``latent`` and never go below it; the decoder mirrors the encoder. On MNIST with
@@ -33,32 +32,43 @@ class Autoencoder(nn.Module):
         in_shape: image shape [C, H, W], values in [0, 1].
         num_outputs: not used: the output has the shape of the input.
         latent: units of the code.
+        activation: after each layer but the last.
+        dropout: share of every hidden layer's units, the code's among them, that is zeroed while training.
+        batch_norm: normalise every hidden layer, the code among them, before its activation.
 
     Raises:
-        ValueError: a size that is not an integer of at least 1, an odd depth, or a width below ``latent``.
+        ValueError: a size that is not an integer of at least 1, an odd depth, a width below ``latent``, or an option
+            out of range.
     """
 
     task: ClassVar[str] = "reconstruction"
 
-    def __init__(self, *, depth: int, width: int, in_shape: tuple[int, int, int], num_outputs: int, latent: int = 32):
+    def __init__(
+        self,
+        *,
+        depth: int,
+        width: int,
+        in_shape: tuple[int, int, int],
+        num_outputs: int,
+        latent: int = 32,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ):
         require_sizes(in_shape, depth=depth, width=width, num_outputs=num_outputs, latent=latent)
         if depth % 2:
             raise ValueError(f"depth = {depth}: an autoencoder's must be even, half encoder and half decoder")
         if depth > 2 and width < latent:
             raise ValueError(f"width = {width}: must be at least latent = {latent} at depth {depth}")
+        between = Between(activation, dropout, batch_norm)
         super().__init__()
         hidden = [max(latent, width >> i) for i in range(depth // 2 - 1)]
         units = [prod(in_shape), *hidden, latent]
-        self.encoder = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(units))
-        self.decoder = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(units[::-1]))
+        self.encoder = dense_layers(units, between)
+        self.decoder = dense_layers(units[:0:-1], between)
+        self.decoder.add_module(str(depth // 2 - 1), nn.Linear(units[1], units[0]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [B, C, H, W] to their reconstructions [B, C, H, W] in [0, 1]."""
-        y = x.flatten(1)
-        for layer in self.encoder:
-            y = F.relu(layer(y))
-        *hidden, output = self.decoder
-        for layer in hidden:
-            y = F.relu(layer(y))
-        reconstruction: Tensor = output(y).sigmoid().view(x.shape)
+        reconstruction: Tensor = self.decoder(self.encoder(x.flatten(1))).sigmoid().view(x.shape)
         return reconstruction

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
-from torch.nn import functional as F
 
 from . import require_sizes
+from .parts import Between, dense_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU between them.
+    """Dense layers with an activation between them.
 
     ``depth`` is the number of hidden layers and ``width`` the units of each, so there are ``depth + 1`` weight
     matrices, ``depth - 1`` of them square: depth 2, width 128 on MNIST is 784-128-128-10.
@@ -26,24 +25,34 @@ class MLP(nn.Module):
         width: units per hidden layer.
         in_shape: image shape [C, H, W].
         num_outputs: classes.
+        activation: after each hidden layer.
+        dropout: share of every hidden layer's units that is zeroed while training.
+        batch_norm: normalise every hidden layer before its activation.
 
     Raises:
-        ValueError: a size that is not an integer of at least 1.
+        ValueError: a size that is not an integer of at least 1, or an option out of range.
     """
 
     task: ClassVar[str] = "classification"
 
-    def __init__(self, *, depth: int, width: int, in_shape: tuple[int, int, int], num_outputs: int):
+    def __init__(
+        self,
+        *,
+        depth: int,
+        width: int,
+        in_shape: tuple[int, int, int],
+        num_outputs: int,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ):
         require_sizes(in_shape, depth=depth, width=width, num_outputs=num_outputs)
+        between = Between(activation, dropout, batch_norm)
         super().__init__()
-        units = [prod(in_shape)] + [width] * depth
-        self.hidden = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(units))
+        self.hidden = dense_layers([prod(in_shape)] + [width] * depth, between)
         self.output = nn.Linear(width, num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [B, C, H, W] to logits [B, num_outputs]."""
-        x = x.flatten(1)
-        for layer in self.hidden:
-            x = F.relu(layer(x))
-        logits: Tensor = self.output(x)
+        logits: Tensor = self.output(self.hidden(x.flatten(1)))
         return logits

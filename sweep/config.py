@@ -46,7 +46,7 @@ class ModelConfig(_Section):
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
-    name: str = Field(description="Architecture family: mlp, autoencoder or cnn.")
+    name: str = Field(description="Architecture family: mlp, autoencoder, cnn, conv_autoencoder, resnet or unet.")
     depth: int | None = Field(None, ge=1, description="Depth, where it is not searched (see the model's docstring).")
     width: int | None = Field(None, ge=1, description="Width, where it is not searched (see the model's docstring).")
 

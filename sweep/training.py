@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -160,16 +161,18 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
 def initialise(model: nn.Module, scheme: str) -> None:
     """Initialises linear and convolutional weights: ``default`` (PyTorch's), ``he`` (normal) or ``orthogonal``.
 
-    The latter two set the biases to zero, have the gain of ReLU, and leave other layers alone.
+    The latter two set the biases to zero and leave other layers alone. Their gain is that of tanh in a model that has
+    it, 5/3, and else that of ReLU, the square root of 2, which the other activations come near.
     """
     if scheme == "default":
         return
+    nonlinearity: Literal["tanh", "relu"] = "tanh" if any(isinstance(m, nn.Tanh) for m in model.modules()) else "relu"
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
             if scheme == "he":
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.kaiming_normal_(module.weight, nonlinearity=nonlinearity)
             else:
-                nn.init.orthogonal_(module.weight, gain=math.sqrt(2))
+                nn.init.orthogonal_(module.weight, gain=nn.init.calculate_gain(nonlinearity))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 

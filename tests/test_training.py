@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from losses import EntropyGuidance
 from losses.task import TASKS
+from models import build_model
 from sweep.config import DataConfig, GuidanceConfig, Objective, TrainingConfig, TrialConfig
 from sweep.datasets import balanced_order
 from sweep.metrics import EpochMetrics
@@ -451,6 +452,18 @@ def test_an_initialisation_sets_linear_and_convolutional_layers_alone(scheme: st
             assert float(matrix.std()) == pytest.approx(math.sqrt(2 / columns), rel=0.05)
             kurtosis = float((matrix**4).mean() / (matrix**2).mean() ** 2)
             assert kurtosis == pytest.approx(3, abs=0.4)  # a normal distribution; a uniform one has 1.8
+
+
+def test_the_gain_is_that_of_the_activation() -> None:
+    """The square root of 2 keeps the variance of ReLU networks; 5/3 is usual for tanh (torch.nn.init)."""
+    for activation, gain in {"relu": 2**0.5, "gelu": 2**0.5, "tanh": 5 / 3}.items():
+        model = build_model(
+            "mlp", depth=2, width=400, in_shape=(1, 20, 20), num_outputs=10, activation=activation, batch_norm=True
+        )
+        for scheme in ("he", "orthogonal"):
+            initialise(model, scheme)
+            deviation = float(model.get_submodule("hidden.1").weight.detach().std())  # type: ignore[union-attr,operator]
+            assert deviation == pytest.approx(gain / 20, rel=0.02)
 
 
 def test_the_default_initialisation_is_pytorchs() -> None:

@@ -1,0 +1,94 @@
+"""Convolutional, symmetric autoencoder: strided convolutions to a dense code and back."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import nn
+
+from . import require_sizes
+from .parts import ACTIVATIONS, Between, conv_layers, require_downsample, strides
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ConvAutoencoder(nn.Module):
+    """3x3 convolutions to a dense code of ``latent`` units and their mirror image, a sigmoid on the output.
+
+    ``depth`` is the number of convolutional layers, even, half of them in the encoder; two dense layers, to the code
+    and from it, come on top. ``width`` is the channels of every convolution but the last. The encoder's strides are
+    those of ``cnn``. Depth 4, width 16 on MNIST: 16 @ 14x14, 16 @ 7x7, 784-32-784, 16 @ 14x14, 1 @ 28x28.
+
+    Where the encoder halves the image, the decoder repeats pixels and convolves, rather than convolving transposed:
+    every size is mirrored exactly, odd ones too, no checkerboard arises (Odena et al. 2016), and both halves consist of
+    the same kind of layer, to which the convolutional entropy terms apply alike. The price is arithmetic: a convolution
+    at the larger size takes four times the operations of a transposed one.
+
+    Args:
+        depth: convolutional layers, an even number of at least 2 and at least 2 * ``downsample``.
+        width: channels of each.
+        in_shape: image shape [C, H, W], values in [0, 1], H and W at least 2 ** ``downsample``.
+        num_outputs: not used: the output has the shape of the input.
+        latent: units of the code.
+        downsample: encoder layers that halve the image's height and width; 0 is none.
+        activation: after each layer but the last, the code among them.
+        dropout: share of every hidden layer's values that is zeroed while training, those of the code not.
+        batch_norm: normalise after every convolution but the last, before its activation.
+
+    Raises:
+        ValueError: a size that is not an integer of at least 1, an odd depth, more downsampling than encoder layers or
+            than the image allows, or an option out of range.
+    """
+
+    task: ClassVar[str] = "reconstruction"
+
+    def __init__(
+        self,
+        *,
+        depth: int,
+        width: int,
+        in_shape: tuple[int, int, int],
+        num_outputs: int,
+        latent: int = 32,
+        downsample: int = 2,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ):
+        require_sizes(in_shape, depth=depth, width=width, num_outputs=num_outputs, latent=latent)
+        if depth % 2:
+            raise ValueError(f"depth = {depth}: an autoencoder's must be even, half encoder and half decoder")
+        require_downsample(downsample, depth, in_shape, depth_each=2)
+        between = Between(activation, dropout, batch_norm)
+        super().__init__()
+        steps = strides(depth // 2, downsample)
+        sides = [in_shape[1:]]  # the image's size before each layer of the encoder, and after the last
+        for stride in steps:
+            sides.append((-(-sides[-1][0] // stride), -(-sides[-1][1] // stride)))
+        features = (width, *sides[-1])
+
+        self.encoder = conv_layers([in_shape[0]] + [width] * len(steps), steps, between)
+        self.encoder.add_module("flatten", nn.Flatten())
+        self.encoder.add_module("code", nn.Linear(prod(features), latent))
+        self.encoder.add_module("activation", ACTIVATIONS[activation]())
+
+        self.decoder = nn.Sequential()
+        self.decoder.add_module("expand", nn.Linear(latent, prod(features)))
+        self.decoder.add_module("activation", ACTIVATIONS[activation]())
+        self.decoder.add_module("unflatten", nn.Unflatten(1, features))
+        last = len(steps) - 1
+        for i, (stride, size) in enumerate(zip(steps[::-1], sides[-2::-1], strict=True)):
+            if stride > 1:
+                self.decoder.add_module(f"upsample{i}", nn.Upsample(size))
+            channels, bias = (width, not batch_norm) if i < last else (in_shape[0], True)
+            self.decoder.add_module(str(i), nn.Conv2d(width, channels, 3, padding=1, bias=bias))
+            if i < last:
+                for name, module in between.after(i, width, nn.BatchNorm2d).items():
+                    self.decoder.add_module(name, module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [B, C, H, W] to their reconstructions [B, C, H, W] in [0, 1]."""
+        reconstruction: Tensor = self.decoder(self.encoder(x)).sigmoid()
+        return reconstruction

@@ -1,0 +1,108 @@
+"""What several families share: what stands between two weight layers, and how downsampling is spread over the depth."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import nn
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+
+
+@dataclass(frozen=True)
+class Between:
+    """What stands between two weight layers: a norm, the activation, dropout.
+
+    Attributes:
+        activation: a key of ``ACTIVATIONS``.
+        dropout: share of units that is zeroed while training, 0 <= dropout < 1; with 0 there is no such module.
+        batch_norm: normalise before the activation; the layer before has no bias then, which the norm would undo.
+
+    Raises:
+        ValueError: names the option that is wrong, its value and what is allowed.
+    """
+
+    activation: str
+    dropout: float
+    batch_norm: bool
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation = {self.activation!r}: must be one of {', '.join(ACTIVATIONS)}")
+        is_number = isinstance(self.dropout, int | float) and not isinstance(self.dropout, bool)
+        if not is_number or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout = {self.dropout!r}: must be a number, 0 <= dropout < 1")
+        if not isinstance(self.batch_norm, bool):
+            raise ValueError(f"batch_norm = {self.batch_norm!r}: must be true or false")  # noqa: TRY004 (a bad value)
+
+    def after(self, index: int, units: int, norm: Callable[[int], nn.Module]) -> dict[str, nn.Module]:
+        """The modules that follow weight layer ``index`` of so many units or channels, by name, in forward order."""
+        modules = {f"norm{index}": norm(units)} if self.batch_norm else {}
+        modules[f"activation{index}"] = ACTIVATIONS[self.activation]()
+        return modules | ({f"dropout{index}": nn.Dropout(self.dropout)} if self.dropout else {})
+
+
+def dense_layers(units: Sequence[int], between: Between) -> nn.Sequential:
+    """Dense layers from each number of units to the next, named 0, 1, ..., with an activation after each."""
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, (n, m) in enumerate(pairwise(units)):
+        modules[str(i)] = nn.Linear(n, m, bias=not between.batch_norm)
+        modules.update(between.after(i, m, nn.BatchNorm1d))
+    return nn.Sequential(modules)
+
+
+def conv_layers(channels: Sequence[int], strides: Iterable[int], between: Between) -> nn.Sequential:
+    """3x3 'same' convolutions from each number of channels to the next, as ``dense_layers``."""
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, ((n, m), stride) in enumerate(zip(pairwise(channels), strides, strict=True)):
+        modules[str(i)] = nn.Conv2d(n, m, 3, stride=stride, padding=1, bias=not between.batch_norm)
+        modules.update(between.after(i, m, nn.BatchNorm2d))
+    return nn.Sequential(modules)
+
+
+def strides(layers: int, downsample: int) -> list[int]:
+    """The stride of each layer, where all form ``downsample`` + 1 equal stages and all but the first begin with a 2."""
+    first = {k * layers // (downsample + 1) for k in range(1, downsample + 1)}
+    return [2 if i in first else 1 for i in range(layers)]
+
+
+def require_downsample(downsample: int, depth: int, in_shape: tuple[int, int, int], *, depth_each: int = 1) -> None:
+    """Refuse a number of downsamplings that the depth or the image cannot have.
+
+    Args:
+        downsample: layers that halve the image.
+        depth: of the model.
+        in_shape: image shape [C, H, W].
+        depth_each: how much depth each of these layers takes; 2 where a decoder mirrors them.
+
+    Raises:
+        ValueError: names the size that is wrong, its value and what is allowed.
+    """
+    if isinstance(downsample, bool) or not isinstance(downsample, int) or downsample < 0:
+        raise ValueError(f"downsample = {downsample!r}: must be an integer of at least 0")
+    if depth_each * downsample > depth:
+        least = f"downsample = {downsample}"
+        if depth_each > 1:
+            least = f"{depth_each} * downsample = {depth_each * downsample}"
+        raise ValueError(f"depth = {depth}: must be at least {least}, for the layers that resize the image")
+    allowed = halvings(in_shape)
+    if downsample > allowed:
+        _, height, width = in_shape
+        raise ValueError(
+            f"downsample = {downsample}: at most {allowed} for an image of {height}x{width} (depth = {depth})"
+        )
+
+
+def halvings(in_shape: tuple[int, int, int]) -> int:
+    """How often an image [C, H, W] can be halved before its shorter side is below one pixel."""
+    return min(in_shape[1:]).bit_length() - 1

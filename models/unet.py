@@ -1,0 +1,96 @@
+"""U-Net: a class for every pixel; a contracting path, an expanding path, and connections between them (1505.04597)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from . import require_sizes
+from .parts import Between, conv_layers, halvings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class UNet(nn.Module):
+    """Levels of two 3x3 convolutions, max-pooling down, 2x2 transposed convolutions up, a 1x1 convolution at the end.
+
+    ``depth`` is the number of poolings, so there are ``depth + 1`` levels, and ``width`` the channels of the first one;
+    they double with each pooling. The paper's network is depth 4, width 64. Unlike it, convolutions are 'same', so that
+    the output has the size of the input, and normalised by default. A size that poolings do not divide is rounded down
+    by them; on the way up, the last row or column is repeated to the size of the connection.
+
+    Args:
+        depth: poolings.
+        width: channels of the first level.
+        in_shape: image shape [C, H, W], H and W at least 2 ** ``depth``.
+        num_outputs: classes of a pixel.
+        activation: after each 3x3 convolution.
+        dropout: share of the lowest level's output that is zeroed while training.
+        batch_norm: normalise after each 3x3 convolution, before its activation.
+
+    Raises:
+        ValueError: a size that is not an integer of at least 1, more poolings than the image allows, or an option out
+            of range.
+    """
+
+    task: ClassVar[str] = "segmentation"
+
+    def __init__(
+        self,
+        *,
+        depth: int,
+        width: int,
+        in_shape: tuple[int, int, int],
+        num_outputs: int,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        batch_norm: bool = True,
+    ):
+        require_sizes(in_shape, depth=depth, width=width, num_outputs=num_outputs)
+        channels, height, breadth = in_shape
+        if depth > halvings(in_shape):
+            raise ValueError(f"depth = {depth}: at most {halvings(in_shape)} for an image of {height}x{breadth}")
+        Between(activation, dropout, batch_norm)
+        between = Between(activation, 0.0, batch_norm)
+        super().__init__()
+        widths = [width << level for level in range(depth + 1)]
+        self.down = nn.ModuleList(
+            conv_layers([n, m, m], (1, 1), between) for n, m in zip([channels, *widths], widths, strict=False)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.up = nn.ModuleList(Up(m, between) for m in widths[-2::-1])
+        self.output = nn.Conv2d(width, num_outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [B, C, H, W] to logits [B, num_outputs, H, W]."""
+        skips = []
+        for level in self.down[:-1]:
+            skips.append(level(x))
+            x = F.max_pool2d(skips[-1], 2)
+        x = self.dropout(self.down[-1](x))
+        for level, skip in zip(self.up, reversed(skips), strict=True):
+            x = level(x, skip)
+        logits: Tensor = self.output(x)
+        return logits
+
+
+class Up(nn.Module):
+    """One level of the expanding path: doubles the image, halves the channels, joins what the level had going down."""
+
+    def __init__(self, channels: int, between: Between):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(2 * channels, channels, 2, stride=2)
+        self.conv = conv_layers([2 * channels, channels, channels], (1, 1), between)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """[B, 2 channels, H // 2, W // 2] and the connection [B, channels, H, W] to [B, channels, H, W]."""
+        x = self.up(x)
+        rows, columns = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
+        if rows or columns:
+            x = F.pad(x, (0, columns, 0, rows), mode="replicate")
+        joined: Tensor = self.conv(torch.cat([skip, x], 1))
+        return joined
