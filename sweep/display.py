@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -13,15 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from .config import ALIASES, Scalar, StudyConfig
-from .driver import Listener
-from .finalists import Comparison, Sample
-from .metrics import EpochMetrics
-from .service import Summary
-from .study import Outcome, Row, Trial
+
+if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for what the driver imports
+    from .finalists import Comparison, Sample
+    from .metrics import EpochMetrics
+    from .service import Summary
+    from .study import Outcome, Row, Trial
 
 
-class Progress(Listener):
-    """Counts what happens; its children show it."""
+class Progress:
+    """The driver's listener: counts what happens; its children show it."""
 
     def __init__(self, config: StudyConfig, console: Console, done: Sequence[Row] = ()):
         self.config, self.console = config, console

@@ -255,6 +255,8 @@ class _Bridge:
             return None  # a result may come while the sampler thinks
         job, self._next = self._next.result(), None
         if job is None:
+            if not self.jobs and self.source.finished():
+                return Searcher.FINISHED  # Tune would sleep a second before it asks again
             self._quiet_until = time.monotonic() + ASK_AGAIN
         elif not self.source.finished():
             self._next = self._asker.submit(self.source.ask)
