@@ -409,7 +409,13 @@ def test_weight_decay(assembled: Any, optimizer: str, decoupled: bool) -> None:
 def test_the_learning_rate_over_the_run(assembled: Any, schedule: str) -> None:
     run = assembled(trial_config(training={"lr_schedule": schedule, "max_epochs": 4, "lr": 0.01}))
     rates: list[float] = []
-    run.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    guide = run.guidance.add_gradients  # the last thing before a step
+
+    def noting(progress: float) -> None:
+        rates.append(run.optimizer.param_groups[0]["lr"])
+        guide(progress)
+
+    run.guidance.add_gradients = noting  # type: ignore[method-assign]
     list(fit(run))
     steps = np.arange(4 * 5) / (4 * 5)
     expected = 0.01 * (1 + np.cos(np.pi * steps)) / 2 if schedule == "cosine" else np.full(20, 0.01)
