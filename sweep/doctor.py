@@ -14,7 +14,7 @@ from .config import DataConfig
 from .data import DATASETS, load
 from .errors import SweepError, without_password
 from .settings import Settings
-from .study import open_storage
+from .storage import open_storage
 from .tracking import Tracker
 
 Check = tuple[str, bool, str]  # what, whether it is well, detail

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .finalists import Comparison
     from .metrics import EpochMetrics
     from .plan import Plan
-    from .study import Row, Storage
+    from .storage import Storage
+    from .study import Row
     from .tracking import Tracker
 
 
@@ -52,7 +53,7 @@ class Summary:
 @functools.cache
 def _storage(url: str) -> Storage:
     """One connection to a storage per process: opening one reads a whole journal, or checks a whole schema."""
-    from .study import open_storage
+    from .storage import open_storage
 
     return open_storage(url)
 
@@ -99,7 +100,7 @@ def _find(study: str, settings: Settings) -> tuple[dict[str, Any], str]:
         if not path.is_file():
             raise SweepError(f"{study}: no such file. Built-in studies: {', '.join(built_in_names())}.")
         return read_yaml(path.read_text(), study), study
-    from .study import stored_config, study_names
+    from .storage import stored_config, study_names
 
     storage = _storage(settings.storage)
     stored = stored_config(study, storage)
@@ -121,7 +122,7 @@ def stored(name: str, settings: Settings) -> StudyConfig:
     Raises:
         SweepError: there is none of this name; lists the known ones.
     """
-    from .study import stored_config, study_names
+    from .storage import stored_config, study_names
 
     storage = _storage(settings.storage)
     config = stored_config(name, storage)
@@ -136,7 +137,7 @@ def stored(name: str, settings: Settings) -> StudyConfig:
 
 def _agree(config: StudyConfig, settings: Settings) -> None:
     """Refuses to go on with a study of the same name that asks another question."""
-    from .study import stored_config
+    from .storage import stored_config
 
     before = stored_config(config.name, _storage(settings.storage))
     if before is None or before.identity() == config.identity():
@@ -384,7 +385,7 @@ def test(trial: TrialConfig, settings: Settings, folder: Path) -> dict[str, floa
 
 def studies(settings: Settings) -> list[str]:
     """Names of our studies in the storage."""
-    from .study import stored_config, study_names
+    from .storage import stored_config, study_names
 
     storage = _storage(settings.storage)
     return [name for name in study_names(storage) if stored_config(name, storage)]

@@ -5,33 +5,28 @@ Called by the driver alone. A trial is a row that waits (the budget), is taken b
 
 from __future__ import annotations
 
-import re
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from pydantic import ValidationError
 
 from .config import Scalar, StudyConfig, TrialConfig
-from .errors import StorageError, sentences, without_password
+from .errors import StorageError
 from .lease import FileLock, is_alive, owner
 from .metrics import EpochMetrics
 from .space import distributions, random_point, sobol_points, suggest
+from .storage import exclusive
 
-Storage = BaseStorage
 Outcome = Literal["completed", "pruned", "diverged", "failed"]
 Kind = Literal["trial", "control", "tuned", "finalist"]
 
 UNMARKED = 60.0  # seconds after which a running trial without an owner's mark has lost its driver before the mark
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @dataclass
@@ -89,78 +84,6 @@ class Row:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-def open_storage(url: str) -> BaseStorage:
-    """Opens an Optuna storage by URL; ``journal:///path`` is a journal file.
-
-    Raises:
-        StorageError: out of reach, or not a storage URL; the message has no password in it.
-    """
-    try:
-        if url.startswith("journal://"):
-            if not re.fullmatch("journal:///.+", url):
-                raise ValueError("a journal's URL is journal:///path")  # noqa: TRY301
-            path = Path(url.removeprefix("journal:///"))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path.with_name(path.name + ".lock"))
-            with lock.held():
-                _cut_torn_line(path)
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))  # type: ignore[arg-type]
-        if url.startswith("sqlite:///"):
-            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        timeout = {"connect_timeout": 10} if url.startswith("postgresql") else {}
-        # get_storage() puts Optuna's cache of finished trials in front.
-        return optuna.storages.get_storage(
-            RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": timeout})
-        )
-    except Exception as error:  # noqa: BLE001 (every driver has its own errors; all of them mean the same to the user)
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise StorageError(
-            f"storage {without_password(url)}: out of reach ({_hide(reason, url)}). Start it, or set SWEEP_STORAGE to "
-            "another URL (journal:///path, sqlite:///path, postgresql+psycopg://user@host/db)."
-        ) from None
-
-
-def _hide(text: str, url: str) -> str:
-    login = (url.partition("://")[2] or url).rpartition("@")[0]
-    for password in [login.partition(":")[2], *re.findall("password=([^&]*)", url)]:
-        for form in filter(None, (password, unquote(password))):
-            text = text.replace(form, "***")
-    return text
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Removes a last line that a dying writer left unfinished; the journal would be unreadable after the next one."""
-    if not path.exists() or path.stat().st_size == 0:
-        return
-    with path.open("rb+") as file:
-        data = file.read()
-        if not data.endswith(b"\n"):
-            file.truncate(data.rfind(b"\n") + 1)
-
-
-def study_names(storage: BaseStorage) -> list[str]:
-    """Names of the studies in a storage, sister studies left out."""
-    return sorted(n for n in optuna.get_all_study_names(storage) if not n.endswith(".controls"))
-
-
-def stored_config(name: str, storage: BaseStorage) -> StudyConfig | None:
-    """The config that a study was started with, or None where there is no such study of ours.
-
-    Raises:
-        StorageError: a config that this version does not read.
-    """
-    if name not in optuna.get_all_study_names(storage):
-        return None
-    raw = optuna.load_study(study_name=name, storage=storage).user_attrs.get("config")
-    try:
-        return None if raw is None else StudyConfig.model_validate(raw)
-    except ValidationError as error:
-        problems = "; ".join(sentences(error, StudyConfig))
-        raise StorageError(
-            f"study {name}: this version cannot read its config ({problems}); choose another name"
-        ) from None
-
-
 class Study:
     """One Optuna study: the search, or the sister study that holds its finalists and controls."""
 
@@ -173,12 +96,15 @@ class Study:
         folder = workspace / config.name
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / "lock")
-        with self._lock.held():
+        with self._exclusive():
             self._study = _create(self.name, config, storage)
             # For `resume NAME`, and for comparison at the next run.
             if self.noted("config") != (present := config.model_dump(mode="json")):
                 self.note("config", present)
         self._id = storage.get_study_id_from_name(self.name)
+
+    def _exclusive(self) -> contextlib.AbstractContextManager[None]:
+        return exclusive(self._storage, self.name, self._lock)
 
     # -- the budget ----------------------------------------------------------------------------------------------
 
@@ -196,7 +122,7 @@ class Study:
         Rows of samplers that do not learn get their values here, so that they depend on nothing but the seed.
         """
         search, seed = self.config.search, self.config.training.seed
-        with self._lock.held():
+        with self._exclusive():
             rows = self._frozen()
             designed = sum(bool(t.user_attrs.get("design")) for t in rows)
             design = max(0, min(search.design - designed, search.trials - len(rows)))
@@ -213,13 +139,13 @@ class Study:
 
     def enqueue(self, hyperparameters: Mapping[str, Scalar]) -> int:
         """Puts one configuration of the user's own into the queue; returns its number."""
-        with self._lock.held():
+        with self._exclusive():
             self._wait(hyperparameters, {"seed": self.config.training.seed, "design": False})
             return len(self._frozen()) - 1
 
     def add(self, wanted: Sequence[tuple[Kind, int, int, dict[str, Scalar]]]) -> None:
         """Puts rows (kind, of, seed, hyperparameters) into the sister study, each once however often it is asked."""
-        with self._lock.held():
+        with self._exclusive():
             present = [t.user_attrs for t in self._frozen()]
             for kind, of, seed, hyperparameters in wanted:
                 row = {"kind": kind, "of": of, "seed": seed, "hyperparameters": hyperparameters, "design": False}
@@ -240,7 +166,7 @@ class Study:
 
     def ask(self, *, new: bool = True) -> Trial | None:
         """Takes a trial: one whose owner is dead, else (``new``) one that waits; None when there is none."""
-        with self._lock.held():
+        with self._exclusive():
             for frozen in self._frozen(TrialState.RUNNING):
                 if _is_orphan(frozen):
                     attempt = frozen.user_attrs.get("owner", {"attempt": 0})["attempt"] + 1

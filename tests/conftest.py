@@ -15,7 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
 from sweep.config import StudyConfig
-from sweep.study import open_storage
+from sweep.storage import open_storage
 
 MakeConfig = Callable[..., StudyConfig]
 

@@ -334,7 +334,7 @@ def test_status_shows_the_orphans_of_a_killed_driver(
     code = (
         "import os, signal, sys; from pathlib import Path\n"
         "from sweep.service import load; from sweep.settings import Settings\n"
-        "from sweep.study import Study, open_storage\n"
+        "from sweep.storage import open_storage; from sweep.study import Study\n"
         "settings = Settings(); config = load(sys.argv[1], settings)[0]\n"
         "study = Study(config, open_storage(settings.storage), workspace=settings.workspace)\n"
         "study.fill(); study.ask(); os.kill(os.getpid(), signal.SIGKILL)\n"

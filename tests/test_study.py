@@ -23,15 +23,8 @@ from sweep import study as study_module
 from sweep.config import StudyConfig
 from sweep.errors import StorageError, without_password
 from sweep.metrics import EpochMetrics
-from sweep.study import (
-    Study,
-    Trial,
-    decision_epochs,
-    open_storage,
-    read_rows,
-    stored_config,
-    study_names,
-)
+from sweep.storage import open_storage, stored_config, study_names
+from sweep.study import Study, Trial, decision_epochs, read_rows
 
 from .conftest import MakeConfig
 
@@ -287,7 +280,8 @@ import json, sys, time
 from pathlib import Path
 from sweep.config import StudyConfig
 from sweep.metrics import EpochMetrics
-from sweep.study import Study, open_storage
+from sweep.storage import open_storage
+from sweep.study import Study
 raw, url, workspace = json.loads(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 study = Study(StudyConfig.model_validate(raw), open_storage(url), workspace=workspace)
 study.fill()
@@ -389,7 +383,8 @@ import optuna.samplers._tpe.sampler, scipy.stats  # once, before the forks
 from optuna.storages.journal import JournalFileBackend
 from sweep.config import StudyConfig
 from sweep.metrics import EpochMetrics
-from sweep.study import Study, open_storage
+from sweep.storage import open_storage
+from sweep.study import Study
 
 write = JournalFileBackend.append_logs
 

@@ -1,0 +1,130 @@
+"""Where a study's truth lives: a journal file or a database, opened by URL, and the lock that drivers take turns by."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from pydantic import ValidationError
+
+from .config import StudyConfig
+from .errors import StorageError, sentences, without_password
+from .lease import FileLock
+
+Storage = BaseStorage
+UNREACHABLE = (StorageInternalError, OSError)
+"""What a storage raises that is away for a while: a server that restarts, a locked file, a full disk."""
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Opens an Optuna storage by URL; ``journal:///path`` is a journal file.
+
+    Raises:
+        StorageError: out of reach, or not a storage URL; the message has no password in it.
+    """
+    try:
+        if url.startswith("journal://"):
+            if not re.fullmatch("journal:///.+", url):
+                raise ValueError("a journal's URL is journal:///path")  # noqa: TRY301
+            path = Path(url.removeprefix("journal:///"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path.with_name(path.name + ".lock"))
+            with lock.held():
+                _cut_torn_line(path)
+            return JournalStorage(_Journal(str(path), lock))
+        if url.startswith("sqlite:///"):
+            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        timeout = {"connect_timeout": 10} if url.startswith("postgresql") else {}
+        # get_storage() puts Optuna's cache of finished trials in front.
+        return optuna.storages.get_storage(
+            RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": timeout})
+        )
+    except Exception as error:  # noqa: BLE001 (every driver has its own errors; all of them mean the same to the user)
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise StorageError(
+            f"storage {without_password(url)}: out of reach ({_hide(reason, url)}). Start it, or set SWEEP_STORAGE to "
+            "another URL (journal:///path, sqlite:///path, postgresql+psycopg://user@host/db)."
+        ) from None
+
+
+class _Journal(JournalFileBackend):
+    """A journal file that a full disk leaves readable."""
+
+    def __init__(self, path: str, lock: FileLock):
+        super().__init__(path, lock_obj=lock)  # type: ignore[arg-type]
+        self._file, self._turn = Path(path), lock
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends whole lines or nothing."""
+        try:
+            super().append_logs(logs)
+        except OSError:
+            with self._turn.held():
+                _cut_torn_line(self._file)
+            raise
+
+
+@contextlib.contextmanager
+def exclusive(storage: BaseStorage, name: str, lock: FileLock) -> Iterator[None]:
+    """One driver of a study at a time: by the workspace's lock and, on PostgreSQL, by the server's, for other hosts."""
+    with lock.held():
+        engine = getattr(getattr(storage, "_backend", storage), "engine", None)  # behind Optuna's cache
+        if engine is None or engine.dialect.name != "postgresql":
+            yield
+            return
+        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        with engine.begin() as connection:  # ends with the transaction, and with its holder
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({number})")
+            yield
+
+
+def _hide(text: str, url: str) -> str:
+    login = (url.partition("://")[2] or url).rpartition("@")[0]
+    for password in [login.partition(":")[2], *re.findall("password=([^&]*)", url)]:
+        for form in filter(None, (password, unquote(password))):
+            text = text.replace(form, "***")
+    return text
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Removes a last line that a dying writer left unfinished; the journal would be unreadable after the next one."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("rb+") as file:
+        data = file.read()
+        if not data.endswith(b"\n"):
+            file.truncate(data.rfind(b"\n") + 1)
+
+
+def study_names(storage: BaseStorage) -> list[str]:
+    """Names of the studies in a storage, sister studies left out."""
+    return sorted(n for n in optuna.get_all_study_names(storage) if not n.endswith(".controls"))
+
+
+def stored_config(name: str, storage: BaseStorage) -> StudyConfig | None:
+    """The config that a study was started with, or None where there is no such study of ours.
+
+    Raises:
+        StorageError: a config that this version does not read.
+    """
+    if name not in optuna.get_all_study_names(storage):
+        return None
+    raw = optuna.load_study(study_name=name, storage=storage).user_attrs.get("config")
+    try:
+        return None if raw is None else StudyConfig.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(sentences(error, StudyConfig))
+        raise StorageError(
+            f"study {name}: this version cannot read its config ({problems}); choose another name"
+        ) from None
