@@ -1,16 +1,21 @@
-"""Who holds what: a file lock that dies with its holder, and the mark that a driver leaves on the trials it takes."""
+"""Who holds what: a file lock that dies with its holder, and who of the drivers that took trials still lives."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+RENEW_EVERY = 15.0  # seconds between two renewals of a driver's lease
+DEAD_AFTER = 60.0  # seconds without one, after which another host takes the driver for dead
 
 
 class FileLock:
@@ -46,17 +51,63 @@ class FileLock:
 def owner(attempt: int) -> dict[str, Any]:
     """The mark of this process on a trial; ``attempt`` counts how often the trial was taken up."""
     me = psutil.Process()
-    return {"host": socket.gethostname(), "pid": me.pid, "started": me.create_time(), "attempt": attempt}
+    return {
+        "host": socket.gethostname(),
+        "boot": _boot(),
+        "pid": me.pid,
+        "started": me.create_time(),
+        "attempt": attempt,
+    }
 
 
-def is_alive(mark: Mapping[str, Any]) -> bool:
-    """Whether the process that left a mark still lives. One on another host is believed to."""
-    if mark["started"] == 0:
-        return False  # it has let go
-    if mark["host"] != socket.gethostname():
-        return True
+def released(mark: Mapping[str, Any]) -> dict[str, Any]:
+    """The mark of a process that has let go of its trial, alive as it may be."""
+    return {**mark, "started": 0.0}
+
+
+def lease(mark: Mapping[str, Any]) -> str:
+    """What a mark's process renews its lease under."""
+    return f"lease {mark['host']} {mark['pid']} {mark['started']:.0f}"
+
+
+class Watch:
+    """Tells the living from the dead by their marks; remembers when it saw a lease renewed.
+
+    A process of this machine is known to live or not. One of another machine lives as long as it renews its lease: it
+    is dead when the lease has not changed for ``DEAD_AFTER`` seconds of this process' own clock, so that the clocks of
+    two machines are never compared.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[object, float]] = {}
+
+    def is_alive(self, mark: Mapping[str, Any], renewed: Callable[[str], object]) -> bool:
+        """Whether the process that left a mark still lives and has not let go; ``renewed`` reads a lease."""
+        if mark["started"] == 0:
+            return False
+        if mark["host"] == socket.gethostname() and mark.get("boot", _boot()) == _boot():
+            return _is_running(mark["pid"], mark["started"])
+        name = lease(mark)
+        value, now = renewed(name), time.monotonic()
+        before, since = self._seen.get(name, (None, now))
+        if value != before or name not in self._seen:
+            self._seen[name] = value, now
+            return True
+        return now - since < DEAD_AFTER
+
+
+def _is_running(pid: int, started: float) -> bool:
     try:
-        process = psutil.Process(mark["pid"])
-        return abs(process.create_time() - mark["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+@functools.cache
+def _boot() -> str:
+    """Where process ids mean something: this boot of this machine and, on Linux, this container."""
+    with contextlib.suppress(OSError):
+        boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+        return f"{boot.read_text().strip()} {namespace.readlink()}"
+    return f"{psutil.boot_time():.0f}"

@@ -15,13 +15,14 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
 
 from .config import StudyConfig
 from .errors import StorageError, sentences, without_password
 from .lease import FileLock
 
 Storage = BaseStorage
-UNREACHABLE = (StorageInternalError, OSError)
+UNREACHABLE = (StorageInternalError, OperationalError, OSError)
 """What a storage raises that is away for a while: a server that restarts, a locked file, a full disk."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

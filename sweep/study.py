@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from .config import Scalar, StudyConfig, TrialConfig
 from .errors import StorageError
-from .lease import FileLock, is_alive, owner
+from .lease import FileLock, Watch, lease, owner, released
 from .metrics import EpochMetrics
 from .space import distributions, random_point, sobol_points, suggest
 from .storage import exclusive
@@ -37,7 +37,9 @@ class Trial:
         study: name of its Optuna study (``NAME`` or ``NAME.controls``).
         of: for controls and finalists, the number of the search trial they belong to.
         attempt: how often the trial was taken up, counted from 1; each attempt writes to a folder of its own.
-        judged: last epoch that the pruner has seen.
+        mark: this driver's, which another one replaces when it takes this one for dead.
+        reported: last epoch that the storage has.
+        judged: last epoch that the pruner has judged.
         epochs: epochs that count.
         best: what the objective is so far: the last epoch's metric, or its best one.
     """
@@ -51,6 +53,8 @@ class Trial:
     of: int | None
     attempt: int
     handle: optuna.Trial = field(repr=False)
+    mark: dict[str, Any] = field(repr=False)
+    reported: int = 0
     judged: int = 0
     epochs: int = 0
     best: float | None = None
@@ -95,7 +99,8 @@ class Study:
         self._decisions = decision_epochs(config)
         folder = workspace / config.name
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(folder / "lock")
+        self._lock, self._watch = FileLock(folder / "lock"), Watch()
+        self._taken: list[tuple[FrozenTrial, dict[str, Any]]] = []  # and not yet handed out
         with self._exclusive():
             self._study = _create(self.name, config, storage)
             # For `resume NAME`, and for comparison at the next run.
@@ -165,28 +170,48 @@ class Study:
     # -- one trial's life ----------------------------------------------------------------------------------------
 
     def ask(self, *, new: bool = True) -> Trial | None:
-        """Takes a trial: one whose owner is dead, else (``new``) one that waits; None when there is none."""
+        """Takes a trial: one whose owner is dead, else (``new``) one that waits; None when there is none.
+
+        Raises:
+            StorageInternalError, OSError: the storage is away; a trial that was taken by then is handed out next time.
+        """
         with self._exclusive():
-            for frozen in self._frozen(TrialState.RUNNING):
-                if _is_orphan(frozen):
-                    attempt = frozen.user_attrs.get("owner", {"attempt": 0})["attempt"] + 1
-                    self._storage.set_trial_user_attr(frozen._trial_id, "owner", owner(attempt))
-                    return self._take(frozen, attempt)
-            for frozen in self._frozen(TrialState.WAITING) if new else []:
-                # WAITING -> RUNNING is Optuna's one atomic step: False means that another driver was faster.
-                if self._storage.set_trial_state_values(frozen._trial_id, state=TrialState.RUNNING):
-                    self._storage.set_trial_user_attr(frozen._trial_id, "owner", owner(1))
-                    return self._take(frozen, 1)
+            self._take_one(new)
+        if not self._taken:
+            return None
+        trial = self._trial(*self._taken[-1])
+        self._taken.pop()
+        return trial
+
+    def _take_one(self, new: bool) -> None:
+        if self._taken:  # the storage went away in the middle of the last call, perhaps before it had the mark
+            frozen, mark = self._taken[-1]
+            there = self._storage.get_trial(frozen._trial_id).user_attrs.get("owner", {"attempt": 0})
+            if there["attempt"] < mark["attempt"]:
+                self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
+            elif there != mark:
+                self._taken.pop()  # another driver was faster
+            return None
+        for frozen in self._frozen(TrialState.RUNNING):
+            if self._is_orphan(frozen):
+                mark = owner(frozen.user_attrs.get("owner", {"attempt": 0})["attempt"] + 1)
+                self._taken.append((frozen, mark))
+                return self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
+        for frozen in self._frozen(TrialState.WAITING) if new else []:
+            # WAITING -> RUNNING is Optuna's one atomic step: False means that another driver was faster.
+            if self._storage.set_trial_state_values(frozen._trial_id, state=TrialState.RUNNING):
+                self._taken.append((frozen, mark := owner(1)))
+                return self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
         return None
 
-    def _take(self, frozen: FrozenTrial, attempt: int) -> Trial:
+    def _trial(self, frozen: FrozenTrial, mark: dict[str, Any]) -> Trial:
         # A seed for each trial: drivers that share one, at once or one after the other, would draw the same points.
         self._study.sampler = _sampler(self.config, seed=self.config.training.seed * 1_000_003 + frozen.number)
         handle = optuna.Trial(self._study, frozen._trial_id)
         attrs = handle.user_attrs
         values = {name: suggest(handle, name, distribution) for name, distribution in self._space.items()}
         hyperparameters = {**values, **attrs.get("hyperparameters", {})}
-        intermediate = frozen.intermediate_values
+        reported = sorted(frozen.intermediate_values)
         return Trial(
             study=self.name,
             number=handle.number,
@@ -195,15 +220,27 @@ class Study:
             config=self.config.trial(hyperparameters, seed=attrs.get("seed")),
             design=bool(attrs.get("design")),
             of=attrs.get("of"),
-            attempt=attempt,
+            attempt=mark["attempt"],
             handle=handle,
-            judged=max(intermediate, default=0),
+            mark=mark,
+            reported=max(reported, default=0),
+            judged=reported[-2] if len(reported) > 1 else 0,  # whoever reported the last one may have died before
         )
+
+    def owns(self, trial: Trial) -> bool:
+        """Whether a trial is still this driver's: one that slept may have been taken for dead."""
+        mark: object = self._storage.get_trial(trial.handle._trial_id).user_attrs.get("owner")
+        return mark == trial.mark
+
+    def renew(self, beat: int) -> None:
+        """Tells the drivers on other hosts that this one lives; to be called every ``RENEW_EVERY`` seconds."""
+        self.note(lease(owner(0)), beat)
 
     def report(self, trial: Trial, epochs: Sequence[EpochMetrics]) -> int | None:
         """Reports finished epochs in order; returns the epoch at which the pruner stops the trial, if it does.
 
         Only the epochs at which the pruner decides go to the storage; each is reported and judged before the next.
+        Epochs may be handed in again: after an error of the storage, or by whoever has adopted the trial.
         """
         objective = self.config.objective
         for metrics in epochs:
@@ -213,12 +250,14 @@ class Study:
             trial.best = value
             if metrics.epoch <= trial.judged or metrics.epoch not in self._decisions:
                 continue
-            trial.handle.report(value, metrics.epoch)
-            trial.judged = metrics.epoch
+            if metrics.epoch > trial.reported:
+                trial.handle.report(value, metrics.epoch)
+                trial.reported = metrics.epoch
             judged = trial.kind == "trial" and metrics.epoch < self.config.training.max_epochs
             # Design trials are asked too, though never stopped: the rungs that others are compared with fill by asking.
             if judged and trial.handle.should_prune() and not trial.design:
                 return metrics.epoch
+            trial.judged = metrics.epoch
         return None
 
     def tell(
@@ -235,6 +274,8 @@ class Study:
         Args:
             tags: what the tracker was told beside, kept for the case that it never got there.
         """
+        if self._storage.get_trial(trial.handle._trial_id).state.is_finished():
+            return  # told before, in a call whose answer was lost
         for name, value in (
             ("epochs", trial.epochs),
             ("checkpoint", checkpoint),
@@ -255,13 +296,17 @@ class Study:
 
     def release(self, trial: Trial) -> None:
         """Leaves an unfinished trial to whoever comes next, this process included."""
-        trial.handle.set_user_attr("owner", {**owner(trial.attempt), "started": 0.0})
+        trial.handle.set_user_attr("owner", released(trial.mark))
 
     # -- looking at it -------------------------------------------------------------------------------------------
 
     def rows(self) -> list[Row]:
         """All trials, by number."""
-        return [_row(t) for t in self._frozen()]
+        return [_row(t, self._is_orphan(t)) for t in self._frozen()]
+
+    def _is_orphan(self, frozen: FrozenTrial) -> bool:
+        """Whether no living driver has a running trial."""
+        return _is_orphan(frozen, self._watch, self._study)
 
     def _frozen(self, *states: TrialState) -> list[FrozenTrial]:
         return self._storage.get_all_trials(self._id, deepcopy=False, states=states or None)
@@ -271,19 +316,21 @@ def read_rows(name: str, storage: BaseStorage) -> list[Row]:
     """The trials of a study, by number, without opening it for writing; none of a study that does not exist."""
     if name not in optuna.get_all_study_names(storage):
         return []
+    study, watch = optuna.load_study(study_name=name, storage=storage), Watch()
     trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
-    return [_row(t) for t in trials]
+    return [_row(t, _is_orphan(t, watch, study)) for t in trials]
 
 
-def _is_orphan(frozen: FrozenTrial) -> bool:
-    """Whether no living driver has a running trial."""
+def _is_orphan(frozen: FrozenTrial, watch: Watch, study: optuna.Study) -> bool:
     mark, started = frozen.user_attrs.get("owner"), frozen.datetime_start
+    if frozen.state != TrialState.RUNNING:
+        return False
     if mark is not None:
-        return not is_alive(mark)
+        return not watch.is_alive(mark, lambda lease: study.user_attrs.get(lease))
     return started is not None and (datetime.now() - started).total_seconds() > UNMARKED
 
 
-def _row(frozen: FrozenTrial) -> Row:
+def _row(frozen: FrozenTrial, orphan: bool) -> Row:
     attrs = frozen.user_attrs
     mark = attrs.get("owner")
     state = {"WAITING": "waiting", "RUNNING": "running"}.get(frozen.state.name, "finished")
@@ -304,7 +351,7 @@ def _row(frozen: FrozenTrial) -> Row:
         checkpoint=attrs.get("checkpoint"),
         error=attrs.get("error"),
         owner=f"{mark['host']} pid {mark['pid']}" if mark else None,
-        orphan=state == "running" and _is_orphan(frozen),
+        orphan=orphan,
         started=frozen.datetime_start.timestamp() if frozen.datetime_start else None,
         ended=frozen.datetime_complete.timestamp() if frozen.datetime_complete else None,
         tags=attrs.get("tags") or {},
