@@ -69,12 +69,15 @@ def save(folder: Path, history: list[EpochMetrics], state: dict[str, Any], *, di
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
-    """Reads a trial's newest checkpoint among all of its attempts; a damaged one falls back to the one before.
+    """Reads a trial's newest checkpoint; a damaged one falls back to the one before, also of the attempt before.
+
+    The last attempt's count first, however far an earlier one got: its driver may have slept, been taken for dead, and
+    trained on when its heir had begun.
 
     Args:
         folder: the trial's, which holds one folder per attempt.
     """
-    for path in sorted(folder.glob("*/epoch-*.pt"), key=lambda p: (_epoch(p), p.parent.name), reverse=True):
+    for path in sorted(folder.glob("*/epoch-*.pt"), key=_age, reverse=True):
         try:
             return load(path)
         except (OSError, RuntimeError, ValueError, KeyError, EOFError, BadZipFile, pickle.UnpicklingError) as error:
@@ -98,6 +101,10 @@ def load(path: Path) -> Checkpoint:
 
 def _epoch(path: Path) -> int:
     return int(path.stem.removeprefix("epoch-"))
+
+
+def _age(path: Path) -> tuple[int, int]:
+    return int(path.parent.name.removeprefix("attempt-")), _epoch(path)
 
 
 def _epochs(history: list[dict[str, Any]]) -> Iterator[EpochMetrics]:
