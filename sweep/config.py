@@ -146,6 +146,7 @@ class SearchConfig(_Section):
     pruner: Literal["none", "median", "successive_halving", "hyperband"] = "median"
     hours: float | None = Field(None, gt=0, description="Start no new trial after this many hours of a run.")
     target: float | None = Field(None, description="Start no new trial once a trial's objective has reached this.")
+    max_failures: int = Field(0, ge=0, description="Errors of a trial's own code after which it is tried again.")
     finalists: FinalistsConfig = FinalistsConfig()
 
     @model_validator(mode="after")

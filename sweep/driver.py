@@ -6,7 +6,9 @@ the start of the next one, from the checkpoints.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import itertools
 import subprocess
 import threading
 import time
@@ -18,13 +20,16 @@ from . import checkpoint
 from .config import StudyConfig
 from .executor import Job, Key, Result
 from .finalists import best_rows, wanted_rows, wanted_tuned
+from .lease import RENEW_EVERY
 from .metrics import EpochMetrics
 from .settings import Settings
+from .storage import UNREACHABLE, Patience, reason
 from .study import Outcome, Row, Study, Trial
 from .tracking import RunKey, Tracker
 from .trial import Place, trained_model
 
 TRACEBACK = 4000  # characters of its end that are kept in MLflow
+CONFIRM_EVERY = 10.0  # seconds after which a trial is looked at again: another driver may have taken it over
 INERT, DOMINANT = 1e-5, 1.0  # guidance's gradient norm over the task's, mean of an epoch
 
 
@@ -64,19 +69,29 @@ class Driver:
         self._began = time.monotonic()
         self._out_of_budget = False
         self._guidance: dict[Key, str] = {}
+        self._handed_in: dict[Key, list[Result]] = {}  # what workers reported and the storage has not taken yet
+        self._turn = threading.RLock()  # of the executor's loop and of the thread that asks
+        self._confirmed: dict[Key, float] = {}  # when a trial was last known to be ours, by the wall clock
+        self._again: list[Trial] = []  # whose own code has failed
+        self._patience = Patience()
         self._over = threading.Event()
+        self._left = threading.Event()
         self._interrupted = False
         self._environment = environment()
 
     def __enter__(self) -> Driver:
+        threading.Thread(target=self._renew, name="lease", daemon=True).start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         """Ends the run: trials that were interrupted are left to the next one."""
         self._interrupted = exc[0] is not None or bool(self._trials)
+        self._left.set()
         try:
             for trial in list(self._trials.values()):
                 self._studies[trial.study].release(trial)
+        except UNREACHABLE as error:
+            self._listener.noticed(f"the storage is away ({reason(error)}): another host waits a minute for our trials")
         finally:
             self._over.set()  # or record() would wait for ever
 
@@ -84,25 +99,19 @@ class Driver:
 
     def ask(self) -> Job | None:
         """Returns the next trial of the present stage, and moves to the next stage when this one is through."""
-        if self._stage == "search":
-            trial = self._search.ask(new=not self._spent())
-            if trial is not None or self._trials or self._busy(self._search):
-                return self._job(trial)
-            wanted = wanted_rows(self._config, self._search.rows())
-            if wanted:
-                self._controls.add(wanted)
-            self._stage = "controls"
-        if self._stage == "controls":
-            trial = self._controls.ask()
-            if trial is not None or self._trials or self._busy(self._controls):
-                return self._job(trial)
-            self._controls.add(wanted_tuned(self._config, self._controls.rows()))
-            self._stage = "tuned"
-        trial = self._controls.ask()
-        if trial is None and not self._busy(self._controls):
-            self._stage = "done"
-            self._over.set()
-        return self._job(trial)
+        if self._patience.waiting:
+            return None
+        try:
+            with self._turn:
+                for key in list(self._handed_in):
+                    self._take_in(self._trials[key])
+                trial = self._again.pop(0) if self._again else None
+            job = self._job(trial or self._next())
+        except UNREACHABLE as error:
+            self._away(error)
+            return None
+        self._back()
+        return job
 
     def finished(self) -> bool:
         """Whether all stages are through."""
@@ -115,27 +124,105 @@ class Driver:
         self._listener.started(trial)
 
     def report(self, key: Key, result: Result) -> bool:
-        """Hands epochs to the pruner, in order, and to the tracker; ends the trial where it has ended."""
-        trial = self._trials[key]
-        pruned_at = self._studies[trial.study].report(trial, result.epochs)
+        """Hands epochs to the pruner, in order, and to the tracker; ends the trial where it has ended.
+
+        While the storage is away, trials go on and what they report is kept; it is handed in when the storage is back.
+        """
+        ended = result.outcome is not None
+        with self._turn:
+            trial = self._trials.get(key)
+            if trial is None:
+                return True
+            self._handed_in.setdefault(key, []).append(result)
+            if self._patience.waiting:
+                return ended
+            try:
+                stop = self._take_in(trial)
+            except UNREACHABLE as error:
+                self._away(error)
+                return ended
+            self._back()
+            return stop
+
+    def lost(self, key: Key, error: str) -> None:
+        """Fails a trial whose workers died again and again."""
+        self.report(key, Result([], None, "failed", error, {}))
+
+    # -- within --------------------------------------------------------------------------------------------------
+
+    def _next(self) -> Trial | None:
+        if self._stage == "search":
+            trial = self._search.ask(new=not self._spent())
+            if trial is not None or self._trials or self._busy(self._search):
+                return trial
+            wanted = wanted_rows(self._config, self._search.rows())
+            if wanted:
+                self._controls.add(wanted)
+            self._stage = "controls"
+        if self._stage == "controls":
+            trial = self._controls.ask()
+            if trial is not None or self._trials or self._busy(self._controls):
+                return trial
+            self._controls.add(wanted_tuned(self._config, self._controls.rows()))
+            self._stage = "tuned"
+        trial = self._controls.ask()
+        if trial is None and not self._trials and not self._busy(self._controls):
+            self._stage = "done"
+            self._over.set()
+        return trial
+
+    def _take_in(self, trial: Trial) -> bool:
+        """Hands what a trial reported to the storage and the tracker; returns whether it must stop here."""
+        key, study = trial.key, self._studies[trial.study]
+        results = self._handed_in[key]
+        last = results[-1]
+        if not self._is_ours(trial):
+            self._listener.noticed(f"trial {trial.number} of {trial.study} was taken over while this driver slept")
+            del self._trials[key], self._handed_in[key]
+            return True
+        reported = [m for result in results for m in result.epochs]
+        pruned_at = study.report(trial, reported)
         # Epochs beyond the pruner's word were trained ahead of it and do not count.
-        epochs = [m for m in result.epochs if pruned_at is None or m.epoch <= pruned_at]
+        epochs = [m for m in reported if pruned_at is None or m.epoch <= pruned_at]
         self._tracker.log_epochs(_run_key(trial), epochs)
         for metrics in epochs:  # each one, so that the tag does not depend on how they were batched
             self._watch_guidance(trial, metrics)
         if epochs:
             trial.epochs = epochs[-1].epoch
             self._listener.progressed(trial, epochs[-1])
-        outcome = "pruned" if pruned_at is not None else result.outcome
-        if outcome is not None:
-            self._end(trial, outcome, checkpoint=result.checkpoint, error=result.error, tags=result.where)  # type: ignore[arg-type]
+        outcome = "pruned" if pruned_at is not None else last.outcome
+        if outcome == "failed" and last.where and trial.failures < self._config.search.max_failures:
+            study.note_failure(trial, last.error or "")
+            self._again.append(trial)
+        elif outcome is not None:
+            self._end(trial, outcome, checkpoint=last.checkpoint, error=last.error, tags=last.where)  # type: ignore[arg-type]
+        del self._handed_in[key]
         return outcome is not None
 
-    def lost(self, key: Key, error: str) -> None:
-        """Fails a trial whose workers died again and again."""
-        self._end(self._trials[key], "failed", checkpoint=None, error=error, tags={})
+    def _is_ours(self, trial: Trial) -> bool:
+        now = time.time()  # goes on while a machine sleeps
+        if not now - self._confirmed.get(trial.key, 0.0) < CONFIRM_EVERY:
+            if not self._studies[trial.study].owns(trial):
+                return False
+            self._confirmed[trial.key] = now
+        return True
 
-    # -- within --------------------------------------------------------------------------------------------------
+    def _away(self, error: BaseException) -> None:
+        if self._patience.since is None:
+            self._listener.noticed(f"the storage is away ({reason(error)}): trials go on, their reports are kept")
+        self._patience.failed(error)
+
+    def _back(self) -> None:
+        if self._patience.since is not None:
+            self._listener.noticed(f"the storage is back after {self._patience.answered():.0f} s")
+
+    def _renew(self) -> None:
+        for beat in itertools.count():
+            with contextlib.suppress(*UNREACHABLE):
+                for study in self._studies.values():
+                    study.renew(beat)
+            if self._left.wait(RENEW_EVERY):
+                return
 
     def _job(self, trial: Trial | None) -> Job | None:
         if trial is None:
@@ -204,9 +291,14 @@ class Driver:
         self, trial: Trial, outcome: Outcome, *, checkpoint: str | None, error: str | None, tags: Mapping[str, str]
     ) -> None:
         tags = {**tags, **({"sweep.guidance": self._guidance[trial.key]} if trial.key in self._guidance else {})}
-        self._end_run(_run_key(trial), outcome, trial.best, error, tags, time.time())
         del self._trials[trial.key]  # first: until it is told, its row still keeps the stage from ending
-        self._studies[trial.study].tell(trial, outcome, checkpoint=checkpoint, error=error, tags=tags)
+        try:
+            self._studies[trial.study].tell(trial, outcome, checkpoint=checkpoint, error=error, tags=tags)
+        except BaseException:
+            self._trials[trial.key] = trial
+            raise
+        # After the storage, which may be away; a driver that dies in between leaves it to repair().
+        self._end_run(_run_key(trial), outcome, trial.best, error, tags, time.time())
         self._listener.ended(trial, outcome, error)
 
     def _end_run(

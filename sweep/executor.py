@@ -7,6 +7,7 @@ Tune keeps no state that matters: a new Tuner on the same source goes on.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -40,6 +41,8 @@ from .trial import Place, run_trial
 
 Key = tuple[str, int]
 ASK_AGAIN = 1.0  # seconds; a source that has nothing now may have something when a trial ends, or after this long
+OUT_OF_MEMORY = ("OutOfMemoryError", "running low on memory")  # Ray's words for a worker that it has killed
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 LOST_AT_MOST = 3  # times in the same epoch; then the trial is failed
 
 _ENVIRONMENT = {
@@ -193,16 +196,19 @@ class Worker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Trains for half a second or an epoch, whichever is longer. A trial's own error is a result too."""
+        halt = None
         try:
             report = next(self._reports)
             epochs = [(m.epoch, m.values, m.timestamp) for m in report.epochs]
             checkpoint = str(report.checkpoint) if report.checkpoint else None
             outcome, error = str(report.outcome or ""), report.error
-        except Exception:  # noqa: BLE001 (a trial must not take the worker, or the study, with it)
+        except Exception as problem:  # noqa: BLE001 (a trial must not take the worker, or the study, with it)
             epochs, checkpoint, outcome, error = [], None, "failed", traceback.format_exc()
+            if isinstance(problem, OSError) and problem.errno in NO_ROOM:
+                halt = f"{socket.gethostname()}: {problem}"
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         where = {"sweep.host": socket.gethostname(), "sweep.device": device}
-        return {"report": json.dumps([epochs, checkpoint, outcome or None, error, where])}
+        return {"report": json.dumps([epochs, checkpoint, outcome or None, error, where]), "halt": halt}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Not used: a trial writes its own checkpoints."""
@@ -270,10 +276,13 @@ class _Bridge:
             self.error = self.error or error
             return default
 
-    def result(self, trial_id: str, payload: str) -> bool:
+    def result(self, trial_id: str, payload: str, halt: str | None = None) -> bool:
         """Hands a worker's report to the source; returns whether the trial must stop."""
         job = self.jobs.get(trial_id)
         if job is None:
+            return True
+        if halt is not None:  # the next trial would fare no better
+            self.error = self.error or SweepError(f"{halt}. Nothing is lost: make room, then resume the study.")
             return True
         epochs, *rest = json.loads(payload)
         result = Result([EpochMetrics(*metrics) for metrics in epochs], *rest)
@@ -285,7 +294,7 @@ class _Bridge:
             self._quiet_until = 0.0
         return stop or self.ended
 
-    def lost(self, trial_id: str) -> None:
+    def lost(self, trial_id: str, error: str) -> None:
         """Runs a trial that has lost its worker again, from its checkpoint, while there is progress between losses."""
         job = self.jobs.pop(trial_id, None)
         if job is None:
@@ -297,7 +306,10 @@ class _Bridge:
         if count < LOST_AT_MOST:
             self._again.append(job)
         else:
-            self.guard(lambda: self.source.lost(job.key, f"the worker died {count} times in the same epoch"))
+            why = "out of memory: " if any(words in error for words in OUT_OF_MEMORY) else ""
+            self.guard(
+                lambda: self.source.lost(job.key, f"{why}the worker died {count} times in the same epoch\n{error}")
+            )
 
 
 class _Searcher(Searcher):
@@ -322,8 +334,6 @@ class _Searcher(Searcher):
         return {"job": json.dumps(config)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if error:
-            self._bridge.lost(trial_id)
         self._bridge.jobs.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
@@ -354,7 +364,7 @@ class _Scheduler(TrialScheduler):
         self._bridge = bridge
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        stop = self._bridge.result(trial.trial_id, result["report"])
+        stop = self._bridge.result(trial.trial_id, result["report"], result["halt"])
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
@@ -362,7 +372,9 @@ class _Scheduler(TrialScheduler):
         return next(waiting, None)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None: ...
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None: ...
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._bridge.lost(trial.trial_id, str(trial.get_error() or ""))
+
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None: ...
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None: ...
     def debug_string(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from .lease import FileLock
 Storage = BaseStorage
 UNREACHABLE = (StorageInternalError, OperationalError, OSError)
 """What a storage raises that is away for a while: a server that restarts, a locked file, a full disk."""
+
+AWAY_AT_MOST = 900.0  # seconds; then the run ends, resumable
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -52,10 +55,9 @@ def open_storage(url: str) -> BaseStorage:
             RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": timeout})
         )
     except Exception as error:  # noqa: BLE001 (every driver has its own errors; all of them mean the same to the user)
-        reason = str(error.__cause__ or error).splitlines()[0]
         raise StorageError(
-            f"storage {without_password(url)}: out of reach ({_hide(reason, url)}). Start it, or set SWEEP_STORAGE to "
-            "another URL (journal:///path, sqlite:///path, postgresql+psycopg://user@host/db)."
+            f"storage {without_password(url)}: out of reach ({_hide(reason(error), url)}). Start it, or set "
+            "SWEEP_STORAGE to another URL (journal:///path, sqlite:///path, postgresql+psycopg://user@host/db)."
         ) from None
 
 
@@ -74,6 +76,47 @@ class _Journal(JournalFileBackend):
             with self._turn.held():
                 _cut_torn_line(self._file)
             raise
+
+
+class Patience:
+    """When to try a storage again that is away: after a second at first, at last after half a minute.
+
+    Attributes:
+        since: when it went away, by the monotonic clock; None while it answers.
+    """
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        self._pause = self._next = 0.0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it is too early to try again."""
+        return time.monotonic() < self._next
+
+    def failed(self, error: BaseException) -> None:
+        """Notes an attempt that failed.
+
+        Raises:
+            StorageError: it has been away for ``AWAY_AT_MOST`` seconds.
+        """
+        now = time.monotonic()
+        self.since = now if self.since is None else self.since
+        if now - self.since > AWAY_AT_MOST:
+            raise StorageError(f"the storage has been away for {AWAY_AT_MOST / 60:.0f} minutes ({reason(error)})")
+        self._pause = min(2 * self._pause or 1.0, 30.0)
+        self._next = now + self._pause
+
+    def answered(self) -> float:
+        """Notes an attempt that went well; returns for how long it was away."""
+        away = 0.0 if self.since is None else time.monotonic() - self.since
+        self.since, self._pause, self._next = None, 0.0, 0.0
+        return away
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what the server, the driver or the file system said."""
+    return str(error.__cause__ or error).strip().splitlines()[0]
 
 
 @contextlib.contextmanager

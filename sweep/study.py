@@ -42,6 +42,7 @@ class Trial:
         judged: last epoch that the pruner has judged.
         epochs: epochs that count.
         best: what the objective is so far: the last epoch's metric, or its best one.
+        failures: how often its own code has raised an error.
     """
 
     study: str
@@ -58,6 +59,7 @@ class Trial:
     judged: int = 0
     epochs: int = 0
     best: float | None = None
+    failures: int = 0
 
     @property
     def key(self) -> tuple[str, int]:
@@ -223,6 +225,7 @@ class Study:
             attempt=mark["attempt"],
             handle=handle,
             mark=mark,
+            failures=attrs.get("failures", 0),
             reported=max(reported, default=0),
             judged=reported[-2] if len(reported) > 1 else 0,  # whoever reported the last one may have died before
         )
@@ -293,6 +296,12 @@ class Study:
             # A divergence late in training must not look better to TPE than an early pruning: it violates a constraint.
             trial.handle.set_constraint("diverged", 1.0 if outcome == "diverged" else -1.0)
             self._study.tell(trial.handle, state=TrialState.PRUNED)
+
+    def note_failure(self, trial: Trial, error: str) -> None:
+        """Counts an error of the trial's own code that does not end it."""
+        trial.handle.set_user_attr("error", error)
+        trial.handle.set_user_attr("failures", trial.failures + 1)
+        trial.failures += 1
 
     def release(self, trial: Trial) -> None:
         """Leaves an unfinished trial to whoever comes next, this process included."""
