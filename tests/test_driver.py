@@ -1,0 +1,222 @@
+"""The driver between a real storage and a real tracker, without Ray: what workers report is made here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from sqlalchemy.engine import make_url
+
+from sweep.driver import Driver
+from sweep.executor import Result
+from sweep.metrics import EpochMetrics
+from sweep.settings import Settings
+from sweep.storage import open_storage
+from sweep.study import Study
+from sweep.tracking import RunKey, Tracker
+
+from .conftest import MakeConfig, connections_closed
+
+WHERE = {"sweep.host": "here", "sweep.device": "cpu"}
+
+
+class Notices:
+    """A listener that keeps what the user is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def noticed(self, message: str) -> None:
+        self.said.append(message)
+
+    def started(self, trial: Any) -> None: ...
+    def progressed(self, trial: Any, metrics: EpochMetrics) -> None: ...
+    def ended(self, trial: Any, outcome: str, error: str | None) -> None: ...
+
+
+class Stage:
+    """A driver with all that it needs, over a storage that can be taken away."""
+
+    def __init__(self, config: Any, url: str, workspace: Path):
+        storage = open_storage(url)
+        settings = Settings(workspace=workspace, storage=url)
+        self.search, controls = (Study(config, storage, workspace=workspace, sister=s) for s in (False, True))
+        self.search.fill()
+        self.notices, self.config = Notices(), config
+        self.tracker = Tracker(settings.tracking_uri, config.name, artifacts=settings.artifacts)
+        self.tracker.open(description="", params={}, tags={})
+        self.driver = Driver(config, settings, self.search, controls, self.tracker, self.notices)
+
+    def job(self) -> tuple[str, int]:
+        """Asks, and starts what came."""
+        job = self.driver.ask()
+        assert job is not None
+        self.driver.started(job.key)
+        return job.key
+
+    def report(self, key: tuple[str, int], *epochs: int, outcome: str | None = None, error: str | None = None) -> bool:
+        made = [EpochMetrics(e, {"val_loss": 1 / e, "val_accuracy": 0.5}, 1000 * e) for e in epochs]
+        return self.driver.report(key, Result(made, None, outcome, error, WHERE))
+
+    def curve(self, number: int) -> list[int]:
+        """The epochs that MLflow has of a trial."""
+        assert self.tracker.flush(timeout=30)
+        client = self.tracker._runs._connection
+        assert client is not None
+        key = RunKey(self.config.name, "trial", number)
+        [run] = client.search_runs([self.tracker.experiment_id], f"tags.`sweep.trial` = '{key.number}'")
+        return [m.step for m in client.get_metric_history(run.info.run_id, "val_loss")]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, study_config: MakeConfig) -> Iterator[Callable[..., Stage]]:
+    stages: list[Stage] = []
+
+    def make(url: str, **search: Any) -> Stage:
+        config = study_config(search={"trials": 2, "finalists": {"top": 0}, **search}, training={"max_epochs": 3})
+        stages.append(Stage(config, url, tmp_path))
+        return stages[-1]
+
+    with connections_closed():
+        yield make
+        for each in stages:
+            each.tracker.close(status="FINISHED", timeout=30)
+
+
+class Door:
+    """A way to PostgreSQL that can be shut: connections that are open break, new ones are refused."""
+
+    def __init__(self, host: str, port: int):
+        self._target = (host, port)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self._pipes: list[socket.socket] = []
+        self._listen()
+
+    def _listen(self) -> None:
+        threading.Thread(target=self._accept, args=(self._server,), daemon=True).start()
+
+    def _accept(self, server: socket.socket) -> None:
+        while True:
+            try:
+                here, _ = server.accept()
+                there = socket.create_connection(self._target)
+            except OSError:
+                return
+            self._pipes += [here, there]
+            for source, target in ((here, there), (there, here)):
+                threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
+
+    @staticmethod
+    def _carry(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+
+    def shut(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for pipe in self._pipes:
+            with contextlib.suppress(OSError):  # the other end may have gone
+                pipe.shutdown(socket.SHUT_RDWR)
+            pipe.close()
+        self._pipes.clear()
+
+    def open(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", self.port))
+        self._listen()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def breakable(
+    request: pytest.FixtureRequest, tmp_path: Path, empty_sqlite: bytes, study_name: str
+) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
+    """A storage's URL, how to take it away, and how to bring it back: a lock on the file, or a server out of reach."""
+    if request.param == "sqlite":
+        path = tmp_path / "optuna.db"
+        path.write_bytes(empty_sqlite)
+        holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        yield f"sqlite:///{path}?timeout=0.1", lambda: holder.execute("BEGIN EXCLUSIVE"), lambda: holder.execute("END")  # type: ignore[misc]
+        holder.close()
+        return
+    if not (there := os.environ.get("TEST_POSTGRES_URL", "")):
+        pytest.skip("TEST_POSTGRES_URL is not set: there is no PostgreSQL server to test against")
+    url = make_url(there)
+    door = Door(url.host or "127.0.0.1", url.port or 5432)
+    yield url.set(host="127.0.0.1", port=door.port).render_as_string(hide_password=False), door.shut, door.open
+    door.shut()
+    storage = open_storage(there)
+    for name in optuna.get_all_study_names(storage):
+        if name.startswith(study_name):
+            optuna.delete_study(study_name=name, storage=storage)
+
+
+def test_while_the_storage_is_away_trials_go_on_and_nothing_is_lost(
+    stage: Callable[..., Stage], breakable: tuple[str, Callable[[], None], Callable[[], None]]
+) -> None:
+    url, take_away, bring_back = breakable
+    there = stage(url)
+    first, second = there.job(), there.job()
+    assert not there.report(first, 1)
+    take_away()
+    there.driver._confirmed.clear()
+    assert not there.report(first, 2)  # goes on
+    assert there.report(second, 1, 2, 3, outcome="completed")  # its worker is done
+    assert there.driver.ask() is None
+    assert not there.driver.finished()
+    assert len([said for said in there.notices.said if "the storage is away" in said]) == 1
+    bring_back()
+    deadline = time.monotonic() + 60
+    while not any("is back" in said for said in there.notices.said) and time.monotonic() < deadline:
+        assert there.driver.ask() is None
+        time.sleep(0.1)
+    assert there.report(first, 3, outcome="completed")
+    assert there.driver.ask() is None
+    assert there.driver.finished()
+    rows = there.search.rows()
+    assert [(r.outcome, r.epochs, r.value) for r in rows] == [("completed", 3, 1 / 3)] * 2
+    assert [there.curve(n) for n in (0, 1)] == [[1, 2, 3]] * 2
+
+
+def test_a_trial_that_was_taken_over_is_given_up(stage: Callable[..., Stage], tmp_path: Path) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal")
+    key = there.job()
+    assert not there.report(key, 1)
+    heir = {**there.driver._trials[key].mark, "host": "elsewhere", "attempt": 2}
+    there.driver._trials[key].handle.set_user_attr("owner", heir)
+    there.driver._confirmed.clear()  # ten seconds later
+    assert there.report(key, 2)
+    assert any("trial 0" in said and "taken over" in said for said in there.notices.said)
+    assert there.search.rows()[0].state == "running"
+    assert there.search.rows()[0].owner == f"elsewhere pid {os.getpid()}"
+    assert there.report(key, 3)  # whatever comes later of its worker
+    assert there.curve(0) == [1]
+
+
+@pytest.mark.parametrize(
+    ("max_failures", "errors", "outcome"), [(0, 1, "failed"), (1, 1, "completed"), (1, 2, "failed")]
+)
+def test_errors_of_a_trial_are_tried_again(
+    stage: Callable[..., Stage], tmp_path: Path, max_failures: int, errors: int, outcome: str
+) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal", trials=1, max_failures=max_failures)
+    for _ in range(errors):
+        key = there.job()
+        assert not there.report(key, 1)
+        assert there.report(key, outcome="failed", error="Traceback: no such luck")
+    if outcome == "completed":
+        assert there.report(there.job(), 1, 2, 3, outcome="completed")
+    assert there.driver.ask() is None
+    assert there.driver.finished()
+    [row] = there.search.rows()
+    assert (row.outcome, row.error) == (outcome, "Traceback: no such luck")
+    assert there.curve(0) == ([1, 2, 3] if outcome == "completed" else [1])
