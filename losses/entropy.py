@@ -1,6 +1,6 @@
-"""Entropy change of one linear map, activation aside, in nats, and loss terms made of it: pure functions of weights.
+"""Entropy change of a dense layer, activation aside, in nats, and the loss terms of any layer: pure functions.
 
-`guidance.py` caches and adds the gradients; the formulas and their derivatives are here. Everything works with
+`conv.py` has the measures of convolutions; `guidance.py` caches and adds the gradients. Everything works with
 log-determinants: the determinant itself of a freshly initialised layer of 128 units is 0 in float32.
 """
 
@@ -11,8 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TAP_FLOOR = 1e-2  # |c11| below this is taken as this in gradients: about 0.3 of the median tap after initialisation
-
 
 def leading_block(weight: Tensor) -> Tensor:
     """The leading k x k block of a matrix [..., m, n], k = min(m, n), as a view.
@@ -22,14 +20,6 @@ def leading_block(weight: Tensor) -> Tensor:
     """
     k = min(weight.shape[-2:])
     return weight[..., :k, :k]
-
-
-def corner_taps(weight: Tensor) -> Tensor:
-    """The taps c11 of convolution kernels [out, in / groups, p, q], as a view [out, in / groups].
-
-    `F.conv2d` is a cross-correlation, so c11 is the first tap of the kernel as it is stored.
-    """
-    return weight[..., 0, 0]
 
 
 def minor(weight: Tensor, ridge: float = 0.0) -> Tensor:
@@ -52,7 +42,7 @@ def volume(weight: Tensor, ridge: float = 0.0) -> Tensor:
     Computed in float32 at least, outside autocast. Singular: -inf; not finite weights: NaN; never an exception.
     """
     with torch.autocast(weight.device.type, enabled=False):
-        matrix = _at_least_float32(weight)
+        matrix = at_least_float32(weight)
         return _log_det(matrix) if _is_lu(matrix, ridge) else _half_log_det(*_factorise(matrix, ridge))
 
 
@@ -63,7 +53,7 @@ def volume_and_gradient(weight: Tensor, ridge: float = 0.0) -> tuple[Tensor, Ten
     Where h is not finite the gradient means nothing; the caller must check.
     """
     with torch.autocast(weight.device.type, enabled=False), torch.no_grad():
-        matrix = _at_least_float32(weight)
+        matrix = at_least_float32(weight)
         if _is_lu(matrix, ridge):
             return _log_det(matrix), torch.linalg.inv_ex(matrix).inverse.mT
         factor, info, mean_square = _factorise(matrix, ridge)
@@ -74,44 +64,25 @@ def volume_and_gradient(weight: Tensor, ridge: float = 0.0) -> tuple[Tensor, Ten
         return _half_log_det(factor, info, mean_square), gradient
 
 
-def taps(weight: Tensor) -> Tensor:
-    """Log|c11| of every filter of convolution kernels [out, in / groups, p, q]: the paper's measure [out, in / groups].
-
-    With one channel in and out, the map from the outputs' anchor pixels is triangular with c11 on its diagonal, so this
-    is the entropy change per anchor. With several channels it is an entropy change for depthwise layers only.
-    """
-    return corner_taps(_at_least_float32(weight)).abs().log()
-
-
-def taps_and_gradient(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Log max(|c11|, TAP_FLOOR) and its derivative sign(c11) / max(|c11|, TAP_FLOOR), both [out, in / groups].
-
-    The floor bounds the gradient where `taps` has a pole; sign(0) is +1, or an exact zero would never move.
-    """
-    tap = corner_taps(_at_least_float32(weight.detach()))
-    magnitude = tap.abs().clamp_min(TAP_FLOOR)
-    return magnitude.log(), torch.where(tap < 0, -1.0, 1.0) / magnitude
-
-
 class Form(NamedTuple):
-    """A loss term of an entropy change h, elementwise, and its derivative by h; both are called as f(h, epsilon)."""
+    """A loss term of an entropy change h, elementwise, and its derivative by h; both are called as f(h, constant)."""
 
     value: Callable[[Tensor, float], Tensor]
     slope: Callable[[Tensor, float], Tensor]
 
 
-def log_term(h: Tensor, _epsilon: float) -> Tensor:
-    """The term -h; epsilon has no part in it."""
+def log_term(h: Tensor, _constant: float) -> Tensor:
+    """The term -h; it has no constant."""
     return -h
 
 
-def log_slope(h: Tensor, _epsilon: float) -> Tensor:
+def log_slope(h: Tensor, _constant: float) -> Tensor:
     """Derivative of `log_term` by h: -1."""
     return -torch.ones_like(h)
 
 
 def reciprocal_term(h: Tensor, epsilon: float) -> Tensor:
-    """The term 1 / (exp(h) + epsilon), the paper's stable one: 1 / (|det W'| + epsilon) for the dense minor."""
+    """The term 1 / (exp(h) + epsilon), the paper's stable one: 1 / (|det W'| + epsilon), 1 / (|c11| + epsilon)."""
     return (-_log_sum(h, epsilon)).exp()
 
 
@@ -120,19 +91,31 @@ def reciprocal_slope(h: Tensor, epsilon: float) -> Tensor:
     return -(h - 2 * _log_sum(h, epsilon)).exp()
 
 
+def target_term(h: Tensor, target: float) -> Tensor:
+    """The term (h - target)^2, nats^2: it keeps the entropy change at a set amount, from above and from below."""
+    return (h - target).square()
+
+
+def target_slope(h: Tensor, target: float) -> Tensor:
+    """Derivative of `target_term` by h: 2 (h - target)."""
+    return 2 * (h - target)
+
+
 FORMS: dict[str, Form] = {
     "log": Form(log_term, log_slope),
     "reciprocal": Form(reciprocal_term, reciprocal_slope),
+    "target": Form(target_term, target_slope),
 }
+
+
+def at_least_float32(weight: Tensor) -> Tensor:
+    """The weight itself, or in float32 where its type has less: factorisations refuse bfloat16."""
+    return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
 
 
 def _log_sum(h: Tensor, epsilon: float) -> Tensor:
     """log(exp(h) + epsilon), where exp(h) may overflow or underflow."""
     return torch.logaddexp(h, torch.full_like(h, math.log(epsilon)))
-
-
-def _at_least_float32(weight: Tensor) -> Tensor:
-    return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
 
 
 def _is_lu(matrix: Tensor, ridge: float) -> bool:

@@ -12,7 +12,8 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from .entropy import FORMS, taps, taps_and_gradient, volume, volume_and_gradient
+from .conv import taps, taps_and_gradient
+from .entropy import FORMS, volume, volume_and_gradient
 from .layers import guidable_layers
 
 MEASURES = ("volume", "minor")
@@ -87,7 +88,7 @@ class EntropyGuidance:
         batch_size: int = 128,
     ) -> None:
         _check_choice("measure", measure, MEASURES)
-        _check_choice("form", form, FORMS)
+        _check_choice("form", form, ("log", "reciprocal"))
         _check_choice("scale", scale, SCALES)
         _check_choice("reduction", reduction, REDUCTIONS)
         _check("lambda1", lambda1, 0 <= lambda1 < math.inf, "a finite number >= 0")

@@ -7,7 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .entropy import corner_taps, leading_block
+from .conv import corner_taps
+from .entropy import leading_block
 
 MIN_EVERY, MAX_EVERY = 32, 128  # cached gradients were as good as exact ones up to 32 steps, and lost 1-2 % at 64
 REFRESH_SHARE = 0.04  # of a layer's training step, about, on average

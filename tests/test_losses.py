@@ -1,4 +1,4 @@
-"""The measures and loss terms of losses/entropy.py against values computed another way."""
+"""The dense measures and the loss terms of losses/entropy.py against values computed another way."""
 
 import math
 
@@ -7,17 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional as F
 
-from losses.entropy import (
-    FORMS,
-    TAP_FLOOR,
-    minor,
-    taps,
-    taps_and_gradient,
-    volume,
-    volume_and_gradient,
-)
+from losses.entropy import FORMS, minor, volume, volume_and_gradient
 
 SHAPES = [(1, 1), (5, 5), (3, 8), (8, 3), (1, 6), (40, 64)]
 
@@ -159,39 +150,11 @@ def test_ridge_keeps_singular_matrices_finite(shape: tuple[int, int], spoil: str
     assert not torch.count_nonzero(gradient[0] if spoil == "zero row" else gradient[:, 0]) or "zero" not in spoil
 
 
-@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
-def test_taps_are_the_entropy_change_per_anchor_of_a_convolution(stride: int, dilation: int) -> None:
-    kernel = torch.randn(1, 1, 3, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    kernel[0, 0, 0, 0] = -6.0  # dominant, since the condition of the explicit matrix grows as c11^-n
-    length = 8
-    basis = torch.eye(length * length, dtype=torch.float64).reshape(-1, 1, length, length)
-    outputs = F.conv2d(basis, kernel, stride=stride, dilation=dilation)
-    size = outputs.shape[-1]
-    rows = (torch.arange(size) * stride)[:, None] * length + torch.arange(size) * stride  # pixels under c11
-    matrix = outputs.flatten(1).T[:, rows.flatten()]
-    h = float(torch.linalg.slogdet(matrix).logabsdet)
-    assert size**2 * float(taps(kernel)) == pytest.approx(h, rel=1e-8)
-
-
-def test_taps_of_a_depthwise_convolution_add_up_to_its_entropy_change() -> None:
-    kernel = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
-    kernel[:, 0, 0, 0] = torch.tensor([4.0, -5.0, 6.0])
-    basis = torch.eye(3 * 25, dtype=torch.float64).reshape(-1, 3, 5, 5)
-    outputs = F.conv2d(basis, kernel, groups=3)
-    anchors = torch.arange(75).reshape(3, 5, 5)[:, :4, :4].flatten()
-    h = float(torch.linalg.slogdet(outputs.flatten(1).T[:, anchors]).logabsdet)
-    assert 16 * float(taps(kernel).sum()) == pytest.approx(h, rel=1e-8)
-
-
-def test_gradient_of_taps_is_one_over_c11_above_the_floor_and_bounded_below_it() -> None:
-    kernel = torch.zeros(6, 1, 3, 3)
-    kernel[:, 0, 0, 0] = torch.tensor([2.0, -0.5, 0.02, 0.001, -1e-30, 0.0])
-    kernel[:, 0, 1, 1] = 7.0
-    h, gradient = taps_and_gradient(kernel)
-    expected = torch.tensor([0.5, -2.0, 50.0, 1 / TAP_FLOOR, -1 / TAP_FLOOR, 1 / TAP_FLOOR])
-    torch.testing.assert_close(gradient.flatten(), expected)
-    assert float(h[5]) == pytest.approx(math.log(TAP_FLOOR), rel=1e-6)
-    assert float(taps(kernel)[5]) == -math.inf  # the measure itself has no floor
+@pytest.mark.parametrize("shape", [(4, 4), (3, 5), (5, 3)])
+def test_gradcheck_of_the_measures(shape: tuple[int, int]) -> None:
+    weight = random_matrix(*shape, seed=8).requires_grad_()
+    assert torch.autograd.gradcheck(volume, weight)
+    assert torch.autograd.gradcheck(minor, weight)
 
 
 @settings(deadline=None, max_examples=50)
@@ -202,6 +165,15 @@ def test_reciprocal_equals_its_formula(h: float, epsilon: float) -> None:
     gain = math.exp(h)
     assert float(value(x, epsilon)) == pytest.approx(1 / (gain + epsilon), rel=1e-10)
     assert float(slope(x, epsilon)) == pytest.approx(-gain / (gain + epsilon) ** 2, rel=1e-10)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(-20, 20), st.floats(-5, 5))
+def test_target_is_the_squared_distance(h: float, target: float) -> None:
+    value, slope = FORMS["target"]
+    x = torch.tensor(h, dtype=torch.float64)
+    assert float(value(x, target)) == pytest.approx((h - target) ** 2, rel=1e-12)
+    assert float(slope(x, target)) == pytest.approx(2 * (h - target), rel=1e-12)
 
 
 @pytest.mark.parametrize("form", FORMS)
