@@ -6,23 +6,24 @@ to `.grad`. They are computed now and then, cached, and added at every step; `en
 
 import math
 import warnings
-from collections.abc import Collection, Sequence
+from itertools import chain
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from .conv import taps, taps_and_gradient
-from .entropy import FORMS, volume, volume_and_gradient
-from .layers import guidable_layers
+from . import options
+from .entropy import FORMS, Form
+from .layers import Layer, guidable_layers, select
+from .normalized import feeding_a_norm
 
-MEASURES = ("volume", "minor")
-SCALES = ("per_dimension", "determinant")
-REDUCTIONS = ("mean", "sum")
-
-SAMPLE_EVERY = 32  # steps between two readings of the gradient norms; every epoch's first step is read
+SAMPLE_EVERY = 32  # steps between two readings of the gradients; every epoch's first step is read
 NEGLIGIBLE = 1e-30  # a gradient norm that is as good as 0
 INERT, DOMINANT = 1e-5, 1.0  # guidance's gradient norm over the task's
+KINDS = {  # what each lambda guides
+    "dense": "lambda1 guides nn.Linear, 1x1 convolutions and nn.MultiheadAttention",
+    "conv": "lambda2 guides the other nn.Conv1d, Conv2d, Conv3d and transposed ones",
+}
 
 
 class GuidanceWarning(UserWarning):
@@ -42,23 +43,28 @@ class EntropyGuidance:
                 optimizer.step()
             print(guidance.metrics())
 
-    Guided are `nn.Linear` and 1x1 `nn.Conv2d` by the dense term, other `nn.Conv2d` (and 1x1 ones in groups) by the
-    convolutional term; not frozen or reparametrised weights. A weight shared by several layers counts once.
-    With lambda1 = lambda2 = 0, a control, nothing is added and `metrics()` still tells the task's norm and entropies.
+    Which layers there are, `layers.py` says. A weight shared by several counts once. With lambda1 = lambda2 = 0, a
+    control, nothing is added and `metrics()` still tells the task's norm and the entropies.
 
     Args:
         model: The network as it is trained; on its device already, or moved before the first step.
         lambda1: Weight of the dense term.
         lambda2: Weight of the convolutional term.
         epsilon: Keeps `reciprocal` finite: 1 / (exp(h) + epsilon). Below 1e-2 it hardly matters for the default.
-        measure: Of dense layers: `volume`, or the paper's `minor` (see `entropy.py`).
-        form: The loss term of an entropy change h: `reciprocal` or `log` (-h). Of convolutions, the mean over filters.
-        scale: Of dense layers: `determinant` takes h as it is, `per_dimension` h / k, the log of the geometric-mean
-            gain. Convolutions take log|c11| under both: the number of anchors depends on the image size, which a weight
-            does not tell, and would only multiply h.
+        measure: Of matrices: `volume`, or the paper's `minor` (see `entropy.py`).
+        form: The dense loss term of an entropy change h: `reciprocal`, `log` (-h) or `target` ((h - target)^2).
+        conv_measure: Of convolutions (see `conv.py`): the paper's `taps`, one log|c11| per filter, or `channels`, the
+            entropy change, K11 of each group being measured as a dense layer's matrix is.
+        conv_form: As `form`, of convolutions: the mean over a layer's filters, or over its groups.
+        target: Of `target`, nats per dimension; 0 keeps volumes as they are.
+        scale: `determinant` takes h of a matrix as it is, `per_dimension` h / k, the log of the geometric-mean gain.
+            Neither multiplies by a convolution's number of anchors, which depends on the image.
         reduction: `mean` or `sum` over the layers of each term.
-        ridge: Of dense layers, relative to the root mean square row (see `volume`). With 0, cached gradients of square
-            layers are noise.
+        layers: Which are guided: `all`, {"first": n} or {"last": n} of them, or names of layers or of modules that
+            contain them. `all` leaves out those that feed a normalisation layer (see `normalized.py`), since nothing
+            would hold their growing weights back; not so with form `target`. It warns of that once.
+        ridge: Of matrices, relative to the root mean square row (see `volume`). With 0, cached gradients of square
+            ones are noise.
         every: Steps between two computations of a layer's guidance gradient; `auto` takes them from the layer's shape
             and `batch_size` alone, so that runs repeat. Staggered over the layers; all are fresh at each epoch's start.
         max_ratio: Caps the norm of the guidance gradient, at every step, at this multiple of the task's gradient norm,
@@ -66,8 +72,17 @@ class EntropyGuidance:
         until: Fraction of the run after which guidance stops; None: never.
         batch_size: Of the training loop; used by `every: auto` only.
 
+    Attributes:
+        layers: The layers whose entropy is measured.
+        selected: Of these, the ones that `layers` means.
+        left_out: Of these, the ones that `all` left out.
+
     Raises:
-        ValueError: An option out of range, or a lambda > 0 on a model without any layer it could guide.
+        ValueError: An option out of range, a name that no layer has, or a lambda > 0 on a model without any layer it
+            could guide.
+
+    Warns:
+        GuidanceWarning: Layers were left out.
     """
 
     def __init__(
@@ -79,52 +94,49 @@ class EntropyGuidance:
         epsilon: float = 1e-3,
         measure: str = "volume",
         form: str = "reciprocal",
+        conv_measure: str = "taps",
+        conv_form: str = "log",
+        target: float = 0.0,
         scale: str = "per_dimension",
         reduction: str = "mean",
+        layers: options.Layers = "all",
         ridge: float = 0.1,
         every: int | Literal["auto"] = "auto",
         max_ratio: float | None = 1.0,
         until: float | None = None,
         batch_size: int = 128,
     ) -> None:
-        _check_choice("measure", measure, MEASURES)
-        _check_choice("form", form, ("log", "reciprocal"))
-        _check_choice("scale", scale, SCALES)
-        _check_choice("reduction", reduction, REDUCTIONS)
-        _check("lambda1", lambda1, 0 <= lambda1 < math.inf, "a finite number >= 0")
-        _check("lambda2", lambda2, 0 <= lambda2 < math.inf, "a finite number >= 0")
-        _check("epsilon", epsilon, 0 < epsilon < math.inf, "a finite number > 0")
-        _check("ridge", ridge, 0 <= ridge < math.inf, "a finite number >= 0")
-        is_count = isinstance(every, int) and not isinstance(every, bool) and every >= 1
-        _check("every", every, every == "auto" or is_count, "'auto' or an integer >= 1")
-        _check("max_ratio", max_ratio, max_ratio is None or max_ratio > 0, "None or a number > 0")
-        _check("until", until, until is None or 0 < until <= 1, "None or a fraction of the run, 0 < until <= 1")
-        _check("batch_size", batch_size, batch_size >= 1, "an integer >= 1")
-        self._form, self._epsilon, self._ridge = FORMS[form], epsilon, ridge
-        self._per_dimension, self._reduction = scale == "per_dimension", reduction
+        options.check(**{name: value for name, value in locals().items() if name not in ("self", "model")})
+        self._forms, self._epsilon, self._target = {"dense": form, "conv": conv_form}, epsilon, target
+        self._per_dimension, self._reduction, self._ridge = scale == "per_dimension", reduction, ridge
         self._max_ratio, self._until = max_ratio, until
-
-        self._layers = list(guidable_layers(model, measure))
         self._lambdas = {"dense": lambda1, "conv": lambda2}
-        self._guided = [layer for layer in self._layers if self._lambdas[layer.kind] > 0]
-        if (lambda1 > 0 or lambda2 > 0) and not self._guided:
-            found = ", ".join(f"{layer.kind} {layer.name}" for layer in self._layers) or "none"
-            raise ValueError(
-                f"lambda1 = {lambda1}, lambda2 = {lambda2}, but the model has no layer to guide (found: {found}). "
-                "lambda1 guides nn.Linear and 1x1 nn.Conv2d, lambda2 other nn.Conv2d; the weights must be trainable."
-            )
+
+        self.layers = list(guidable_layers(model, measure, conv_measure))
+        self.selected = select(self.layers, layers)
+        self.left_out: list[Layer] = []
+        if layers == "all":
+            normalized = feeding_a_norm(model)
+            self.left_out = [x for x in self.layers if x.name in normalized and self._forms[x.kind] != "target"]
+            self.selected = [x for x in self.layers if x not in self.left_out]
+        self._guided = [layer for layer in self.selected if self._lambdas[layer.kind] > 0]
+        self._tell_what_is_guided()
+
         self._factors = [self._lambdas[layer.kind] / self._divisor(layer.kind) for layer in self._guided]
         intervals = [layer.refresh_interval(batch_size) if every == "auto" else int(every) for layer in self._guided]
         self._turns: list[list[int]] = [[] for _ in range(max(intervals, default=1))]  # which layers are due, by step
         for index, interval in enumerate(intervals):
             for step in range(index * interval // len(intervals), len(self._turns), interval):
                 self._turns[step].append(index)
-        self._cached: list[Tensor] = [torch.empty(0)] * len(self._guided)  # lambda-weighted, shaped as view(weight)
-        self._cached_norms: list[Tensor] = list(self._cached)
+        self._targets = [target for layer in self._guided for target in layer.targets]
+        self._cached: list[list[Tensor]] = [[] for _ in self._guided]  # lambda-weighted, one for each target
+        self._flat: list[Tensor] = []
+        self._norm = torch.zeros(())  # of all that is cached
         self._warned: set[str] = set()
         self._step, self._stale = 0, True
         self._task_samples: list[Tensor] = []
         self._guidance_samples: list[Tensor] = []  # [2] each: norm, ratio
+        self._live: dict[str, Tensor] = {}  # columns [in] of a layer that had an input since the epoch's start
         self._skipped = torch.zeros((), dtype=torch.int64)
 
     @classmethod
@@ -134,8 +146,7 @@ class EntropyGuidance:
         On layers of 100 units and more it is inert: |det W'| is far below epsilon, so the term is the constant
         1 / epsilon. `metrics()` warns of it.
         """
-        preset = {"measure": "minor", "form": "reciprocal", "scale": "determinant", "reduction": "sum"}
-        return cls(model, **{**preset, "ridge": 0.0, "every": 1, "max_ratio": None, **overrides})
+        return cls(model, **{**options.PAPER, **overrides})
 
     def start_epoch(self) -> None:
         """Makes the next step compute every layer's guidance gradient, so that a checkpoint needs none of them."""
@@ -153,20 +164,21 @@ class EntropyGuidance:
         if not guiding and not sampling:
             return
         with torch.no_grad():
-            if sampling and self._layers:
-                self._task_samples.append(_norm([_gradient(layer.weight) for layer in self._layers]))
+            if sampling and self.layers:
+                self._sample_task()
             if guiding:
                 self._guide(step, sampling)
 
     def metrics(self) -> dict[str, float]:
         """What happened since the last call; to be called once, at the end of an epoch.
 
-        `guidance/dense`, `guidance/conv`: the terms, unweighted, and `entropy/<layer>`: h per dimension (nats) by the
-        configured measure, ridge included (mean log|c11| over the filters of a convolution), both of the weights as
-        they are now. `grad_norm/task`, over all layers that could be guided, and `grad_norm/guidance`, lambda-weighted
-        and before the cap: means over the steps read (every 32nd, the first included), as is `guidance/ratio`, whose
-        task norm is that of the guided weights. `guidance/skipped`: computations that were left out because the
-        weights had no finite entropy gradient.
+        `guidance/dense`, `guidance/conv`: the terms, unweighted, of the selected layers. `entropy/<layer>`: h per
+        dimension (nats) by the configured measure, ridge included, the mean over taps or groups; of dense layers over
+        their live columns only, those that the task gave a gradient in a step that was read, since the others, of
+        inputs that are always 0, grow without a meaning. Both of the weights as they are now. `grad_norm/task`, over
+        all layers that could be guided, and `grad_norm/guidance`, lambda-weighted and before the cap: means over the
+        steps read (every 32nd, the first included), as is `guidance/ratio`, whose task norm is that of the guided
+        weights. `guidance/skipped`: computations that were left out because the weights had no finite entropy gradient.
 
         Warns:
             GuidanceWarning: Once per instance each, if the ratio shows guidance to be inert or dominant.
@@ -178,7 +190,7 @@ class EntropyGuidance:
         if self._guidance_samples:
             norm, ratio = torch.stack(self._guidance_samples).mean(0).tolist()
             values |= {"grad_norm/guidance": norm, "guidance/ratio": ratio, "guidance/skipped": float(self._skipped)}
-        self._task_samples, self._guidance_samples = [], []
+        self._task_samples, self._guidance_samples, self._live = [], [], {}
         self._skipped = torch.zeros((), dtype=torch.int64)
         self._warn_of(values.get("guidance/ratio", math.nan))
         return values
@@ -189,60 +201,106 @@ class EntropyGuidance:
         for index in due:
             self._refresh(index)
         if due:
-            self._norm = _norm_of_norms(self._cached_norms)
-            self._cap = (self._max_ratio or 0.0) / self._norm.clamp_min(NEGLIGIBLE)
-        gradients = [_gradient(layer.weight) for layer in self._guided]
-        targets = [layer.view(gradient) for layer, gradient in zip(self._guided, gradients, strict=True)]
-        if sampling or self._max_ratio is not None:
-            task = _norm(gradients)
+            self._flat = list(chain.from_iterable(self._cached))
+            self._norm = _norm(self._flat)
+        gradients = [_gradient(parameter) for parameter, _ in self._targets]
+        targets = [view(gradient) for (_, view), gradient in zip(self._targets, gradients, strict=True)]
         if sampling:
-            self._guidance_samples.append(torch.stack([self._norm, self._norm / task.clamp_min(NEGLIGIBLE)]))
-        if self._max_ratio is None:
-            torch._foreach_add_(targets, self._cached)
+            ratio = self._norm / _norm(gradients).clamp_min(NEGLIGIBLE)
+            self._guidance_samples.append(torch.stack([self._norm, ratio]))
+        share = self._share(gradients)
+        if isinstance(share, Tensor):
+            torch._foreach_addcmul_(targets, self._flat, [share] * len(targets))
         else:
-            # A tensor, not a number: reading it here would make a GPU wait at every step.
-            scale = (self._cap * task).clamp_max(1.0)
-            torch._foreach_addcmul_(targets, self._cached, [scale] * len(targets))
+            torch._foreach_add_(targets, self._flat, alpha=share)
+
+    def _share(self, gradients: list[Tensor]) -> float | Tensor:
+        """What the cap leaves of the guidance gradient, of 1."""
+        if self._max_ratio is None:
+            return 1.0
+        if self._norm.device.type != "cpu":  # reading a number would make a GPU wait at every step
+            return (self._max_ratio * _norm(gradients) / self._norm.clamp_min(NEGLIGIBLE)).clamp_max(1.0)
+        needed = float(self._norm) / self._max_ratio
+        # The first rows are part of the whole: where their norm is enough, the other seven eighths need not be read.
+        if float(_norm([gradient[: 1 + len(gradient) // 8] for gradient in gradients])) >= needed:
+            return 1.0
+        return min(1.0, float(_norm(gradients)) / max(needed, NEGLIGIBLE))
 
     def _refresh(self, index: int) -> None:
-        """Computes the lambda-weighted gradient of one layer's part of the loss and its norm."""
-        layer, factor = self._guided[index], self._factors[index]
-        if layer.kind == "dense":
-            h, gradient = volume_and_gradient(layer.view(layer.weight), self._ridge)
-            dimensions = layer.dimensions if self._per_dimension else 1
-            gradient *= self._form.slope(h / dimensions, self._epsilon) * (factor / dimensions)
-        else:
-            h, gradient = taps_and_gradient(layer.weight)
-            gradient *= self._form.slope(h, self._epsilon) * (factor / h.numel())
-        norm = torch.linalg.vector_norm(gradient)
-        skipped = ~(norm + h.sum()).isfinite()
+        """Computes the lambda-weighted gradient of one layer's part of the loss."""
+        layer = self._guided[index]
+        form, constant = self._form(layer)
+        dimensions = layer.dimensions if self._per_dimension else 1
+
+        def slope(h: Tensor) -> Tensor:
+            return form.slope(h / dimensions, constant) * (self._factors[index] / (dimensions * h.numel()))
+
+        h, gradients = layer.gradient(self._ridge, slope)
+        skipped = ~(_norm(gradients) + h.sum()).isfinite()
         self._skipped = self._skipped + skipped
-        self._cached[index] = gradient.masked_fill_(skipped, 0).to(layer.weight.dtype)
-        self._cached_norms[index] = norm.masked_fill_(skipped, 0)
+        targets = zip(gradients, layer.parameters, strict=True)
+        self._cached[index] = [gradient.masked_fill_(skipped, 0).to(p.dtype) for gradient, p in targets]
+
+    def _form(self, layer: Layer) -> tuple[Form, float]:
+        """The loss term of a layer and its constant."""
+        name = self._forms[layer.kind]
+        if name != "target":
+            return FORMS[name], self._epsilon
+        return FORMS[name], self._target * (1 if self._per_dimension else layer.dimensions)
+
+    def _sample_task(self) -> None:
+        """Reads the task's gradient: its norm, and which inputs have one."""
+        self._task_samples.append(_norm([_gradient(p) for layer in self.layers for p in layer.parameters]))
+        for layer in self.layers:
+            live = layer.live_columns()
+            if live is not None:
+                known = self._live.get(layer.name)
+                self._live[layer.name] = live if known is None else known | live
 
     def _terms_and_entropies(self) -> dict[str, float]:
         """Both terms and each layer's entropy, read from the device at once."""
-        entropies: list[Tensor] = []
+        entropies: dict[str, Tensor] = {}
         terms: dict[str, list[Tensor]] = {}
-        for layer in self._layers:
-            if layer.kind == "dense":
-                h = volume(layer.view(layer.weight), self._ridge)
-                entropy = h / layer.dimensions
-                term = self._form.value(entropy if self._per_dimension else h, self._epsilon)
-            else:
-                h = taps(layer.weight)
-                entropy, term = h.mean(), self._form.value(h, self._epsilon).mean()
-            entropies.append(entropy)
-            terms.setdefault(layer.kind, []).append(term)
+        for layer in self.layers:
+            h = layer.entropy(self._ridge)
+            form, constant = self._form(layer)
+            if layer in self.selected:
+                value = form.value(h / layer.dimensions if self._per_dimension else h, constant)
+                terms.setdefault(layer.kind, []).append(value.mean())
+            live = self._live.get(layer.name)
+            dimensions = layer.dimensions
+            if live is not None and live.any() and not live.all():
+                h = layer.entropy(self._ridge, live)
+                dimensions = min(dimensions, int(live.sum()))
+            entropies[f"entropy/{layer.name}"] = (h / dimensions).mean()
         if not entropies:
             return {}
-        names = [f"guidance/{kind}" for kind in terms] + [f"entropy/{layer.name}" for layer in self._layers]
-        reduced = [torch.stack(of_kind).sum() / self._divisor(kind) for kind, of_kind in terms.items()]
-        return dict(zip(names, torch.stack([*reduced, *entropies]).tolist(), strict=True))
+        values = {f"guidance/{kind}": torch.stack(term).sum() / self._divisor(kind) for kind, term in terms.items()}
+        values |= entropies
+        return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
     def _divisor(self, kind: str) -> int:
         """The number of layers of a term, for a mean over them; 1 for a sum."""
-        return sum(layer.kind == kind for layer in self._layers) if self._reduction == "mean" else 1
+        return sum(layer.kind == kind for layer in self.selected) if self._reduction == "mean" else 1
+
+    def _tell_what_is_guided(self) -> None:
+        lost = ", ".join(layer.name for layer in self.left_out if self._lambdas[layer.kind] > 0)
+        why = (
+            "left out, since a normalisation follows, so that nothing would hold their growing weights back (name them "
+            f"under layers to guide them all the same, or use form or conv_form target): {lost}"
+        )
+        if any(self._lambdas.values()) and not self._guided:
+            found = [
+                f"{layer.kind} {layer.name}" + (" (not selected)" * (layer not in self.selected))
+                for layer in self.layers
+            ]
+            raise ValueError(
+                f"lambda1 = {self._lambdas['dense']}, lambda2 = {self._lambdas['conv']}, but the model has no layer to "
+                f"guide (found: {', '.join(found) or 'none'}). {'; '.join(KINDS.values())}. The weights must be "
+                f"trainable." + (f" {why[0].upper()}{why[1:]}" if lost else "")
+            )
+        if lost:
+            warnings.warn(f"layers of guidance {why}", GuidanceWarning, stacklevel=3)
 
     def _warn_of(self, ratio: float) -> None:
         if ratio < INERT and "inert" not in self._warned:
@@ -271,18 +329,5 @@ def _gradient(weight: nn.Parameter) -> Tensor:
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
-    return _norm_of_norms(torch._foreach_norm(tensors))
-
-
-def _norm_of_norms(norms: Sequence[Tensor]) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(tuple(norms)))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
     return norm
-
-
-def _check(name: str, value: object, valid: bool, allowed: str) -> None:
-    if not valid:
-        raise ValueError(f"{name} = {value!r}; allowed: {allowed}")
-
-
-def _check_choice(name: str, value: str, allowed: Collection[str]) -> None:
-    _check(name, value, value in allowed, ", ".join(allowed))

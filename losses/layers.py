@@ -1,33 +1,99 @@
-"""The layers of a model that have an entropy change, and how often to compute its gradient, for `guidance.py`."""
+"""The layers of a model that have an entropy change: which, how it is measured, and how often, for `guidance.py`."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
-from .conv import corner_taps
-from .entropy import leading_block
+from . import options
+from .conv import corner_blocks, corner_taps, taps, taps_and_gradient
+from .entropy import leading_block, volume, volume_and_gradient
 
 MIN_EVERY, MAX_EVERY = 32, 128  # cached gradients were as good as exact ones up to 32 steps, and lost 1-2 % at 64
 REFRESH_SHARE = 0.04  # of a layer's training step, about, on average
 FACTORISATION_PENALTY = 6.0  # how much slower per flop Cholesky and its inverse are than a matrix product
 
+View = Callable[[Tensor], Tensor]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Layer:
-    """A layer whose entropy is measured: its weight, and the view of it (or of its gradient) that the measure reads."""
+    """A weight whose entropy is measured.
+
+    Attributes:
+        name: Its module's, with that of the weight where a module has several.
+        kind: Which of the two terms it belongs to.
+        measure: `volume` or `minor` of matrices, or `taps`.
+        parameters: What is trained: the weight, or what it is computed from (pruning, parametrisations).
+        view: The part of a weight, or of its gradient, that is measured: matrices [..., out, in], or taps [a, b].
+        compute: Computes the weight from the parameters; None where it is the parameter itself.
+    """
 
     name: str
-    weight: nn.Parameter
     kind: Literal["dense", "conv"]
-    view: Callable[[Tensor], Tensor]
+    measure: Literal["volume", "minor", "taps"]
+    parameters: tuple[nn.Parameter, ...]
+    view: View
+    compute: Callable[[], Tensor] | None = None
+
+    @property
+    def targets(self) -> list[tuple[nn.Parameter, View]]:
+        """The parameters, and the part of each one's gradient that guidance adds to."""
+        return [(p, self.view if self.compute is None else _whole) for p in self.parameters]
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """That of the part that is measured."""
+        return tuple(self.view(self._weight().detach()).shape)
 
     @property
     def dimensions(self) -> int:
-        """The smaller size of the matrix of a dense layer, k."""
-        return min(self.view(self.weight).shape)
+        """The number k of singular values of one matrix; 1 of a tap."""
+        return 1 if self.measure == "taps" else min(self.shape[-2:])
+
+    def entropy(self, ridge: float, columns: Tensor | None = None) -> Tensor:
+        """H of each matrix or tap, nats, unreduced; of a single matrix [out, in] also with some of its columns only."""
+        part = self.view(self._weight())
+        if columns is not None:
+            part = part[:, columns]
+        if self.measure == "taps":
+            return taps(part)
+        return volume(leading_block(part) if self.measure == "minor" else part, ridge)
+
+    def gradient(self, ridge: float, slope: Callable[[Tensor], Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """H, unreduced, and the gradient of a loss with derivative slope(h), for each of `targets`."""
+        with torch.enable_grad():
+            weight = self._weight()
+        part = self.view(weight.detach())
+        if self.measure == "taps":
+            h, gradient = taps_and_gradient(part)
+            gradient *= slope(h)
+        else:
+            h, gradient = volume_and_gradient(part, ridge)
+            gradient *= slope(h)[..., None, None]
+        if self.compute is None:
+            return h, [gradient]
+        whole = torch.zeros_like(weight)
+        self.view(whole).copy_(gradient)
+        parts = torch.autograd.grad(weight, self.parameters, whole, allow_unused=True)
+        return h, [torch.zeros_like(p) if g is None else g for g, p in zip(parts, self.parameters, strict=True)]
+
+    def live_columns(self) -> Tensor | None:
+        """Inputs [in] whose column of the task's gradient is not exactly 0; None where it does not tell.
+
+        It is 0 where the input was 0 in the whole batch, or reached nothing. Adam moves such columns by guidance alone.
+        """
+        gradient = self.parameters[0].grad
+        if gradient is None or self.compute is not None or self.measure == "taps" or len(self.shape) != 2:
+            return None
+        return self.view(gradient).any(0)
 
     def refresh_interval(self, batch_size: int) -> int:
         """Steps between two computations of its guidance gradient that keep their cost to a few percent, a power of 2.
@@ -36,39 +102,118 @@ class Layer:
         training step 6 B k l; k and l are the smaller and the larger size of a dense layer's matrix. Taps cost nothing.
         From shape and batch size alone, never from timings, since runs must repeat.
         """
-        if self.kind == "conv":
+        if self.measure == "taps":
             return MIN_EVERY
-        short, long = sorted(self.view(self.weight).shape)
+        short, long = sorted(self.shape[-2:])
         cost = (4 * short**2 * long + FACTORISATION_PENALTY * short**3) / (6 * batch_size * short * long)
         return min(MAX_EVERY, max(MIN_EVERY, int(2 ** round(math.log2(cost / REFRESH_SHARE)))))
 
+    def _weight(self) -> Tensor:
+        return self.parameters[0] if self.compute is None else self.compute()
 
-def guidable_layers(model: nn.Module, measure: str) -> Iterator[Layer]:
-    """The layers that have an entropy change and a trainable weight of their own, each weight once.
 
-    `nn.Linear` and 1x1 `nn.Conv2d`, a linear map per pixel, are dense; other `nn.Conv2d`, and 1x1 ones in groups, are
-    convolutions. Left out are frozen weights and those computed from other parameters (pruning, parametrisations).
+def guidable_layers(model: nn.Module, measure: str = "volume", conv_measure: str = "taps") -> Iterator[Layer]:
+    """The layers that have an entropy change and something to train, each weight once, in the order of the modules.
+
+    Dense are `nn.Linear`, the projections within `nn.MultiheadAttention`, and 1x1 convolutions, a linear map per pixel;
+    in groups, each group is a matrix. Other `nn.Conv1d` to `nn.Conv3d` and transposed ones are convolutions; of
+    depthwise ones `channels` are their taps. Pruned and parametrised weights are measured as they act, and their
+    gradient goes to what is trained. Left out are frozen weights, and recurrent layers: a matrix of theirs is not the
+    entropy change of the recurrence.
+
+    Raises:
+        ValueError: A lazy layer that has no weight yet.
     """
     seen: set[int] = set()
     for path, module in model.named_modules():
-        if not isinstance(module, nn.Linear | nn.Conv2d):
-            continue
-        weight = module._parameters.get("weight")
-        if weight is None or not weight.requires_grad or id(weight) in seen:
-            continue
-        seen.add(id(weight))
-        name = path or type(module).__name__.lower()
-        if isinstance(module, nn.Linear):
-            yield Layer(name, weight, "dense", leading_block if measure == "minor" else _whole)
-        elif module.kernel_size == (1, 1) and module.groups == 1:
-            yield Layer(name, weight, "dense", _leading_corner_taps if measure == "minor" else corner_taps)
+        for suffix, attribute, kind, measured, view in _weights(module, measure, conv_measure):
+            parameters, compute = _source(module, attribute)
+            if any(is_lazy(parameter) for parameter in parameters):
+                raise ValueError(f"{path} is lazy and has no weight yet: run a batch through the model first")
+            if not parameters or any(id(parameter) in seen for parameter in parameters):
+                continue
+            seen.update(map(id, parameters))
+            name = ".".join(part for part in (path or type(module).__name__.lower(), suffix) if part)
+            yield Layer(name, kind, measured, parameters, view, compute)  # type: ignore[arg-type]
+
+
+def select(layers: Sequence[Layer], choice: options.Layers) -> list[Layer]:
+    """Those of `layers` that the option `layers` of `EntropyGuidance` means.
+
+    Raises:
+        ValueError: A name that neither is a layer's nor contains one; says the names there are.
+    """
+    if choice == "all":
+        return list(layers)
+    if isinstance(choice, Mapping):
+        return list(layers[: choice["first"]] if "first" in choice else layers[-choice["last"] :])
+    unknown = [name for name in choice if not any(_is_within(layer, name) for layer in layers)]
+    if unknown:
+        names = ", ".join(layer.name for layer in layers) or "none"
+        raise ValueError(f"layers: no layer is called {', '.join(unknown)} or is part of it; layers: {names}")
+    return [layer for layer in layers if any(_is_within(layer, name) for name in choice)]
+
+
+def _is_within(layer: Layer, name: str) -> bool:
+    return f"{layer.name}.".startswith(f"{name}.")
+
+
+def _weights(module: nn.Module, measure: str, conv_measure: str) -> Iterator[tuple[str, str, str, str, View]]:
+    """Suffix of the name, attribute, kind, measure and view of each weight of a module."""
+    minor = measure == "minor"
+    if isinstance(module, nn.Linear):
+        yield "", "weight", "dense", measure, leading_block if minor else _whole
+    elif isinstance(module, nn.MultiheadAttention):
+        yield "in_proj", "in_proj_weight", "dense", measure, _blocks_of(_thirds, minor)
+        for part in ("q_proj", "k_proj", "v_proj"):
+            yield part, f"{part}_weight", "dense", measure, leading_block if minor else _whole
+    elif isinstance(module, _ConvNd):
+        depthwise = module.groups == module.in_channels == module.out_channels
+        pixelwise = set(module.kernel_size) == {1}
+        if depthwise or not (pixelwise or conv_measure == "channels"):
+            yield "", "weight", "conv", "taps", corner_taps
         else:
-            yield Layer(name, weight, "conv", corner_taps)
+            yield "", "weight", "dense" if pixelwise else "conv", measure, _blocks_of(_matrices(module), minor)
+
+
+def _matrices(module: _ConvNd) -> View:
+    groups, transposed = module.groups, module.transposed
+    if groups > 1:
+        return lambda weight: corner_blocks(weight, groups, transposed=transposed)
+    return (lambda weight: corner_taps(weight).mT) if transposed else corner_taps
+
+
+def _blocks_of(view: View, minor: bool) -> View:
+    return (lambda weight: leading_block(view(weight))) if minor else view
 
 
 def _whole(weight: Tensor) -> Tensor:
     return weight
 
 
-def _leading_corner_taps(weight: Tensor) -> Tensor:
-    return leading_block(corner_taps(weight))
+def _thirds(weight: Tensor) -> Tensor:
+    return weight.view(3, -1, weight.shape[1])
+
+
+def _source(module: nn.Module, attribute: str) -> tuple[tuple[nn.Parameter, ...], Callable[[], Tensor] | None]:
+    """What a weight is trained by, and how it is computed from that; nothing where it is not, or not in a known way."""
+    if parametrize.is_parametrized(module, attribute):
+        parametrization: nn.Module = module.parametrizations[attribute]  # type: ignore[index, assignment]
+        return tuple(p for p in parametrization.parameters() if p.requires_grad), lambda: _evaluated(parametrization)
+    pruned, mask = f"{attribute}_orig", f"{attribute}_mask"
+    is_pruned = mask in module._buffers
+    weight = module._parameters.get(pruned if is_pruned else attribute)
+    if weight is None or not weight.requires_grad:
+        return (), None
+    return (weight,), (lambda: weight * module._buffers[mask]) if is_pruned else None  # type: ignore[operator]
+
+
+def _evaluated(parametrization: nn.Module) -> Tensor:
+    """A parametrised weight, without what `forward` does while training, such as a power iteration."""
+    training = parametrization.training
+    parametrization.eval()
+    try:
+        weight: Tensor = parametrization()
+    finally:
+        parametrization.train(training)
+    return weight

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from losses.options import PAPER, layers_problem
+
 from .errors import nearest, sentences
 
 Scalar = bool | int | float | str | None
@@ -78,16 +80,30 @@ class Objective(_Section):
 
 
 class GuidanceConfig(_Section):
-    """Entropy guidance; the fields are those of `losses.EntropyGuidance`, which explains them."""
+    """Entropy guidance; the fields are those of `losses.EntropyGuidance`, which explains them at length."""
 
     lambda1: float = Field(1e-3, ge=0, description="Weight of the dense term.")
     lambda2: float = Field(0.0, ge=0, description="Weight of the convolutional term.")
-    epsilon: float = Field(1e-3, gt=0, description="Keeps the reciprocal form finite.")
-    measure: Literal["volume", "minor"] = "volume"
-    form: Literal["log", "reciprocal"] = "reciprocal"
-    scale: Literal["determinant", "per_dimension"] = "per_dimension"
-    reduction: Literal["mean", "sum"] = "mean"
-    ridge: float = Field(0.1, ge=0, description="Relative ridge tau of the volume measure.")
+    epsilon: float = Field(1e-3, gt=0, description="Keeps the reciprocal form finite: 1 / (exp(h) + epsilon).")
+    measure: Literal["volume", "minor"] = Field(
+        "volume", description="Entropy change h of a matrix: sum of log singular values, or log|det| of its block."
+    )
+    form: Literal["log", "reciprocal", "target"] = Field(
+        "reciprocal", description="Dense loss term: -h, 1 / (exp(h) + epsilon), or (h - target)^2."
+    )
+    conv_measure: Literal["taps", "channels"] = Field(
+        "taps", description="Entropy change of a convolution: log|c11| of each filter, or log|det K11| of the layer."
+    )
+    conv_form: Literal["log", "reciprocal", "target"] = Field("log", description="Convolutional loss term, as form.")
+    target: float = Field(0.0, description="Entropy change that the target form keeps, nats per dimension.")
+    scale: Literal["per_dimension", "determinant"] = Field(
+        "per_dimension", description="Whether h is divided by the dimensions of its matrix or taken as it is."
+    )
+    reduction: Literal["mean", "sum"] = Field("mean", description="Over the layers of each term.")
+    layers: Literal["all"] | dict[Literal["first", "last"], int] | tuple[str, ...] = Field(
+        "all", description="Guided layers: all (but those in front of a norm), {first: n}, {last: n}, or names."
+    )
+    ridge: float = Field(0.1, ge=0, description="Ridge tau of the dense measures, relative to the mean row.")
     every: int | Literal["auto"] = Field("auto", description="Steps between refreshes of the cached gradients.")
     max_ratio: float | None = Field(1.0, gt=0, description="Cap on the guidance gradient relative to the task's.")
     until: float | None = Field(None, gt=0, le=1, description="Stop guiding after this fraction of the run.")
@@ -99,17 +115,13 @@ class GuidanceConfig(_Section):
             raise ValueError("must be at least 1, or auto")
         return every
 
-
-# The paper's formulas, literally: see design notes in losses/guidance.py.
-PAPER = {
-    "measure": "minor",
-    "form": "reciprocal",
-    "scale": "determinant",
-    "reduction": "sum",
-    "ridge": 0.0,
-    "every": 1,
-    "max_ratio": None,
-}
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _known_choice(cls, layers: object) -> object:
+        allowed = layers_problem(layers)
+        if allowed is not None:
+            raise ValueError(f"must be {allowed}")
+        return layers
 
 
 class TrainingConfig(_Section):
@@ -369,7 +381,7 @@ def _kind(name: str) -> type | None:
 def _dimension(name: str, value: object) -> Dimension:
     """Checks a dimension and gives its numbers the type of the field (``low: 1`` of a float is a float)."""
     known = [*ALIASES, *(f"training.{f}" for f in TrainingConfig.model_fields if f not in ("seed", "max_epochs"))]
-    known += [f"guidance.{f}" for f in GuidanceConfig.model_fields if f not in ALIASES]
+    known += [f"guidance.{f}" for f in GuidanceConfig.model_fields if f not in (*ALIASES, "layers")]
     if name not in known and not re.fullmatch(r"model\.(?!name$|depth$|width$)\w+", name):
         raise ValueError(
             f"unknown hyperparameter{nearest(name, known)}; any scalar of model, guidance or training may be searched "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -95,25 +96,28 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
     """Builds the corners of the space without memory for weights: impossible sizes, hyperparameters that do nothing."""
     import torch
 
-    from losses import EntropyGuidance
+    from losses import EntropyGuidance, GuidanceWarning
 
     from .trial import build
 
     problems: dict[str, None] = {}
     shapes: dict[tuple[Any, Any], list[tuple[int, ...]]] = {}
     kinds: set[str] = set()
+    left_out: dict[str, str] = {}
     for corner in itertools.islice(_corners(config), CORNERS):
         trial = config.trial(corner)
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", GuidanceWarning)  # said below, once for all corners
                 model = build(trial, info)
-            EntropyGuidance(model, **trial.guidance.model_dump())
+                guidance = EntropyGuidance(model, **trial.guidance.model_dump())
         except ValueError as error:
             problems[f"model {config.model.name} on {config.data.name}: {error}"] = None
             continue
         shapes[trial.model["depth"], trial.model["width"]] = [tuple(p.shape) for p in model.parameters()]
-        kinds |= {type(m).__name__ for m in model.modules()}
-    return list(problems), [] if problems else _idle(config, shapes, kinds)
+        kinds |= {layer.kind for layer in guidance.selected}
+        left_out |= {layer.name: layer.kind for layer in guidance.left_out}
+    return list(problems), [] if problems else _unguided(config, kinds, left_out) + _idle(config, shapes, kinds)
 
 
 def _corners(config: StudyConfig) -> Iterator[dict[str, Scalar]]:
@@ -135,21 +139,61 @@ def _corners(config: StudyConfig) -> Iterator[dict[str, Scalar]]:
     return (dict(zip(levels, values, strict=True)) for values in itertools.product(*levels.values()))
 
 
+TERMS = (("lambda1", "dense", "form"), ("lambda2", "conv", "conv_form"))  # weight, kind of layer, form of each
+
+
+def _unguided(config: StudyConfig, kinds: set[str], left_out: Mapping[str, str]) -> list[str]:
+    """Weights of guidance without a layer to act on, and layers that guidance leaves out."""
+    found, name = [], config.model.name
+    for weight, kind, form in TERMS:
+        lost = [layer for layer, its_kind in left_out.items() if its_kind == kind]
+        lost = [*lost[:3], *(["..."] if len(lost) > 3 else [])]
+        remedy = f"name them under guidance.layers, or use guidance.{form}: target"
+        if weight in config.searched and kind not in kinds:
+            words = "dense layers" if kind == "dense" else "convolutions"
+            none = f"{name} has no {words}"
+            why = f"all {words} of {name} are in front of a normalisation ({', '.join(lost)}): {remedy}"
+            found.append(f"space.{weight} cannot act: {why if lost else none}")
+        elif lost and _acts(config, weight):
+            found.append(
+                f"guidance.layers: all leaves out layers in front of a normalisation ({', '.join(lost)}), as their "
+                f"weights would grow for ever: {remedy}, to guide them all the same"
+            )
+    return found
+
+
+def _values(config: StudyConfig, name: str) -> list[Scalar]:
+    """What a hyperparameter of guidance may be: the choices, or the one value."""
+    dimension = config.space.get(name, getattr(config.guidance, name.removeprefix("guidance.")))
+    return list(dimension.choices) if isinstance(dimension, Choices) else [dimension]
+
+
+def _acts(config: StudyConfig, weight: str) -> bool:
+    """Whether a lambda is above 0 in some trial."""
+    return weight in config.searched or any(value != 0 for value in _values(config, weight))
+
+
 def _idle(config: StudyConfig, shapes: Mapping[tuple[Any, Any], object], kinds: set[str]) -> list[str]:
-    """Searched hyperparameters that cannot act."""
+    """Searched hyperparameters that cannot act, the lambdas aside."""
     from losses.task import TASKS
 
-    searched, warnings = config.searched, []
-    if "lambda2" in searched and "Conv2d" not in kinds:
-        warnings.append(f"space.lambda2 cannot act: {config.model.name} has no convolutions")
+    searched, found = config.searched, []
     smoothed = config.training.label_smoothing or "training.label_smoothing" in config.space
     if smoothed and TASKS[model_class(config.model.name).task].targets is None:  # type: ignore[attr-defined]
-        warnings.append(f"training.label_smoothing cannot act: {config.model.name} is not trained on labels")
-    if "epsilon" in searched and config.guidance.form == "log" and "guidance.form" not in searched:
-        warnings.append("space.epsilon cannot act: the log form has no epsilon")
+        found.append(f"training.label_smoothing cannot act: {config.model.name} is not trained on labels")
+    terms = [form for weight, kind, form in TERMS if kind in kinds and _acts(config, weight)]
+    forms = {str(value) for form in terms for value in _values(config, f"guidance.{form}")}
+    for name, form in (("epsilon", "reciprocal"), ("guidance.target", "target")):
+        if name in searched and form not in forms:
+            why = (
+                f"only the {form} form has it, and the form is {' and '.join(sorted(forms))}"
+                if forms
+                else "no guidance"
+            )
+            found.append(f"space.{name} cannot act: {why}")
     if "width" in searched:
         depths = {d for d, _ in shapes}
         same = [d for d in sorted(depths) if len({str(s) for (at, _), s in shapes.items() if at == d}) == 1]
         if same:
-            warnings.append(f"space.width cannot act at depth {', '.join(map(str, same))} of {config.model.name}")
-    return warnings
+            found.append(f"space.width cannot act at depth {', '.join(map(str, same))} of {config.model.name}")
+    return found

@@ -10,7 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .config import ALIASES, PAPER, StudyConfig
+from losses.options import PAPER
+
+from .config import ALIASES, StudyConfig
 from .errors import ConfigError, sentences
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
 from losses import EntropyGuidance
+from losses.options import PAPER
 from sweep.config import ALIASES, Choices, GuidanceConfig, Objective, Range, StudyConfig, TrainingConfig
 from sweep.service import to_yaml
 from sweep.studyfile import parse, read_yaml
@@ -71,6 +74,12 @@ guidance = st.sampled_from(["default", "paper"]) | st.fixed_dictionaries(
         "lambda2": floats(0.0, 10.0),
         "epsilon": positive,
         "measure": st.sampled_from(["volume", "minor"]),
+        "conv_form": st.sampled_from(["log", "reciprocal", "target"]),
+        "target": floats(-2.0, 2.0),
+        "layers": st.just("all")
+        | st.fixed_dictionaries({"first": st.integers(1, 9)})
+        | st.fixed_dictionaries({"last": st.integers(1, 9)})
+        | st.lists(st.text("abc.01", min_size=1), min_size=1, max_size=2),
         "every": st.just("auto") | st.integers(1, 100),
         "max_ratio": st.none() | positive,
         "until": st.none() | fraction,
@@ -237,20 +246,51 @@ def test_the_defaults_of_guidance_are_those_of_the_loss() -> None:
 
 
 def test_the_preset_paper_is_that_of_the_loss(study_config: MakeConfig) -> None:
-    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Conv2d(2, 3, 3))
+    def added(guidance: Callable[..., EntropyGuidance], **options: Any) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Conv2d(2, 3, 3))
+        guidance(model, lambda2=1e-3, **{**options, "max_ratio": None}).add_gradients()
+        return [p.grad for p in model.parameters() if p.grad is not None]
 
-    def settings(guidance: EntropyGuidance) -> dict[str, Any]:
-        """All state but tensors and layers, which are objects of their own."""
-        plain = (int, float, str, bool, type(None), list, dict, set)
-        return {k: repr(v) for k, v in vars(guidance).items() if isinstance(v, plain) and "layer" not in k} | {
-            "guided": [repr(layer) for layer in guidance._layers]
-        }
+    preset = study_config(guidance={**PAPER}).guidance
+    assert study_config(guidance="paper").guidance == preset
+    different = {key for key, value in preset.model_dump().items() if value != GuidanceConfig().model_dump()[key]}
+    assert different == {"measure", "conv_form", "scale", "reduction", "ridge", "every", "max_ratio"}
+    options = {key: value for key, value in preset.model_dump().items() if key != "lambda2"}
+    torch.testing.assert_close(added(EntropyGuidance, **options), added(EntropyGuidance.paper), rtol=0, atol=0)
+    assert not torch.allclose(added(EntropyGuidance)[0], added(EntropyGuidance.paper)[0])
 
-    preset = study_config(guidance="paper").guidance.model_dump()
-    expected = settings(EntropyGuidance.paper(model))
-    assert settings(EntropyGuidance(model, **preset)) == expected
-    assert settings(EntropyGuidance(model, **GuidanceConfig().model_dump())) != expected
-    assert settings(EntropyGuidance(model)) == settings(EntropyGuidance(model, **GuidanceConfig().model_dump()))
+
+@pytest.mark.parametrize(
+    "layers", ["some", "", [], [""], [3], None, {"first": 0}, {"first": True}, {"middle": 1}, {"first": 1, "last": 1}]
+)
+def test_layers_are_all_or_some_of_them(study_config: MakeConfig, layers: Any) -> None:
+    with pytest.raises(
+        ValidationError, match=r"must be all, \{first: n\}, \{last: n\} with n >= 1, or a list of names"
+    ):
+        study_config(guidance={"layers": layers})
+
+
+def test_layers_are_not_searched_and_target_and_forms_are(study_config: MakeConfig) -> None:
+    sizes = {"depth": 2, "width": 8}
+    with pytest.raises(ValidationError, match=r"guidance.layers: unknown hyperparameter"):
+        study_config(space={**sizes, "guidance.layers": {"choices": ["all"]}})
+    searched = {
+        "guidance.target": {"low": -1, "high": 1},
+        "guidance.until": {"low": 0.1, "high": 1.0},
+        "guidance.form": {"choices": ["log", "target"]},
+        "guidance.conv_form": {"choices": ["log", "target"]},
+    }
+    assert set(study_config(space={**sizes, **searched}).searched) == set(searched)
+    with pytest.raises(ValidationError, match=r"guidance.form: must be"):
+        study_config(space={**sizes, "guidance.form": {"choices": ["log", "exp"]}})
+
+
+def test_every_field_of_guidance_is_described_in_a_sentence() -> None:
+    for name, field in GuidanceConfig.model_fields.items():
+        assert field.description, name
+        assert field.description[0].isupper(), name
+        assert field.description.endswith("."), name
 
 
 def test_the_preset_default_is_what_stands_there_without_a_word(study_config: MakeConfig) -> None:

@@ -36,28 +36,45 @@ def paper_loss(model: SmallNet, lambda1: float, lambda2: float, epsilon: float) 
     return lambda1 * dense + lambda2 * conv
 
 
+def gain(matrix: Tensor, ridge: float) -> Tensor:
+    """Geometric mean of the ridged singular values."""
+    variances = torch.linalg.svdvals(matrix).square()
+    return (variances + ridge**2 * variances.detach().mean()).log().mean().div(2).exp()
+
+
+def dense_matrices(model: SmallNet) -> list[Tensor]:
+    return [model.pointwise.weight[:, :, 0, 0], model.hidden.weight, model.out.weight]
+
+
 def volume_loss(model: SmallNet, lambda1: float, lambda2: float, epsilon: float, ridge: float) -> Tensor:
-    """Mean of 1 / (geometric-mean gain + epsilon) over the dense layers, from singular values."""
-    terms = []
-    for matrix in [model.pointwise.weight[:, :, 0, 0], model.hidden.weight, model.out.weight]:
-        variances = torch.linalg.svdvals(matrix).square()
-        gain = (variances + ridge**2 * variances.detach().mean()).log().mean().div(2).exp()
-        terms.append(1 / (gain + epsilon))
-    conv = (1 / (model.conv.weight[..., 0, 0].abs() + epsilon)).mean()
-    return lambda1 * torch.stack(terms).mean() + lambda2 * conv
+    """Mean of 1 / (geometric-mean gain + epsilon) over the dense layers, of -log|c11| over the filters."""
+    dense = torch.stack([1 / (gain(matrix, ridge) + epsilon) for matrix in dense_matrices(model)]).mean()
+    return lambda1 * dense - lambda2 * model.conv.weight[..., 0, 0].abs().log().mean()
+
+
+def channels_loss(model: SmallNet, lambda1: float, lambda2: float, target: float) -> Tensor:
+    """Squared distance from a target, of dense layers; reciprocal, of K11."""
+    dense = torch.stack([(gain(matrix, 0.1).log() - target) ** 2 for matrix in dense_matrices(model)]).mean()
+    return lambda1 * dense + lambda2 / (gain(model.conv.weight[..., 0, 0], 0.1) + 0.1)
 
 
 def log_minor_loss(model: SmallNet, lambda1: float, lambda2: float) -> Tensor:
-    matrices = [model.pointwise.weight[:, :, 0, 0], model.hidden.weight, model.out.weight]
-    dense = torch.stack([-torch.linalg.det(padded(m)).abs().log() / min(m.shape) for m in matrices]).mean()
-    return lambda1 * dense - lambda2 * model.conv.weight[..., 0, 0].abs().log().mean()
+    dense = torch.stack([-torch.linalg.det(padded(m)).abs().log() / min(m.shape) for m in dense_matrices(model)]).mean()
+    return lambda1 * dense + lambda2 * (model.conv.weight[..., 0, 0].abs().log() - 0.5).square().mean()
+
+
+def determinant_loss(model: SmallNet, lambda1: float, target: float) -> Tensor:
+    return (
+        lambda1
+        * torch.stack([(m.svd().S.log().sum() - target * min(m.shape)) ** 2 for m in dense_matrices(model)]).sum()
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "literal"),
     [
         (
-            {"lambda1": 0.05, "lambda2": 0.03, "epsilon": 0.1, "every": 1, "max_ratio": None},
+            {"lambda1": 0.05, "lambda2": 0.03, "epsilon": 0.1},
             lambda model: volume_loss(model, 0.05, 0.03, 0.1, 0.1),
         ),
         (
@@ -66,11 +83,20 @@ def log_minor_loss(model: SmallNet, lambda1: float, lambda2: float) -> Tensor:
         ),
         (
             {"lambda1": 0.02, "lambda2": 0.01, "measure": "minor", "form": "log", "ridge": 0.0}
-            | {"every": 1, "max_ratio": None},
+            | {"conv_form": "target", "target": 0.5},
             lambda model: log_minor_loss(model, 0.02, 0.01),
         ),
+        (
+            {"lambda1": 0.02, "lambda2": 0.01, "form": "target", "target": 0.5, "epsilon": 0.1}
+            | {"conv_measure": "channels", "conv_form": "reciprocal"},
+            lambda model: channels_loss(model, 0.02, 0.01, 0.5),
+        ),
+        (
+            {"lambda1": 0.02, "form": "target", "target": 0.1, "scale": "determinant", "reduction": "sum", "ridge": 0},
+            lambda model: determinant_loss(model, 0.02, 0.1),
+        ),
     ],
-    ids=["default", "paper", "log minor"],
+    ids=["default", "paper", "log minor", "target, channels", "target determinant"],
 )
 def test_every_1_equals_autograd_of_the_literal_loss_after_10_sgd_steps(
     options: dict[str, Any], literal: Callable[[SmallNet], Tensor]
@@ -81,7 +107,7 @@ def test_every_1_equals_autograd_of_the_literal_loss_after_10_sgd_steps(
             guided.conv.weight[..., 0, 0].abs() + 0.2
         )
     reference = copy.deepcopy(guided)
-    options = dict(options)
+    options = {"every": 1, "max_ratio": None, **options}
     guidance = (EntropyGuidance.paper if options.pop("paper", False) else EntropyGuidance)(guided, **options)
     for _ in range(10):
         for model, loss in ((guided, task_loss(guided)), (reference, task_loss(reference) + literal(reference))):
@@ -115,9 +141,7 @@ def test_metrics_are_the_terms_entropies_and_norms() -> None:
     assert metrics["guidance/ratio"] == pytest.approx(float(norm / task), rel=1e-6)
     assert metrics["guidance/dense"] == pytest.approx(float(volume_loss(model, 1, 0, 0.1, 0.1)), rel=1e-6)
     assert metrics["guidance/conv"] == pytest.approx(float(volume_loss(model, 0, 1, 0.1, 0.1)), rel=1e-6)
-    variances = torch.linalg.svdvals(model.hidden.weight).square()
-    h = (variances + 0.01 * variances.mean()).log().mean() / 2
-    assert metrics["entropy/hidden"] == pytest.approx(float(h), rel=1e-6)
+    assert metrics["entropy/hidden"] == pytest.approx(float(gain(model.hidden.weight, 0.1).log()), rel=1e-6)
     assert metrics["entropy/conv"] == pytest.approx(float(model.conv.weight[..., 0, 0].abs().log().mean()), rel=1e-6)
     assert {name for name in metrics if name.startswith("entropy/")} == {
         f"entropy/{name}" for name in ("conv", "pointwise", "hidden", "out")
@@ -181,8 +205,8 @@ def test_an_epoch_starts_with_fresh_gradients_so_that_a_new_instance_continues_i
 
 @pytest.mark.parametrize("shape", [(10, 64), (32, 784), (128, 784), (256, 256), (512, 512), (1024, 1024), (4096, 4096)])
 def test_auto_spaces_computations_by_shape_and_batch_size_alone(shape: tuple[int, int]) -> None:
-    (layer,) = guidable_layers(nn.Linear(*shape, device="meta"), "volume")
-    (turned,) = guidable_layers(nn.Linear(*reversed(shape), device="meta"), "volume")
+    (layer,) = guidable_layers(nn.Linear(*shape, device="meta"))
+    (turned,) = guidable_layers(nn.Linear(*reversed(shape), device="meta"))
     intervals = [layer.refresh_interval(batch_size) for batch_size in (1, 32, 128, 512, 100_000)]
     assert intervals == [turned.refresh_interval(batch_size) for batch_size in (1, 32, 128, 512, 100_000)]
     assert intervals == sorted(intervals, reverse=True)
@@ -195,7 +219,7 @@ def test_auto_spaces_computations_by_shape_and_batch_size_alone(shape: tuple[int
     [((784, 32), 32), ((784, 128), 32), ((128, 128), 32), ((784, 256), 64), ((256, 256), 64), ((1024, 1024), 128)],
 )
 def test_auto_at_batch_128(shape: tuple[int, int], every: int) -> None:
-    (layer,) = guidable_layers(nn.Linear(*shape, device="meta"), "volume")
+    (layer,) = guidable_layers(nn.Linear(*shape, device="meta"))
     assert layer.refresh_interval(128) == every
 
 
@@ -279,7 +303,7 @@ def test_until_ends_guidance_and_not_the_metrics() -> None:
 def test_a_control_adds_nothing_and_reports_the_same_task_norm() -> None:
     model = small_net()
     control, guidance = EntropyGuidance(model, lambda1=0.0), EntropyGuidance(model, lambda1=1e-3)
-    weights = [layer.weight for layer in guidable_layers(model, "volume")]
+    weights = [layer.parameters[0] for layer in guidable_layers(model)]
     norms = []
     for _ in range(40):
         for part in (control, guidance):

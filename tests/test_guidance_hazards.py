@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 import warnings
 from typing import Any
 
@@ -9,42 +10,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import prune
 
 from losses import EntropyGuidance, GuidanceWarning
-from losses.layers import guidable_layers
 
-from .guidance_nets import added_gradients, dense_net, quiet_metrics, small_net, task_loss
-
-# --- which layers ---
-
-
-def test_a_tied_weight_counts_once() -> None:
-    model = dense_net(50, 6, 6, 6)
-    model[4].weight = model[2].weight
-    assert [layer.name for layer in guidable_layers(model, "volume")] == ["0", "2"]
-    separate = dense_net(50, 6, 6)
-    separate.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("4")})
-    tied = added_gradients(model, EntropyGuidance(model, max_ratio=None))
-    alone = added_gradients(separate, EntropyGuidance(separate, max_ratio=None))
-    torch.testing.assert_close(tied["2.weight"], alone["2.weight"], rtol=1e-6, atol=1e-12)
-
-
-def test_frozen_and_pruned_weights_are_left_out() -> None:
-    model = dense_net(50, 8, 8, 6)
-    model[0].weight.requires_grad_(False)
-    prune.random_unstructured(model[2], "weight", amount=0.5)
-    assert [layer.name for layer in guidable_layers(model, "volume")] == ["4"]
-
-
-def test_kinds_of_convolutions() -> None:
-    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 4, (1, 3)), nn.BatchNorm2d(4))
-    assert [layer.kind for layer in guidable_layers(model, "volume")] == ["dense", "conv", "conv"]
-
-
-def test_a_model_that_is_one_layer_has_a_name_in_the_metrics() -> None:
-    assert "entropy/linear" in EntropyGuidance(nn.Linear(3, 2)).metrics()
-
+from .guidance_nets import added_gradients, batch, dense_net, quiet_metrics, small_net, task_loss
 
 # --- hazards ---
 
@@ -151,6 +120,107 @@ def test_weight_decay_has_its_fixed_point() -> None:
     torch.testing.assert_close(sigma, torch.full_like(sigma, math.sqrt(0.01 / (4 * 0.04))), rtol=1e-6, atol=0)
 
 
+def test_a_norm_takes_the_brake_off_and_target_puts_it_on_again() -> None:
+    """The task does not hold the scale of weights behind a norm: guidance by log makes them grow, by target not."""
+
+    def growth(**options: Any) -> float:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(50, 20), nn.BatchNorm1d(20), nn.Tanh(), nn.Linear(20, 6)).double()
+        guidance = EntropyGuidance(model, lambda1=0.3, layers=["0"], max_ratio=None, **options)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        before = float(model[0].weight.detach().norm())
+        for _ in range(300):
+            optimizer.zero_grad()
+            task_loss(model).backward()
+            guidance.add_gradients()
+            optimizer.step()
+        return float(model[0].weight.detach().norm()) / before
+
+    held, free = growth(form="target", target=-0.5), growth(form="log")
+    assert held < 1.3 < 1.7 < free
+
+
+def test_guidance_under_a_grad_scaler_is_that_without() -> None:
+    """Added after unscale_, it is not divided by the scale; a step whose gradients overflow is still left out."""
+    results = []
+    for scale in (1.0, 2.0**12):
+        model = small_net(dtype=torch.float32)
+        guidance = EntropyGuidance(model, lambda1=0.1, lambda2=0.1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        for step in range(5):
+            before = model.hidden.weight.detach().clone()
+            optimizer.zero_grad()
+            loss = task_loss(model) * (math.inf if step == 3 else 1)
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            guidance.add_gradients()
+            scaler.step(optimizer)
+            scaler.update()
+            assert torch.equal(before, model.hidden.weight) is (step == 3)
+        results.append(model.hidden.weight.detach())
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-6)
+
+
+# --- dead inputs ---
+
+
+def dead_inputs(first: int) -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
+    """A network, inputs [16, 50] of which the first ones are always 0, and targets."""
+    inputs, targets = batch()
+    inputs = inputs.flatten(1)
+    inputs[:, :first] = 0
+    return dense_net(50, 60, 6), inputs, targets
+
+
+@pytest.mark.parametrize("measure", ["volume", "minor"])
+def test_the_entropy_of_a_layer_is_that_of_its_live_columns(measure: str) -> None:
+    model, inputs, targets = dead_inputs(20)
+    guidance = EntropyGuidance(model, measure=measure, ridge=0.0)
+    with torch.no_grad():
+        model[0].weight[:, :20] *= 1000  # as Adam grows what only guidance moves
+    guidance.start_epoch()
+    F.mse_loss(model(inputs), targets).backward()
+    guidance.add_gradients()
+    metrics = quiet_metrics(guidance)
+    live = model[0].weight[:, 20:].detach()
+    h = torch.linalg.svdvals(live if measure == "volume" else live[:30]).log().mean()
+    assert metrics["entropy/0"] == pytest.approx(float(h), rel=1e-6)
+    assert metrics["entropy/2"] == pytest.approx(
+        float(EntropyGuidance(model, measure=measure, ridge=0.0).metrics()["entropy/2"])
+    )
+    assert quiet_metrics(guidance)["entropy/0"] > h + 1  # nothing was read since: all columns
+
+
+def test_a_column_that_lives_once_in_an_epoch_is_alive() -> None:
+    model, inputs, targets = dead_inputs(20)
+    guidance = EntropyGuidance(model, lambda1=0.0)
+    entropies = []
+    for late in (False, True):
+        guidance.start_epoch()
+        for step in range(33):
+            here = inputs.clone()
+            if late and step == 32:
+                here[0, :20] = 1.0
+            model.zero_grad()
+            F.mse_loss(model(here), targets).backward()
+            guidance.add_gradients()
+        entropies.append(guidance.metrics()["entropy/0"])
+    assert entropies[0] != pytest.approx(entropies[1], rel=1e-3)
+    assert entropies[1] == EntropyGuidance(model).metrics()["entropy/0"]
+
+
+def test_watching_inputs_leaves_the_model_as_it_is() -> None:
+    model, inputs, _ = dead_inputs(20)
+    guidance = EntropyGuidance(model)
+    guidance.start_epoch()
+    assert not any(m._forward_pre_hooks or m._forward_hooks or m._backward_hooks for m in model.modules())
+    exported = torch.export.export(model, (inputs,)).module()
+    torch.testing.assert_close(exported(inputs), model(inputs))
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    torch.testing.assert_close(twin(inputs), model(inputs))
+
+
 # --- warnings ---
 
 
@@ -197,7 +267,13 @@ def test_dominant_guidance_is_told_before_the_cap_and_once() -> None:
         ("lambda1", math.inf, "finite"),
         ("epsilon", 0.0, "> 0"),
         ("measure", "volumes", "volume, minor"),
-        ("form", "target", "log, reciprocal"),
+        ("form", "exp", "log, reciprocal, target"),
+        ("conv_form", "exp", "log, reciprocal, target"),
+        ("conv_measure", "volume", "taps, channels"),
+        ("target", math.inf, "finite"),
+        ("layers", "first", "all, .first: n., .last: n. with n >= 1, or a list of names"),
+        ("layers", {"first": 0}, "n >= 1"),
+        ("layers", [], "names"),
         ("scale", "dimension", "per_dimension, determinant"),
         ("reduction", "max", "mean, sum"),
         ("ridge", -0.1, ">= 0"),
@@ -214,11 +290,18 @@ def test_bad_options_are_refused_with_what_is_allowed(option: str, value: Any, a
         EntropyGuidance(small_net(), **{option: value})
 
 
+def test_all_bad_options_are_told_at_once() -> None:
+    with pytest.raises(ValueError, match=r"lambda1 = -1; allowed: .*; form = 'x'; allowed: .*; until = 2; allowed: "):
+        EntropyGuidance(small_net(), lambda1=-1, form="x", until=2)
+
+
 def test_a_model_without_a_layer_to_guide_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no layer to guide.*nn.Linear.*nn.Conv2d"):
+    with pytest.raises(ValueError, match=r"no layer to guide.*found: none.*nn.Linear.*1x1.*nn.Conv1d.*transposed"):
         EntropyGuidance(nn.Sequential(nn.LayerNorm(4), nn.ReLU()))
     with pytest.raises(ValueError, match=r"found: conv 0"):
         EntropyGuidance(nn.Sequential(nn.Conv2d(1, 1, 3)), lambda1=1e-3, lambda2=0.0)
+    with pytest.raises(ValueError, match=r"conv conv, dense pointwise .not selected., dense hidden .not selected."):
+        EntropyGuidance(small_net(), layers={"first": 1})
     control = EntropyGuidance(nn.Sequential(nn.LayerNorm(4)), lambda1=0.0)
     control.add_gradients()
     assert control.metrics() == {}

@@ -196,21 +196,42 @@ def test_whatever_stands_in_a_file_there_is_a_config_or_a_list_of_problems(raw: 
 
 LAMBDA2 = {"lambda2": {"low": 1e-5, "high": 0.1, "log": True}}
 EPSILON = {"epsilon": {"low": 1e-3, "high": 1.0}}
+FORMS = {"guidance.form": {"choices": ["log", "target"]}}
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         (space(**LAMBDA2), ["space.lambda2", "mlp has no convolutions"]),
-        ({"guidance": {"form": "log"}, **space(**EPSILON)}, ["space.epsilon", "log form"]),
+        (
+            {"guidance": {"form": "log"}, **space(**EPSILON)},
+            ["space.epsilon", "only the reciprocal form", "the form is log"],
+        ),
         ({**AUTOENCODER, "training": {"label_smoothing": 0.1}}, ["training.label_smoothing", "autoencoder", "labels"]),
         (
             {**AUTOENCODER, **space(depth=4, **{"training.label_smoothing": {"low": 0.0, "high": 0.2}})},
             ["training.label_smoothing", "autoencoder"],
         ),
         (
+            {"guidance": {"form": "target", "lambda2": 0.1, "conv_form": "log"}, **CNN, **space(**EPSILON)},
+            ["space.epsilon", "only the reciprocal form", "the form is log and target"],
+        ),
+        ({"guidance": {"conv_form": "reciprocal"}, **CNN, **space(**EPSILON, **FORMS)}, ["space.epsilon"]),
+        (
+            space(**{"guidance.target": {"low": -1.0, "high": 1.0}}),
+            ["space.guidance.target", "only the target form", "the form is reciprocal"],
+        ),
+        (
             {**AUTOENCODER, **space(depth={"low": 2, "high": 6, "step": 2}, width={"choices": [16, 32]})},
             ["space.width", "depth 2 of autoencoder"],
+        ),
+        (
+            {**CNN, "model": {"name": "cnn", "downsample": 1, "batch_norm": True}, **space(**LAMBDA2)},
+            ["space.lambda2 cannot act", "all convolutions of cnn", "conv.0", "guidance.conv_form: target"],
+        ),
+        (
+            {"model": {"name": "mlp", "batch_norm": True}, **space(depth={"low": 4, "high": 6})},
+            ["guidance.layers: all leaves out", "hidden.0", "...", "guidance.form: target"],
         ),
     ],
 )
@@ -232,8 +253,13 @@ def test_a_hyperparameter_that_cannot_act_is_a_warning(
         {**CNN, **space(**LAMBDA2)},
         space(**EPSILON),
         {"guidance": {"form": "log"}, **space(**EPSILON, **{"guidance.form": {"choices": ["log", "reciprocal"]}})},
+        {"guidance": {"form": "log", "lambda2": 0.1, "conv_form": "reciprocal"}, **CNN, **space(**EPSILON)},
         {**AUTOENCODER, **space(depth={"low": 4, "high": 6, "step": 2}, width={"choices": [16, 32]})},
         space(width={"low": 4, "high": 8}),
+        space(**FORMS, **{"guidance.target": {"low": -1.0, "high": 1.0}}),
+        {"model": {"name": "mlp", "batch_norm": True}, "guidance": {"form": "target"}, **space()},
+        {"model": {"name": "mlp", "batch_norm": True}, "guidance": {"layers": ["hidden"]}, **space()},
+        {**CNN, "model": {"name": "cnn", "downsample": 1, "batch_norm": True}, **space()},
     ],
 )
 def test_one_that_can_act_is_not(study_config: MakeConfig, settings: Settings, changes: dict[str, Any]) -> None:

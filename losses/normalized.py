@@ -1,0 +1,89 @@
+"""Which layers feed a normalisation, which divides their scale out again: guidance would make it grow for ever."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import torch
+from torch import fx, nn
+
+NORM = re.compile(r"(Sync)?(Batch|Group|Instance|Layer|RMS|LocalResponse)Norm(\d[dD])?|.+(Layer|RMS)Norm(\d[dD])?")
+# What passes a scale on, as class, function or method: f(a x) = a f(x) for a > 0, and whatever only moves values.
+HOMOGENEOUS = re.compile(
+    r"((leaky|p|r)?relu_?|(feature)?(alpha)?dropout|(adaptive)?_?(avg|max|average)_?pool|identity|flatten|view|reshape"
+    r"|permute|transpose|contiguous|(un)?squeeze|mean)(_?\d[dD])?",
+    re.IGNORECASE,
+)
+NORM_FUNCTION = re.compile(r"(batch|group|instance|layer|rms|local_response)_norm|normalize")
+SHAPE = ("size", "dim", "getattr")  # what only looks at a tensor's shape
+WRAPPERS = {"torch.nn.parallel": "module", "torch._dynamo": "_orig_mod"}
+
+
+def feeding_a_norm(model: nn.Module) -> set[str]:
+    """Names of modules whose every use ends in a normalisation, with nothing but ReLU, pooling and such between.
+
+    Found by torch.fx, which runs `forward` once without numbers. Where `forward` depends on values it cannot, and it
+    does not look into PyTorch's own blocks, `nn.TransformerEncoderLayer` say: there a layer is taken to feed a norm if
+    that comes next among the modules of its parent. A sum in between, a residual connection, ends the search in the
+    first case and is not seen in the second.
+    """
+    if not any(_is_norm(module) for module in model.modules()):
+        return set()
+    by_order = _by_order(model)
+    prefix = ""
+    while wrapped := next((a for m, a in WRAPPERS.items() if type(model).__module__.startswith(m)), None):
+        prefix, model = f"{prefix}{wrapped}.", getattr(model, wrapped)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            graph = _Tracer().trace(model)
+    except Exception:  # noqa: BLE001 (whatever a model raises that is run without numbers)
+        return by_order
+    calls: dict[str, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            calls.setdefault(prefix + str(node.target), []).append(node)
+    traced = {name for name, nodes in calls.items() if all(_ends_in_a_norm(node, model) for node in nodes)}
+    return traced | (by_order - calls.keys())
+
+
+class _Tracer(fx.Tracer):
+    """Takes modules of norms as they are, whoever wrote them."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return _is_norm(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return bool(NORM.fullmatch(type(module).__name__))
+
+
+def _ends_in_a_norm(node: fx.Node, model: nn.Module) -> bool:
+    users = [user for user in node.users if _name(user, model) not in SHAPE]
+    return bool(users) and all(
+        bool(NORM_FUNCTION.fullmatch(name := _name(user, model)))
+        or (bool(HOMOGENEOUS.fullmatch(name)) and _ends_in_a_norm(user, model))
+        for user in users
+    )
+
+
+def _name(node: fx.Node, model: nn.Module) -> str:
+    """The class, function or method that a node calls."""
+    if node.op == "call_module":
+        module = model.get_submodule(str(node.target))
+        return "normalize" if _is_norm(module) else type(module).__name__
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _by_order(model: nn.Module) -> set[str]:
+    found = set()
+    for path, parent in model.named_modules():
+        children = [
+            (name, child)
+            for name, child in parent.named_children()
+            if _is_norm(child) or not HOMOGENEOUS.fullmatch(type(child).__name__)
+        ]
+        for (name, _), (_, following) in pairwise(children):
+            if _is_norm(following):
+                found.add(f"{path}.{name}" if path else name)
+    return found
