@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from models import MODELS, model_class, options
 
-from .config import Choices, Scalar, StudyConfig
+from .config import Choices, Range, Scalar, StudyConfig
 from .errors import DataError, nearest
 from .settings import Settings
 
@@ -98,8 +98,10 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
 
     from losses import EntropyGuidance, GuidanceWarning
 
+    from .training import has_batch_norm
     from .trial import build
 
+    smallest = min(_smallest_batch(config), config.data.train_size or 2)
     problems: dict[str, None] = {}
     shapes: dict[tuple[Any, Any], list[tuple[int, ...]]] = {}
     kinds: set[str] = set()
@@ -111,6 +113,9 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
                 warnings.simplefilter("ignore", GuidanceWarning)  # said below, once for all corners
                 model = build(trial, info)
                 guidance = EntropyGuidance(model, **trial.guidance.model_dump())
+            if smallest < 2 and has_batch_norm(model):
+                needed = "batch normalisation needs at least 2 images: training.batch_size, data.train_size"
+                raise ValueError(needed)  # noqa: TRY301
         except ValueError as error:
             problems[f"model {config.model.name} on {config.data.name}: {error}"] = None
             continue
@@ -118,6 +123,11 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
         kinds |= {layer.kind for layer in guidance.selected}
         left_out |= {layer.name: layer.kind for layer in guidance.left_out}
     return list(problems), [] if problems else _unguided(config, kinds, left_out) + _idle(config, shapes, kinds)
+
+
+def _smallest_batch(config: StudyConfig) -> int:
+    size = config.space.get("training.batch_size", config.training.batch_size)
+    return int(min(size.choices if isinstance(size, Choices) else [size.low if isinstance(size, Range) else size]))  # type: ignore[type-var, arg-type]
 
 
 def _corners(config: StudyConfig) -> Iterator[dict[str, Scalar]]:

@@ -65,6 +65,7 @@ def fit(run: Run) -> Iterator[EpochMetrics]:
     training, model, optimizer = run.config.training, run.model, run.optimizer
     step_weights = _plain_step(optimizer)
     steps = math.ceil(len(run.train.labels) / training.batch_size)
+    needs_two = has_batch_norm(model)
     for epoch in range(run.epoch + 1, training.max_epochs + 1):
         started = time.perf_counter()
         generator = _seed(training.seed, epoch, run.device)
@@ -72,6 +73,8 @@ def fit(run: Run) -> Iterator[EpochMetrics]:
         run.guidance.start_epoch()
         model.train()
         for step, (x, y) in enumerate(_batches(run, run.train, generator)):
+            if needs_two and len(y) == 1:  # the rest of an epoch; another image each time
+                continue
             progress = (epoch - 1 + step / steps) / training.max_epochs
             _set_lr(optimizer, training, progress)
             optimizer.zero_grad()
@@ -150,6 +153,11 @@ class Meter:
         if self._task.count is not None:
             self._counts = self._counts + self._task.count(torch.cat(self._outputs), torch.cat(self._labels))
         self._outputs, self._labels, self._kept = [], [], 0
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether training takes statistics over a batch, of which one image has none."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:

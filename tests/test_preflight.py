@@ -50,6 +50,9 @@ def space(**dimensions: Any) -> dict[str, Any]:
         {"model": {"name": "mlp", "depth": 2, "width": 4}, "space": {}},
         {"guidance": {"lambda1": 0.0}, "space": {"depth": 1, "width": 4}},
         {"data": {"train_size": 1150}},
+        {"model": {"name": "mlp", "dropout": 0.2}, **space(**{"model.activation": {"choices": ["relu", "gelu"]}})},
+        {"model": {"name": "conv_autoencoder", "batch_norm": False}, **space(depth={"low": 4, "high": 8, "step": 2})},
+        {"model": {"name": "resnet"}, **space(depth={"choices": [18, 20]}, width=4)},
     ],
 )
 def test_a_study_that_works_has_no_problem_and_no_warning(
@@ -110,6 +113,14 @@ def test_sizes_are_checked_without_memory_for_weights(study_config: MakeConfig, 
         ({**CNN, "model": {"name": "cnn", "downsample": 4}, **space(depth=6)}, ["cnn on digits", "downsample = 4"]),
         ({**CNN, **space(**{"model.downsample": {"low": 1, "high": 3}})}, ["cnn on digits", "downsample = 3"]),
         ({"space": {"depth": 2, "width": 8}, "guidance": {"lambda1": 0, "lambda2": 1}}, ["no layer to guide"]),
+        ({"model": {"name": "mlp", "batch_norm": True}, "training": {"batch_size": 1}}, ["batch norm", "batch_size"]),
+        (
+            space(**{"model.batch_norm": {"choices": [False, True]}, "training.batch_size": {"choices": [8, 1]}}),
+            ["batch norm", "at least 2 images"],
+        ),
+        ({"model": {"name": "resnet"}, **space(depth={"low": 18, "high": 20})}, ["depth = 19", "18, 20, 32, 34"]),
+        (space(**{"model.activation": {"choices": ["relu", "swish"]}}), ["activation = 'swish'", "relu, leaky_relu"]),
+        (space(**{"model.dropout": {"low": 0, "high": 1}}), ["dropout = 1", "0 <= dropout < 1"]),
     ],
 )
 def test_a_problem_says_what_is_wrong_and_what_there_is(

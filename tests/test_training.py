@@ -460,6 +460,22 @@ def test_an_initialisation_sets_linear_and_convolutional_layers_alone(scheme: st
             assert kurtosis == pytest.approx(3, abs=0.4)  # a normal distribution; a uniform one has 1.8
 
 
+def test_a_norm_is_not_taken_of_one_image(assembled: Any) -> None:
+    """129 images in batches of 64 leave one, which would be an error in training; all other images count."""
+    config = trial_config(
+        model={"batch_norm": True}, data={"train_size": 129}, training={"max_epochs": 2, "batch_size": 64}
+    )
+    run = assembled(config)
+    first, second = list(fit(run))
+    assert first.values["train_loss"] > second.values["train_loss"] > 0
+    assert (torch.stack([b for k, b in run.model.named_buffers() if k.endswith("batches_tracked")]) == 4).all()
+    without = assembled(trial_config(data={"train_size": 129}, training={"max_epochs": 1, "batch_size": 64}))
+    seen: list[int] = []
+    without.model.register_forward_hook(lambda _m, inputs, _y: seen.append(len(inputs[0])))
+    list(fit(without))
+    assert sorted(seen[:3]) == [1, 64, 64]
+
+
 def test_the_gain_is_that_of_the_activation() -> None:
     """The square root of 2 keeps the variance of ReLU networks; 5/3 is usual for tanh (torch.nn.init)."""
     for activation, gain in {"relu": 2**0.5, "gelu": 2**0.5, "tanh": 5 / 3}.items():
