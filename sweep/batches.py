@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
 CROP_PADDING = 8  # pad by 1 pixel for each so many of the image's side: 4 at 32x32, 3 at 28x28, 1 at 8x8
+AHEAD = 2  # batches of a stream that are decoded ahead of the one in use
+DRAWS = 5  # uniform random numbers that augment one image of a stream
 
 
 class Part(Protocol):
     """Images and their labels, wherever they are."""
 
     @property
-    def labels(self) -> Tensor:
-        """One entry for each image, in the stored order."""
+    def size(self) -> int:
+        """How many images."""
 
     def to(self, device: torch.device | str) -> Part:
         """The same part, resident on a device if it can be."""
@@ -43,6 +49,11 @@ class Split(NamedTuple):
 
     images: Tensor
     labels: Tensor
+
+    @property
+    def size(self) -> int:
+        """How many images."""
+        return len(self.labels)
 
     def to(self, device: torch.device | str) -> Split:
         """The same part, resident on a device; on the CPU it stays the memory map."""
@@ -68,6 +79,66 @@ class Split(NamedTuple):
             yield (_augment(x, augment, shuffle) if augment else x), y
 
 
+@dataclass(frozen=True)
+class Stream:
+    """A part whose images are files, decoded in each epoch anew: a few batches of them are in memory.
+
+    Threads decode (it needs no interpreter lock), as many as the trial has: unlike processes they start at once, share
+    their memory with the trial, and end with it.
+
+    Attributes:
+        inputs: what `load` finds each image by, [N].
+        labels: of each image, or what `load` finds its mask by, [N].
+        load: (input, label, augmentations, random numbers) -> image, uint8 [C, H, W], and label, [] or [H, W].
+    """
+
+    inputs: NDArray[Any]
+    labels: NDArray[Any]
+    load: Callable[[Any, Any, Sequence[str], Sequence[float]], tuple[Tensor, Tensor]]
+
+    @property
+    def size(self) -> int:
+        """How many images."""
+        return len(self.inputs)
+
+    def to(self, device: torch.device | str) -> Stream:  # noqa: ARG002 (see Part)
+        """The same stream: it stays where the files are."""
+        return self
+
+    def first(self, count: int) -> Stream:
+        """The beginning of the stored order."""
+        return Stream(self.inputs[:count], self.labels[:count], self.load)
+
+    def uint8_batches(
+        self, size: int, device: torch.device | str, shuffle: torch.Generator | None, augment: Sequence[str]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `Part`. What happens to an image is drawn here, so that it does not depend on the threads."""
+        order = torch.arange(self.size) if shuffle is None else torch.randperm(self.size, generator=shuffle)
+        ahead: deque[list[Future[tuple[Tensor, Tensor]]]] = deque()
+        pool = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="decode")
+        try:
+            for start in range(0, self.size, size):
+                part = order[start : start + size].tolist()
+                draws = torch.rand(len(part), DRAWS if augment else 0, generator=shuffle).tolist()
+                ahead.append(
+                    [
+                        pool.submit(self.load, self.inputs[i], self.labels[i], augment, numbers)
+                        for i, numbers in zip(part, draws, strict=True)
+                    ]
+                )
+                if len(ahead) > AHEAD:
+                    yield _collected(ahead.popleft(), device)
+            while ahead:
+                yield _collected(ahead.popleft(), device)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _collected(images: list[Future[tuple[Tensor, Tensor]]], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    x, y = zip(*(image.result() for image in images), strict=True)
+    return torch.stack(x).to(device), torch.stack(y).to(device)
+
+
 def batches(
     part: Part,
     *,
@@ -89,12 +160,12 @@ def batches(
         device: where the batches go.
         shuffle: CPU generator of the order and the augmentation; None keeps the stored order.
         scale: the stored value that becomes 1.0.
-        augment: ``crop`` shifts each image by up to an eighth of its side, zeros moving in; ``flip`` mirrors every
-            second one, at random.
+        augment: ``crop`` shifts each image by up to an eighth of its side, zeros moving in (of a stream, it takes a
+            random window: `images.resize`); ``flip`` mirrors every second one, at random. A mask goes with its image.
         normalize: mean and standard deviation per channel, of images in [0, 1]; None leaves them in [0, 1].
 
     Yields:
-        Images, float32 [B, C, H, W], and labels, int64 [B].
+        Images, float32 [B, C, H, W], and labels, int64 [B], or masks, int64 [B, H, W].
 
     Raises:
         ValueError: augmentation without a generator.
@@ -105,7 +176,7 @@ def batches(
         mean, std = (scale * torch.tensor(values, device=device).view(-1, 1, 1) for values in normalize)
     for images, y in part.uint8_batches(batch_size, device, shuffle, augment):
         x = images.float()
-        yield x.div_(scale) if normalize is None else x.sub_(mean).div_(std), y
+        yield x.div_(scale) if normalize is None else x.sub_(mean).div_(std), y.long()
 
 
 def _augment(x: Tensor, augment: Sequence[str], generator: torch.Generator | None) -> Tensor:

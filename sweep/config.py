@@ -56,10 +56,31 @@ class ModelConfig(_Section):
 class DataConfig(_Section):
     """The data set and how much of it is used."""
 
-    name: str = Field(description="digits, mnist, fashion_mnist, cifar10 or cifar100.")
+    name: str = Field(description="digits, mnist, fashion_mnist, cifar10, cifar100, imagefolder or voc.")
+    folder: str | None = Field(None, description="Of imagefolder and voc: absolute, or below the data root.")
+    image_size: int | tuple[int, int] | None = Field(
+        None, description="Of imagefolder and voc: pixels, for both sides or as [height, width]."
+    )
+    num_classes: int | None = Field(None, ge=1, le=255, description="Of voc: labels are 0 to num_classes - 1.")
+    ignore_index: int | None = Field(None, ge=0, le=255, description="Of voc: a label that counts nowhere, as 255.")
+    year: int | None = Field(None, description="Of voc: the folder is VOCdevkit/VOC<year>; 2012 if not given.")
     train_size: int | None = Field(None, ge=1, description="Train on a class-balanced subset of this many images.")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="Share of the training part held out for validation.")
     augment: tuple[Literal["crop", "flip"], ...] = Field((), description="Random crops and horizontal flips.")
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _pixels(cls, value: object) -> object:
+        sides = value if isinstance(value, list | tuple) else (value, value)
+        if value is not None and (len(sides) != 2 or not all(type(n) is int and 1 <= n <= 4096 for n in sides)):
+            raise ValueError("must be a number of pixels, 1 to 4096, or [height, width]")
+        return value
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of ``image_size``; (0, 0) without."""
+        sides = self.image_size or 0
+        return (sides, sides) if isinstance(sides, int) else sides
 
 
 class Objective(_Section):

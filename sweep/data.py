@@ -13,28 +13,30 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
-import torch
 
 from .datasets import DatasetInfo, Digits, InTorchvision, Reader
 from .errors import DataError
+from .folders import VOC, ImageFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from .batches import Part
     from .config import DataConfig
 
-DATASETS: dict[str, Callable[[DataConfig, Path], Reader]] = {
+DATASETS: dict[str, type[Reader]] = {
     "digits": Digits,
     "mnist": InTorchvision,
     "fashion_mnist": InTorchvision,
     "cifar10": InTorchvision,
     "cifar100": InTorchvision,
+    "imagefolder": ImageFolder,
+    "voc": VOC,
 }
+COMMON = ("name", "train_size", "val_fraction", "augment")  # keys of ``data`` that every set takes
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,23 @@ def reader(config: DataConfig, root: Path) -> Reader:
         root: folder of the data sets, in torchvision's layout.
 
     Raises:
-        DataError: no data set has this name.
+        DataError: no data set has this name, it lacks an option, or its folder holds no such set.
     """
     if config.name not in DATASETS:
         raise DataError(f"data.name: unknown data set {config.name!r}; choose one of {', '.join(DATASETS)}")
+    if problems := check_options(config.name, [key for key, value in config if value is not None]):
+        raise DataError("; ".join(problems))
     return DATASETS[config.name](config, root)
+
+
+def check_options(name: str, given: Iterable[str]) -> list[str]:
+    """What is wrong with the keys of ``data`` that a study file gives for a data set."""
+    kind = DATASETS[name]
+    known = [*COMMON, *kind.options]
+    strange = [key for key in given if key not in known]
+    return [f"data.{key}: {name} has no such option; it has {', '.join(known)}" for key in strange] + [
+        f"data.{key}: required for {name}" for key in kind.required if key not in given
+    ]
 
 
 def split_sizes(config: DataConfig, info: DatasetInfo) -> tuple[int, int]:
@@ -75,10 +89,10 @@ def split_sizes(config: DataConfig, info: DatasetInfo) -> tuple[int, int]:
         DataError: a fraction or a training size that the set cannot have.
     """
     total, fraction, size = info.num_train, config.val_fraction, config.train_size
-    num_val = round(total * fraction) if 0 < fraction < 1 else 0
-    if not 0 < num_val < total:
+    num_val = info.num_val or (round(total * fraction) if 0 < fraction < 1 else 0)
+    available = total - (0 if info.num_val else num_val)
+    if not (num_val and available > 0):
         raise DataError(f"data.val_fraction = {fraction}: must leave images on both sides of {total} of {config.name}")
-    available = total - num_val
     if size is not None and not 1 <= size <= available:
         raise DataError(
             f"data.train_size = {size}: {config.name} has {available} images beside {num_val} for validation"
@@ -102,6 +116,8 @@ def load(config: DataConfig, *, root: Path, cache: Path) -> Dataset:
     prepare(found, cache=cache)
     inputs, labels = _open(cache / found.key, "train")
     train = found.part(inputs[:num_train], labels[:num_train])
+    if found.info.num_val:
+        inputs, labels = _open(cache / found.key, "val")
     val = found.part(inputs[-num_val:], labels[-num_val:])
     return Dataset(found.info, train, val, found, cache)
 
@@ -115,19 +131,20 @@ def prepare(found: Reader, *, cache: Path) -> None:
         DataError: the set is missing and cannot be downloaded, or is unreadable: names the files and the folder.
     """
     info, folder = found.info, cache / found.key
-    if all(_path(folder, part, kind).is_file() for part in ("train", "test") for kind in ("images", "labels")):
+    counts = {"train": info.num_train, "test": info.num_test, **({"val": info.num_val} if info.num_val else {})}
+    if all(_path(folder, part, kind).is_file() for part in counts for kind in ("images", "labels")):
         return
     parts = found.read()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for part, count in (("train", info.num_train), ("test", info.num_test)):
+        for part, count in counts.items():
             images, labels = parts[part]
-            if images.shape != (count, *info.in_shape) or labels.shape != (count,):
+            if images.shape not in ((count,), (count, *info.in_shape)) or labels.shape != (count,):
                 raise DataError(
                     f"{found.key}: expected {count} {part} images, found arrays {images.shape}, {labels.shape}"
                 )
-            _write(_path(folder, part, "images"), np.ascontiguousarray(images, dtype=np.uint8))
-            _write(_path(folder, part, "labels"), labels.astype(np.int64))
+            _write(_path(folder, part, "images"), np.ascontiguousarray(images))
+            _write(_path(folder, part, "labels"), labels)
     except OSError as error:
         raise DataError(f"{found.key}: cannot write the cache {folder}: {error}") from error
 
@@ -149,10 +166,9 @@ def _write(path: Path, array: NDArray[Any]) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _open(folder: Path, part: str) -> tuple[Tensor, Tensor]:
+def _open(folder: Path, part: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """Maps one part of a prepared set; copy-on-write, since torch warns of read-only arrays."""
     try:
-        images, labels = (np.load(_path(folder, part, kind), mmap_mode="c") for kind in ("images", "labels"))
+        return tuple(np.load(_path(folder, part, kind), mmap_mode="c") for kind in ("images", "labels"))
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"the prepared data in {folder} cannot be read ({error}); delete this folder") from error
-    return torch.from_numpy(images), torch.from_numpy(labels)

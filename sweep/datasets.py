@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
+import torch
 
 from .batches import Part, Split
 from .errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from .config import DataConfig
 
@@ -46,6 +46,8 @@ class DatasetInfo:
         scale: the stored value that stands for 1.0.
         mean: per channel, of training images in [0, 1].
         std: per channel, of training images in [0, 1].
+        targets: whether each image has a label, or each of its pixels (a mask).
+        num_val: images of a validation part that the set brings; 0 where that is cut from the training part.
     """
 
     in_shape: tuple[int, int, int]
@@ -55,10 +57,23 @@ class DatasetInfo:
     scale: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    targets: Literal["labels", "masks"] = "labels"
+    num_val: int = 0
 
 
 class Reader(Protocol):
-    """One data set, as the study file names it."""
+    """One data set, as the study file names it.
+
+    Attributes:
+        options: the keys of ``data`` that it takes beside those that every set takes.
+        required: those of them that it cannot do without.
+    """
+
+    options: ClassVar[tuple[str, ...]]
+    required: ClassVar[tuple[str, ...]]
+
+    def __init__(self, config: DataConfig, root: Path):
+        """Finds the set; below ``root``, if it is one of files."""
 
     @property
     def info(self) -> DatasetInfo:
@@ -69,13 +84,13 @@ class Reader(Protocol):
         """The set's folder in the cache; another one for other content."""
 
     def read(self) -> dict[str, Arrays]:
-        """Returns the parts ``train`` and ``test`` as they are to be stored; every run of ``train`` is balanced.
+        """Returns ``train``, ``test`` and perhaps ``val`` as they are to be stored; every run of ``train`` is balanced.
 
         Raises:
             DataError: missing or unreadable: which files, and what to do.
         """
 
-    def part(self, inputs: Tensor, labels: Tensor) -> Part:
+    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> Part:
         """Returns stored arrays, or a run of them, as something that batches can be taken from."""
 
 
@@ -98,7 +113,8 @@ class Digits:
 
     info = DatasetInfo((1, 8, 8), 10, 1438, 359, 16, (0.3049,), (0.3760,))
     key = "digits"
-    part = staticmethod(Split)
+    options: ClassVar[tuple[str, ...]] = ()
+    required: ClassVar[tuple[str, ...]] = options
 
     def __init__(self, _config: DataConfig, _root: Path):
         pass
@@ -109,17 +125,22 @@ class Digits:
         if package is None or package.origin is None:
             raise DataError("digits: scikit-learn, which holds them, is not installed: pip install scikit-learn")
         table = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",", dtype=np.uint8)
-        images, labels = table[:, :-1].reshape(-1, *self.info.in_shape), table[:, -1]
+        images, labels = table[:, :-1].reshape(-1, *self.info.in_shape), table[:, -1].astype(np.int64)
         order = balanced_order(labels)
         images, labels = images[order], labels[order]
         cut = len(labels) - round(len(labels) * TEST_FRACTION)
         return {"train": (images[:cut], labels[:cut]), "test": (images[cut:], labels[cut:])}
 
+    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> Split:
+        """The mapped arrays."""
+        return Split(torch.from_numpy(inputs), torch.from_numpy(labels))
+
 
 class InTorchvision:
     """A set of ``torchvision.datasets``, downloaded when it is not under the root."""
 
-    part = staticmethod(Split)
+    options: ClassVar[tuple[str, ...]] = ()
+    required: ClassVar[tuple[str, ...]] = options
 
     def __init__(self, config: DataConfig, root: Path):
         self.key, self._root = config.name, root
@@ -151,9 +172,13 @@ class InTorchvision:
             ) from error
         finally:
             socket.setdefaulttimeout(timeout)
-        train, test = ((_channels_first(np.asarray(part.data)), np.asarray(part.targets)) for part in parts)
+        train, test = ((_channels_first(np.asarray(part.data)), np.asarray(part.targets, np.int64)) for part in parts)
         order = balanced_order(train[1])
         return {"train": (train[0][order], train[1][order]), "test": test}
+
+    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> Split:
+        """The mapped arrays."""
+        return Split(torch.from_numpy(inputs), torch.from_numpy(labels))
 
     def _expected(self, cls: Any) -> tuple[Path, list[str]]:
         """The folder and the files from which a torchvision class reads."""

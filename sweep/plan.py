@@ -55,7 +55,7 @@ def plan(config: StudyConfig, settings: Settings, *, done: int) -> Plan:
 
 def _epoch_seconds(run: Run) -> float:
     """Times an epoch on a part of the training set and scales it up."""
-    whole, part = len(run.train.labels), 24 * run.config.training.batch_size
+    whole, part = run.train.size, 24 * run.config.training.batch_size
     if whole > part:
         run = dataclasses.replace(run, train=run.train.first(part))
     epochs = fit(run)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from models import MODELS, model_class, options
 
-from .config import Choices, Range, Scalar, StudyConfig
+from .config import Choices, DataConfig, Range, Scalar, StudyConfig
 from .errors import DataError, nearest
 from .settings import Settings
 
@@ -21,7 +21,7 @@ CORNERS = 512  # models built, at most, to see whether the space holds an imposs
 
 def check_names(raw: Mapping[str, Any]) -> list[str]:
     """Names that only the model and data layers know, of a study whose other parts may be wrong."""
-    from .data import DATASETS
+    from .data import DATASETS, check_options
 
     problems = []
     for section, known in (("model", list(MODELS)), ("data", list(DATASETS))):
@@ -30,6 +30,9 @@ def check_names(raw: Mapping[str, Any]) -> list[str]:
             problems.append(
                 f"{section}.name: unknown {section} {name!r}{nearest(name, known)}; one of {', '.join(known)}"
             )
+    data = _mapping(raw, "data")
+    if isinstance(name := data.get("name"), str) and name in DATASETS:
+        problems += check_options(name, [k for k in DataConfig.model_fields if data.get(k) is not None])
     return problems + _check_family(raw)
 
 
@@ -73,23 +76,36 @@ def check(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]
     Returns:
         Problems, and warnings.
     """
-    from .data import DATASETS, prepare, reader, split_sizes
-
     problems = check_names(config.model_dump())
-    info: DatasetInfo | None = None
+    info, unfit = _check_data(config, settings) if not any(p.startswith("data.") for p in problems) else (None, [])
     buildable = all(problem.startswith("objective.") for problem in problems)
-    if config.data.name in DATASETS:
-        try:
-            found = reader(config.data, settings.data)
-            info = found.info
-            split_sizes(config.data, info)
-            prepare(found, cache=settings.cache)
-        except DataError as error:
-            problems.append(str(error))
+    problems += unfit
     if buildable and info is not None:
         impossible, warnings = _check_sizes(config, info)
         return problems + impossible, warnings
     return problems, []
+
+
+def _check_data(config: StudyConfig, settings: Settings) -> tuple[DatasetInfo | None, list[str]]:
+    """Finds and prepares the data; returns what is known of it, and what is wrong with it."""
+    from losses.task import TASKS
+
+    from .data import prepare, reader, split_sizes
+
+    info = None
+    try:
+        found = reader(config.data, settings.data)
+        info = found.info
+        split_sizes(config.data, info)
+        prepare(found, cache=settings.cache)
+    except DataError as error:
+        return info, [str(error)]
+    if config.model.name in MODELS:
+        task: str = model_class(config.model.name).task  # type: ignore[attr-defined]
+        if TASKS[task].targets not in (None, info.targets):
+            needs, has = TASKS[task].targets, info.targets
+            return info, [f"model.name: {config.model.name} is for {task}, on {needs}; {config.data.name} has {has}"]
+    return info, []
 
 
 def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], list[str]]:
@@ -184,7 +200,7 @@ def _acts(config: StudyConfig, weight: str) -> bool:
 
 
 def _idle(config: StudyConfig, shapes: Mapping[tuple[Any, Any], object], kinds: set[str]) -> list[str]:
-    """Searched hyperparameters that cannot act, the lambdas aside."""
+    """Hyperparameters that cannot act, the lambdas aside."""
     from losses.task import TASKS
 
     searched, found = config.searched, []

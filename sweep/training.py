@@ -22,6 +22,7 @@ from .config import TrainingConfig, TrialConfig
 from .datasets import DatasetInfo
 from .metrics import EpochMetrics
 
+EVALUATED = 512 * 3 * 32 * 32  # numbers of a batch that is evaluated
 METER_BUFFER = 2**22  # numbers, 16 MB of float32; an epoch of 54,000 images and 10 classes fits
 
 
@@ -64,7 +65,7 @@ def fit(run: Run) -> Iterator[EpochMetrics]:
     """
     training, model, optimizer = run.config.training, run.model, run.optimizer
     step_weights = _plain_step(optimizer)
-    steps = math.ceil(len(run.train.labels) / training.batch_size)
+    steps = math.ceil(run.train.size / training.batch_size)
     needs_two = has_batch_norm(model)
     for epoch in range(run.epoch + 1, training.max_epochs + 1):
         started = time.perf_counter()
@@ -213,9 +214,11 @@ def input_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images and labels as the model takes them; with a generator in training order: shuffled and augmented."""
     size = config.training.batch_size
+    if generator is None:  # evaluation keeps no activations: larger batches, in bounded memory
+        size = max(size, min(512, EVALUATED // math.prod(info.in_shape)))
     return batches(
         part,
-        batch_size=max(512, size) if generator is None else size,
+        batch_size=size,
         device=device,
         shuffle=generator,
         scale=info.scale,

@@ -141,7 +141,7 @@ def test_impossible_cuts_are_refused(cache, wanted, message):
 def test_unknown_name_lists_the_valid_ones(tmp_path):
     with pytest.raises(DataError, match=r"data.name: unknown data set 'mnits'; choose one of digits, mnist, "):
         load(config("mnits"), root=NOWHERE, cache=tmp_path)
-    assert list(DATASETS) == ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"]
+    assert list(DATASETS) == ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagefolder", "voc"]
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.randoms(use_true_random=False))
