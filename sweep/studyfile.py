@@ -1,8 +1,12 @@
-"""Reads a study file: YAML 1.2, then the command line's overrides, then validation with every problem at once."""
+"""Reads a study file: YAML 1.2, then the command line's overrides, then validation with every problem at once.
+
+And writes one.
+"""
 
 from __future__ import annotations
 
 import copy
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,6 +100,23 @@ def parse(raw: Mapping[str, Any]) -> tuple[StudyConfig | None, list[str]]:
         return StudyConfig.model_validate(raw), []
     except ValidationError as error:
         return None, sentences(error, StudyConfig)
+
+
+def to_yaml(config: StudyConfig) -> str:
+    """The study file that gives this config."""
+    from ruamel.yaml import YAML
+
+    raw = config.model_dump(mode="json", exclude_defaults=True)
+    raw["space"] = {n: d if not isinstance(d, dict) else {k: v for k, v in d.items() if v} | _ends(d)
+                    for n, d in config.model_dump(mode="json")["space"].items()}  # fmt: skip
+    yaml, text = YAML(typ="safe", pure=True), io.StringIO()
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = None, False  # type: ignore[assignment]
+    yaml.dump(raw, text)
+    return text.getvalue()
+
+
+def _ends(dimension: dict[str, Any]) -> dict[str, Any]:
+    return {k: dimension[k] for k in ("low", "high") if k in dimension}
 
 
 def built_in(name: str) -> Path | None:

@@ -17,8 +17,7 @@ from torch import nn
 from losses import EntropyGuidance
 from losses.options import PAPER
 from sweep.config import ALIASES, Choices, GuidanceConfig, Objective, Range, StudyConfig, TrainingConfig
-from sweep.service import to_yaml
-from sweep.studyfile import parse, read_yaml
+from sweep.studyfile import parse, read_yaml, to_yaml
 
 from .conftest import MakeConfig
 

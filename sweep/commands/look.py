@@ -1,0 +1,132 @@
+"""Commands that look: at a study, its results, the keys of a study file, this machine."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import AsJson, Data, NameArg, Storage, Tracking, Workspace, make_settings
+from .output import make_console, print_json, row_json, summary_json
+
+
+def status(
+    name: Annotated[str | None, typer.Argument(help="Name of a study; without it, all studies.")] = None,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a study is: counts, running trials and their owners, failures.
+
+    Example: `python -m sweep status digits`
+    """
+    from .. import display, service
+
+    settings, console = make_settings(workspace=workspace, storage=storage), make_console()
+    names = [name] if name else service.studies(settings)
+    summaries = [service.summarise(each, settings) for each in names]
+    if as_json:
+        print_json([summary_json(s) for s in summaries])
+        return
+    if not summaries:
+        console.print("No study yet. Start one: python -m sweep run digits")
+    for summary in summaries:
+        console.print(display.status_table(summary))
+        for row in [r for r in [*summary.rows, *summary.controls] if r.state == "running"]:
+            state = "orphan: its driver is dead, the next run goes on with it" if row.orphan else "running"
+            console.print(f"  trial {row.number} ({row.kind}): {state} (owner {row.owner})")
+        for row in [r for r in [*summary.rows, *summary.controls] if r.outcome in ("failed", "diverged")]:
+            reason = (row.error or "").strip()
+            console.print(f"  trial {row.number} ({row.kind}) {row.outcome}: {reason}", markup=False)
+
+
+def best(
+    name: NameArg,
+    top: Annotated[int, typer.Option(min=1, help="How many.")] = 5,
+    export: Annotated[Path | None, typer.Option(help="Write the best one as a study file.")] = None,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the best configurations of a study; read from the storage, no server needed.
+
+    Example: `python -m sweep best digits --top 3 --export best.yaml`
+    """
+    from .. import display, service
+
+    settings = make_settings(workspace=workspace, storage=storage)
+    summary, console = service.summarise(name, settings), make_console(to_stderr=as_json)
+    if as_json:
+        print_json([row_json(row) for row in summary.best[:top]])
+    elif summary.best:
+        console.print(display.best_table(summary.config, summary.best[:top]))
+        if summary.comparison.finalists:
+            console.print(display.comparison_table(summary.config, summary.comparison))
+    if not summary.best:
+        console.print(f"{name}: no trial has completed yet.")
+        raise typer.Exit(1)
+    if export is not None:
+        export.write_text(service.export(summary.config, summary.best[0]))
+        console.print(f"Wrote {export}; train it with: python -m sweep train {export}", soft_wrap=True)
+
+
+def ui(
+    name: Annotated[str | None, typer.Argument(help="Study to open, sorted by its objective.")] = None,
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+    workspace: Workspace = None,
+    tracking: Tracking = None,
+    storage: Storage = None,
+) -> None:
+    """Serve the MLflow UI on this machine and print the link to a study, best trials first. Ctrl-C ends it.
+
+    Example: `python -m sweep ui digits`
+    """
+    import subprocess
+
+    from .. import service
+
+    settings = make_settings(workspace=workspace, tracking_uri=tracking, storage=storage)
+    command, environment, url = service.ui(name, settings, port=port)
+    print(url, flush=True)
+    if command:
+        with contextlib.suppress(KeyboardInterrupt):
+            raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603
+
+
+def schema() -> None:
+    """Print the JSON Schema of study files, for editors: every key with its meaning.
+
+    Example: `python -m sweep schema > study.schema.json`
+    """
+    from ..studyfile import json_schema
+
+    print_json(json_schema())
+
+
+def doctor(
+    workspace: Workspace = None,
+    storage: Storage = None,
+    tracking: Tracking = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine and the settings: versions, folders, storage, tracking, data. Exit code 1 if a check fails.
+
+    Example: `python -m sweep doctor`
+    """
+    from ..doctor import examine
+
+    settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking, data=data)
+    checks = examine(settings)
+    console = make_console()
+    if as_json:
+        print_json([{"check": n, "ok": ok, "detail": d} for n, ok, d in checks])
+    else:
+        for what, ok, detail in checks:
+            mark = "[green]ok  [/]" if ok else "[red]FAIL[/]"
+            console.print(f"{mark} {what:10s}", end=" ")
+            console.print(detail, markup=False, soft_wrap=True)
+    if not all(ok for _, ok, _ in checks):
+        raise typer.Exit(1)

@@ -1,0 +1,48 @@
+"""Options that several commands share, and the settings they make."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+StudyArg = Annotated[str, typer.Argument(help="A study file, a study in the storage, or a built-in name.")]
+NameArg = Annotated[str, typer.Argument(help="Name of a study in the storage.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study, or fix a hyperparameter."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Data on stdout, everything else on stderr.")]
+Workspace = Annotated[Path | None, typer.Option(help="Folder for all that a study writes (SWEEP_WORKSPACE; results).")]
+Storage = Annotated[str | None, typer.Option(help="Optuna storage URL (SWEEP_STORAGE).")]
+Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI (MLFLOW_TRACKING_URI).")]
+Data = Annotated[Path | None, typer.Option(help="Root of the data sets (SWEEP_DATA; .data).")]
+Address = Annotated[str | None, typer.Option(help="Ray: local, auto, or HOST:PORT (RAY_ADDRESS; local).")]
+
+
+def make_settings(**options: Any) -> Settings:
+    """The settings of one command: what it was given, the environment and the defaults for the rest."""
+    from ..settings import Settings
+
+    return Settings(**{name: value for name, value in options.items() if value is not None})
+
+
+def command_line(settings: Settings, *words: str) -> str:
+    """A command, with the options without which it would look elsewhere."""
+    from ..errors import without_password
+
+    options = {"workspace": "--workspace", "storage": "--storage"}
+    options |= {"tracking_uri": "--tracking"} if words[0] in ("run", "resume", "ui") else {}
+    options |= {"data": "--data", "address": "--address"} if words[0] in ("run", "resume") else {}
+    known = {**dict(make_settings(workspace=settings.workspace)), "workspace": Path("results").absolute()}
+    place = [
+        f"{option} {shlex.quote(without_password(str(value)))}"
+        for name, option in options.items()
+        if (value := getattr(settings, name)) != known[name]
+    ]
+    return " ".join(["python -m sweep", *words, *place])

@@ -1,0 +1,223 @@
+"""Commands that train: run, resume, enqueue, train."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import (
+    Address,
+    AsJson,
+    Data,
+    NameArg,
+    Sets,
+    Storage,
+    StudyArg,
+    Tracking,
+    Workspace,
+    command_line,
+    make_settings,
+)
+from .output import make_console, print_json, summary_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..results import Summary
+    from ..settings import Settings
+
+
+def run(
+    study: StudyArg,
+    sets: Sets = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials in total.")] = None,
+    design: Annotated[int, typer.Option(min=0, help="Add this many uniform, unpruned trials to the total.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and the estimated time; run nothing.")
+    ] = False,
+    address: Address = None,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    tracking: Tracking = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study, or go on with it: every run is a resume.
+
+    Example: `python -m sweep run digits --trials 100 --set training.max_epochs=30`
+    """
+    from .. import service
+
+    settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address)
+    config, warnings = service.load(study, settings, sets=sets or [], trials=trials, design=design)
+    console = make_console(to_stderr=as_json)
+    for warning in warnings:
+        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+    if dry_run:
+        _show_plan(service.planned(config, settings), config, console, as_json=as_json)
+    else:
+        _run(config, settings, console, as_json=as_json)
+
+
+def resume(
+    name: NameArg,
+    address: Address = None,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    tracking: Tracking = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a study that was interrupted, exactly as it was started.
+
+    Example: `python -m sweep resume digits`
+    """
+    from .. import service
+
+    settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address)
+    service.stored(name, settings)
+    config, _ = service.load(name, settings)
+    _run(config, settings, make_console(to_stderr=as_json), as_json=as_json)
+
+
+def _run(config: Any, settings: Settings, console: Console, *, as_json: bool) -> None:
+    from .. import display, service
+
+    view = display.LiveView if console.is_terminal else display.LogLines
+    before = service.finished_rows(config, settings)
+    # Ray prints to stdout when a worker dies; with --json that is for the data alone.
+    out = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    with out, _graceful(console) as (stop, caught), view(config, console, before) as progress:
+        summary = service.run(config, settings, progress, stop=stop)
+    if as_json:
+        print_json(summary_json(summary))
+    if summary.interrupted:
+        done = sum(row.state == "finished" for row in summary.rows)
+        console.print(f"Interrupted after {done} of {len(summary.rows)} trials; nothing is lost. Go on with:")
+        console.print(f"  {command_line(settings, 'resume', config.name)}", soft_wrap=True)
+        raise typer.Exit(128 + (caught[0] if caught else signal.SIGINT))
+    if not as_json:
+        display.print_summary(summary, console)
+        _print_next(summary, settings, console)
+    if not summary.best:
+        console.print("No trial has completed.")
+        raise typer.Exit(1)
+
+
+def enqueue(
+    name: NameArg,
+    sets: Sets = None,
+    workspace: Workspace = None,
+    storage: Storage = None,
+) -> None:
+    """Queue a configuration of your own; the next run trains it, and the budget grows by one.
+
+    What is not set is chosen by the sampler. Example: `python -m sweep enqueue digits --set lambda1=1e-3 --set depth=4`
+    """
+    from .. import service
+
+    settings = make_settings(workspace=workspace, storage=storage)
+    number, values = service.enqueue(name, settings, sets or [])
+    command = command_line(settings, "run", name)
+    make_console().print(f"Queued as trial {number}: {values}. Run it with: {command}", soft_wrap=True)
+
+
+def train(
+    study: StudyArg,
+    sets: Sets = None,
+    trial: Annotated[int | None, typer.Option(help="Replay this trial of the study.")] = None,
+    test: Annotated[bool, typer.Option("--test", help="Measure the test set at the end.")] = False,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train one configuration in this process, without Ray, Optuna or MLflow.
+
+    Examples: `python -m sweep train best.yaml --test`, `python -m sweep train digits --trial 17`
+    """
+    import tempfile
+
+    from .. import service
+    from ..errors import ConfigError
+
+    settings = make_settings(workspace=workspace, storage=storage, data=data)
+    if trial is not None and sets:
+        raise ConfigError("options", ["--trial replays a trial as it was; --set would change it: give one of them"])
+    config, _ = service.load(study, settings, sets=sets or [])
+    console, epochs = make_console(to_stderr=as_json), []
+    with tempfile.TemporaryDirectory(prefix="sweep-train-") as scratch:
+        configured = service.trial_config(config, settings, trial)
+        for metrics in service.train(configured, settings, Path(scratch)):
+            epochs.append({"epoch": metrics.epoch, **metrics.values})
+            shown = [(n, v) for n, v in metrics.values.items() if n.startswith(("train_", "val_", "seconds"))]
+            console.print(f"epoch {metrics.epoch:3d}  " + "  ".join(f"{n} {v:.5g}" for n, v in shown), soft_wrap=True)
+        measured = service.test(configured, settings, Path(scratch)) if test else {}
+    if measured:
+        console.print("test       " + "  ".join(f"{n} {v:.5g}" for n, v in measured.items()))
+    if as_json:
+        print_json({"config": configured.model_dump(mode="json"), "epochs": epochs, "test": measured})
+
+
+def _print_next(summary: Summary, settings: Settings, console: Console) -> None:
+    """Where the results are, and the commands that go on from here."""
+    name = summary.config.name
+    more = summary.config.search.trials * 2
+    lines = [
+        ("look", command_line(settings, "ui", name) + "   (or make ui)"),
+        ("best", command_line(settings, "best", name, "--export best.yaml")),
+        ("extend", command_line(settings, "run", name, f"--trials {more}")),
+        ("resume", command_line(settings, "resume", name)),
+        ("confirm", command_line(settings, "run", name, "--set search.finalists.seeds=20")),
+    ]
+    console.print(f"\nResults in {settings.workspace}: storage, tracking, checkpoints, artifacts.")
+    for what, command in lines:
+        console.print(f"  {what:8s} {command}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _graceful(console: Console) -> Iterator[tuple[threading.Event, list[int]]]:
+    """SIGINT and SIGTERM: the first asks trials to checkpoint, the second ends at once."""
+    stop, caught = threading.Event(), list[int]()
+
+    def handle(number: int, _frame: object) -> None:
+        caught.append(number)
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        # Not through rich: a handler may interrupt whatever holds its lock.
+        os.write(2, b"\nStopping: waiting for the running trials' checkpoints; once more stops at once.\n")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop, caught
+    except KeyboardInterrupt:
+        console.print("Stopped at once; what no checkpoint held will be trained again.")
+        raise typer.Exit(128 + caught[-1]) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _show_plan(plan: Any, config: Any, console: Console, *, as_json: bool) -> None:
+    import dataclasses
+
+    if as_json:
+        print_json({"study": config.name, **dataclasses.asdict(plan)})
+        return
+    searched = ", ".join(config.searched)
+    console.print(f"[bold]{config.name}[/]: {config.model.name} on {config.data.name}, searching {searched}")
+    console.print(
+        f"  trials      {plan.trials} still to run, of {config.search.trials} ({config.search.design} design)"
+    )
+    console.print(f"  afterwards  up to {plan.controls} finalists, controls and tuning trials")
+    console.print(f"  one epoch   {plan.epoch_seconds:.2g} s in the middle of the space, measured on this machine")
+    console.print(f"  estimated   {plan.hours:.2g} hours with {plan.slots} trials at a time, nothing pruned")

@@ -1,0 +1,123 @@
+"""From a name, a file and options to a checked study: what is meant, whether it can run, whether it may go on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import StudyConfig
+from .errors import ConfigError, SweepError, nearest
+from .preflight import check, check_names
+from .settings import Settings
+from .studyfile import built_in, built_in_names, override, parse, read_yaml
+
+if TYPE_CHECKING:
+    from .storage import Storage
+
+
+@functools.cache
+def connect(url: str) -> Storage:
+    """One connection to a storage per process: opening one reads a whole journal, or checks a whole schema."""
+    from .storage import open_storage
+
+    return open_storage(url)
+
+
+def load(
+    study: str,
+    settings: Settings,
+    *,
+    sets: Sequence[str] = (),
+    trials: int | None = None,
+    design: int = 0,
+) -> tuple[StudyConfig, list[str]]:
+    """Finds a study (a path, then a study in the storage, then a built-in name), applies options, checks everything.
+
+    Returns:
+        The config, and warnings: what is allowed but cannot do what it seems to.
+
+    Raises:
+        ConfigError: all that is wrong with it, at once.
+        StorageError: the storage is out of reach.
+    """
+    raw, source = _find(study, settings)
+    raw = override(raw, list(sets))
+    search = raw.setdefault("search", {})
+    if isinstance(search, dict):
+        if trials is not None:
+            search["trials"] = trials
+        if design:
+            search["design"] = search.get("design", 0) + design
+            search["trials"] = search.get("trials", 50) + design
+    config, problems = parse(raw)
+    found, warnings = check(config, settings) if config else (check_names(raw), [])
+    if problems + found or config is None:
+        raise ConfigError(source, problems + found)
+    return config, warnings
+
+
+def _find(study: str, settings: Settings) -> tuple[dict[str, Any], str]:
+    path = Path(study)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise SweepError(f"{study}: no such file. Built-in studies: {', '.join(built_in_names())}.")
+        return read_yaml(path.read_text(), study), study
+    from .storage import stored_config, study_names
+
+    storage = connect(settings.storage)
+    stored = stored_config(study, storage)
+    if stored is not None:
+        return stored.model_dump(mode="json"), f"study {study}"
+    shipped = built_in(study)
+    if shipped is None:
+        known = study_names(storage)
+        raise SweepError(
+            f"{study}: neither a file, nor a study in the storage ({', '.join(known) or 'which has none'}), nor a "
+            f"built-in one ({', '.join(built_in_names())}){nearest(study, known + built_in_names())}."
+        )
+    return read_yaml(shipped.read_text(), study), study
+
+
+def stored(name: str, settings: Settings) -> StudyConfig:
+    """The config of a study that was started before.
+
+    Raises:
+        SweepError: there is none of this name; lists the known ones.
+    """
+    from .storage import stored_config, study_names
+
+    storage = connect(settings.storage)
+    config = stored_config(name, storage)
+    if config is None:
+        known = study_names(storage)
+        raise SweepError(
+            f"{name}: no such study in the storage{nearest(name, known)}; there "
+            f"{'are ' + ', '.join(known) if known else 'is none yet: start one with python -m sweep run digits'}."
+        )
+    return config
+
+
+def agree(config: StudyConfig, settings: Settings) -> None:
+    """Refuses to go on with a study of the same name that asks another question."""
+    from .storage import stored_config
+
+    before = stored_config(config.name, connect(settings.storage))
+    if before is None or before.identity() == config.identity():
+        return
+    old, new = before.identity(), config.identity()
+    changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    raise ConfigError(
+        f"study {config.name} exists and differs",
+        [f"{k}: was {old.get(k, 'absent')}, now {new.get(k, 'absent')}" for k in changed]
+        + [f"its trials would not compare: start a new study, for instance with --set name={config.name}-2"],
+    )
+
+
+def studies(settings: Settings) -> list[str]:
+    """Names of our studies in the storage."""
+    from .storage import stored_config, study_names
+
+    storage = connect(settings.storage)
+    return [name for name in study_names(storage) if stored_config(name, storage)]
