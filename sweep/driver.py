@@ -163,7 +163,7 @@ class Driver:
             trial = self._controls.ask()
             if trial is not None or self._trials or self._busy(self._controls):
                 return trial
-            self._controls.add(wanted_tuned(self._config, self._controls.rows()))
+            self._controls.add(wanted_tuned(self._config, self._search.rows(), self._controls.rows()))
             self._stage = "tuned"
         trial = self._controls.ask()
         if trial is None and not self._trials and not self._busy(self._controls):

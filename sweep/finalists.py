@@ -67,14 +67,34 @@ def _tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, R
     return {name: config.searched.get(name, dimension) for name, dimension in space.items()}
 
 
-def wanted_tuned(config: StudyConfig, controls: Sequence[Row]) -> list[Wanted]:
-    """Second stage: the best of the tuned controls, on the finalists' fresh seeds."""
-    tuning = [r for r in controls if r.kind == "tuned" and r.seed == config.training.seed]
-    wanted: list[Wanted] = []
-    for of in {r.of for r in tuning if r.of is not None}:
-        for row in best_rows(config, (r for r in tuning if r.of == of), 1):
-            wanted += [("tuned", of, seed, row.hyperparameters) for seed in fresh_seeds(config)]
-    return wanted
+def wanted_tuned(config: StudyConfig, search: Sequence[Row], controls: Sequence[Row]) -> list[Wanted]:
+    """Second stage: the present best's tuned control, on the finalists' fresh seeds.
+
+    What was tuned for a configuration that an extension has overtaken is not trained further.
+    """
+    return [
+        ("tuned", best.number, seed, chosen.hyperparameters)
+        for best in best_rows(config, search, 1)
+        for chosen in best_rows(config, tuning_rows(config, best, controls), 1)
+        for seed in fresh_seeds(config)
+    ]
+
+
+def tuning_rows(config: StudyConfig, best: Row, controls: Iterable[Row]) -> list[Row]:
+    """The trials that tune ``best``'s control, or did so for another one that differs from it in guidance alone."""
+
+    def untuned(values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        return {k: v for k, v in values.items() if k not in ("training.lr", "training.init")}
+
+    base = untuned(unguided({**config.constants, **best.hyperparameters}))
+    tuning = (r for r in controls if r.kind == "tuned" and r.seed == config.training.seed)
+    return [r for r in tuning if untuned(r.hyperparameters) == base]
+
+
+def missing(wanted: Sequence[Wanted], controls: Sequence[Row]) -> list[Wanted]:
+    """What the sister study does not hold yet. For which trial a row was first wanted makes no difference to it."""
+    present = [(r.kind, r.seed, r.hyperparameters) for r in controls]
+    return [(kind, of, seed, values) for kind, of, seed, values in wanted if (kind, seed, values) not in present]
 
 
 @dataclass(frozen=True)
@@ -130,8 +150,7 @@ def compare(config: StudyConfig, search: Sequence[Row], controls: Sequence[Row])
     sign = 1 if config.objective.direction == "maximize" else -1
     top = best_rows(config, search, config.search.finalists.top)
     seeds = set(fresh_seeds(config))
-    of = top[0].number if top else None
-    tuning = [r for r in controls if r.kind == "tuned" and r.of == of and r.seed == config.training.seed]
+    tuning = tuning_rows(config, top[0], controls) if top else []
     chosen = next(iter(best_rows(config, tuning, 1)), None)
 
     def sample(kind: Kind, hyperparameters: Mapping[str, Scalar]) -> Sample:

@@ -108,16 +108,15 @@ def _ray(address: str) -> Iterator[None]:
 
 def _complete(config: StudyConfig, settings: Settings) -> bool:
     """Whether nothing is left to train, as far as the storage knows."""
-    from .finalists import wanted_rows, wanted_tuned
+    from .finalists import missing, wanted_rows, wanted_tuned
 
     if config.name not in studies(settings):
         return False
     summary = summarise(config.name, settings)
     rows, controls = summary.rows, summary.controls
-    wanted = [*wanted_rows(config, rows), *wanted_tuned(config, controls)]
-    present = [(r.kind, r.of, r.seed, r.hyperparameters) for r in controls]
+    wanted = [*wanted_rows(config, rows), *wanted_tuned(config, rows, controls)]
     done = all(r.state == "finished" for r in [*rows, *controls])
-    return done and len(rows) >= config.search.trials and all(row in present for row in wanted)
+    return done and len(rows) >= config.search.trials and not missing(wanted, controls)
 
 
 def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, dict[str, Scalar]]:

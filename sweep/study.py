@@ -151,13 +151,17 @@ class Study:
             return len(self._frozen()) - 1
 
     def add(self, wanted: Sequence[tuple[Kind, int, int, dict[str, Scalar]]]) -> None:
-        """Puts rows (kind, of, seed, hyperparameters) into the sister study, each once however often it is asked."""
+        """Puts rows (kind, of, seed, hyperparameters) into the sister study, each once however often it is asked.
+
+        A row that is there for another trial serves this one too: it would be trained to the same numbers.
+        """
         with self._exclusive():
             present = [t.user_attrs for t in self._frozen()]
             for kind, of, seed, hyperparameters in wanted:
                 row = {"kind": kind, "of": of, "seed": seed, "hyperparameters": hyperparameters, "design": False}
-                if not any(all(attrs.get(k) == v for k, v in row.items()) for attrs in present):
+                if not any(all(attrs.get(k) == row[k] for k in row if k != "of") for attrs in present):
                     self._wait({}, row)
+                    present.append(row)
 
     def _wait(self, values: Mapping[str, Scalar], attrs: dict[str, Any]) -> None:
         """Adds a WAITING row. A whole point is stored as params at once, sparing the storage a write for each."""

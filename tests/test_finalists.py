@@ -18,6 +18,7 @@ from sweep.finalists import (
     best_rows,
     compare,
     fresh_seeds,
+    missing,
     unguided,
     wanted_rows,
     wanted_tuned,
@@ -188,7 +189,7 @@ def test_stages_can_be_turned_off(study_config: MakeConfig, finalists: dict[str,
 def test_nothing_is_wanted_where_nothing_completed(config: StudyConfig) -> None:
     unfinished = [r for r in search_rows() if r.outcome != "completed"]
     assert wanted_rows(config, unfinished) == []
-    assert wanted_tuned(config, []) == []
+    assert wanted_tuned(config, unfinished, []) == []
     comparison = compare(config, unfinished, [])
     assert (comparison.finalists, comparison.tuned_trials, comparison.tuned) == ([], 0, None)
 
@@ -220,13 +221,14 @@ def test_asking_again_adds_nothing(rng: random.Random) -> None:
     rng.shuffle(search)
     first = wanted_rows(config, search)
     controls = [row(i, rng.random(), h, kind=k, of=of, seed=s) for i, (k, of, s, h) in enumerate(first)]
-    second = wanted_tuned(config, controls)
+    second = wanted_tuned(config, search, controls)
     controls += [row(99 + i, rng.random(), h, kind=k, of=of, seed=s) for i, (k, of, s, h) in enumerate(second)]
     rng.shuffle(search)
     rng.shuffle(controls)
     present = [(r.kind, r.of, r.seed, r.hyperparameters) for r in controls]
     assert all(w in present for w in wanted_rows(config, search))
-    assert all(w in present for w in wanted_tuned(config, controls))
+    assert all(w in present for w in wanted_tuned(config, search, controls))
+    assert missing([*first, *second], controls) == []
     assert len(wanted_rows(config, search)) == len(first)
     assert len({repr(w) for w in first + second}) == len(first + second)
 
@@ -238,7 +240,7 @@ def test_the_best_tuned_control_is_trained_on_the_fresh_seeds(config: StudyConfi
     rows[1] = row(1, 0.01, tuning[1][3], kind="tuned", of=2, seed=10, outcome="diverged")
     # One that has been through the second stage already is not chosen for it.
     rows.append(row(4, 0.001, tuning[0][3], kind="tuned", of=2, seed=11))
-    assert wanted_tuned(config, rows) == [("tuned", 2, seed, tuning[3][3]) for seed in (11, 12)]
+    assert wanted_tuned(config, search_rows(), rows) == [("tuned", 2, seed, tuning[3][3]) for seed in (11, 12)]
 
 
 # -- the comparison ----------------------------------------------------------------------------------------------------
@@ -264,7 +266,7 @@ def test_a_gain_is_positive_where_guidance_is_better(study_config: MakeConfig, d
         ("tuned", 12): 0.4 + sign * 0.1,
     }
     rows = trained(wanted, values)
-    rows += trained(wanted_tuned(config, rows), values, first=len(rows))
+    rows += trained(wanted_tuned(config, search, rows), values, first=len(rows))
     comparison = compare(config, search, rows)
     (finalist,) = comparison.finalists
     assert finalist.number == (2 if direction == "minimize" else 0)
@@ -316,6 +318,34 @@ def test_finalists_that_are_no_longer_among_the_best_are_left_out(config: StudyC
         w for w in wanted_rows(config, extended) if w not in [(r.kind, r.of, r.seed, r.hyperparameters) for r in rows]
     ]
     assert {(kind, of) for kind, of, _, _ in more} == {("finalist", 9), ("control", 9), ("tuned", 9)}
+
+
+def in_the_sister_study(wanted: Sequence[Wanted], value: float = 0.5, first: int = 0) -> list[Row]:
+    return [row(first + i, value, h, kind=k, of=of, seed=s) for i, (k, of, s, h) in enumerate(wanted)]
+
+
+def test_a_new_best_that_differs_in_guidance_alone_shares_its_forerunners_controls(config: StudyConfig) -> None:
+    search = search_rows()
+    controls = in_the_sister_study(wanted_rows(config, search))
+    controls += in_the_sister_study(wanted_tuned(config, search, controls), first=len(controls))
+    extended = [*search, row(9, 0.001, point(0.011, 3))]
+    # Its own finalists are all that is trained: at depth 3 there are controls, plain and tuned, on every seed.
+    more = missing([*wanted_rows(config, extended), *wanted_tuned(config, extended, controls)], controls)
+    assert [(kind, of) for kind, of, _, _ in more] == [("finalist", 9)] * 2
+    comparison = compare(config, extended, controls + in_the_sister_study(more, 0.4, first=len(controls)))
+    assert [f.number for f in comparison.finalists] == [9, 2, 1]
+    assert comparison.finalists[0].gain_over_plain.values == pytest.approx({11: 0.1, 12: 0.1})
+    assert comparison.finalists[0].gain_over_tuned.values == pytest.approx({11: 0.1, 12: 0.1})
+    assert comparison.tuned_trials == 4
+
+
+def test_what_was_tuned_for_a_configuration_that_was_overtaken_goes_no_further(config: StudyConfig) -> None:
+    search = search_rows()
+    controls = in_the_sister_study(wanted_rows(config, search))  # killed before the tuned control's fresh seeds
+    extended = [*search, row(9, 0.001, point(0.011, 4))]
+    controls += in_the_sister_study(missing(wanted_rows(config, extended), controls), first=len(controls))
+    assert {of for _, of, _, _ in wanted_tuned(config, extended, controls)} == {9}
+    assert {of for _, of, _, _ in wanted_tuned(config, search, controls)} == {2}
 
 
 # -- samples -----------------------------------------------------------------------------------------------------------

@@ -702,6 +702,7 @@ def test_rows_of_the_sister_study_are_added_once(opened: Any, study_config: Make
     assert [t.config.training.init for t in trials] == ["default", "default", "he", "he"]
     train(sister, trials[0], [0.1] * LAST)
     sister.add(wanted)
+    sister.add([(kind, 5, seed, values) for kind, _, seed, values in wanted])  # the same trainings, for another trial
     assert len(sister.rows()) == 4
     in_storage = in_optuna(f"{config.name}.controls", storage_url)
     assert [(t.user_attrs["kind"], t.user_attrs["of"]) for t in in_storage] == [(k, of) for k, of, _, _ in wanted]
