@@ -52,7 +52,7 @@ def space(**dimensions: Any) -> dict[str, Any]:
         {"data": {"train_size": 1150}},
         {"model": {"name": "mlp", "dropout": 0.2}, **space(**{"model.activation": {"choices": ["relu", "gelu"]}})},
         {"model": {"name": "conv_autoencoder", "batch_norm": False}, **space(depth={"low": 4, "high": 8, "step": 2})},
-        {"model": {"name": "resnet"}, **space(depth={"choices": [18, 20]}, width=4)},
+        {"model": {"name": "resnet"}, "guidance": {"form": "target"}, **space(depth={"choices": [18, 20]}, width=4)},
     ],
 )
 def test_a_study_that_works_has_no_problem_and_no_warning(
