@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= digits
 
-.PHONY: sweep ui test check bench clean
+.PHONY: sweep ui test check bench studies-smoke clean
 .DELETE_ON_ERROR:
 
 sweep: $(VENV)/installed  ## run the built-in study digits (STUDY=... runs another)
@@ -24,6 +24,13 @@ check: $(VENV)/installed-dev  ## lint, format, types, imports
 
 bench: $(VENV)/installed-dev  ## what is measured rather than asserted; wants a quiet machine
 	$(BIN)/python -m tests.benchmarks
+
+studies-smoke: $(VENV)/installed  ## six short trials of each study on real images; SWEEP_DATA holds CIFAR-10, camvid, hymenoptera_data
+	rm -rf results/smoke
+	for study in hymenoptera-resnet camvid-unet cifar10-resnet; do \
+		$(BIN)/python -m sweep run $$study --workspace results/smoke --trials 6 \
+			--set training.max_epochs=3 --set search.finalists.top=0 || exit 1; \
+	done
 
 clean:  ## remove what the other targets installed, results stay
 	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -22,7 +22,9 @@ from sweep.batches import batches
 from sweep.config import DataConfig, GuidanceConfig, Objective, TrainingConfig, TrialConfig
 from sweep.data import Dataset, load, prepare, reader, split_sizes
 from sweep.errors import ConfigError, DataError
+from sweep.preflight import check
 from sweep.settings import Settings
+from sweep.studyfile import built_in, parse, read_yaml
 from sweep.trial import Place, Report, run_trial
 
 from .image_files import image_folder, picture, save, voc_folder
@@ -237,6 +239,48 @@ def test_a_mask_is_cut_and_mirrored_with_its_image(root: Path) -> None:
     assert torch.stack(agreed).min() > 0.9  # borders of stripes are blurred
     assert torch.stack(agreed).mean() > 0.97
     assert moved > 50
+
+
+# -- real data ---------------------------------------------------------------------------------------------------------
+
+
+def shipped(name: str) -> tuple[Any, Path]:
+    """A study file of the package, and the root of its data; skips where that is not."""
+    path = built_in(name)
+    assert path is not None
+    config, problems = parse(read_yaml(path.read_text(), name))
+    assert config is not None, problems
+    root, folder = Path(os.environ.get("SWEEP_DATA", ".data")).absolute(), config.data.folder or "cifar-10-batches-py"
+    if not (root / folder).is_dir():
+        pytest.skip(f"no {folder} in {root}; SWEEP_DATA names the data root")
+    return config, root
+
+
+@pytest.mark.parametrize("name", ["cifar10-resnet", "camvid-unet", "hymenoptera-resnet"])
+def test_a_shipped_study_suits_its_data(tmp_path: Path, name: str) -> None:
+    config, root = shipped(name)
+    assert check(config, Settings(workspace=tmp_path, data=root)) == ([], [])
+
+
+def test_ants_and_bees(tmp_path: Path) -> None:
+    config, root = shipped("hymenoptera-resnet")
+    dataset = opened(root, config.data, tmp_path)
+    assert [p.size for p in (dataset.train, dataset.val, dataset.test)] == [195, 49, 153]
+    assert Counter(dataset.test.labels.tolist()) == {0: 70, 1: 83}  # type: ignore[attr-defined]
+    x, y = epoch(dataset.val, None, size=49)[0]
+    assert x.shape == (49, 3, 64, 64)
+    assert Counter(y.tolist()) in ({0: 25, 1: 24}, {0: 24, 1: 25})
+
+
+def test_street_scenes(tmp_path: Path) -> None:
+    config, root = shipped("camvid-unet")
+    dataset = opened(root, config.data, tmp_path)
+    assert [p.size for p in (dataset.train, dataset.val, dataset.test)] == [170, 50, 60]
+    masks = epoch(dataset.val, None, size=50)[0][1]
+    assert masks.shape == (50, 144, 192)
+    assert set(masks.unique().tolist()) == {*range(11), IGNORED}
+    assert masks[:, :10].mode(1).values.mode().values.mode().values == 0  # the sky is above
+    assert masks[:, -10:].mode(1).values.mode().values.mode().values == 3  # and the road below
 
 
 # -- what is wrong with a folder ---------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def test_built_in_studies_lack_nothing_but_their_data(name: str, settings: Setti
         assert problems == []
     else:
         (problem,) = problems
-        assert problem.startswith(f"{config.data.name}: ")
+        assert problem.startswith("data.folder: " if config.data.folder else f"{config.data.name}: ")
         assert str(settings.data) in problem
         assert "SWEEP_DATA" in problem
 
