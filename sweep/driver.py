@@ -7,16 +7,13 @@ the start of the next one, from the checkpoints.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import itertools
-import subprocess
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
-from . import checkpoint
+from . import checkpoint, provenance
 from .config import StudyConfig
 from .executor import Job, Key, Result
 from .finalists import best_rows, wanted_rows, wanted_tuned
@@ -77,7 +74,8 @@ class Driver:
         self._over = threading.Event()
         self._left = threading.Event()
         self._interrupted = False
-        self._environment = environment()
+        before = cast("list[provenance.Code]", search.noted("code") or [])
+        self._codes = provenance.followed_by(before, provenance.environment())
 
     def __enter__(self) -> Driver:
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
@@ -275,7 +273,7 @@ class Driver:
     def _start_run(self, key: RunKey, trial: Trial | Row, started: float | None = None) -> None:
         config = self._config.trial(trial.hyperparameters, seed=_seed(trial))
         tags = {
-            **self._environment,
+            **self._code_tags(trial),
             "sweep.design": str(trial.design).lower(),
             "sweep.seed": str(_seed(trial)),
             **({"sweep.of": str(trial.of)} if trial.of is not None else {}),
@@ -286,6 +284,13 @@ class Driver:
         # Another driver may have opened the run of a trial that was adopted.
         adopted = isinstance(trial, Trial) and trial.attempt > 1
         self._tracker.start_trial(key, params=params, tags=tags, start_time=start_time, resumed=adopted)
+
+    def _code_tags(self, trial: Trial | Row) -> dict[str, str]:
+        """Tags of the code that a trial is or was trained with, and of the one it began with where that was another."""
+        now = time.time()
+        ended = trial.ended if isinstance(trial, Row) else None
+        before, code = (provenance.code_at(self._codes, moment or now) for moment in (trial.started, ended))
+        return {**code, **{f"{name}.at_start": value for name, value in before.items() if code.get(name) != value}}
 
     def _end(
         self, trial: Trial, outcome: Outcome, *, checkpoint: str | None, error: str | None, tags: Mapping[str, str]
@@ -335,6 +340,18 @@ class Driver:
                 self._end_run(key, row.outcome, row.value, row.error, row.tags, row.ended or time.time())
         return lacking
 
+    def note_code(self) -> None:
+        """Keeps what code the study is trained with, and says what has changed since it was last."""
+        before, now = self._codes[-2:][0], self._codes[-1]
+        if self._search.noted("code") != self._codes:
+            self._search.note("code", self._codes)
+            if changes := provenance.changes(provenance.tags(before), provenance.tags(now)):
+                self._listener.noticed(
+                    f"the code has changed since this study was last trained: {', '.join(changes)}. The MLflow tags "
+                    "of a trial say which made it; to replay an older one bit for bit, use its code"
+                )
+        self._tracker.set_tags(None, provenance.all_tags(self._codes))
+
     def record(self, study_file: str) -> None:
         """Waits for the end of the run, then keeps the study file and, of the best trial, its weights and model."""
         self._over.wait()
@@ -370,12 +387,3 @@ def _mlflow_kind(kind: str) -> str:
 
 def _seed(trial: Trial | Row) -> int:
     return trial.config.training.seed if isinstance(trial, Trial) else trial.seed
-
-
-def environment() -> dict[str, str]:
-    """Tags that say what code made a number: versions, and the git commit where there is one."""
-    packages = ("torch", "ray", "optuna", "mlflow")
-    tags = {f"sweep.version.{name}": importlib.metadata.version(name) for name in packages}
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    git = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return {**tags, **({"sweep.git_commit": git.stdout.strip()} if git.returncode == 0 else {})}

@@ -65,6 +65,7 @@ def run(config: StudyConfig, settings: Settings, listener: Listener, *, stop: th
                     driver.repair()
                     recording = pool.submit(driver.record, to_yaml(config))  # at the end, while Ray cleans up
                     if not complete:
+                        driver.note_code()
                         execute(driver, config.resources, stop=stop or threading.Event())
                         interrupted = not driver.finished()
             except BaseException:

@@ -38,6 +38,7 @@ class Trial:
         of: for controls and finalists, the number of the search trial they belong to.
         attempt: how often the trial was taken up, counted from 1; each attempt writes to a folder of its own.
         mark: this driver's, which another one replaces when it takes this one for dead.
+        started: when it was first taken, in seconds since the Unix epoch; None: by this driver, just now.
         reported: last epoch that the storage has.
         judged: last epoch that the pruner has judged.
         epochs: epochs that count.
@@ -55,6 +56,7 @@ class Trial:
     attempt: int
     handle: optuna.Trial = field(repr=False)
     mark: dict[str, Any] = field(repr=False)
+    started: float | None = None
     reported: int = 0
     judged: int = 0
     epochs: int = 0

@@ -1,0 +1,55 @@
+"""What code made a number: the versions and the git commit of each run of a study, and what changed between two."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+Code = Mapping[str, str | float]
+"""MLflow tags of a run's code, and ``since``: when a run first had it, in seconds since the Unix epoch."""
+
+
+def environment() -> dict[str, str]:
+    """Tags that say what code makes a number here and now: versions, and the git commit where there is one."""
+    packages = ("torch", "ray", "optuna", "mlflow")
+    tags = {f"sweep.version.{name}": importlib.metadata.version(name) for name in packages}
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    git = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return {**tags, **({"sweep.git_commit": git.stdout.strip()} if git.returncode == 0 else {})}
+
+
+def followed_by(codes: Sequence[Code], now: Mapping[str, str]) -> list[Code]:
+    """A study's codes, oldest first, with the present one at the end; unchanged where it is there already."""
+    return [*codes] if codes and tags(codes[-1]) == now else [*codes, {**now, "since": time.time()}]
+
+
+def tags(code: Code) -> dict[str, str]:
+    """The tags of a code, without its time."""
+    return {name: str(value) for name, value in code.items() if name != "since"}
+
+
+def all_tags(codes: Sequence[Code]) -> dict[str, str]:
+    """The tags of all codes together: every value that one has had, oldest first."""
+    values: dict[str, dict[str, None]] = {}
+    for code in codes:
+        for name, value in tags(code).items():
+            values.setdefault(name, {})[value] = None
+    return {name: ", ".join(distinct) for name, distinct in values.items()}
+
+
+def code_at(codes: Sequence[Code], moment: float) -> dict[str, str]:
+    """The tags of the code that a study ran with at a time, in seconds since the Unix epoch."""
+    earlier = [code for code in codes if float(code["since"]) <= moment]
+    return tags((earlier or codes)[-1 if earlier else 0]) if codes else {}
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What is different, one phrase each: ``git_commit 1f3a... -> 9c2b...``."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [
+        f"{name.removeprefix('sweep.').removeprefix('version.')} {before.get(name, 'none')} -> {now.get(name, 'none')}"
+        for name in names
+    ]
