@@ -231,6 +231,7 @@ class Study:
             attempt=mark["attempt"],
             handle=handle,
             mark=mark,
+            started=frozen.datetime_start.timestamp() if frozen.datetime_start else None,
             failures=attrs.get("failures", 0),
             reported=max(reported, default=0),
             judged=reported[-2] if len(reported) > 1 else 0,  # whoever reported the last one may have died before
