@@ -30,13 +30,21 @@ __all__ = [
 ]  # fmt: skip
 
 
-def run(config: StudyConfig, settings: Settings, listener: Listener, *, stop: threading.Event | None = None) -> Summary:
+def run(
+    config: StudyConfig,
+    settings: Settings,
+    listener: Listener,
+    *,
+    stop: threading.Event | None = None,
+    offline_ok: bool = False,
+) -> Summary:
     """Runs a study, or goes on with it: every run is a resume.
 
     Args:
         config: from `load`, so checked.
         listener: told of every step.
         stop: when set, running trials checkpoint and the run ends early.
+        offline_ok: go on without a tracking server that is out of reach; it is sent everything when it is back.
 
     Raises:
         SweepError: storage, tracking server or cluster out of reach, before any trial starts.
@@ -46,7 +54,7 @@ def run(config: StudyConfig, settings: Settings, listener: Listener, *, stop: th
     complete = _complete(config, settings)
     with ThreadPoolExecutor(max_workers=1) as pool:
         # MLflow and Ray take seconds each to start; Ray's are mostly spent waiting for its processes.
-        preparing = pool.submit(_prepare, config, settings)
+        preparing = pool.submit(_prepare, config, settings, offline_ok=offline_ok)
         with contextlib.nullcontext() if complete else _ray(settings.address):
             tracker = preparing.result()
 
@@ -56,7 +64,13 @@ def run(config: StudyConfig, settings: Settings, listener: Listener, *, stop: th
 
             if not complete:
                 parallelism(config.resources)  # refuses what no node has room for, before anything is written
-            tracker.open(description=describe(config), params=config.identity(), tags=_budget(config))
+            tracker.open(
+                description=describe(config), params=config.identity(), tags=_budget(config), offline_ok=offline_ok
+            )
+            if tracker.problem:
+                listener.noticed(
+                    f"{tracker.problem} The study goes on without; the server gets everything when it is back."
+                )
             try:
                 storage, workspace = connect(settings.storage), settings.workspace
                 search, controls = (Study(config, storage, workspace=workspace, sister=s) for s in (False, True))
@@ -85,13 +99,14 @@ def _budget(config: StudyConfig) -> dict[str, str]:
     return {f"sweep.search.{k}": str(v) for k, v in config.search.model_dump(mode="json").items() if k != "finalists"}
 
 
-def _prepare(config: StudyConfig, settings: Settings) -> Tracker:
+def _prepare(config: StudyConfig, settings: Settings, *, offline_ok: bool) -> Tracker:
     """Imports what the run needs and reaches the tracking server; in a thread."""
     from . import driver, executor  # noqa: F401
     from .tracking import Tracker
 
     tracker = Tracker(settings.tracking_uri, config.name, artifacts=settings.artifacts)
-    tracker.check()
+    if not offline_ok:
+        tracker.check()
     return tracker
 
 

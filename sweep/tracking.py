@@ -16,10 +16,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
+from .errors import TrackingError
 from .runs import ENVIRONMENT, RunKey, Runs, RunState, Work, may_pass
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -56,6 +57,7 @@ class Tracker:
         self._hurry = False
         self._closed = False
         self._thread: threading.Thread | None = None
+        self._begin: Callable[[], None] | None = None  # what is still to be done before anything can be sent
 
     @property
     def experiment_id(self) -> str:
@@ -73,7 +75,9 @@ class Tracker:
         """
         return self._runs.find_experiment()
 
-    def open(self, *, description: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
+    def open(
+        self, *, description: str, params: Mapping[str, object], tags: Mapping[str, str], offline_ok: bool = False
+    ) -> None:
         """Finds or creates the experiment and its parent run, learns which runs exist, and starts the recorder.
 
         Takes some seconds (importing MLflow 2 s, a new SQLite store 1 s), which another thread may spend.
@@ -82,11 +86,20 @@ class Tracker:
             description: shown on top of the parent run (Markdown).
             params: of the parent run; those it already has are left as they are.
             tags: of the parent run, written at every opening.
+            offline_ok: go on without a server that is out of reach; the recorder looks for it now and then.
 
         Raises:
             TrackingError: as for `check`.
         """
-        self._runs.begin(description, params, tags)
+        self._begin = partial(self._runs.begin, description, params, tags)
+        try:
+            self._begin()
+        except TrackingError as error:
+            if not offline_ok:
+                raise
+            self.problem = str(error)
+        else:
+            self._begin = None
         self._thread = threading.Thread(target=self._record, name="mlflow-recorder", daemon=True)
         self._thread.start()
 
@@ -233,6 +246,13 @@ class Tracker:
 
     def _send(self, due: Sequence[Work]) -> bool:
         """Sends what is due; False if the server is gone, with all that it did not take kept."""
+        if self._begin is not None:
+            try:
+                self._begin()
+            except TrackingError as error:
+                self.problem = str(error)
+                return False
+            self._begin = None
         for work in due:
             try:
                 self._runs.send(work)

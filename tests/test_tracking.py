@@ -591,12 +591,24 @@ def test_a_server_that_dies_and_comes_back_loses_and_doubles_nothing(server: Ser
     assert tracker.problem is not None
     assert "refused" in tracker.problem
     assert server.url in tracker.problem
+    late, key = Tracker(server.url, "late", artifacts=server.folder / "artifacts"), RunKey("late", "trial", 0)
+    with pytest.raises(TrackingError, match="refused"):
+        late.open(description="", params={}, tags={})
+    late.open(description="", params={}, tags={}, offline_ok=True)
+    assert late.problem is not None
+    assert "refused" in late.problem
+    start(late, key, lambda1=0.5)
+    late.log_epochs(key, epochs(1, 2))
+    end(late, key, objective=0.1)
 
     server.processes.append(served(server.store, server.folder / "artifacts", int(server.url.rpartition(":")[2])))
-    assert tracker.flush(30)
-    assert tracker.problem is None
-    assert tracker.close(status="FINISHED")
+    for each in (tracker, late):
+        assert each.flush(60)
+        assert each.problem is None
+        assert each.close(status="FINISHED")
 
+    [run] = runs(server.store, "late")
+    assert (run.info.status, [step for step, _ in history(server.store, run, "val_loss")]) == ("FINISHED", [1, 2])
     found = runs(server.store, "dies")
     assert sorted(run.info.run_name for run in found) == [f"dies-{number:04d}" for number in range(6)]
     for run in found:

@@ -18,6 +18,9 @@ Sets = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study, or fix a hyperparameter."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Data on stdout, everything else on stderr.")]
+OfflineOk = Annotated[
+    bool, typer.Option("--offline-ok", help="Go on where the tracking server is out of reach; it is sent all later.")
+]
 Workspace = Annotated[Path | None, typer.Option(help="Folder for all that a study writes (SWEEP_WORKSPACE; results).")]
 Storage = Annotated[str | None, typer.Option(help="Optuna storage URL (SWEEP_STORAGE).")]
 Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI (MLFLOW_TRACKING_URI).")]

@@ -18,6 +18,7 @@ from .options import (
     AsJson,
     Data,
     NameArg,
+    OfflineOk,
     Sets,
     Storage,
     StudyArg,
@@ -48,6 +49,7 @@ def run(
     storage: Storage = None,
     tracking: Tracking = None,
     data: Data = None,
+    offline_ok: OfflineOk = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a study, or go on with it: every run is a resume.
@@ -64,7 +66,7 @@ def run(
     if dry_run:
         _show_plan(service.planned(config, settings), config, console, as_json=as_json)
     else:
-        _run(config, settings, console, as_json=as_json)
+        _run(config, settings, console, as_json=as_json, offline_ok=offline_ok)
 
 
 def resume(
@@ -74,6 +76,7 @@ def resume(
     storage: Storage = None,
     tracking: Tracking = None,
     data: Data = None,
+    offline_ok: OfflineOk = False,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a study that was interrupted, exactly as it was started.
@@ -85,10 +88,10 @@ def resume(
     settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address)
     service.stored(name, settings)
     config, _ = service.load(name, settings)
-    _run(config, settings, make_console(to_stderr=as_json), as_json=as_json)
+    _run(config, settings, make_console(to_stderr=as_json), as_json=as_json, offline_ok=offline_ok)
 
 
-def _run(config: Any, settings: Settings, console: Console, *, as_json: bool) -> None:
+def _run(config: Any, settings: Settings, console: Console, *, as_json: bool, offline_ok: bool) -> None:
     from .. import display, service
 
     view = display.LiveView if console.is_terminal else display.LogLines
@@ -96,7 +99,7 @@ def _run(config: Any, settings: Settings, console: Console, *, as_json: bool) ->
     # Ray prints to stdout when a worker dies; with --json that is for the data alone.
     out = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
     with out, _graceful(console) as (stop, caught), view(config, console, before) as progress:
-        summary = service.run(config, settings, progress, stop=stop)
+        summary = service.run(config, settings, progress, stop=stop, offline_ok=offline_ok)
     if as_json:
         print_json(summary_json(summary))
     if summary.interrupted:
