@@ -9,10 +9,12 @@ building under ``torch.device("meta")`` is a cheap check.
 from __future__ import annotations
 
 import inspect
-from importlib import import_module
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
 MODELS: dict[str, str] = {
@@ -30,20 +32,27 @@ SIZES = ("depth", "width", "in_shape", "num_outputs")
 def model_class(name: str) -> type[nn.Module]:
     """The class of a family, imported on demand.
 
+    Args:
+        name: a key of ``MODELS``, or the import path of a class of the user's own, ``package.module:Class``.
+
     Raises:
         ValueError: no family has this name.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")
-    module, _, attribute = MODELS[name].partition(":")
-    cls: type[nn.Module] = getattr(import_module(module), attribute)
+    if name not in MODELS and ":" not in name:
+        raise ValueError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}, or package.module:Class")
+    cls: type[nn.Module] = pkgutil.resolve_name(MODELS.get(name, name))
     return cls
 
 
 def options(name: str) -> dict[str, inspect.Parameter]:
-    """A family's own keyword options beyond the four sizes, with their default and evaluated type."""
-    parameters = inspect.signature(model_class(name), eval_str=True).parameters
-    return {key: parameter for key, parameter in parameters.items() if key not in SIZES}
+    """A family's own keyword options beyond the four sizes; ``**rest``, of a class that takes any, among them."""
+    parameters = inspect.signature(model_class(name)).parameters
+    return {key: p for key, p in parameters.items() if key not in SIZES and p.kind is not p.VAR_POSITIONAL}
+
+
+def takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether there is a ``**rest`` among the parameters."""
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def build_model(
@@ -52,7 +61,7 @@ def build_model(
     """Build a model of a family.
 
     Args:
-        name: a key of ``MODELS``.
+        name: a key of ``MODELS``, or an import path.
         depth: number of layers, as the family counts them.
         width: units or channels of a layer, as the family counts them.
         in_shape: channels, height and width of an image, [C, H, W].
@@ -65,7 +74,7 @@ def build_model(
     cls = model_class(name)
     known = options(name)
     for key in own_options:
-        if key not in known:
+        if key not in known and not takes_any(known):
             raise ValueError(f"{key}: {name} has no such option; its options: {', '.join(known) or 'none'}")
     return cls(depth=depth, width=width, in_shape=in_shape, num_outputs=num_outputs, **own_options)
 

@@ -48,7 +48,10 @@ class ModelConfig(_Section):
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
-    name: str = Field(description="Architecture family: mlp, autoencoder, cnn, conv_autoencoder, resnet or unet.")
+    name: str = Field(
+        description="Architecture family: mlp, autoencoder, cnn, conv_autoencoder, resnet or unet; or one of your own, "
+        "package.module:Class."
+    )
     depth: int | None = Field(None, ge=1, description="Depth, where it is not searched (see the model's docstring).")
     width: int | None = Field(None, ge=1, description="Width, where it is not searched (see the model's docstring).")
 
@@ -83,10 +86,38 @@ class DataConfig(_Section):
         return (sides, sides) if isinstance(sides, int) else sides
 
 
+IMPORT_PATH = "Import path of your own, package.module:name, searched for here and beside the study file"
+
+
+class TaskConfig(_Section):
+    """What the network is trained for, where the model does not say it, and a loss and metrics of your own."""
+
+    kind: Literal["classification", "segmentation", "reconstruction"] | None = Field(
+        None, description="Of a model of your own without an attribute `task`; default: classification."
+    )
+    loss: str | None = Field(
+        None, description=f"{IMPORT_PATH}: (output, target) -> mean over the batch. Default: the task's."
+    )
+    metrics: dict[str, str] = Field(
+        {}, description=f"By name. {IMPORT_PATH}: (outputs, targets) -> a number; {{f1: ...}} gives val_f1."
+    )
+
+    @field_validator("metrics")
+    @classmethod
+    def _plain_names(cls, metrics: dict[str, str]) -> dict[str, str]:
+        wrong = [name for name in metrics if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII)]
+        if wrong:
+            raise ValueError(f"{', '.join(map(repr, wrong))}: names are letters, digits and '_', a letter first")
+        return metrics
+
+
 class Objective(_Section):
     """The number the search optimises: a validation metric of the task, never the guided loss."""
 
-    metric: str = Field(description="val_loss, val_accuracy (classification) or val_psnr (reconstruction).")
+    metric: str = Field(
+        description="val_loss, val_accuracy (classification), val_iou (segmentation), val_psnr (reconstruction), or "
+        "val_<name> of a metric of your own."
+    )
     direction: Literal["minimize", "maximize"]
     at: Literal["last", "best"] = Field("last", description="The metric's value at the last epoch, or its best one.")
     target: float | None = Field(None, description="A value of the metric to reach: logs epochs_to_target.")
@@ -262,6 +293,7 @@ class TrialConfig(_Section):
     objective: Objective
     guidance: GuidanceConfig
     training: TrainingConfig
+    task: TaskConfig = TaskConfig()
     threads: int = 1
 
     @property
@@ -283,6 +315,7 @@ class StudyConfig(_Section):
     )
     guidance: GuidanceConfig = Field(GuidanceConfig(), description="default, paper, or a mapping of what differs.")
     training: TrainingConfig = TrainingConfig()
+    task: TaskConfig = TaskConfig()
     search: SearchConfig = SearchConfig()
     resources: Resources = Resources()
 
@@ -358,6 +391,7 @@ class StudyConfig(_Section):
             training=TrainingConfig(**sections["training"]),
             data=self.data,
             objective=self.objective,
+            task=self.task,
             threads=self.resources.threads,
         )
 
@@ -371,6 +405,13 @@ class StudyConfig(_Section):
             if field in sections[section]:
                 values[name] = sections[section][field]
         return values
+
+    @property
+    def import_paths(self) -> dict[str, str]:
+        """The user's own: key path -> import path."""
+        named = {"model.name": self.model.name, "data.name": self.data.name, "task.loss": self.task.loss or ""}
+        named |= {f"task.metrics.{name}": path for name, path in self.task.metrics.items()}
+        return {key: path for key, path in named.items() if ":" in path}
 
     def identity(self) -> dict[str, Any]:
         """What two runs of one study must agree on, flat: key path -> value."""

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from .config import StudyConfig
 from .errors import ConfigError, SweepError, nearest
-from .preflight import check, check_names
+from .names import check_names
+from .own import search_in
+from .preflight import check
 from .settings import Settings
 from .studyfile import built_in, built_in_names, override, parse, read_yaml
 
 if TYPE_CHECKING:
     from .storage import Storage
+
+
+OWN_CODE = "own_code"  # a fact noted of a study: the folders in which the user's own model and the like were found
 
 
 @functools.cache
@@ -60,15 +65,18 @@ def load(
 
 def _find(study: str, settings: Settings) -> tuple[dict[str, Any], str]:
     path = Path(study)
+    search_in(Path.cwd())
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
             raise SweepError(f"{study}: no such file. Built-in studies: {', '.join(built_in_names())}.")
+        search_in(path.parent)
         return read_yaml(path.read_text(), study), study
-    from .storage import stored_config, study_names
+    from .storage import noted, stored_config, study_names
 
     storage = connect(settings.storage)
     stored = stored_config(study, storage)
     if stored is not None:
+        search_in(*map(Path, noted(study, OWN_CODE, storage) or []))
         return stored.model_dump(mode="json"), f"study {study}"
     shipped = built_in(study)
     if shipped is None:

@@ -1,4 +1,4 @@
-"""What would make trials fail, found before any starts: names, sizes, data, hyperparameters that cannot act."""
+"""What would make trials fail, found before any starts: sizes, data, hyperparameters that cannot act."""
 
 from __future__ import annotations
 
@@ -7,67 +7,19 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from models import MODELS, model_class, options
+from models import model_class
 
-from .config import Choices, DataConfig, Range, Scalar, StudyConfig
-from .errors import DataError, nearest
+from .config import Choices, Range, Scalar, StudyConfig
+from .errors import DataError
+from .names import check_names
+from .own import is_import_path
 from .settings import Settings
 
 if TYPE_CHECKING:
     from .datasets import DatasetInfo
 
+EARNEST_CORNERS = 4  # of these, a model of the user's own is built with weights where it does not work without
 CORNERS = 512  # models built, at most, to see whether the space holds an impossible one
-
-
-def check_names(raw: Mapping[str, Any]) -> list[str]:
-    """Names that only the model and data layers know, of a study whose other parts may be wrong."""
-    from .data import DATASETS, check_options
-
-    problems = []
-    for section, known in (("model", list(MODELS)), ("data", list(DATASETS))):
-        name = _mapping(raw, section).get("name")
-        if isinstance(name, str) and name not in known:
-            problems.append(
-                f"{section}.name: unknown {section} {name!r}{nearest(name, known)}; one of {', '.join(known)}"
-            )
-    data = _mapping(raw, "data")
-    if isinstance(name := data.get("name"), str) and name in DATASETS:
-        problems += check_options(name, [k for k in DataConfig.model_fields if data.get(k) is not None])
-    return problems + _check_family(raw)
-
-
-def _check_family(raw: Mapping[str, Any]) -> list[str]:
-    """Options and metrics that a model family does not have, and sizes that it lacks."""
-    from losses.task import TASKS
-
-    model, space = _mapping(raw, "model"), _mapping(raw, "space")
-    name = model.get("name")
-    if not isinstance(name, str) or name not in MODELS:
-        return []
-    known, sizes = list(options(name)), ("depth", "width")
-    searched = [str(n).removeprefix("model.") for n in space if str(n).startswith("model.")]
-    problems = [
-        f"model.{option}: {name} has no such option{nearest(option, known)}; it has {', '.join([*sizes, *known])}"
-        for option in [str(o) for o in [*model, *searched]]
-        if option not in ("name", *sizes, *known)
-    ]
-    problems += [
-        f"space.{size}: required, as a range, choices or a constant"
-        for size in sizes
-        if size not in space and model.get(size) is None
-    ]
-    metric = _mapping(raw, "objective").get("metric")
-    metrics = [f"val_{name}" for name in TASKS[model_class(name).task].metrics]  # type: ignore[attr-defined]
-    if isinstance(metric, str) and metric not in metrics:
-        problems.append(
-            f"objective.metric: {name} has no {metric!r}{nearest(metric, metrics)}; it has {', '.join(metrics)}"
-        )
-    return problems
-
-
-def _mapping(raw: Mapping[str, Any], section: str) -> Mapping[str, Any]:
-    part = raw.get(section)
-    return part if isinstance(part, Mapping) else {}
 
 
 def check(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]]:
@@ -76,21 +28,33 @@ def check(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]
     Returns:
         Problems, and warnings.
     """
+    from .owncheck import check_task
+
     problems = check_names(config.model_dump())
-    info, unfit = _check_data(config, settings) if not any(p.startswith("data.") for p in problems) else (None, [])
-    buildable = all(problem.startswith("objective.") for problem in problems)
+    info, unfit = None, list[str]()
+    if not any(p.startswith("data.") for p in problems):
+        family = not any(p.startswith(("model.name", "task.kind")) for p in problems)
+        info, unfit = _check_data(config, settings, family=family)
+    buildable = all(problem.startswith(("objective.", "task.loss", "task.metrics")) for problem in problems)
     problems += unfit
     if buildable and info is not None:
         impossible, warnings = _check_sizes(config, info)
+        if not any(problem.startswith("task.") for problem in problems):
+            impossible += check_task(config, model_class(config.model.name), info)
         return problems + impossible, warnings
     return problems, []
 
 
-def _check_data(config: StudyConfig, settings: Settings) -> tuple[DatasetInfo | None, list[str]]:
-    """Finds and prepares the data; returns what is known of it, and what is wrong with it."""
+def _check_data(config: StudyConfig, settings: Settings, *, family: bool) -> tuple[DatasetInfo | None, list[str]]:
+    """Finds and prepares the data; returns what is known of it, and what is wrong with it.
+
+    Args:
+        family: whether there is a model that could be trained on it.
+    """
     from losses.task import TASKS
 
     from .data import prepare, reader, split_sizes
+    from .trial import task_kind
 
     info = None
     try:
@@ -100,8 +64,8 @@ def _check_data(config: StudyConfig, settings: Settings) -> tuple[DatasetInfo | 
         prepare(found, cache=settings.cache)
     except DataError as error:
         return info, [str(error)]
-    if config.model.name in MODELS:
-        task: str = model_class(config.model.name).task  # type: ignore[attr-defined]
+    if family:
+        task = task_kind(config.task, model_class(config.model.name))
         if TASKS[task].targets not in (None, info.targets):
             needs, has = TASKS[task].targets, info.targets
             return info, [f"model.name: {config.model.name} is for {task}, on {needs}; {config.data.name} has {has}"]
@@ -114,6 +78,7 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
 
     from losses import EntropyGuidance, GuidanceWarning
 
+    from .owncheck import check_model
     from .training import has_batch_norm
     from .trial import build
 
@@ -122,12 +87,15 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
     shapes: dict[tuple[Any, Any], list[tuple[int, ...]]] = {}
     kinds: set[str] = set()
     left_out: dict[str, str] = {}
-    for corner in itertools.islice(_corners(config), CORNERS):
+    own = is_import_path(config.model.name)
+    for number, corner in enumerate(itertools.islice(_corners(config), CORNERS)):
         trial = config.trial(corner)
         try:
             with torch.device("meta"), warnings.catch_warnings():
                 warnings.simplefilter("ignore", GuidanceWarning)  # said below, once for all corners
-                model = build(trial, info)
+                model = check_model(trial, info, in_earnest=number < EARNEST_CORNERS) if own else build(trial, info)
+                if model is None:
+                    continue
                 guidance = EntropyGuidance(model, **trial.guidance.model_dump())
             if smallest < 2 and has_batch_norm(model):
                 needed = "batch normalisation needs at least 2 images: training.batch_size, data.train_size"
@@ -203,9 +171,13 @@ def _idle(config: StudyConfig, shapes: Mapping[tuple[Any, Any], object], kinds: 
     """Hyperparameters that cannot act, the lambdas aside."""
     from losses.task import TASKS
 
+    from .trial import task_kind
+
     searched, found = config.searched, []
     smoothed = config.training.label_smoothing or "training.label_smoothing" in config.space
-    if smoothed and TASKS[model_class(config.model.name).task].targets is None:  # type: ignore[attr-defined]
+    if smoothed and config.task.loss:
+        found.append("training.label_smoothing cannot act: task.loss is your own")
+    elif smoothed and TASKS[task_kind(config.task, model_class(config.model.name))].targets is None:
         found.append(f"training.label_smoothing cannot act: {config.model.name} is not trained on labels")
     terms = [form for weight, kind, form in TERMS if kind in kinds and _acts(config, weight)]
     forms = {str(value) for form in terms for value in _values(config, f"guidance.{form}")}

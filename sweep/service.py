@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from .config import Scalar, StudyConfig, TrialConfig
 from .errors import ConfigError, SweepError, nearest
-from .finding import agree, connect, load, stored, studies
+from .finding import OWN_CODE, agree, connect, load, stored, studies
+from .own import modules_to_send, search_folders
 from .results import Summary, export, finished_rows, summarise, ui
 from .settings import Settings
 from .studyfile import read_yaml, to_yaml
@@ -55,7 +56,7 @@ def run(
     with ThreadPoolExecutor(max_workers=1) as pool:
         # MLflow and Ray take seconds each to start; Ray's are mostly spent waiting for its processes.
         preparing = pool.submit(_prepare, config, settings, offline_ok=offline_ok)
-        with contextlib.nullcontext() if complete else _ray(settings.address):
+        with contextlib.nullcontext() if complete else _ray(settings.address, config):
             tracker = preparing.result()
 
             from .driver import Driver
@@ -74,6 +75,8 @@ def run(
             try:
                 storage, workspace = connect(settings.storage), settings.workspace
                 search, controls = (Study(config, storage, workspace=workspace, sister=s) for s in (False, True))
+                if config.import_paths:
+                    search.note(OWN_CODE, search_folders())
                 search.fill()
                 with Driver(config, settings, search, controls, tracker, listener) as driver:
                     driver.repair()
@@ -111,12 +114,12 @@ def _prepare(config: StudyConfig, settings: Settings, *, offline_ok: bool) -> Tr
 
 
 @contextlib.contextmanager
-def _ray(address: str) -> Iterator[None]:
+def _ray(address: str, config: StudyConfig) -> Iterator[None]:
     from cluster.connect import connected
 
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(connected(address))
+            stack.enter_context(connected(address, modules_to_send() if config.import_paths else []))
         except ConnectionError as error:
             raise SweepError(str(error)) from None
         yield

@@ -172,3 +172,8 @@ def stored_config(name: str, storage: BaseStorage) -> StudyConfig | None:
         raise StorageError(
             f"study {name}: this version cannot read its config ({problems}); choose another name"
         ) from None
+
+
+def noted(name: str, fact: str, storage: BaseStorage) -> Any:
+    """A fact that was noted about a study (see `Study.note`), or None."""
+    return optuna.load_study(study_name=name, storage=storage).user_attrs.get(fact)

@@ -87,12 +87,13 @@ def fit(run: Run) -> Iterator[EpochMetrics]:
                 nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip)
             run.guidance.add_gradients(progress)
             step_weights()
-            meter.add(loss, output, y)
+            meter.add(loss, output, y, x)
         values = {**meter.summary("train"), "seconds": time.perf_counter() - started}
         values |= evaluate(run, run.val, "val") | run.guidance.metrics()
-        if not math.isfinite(values["train_loss"] + values["val_loss"]):
-            raise Diverged(epoch)
         objective = run.config.objective
+        losses = values["train_loss"] + values["val_loss"]
+        if not math.isfinite(losses) or math.isnan(values[objective.metric]):
+            raise Diverged(epoch)
         if objective.reached(values[objective.metric]) and not _reached(run):
             values["epochs_to_target"] = epoch
         run.history.append(EpochMetrics(epoch, values, int(time.time() * 1000)))
@@ -106,7 +107,7 @@ def evaluate(run: Run, part: Part, prefix: str) -> dict[str, float]:
     with torch.inference_mode(), _autocast(run):
         for x, y in _batches(run, part):
             output = run.model(x)
-            meter.add(run.task.loss(output, x, y, 0.0), output, y)
+            meter.add(run.task.loss(output, x, y, 0.0), output, y, x)
     return meter.summary(prefix)
 
 
@@ -114,6 +115,7 @@ class Meter:
     """Adds up an epoch's losses and what its metric counts, in memory that does not grow with the epoch.
 
     Outputs are kept until they fill a buffer and counted together: most epochs are counted, and the device read, once.
+    Metrics of the user's own, which do not add up, are taken of each buffer; their mean over the images is reported.
     """
 
     def __init__(self, task: Task):
@@ -122,17 +124,27 @@ class Meter:
         self._weights: list[Tensor] = []
         self._outputs: list[Tensor] = []
         self._labels: list[Tensor] = []
+        self._targets: list[Tensor] = []
         self._kept = 0
         self._counts: Tensor | int = 0
+        self._own = dict.fromkeys(task.own, 0.0)
+        self._images = 0
 
-    def add(self, loss: Tensor, output: Tensor, labels: Tensor) -> None:
-        """Adds one batch: its mean loss, the model's output and the labels [B] or masks [B, H, W]."""
+    def add(self, loss: Tensor, output: Tensor, labels: Tensor, images: Tensor | None = None) -> None:
+        """Adds one batch: its mean loss, the model's output, the labels [B] or masks [B, H, W].
+
+        Args:
+            images: [B, C, H, W], which only metrics of the user's own may compare with.
+        """
         self._losses.append(loss.detach())
         self._labels.append(labels)
         self._kept += labels.numel()
-        if self._task.count is not None:
+        if self._task.count is not None or self._own:
             self._outputs.append(output.detach())
             self._kept += output.numel()
+        if self._own:
+            self._targets.append(labels if images is None else self._task.target(images, labels))
+            self._kept += self._targets[-1].numel()
         if self._kept > METER_BUFFER:
             self._fold()
 
@@ -141,9 +153,9 @@ class Meter:
         self._fold()
         weights = torch.cat(self._weights)
         loss = torch.stack(self._losses).float() @ weights / weights.sum()
-        score = self._task.read(torch.as_tensor(self._counts), loss)
-        both = torch.stack([loss, score.float()]).tolist()
-        return {f"{prefix}_{name}": value for name, value in zip(self._task.metrics, both, strict=True)}
+        values = [loss, self._task.read(torch.as_tensor(self._counts), loss).float()] if self._task.score else [loss]
+        own = [total / self._images for total in self._own.values()]
+        return {f"{prefix}_{n}": v for n, v in zip(self._task.metrics, torch.stack(values).tolist() + own, strict=True)}
 
     def _fold(self) -> None:
         """Counts what is in the buffer, and empties it."""
@@ -151,9 +163,16 @@ class Meter:
             return
         weights = [float(self._task.weight(y)) for y in self._labels]
         self._weights.append(torch.tensor(weights, device=self._losses[0].device))
+        outputs = torch.cat(self._outputs) if self._outputs else torch.empty(0)
         if self._task.count is not None:
-            self._counts = self._counts + self._task.count(torch.cat(self._outputs), torch.cat(self._labels))
-        self._outputs, self._labels, self._kept = [], [], 0
+            self._counts = self._counts + self._task.count(outputs, torch.cat(self._labels))
+        if self._own:
+            targets = torch.cat(self._targets)
+            with torch.no_grad():
+                for name, metric in self._task.own.items():
+                    self._own[name] += float(metric(outputs, targets)) * len(targets)
+            self._images += len(targets)
+        self._outputs, self._labels, self._targets, self._kept = [], [], [], 0
 
 
 def has_batch_norm(model: nn.Module) -> bool:

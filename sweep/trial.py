@@ -17,14 +17,15 @@ import torch
 from torch import nn
 
 from losses import EntropyGuidance, GuidanceWarning
-from losses.task import TASKS
+from losses.task import TASKS, Task, customised
 from models import build_model
 
 from . import checkpoint
-from .config import TrialConfig
+from .config import TaskConfig, TrialConfig
 from .data import load
 from .datasets import DatasetInfo
 from .metrics import EpochMetrics
+from .own import imported, is_import_path
 from .training import Diverged, Run, build_optimizer, fit, initialise, input_batches
 
 CHECKPOINT_SHARE = 0.03  # a checkpoint may cost this share of the training time
@@ -111,7 +112,7 @@ def assemble(config: TrialConfig, place: Place) -> tuple[Run, checkpoint.Checkpo
         model=model,
         optimizer=build_optimizer(model, config.training),
         guidance=EntropyGuidance(model, batch_size=config.training.batch_size, **config.guidance.model_dump()),
-        task=TASKS[model.task],  # type: ignore[index]
+        task=task_of(config.task, model),
         info=dataset.info,
         train=dataset.train.to(device),
         val=dataset.val.to(device),
@@ -132,14 +133,32 @@ def trained_model(
     dataset = load(config.data, root=place.data, cache=place.cache)
     model = build(config, dataset.info)
     model.load_state_dict(saved.state["model"])
-    task = TASKS[model.task]  # type: ignore[index]
+    task = task_of(config.task, model)
     x, _ = next(input_batches(config, dataset.info, task, dataset.val))
     return model, x[:4].numpy()
 
 
 def build(config: TrialConfig, info: DatasetInfo) -> nn.Module:
     """Builds the model of one trial, with PyTorch's own initialisation."""
+    if is_import_path(config.model["name"]):
+        imported(config.model["name"])  # from the study's folders too, and with its own errors
     return build_model(**config.model, in_shape=info.in_shape, num_outputs=info.num_classes)
+
+
+def task_kind(config: TaskConfig, model: object) -> str:
+    """What a model (or its class) is trained for: as the study says, or the model, or else classification."""
+    return str(config.kind or getattr(model, "task", "classification"))
+
+
+def task_of(config: TaskConfig, model: object) -> Task:
+    """What a model (or its class) is trained for, with the user's own loss and metrics.
+
+    Raises:
+        ImportPathError: one of them cannot be imported.
+    """
+    task = TASKS[task_kind(config, model)]
+    metrics = {name: imported(path) for name, path in config.metrics.items()}
+    return customised(task, imported(config.loss) if config.loss else None, metrics)
 
 
 def _state(run: Run) -> dict[str, Any]:

@@ -1,0 +1,125 @@
+"""The user's own model, data, loss and metrics: named ``package.module:attribute``, found here, sent to the workers.
+
+They are looked for among the installed packages, in the current folder and beside the study file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .errors import nearest
+
+OURS = ("sweep", "models", "losses", "cluster")  # a package of the user's with such a name is hidden by ours
+_PROJECT = Path(__file__).resolve().parents[1]
+_LIBRARY = Path(sysconfig.get_paths()["stdlib"]).resolve()
+
+_folders: list[Path] = []
+
+
+class ImportPathError(ValueError):
+    """An import path that leads to nothing, or a module that fails: in the user's file and line."""
+
+
+def is_import_path(name: str) -> bool:
+    """Whether a name in a study file is an import path, rather than one of ours."""
+    return ":" in name
+
+
+def search_in(*folders: Path) -> None:
+    """Makes `imported` look in these folders too, after all others."""
+    for folder in folders:
+        resolved = folder.resolve()
+        if resolved.is_dir() and resolved not in _folders:
+            _folders.append(resolved)
+
+
+def search_folders() -> list[str]:
+    """The folders given to `search_in`."""
+    return [str(folder) for folder in _folders]
+
+
+def imported(path: str) -> Any:
+    """Returns what an import path names.
+
+    Raises:
+        ImportPathError: not an import path, no such module or attribute, or an error while importing: with its place.
+    """
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", path):
+        raise ImportPathError(
+            f"{path!r} must be package.module:attribute, as in mypkg.nets:Net for Net in mypkg/nets.py"
+        )
+    name, _, attributes = path.partition(":")
+    sys.path += [str(folder) for folder in _folders if str(folder) not in sys.path]
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{name}.".startswith(f"{error.name}."):
+            raise ImportPathError(_not_found(path, error.name)) from error
+        raise ImportPathError(f"{path} cannot be imported: {place_of(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise ImportPathError(f"{path} cannot be imported: {place_of(error)}") from error
+    found: Any = module
+    for attribute in attributes.split("."):
+        if not hasattr(found, attribute):
+            known = [n for n in dir(found) if not n.startswith("_")]
+            file = getattr(module, "__file__", None) or name
+            raise ImportPathError(f"{path}: {file} has no {attribute}{nearest(attribute, known)}")
+        found = getattr(found, attribute)
+    return found
+
+
+def _not_found(path: str, missing: str) -> str:
+    top = missing.partition(".")[0]
+    if top in OURS:
+        return f"{path}: there is no module {missing}; {top} is a package of this program: give yours another name"
+    folders = ", ".join(str(folder) for folder in _folders) or "the current folder"
+    return f"{path}: there is no module {missing} in {folders} or among the installed packages"
+
+
+def place_of(error: BaseException) -> str:
+    """File and line of an error in the user's own code, the last one there, and what it says."""
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if _is_theirs(f.filename)] or frames[-1:]
+    return f"{theirs[-1].filename}, line {theirs[-1].lineno}: {what}" if theirs else what
+
+
+def _is_theirs(file: str) -> bool:
+    """Whether a file is neither ours, nor of an installed package, nor of Python."""
+    path = Path(file)
+    if file.startswith("<") or "site-packages" in path.parts or path.is_relative_to(_LIBRARY):
+        return False
+    return not any(path.is_relative_to(_PROJECT / package) for package in OURS)
+
+
+def modules_to_send() -> list[str]:
+    """Packages and single files of the search folders that have been imported: what workers elsewhere need.
+
+    Installed packages are not among them; where there are several machines, those are installed on each.
+    """
+    found = set()
+    for name, module in list(sys.modules.items()):
+        for place in _places(module) if "." not in name and name not in (*OURS, "__main__") else ():
+            if place.parent in _folders:
+                found.add(str(place))
+    return sorted(found)
+
+
+def _places(module: object) -> Iterable[Path]:
+    """The folder of a package (several of a namespace package), or the file of a module."""
+    folders = getattr(module, "__path__", None)
+    if folders is not None:
+        return [Path(folder).resolve() for folder in folders]
+    file = getattr(module, "__file__", None)
+    return [Path(file).resolve()] if file and file.endswith(".py") else []
