@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from .commands.look import best, doctor, schema, status, ui
+from .commands.look import best, doctor, profile, schema, status, ui
 from .commands.run import enqueue, resume, run, train
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (run, resume, status, best, enqueue, train, ui, schema, doctor):
+for command in (run, resume, status, best, enqueue, train, profile, ui, schema, doctor):
     app.command()(command)
 
 

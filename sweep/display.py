@@ -18,6 +18,7 @@ from .config import ALIASES, Scalar, StudyConfig
 if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for what the driver imports
     from .finalists import Comparison, Sample
     from .metrics import EpochMetrics
+    from .profile import Profile
     from .service import Summary
     from .study import Outcome, Row, Trial
 
@@ -213,6 +214,20 @@ def status_table(summary: Summary) -> Table:
         states: list[str] = [r.outcome or r.state for r in rows]
         kinds = ("waiting", "running", "completed", "pruned", "diverged", "failed")
         table.add_row(name, *(str(states.count(k)) for k in kinds))
+    return table
+
+
+def profile_table(profile: Profile) -> Table:
+    """One line a layer: its entropy, and how far its singular values or its filters lie apart."""
+    columns = ("layer", "kind", "shape", "entropy, nats per dimension", "spread")
+    table = Table(*columns, title=profile.title, box=box.SIMPLE)
+    for layer in profile.layers:
+        if layer.kind == "dense":
+            spread = f"singular values {layer.values[-1]:.3g} to {layer.values[0]:.3g}"
+        else:
+            spread = f"{len(layer.outliers)} of {len(layer.values)} filters are outliers"
+        shape = "x".join(str(side) for side in layer.shape)
+        table.add_row(layer.name, layer.kind, shape, f"{layer.entropy:+.3f}", spread)
     return table
 
 

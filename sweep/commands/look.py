@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .options import AsJson, Data, NameArg, Storage, Tracking, Workspace, make_settings
-from .output import make_console, print_json, row_json, summary_json
+from .output import make_console, print_json, profile_json, row_json, summary_json
 
 
 def status(
@@ -93,6 +93,36 @@ def ui(
     if command:
         with contextlib.suppress(KeyboardInterrupt):
             raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603
+
+
+def profile(
+    source: Annotated[str, typer.Argument(help="A run (digits-0017), a checkpoint file, or package.module:Net.")],
+    out: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")] = Path("profile.png"),
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="What Net is called with: depth=4.")
+    ] = None,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw what a network's weights look like to guidance: entropy by layer and epoch, corner taps, singular values.
+
+    A run is drawn beside its control, where it has one.
+
+    Example: `python -m sweep profile digits-0017 --out profile.png`
+    """
+    from .. import display
+    from ..profile import draw, load
+    from ..studyfile import override
+
+    settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
+    profiles = load(source, settings, override({}, sets or []))
+    draw(profiles, out)
+    if as_json:
+        print_json([profile_json(each) for each in profiles])
+    for each in [] if as_json else profiles:
+        console.print(display.profile_table(each))
+    console.print(f"Drawn to {out}", soft_wrap=True, highlight=False)
 
 
 def schema() -> None:

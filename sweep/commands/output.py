@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..profile import Profile
     from ..results import Summary
 
 
@@ -52,3 +53,19 @@ def summary_json(summary: Summary) -> dict[str, Any]:
             for f in summary.comparison.finalists
         ],
     }
+
+
+def profile_json(profile: Profile) -> dict[str, Any]:
+    """One network: its layers, and what its trial logged of them."""
+    layers = [
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "shape": layer.shape,
+            "entropy": layer.entropy,
+            "values": layer.values.tolist(),
+            "outliers": len(layer.outliers),
+        }
+        for layer in profile.layers
+    ]
+    return {"title": profile.title, "layers": layers, "epochs": profile.epochs}
