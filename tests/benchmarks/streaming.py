@@ -37,7 +37,7 @@ def make_folder(folder: Path, images: int) -> None:
 
 
 def trial(root: Path) -> None:
-    """Trains, and prints for each epoch its seconds and the largest resident set in bytes."""
+    """Trains; prints the resident set before, in bytes, then seconds, largest resident set and accuracy by epoch."""
     import psutil
     import torch
 
@@ -61,6 +61,7 @@ def trial(root: Path) -> None:
         training=TrainingConfig(max_epochs=EPOCHS),
     )
     threading.Thread(target=watch, daemon=True).start()
+    print(process.memory_info().rss, flush=True)
     last = time.perf_counter()
     for report in run_trial(config, Place(root / "trial", root, root / "cache"), interval=0.0):
         if report.epochs:
@@ -87,6 +88,7 @@ def main() -> int:
         peaks: list[float] = []
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
+            base = float(process.stdout.readline())
             for line in process.stdout:
                 seconds, peak, accuracy = map(float, line.split())
                 peaks.append(peak)
@@ -100,8 +102,9 @@ def main() -> int:
         return 1
     growth = peaks[-1] / peaks[0]
     missed = max(peaks) >= BAR_RESIDENT or growth > BAR_GROWTH
-    print(f"largest {max(peaks) / 1e9:.2f} GB (bar {BAR_RESIDENT / 1e9} GB); last epoch / first {growth:.3f} "
-          f"(bar {BAR_GROWTH}){'  MISSED' if missed else '  ok'}")  # fmt: skip
+    verdict = "MISSED" if missed else "ok"
+    print(f"before the trial {base / 1e9:.2f} GB, largest {max(peaks) / 1e9:.2f} GB (bar {BAR_RESIDENT / 1e9} GB)")
+    print(f"last epoch / first {growth:.3f} (bar {BAR_GROWTH})  {verdict}")
     return int(missed)
 
 
