@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from losses.options import PAPER, layers_problem
 
-from .errors import nearest, sentences
+from .errors import ConfigError, nearest, sentences
 
 Scalar = bool | int | float | str | None
 
@@ -416,6 +416,29 @@ class StudyConfig(_Section):
     def identity(self) -> dict[str, Any]:
         """What two runs of one study must agree on, flat: key path -> value."""
         return _flat(self.model_dump(mode="json", exclude=MUTABLE))
+
+    def changes(self, now: StudyConfig) -> list[str]:
+        """The key paths that two runs of one study must agree on and in which ``now`` differs."""
+        old, new = self.identity(), now.identity()
+        return [key for key in {**old, **new} if old.get(key) != new.get(key)]
+
+    def require_agreement(self, now: StudyConfig) -> None:
+        """Refuses to go on with a study of the same name that asks another question.
+
+        Raises:
+            ConfigError: all that differs, and what to do instead.
+        """
+        changed = self.changes(now)
+        if not changed:
+            return
+        old, new = self.identity(), now.identity()
+        advice = f"its trials would not compare: start a new study, for instance with --set name={self.name}-2"
+        if all(key.startswith("space.") for key in changed):
+            advice += ", or with --new-space one whose sampler is shown the trials that fit"
+        raise ConfigError(
+            f"study {self.name} exists and differs",
+            [f"{key}: was {old.get(key, 'absent')}, now {new.get(key, 'absent')}" for key in changed] + [advice],
+        )
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

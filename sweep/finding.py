@@ -108,19 +108,45 @@ def stored(name: str, settings: Settings) -> StudyConfig:
 
 
 def agree(config: StudyConfig, settings: Settings) -> None:
-    """Refuses to go on with a study of the same name that asks another question."""
+    """Refuses to go on with a study of the same name that asks another question.
+
+    Raises:
+        ConfigError: all that differs.
+    """
     from .storage import stored_config
 
     before = stored_config(config.name, connect(settings.storage))
-    if before is None or before.identity() == config.identity():
-        return
-    old, new = before.identity(), config.identity()
-    changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
-    raise ConfigError(
-        f"study {config.name} exists and differs",
-        [f"{k}: was {old.get(k, 'absent')}, now {new.get(k, 'absent')}" for k in changed]
-        + [f"its trials would not compare: start a new study, for instance with --set name={config.name}-2"],
-    )
+    if before is not None:
+        before.require_agreement(config)
+
+
+def continued(config: StudyConfig, settings: Settings) -> tuple[StudyConfig, list[StudyConfig]]:
+    """A study that goes on from the one of its name with another search space.
+
+    Optuna's studies have one space, and the trials of two would not make one budget, one MLflow experiment or one set
+    of finalists. So it is a study of its own, ``NAME-2`` (or the next number that is free, or has this very space),
+    with its own budget; its sampler is shown the trials of its forerunners that fit (see `sweep.knowledge`).
+
+    Returns:
+        The config with its name, and its forerunners, oldest first; none where the study has this space already, or
+        does not exist.
+
+    Raises:
+        ConfigError: more than the space differs.
+    """
+    from .storage import stored_config
+
+    storage, forerunners, name = connect(settings.storage), list[StudyConfig](), config.name
+    while (before := stored_config(name, storage)) is not None:
+        present = config.model_copy(update={"name": name})
+        changed = before.changes(present)
+        if not changed:
+            break
+        if not all(key.startswith("space.") for key in changed):
+            before.require_agreement(present)
+        forerunners.append(before)
+        name = f"{config.name}-{len(forerunners) + 1}"
+    return config.model_copy(update={"name": name}), forerunners
 
 
 def studies(settings: Settings) -> list[str]:

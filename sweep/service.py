@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .config import Scalar, StudyConfig, TrialConfig
 from .errors import ConfigError, SweepError, nearest
-from .finding import OWN_CODE, agree, connect, load, stored, studies
+from .finding import OWN_CODE, agree, connect, continued, load, stored, studies
 from .own import modules_to_send, search_folders
 from .results import Summary, export, finished_rows, summarise, ui
 from .settings import Settings
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from .driver import Listener
     from .metrics import EpochMetrics
     from .plan import Plan
+    from .storage import Storage
+    from .study import Study
     from .tracking import Tracker
 
 __all__ = [
-    "Summary", "enqueue", "export", "finished_rows", "load", "planned", "run", "stored", "studies", "summarise",
-    "test", "train", "trial_config", "ui",
+    "Summary", "continued", "enqueue", "export", "finished_rows", "load", "planned", "run", "stored", "studies",
+    "summarise", "test", "train", "trial_config", "ui",
 ]  # fmt: skip
 
 
@@ -36,6 +38,7 @@ def run(
     settings: Settings,
     listener: Listener,
     *,
+    forerunners: Sequence[StudyConfig] = (),
     stop: threading.Event | None = None,
     offline_ok: bool = False,
 ) -> Summary:
@@ -44,6 +47,7 @@ def run(
     Args:
         config: from `load`, so checked.
         listener: told of every step.
+        forerunners: from `continued`: studies of another search space, whose trials the sampler is shown.
         stop: when set, running trials checkpoint and the run ends early.
         offline_ok: go on without a tracking server that is out of reach; it is sent everything when it is back.
 
@@ -65,16 +69,15 @@ def run(
 
             if not complete:
                 parallelism(config.resources)  # refuses what no node has room for, before anything is written
-            tracker.open(
-                description=describe(config), params=config.identity(), tags=_budget(config), offline_ok=offline_ok
-            )
-            if tracker.problem:
-                listener.noticed(
-                    f"{tracker.problem} The study goes on without; the server gets everything when it is back."
-                )
             try:
                 storage, workspace = connect(settings.storage), settings.workspace
                 search, controls = (Study(config, storage, workspace=workspace, sister=s) for s in (False, True))
+                tags = {**_budget(config), **_learn(search, forerunners, storage, listener)}
+                tracker.open(description=describe(config), params=config.identity(), tags=tags, offline_ok=offline_ok)
+                if tracker.problem:
+                    listener.noticed(
+                        f"{tracker.problem} The study goes on; the server gets everything when it is back."
+                    )
                 if config.import_paths:
                     search.note(OWN_CODE, search_folders())
                 search.fill()
@@ -95,6 +98,22 @@ def run(
     if tracker.problem or not whole:
         listener.noticed(f"tracking: {tracker.problem}; the next run of {config.name} sends what is missing")
     return replace(summary, seconds=time.monotonic() - began)
+
+
+def _learn(search: Study, forerunners: Sequence[StudyConfig], storage: Storage, listener: Listener) -> dict[str, str]:
+    """Shows the sampler of a new study what its forerunners have found; returns MLflow tags that say so."""
+    from .knowledge import gather
+
+    config = search.config
+    if forerunners and search.noted("knowledge") is None:
+        search.know({r["trial"]: r for before in forerunners for r in gather(config, before, storage)}.values())
+        before, sampler = ", ".join(study.name for study in forerunners), config.search.sampler
+        idle = f", but the sampler {sampler} learns from no trial" if sampler in ("random", "qmc") else ""
+        listener.noticed(
+            f"{config.name} goes on from {before} with another space and a budget of its own; its sampler is shown the "
+            f"{search.knows} trials that fit{idle}"
+        )
+    return {"sweep.knows": str(search.knows)} if search.knows else {}
 
 
 def _budget(config: StudyConfig) -> dict[str, str]:

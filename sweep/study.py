@@ -6,11 +6,11 @@ Called by the driver alone. A trial is a row that waits (the budget), is taken b
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import optuna
 from optuna.storages import BaseStorage
@@ -18,10 +18,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from .config import Scalar, StudyConfig, TrialConfig
 from .errors import StorageError
+from .knowledge import KnowingSampler, known_trials
 from .lease import FileLock, Watch, lease, owner, released
 from .metrics import EpochMetrics
 from .space import distributions, random_point, sobol_points, suggest
-from .storage import exclusive
+from .storage import exclusive, stored_config
 
 Outcome = Literal["completed", "pruned", "diverged", "failed"]
 Kind = Literal["trial", "control", "tuned", "finalist"]
@@ -107,10 +108,13 @@ class Study:
         self._taken: list[tuple[FrozenTrial, dict[str, Any]]] = []  # and not yet handed out
         with self._exclusive():
             self._study = _create(self.name, config, storage)
-            # For `resume NAME`, and for comparison at the next run.
+            # For `resume NAME`, and for comparison at the next run; here, where no other driver can come between.
+            if (before := stored_config(self.name, storage)) is not None:
+                before.require_agreement(config)
             if self.noted("config") != (present := config.model_dump(mode="json")):
                 self.note("config", present)
         self._id = storage.get_study_id_from_name(self.name)
+        self._known = known_trials(cast("list[Any]", self.noted("knowledge") or []), self._space)
 
     def _exclusive(self) -> contextlib.AbstractContextManager[None]:
         return exclusive(self._storage, self.name, self._lock)
@@ -124,6 +128,18 @@ class Study:
     def noted(self, name: str) -> object:
         """Reads such a fact; None where there is none."""
         return self._study.user_attrs.get(name)
+
+    @property
+    def knows(self) -> int:
+        """How many trials of other studies the sampler is shown."""
+        return len(self._known)
+
+    def know(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Shows the sampler trials of other studies (see `sweep.knowledge`); before the first trial is taken."""
+        with self._exclusive():
+            if self.noted("knowledge") is None:
+                self.note("knowledge", [dict(record) for record in records])
+        self._known = known_trials(cast("list[Any]", self.noted("knowledge")), self._space)
 
     def fill(self) -> None:
         """Puts the budget into the storage: WAITING rows up to ``trials``, of which ``design`` are Sobol' points.
@@ -214,7 +230,8 @@ class Study:
 
     def _trial(self, frozen: FrozenTrial, mark: dict[str, Any]) -> Trial:
         # A seed for each trial: drivers that share one, at once or one after the other, would draw the same points.
-        self._study.sampler = _sampler(self.config, seed=self.config.training.seed * 1_000_003 + frozen.number)
+        sampler = _sampler(self.config, seed=self.config.training.seed * 1_000_003 + frozen.number)
+        self._study.sampler = KnowingSampler(sampler, self._known, self._space) if self._known else sampler
         handle = optuna.Trial(self._study, frozen._trial_id)
         attrs = handle.user_attrs
         values = {name: suggest(handle, name, distribution) for name, distribution in self._space.items()}

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +32,7 @@ from .output import make_console, print_json, summary_json
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..config import StudyConfig
     from ..results import Summary
     from ..settings import Settings
 
@@ -41,6 +42,14 @@ def run(
     sets: Sets = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in total.")] = None,
     design: Annotated[int, typer.Option(min=0, help="Add this many uniform, unpruned trials to the total.")] = 0,
+    new_space: Annotated[
+        bool,
+        typer.Option(
+            "--new-space",
+            help="Where the search space differs from the study's, go on as NAME-2, with a budget of its own and a "
+            "sampler that is shown the old trials that fit.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and the estimated time; run nothing.")
     ] = False,
@@ -63,10 +72,11 @@ def run(
     console = make_console(to_stderr=as_json)
     for warning in warnings:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+    config, forerunners = service.continued(config, settings) if new_space else (config, [])
     if dry_run:
         _show_plan(service.planned(config, settings), config, console, as_json=as_json)
     else:
-        _run(config, settings, console, as_json=as_json, offline_ok=offline_ok)
+        _run(config, settings, console, forerunners, as_json=as_json, offline_ok=offline_ok)
 
 
 def resume(
@@ -91,7 +101,15 @@ def resume(
     _run(config, settings, make_console(to_stderr=as_json), as_json=as_json, offline_ok=offline_ok)
 
 
-def _run(config: Any, settings: Settings, console: Console, *, as_json: bool, offline_ok: bool) -> None:
+def _run(
+    config: StudyConfig,
+    settings: Settings,
+    console: Console,
+    forerunners: Sequence[StudyConfig] = (),
+    *,
+    as_json: bool,
+    offline_ok: bool,
+) -> None:
     from .. import display, service
 
     view = display.LiveView if console.is_terminal else display.LogLines
@@ -99,7 +117,7 @@ def _run(config: Any, settings: Settings, console: Console, *, as_json: bool, of
     # Ray prints to stdout when a worker dies; with --json that is for the data alone.
     out = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
     with out, _graceful(console) as (stop, caught), view(config, console, before) as progress:
-        summary = service.run(config, settings, progress, stop=stop, offline_ok=offline_ok)
+        summary = service.run(config, settings, progress, forerunners=forerunners, stop=stop, offline_ok=offline_ok)
     if as_json:
         print_json(summary_json(summary))
     if summary.interrupted:
