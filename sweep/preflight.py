@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from models import model_class
 
-from .config import Choices, Range, Scalar, StudyConfig
+from .config import Choices, DataConfig, Range, Scalar, StudyConfig
 from .errors import DataError
 from .names import check_names
 from .own import is_import_path
@@ -41,6 +41,8 @@ def check(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]
         impossible, warnings = _check_sizes(config, info)
         if not any(problem.startswith("task.") for problem in problems):
             impossible += check_task(config, model_class(config.model.name), info)
+        if info.num_val and config.data.val_fraction != DataConfig.model_fields["val_fraction"].default:
+            warnings.append(f"data.val_fraction cannot act: {config.data.folder} has a validation part of its own")
         return problems + impossible, warnings
     return problems, []
 

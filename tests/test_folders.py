@@ -503,4 +503,8 @@ def test_a_study_on_folders_is_accepted(root: Path, tmp_path: Path) -> None:
         file.write_text(yaml.safe_dump(study(data, model)))
         config, warnings = service.load(str(file), settings)
         assert warnings == []
+        file.write_text(yaml.safe_dump(study({**data, "val_fraction": 0.3}, model)))
+        assert ["masks has a validation part of its own" in w for w in service.load(str(file), settings)[1]] == (
+            [True] if data is VOC else []
+        )
         assert service.to_yaml(config)
