@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,12 @@ from sweep.config import StudyConfig
 from sweep.storage import open_storage
 
 MakeConfig = Callable[..., StudyConfig]
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call of urllib in a process decides on the proxies of all later ones: each test decides for itself."""
+    monkeypatch.setattr(urllib.request, "_opener", None)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -280,7 +279,6 @@ def proxy(monkeypatch):
             monkeypatch.setenv(name, f"http://127.0.0.1:{server.getsockname()[1]}")
         for name in ("no_proxy", "NO_PROXY"):
             monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(urllib.request, "_opener", None)  # urllib looks at the environment once
         yield server
 
 
