@@ -59,7 +59,9 @@ class ModelConfig(_Section):
 class DataConfig(_Section):
     """The data set and how much of it is used."""
 
-    name: str = Field(description="digits, mnist, fashion_mnist, cifar10, cifar100, imagefolder or voc.")
+    name: str = Field(
+        description="digits, mnist, fashion_mnist, cifar10, cifar100, imagefolder or voc; or package.module:name."
+    )
     folder: str | None = Field(None, description="Of imagefolder and voc: absolute, or below the data root.")
     image_size: int | tuple[int, int] | None = Field(
         None, description="Of imagefolder and voc: pixels, for both sides or as [height, width]."

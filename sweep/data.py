@@ -17,9 +17,11 @@ import numpy as np
 from .datasets import DatasetInfo, Digits, InTorchvision, Reader
 from .errors import DataError
 from .folders import VOC, ImageFolder
+from .own import is_import_path
+from .owndata import OwnData
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -55,26 +57,30 @@ class Dataset:
         return self.reader.part(*_open(self.cache / self.reader.key, "test"))
 
 
-def reader(config: DataConfig, root: Path) -> Reader:
+def reader(config: DataConfig, root: Path, cache: Path | None = None) -> Reader:
     """Finds the data set that a study file names.
 
     Args:
         config: the study's.
         root: folder of the data sets, in torchvision's layout.
+        cache: where a set of the user's own may be known already; None reads it anew.
 
     Raises:
         DataError: no data set has this name, it lacks an option, or its folder holds no such set.
     """
-    if config.name not in DATASETS:
+    own = is_import_path(config.name)
+    if config.name not in DATASETS and not own:
         raise DataError(f"data.name: unknown data set {config.name!r}; choose one of {', '.join(DATASETS)}")
     if problems := check_options(config.name, [key for key, value in config if value is not None]):
         raise DataError("; ".join(problems))
+    if own:
+        return OwnData(config, root).remembered(cache) if cache else OwnData(config, root)
     return DATASETS[config.name](config, root)
 
 
 def check_options(name: str, given: Iterable[str]) -> list[str]:
     """What is wrong with the keys of ``data`` that a study file gives for a data set."""
-    kind = DATASETS[name]
+    kind = DATASETS.get(name, OwnData)
     known = [*COMMON, *kind.options]
     strange = [key for key in given if key not in known]
     return [f"data.{key}: {name} has no such option; it has {', '.join(known)}" for key in strange] + [
@@ -111,7 +117,7 @@ def load(config: DataConfig, *, root: Path, cache: Path) -> Dataset:
     Raises:
         DataError: the set is missing or unreadable, or cannot be cut so.
     """
-    found = reader(config, root)
+    found = reader(config, root, cache)
     num_train, num_val = split_sizes(config, found.info)
     prepare(found, cache=cache)
     inputs, labels = _open(cache / found.key, "train")
@@ -132,21 +138,24 @@ def prepare(found: Reader, *, cache: Path) -> None:
     """
     info, folder = found.info, cache / found.key
     counts = {"train": info.num_train, "test": info.num_test, **({"val": info.num_val} if info.num_val else {})}
-    if all(_path(folder, part, kind).is_file() for part in counts for kind in ("images", "labels")):
-        return
+    if not all(_path(folder, part, kind).is_file() for part in counts for kind in ("images", "labels")):
+        try:
+            _store(found, counts, folder)
+        except OSError as error:
+            raise DataError(f"{found.key}: cannot write the cache {folder}: {error}") from error
+    if isinstance(found, OwnData):
+        found.remember(cache)
+
+
+def _store(found: Reader, counts: Mapping[str, int], folder: Path) -> None:
     parts = found.read()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for part, count in counts.items():
-            images, labels = parts[part]
-            if images.shape not in ((count,), (count, *info.in_shape)) or labels.shape != (count,):
-                raise DataError(
-                    f"{found.key}: expected {count} {part} images, found arrays {images.shape}, {labels.shape}"
-                )
-            _write(_path(folder, part, "images"), np.ascontiguousarray(images))
-            _write(_path(folder, part, "labels"), labels)
-    except OSError as error:
-        raise DataError(f"{found.key}: cannot write the cache {folder}: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, count in counts.items():
+        images, labels = parts[part]
+        if images.shape not in ((count,), (count, *found.info.in_shape)) or labels.shape != (count,):
+            raise DataError(f"{found.key}: expected {count} {part} images, found arrays {images.shape}, {labels.shape}")
+        _write(_path(folder, part, "images"), np.ascontiguousarray(images))
+        _write(_path(folder, part, "labels"), labels)
 
 
 def _path(folder: Path, part: str, kind: str) -> Path:

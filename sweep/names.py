@@ -30,7 +30,7 @@ def check_names(raw: Mapping[str, Any]) -> list[str]:
                 "of your own as package.module:name"
             )
     data, task = _mapping(raw, "data"), _mapping(raw, "task")
-    if isinstance(name := data.get("name"), str) and name in DATASETS:
+    if isinstance(name := data.get("name"), str) and (name in DATASETS or is_import_path(name)):
         problems += check_options(name, [k for k in DataConfig.model_fields if data.get(k) is not None])
     own = {"task.loss": task.get("loss"), **{f"task.metrics.{n}": p for n, p in _mapping(task, "metrics").items()}}
     for key, path in own.items():

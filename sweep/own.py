@@ -103,6 +103,17 @@ def _is_theirs(file: str) -> bool:
     return not any(path.is_relative_to(_PROJECT / package) for package in OURS)
 
 
+def source_of(path: str) -> bytes:
+    """The text of all files of the package, or of the file, that an import path leads to; empty where there is none."""
+    imported(path)
+    files = [
+        file
+        for place in _places(sys.modules[path.partition(":")[0].partition(".")[0]])
+        for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])
+    ]
+    return b"\0".join(file.read_bytes() for file in files)
+
+
 def modules_to_send() -> list[str]:
     """Packages and single files of the search folders that have been imported: what workers elsewhere need.
 

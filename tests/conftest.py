@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import textwrap
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,9 +17,11 @@ from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
 from sweep.config import StudyConfig
+from sweep.own import search_in
 from sweep.storage import open_storage
 
 MakeConfig = Callable[..., StudyConfig]
+Package = Callable[..., str]
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +55,22 @@ def study_config(study_name: str) -> MakeConfig:
             both = isinstance(before, dict) and isinstance(change, dict) and section != "space"
             raw[section] = {**before, **change} if both else change  # type: ignore[dict-item]
         return StudyConfig.model_validate(raw)
+
+    return make
+
+
+@pytest.fixture
+def write_package(tmp_path: Path) -> Package:
+    """Writes a user's package of a name of its own, since imports are kept, and returns that name."""
+
+    def make(**modules: str) -> str:
+        name = f"own_{uuid.uuid4().hex[:8]}"
+        folder = tmp_path / "code" / name
+        folder.mkdir(parents=True)
+        for module, text in {"__init__": "", **modules}.items():
+            (folder / f"{module}.py").write_text(textwrap.dedent(text).lstrip("\n"))
+        search_in(folder.parent)
+        return name
 
     return make
 

@@ -7,9 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,13 @@ from sklearn.metrics import f1_score
 import sweep.training
 from losses.task import TASKS, customised
 from sweep.config import TrialConfig
-from sweep.own import ImportPathError, imported, modules_to_send, search_in
+from sweep.own import ImportPathError, imported, modules_to_send
 from sweep.preflight import check, check_names
 from sweep.settings import Settings
 from sweep.training import Meter, evaluate, fit
 from sweep.trial import Place, assemble
 
-from .conftest import MakeConfig
+from .conftest import MakeConfig, Package
 from .test_sweep import environment
 
 NETS = """
@@ -78,24 +76,12 @@ METRICS = """
     THRESHOLD = 0.5
 """
 
-Package = Callable[..., str]
-
 
 @pytest.fixture
-def package(tmp_path: Path) -> Package:
-    """Writes a package of a name of its own, since imports are kept, and returns that name."""
-
-    def make(**modules: str) -> str:
-        name = f"own_{uuid.uuid4().hex[:8]}"
-        folder = tmp_path / "code" / name
-        folder.mkdir(parents=True)
-        files = {"__init__": "", "parts": "from torch.nn import Tanh as activation", "nets": NETS, "metrics": METRICS}
-        for module, text in {**files, **modules}.items():
-            (folder / f"{module}.py").write_text(textwrap.dedent(text).lstrip("\n"))
-        search_in(folder.parent)
-        return name
-
-    return make
+def package(write_package: Package) -> Package:
+    """With networks and metrics, and what a test adds."""
+    files = {"parts": "from torch.nn import Tanh as activation", "nets": NETS, "metrics": METRICS}
+    return lambda **modules: write_package(**{**files, **modules})
 
 
 @pytest.fixture
@@ -419,8 +405,8 @@ print(model.predict(numpy.zeros((3, 1, 8, 8), numpy.float32)).shape)
 def readme_example(folder: Path) -> None:
     """Writes the files that README.md shows, each a block below a paragraph that begins with its name."""
     readme = (Path(__file__).parents[1] / "README.md").read_text()
-    files = re.findall(r"^`(mypkg/\w+\.py|mine\.yaml)`[^\n]*:\n\n```\w+\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    assert [name for name, _ in files] == ["mypkg/nets.py", "mypkg/scores.py", "mine.yaml"]
+    files = re.findall(r"^`(mypkg/\w+\.py|mine\.yaml)`(?:.+\n)+\n```\w+\n((?s:.*?))^```", readme, re.MULTILINE)
+    assert [name for name, _ in files] == ["mypkg/nets.py", "mypkg/scores.py", "mypkg/digits.py", "mine.yaml"]
     (folder / "mypkg").mkdir(parents=True)
     for name, text in files:
         (folder / name).write_text(text)
