@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pickle
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Checkpoint:
     Attributes:
         history: all finished epochs.
         diverged: the epoch in which the loss was not finite, if it was.
-        state: ``model`` and ``optimizer`` state dicts.
+        state: ``model`` and ``optimizer`` state dicts; empty where `drop_weights` has been.
     """
 
     path: Path
@@ -66,6 +67,37 @@ def save(folder: Path, history: list[EpochMetrics], state: dict[str, Any], *, di
     for old in sorted(folder.glob("epoch-*.pt"), key=_epoch)[:-KEPT]:
         old.unlink(missing_ok=True)
     return path
+
+
+def drop_weights(folder: Path) -> int:
+    """Leaves of a trial that has ended its metric history alone, in one checkpoint without weights and optimizer.
+
+    The history is what the tracking server is sent again should it lack the trial.
+
+    Args:
+        folder: the trial's, which holds one folder per attempt.
+
+    Returns:
+        The bytes that this frees; 0 where there are no weights, or no checkpoint that can be read.
+    """
+    files = [path for path in folder.glob("*/*") if path.suffix in (".pt", ".tmp")]
+    if not any(_has_weights(path) for path in files) or (saved := load_latest(folder)) is None:
+        return 0
+    before = sum(path.stat().st_size for path in files)
+    left = save(saved.path.parent, saved.history, {}, diverged=saved.diverged)
+    for path in files:
+        if path != left:
+            path.unlink(missing_ok=True)
+    return before - left.stat().st_size
+
+
+def _has_weights(path: Path) -> bool:
+    """Whether a checkpoint holds tensors; also true of one that cannot be read."""
+    try:
+        with ZipFile(path) as file:
+            return any(re.search(r"/data/\d+$", part) for part in file.namelist())
+    except (OSError, BadZipFile):
+        return True
 
 
 def load_latest(folder: Path) -> Checkpoint | None:

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import typer
 
+from .commands.files import gc
 from .commands.look import best, doctor, profile, schema, status, ui
 from .commands.run import enqueue, resume, run, train
 
@@ -18,7 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (run, resume, status, best, enqueue, train, profile, ui, schema, doctor):
+for command in (run, resume, status, best, enqueue, train, profile, ui, gc, schema, doctor):
     app.command()(command)
 
 

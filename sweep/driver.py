@@ -363,7 +363,7 @@ class Driver:
             return
         row = best[0]
         saved = checkpoint.load_latest(self._settings.checkpoints(self._search.name, row.number))
-        if saved is None:
+        if saved is None or not saved.state:
             self._listener.noticed(f"trial {row.number} is the best, but its checkpoint is gone: no model was logged")
             return
         config = self._config.trial(row.hyperparameters, seed=row.seed)
