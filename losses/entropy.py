@@ -6,10 +6,13 @@ log-determinants: the determinant itself of a freshly initialised layer of 128 u
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+STRIPS = 256  # rows from which on half a Gram matrix is faster than a whole one
 
 
 def leading_block(weight: Tensor) -> Tensor:
@@ -41,7 +44,7 @@ def volume(weight: Tensor, ridge: float = 0.0) -> Tensor:
 
     Computed in float32 at least, outside autocast. Singular: -inf; not finite weights: NaN; never an exception.
     """
-    with torch.autocast(weight.device.type, enabled=False):
+    with _no_autocast(weight):
         matrix = at_least_float32(weight)
         return _log_det(matrix) if _is_lu(matrix, ridge) else _half_log_det(*_factorise(matrix, ridge))
 
@@ -52,7 +55,7 @@ def volume_and_gradient(weight: Tensor, ridge: float = 0.0) -> tuple[Tensor, Ten
     dh/dW = (G + ridge^2 s I)^-1 W for m <= n, else W (G + ridge^2 s I)^-1; W^-T for square W without a ridge.
     Where h is not finite the gradient means nothing; the caller must check.
     """
-    with torch.autocast(weight.device.type, enabled=False), torch.no_grad():
+    with _no_autocast(weight), torch.no_grad():
         matrix = at_least_float32(weight)
         if _is_lu(matrix, ridge):
             return _log_det(matrix), torch.linalg.inv_ex(matrix).inverse.mT
@@ -118,6 +121,12 @@ def _log_sum(h: Tensor, epsilon: float) -> Tensor:
     return torch.logaddexp(h, torch.full_like(h, math.log(epsilon)))
 
 
+def _no_autocast(weight: Tensor) -> AbstractContextManager[object]:
+    device = weight.device.type
+    # Leaving none would take 10 us, as much as a small product.
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
 def _is_lu(matrix: Tensor, ridge: float) -> bool:
     # The Gram matrix squares the condition number: without a ridge, float32 gradients of square matrices of 1024 are
     # wrong by 10 %.
@@ -131,15 +140,30 @@ def _log_det(matrix: Tensor) -> Tensor:
 
 def _factorise(matrix: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
     """Cholesky factor of the ridged Gram matrix [..., k, k], LAPACK's info (0: it has one) and s, both [...]."""
-    gram = matrix @ matrix.mT if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT @ matrix
+    gram = _lower_gram(matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT)
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    mean_square = diagonal.detach().sum(-1) / diagonal.shape[-1]
+    mean_square = diagonal.detach().sum(-1, keepdim=True) / diagonal.shape[-1]
     if ridge > 0:
-        diagonal.add_((ridge**2 * mean_square)[..., None])
+        diagonal.add_(ridge**2 * mean_square)
     factor, info = torch.linalg.cholesky_ex(gram)
-    return factor, info, mean_square
+    return factor, info, mean_square[..., 0]
 
 
 def _half_log_det(factor: Tensor, info: Tensor, mean_square: Tensor) -> Tensor:
     h = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).masked_fill(info != 0, -torch.inf)
-    return h + 0 * mean_square  # NaN where a weight is not finite
+    return torch.add(h, mean_square, alpha=0)  # NaN where a weight is not finite
+
+
+def _lower_gram(rows: Tensor) -> Tensor:
+    """Gram matrix [..., k, k] of rows [..., k, l], of which only the lower triangle is meant.
+
+    On a CPU, strips of a large one that end at the diagonal take 5/8 of the time. Autograd would miss the other half.
+    """
+    k = rows.shape[-2]
+    if k < STRIPS or rows.dim() > 2 or rows.device.type != "cpu" or torch.is_grad_enabled():
+        return rows @ rows.mT
+    gram = rows.new_empty(k, k)
+    for end in range(k, 0, -(k // 4)):
+        start = max(0, end - k // 4)
+        torch.mm(rows[start:end], rows[:end].mT, out=gram[start:end, :end])
+    return gram

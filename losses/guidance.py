@@ -6,7 +6,7 @@ to `.grad`. They are computed now and then, cached, and added at every step; `en
 
 import math
 import warnings
-from itertools import chain
+from itertools import chain, compress
 from typing import Any, Literal, Self
 
 import torch
@@ -132,11 +132,12 @@ class EntropyGuidance:
         self._cached: list[list[Tensor]] = [[] for _ in self._guided]  # lambda-weighted, one for each target
         self._flat: list[Tensor] = []
         self._norm = torch.zeros(())  # of all that is cached
+        self._witness = 0  # the target with the largest task gradient, of late
         self._warned: set[str] = set()
         self._step, self._stale = 0, True
         self._task_samples: list[Tensor] = []
         self._guidance_samples: list[Tensor] = []  # [2] each: norm, ratio
-        self._live: dict[str, Tensor] = {}  # columns [in] of a layer that had an input since the epoch's start
+        self._live: Tensor | None = None  # which columns, of all layers, the task gave a gradient in this epoch
         self._skipped = torch.zeros((), dtype=torch.int64)
 
     @classmethod
@@ -190,7 +191,7 @@ class EntropyGuidance:
         if self._guidance_samples:
             norm, ratio = torch.stack(self._guidance_samples).mean(0).tolist()
             values |= {"grad_norm/guidance": norm, "guidance/ratio": ratio, "guidance/skipped": float(self._skipped)}
-        self._task_samples, self._guidance_samples, self._live = [], [], {}
+        self._task_samples, self._guidance_samples, self._live = [], [], None
         self._skipped = torch.zeros((), dtype=torch.int64)
         self._warn_of(values.get("guidance/ratio", math.nan))
         return values
@@ -208,23 +209,24 @@ class EntropyGuidance:
         if sampling:
             ratio = self._norm / _norm(gradients).clamp_min(NEGLIGIBLE)
             self._guidance_samples.append(torch.stack([self._norm, ratio]))
-        share = self._share(gradients)
+        share = 1.0 if self._max_ratio is None else self._capped(gradients, self._max_ratio)
         if isinstance(share, Tensor):
             torch._foreach_addcmul_(targets, self._flat, [share] * len(targets))
         else:
             torch._foreach_add_(targets, self._flat, alpha=share)
 
-    def _share(self, gradients: list[Tensor]) -> float | Tensor:
+    def _capped(self, gradients: list[Tensor], max_ratio: float) -> float | Tensor:
         """What the cap leaves of the guidance gradient, of 1."""
-        if self._max_ratio is None:
-            return 1.0
         if self._norm.device.type != "cpu":  # reading a number would make a GPU wait at every step
-            return (self._max_ratio * _norm(gradients) / self._norm.clamp_min(NEGLIGIBLE)).clamp_max(1.0)
-        needed = float(self._norm) / self._max_ratio
-        # The first rows are part of the whole: where their norm is enough, the other seven eighths need not be read.
-        if float(_norm([gradient[: 1 + len(gradient) // 8] for gradient in gradients])) >= needed:
+            return (max_ratio * _norm(gradients) / self._norm.clamp_min(NEGLIGIBLE)).clamp_max(1.0)
+        needed = float(self._norm) / max_ratio
+        # A part's norm is at most that of the whole: where it is enough, nothing else need be read.
+        witness = gradients[self._witness]
+        if float(torch.linalg.vector_norm(witness[: 1 + len(witness) // 8])) >= needed:
             return 1.0
-        return min(1.0, float(_norm(gradients)) / max(needed, NEGLIGIBLE))
+        norms = [float(norm) for norm in torch._foreach_norm(gradients)]
+        self._witness = max(range(len(norms)), key=norms.__getitem__)
+        return min(1.0, math.hypot(*norms) / max(needed, NEGLIGIBLE))
 
     def _refresh(self, index: int) -> None:
         """Computes the lambda-weighted gradient of one layer's part of the loss."""
@@ -251,33 +253,46 @@ class EntropyGuidance:
     def _sample_task(self) -> None:
         """Reads the task's gradient: its norm, and which inputs have one."""
         self._task_samples.append(_norm([_gradient(p) for layer in self.layers for p in layer.parameters]))
-        for layer in self.layers:
-            live = layer.live_columns()
-            if live is not None:
-                known = self._live.get(layer.name)
-                self._live[layer.name] = live if known is None else known | live
+        live = [layer.live_columns() for layer in self.layers if layer.tells_live_columns]
+        if live:
+            self._live = torch.cat(live) if self._live is None else self._live.logical_or_(torch.cat(live))
 
     def _terms_and_entropies(self) -> dict[str, float]:
         """Both terms and each layer's entropy, read from the device at once."""
         entropies: dict[str, Tensor] = {}
         terms: dict[str, list[Tensor]] = {}
+        columns = self._columns()
         for layer in self.layers:
             h = layer.entropy(self._ridge)
-            form, constant = self._form(layer)
+            entropy = h / layer.dimensions
             if layer in self.selected:
-                value = form.value(h / layer.dimensions if self._per_dimension else h, constant)
-                terms.setdefault(layer.kind, []).append(value.mean())
-            live = self._live.get(layer.name)
-            dimensions = layer.dimensions
-            if live is not None and live.any() and not live.all():
-                h = layer.entropy(self._ridge, live)
-                dimensions = min(dimensions, int(live.sum()))
-            entropies[f"entropy/{layer.name}"] = (h / dimensions).mean()
+                form, constant = self._form(layer)
+                terms.setdefault(layer.kind, []).append(form.value(entropy if self._per_dimension else h, constant))
+            live = columns.get(layer)
+            if live is not None:
+                entropy = layer.entropy(self._ridge, live) / min(layer.dimensions, len(live))
+            entropies[f"entropy/{layer.name}"] = entropy
         if not entropies:
             return {}
-        values = {f"guidance/{kind}": torch.stack(term).sum() / self._divisor(kind) for kind, term in terms.items()}
-        values |= entropies
+        values = {
+            f"guidance/{kind}": torch.stack([_mean(part) for part in parts]).sum() / self._divisor(kind)
+            for kind, parts in terms.items()
+        }
+        values |= {name: _mean(entropy) for name, entropy in entropies.items()}
         return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+
+    def _columns(self) -> dict[Layer, Tensor]:
+        """The live columns of the layers that have dead ones as well."""
+        columns: dict[Layer, Tensor] = {}
+        if self._live is None:
+            return columns
+        flags = iter(self._live.tolist())
+        for layer in self.layers:
+            if layer.tells_live_columns:
+                live = list(compress(range(layer.shape[1]), flags))
+                if 0 < len(live) < layer.shape[1]:
+                    columns[layer] = torch.tensor(live, device=layer.parameters[0].device)
+        return columns
 
     def _divisor(self, kind: str) -> int:
         """The number of layers of a term, for a mean over them; 1 for a sum."""
@@ -326,6 +341,10 @@ def _gradient(weight: nn.Parameter) -> Tensor:
     if weight.grad is None:
         weight.grad = torch.zeros_like(weight)
     return weight.grad
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.mean() if values.dim() else values
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:

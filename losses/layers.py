@@ -62,7 +62,7 @@ class Layer:
         """H of each matrix or tap, nats, unreduced; of a single matrix [out, in] also with some of its columns only."""
         part = self.view(self._weight())
         if columns is not None:
-            part = part[:, columns]
+            part = part.index_select(1, columns)
         if self.measure == "taps":
             return taps(part)
         return volume(leading_block(part) if self.measure == "minor" else part, ridge)
@@ -85,14 +85,19 @@ class Layer:
         parts = torch.autograd.grad(weight, self.parameters, whole, allow_unused=True)
         return h, [torch.zeros_like(p) if g is None else g for g, p in zip(parts, self.parameters, strict=True)]
 
-    def live_columns(self) -> Tensor | None:
-        """Inputs [in] whose column of the task's gradient is not exactly 0; None where it does not tell.
+    @property
+    def tells_live_columns(self) -> bool:
+        """Whether the gradient of the weight has a column for each input."""
+        return self.compute is None and self.measure != "taps" and len(self.shape) == 2
 
-        It is 0 where the input was 0 in the whole batch, or reached nothing. Adam moves such columns by guidance alone.
+    def live_columns(self) -> Tensor:
+        """Inputs [in] whose column of the task's gradient is not exactly 0.
+
+        It is 0 where the input was 0 in the whole batch, or reached nothing: Adam moves it by guidance alone.
         """
         gradient = self.parameters[0].grad
-        if gradient is None or self.compute is not None or self.measure == "taps" or len(self.shape) != 2:
-            return None
+        if gradient is None:
+            raise ValueError(f"{self.name} has no gradient")
         return self.view(gradient).any(0)
 
     def refresh_interval(self, batch_size: int) -> int:

@@ -89,6 +89,16 @@ def test_ridged_float32_is_close_to_ridged_float64(shape: tuple[int, int]) -> No
     assert float((gradient - exact_gradient).norm() / exact_gradient.norm()) < 5e-5
 
 
+@pytest.mark.parametrize("shape", [(255, 300), (256, 256), (300, 259), (259, 300)])
+def test_half_a_gram_matrix_is_enough(shape: tuple[int, int]) -> None:
+    weight = random_matrix(*shape)
+    with torch.no_grad():
+        assert float(volume(weight, 0.1)) == pytest.approx(ridged_volume_by_svd(weight, 0.1), rel=1e-10)
+    whole = weight.clone().requires_grad_()
+    volume(whole, 0.1).backward()
+    torch.testing.assert_close(volume_and_gradient(weight, 0.1)[1], whole.grad, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("size", [128, 512])
 def test_unridged_float32_of_square_matrices_is_usable(size: int) -> None:
     weight = random_matrix(size, size, dtype=torch.float32)
