@@ -26,7 +26,7 @@ from .test_sweep import TINY, Ended, Finished, environment, finished, sweep, swe
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's and MLflow's own deprecations are not ours
 
-COMMANDS = ("run", "resume", "status", "best", "enqueue", "train", "profile", "ui", "schema", "doctor")
+COMMANDS = ("run", "resume", "status", "best", "enqueue", "train", "profile", "ui", "gc", "schema", "doctor")
 
 Sweep = Callable[..., Ended]
 
