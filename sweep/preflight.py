@@ -42,7 +42,8 @@ def check(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]
         if not any(problem.startswith("task.") for problem in problems):
             impossible += check_task(config, model_class(config.model.name), info)
         if info.num_val and config.data.val_fraction != DataConfig.model_fields["val_fraction"].default:
-            warnings.append(f"data.val_fraction cannot act: {config.data.folder} has a validation part of its own")
+            brings = config.data.folder or config.data.name
+            warnings.append(f"data.val_fraction cannot act: {brings} has a validation part of its own")
         return problems + impossible, warnings
     return problems, []
 

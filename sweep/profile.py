@@ -135,8 +135,9 @@ def load(source: str, settings: Settings, sizes: Mapping[str, Any]) -> list[Prof
 
 
 def _made(source: str, sizes: Mapping[str, Any]) -> torch.nn.Module:
-    from .own import ImportPathError, imported
+    from .own import ImportPathError, imported, search_in
 
+    search_in(Path.cwd())
     try:
         network = imported(source)(**sizes)
     except (ImportPathError, TypeError, ValueError) as error:
