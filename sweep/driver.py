@@ -73,6 +73,7 @@ class Driver:
         self._patience = Patience()
         self._over = threading.Event()
         self._left = threading.Event()
+        self._sent: set[RunKey] = set()  # runs that this driver has ended
         self._interrupted = False
         before = cast("list[provenance.Code]", search.noted("code") or [])
         self._codes = provenance.followed_by(before, provenance.environment())
@@ -281,8 +282,8 @@ class Driver:
         }
         params = self._config.hyperparameters(config)
         start_time = int((started or time.time()) * 1000)
-        # Another driver may have opened the run of a trial that was adopted.
-        adopted = isinstance(trial, Trial) and trial.attempt > 1
+        # Another driver may have opened the run of a trial that was adopted, or that is over.
+        adopted = isinstance(trial, Row) or trial.attempt > 1
         self._tracker.start_trial(key, params=params, tags=tags, start_time=start_time, resumed=adopted)
 
     def _code_tags(self, trial: Trial | Row) -> dict[str, str]:
@@ -320,17 +321,23 @@ class Driver:
         metrics = {name: value} if value is not None and outcome in ("completed", "pruned") else {}
         tags = {**tags, **({"sweep.error": error[-TRACEBACK:]} if error else {})}
         self._tracker.end_trial(key, outcome=outcome, metrics=metrics, tags=tags, end_time=int(ended * 1000))
+        self._sent.add(key)
 
     def repair(self) -> int:
-        """Sends to the tracker what it lacks of finished trials, from their checkpoints; returns how many lacked it."""
+        """Sends to the tracker what it lacks of finished trials, from their checkpoints; returns how many lacked it.
+
+        Called at the start and at the end: in between, another driver may have died before it had sent all of its own.
+        """
         known = self._tracker.runs()
         lacking = 0
         for study in self._studies.values():
-            for row in study.rows():
+            rows, elsewhere = study.rows(), study.elsewhere()
+            for row in rows:
                 key = RunKey(study.name, _mlflow_kind(row.kind), row.number)
                 state = known.get(key)
                 whole = state is not None and state.outcome is not None and state.status in ("FINISHED", "FAILED")
-                if row.state != "finished" or row.outcome is None or whole:
+                sent = whole or key in self._sent or row.number in elsewhere
+                if row.state != "finished" or row.outcome is None or sent:
                     continue
                 lacking += 1
                 self._start_run(key, row, row.started)

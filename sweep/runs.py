@@ -5,6 +5,7 @@ The recorder of `sweep.tracking` calls it from its own thread; MLflow is importe
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .errors import TrackingError, without_password
+from .lease import FileLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from mlflow import MlflowClient
@@ -141,6 +143,10 @@ class Runs:
         Raises:
             TrackingError: the server is out of reach or refuses, or the experiment was deleted.
         """
+        with contextlib.nullcontext() if self._remote else self._alone():
+            return self._find()
+
+    def _find(self) -> str | None:
         try:
             found = self._client().get_experiment_by_name(self.experiment)
         except _store_errors() as error:
@@ -157,24 +163,32 @@ class Runs:
             )
         return str(found.experiment_id) if found else None
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One driver of the workspace at a time: two that start together would both create what is not there yet."""
+        folder = self._artifacts.absolute().parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "tracking.lock").held():
+            yield
+
     def begin(self, description: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
         """Finds or creates the experiment and the parent run, sets that RUNNING, and learns which runs there are.
 
         Raises:
             TrackingError: as for `find_experiment`.
         """
-        existing = self.find_experiment()
+        tags = {**tags, "sweep.study": self.experiment, "sweep.kind": "study", "mlflow.note.content": description}
         try:
-            client = self._client()
-            if existing is None:
-                # MLflow's default location is relative to the current folder.
-                location = None if self._remote else self._artifacts.absolute().as_uri()
-                self.experiment_id = client.create_experiment(self.experiment, artifact_location=location)
-            else:
-                self.experiment_id = existing
-                self._remember(client)
-            tags = {**tags, "sweep.study": self.experiment, "sweep.kind": "study", "mlflow.note.content": description}
-            self.send(Work(None, time.time_ns() // 1_000_000, params=dict(params), tags=tags))
+            with self._alone():
+                existing, client = self._find(), self._client()
+                if existing is None:
+                    # MLflow's default location is relative to the current folder.
+                    location = None if self._remote else self._artifacts.absolute().as_uri()
+                    self.experiment_id = client.create_experiment(self.experiment, artifact_location=location)
+                else:
+                    self.experiment_id = existing
+                    self._remember(client)
+                self.send(Work(None, time.time_ns() // 1_000_000, params=dict(params), tags=tags))
         except _store_errors() as error:
             raise TrackingError(self.explain(error)) from None
         if "MLFLOW_HTTP_REQUEST_TIMEOUT" in self._environment:

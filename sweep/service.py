@@ -88,6 +88,8 @@ def run(
                         driver.note_code()
                         execute(driver, config.resources, stop=stop or threading.Event())
                         interrupted = not driver.finished()
+                        if not interrupted:
+                            driver.repair()
             except BaseException:
                 tracker.close(status="KILLED", timeout=5)
                 raise

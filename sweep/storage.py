@@ -16,6 +16,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from pydantic import ValidationError
+from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import OperationalError
 
 from .config import StudyConfig
@@ -47,18 +48,29 @@ def open_storage(url: str) -> BaseStorage:
             with lock.held():
                 _cut_torn_line(path)
             return JournalStorage(_Journal(str(path), lock))
-        if url.startswith("sqlite:///"):
-            Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        timeout = {"connect_timeout": 10} if url.startswith("postgresql") else {}
-        # get_storage() puts Optuna's cache of finished trials in front.
-        return optuna.storages.get_storage(
-            RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": timeout})
-        )
+        options = {"connect_args": {"connect_timeout": 10} if url.startswith("postgresql") else {}}
+        with _alone(url, options):
+            # get_storage() puts Optuna's cache of finished trials in front.
+            return optuna.storages.get_storage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **options}))
     except Exception as error:  # noqa: BLE001 (every driver has its own errors; all of them mean the same to the user)
         raise StorageError(
             f"storage {without_password(url)}: out of reach ({_hide(reason(error), url)}). Start it, or set "
             "SWEEP_STORAGE to another URL (journal:///path, sqlite:///path, postgresql+psycopg://user@host/db)."
         ) from None
+
+
+@contextlib.contextmanager
+def _alone(url: str, options: dict[str, Any]) -> Iterator[None]:
+    """One process at a time opens a database: two that meet an empty one would both create its tables, and fail."""
+    with contextlib.ExitStack() as stack:
+        if url.startswith("sqlite:///"):
+            path = Path(url.removeprefix("sqlite:///"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(path.with_name(path.name + ".lock")).held())
+        elif url.startswith("postgresql"):
+            connection = stack.enter_context(create_engine(url, poolclass=NullPool, **options).begin())
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7241)")
+        yield
 
 
 class _Journal(JournalFileBackend):

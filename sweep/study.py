@@ -337,6 +337,19 @@ class Study:
         """All trials, by number."""
         return [_row(t, self._is_orphan(t)) for t in self._frozen()]
 
+    def elsewhere(self) -> set[int]:
+        """Numbers of the trials whose last owner is another living process: it tells the tracker of them itself."""
+        mine, living, found = owner(0), dict[str, bool](), set()
+        for frozen in self._frozen():
+            mark = frozen.user_attrs.get("owner")
+            if mark is None or {**mark, "attempt": 0} == mine:
+                continue
+            if (name := lease(mark)) not in living:
+                living[name] = self._watch.is_alive(mark, self._study.user_attrs.get)
+            if living[name]:
+                found.add(frozen.number)
+        return found
+
     def _is_orphan(self, frozen: FrozenTrial) -> bool:
         """Whether no living driver has a running trial."""
         return _is_orphan(frozen, self._watch, self._study)
