@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= digits
 
-.PHONY: sweep ui test check bench studies-smoke clean
+.PHONY: sweep ui test check bench torture studies-smoke clean
 .DELETE_ON_ERROR:
 
 sweep: $(VENV)/installed  ## run the built-in study digits (STUDY=... runs another)
@@ -31,6 +31,9 @@ studies-smoke: $(VENV)/installed  ## six short trials of each study on real imag
 		$(BIN)/python -m sweep run $$study --workspace results/smoke --trials 6 \
 			--set training.max_epochs=3 --set search.finalists.top=0 || exit 1; \
 	done
+
+torture: $(VENV)/installed-dev  ## kill drivers, workers, nodes and the tracking server 200 times; half an hour
+	$(BIN)/python -m tests.torture
 
 clean:  ## remove what the other targets installed, results stay
 	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import pytest
 import torch
 from mlflow import MlflowClient
-from mlflow.entities import Run
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
 
 from models import build_model
 from sweep.cli import main
+
+from .invariants import Left, assert_whole, left_by
+from .processes import environment
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's and MLflow's own deprecations are not ours
 
@@ -63,12 +63,6 @@ class Ended:
     err: str
 
 
-def environment(workspace: Path, **changes: str) -> dict[str, str]:
-    """This process's, with a workspace of the test's own and nothing of the user's settings."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SWEEP_", "MLFLOW_", "RAY_"))}
-    return {**kept, "SWEEP_WORKSPACE": str(workspace), "OMP_NUM_THREADS": "1", "COLUMNS": "200", **changes}
-
-
 def sweep(workspace: Path, *words: str, **changes: str) -> Ended:
     """Runs ``python -m sweep`` in a process of its own, its output in pipes."""
     command = [sys.executable, "-m", "sweep", *words]
@@ -93,87 +87,6 @@ def sweep_here(
         main()
     out, err = capsys.readouterr()
     return Ended(int(end.value.code or 0), out, err)
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """An MLflow run, with all values of each metric: (step, value, timestamp)."""
-
-    run: Run
-    history: dict[str, list[tuple[int, float, int]]]
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return dict(self.run.data.tags)
-
-    @property
-    def epochs(self) -> dict[str, list[int]]:
-        """The steps of each metric that is one of an epoch, in the order they were logged."""
-        return {name: [step for step, *_ in values] for name, values in self.history.items() if values[0][0] > 0}
-
-    @property
-    def curve(self) -> dict[str, list[float]]:
-        """The values of each such metric by epoch, how long it took left out."""
-        values = {name: [value for _, value, _ in sorted(self.history[name])] for name in self.epochs}
-        return {name: curve for name, curve in values.items() if name != "seconds"}
-
-
-@dataclass(frozen=True)
-class Left:
-    """What a study has left in its Optuna storage and in MLflow."""
-
-    trials: list[FrozenTrial]
-    controls: list[FrozenTrial]
-    parent: Recorded
-    runs: dict[str, Recorded]
-    """By name; a name that is there twice fails the reading."""
-
-
-def left_by(workspace: Path, name: str, storage: BaseStorage | None = None) -> Left:
-    """Reads a study with the clients of Optuna and MLflow alone."""
-    if storage is None:
-        path = str(workspace / "optuna.journal")
-        storage = JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
-    studies = {each.study_name: each for each in optuna.get_all_study_summaries(storage)}
-    client = MlflowClient(f"sqlite:///{workspace}/mlflow.db")
-    experiment = client.get_experiment_by_name(name)
-    assert experiment is not None
-    recorded = []
-    for run in client.search_runs([experiment.experiment_id], max_results=1000):
-        history = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
-        recorded.append(Recorded(run, {k: [(m.step, m.value, m.timestamp) for m in v] for k, v in history.items()}))
-    names = Counter(each.run.info.run_name for each in recorded)
-    assert set(names.values()) == {1}, names
-    runs = {str(each.run.info.run_name): each for each in recorded}
-    parent = runs.pop(name)
-
-    def trials(study: str) -> list[FrozenTrial]:
-        return optuna.load_study(study_name=study, storage=storage).trials if study in studies else []
-
-    return Left(trials(name), trials(f"{name}.controls"), parent, runs)
-
-
-def assert_whole(left: Left, name: str, *, trials: int, controls: int) -> None:
-    """Holds for every study that is not running: the budget, one run each, one value for each metric and epoch."""
-    assert [t.number for t in left.trials] == list(range(trials))
-    assert [t.number for t in left.controls] == list(range(controls))
-    assert all(t.state.is_finished() for t in [*left.trials, *left.controls])
-    names = {f"{name}-{n:04d}" for n in range(trials)} | {f"{name}.controls-{n:04d}" for n in range(controls)}
-    assert set(left.runs) == names
-    for frozen, prefix in [(t, name) for t in left.trials] + [(t, f"{name}.controls") for t in left.controls]:
-        record = left.runs[f"{prefix}-{frozen.number:04d}"]
-        outcome = frozen.user_attrs["outcome"]
-        assert record.tags["sweep.outcome"] == outcome
-        assert record.tags["sweep.study"] == prefix
-        assert record.tags["sweep.trial"] == str(frozen.number)
-        assert record.run.info.status == ("FAILED" if outcome == "failed" else "FINISHED")
-        assert record.tags["mlflow.parentRunId"] == left.parent.run.info.run_id
-        for metric, steps in record.epochs.items():
-            assert sorted(steps) == list(range(1, frozen.user_attrs.get("epochs", 0) + 1)), (record.run, metric)
-        once = {metric: values for metric, values in record.history.items() if metric not in record.epochs}
-        assert all(len(values) == 1 for values in once.values()), once
-    assert left.parent.run.info.status == "FINISHED"
-    assert left.parent.tags["sweep.kind"] == "study"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,230 @@
+"""Real processes for tests that end them: the command line, a tracking server, a Ray cluster of several nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import psutil
+
+from sweep.tracking import serve
+
+PATIENCE = 400.0  # seconds; nothing here takes more than some tens
+
+
+def environment(workspace: Path, **changes: str) -> dict[str, str]:
+    """This process's, with a workspace of the test's own and nothing of the user's settings."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SWEEP_", "MLFLOW_", "RAY_"))}
+    return {**kept, "SWEEP_WORKSPACE": str(workspace), "OMP_NUM_THREADS": "1", "COLUMNS": "200", **changes}
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    """Returns when a condition holds.
+
+    Raises:
+        TimeoutError: it does not, for very long.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:g} s for {what}")
+        time.sleep(0.05)
+
+
+def title(process: psutil.Process) -> str:
+    """What a process calls itself; nothing where it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            return " ".join(process.cmdline()) or str(process.name())
+    return ""
+
+
+def is_training(process: psutil.Process) -> bool:
+    """Whether a process is one of Ray's workers, within a step of a trial."""
+    return title(process).startswith("ray::Worker.train")
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
+class Command:
+    """``python -m sweep`` in a process group of its own, as a shell starts it; what it prints goes to a file."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, workspace: Path, *words: str, **changes: str):
+        self.file = workspace.parent / f"output-{next(self._numbers):03d}.txt"
+        with self.file.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "sweep", *words],
+                env=environment(workspace, **changes),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.family: dict[int, psutil.Process] = {}  # all processes that came of it: its Ray's
+
+    @property
+    def out(self) -> str:
+        return self.file.read_text()
+
+    @property
+    def over(self) -> bool:
+        return self.process.poll() is not None
+
+    def says(self, start: str) -> bool:
+        """Whether it has printed a line that starts so."""
+        return f"\n{start}" in f"\n{self.out}"
+
+    def look(self) -> list[psutil.Process]:
+        """The processes that have come of it up to now."""
+        self.family.update({child.pid: child for child in descendants(self.process.pid)})
+        return list(self.family.values())
+
+    def training(self) -> list[psutil.Process]:
+        """The processes of its Ray that are within a step of a trial now."""
+        return [process for process in self.look() if is_training(process)]
+
+    def alive(self) -> list[str]:
+        """Names of the processes that are left of it."""
+        return [title(process).split()[0] for process in self.family.values() if title(process)]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Ctrl-C reaches a terminal's whole process group; all other signals go to the driver alone."""
+        with contextlib.suppress(ProcessLookupError):
+            if number == signal.SIGINT:
+                os.killpg(self.process.pid, number)
+            else:
+                self.process.send_signal(number)
+
+    def end(self, seconds: float = PATIENCE) -> int:
+        """Waits for the end; the exit status."""
+        return self.process.wait(timeout=seconds)
+
+    def close(self) -> None:
+        """Ends whatever is left, by process id."""
+        kill([*self.look(), psutil.Process(self.process.pid)] if not self.over else self.family.values())
+        self.process.wait()
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+class TrackingServer:
+    """An MLflow server on a workspace's own store, which can be stopped and started again."""
+
+    def __init__(self, workspace: Path):
+        self._workspace, self._process = workspace, None
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Returns at once; see `ready`."""
+        self._workspace.mkdir(parents=True, exist_ok=True)
+        store, artifacts = f"sqlite:///{self._workspace}/mlflow.db", self._workspace / "artifacts"
+        command, variables = serve(store, artifacts, port=self.port)
+        with (self._workspace.parent / "server.log").open("ab") as log:
+            self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
+                command, env=variables, stdout=log, stderr=log, start_new_session=True
+            )
+
+    @property
+    def up(self) -> bool:
+        return self._process is not None
+
+    def ready(self) -> bool:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{self.url}/health", timeout=1).close()
+            return True
+        return False
+
+    def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
+        if self._process is None:
+            return
+        os.killpg(self._process.pid, number)  # a session of its own: only what was started here
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._process = None
+
+
+class Cluster:
+    """A Ray head without CPUs, and nodes of one CPU each, on loopback addresses of this host."""
+
+    def __init__(self, folder: Path):
+        token = folder / "token"
+        token.write_text(secrets.token_hex(32))
+        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        self._log = folder / "cluster.log"
+        self._hosts = itertools.count(2)
+        self._nodes: list[subprocess.Popen[bytes]] = []
+        port = free_port()
+        self.address = f"127.0.0.{next(self._hosts)}:{port}"
+        self._head = self._start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
+
+    def _start(self, *words: str) -> subprocess.Popen[bytes]:
+        host = self.address.partition(":")[0] if "--head" in words else f"127.0.0.{next(self._hosts)}"
+        command = ["ray", "start", *words, f"--node-ip-address={host}", "--disable-usage-stats", "--block"]
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        before = self._log.read_text().count("--block") if self._log.exists() else 0
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                [str(Path(sys.executable).with_name(command[0])), *command[1:]],
+                env={**kept, **self.environment, "OMP_NUM_THREADS": "1"},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        # It says so when all of the node's processes run.
+        wait_for(lambda: process.poll() is not None or self._log.read_text().count("--block") > before, "a Ray node")
+        assert process.poll() is None, self._log.read_text()
+        return process
+
+    def add(self) -> None:
+        """Starts one more node; returns when it runs."""
+        self._nodes.append(self._start(f"--address={self.address}", "--num-cpus=1"))
+
+    def training(self) -> list[psutil.Process]:
+        """The processes that are within a step of a trial now."""
+        return [p for node in self._nodes for p in descendants(node.pid) if is_training(p)]
+
+    def kill_node(self) -> int:
+        """Kills the raylet of a node that trains, and with it the node; returns how many trials were on it."""
+        for node in self._nodes:
+            family = descendants(node.pid)
+            training = sum(is_training(p) for p in family)
+            raylets = [p for p in family if title(p).split(" ")[0].endswith("/raylet")]
+            if training and raylets:
+                kill(raylets)
+                self._nodes.remove(node)
+                return training
+        return 0
+
+    def close(self) -> None:
+        for node in [*self._nodes, self._head]:
+            kill([*descendants(node.pid), psutil.Process(node.pid)] if node.poll() is None else [])
+            node.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
