@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 
 from .config import FinalistsConfig, SearchConfig, StudyConfig
 from .finding import connect, stored, studies
+from .links import VIEW, experiment_url, run_url, view_url
 from .settings import Settings
 from .studyfile import to_yaml
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .finalists import Comparison
     from .study import Row
+
+PORT = 5000  # of `sweep ui` on this machine
 
 
 @dataclass(frozen=True)
@@ -72,20 +77,48 @@ def export(config: StudyConfig, row: Row) -> str:
     )
 
 
-def ui(name: str | None, settings: Settings, *, port: int) -> tuple[list[str], dict[str, str], str]:
-    """What `sweep ui` needs: the command that serves (empty for a server that runs already), its environment, the link.
+def ui(name: str | None, settings: Settings, *, port: int = PORT) -> tuple[list[str], dict[str, str], list[str]]:
+    """What `sweep ui` needs to serve the MLflow UI and to say where it is.
+
+    Returns:
+        The command that serves, empty for a server that runs already; its environment; the links. The first link is
+        the one to open; of a study, the last is the one that asks nothing of MLflow beyond its documented ways.
 
     Raises:
         SweepError: no such study, or a tracking server out of reach.
     """
-    from .tracking import Tracker, experiment_url, serve
+    from .tracking import Tracker, serve
 
-    remote = settings.tracking_uri.startswith("http")
-    url = settings.tracking_uri if remote else f"http://127.0.0.1:{port}"
+    links = [url := _address(settings, port)]
     if name is not None:
-        config = stored(name, settings)
-        experiment = Tracker(settings.tracking_uri, name, artifacts=settings.artifacts).check()
+        config, tracker = stored(name, settings), Tracker(settings.tracking_uri, name, artifacts=settings.artifacts)
+        experiment = tracker.check()
         if experiment is not None:
-            url = experiment_url(url, experiment, ascending=config.objective.direction == "minimize")
+            links = [experiment_url(url, experiment, ascending=config.objective.direction == "minimize")]
+            if VIEW in tracker.experiment_tags:
+                links.insert(0, view_url(url, experiment))
+    remote = url == settings.tracking_uri
     command, environment = ([], {}) if remote else serve(settings.tracking_uri, settings.artifacts, port=port)
-    return command, environment, url
+    return command, environment, links
+
+
+def run_links(name: str, rows: Iterable[Row], settings: Settings) -> dict[int, str]:
+    """Links to the runs of search trials in the MLflow UI, by number, as far as MLflow holds them.
+
+    Raises:
+        TrackingError: the tracking server is out of reach.
+    """
+    from .tracking import RunKey, Tracker
+
+    tracker = Tracker(settings.tracking_uri, name, artifacts=settings.artifacts)
+    experiment = tracker.check()
+    if experiment is None:
+        return {}
+    runs = tracker.find_runs(experiment, [RunKey(name, "trial", row.number) for row in rows])
+    return {key.number: run_url(_address(settings, PORT), experiment, run_id) for key, run_id in runs.items()}
+
+
+def _address(settings: Settings, port: int) -> str:
+    """Where the MLflow UI is, or will be when `sweep ui` serves it."""
+    remote = settings.tracking_uri.startswith("http")
+    return settings.tracking_uri if remote else f"http://127.0.0.1:{port}"

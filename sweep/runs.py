@@ -19,7 +19,7 @@ from .errors import TrackingError, without_password
 from .lease import FileLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from mlflow import MlflowClient
@@ -123,6 +123,7 @@ class Runs:
 
     Attributes:
         experiment_id: known after `begin`.
+        experiment_tags: of the experiment, as `find_experiment` found it.
         found: the trials' runs that were there before.
     """
 
@@ -130,6 +131,7 @@ class Runs:
         self.uri = uri
         self.experiment = experiment
         self.experiment_id = ""
+        self.experiment_tags: dict[str, str] = {}
         self.found: dict[RunKey, RunState] = {}
         self._artifacts = artifacts
         self._remote = uri.startswith(("http:", "https:", "databricks"))
@@ -143,8 +145,11 @@ class Runs:
         Raises:
             TrackingError: the server is out of reach or refuses, or the experiment was deleted.
         """
-        with contextlib.nullcontext() if self._remote else self._alone():
-            return self._find()
+        try:
+            with contextlib.nullcontext() if self._remote else self._alone():
+                return self._find()
+        except OSError as error:  # a folder that cannot be written
+            raise TrackingError(self.explain(error)) from None
 
     def _find(self) -> str | None:
         try:
@@ -161,7 +166,26 @@ class Runs:
                 f"  {command} rename {option} --new-name {self.experiment}-old\n"
                 "or give the study another name"
             )
-        return str(found.experiment_id) if found else None
+        if found is None:
+            return None
+        self.experiment_tags = dict(found.tags)
+        return str(found.experiment_id)
+
+    def find_runs(self, experiment_id: str, keys: Iterable[RunKey]) -> dict[RunKey, str]:
+        """Ids of the runs that are there, each looked for by its tags (4 ms).
+
+        Raises:
+            TrackingError: the server is out of reach or refuses.
+        """
+        try:
+            found = {key: self._search(self._client(), experiment_id, key) for key in keys}
+        except _store_errors() as error:
+            raise TrackingError(self.explain(error)) from None
+        return {key: run.info.run_id for key, run in found.items() if run is not None}
+
+    def _search(self, client: MlflowClient, experiment_id: str, key: RunKey) -> Run | None:
+        filters = " and ".join(f"tags.`{name}` = '{value}'" for name, value in key.tags.items())
+        return next(iter(client.search_runs([experiment_id], filters, max_results=1)), None)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -171,7 +195,13 @@ class Runs:
         with FileLock(folder / "tracking.lock").held():
             yield
 
-    def begin(self, description: str, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
+    def begin(
+        self,
+        description: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        experiment_tags: Mapping[str, str],
+    ) -> None:
         """Finds or creates the experiment and the parent run, sets that RUNNING, and learns which runs there are.
 
         Raises:
@@ -188,6 +218,8 @@ class Runs:
                 else:
                     self.experiment_id = existing
                     self._remember(client)
+                for name, value in experiment_tags.items():
+                    client.set_experiment_tag(self.experiment_id, name, value)
                 self.send(Work(None, time.time_ns() // 1_000_000, params=dict(params), tags=tags))
         except _store_errors() as error:
             raise TrackingError(self.explain(error)) from None
@@ -280,9 +312,9 @@ class Runs:
         if key is not None:
             tags = {**tags, **key.tags, "mlflow.parentRunId": self._known[None].run_id}
         if key is not None and work.search:
-            filters = " and ".join(f"tags.`{name}` = '{value}'" for name, value in key.tags.items())
-            if found := client.search_runs([self.experiment_id], filters, max_results=1):
-                self._known[key] = _known(found[0])
+            found = self._search(client, self.experiment_id, key)
+            if found is not None:
+                self._known[key] = _known(found)
                 return self._known[key]
         work.search = True
         run = client.create_run(

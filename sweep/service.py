@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from .config import Scalar, StudyConfig, TrialConfig
 from .errors import ConfigError, SweepError, nearest
 from .finding import OWN_CODE, agree, connect, continued, load, stored, studies
+from .links import describe, experiment_tags
 from .own import modules_to_send, search_folders
-from .results import Summary, export, finished_rows, summarise, ui
+from .results import Summary, export, finished_rows, run_links, summarise, ui
 from .settings import Settings
 from .studyfile import read_yaml, to_yaml
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from .tracking import Tracker
 
 __all__ = [
-    "Summary", "continued", "enqueue", "export", "finished_rows", "load", "planned", "run", "stored", "studies",
-    "summarise", "test", "train", "trial_config", "ui",
+    "Summary", "continued", "enqueue", "export", "finished_rows", "load", "planned", "run", "run_links", "stored",
+    "studies", "summarise", "test", "train", "trial_config", "ui",
 ]  # fmt: skip
 
 
@@ -73,7 +74,13 @@ def run(
                 storage, workspace = connect(settings.storage), settings.workspace
                 search, controls = (Study(config, storage, workspace=workspace, sister=s) for s in (False, True))
                 tags = {**_budget(config), **_learn(search, forerunners, storage, listener)}
-                tracker.open(description=describe(config), params=config.identity(), tags=tags, offline_ok=offline_ok)
+                tracker.open(
+                    description=describe(config),
+                    params=config.identity(),
+                    tags=tags,
+                    experiment_tags=experiment_tags(config),
+                    offline_ok=offline_ok,
+                )
                 if tracker.problem:
                     listener.noticed(
                         f"{tracker.problem} The study goes on; the server gets everything when it is back."
@@ -187,17 +194,6 @@ def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, di
     study = Study(config.model_copy(update={"search": search}), connect(settings.storage), workspace=settings.workspace)
     number = study.enqueue(values)
     return number, values
-
-
-def describe(config: StudyConfig) -> str:
-    """What is shown on top of the study in the MLflow UI (Markdown)."""
-    searched = ", ".join(config.searched) or "nothing"
-    return (
-        f"**{config.name}**: {config.model.name} on {config.data.name}, searching {searched}.\n\n"
-        f"Objective: {config.objective.direction} `{config.objective.metric}`, the metric `objective` of completed "
-        f"search trials.\n\nBest first: filter ``tags.`sweep.kind` = 'trial'`` and sort by `objective`. Controls and "
-        "finalists: ``tags.`sweep.kind` = 'control'`` or ``'finalist'``, metric `final_objective`."
-    )
 
 
 def planned(config: StudyConfig, settings: Settings) -> Plan:

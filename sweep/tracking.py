@@ -7,20 +7,18 @@ the caller's own timestamp, so that what is sent twice is stored once.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import tempfile
 import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import quote
 
 from .errors import TrackingError
 from .runs import ENVIRONMENT, RunKey, Runs, RunState, Work, may_pass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 
     from .metrics import EpochMetrics
 
-__all__ = ["RunKey", "RunState", "Tracker", "experiment_url", "serve"]
+__all__ = ["RunKey", "RunState", "Tracker", "serve"]
 
 ROUND_SECONDS = 1.0  # between two looks at the queue: trials that end gather for this long
 RUNNING_SECONDS = 5.0  # between two calls for a trial that still runs: a call costs 10 ms whatever it holds
@@ -75,8 +73,27 @@ class Tracker:
         """
         return self._runs.find_experiment()
 
+    @property
+    def experiment_tags(self) -> dict[str, str]:
+        """The experiment's tags, as `check` found them."""
+        return self._runs.experiment_tags
+
+    def find_runs(self, experiment_id: str, keys: Iterable[RunKey]) -> dict[RunKey, str]:
+        """Ids of the runs that MLflow holds, found by their tags; creates nothing.
+
+        Raises:
+            TrackingError: as for `check`.
+        """
+        return self._runs.find_runs(experiment_id, keys)
+
     def open(
-        self, *, description: str, params: Mapping[str, object], tags: Mapping[str, str], offline_ok: bool = False
+        self,
+        *,
+        description: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        experiment_tags: Mapping[str, str] | None = None,
+        offline_ok: bool = False,
     ) -> None:
         """Finds or creates the experiment and its parent run, learns which runs exist, and starts the recorder.
 
@@ -86,12 +103,13 @@ class Tracker:
             description: shown on top of the parent run (Markdown).
             params: of the parent run; those it already has are left as they are.
             tags: of the parent run, written at every opening.
+            experiment_tags: of the experiment, likewise (see `sweep.links`).
             offline_ok: go on without a server that is out of reach; the recorder looks for it now and then.
 
         Raises:
             TrackingError: as for `check`.
         """
-        self._begin = partial(self._runs.begin, description, params, tags)
+        self._begin = partial(self._runs.begin, description, params, tags, experiment_tags or {})
         try:
             self._begin()
         except TrackingError as error:
@@ -270,16 +288,6 @@ class Tracker:
                 del self._pending[work.key]
                 self._changed.notify_all()
         return True
-
-
-def experiment_url(uri: str, experiment_id: str, *, ascending: bool) -> str:
-    """Deep link to an experiment's trials in the MLflow UI at `uri`, sorted by the objective."""
-    host = re.sub(r"//[^/]*@", "//", uri.rstrip("/"))
-    trials, objective = quote("tags.`sweep.kind`='trial'"), quote("metrics.`objective`")
-    order = f"orderByKey={objective}&orderByAsc={str(ascending).lower()}"
-    return (
-        f"{host}/#/experiments/{experiment_id}/runs?searchFilter={trials}&{order}&startTime=ALL&lifecycleFilter=Active"
-    )
 
 
 def serve(uri: str, artifacts: Path, *, host: str = "127.0.0.1", port: int = 5000) -> tuple[list[str], dict[str, str]]:

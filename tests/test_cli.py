@@ -140,6 +140,33 @@ def test_best_first(here: Sweep, copy: Path, tiny: Finished) -> None:
     assert data[0]["hyperparameters"] == ranked[0].params
 
 
+def test_best_links_to_the_runs_that_mlflow_holds(here: Sweep, copy: Path, tiny: Finished) -> None:
+    ranked = sorted(tiny.left.trials, key=lambda t: t.value or 0)[:2]
+    experiment = tiny.left.parent.run.info.experiment_id
+    expected = {
+        t.number: f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/"
+        f"{tiny.left.runs[f'tiny-{t.number:04d}'].run.info.run_id}"
+        for t in ranked
+    }
+    ended = here("best", "tiny", "--top", "2")
+    shown = [line.split() for line in ended.out.splitlines() if "/#/" in line]
+    assert {int(number): link for number, link in shown} == expected
+    assert f"python -m sweep ui tiny --workspace {copy}" in ended.out
+    data = json.loads(here("best", "tiny", "--top", "2", "--json").out)
+    assert {row["number"]: row["link"] for row in data} == expected
+
+
+def test_best_needs_no_server(here: Sweep, copy: Path) -> None:
+    ended = here("best", "tiny", "--json", MLFLOW_TRACKING_URI="http://me:hidden@127.0.0.1:1")
+    assert ended.code == 0
+    assert [row["link"] for row in json.loads(ended.out)] == [None] * 5
+    assert "http://me:***@127.0.0.1:1 is out of reach" in ended.err
+    assert "hidden" not in ended.err
+    elsewhere = here("best", "tiny", MLFLOW_TRACKING_URI=f"sqlite:///{copy}/other.db")
+    assert elsewhere.code == 0
+    assert "/#/" not in elsewhere.out
+
+
 def test_the_exported_best_trains_to_the_same_number(here: Sweep, copy: Path, tiny: Finished, tmp_path: Path) -> None:
     best = min(tiny.left.trials, key=lambda t: t.value or 0)
     exported = tmp_path / "best.yaml"
@@ -234,7 +261,7 @@ def test_ui_serves_on_loopback_until_interrupted(tiny: Finished, copy: Path) -> 
             link = process.stdout.readline().strip()
             experiment = tiny.left.parent.run.info.experiment_id
             assert link.startswith(f"http://127.0.0.1:{port}/#/experiments/{experiment}/")
-            assert "objective" in link
+            assert link.endswith("viewStateShareKey=objective")
             assert answer(port) == 200
             family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
             sockets = [s for each in family for s in each.net_connections("inet") if s.status == psutil.CONN_LISTEN]

@@ -28,7 +28,7 @@ from mlflow.experiments import commands
 
 from sweep.errors import TrackingError, without_password
 from sweep.metrics import EpochMetrics
-from sweep.tracking import RunKey, Tracker, experiment_url, serve
+from sweep.tracking import RunKey, Tracker, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -260,6 +260,33 @@ def test_not_a_number_and_infinity_are_stored(uri: str) -> None:
         [(step, value)] = history(uri, run, name)
         assert step == 1
         assert math.isnan(value)
+
+
+def test_a_run_is_found_by_its_tags(uri: str, tmp_path: Path) -> None:
+    tracker = opened(uri)
+    control = RunKey("digits.controls", "control", 17)
+    for key in (TRIAL, control):
+        start(tracker, key)
+        end(tracker, key)
+    tracker.close(status="FINISHED")
+    late = Tracker(uri, "digits", artifacts=tmp_path / "artifacts")
+    experiment = late.check()
+    assert experiment is not None
+    missing = RunKey("digits", "trial", 18)
+    found = late.find_runs(experiment, [TRIAL, control, missing])
+    assert found == {TRIAL: runs(uri)[0].info.run_id, control: runs(uri, kind="control")[0].info.run_id}
+    with pytest.raises(TrackingError, match="out of reach"):
+        Tracker("http://127.0.0.1:1", "digits", artifacts=tmp_path).find_runs("1", [TRIAL])
+
+
+def test_the_experiment_is_described_at_every_opening(uri: str) -> None:
+    for text in ("first", "second"):
+        tracker = Tracker(uri, "digits", artifacts=Path("artifacts"))
+        tracker.open(description="", params={}, tags={}, experiment_tags={"mlflow.note.content": text})
+        tracker.close(status="FINISHED")
+        late = Tracker(uri, "digits", artifacts=Path("artifacts"))
+        late.check()
+        assert late.experiment_tags["mlflow.note.content"] == text
 
 
 def test_long_values_and_strange_layer_names_are_taken(uri: str) -> None:
@@ -620,11 +647,3 @@ def test_a_server_that_dies_and_comes_back_loses_and_doubles_nothing(server: Ser
     [parent] = runs(server.store, "dies", kind="study")
     assert parent.info.status == "FINISHED"
     assert len(list((server.folder / "artifacts").rglob("study.yaml"))) == 1
-
-
-def test_experiment_url_sorts_trials_by_the_objective() -> None:
-    url = experiment_url("http://ann:s3cret@127.0.0.1:5000/", "7", ascending=True)
-    assert url == (
-        "http://127.0.0.1:5000/#/experiments/7/runs?searchFilter=tags.%60sweep.kind%60%3D%27trial%27"
-        "&orderByKey=metrics.%60objective%60&orderByAsc=true&startTime=ALL&lifecycleFilter=Active"
-    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .options import AsJson, Data, NameArg, Storage, Tracking, Workspace, make_settings
+from .options import AsJson, Data, NameArg, Storage, Tracking, Workspace, command_line, make_settings
 from .output import make_console, print_json, profile_json, row_json, summary_json
 
 
@@ -48,22 +49,34 @@ def best(
     export: Annotated[Path | None, typer.Option(help="Write the best one as a study file.")] = None,
     workspace: Workspace = None,
     storage: Storage = None,
+    tracking: Tracking = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the best configurations of a study; read from the storage, no server needed.
+    """Show the best configurations of a study, with links to their runs in the MLflow UI where that is in reach.
 
     Example: `python -m sweep best digits --top 3 --export best.yaml`
     """
     from .. import display, service
+    from ..errors import TrackingError
 
-    settings = make_settings(workspace=workspace, storage=storage)
+    settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking)
     summary, console = service.summarise(name, settings), make_console(to_stderr=as_json)
+    links: dict[int, str] = {}
+    try:
+        links = service.run_links(name, summary.best[:top], settings)
+    except TrackingError as error:
+        console.print(f"No links to runs: {error}", markup=False, soft_wrap=True)
     if as_json:
-        print_json([row_json(row) for row in summary.best[:top]])
+        print_json([{**row_json(row), "link": links.get(row.number)} for row in summary.best[:top]])
     elif summary.best:
         console.print(display.best_table(summary.config, summary.best[:top]))
         if summary.comparison.finalists:
             console.print(display.comparison_table(summary.config, summary.comparison))
+    if links and not as_json:
+        served = "" if settings.tracking_uri.startswith("http") else f", served by {command_line(settings, 'ui', name)}"
+        console.print(f"Their runs in the MLflow UI{served}:", soft_wrap=True)
+        for row in [row for row in summary.best[:top] if row.number in links]:
+            console.print(f"{row.number:>7}   {links[row.number]}", soft_wrap=True)
     if not summary.best:
         console.print(f"{name}: no trial has completed yet.")
         raise typer.Exit(1)
@@ -88,8 +101,10 @@ def ui(
     from .. import service
 
     settings = make_settings(workspace=workspace, tracking_uri=tracking, storage=storage)
-    command, environment, url = service.ui(name, settings, port=port)
-    print(url, flush=True)
+    command, environment, links = service.ui(name, settings, port=port)
+    print(links[0], flush=True)
+    if len(links) > 1:
+        print(f"Should this MLflow not know that view: {links[-1]}", file=sys.stderr)
     if command:
         with contextlib.suppress(KeyboardInterrupt):
             raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603

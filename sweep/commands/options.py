@@ -40,7 +40,7 @@ def command_line(settings: Settings, *words: str) -> str:
     from ..errors import without_password
 
     options = {"workspace": "--workspace", "storage": "--storage"}
-    options |= {"tracking_uri": "--tracking"} if words[0] in ("run", "resume", "ui") else {}
+    options |= {"tracking_uri": "--tracking"} if words[0] in ("run", "resume", "ui", "best") else {}
     options |= {"data": "--data", "address": "--address"} if words[0] in ("run", "resume") else {}
     known = {**dict(make_settings(workspace=settings.workspace)), "workspace": Path("results").absolute()}
     place = [
