@@ -104,6 +104,8 @@ def run(
         if (error := recording.exception()) is not None:
             listener.noticed(f"the best model was not recorded: {error}; the next run of {config.name} tries again")
     whole = tracker.close(status="KILLED" if interrupted else "FINISHED", timeout=60)
+    for notice in tracker.notices:
+        listener.noticed(notice)
     if tracker.problem or not whole:
         listener.noticed(f"tracking: {tracker.problem}; the next run of {config.name} sends what is missing")
     return replace(summary, seconds=time.monotonic() - began)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from .errors import TrackingError
+from .export import log_model
 from .runs import ENVIRONMENT, RunKey, Runs, RunState, Work, may_pass
 
 if TYPE_CHECKING:
@@ -43,10 +43,12 @@ class Tracker:
     Attributes:
         problem: what keeps the recorder from sending, or made it drop something; None while all is well, and again
             when a server that was gone is back.
+        notices: what else the user should know, when all is sent.
     """
 
     def __init__(self, uri: str, experiment: str, *, artifacts: Path):
         self.problem: str | None = None
+        self.notices: list[str] = []
         self._runs = Runs(uri, experiment, artifacts)
         self._queue: list[Work] = []
         self._pending: dict[RunKey | None, Work] = {}  # the recorder's; read and changed under the lock of _changed
@@ -197,12 +199,14 @@ class Tracker:
     def log_model(self, key: RunKey, model: torch.nn.Module, example: np.ndarray) -> None:
         """Stores an MLflow model ``runs:/<run_id>/model`` that loads without this project and without unpickling.
 
+        Where it cannot be exported, its state dict, and a notice that says why.
+
         Args:
             key: of the run.
             model: on the CPU; it is the recorder's from now on and put in eval mode.
             example: an input batch [N, ...]; the stored model takes any N.
         """
-        self._put(Work(key, jobs=[partial(_log_model, model, example)]))
+        self._put(Work(key, jobs=[partial(log_model, model, example, self.notices.append)]))
 
     def flush(self, timeout: float) -> bool:
         """Sends all that is queued; False if the server has not taken it within `timeout` seconds."""
@@ -311,39 +315,3 @@ def _due(work: Work) -> bool:
 
 def _upload(path: Path, folder: str, client: MlflowClient, run_id: str) -> None:
     client.log_artifact(run_id, str(path), folder or None)
-
-
-def _log_model(model: torch.nn.Module, example: np.ndarray, client: MlflowClient, run_id: str) -> None:
-    """What `mlflow.pytorch.log_model` does, without its global tracking URI and active run; a second time nothing."""
-    import mlflow.pytorch
-    import numpy as np
-    import torch
-    from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model, infer_signature
-
-    run = client.get_run(run_id)
-    known = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
-    if any(logged.name == "model" and logged.status == "READY" for logged in known):
-        return
-    if len(example) == 1:
-        example = np.repeat(example, 2, axis=0)  # the exporter takes a dimension of size 1 for a constant
-    model.eval()
-    with torch.no_grad():
-        signature = infer_signature(example, model(torch.from_numpy(example)).numpy())
-    logged = client.create_logged_model(run.info.experiment_id, "model", run_id, params=run.data.params)
-    model_id = logged.model_id
-    client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
-    with tempfile.TemporaryDirectory() as folder:
-        mlflow.pytorch.save_model(
-            model,
-            f"{folder}/model",
-            mlflow_model=Model(
-                artifact_path=logged.artifact_location, run_id=run_id, model_uuid=model_id, model_id=model_id
-            ),
-            signature=signature,
-            input_example=example,
-            pip_requirements=[f"mlflow=={mlflow.__version__}", f"torch=={torch.__version__.split('+')[0]}", "numpy"],
-            serialization_format="pt2",
-        )
-        client.log_model_artifacts(model_id, f"{folder}/model")
-    client.finalize_logged_model(model_id, "READY")

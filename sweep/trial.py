@@ -140,9 +140,15 @@ def trained_model(
 
 def build(config: TrialConfig, info: DatasetInfo) -> nn.Module:
     """Builds the model of one trial, with PyTorch's own initialisation."""
-    if is_import_path(config.model["name"]):
+    own = is_import_path(config.model["name"])
+    if own:
         imported(config.model["name"])  # from the study's folders too, and with its own errors
-    return build_model(**config.model, in_shape=info.in_shape, num_outputs=info.num_classes)
+    model = build_model(**config.model, in_shape=info.in_shape, num_outputs=info.num_classes)
+    if own and isinstance(model, nn.Module):
+        with torch.no_grad():  # a network that builds layers in its first pass, lazy ones say, has them from here on
+            model.eval()(torch.zeros(2, *info.in_shape))
+        model.train()
+    return model
 
 
 def task_kind(config: TaskConfig, model: object) -> str:

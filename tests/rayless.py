@@ -12,6 +12,7 @@ import multiprocessing
 import signal
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,14 @@ _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([__name__])
 
 
-class Nobody:
-    """A listener that says nothing."""
+class Listener:
+    """Keeps what the user is told, and nothing else."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def noticed(self, message: str) -> None:
+        self.said.append(message)
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
@@ -57,14 +64,33 @@ def execute(source: Source, *, stop: threading.Event, death: Death | None) -> No
                 break
 
 
-def _run(config: dict[str, Any], places: dict[str, str], death: Death | None) -> None:
+def run_here(
+    config: StudyConfig,
+    settings: Settings,
+    *,
+    death: Death | None = None,
+    replace: Callable[[object, str, Any], None] = setattr,
+) -> list[str]:
+    """Runs a study in this process; returns what the user is told.
+
+    Args:
+        replace: puts what goes without Ray in its place; a test's ``monkeypatch.setattr`` takes it away again.
+    """
+
     def instead(source: Source, _resources: Resources, *, stop: threading.Event) -> None:
         execute(source, stop=stop, death=death)
 
-    executor.execute, executor.parallelism = instead, lambda _: 1
-    trial.CHECKPOINT_SHARE = 1e9  # a checkpoint after every epoch, whatever it costs
-    service._ray = lambda *_: contextlib.nullcontext()  # type: ignore[assignment]
-    service.run(StudyConfig.model_validate(config), Settings(**places), Nobody())  # type: ignore[arg-type]
+    replace(executor, "execute", instead)
+    replace(executor, "parallelism", lambda _: 1)
+    replace(trial, "CHECKPOINT_SHARE", 1e9)  # a checkpoint after every epoch, whatever it costs
+    replace(service, "_ray", lambda *_: contextlib.nullcontext())
+    listener = Listener()
+    service.run(config, settings, listener)  # type: ignore[arg-type]
+    return listener.said
+
+
+def _run(config: dict[str, Any], places: dict[str, str], death: Death | None) -> None:
+    run_here(StudyConfig.model_validate(config), Settings(**places), death=death)  # type: ignore[arg-type]
 
 
 def start(config: StudyConfig, workspace: Path, storage: str, *, death: Death | None = None) -> BaseProcess:

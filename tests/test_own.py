@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 from sklearn.metrics import f1_score
 
 import sweep.training
@@ -23,8 +24,9 @@ from sweep.own import ImportPathError, imported, modules_to_send
 from sweep.preflight import check, check_names
 from sweep.settings import Settings
 from sweep.training import Meter, evaluate, fit
-from sweep.trial import Place, assemble
+from sweep.trial import Place, assemble, run_trial
 
+from . import rayless
 from .conftest import MakeConfig, Package
 from .test_sweep import environment
 
@@ -387,6 +389,79 @@ def test_an_objective_that_is_no_number_ends_the_trial(
     )
     with pytest.raises(sweep.training.Diverged):
         next(fit(run))
+
+
+UNEXPORTABLE = """
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self, depth, width, in_shape, num_outputs):
+            super().__init__()
+            self.first, self.second, self.third = nn.LazyLinear(width), nn.Linear(width, width), nn.Linear(width, width)
+            self.third.weight = self.second.weight
+            self.num_outputs, self.head = num_outputs, None
+
+        def forward(self, x):
+            x = self.third(self.second(self.first(x.flatten(1)).relu()).relu())
+            if self.head is None:
+                self.head = nn.Linear(x.shape[1], self.num_outputs)
+            if x.mean() > 100:
+                x = x / 2
+            return self.head(x)
+"""
+
+
+def test_layers_built_in_the_first_pass_are_trained_and_resumed(
+    study_config: MakeConfig, settings: Settings, package: Package, tmp_path: Path
+) -> None:
+    name = package(lazy=UNEXPORTABLE)
+    config = study(study_config, name, "lazy:Net")
+    assert check(config, settings) == ([], [])
+    trial, place = config.trial({"lambda1": 1e-3}), Place(tmp_path / "trial", settings.data, settings.cache)
+    *_, last = run_trial(trial, place)
+    assert last.outcome == "completed"
+    start, _ = assemble(trial, Place(tmp_path / "none", settings.data, settings.cache))
+    trained, saved = assemble(trial, place)
+    assert saved is not None
+    names = [layer.name for layer in trained.guidance.layers]
+    assert names == ["first", "second", "head"]  # the third has the weight of the second
+    for part in ("first", "second", "head"):
+        before, after = (run.model.get_submodule(part).weight for run in (start, trained))
+        assert not torch.equal(before, after), part
+    assert trained.model.third.weight is trained.model.second.weight
+
+
+@pytest.mark.filterwarnings("default")  # MLflow's own deprecations are not ours
+def test_a_study_of_a_model_that_cannot_be_exported_keeps_its_weights(
+    study_config: MakeConfig,
+    package: Package,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    name = package(lazy=UNEXPORTABLE)
+    config = study(
+        study_config, name, "lazy:Net", training={"max_epochs": 1}, search={"trials": 1, "finalists": {"top": 0}}
+    )
+    storage, store = f"journal:///{tmp_path}/optuna.journal", f"sqlite:///{tmp_path}/mlflow.db"
+    settings = Settings(workspace=tmp_path, storage=storage, tracking_uri=store)
+    told = rayless.run_here(config, settings, replace=monkeypatch.setattr)
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name(config.name)
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id], "tags.`sweep.trial` = '0'")
+    [notice] = [said for said in told if "cannot be exported" in said]
+    assert f"its weights are kept as state_dict.pt of run {run.info.run_id}: " in notice
+    assert f"{tmp_path}/code/{name}/lazy.py, line 15: " in notice
+    assert "data-dependent expression" in notice
+    assert "\n" not in notice
+    assert "torch.ops" not in capfd.readouterr().err  # the exporter prints pages of graphs
+    weights = client.download_artifacts(run.info.run_id, "state_dict.pt", str(tmp_path))
+    shapes = {key: tuple(weight.shape) for key, weight in torch.load(weights, weights_only=True).items()}
+    assert {shapes[f"{part}.weight"] for part in ("first", "second", "third", "head")} == {(8, 64), (8, 8), (10, 8)}
+    assert client.search_logged_models([experiment.experiment_id]) == []
+    assert not any("tracking: " in said for said in told)  # nothing is left to be sent
 
 
 # -- a whole study: the README's example -------------------------------------------------------------------------------
