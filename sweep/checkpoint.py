@@ -24,6 +24,8 @@ import torch
 from .metrics import EpochMetrics
 
 KEPT = 2  # the last one, and one to fall back to
+DAMAGED = (OSError, RuntimeError, ValueError, KeyError, EOFError, BadZipFile, pickle.UnpicklingError)
+"""What `load` raises for a file that is not a checkpoint, or not a whole one."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
     for path in sorted(folder.glob("*/epoch-*.pt"), key=_age, reverse=True):
         try:
             return load(path)
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError, BadZipFile, pickle.UnpicklingError) as error:
+        except DAMAGED as error:
             warnings.warn(f"checkpoint {path} is damaged ({error}); using the one before", stacklevel=2)
     return None
 

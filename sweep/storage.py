@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -21,11 +21,16 @@ from sqlalchemy.exc import OperationalError
 
 from .config import StudyConfig
 from .errors import StorageError, sentences, without_password
-from .lease import FileLock
+from .lease import FileLock, released
 
 Storage = BaseStorage
 UNREACHABLE = (StorageInternalError, OperationalError, OSError)
 """What a storage raises that is away for a while: a server that restarts, a locked file, a full disk."""
+
+FORMAT = 1
+"""Of what a study leaves in its storage and its workspace; larger where an older version would misread it."""
+
+OF_ITS_PLACE = ("own_code", "recorded_best", "copied_from")  # facts about a study that hold where it is, alone
 
 AWAY_AT_MOST = 900.0  # seconds; then the run ends, resumable
 
@@ -172,11 +177,17 @@ def stored_config(name: str, storage: BaseStorage) -> StudyConfig | None:
     """The config that a study was started with, or None where there is no such study of ours.
 
     Raises:
-        StorageError: a config that this version does not read.
+        StorageError: a study of a newer version, or a config that this one does not read.
     """
     if name not in optuna.get_all_study_names(storage):
         return None
-    raw = optuna.load_study(study_name=name, storage=storage).user_attrs.get("config")
+    facts = optuna.load_study(study_name=name, storage=storage).user_attrs
+    if (found := facts.get("format", FORMAT)) > FORMAT:
+        raise StorageError(
+            f"study {name}: a newer version has written it (format {found}, this one reads up to {FORMAT}); use that "
+            "version, or choose another name"
+        )
+    raw = facts.get("config")
     try:
         return None if raw is None else StudyConfig.model_validate(raw)
     except ValidationError as error:
@@ -189,3 +200,57 @@ def stored_config(name: str, storage: BaseStorage) -> StudyConfig | None:
 def noted(name: str, fact: str, storage: BaseStorage) -> Any:
     """A fact that was noted about a study (see `Study.note`), or None."""
     return optuna.load_study(study_name=name, storage=storage).user_attrs.get(fact)
+
+
+def copy_study(
+    name: str, source: BaseStorage, target: BaseStorage, *, checkpoints: Mapping[tuple[str, int], Path], origin: str
+) -> None:
+    """Copies a study and its sister to another storage, as one that nobody works on: a run takes its trials up.
+
+    Until `finish_copy` it is no study of ours, for want of a config, and `make_room` removes it.
+
+    Args:
+        checkpoints: where those of the copy are, by study and number.
+        origin: where it comes from, in words.
+    """
+    names = [each for each in (f"{name}.controls", name) if each in optuna.get_all_study_names(source)]
+    for each in names:
+        original = optuna.load_study(study_name=each, storage=source)
+        copy = optuna.create_study(study_name=each, storage=target, directions=original.directions)
+        copy.set_user_attr("copied_from", origin)
+        for trial in original.get_trials():  # copies
+            facts = trial.user_attrs
+            facts.pop("checkpoint", None)
+            if (each, trial.number) in checkpoints:
+                facts["checkpoint"] = str(checkpoints[each, trial.number])
+            if "owner" in facts:
+                facts["owner"] = released(facts["owner"])
+            copy.add_trial(trial)
+        for fact, value in original.user_attrs.items():
+            its_own = fact in OF_ITS_PLACE or fact.startswith("lease ") or (fact == "config" and each == name)
+            if not its_own:
+                copy.set_user_attr(fact, value)
+
+
+def finish_copy(name: str, source: BaseStorage, target: BaseStorage) -> None:
+    """Gives a copy its config: from now on it is a study."""
+    config = optuna.load_study(study_name=name, storage=source).user_attrs["config"]
+    optuna.load_study(study_name=name, storage=target).set_user_attr("config", config)
+
+
+def make_room(name: str, storage: BaseStorage) -> bool:
+    """Sees that there is no study of a name; removes what `copy_study` has left of one where its process died.
+
+    Returns:
+        Whether it has removed anything.
+
+    Raises:
+        StorageError: there is such a study.
+    """
+    there = [each for each in (name, f"{name}.controls") if each in optuna.get_all_study_names(storage)]
+    facts = {each: optuna.load_study(study_name=each, storage=storage).user_attrs for each in there}
+    if there and ("config" in facts.get(name, {}) or not any("copied_from" in each for each in facts.values())):
+        raise StorageError(f"study {name}: the storage has one of this name; choose another workspace or storage")
+    for each in there:
+        optuna.delete_study(study_name=each, storage=storage)
+    return bool(there)

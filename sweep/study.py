@@ -22,7 +22,7 @@ from .knowledge import KnowingSampler, known_trials
 from .lease import FileLock, Watch, lease, owner, released
 from .metrics import EpochMetrics
 from .space import distributions, random_point, sobol_points, suggest
-from .storage import exclusive, stored_config
+from .storage import FORMAT, exclusive, stored_config
 
 Outcome = Literal["completed", "pruned", "diverged", "failed"]
 Kind = Literal["trial", "control", "tuned", "finalist"]
@@ -107,12 +107,16 @@ class Study:
         self._lock, self._watch = FileLock(folder / "lock"), Watch()
         self._taken: list[tuple[FrozenTrial, dict[str, Any]]] = []  # and not yet handed out
         with self._exclusive():
-            self._study = _create(self.name, config, storage)
             # For `resume NAME`, and for comparison at the next run; here, where no other driver can come between.
-            if (before := stored_config(self.name, storage)) is not None:
+            if (before := stored_config(self.name, storage)) is None:
+                refuse_strays(self.name, workspace)
+            self._study = _create(self.name, config, storage)
+            if before is not None:
                 before.require_agreement(config)
             if self.noted("config") != (present := config.model_dump(mode="json")):
                 self.note("config", present)
+            if self.noted("format") != FORMAT:
+                self.note("format", FORMAT)
         self._id = storage.get_study_id_from_name(self.name)
         self._known = known_trials(cast("list[Any]", self.noted("knowledge") or []), self._space)
 
@@ -358,6 +362,19 @@ class Study:
         return self._storage.get_all_trials(self._id, deepcopy=False, states=states or None)
 
 
+def refuse_strays(name: str, workspace: Path) -> None:
+    """Refuses to begin a study where checkpoints lie that another one has left: its trials would go on from them.
+
+    Raises:
+        StorageError: there are some.
+    """
+    if stray := next((workspace / name).glob("*/*/epoch-*.pt"), None):
+        raise StorageError(
+            f"study {name}: the storage has none of this name, but {stray.parents[2]} holds checkpoints of one that "
+            "was there before; move that folder away, or choose another name or workspace"
+        )
+
+
 def read_rows(name: str, storage: BaseStorage) -> list[Row]:
     """The trials of a study, by number, without opening it for writing; none of a study that does not exist."""
     if name not in optuna.get_all_study_names(storage):
@@ -410,6 +427,8 @@ def _create(name: str, config: StudyConfig, storage: BaseStorage) -> optuna.Stud
     if name not in optuna.get_all_study_names(storage):
         return optuna.create_study(study_name=name, storage=storage, direction=direction, pruner=pruner)
     study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
+    if "copied_from" in study.user_attrs and "config" not in study.user_attrs:
+        raise StorageError(f"study {name}: its import is under way, or was cut short; then import it again")
     if "config" not in study.user_attrs and (study.user_attrs or study.get_trials(deepcopy=False)):
         raise StorageError(f"study {name}: the storage has one of this name that is not ours; choose another name")
     present = " and ".join(d.name.lower() for d in study.directions)

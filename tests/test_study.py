@@ -20,11 +20,12 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from sweep import checkpoint
 from sweep import study as study_module
 from sweep.config import StudyConfig
 from sweep.errors import StorageError, without_password
 from sweep.metrics import EpochMetrics
-from sweep.storage import open_storage, stored_config, study_names
+from sweep.storage import FORMAT, open_storage, stored_config, study_names
 from sweep.study import Study, Trial, decision_epochs, read_rows
 
 from .conftest import MakeConfig
@@ -451,7 +452,7 @@ def test_a_driver_may_die_at_any_write(
 ) -> None:
     """After a crash before each single write: exactly the budget, every trial finished, none twice."""
     config = study_config(search={"trials": 3, "design": 1, "sampler": "tpe"}, training={"max_epochs": 2})
-    command = [sys.executable, "-c", CRASHES, config.model_dump_json(), "18"]
+    command = [sys.executable, "-c", CRASHES, config.model_dump_json(), "19"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     codes = [int(code) for code in ended.stdout.split()]
@@ -767,6 +768,45 @@ def test_a_config_that_this_version_cannot_read_is_said_so(study_config: MakeCon
     foreign.set_user_attr("config", {"name": config.name, "colour": "red"})
     with pytest.raises(StorageError, match=f"{config.name}.*config"):
         stored_config(config.name, open_storage(journal_url))
+
+
+def test_a_study_of_a_newer_version_is_refused_and_left_alone(
+    opened: Any, study_config: MakeConfig, storage_url: str
+) -> None:
+    """Both ways to a study: by what is known of it, and by opening it for writing."""
+    config, newer = study_config(), FORMAT + 1
+    study = opened(config, storage_url)
+    assert study.noted("format") == FORMAT
+    study.note("format", newer)
+    words = f"study {config.name}: a newer version has written it \\(format {newer}, this one reads up to {FORMAT}\\)"
+    with pytest.raises(StorageError, match=words):
+        stored_config(config.name, open_storage(storage_url))
+    with pytest.raises(StorageError, match=words):
+        opened(config, storage_url)
+    assert study.noted("format") == newer
+
+
+def test_a_study_that_was_begun_before_formats_were_counted_is_read(
+    opened: Any, study_config: MakeConfig, journal_url: str
+) -> None:
+    config = study_config()
+    before = optuna.create_study(study_name=config.name, storage=open_storage(journal_url))
+    before.set_user_attr("config", config.model_dump(mode="json"))
+    assert opened(config, journal_url).noted("format") == FORMAT
+
+
+def test_checkpoints_of_a_study_that_is_gone_are_not_gone_on_with(
+    opened: Any, study_config: MakeConfig, journal_url: str, tmp_path: Path
+) -> None:
+    """Trial 0 of the new one would take trial 0's of the old one for its own."""
+    config = study_config()
+    checkpoint.save(tmp_path / "results" / config.name / "0000" / "attempt-01", [], {})
+    with pytest.raises(StorageError, match=f"{config.name} holds checkpoints of one that was there before; move that"):
+        opened(config, journal_url)
+    assert optuna.get_all_study_names(open_storage(journal_url)) == []
+    checkpoint.save(tmp_path / "results" / f"{config.name}.controls" / "0000" / "attempt-01", [], {})
+    with pytest.raises(StorageError, match="holds checkpoints"):
+        opened(config, journal_url, sister=True)
 
 
 # -- storages ----------------------------------------------------------------------------------------------------------

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import AsJson, Storage, Workspace, make_settings
+from .options import AsJson, NameArg, Storage, Workspace, command_line, make_settings
 from .output import make_console, print_json
+
+if TYPE_CHECKING:
+    from ..archive import Archived
 
 
 def gc(
@@ -43,3 +47,53 @@ def gc(
         )
     if not names:
         console.print("No study yet.")
+
+
+def export(
+    name: NameArg,
+    file: Annotated[Path, typer.Argument(help="The zip file to write.")],
+    keep: Annotated[int, typer.Option(min=0, help="The best trials of the search bring their weights: how many.")] = 3,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a study into one file: config, all trials and their metrics, the best weights, what a resume needs.
+
+    Example: `python -m sweep export digits digits.zip`
+    """
+    from ..archive import export_study
+
+    settings = make_settings(workspace=workspace, storage=storage)
+    archived = export_study(name, file, settings, keep=keep)
+    _say("Wrote", archived, f"Read it in elsewhere with: python -m sweep import {file.name}", as_json=as_json)
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="What sweep export has written.")],
+    workspace: Workspace = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read in a study that was exported: it goes on here as if it had been interrupted here.
+
+    Example: `python -m sweep import digits.zip`
+    """
+    from ..archive import import_study
+
+    settings = make_settings(workspace=workspace, storage=storage)
+    archived = import_study(file, settings)
+    _say("Read", archived, f"Go on with: {command_line(settings, 'run', archived.study)}", as_json=as_json)
+
+
+def _say(verb: str, archived: Archived, then: str, *, as_json: bool) -> None:
+    import dataclasses
+
+    if as_json:
+        print_json(dataclasses.asdict(archived))
+        return
+    make_console().print(
+        f"{verb} {archived.file}, {archived.bytes / 1e6:.1f} MB: {archived.study}, {archived.trials} trials, "
+        f"{archived.controls} finalists and controls, the weights of {', '.join(archived.weights) or 'none'}.\n{then}",
+        soft_wrap=True,
+        markup=False,
+    )

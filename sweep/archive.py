@@ -1,0 +1,259 @@
+"""A study as one file: what its storage holds, the metrics of every trial, and the weights that something still needs.
+
+The file is a zip. `optuna.journal` in it is the study and its sister, readable by Optuna alone; `study.yaml` and
+`trials.csv` are for people. Of what it reads nothing is unpickled beyond tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
+
+from .errors import StorageError, SweepError
+from .finding import connect
+from .lease import FileLock
+from .results import Summary, summarise
+from .settings import Settings
+from .studyfile import to_yaml
+
+if TYPE_CHECKING:
+    from .storage import Storage
+    from .study import Row
+
+JOURNAL = "optuna.journal"
+DAMAGED = (EOFError, BadZipFile, zlib.error, RuntimeError)  # what zipfile raises
+
+
+@dataclass(frozen=True)
+class Archived:
+    """What a file holds of a study.
+
+    Attributes:
+        controls: how many finalists and controls.
+        weights: names of the trials whose weights it holds.
+        bytes: its size.
+    """
+
+    study: str
+    file: str
+    trials: int
+    controls: int
+    weights: list[str]
+    bytes: int
+
+
+# -- export ------------------------------------------------------------------------------------------------------------
+
+
+def export_study(name: str, path: Path, settings: Settings, *, keep: int = 3) -> Archived:
+    """Writes a study into one file, whole or not at all.
+
+    All trials bring their metrics, which MLflow is sent where the study goes on. Weights come with the best ``keep``
+    of the search and with what is not finished, so that the next run goes on from there.
+
+    Raises:
+        SweepError: no such study, or a file that cannot be written.
+    """
+    from .storage import FORMAT, copy_study, finish_copy, open_storage
+
+    summary, storage = summarise(name, settings), connect(settings.storage)
+    about = {"format": FORMAT, "study": name, "version": importlib.metadata.version("entropy-sweep")}
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with tempfile.TemporaryDirectory(prefix="sweep-export-") as scratch, beside.open("wb") as file:
+            journal = open_storage(f"journal:///{scratch}/{JOURNAL}")
+            copy_study(name, storage, journal, checkpoints={}, origin="export")
+            finish_copy(name, storage, journal)
+            with ZipFile(file, "w", ZIP_DEFLATED) as archive:
+                archive.writestr("archive.json", json.dumps(about))
+                archive.writestr("study.yaml", to_yaml(summary.config))
+                archive.writestr("trials.csv", _table(summary))
+                archive.write(f"{scratch}/{JOURNAL}", JOURNAL)
+                weights = list(_pack_checkpoints(summary, settings, archive, Path(scratch), keep=keep))
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise SweepError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+    return Archived(name, str(path), len(summary.rows), len(summary.controls), weights, path.stat().st_size)
+
+
+def _pack_checkpoints(
+    summary: Summary, settings: Settings, archive: ZipFile, scratch: Path, *, keep: int
+) -> Iterator[str]:
+    """Packs each trial's newest checkpoint, most without weights; yields the names of the others.
+
+    A driver may be at work: what it writes meanwhile is newer than the trials, as after a crash, and as harmless.
+    """
+    from . import checkpoint
+
+    best = [row.number for row in summary.best[:keep]]
+    for study, row in _trials(summary):
+        # A trial that the storage lacks values of may be given others where the study goes on.
+        decided = row.kind != "trial" or summary.config.searched.keys() <= row.hyperparameters.keys()
+        saved = checkpoint.load_latest(settings.checkpoints(study, row.number)) if decided else None
+        if saved is None:
+            continue
+        wanted = row.state != "finished" or (row.kind == "trial" and row.number in best)
+        place = Path("checkpoints", study, f"{row.number:04d}", saved.path.parent.name)
+        state = saved.state if wanted else {}
+        packed = checkpoint.save(scratch / place, saved.history, state, diverged=saved.diverged)
+        archive.write(packed, place / packed.name)
+        packed.unlink()
+        if state:
+            yield f"{study}-{row.number:04d}"
+
+
+def _trials(summary: Summary) -> Iterator[tuple[str, Row]]:
+    name = summary.config.name
+    yield from ((name, row) for row in summary.rows)
+    yield from ((f"{name}.controls", row) for row in summary.controls)
+
+
+def _table(summary: Summary) -> str:
+    """All trials, one a line, for a spreadsheet."""
+    facts = ("number", "kind", "of", "state", "outcome", "value", "epochs", "seed", "design")
+    hyperparameters = dict.fromkeys(name for _, row in _trials(summary) for name in row.hyperparameters)
+    text = io.StringIO()
+    table = csv.DictWriter(text, ["study", *facts, "started", "ended", "error", *hyperparameters], lineterminator="\n")
+    table.writeheader()
+    for study, row in _trials(summary):
+        times = {name: _time(getattr(row, name)) for name in ("started", "ended")}
+        error = (row.error or "").strip().rpartition("\n")[2]
+        table.writerow(
+            {"study": study, "error": error, **{n: getattr(row, n) for n in facts}, **times, **row.hyperparameters}
+        )
+    return text.getvalue()
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+# -- import ------------------------------------------------------------------------------------------------------------
+
+
+def import_study(path: Path, settings: Settings) -> Archived:
+    """Puts a study into this workspace and this storage, as if it had been interrupted here.
+
+    Raises:
+        SweepError: a file that is damaged or not one of ours, a study of this name, or checkpoints of one.
+    """
+    scratch, target = settings.workspace / ".import", connect(settings.storage)
+    try:
+        settings.workspace.mkdir(parents=True, exist_ok=True)
+        with FileLock(settings.workspace / "import.lock").held():
+            shutil.rmtree(scratch, ignore_errors=True)  # of one that died
+            try:
+                name = _unpack(path, scratch)
+                source, weights = _checked(path, name, scratch)
+                _move_in(name, scratch, source, target, settings, origin=path.name)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise SweepError(f"{path}: cannot be imported ({error})") from None
+    summary = summarise(name, settings)
+    return Archived(name, str(path), len(summary.rows), len(summary.controls), weights, path.stat().st_size)
+
+
+def _unpack(path: Path, folder: Path) -> str:
+    """Writes the parts of an archive into a folder; returns the name of its study."""
+    from .storage import FORMAT
+
+    if not path.is_file():
+        raise SweepError(f"{path}: no such file")
+    try:
+        with ZipFile(path) as archive:
+            about = _about(path, archive)
+            if about["format"] > FORMAT:
+                raise SweepError(f"{path}: a newer version has written it (version {about['version']}); use that one")
+            place = rf"{re.escape(about['study'])}(\.controls)?/\d{{4,}}/attempt-\d{{2,}}/epoch-\d{{4,}}\.pt"
+            parts = re.compile(rf"archive\.json|study\.yaml|trials\.csv|{re.escape(JOURNAL)}|checkpoints/{place}")
+            for part in archive.namelist():
+                if not parts.fullmatch(part):
+                    raise SweepError(
+                        f"{path}: {part!r} is in it, which sweep export does not write; nothing was imported"
+                    )
+                (folder / part).parent.mkdir(parents=True, exist_ok=True)
+                (folder / part).write_bytes(archive.read(part))
+    except DAMAGED as error:
+        raise SweepError(f"{path}: damaged, or no zip file ({error}); export the study again") from None
+    return str(about["study"])
+
+
+def _about(path: Path, archive: ZipFile) -> dict[str, Any]:
+    try:
+        about = json.loads(archive.read("archive.json"))
+        if re.fullmatch(r"[A-Za-z0-9][\w.-]*", about["study"], re.ASCII) and isinstance(about["format"], int):
+            return {"version": "unknown", **about}
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise SweepError(f"{path}: not a file that sweep export has written; nothing was imported")
+
+
+def _checked(path: Path, name: str, folder: Path) -> tuple[Storage, list[str]]:
+    """The storage of an archive, and the names of the trials that have weights; all of it was read once."""
+    from . import checkpoint
+    from .storage import open_storage, stored_config
+
+    try:
+        storage = open_storage(f"journal:///{folder / JOURNAL}")
+        config = stored_config(name, storage)
+    except StorageError as error:
+        raise SweepError(f"{path}: cannot be imported: {error}") from None
+    if config is None:
+        raise SweepError(f"{path}: there is no study {name} in its {JOURNAL}; nothing was imported")
+    weights = []
+    for file in sorted(folder.glob("checkpoints/*/*/*/*")):
+        try:
+            saved = checkpoint.load(file)
+        except checkpoint.DAMAGED as error:
+            raise SweepError(
+                f"{path}: {file.relative_to(folder)} is no checkpoint ({error}); nothing was imported"
+            ) from None
+        weights += [f"{file.parts[-4]}-{file.parts[-3]}"] if saved.state else []
+    return storage, weights
+
+
+def _move_in(name: str, folder: Path, source: Storage, target: Storage, settings: Settings, *, origin: str) -> None:
+    """Copies an unpacked study into the storage, then its checkpoints into the workspace."""
+    from .storage import copy_study, exclusive, finish_copy, make_room
+    from .study import refuse_strays
+
+    (settings.workspace / name).mkdir(exist_ok=True)
+    with exclusive(target, name, FileLock(settings.workspace / name / "lock")):
+        half_there = make_room(name, target)
+        for study in (name, f"{name}.controls"):
+            for trial in (settings.workspace / study).glob("[0-9]*") if half_there else []:
+                shutil.rmtree(trial)
+            refuse_strays(study, settings.workspace)
+        places = {file: _place(file, settings) for file in folder.glob("checkpoints/*/*/*/*")}
+        checkpoints = {(place.parts[-4], int(place.parts[-3])): place for place in places.values()}
+        copy_study(name, source, target, checkpoints=checkpoints, origin=origin)
+        for file, place in places.items():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(place)
+        finish_copy(name, source, target)
+
+
+def _place(unpacked: Path, settings: Settings) -> Path:
+    """Where a checkpoint belongs in the workspace."""
+    study, number, attempt, name = unpacked.parts[-4:]
+    return settings.checkpoints(study, int(number)) / attempt / name
