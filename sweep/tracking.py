@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from .errors import TrackingError
-from .export import log_model
+from .logged_model import log_model
 from .runs import ENVIRONMENT, RunKey, Runs, RunState, Work, may_pass
 
 if TYPE_CHECKING:
