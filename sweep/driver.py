@@ -15,12 +15,13 @@ from typing import Protocol, cast
 
 from . import checkpoint, provenance
 from .config import StudyConfig
+from .errors import reason
 from .executor import Job, Key, Result
 from .finalists import best_rows, wanted_rows, wanted_tuned
 from .lease import RENEW_EVERY
 from .metrics import EpochMetrics
 from .settings import Settings
-from .storage import UNREACHABLE, Patience, reason
+from .storage import UNREACHABLE, Patience
 from .study import Outcome, Row, Study, Trial
 from .tracking import RunKey, Tracker
 from .trial import Place, trained_model

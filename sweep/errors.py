@@ -42,6 +42,11 @@ class TrackingError(SweepError):
     """The MLflow tracking server is out of reach or refuses."""
 
 
+def reason(error: BaseException) -> str:
+    """The first line of what a server, a driver or the file system said."""
+    return next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
+
+
 def nearest(word: str, known: list[str]) -> str:
     """`` (did you mean X?)`` for a misspelt word, or an empty string."""
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)

@@ -58,6 +58,10 @@ def run(
     began, interrupted = time.monotonic(), False
     agree(config, settings)
     complete = _complete(config, settings)
+    if complete:
+        listener.noticed(
+            f"{config.name} is finished: nothing is left to train; --trials with a larger number extends it"
+        )
     with ThreadPoolExecutor(max_workers=1) as pool:
         # MLflow and Ray take seconds each to start; Ray's are mostly spent waiting for its processes.
         preparing = pool.submit(_prepare, config, settings, offline_ok=offline_ok)

@@ -13,14 +13,14 @@ from urllib.parse import unquote
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, RDBStorage
 from pydantic import ValidationError
 from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import OperationalError
 
 from .config import StudyConfig
-from .errors import StorageError, sentences, without_password
+from .errors import StorageError, reason, sentences, without_password
+from .journal import open_journal
 from .lease import FileLock, released
 
 Storage = BaseStorage
@@ -41,22 +41,19 @@ def open_storage(url: str) -> BaseStorage:
     """Opens an Optuna storage by URL; ``journal:///path`` is a journal file.
 
     Raises:
-        StorageError: out of reach, or not a storage URL; the message has no password in it.
+        StorageError: out of reach, damaged, or not a storage URL; the message has no password in it.
     """
     try:
         if url.startswith("journal://"):
             if not re.fullmatch("journal:///.+", url):
                 raise ValueError("a journal's URL is journal:///path")  # noqa: TRY301
-            path = Path(url.removeprefix("journal:///"))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path.with_name(path.name + ".lock"))
-            with lock.held():
-                _cut_torn_line(path)
-            return JournalStorage(_Journal(str(path), lock))
+            return open_journal(Path(url.removeprefix("journal:///")))
         options = {"connect_args": {"connect_timeout": 10} if url.startswith("postgresql") else {}}
         with _alone(url, options):
             # get_storage() puts Optuna's cache of finished trials in front.
             return optuna.storages.get_storage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **options}))
+    except StorageError:
+        raise
     except Exception as error:  # noqa: BLE001 (every driver has its own errors; all of them mean the same to the user)
         raise StorageError(
             f"storage {without_password(url)}: out of reach ({_hide(reason(error), url)}). Start it, or set "
@@ -76,23 +73,6 @@ def _alone(url: str, options: dict[str, Any]) -> Iterator[None]:
             connection = stack.enter_context(create_engine(url, poolclass=NullPool, **options).begin())
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7241)")
         yield
-
-
-class _Journal(JournalFileBackend):
-    """A journal file that a full disk leaves readable."""
-
-    def __init__(self, path: str, lock: FileLock):
-        super().__init__(path, lock_obj=lock)  # type: ignore[arg-type]
-        self._file, self._turn = Path(path), lock
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends whole lines or nothing."""
-        try:
-            super().append_logs(logs)
-        except OSError:
-            with self._turn.held():
-                _cut_torn_line(self._file)
-            raise
 
 
 class Patience:
@@ -131,11 +111,6 @@ class Patience:
         return away
 
 
-def reason(error: BaseException) -> str:
-    """The first line of what the server, the driver or the file system said."""
-    return str(error.__cause__ or error).strip().splitlines()[0]
-
-
 @contextlib.contextmanager
 def exclusive(storage: BaseStorage, name: str, lock: FileLock) -> Iterator[None]:
     """One driver of a study at a time: by the workspace's lock and, on PostgreSQL, by the server's, for other hosts."""
@@ -156,16 +131,6 @@ def _hide(text: str, url: str) -> str:
         for form in filter(None, (password, unquote(password))):
             text = text.replace(form, "***")
     return text
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Removes a last line that a dying writer left unfinished; the journal would be unreadable after the next one."""
-    if not path.exists() or path.stat().st_size == 0:
-        return
-    with path.open("rb+") as file:
-        data = file.read()
-        if not data.endswith(b"\n"):
-            file.truncate(data.rfind(b"\n") + 1)
 
 
 def study_names(storage: BaseStorage) -> list[str]:

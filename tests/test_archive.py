@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import pickle
+import shlex
 import shutil
 import subprocess
 import sys
@@ -322,6 +323,38 @@ def test_checkpoints_of_another_study_are_left_alone(source: Source, tmp_path: P
     with pytest.raises(StorageError, match=f"{source.name} holds checkpoints of one that was there before"):
         import_study(source.finished, settings)
     assert list(settings.workspace.rglob("*.pt")) == [stray]
+
+
+# -- what a damaged journal has left -----------------------------------------------------------------------------------
+
+
+def test_what_a_damaged_journal_holds_goes_on_elsewhere_as_it_says(
+    source: Source, tmp_path: Path, here: Callable[..., Ended]
+) -> None:
+    """By the very commands of its message, in a folder with a blank in its name."""
+    workspace = tmp_path / "my results"
+    shutil.copytree(source.workspace, workspace)
+    lines = (workspace / "optuna.journal").read_bytes().splitlines(keepends=True)
+    told = [n for n, line in enumerate(lines) if b'"state":1' in line and b'"op_code":6' in line]  # a trial is COMPLETE
+    lines[told[2]] = b"\0" * len(lines[told[2]].rstrip()) + b"\n"
+    (workspace / "optuna.journal").write_bytes(b"".join(lines))
+    ended = here("status", SWEEP_WORKSPACE=str(workspace))
+    assert (ended.code, ended.out) == (2, "")
+    assert f"line {told[2] + 1} is damaged" in ended.err
+    assert f"{source.name} with 4 trials, 2 of them finished" in ended.err
+    head, *commands = [line.strip() for line in ended.err.splitlines() if line.startswith("  ")]
+    assert head.startswith("head ")
+    subprocess.run(head, shell=True, check=True)
+    for command in commands:
+        ended = here(*shlex.split(command)[3:])
+        assert ended.code == 0, ended.err
+    elsewhere = tmp_path / "my results-2"
+    rows = read_rows(source.name, open_storage(f"journal:///{elsewhere}/optuna.journal"))
+    assert [(r.outcome, r.value) for r in rows[:2]] == [("completed", t.value) for t in source.left.trials[:2]]
+    assert [(r.state, r.orphan) for r in rows[2:]] == [("running", True), ("waiting", False)]
+    # The trial whose end is lost has trained all its epochs: they are not trained again.
+    safe = checkpointed(elsewhere, source.name)
+    assert [sorted(safe[f"{source.name}-{n:04d}"]) for n in range(3)] == [list(range(1, 13))] * 3
 
 
 # -- what dies in the middle -------------------------------------------------------------------------------------------

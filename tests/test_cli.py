@@ -232,6 +232,7 @@ def test_a_finished_study_is_not_trained_again_by_resume(here: Sweep, copy: Path
     ended = here("resume", "tiny", "--json")
     assert ended.code == 0
     assert json.loads(ended.out)["interrupted"] is False
+    assert "tiny is finished: nothing is left to train" in ended.err
     assert not [line for line in ended.err.splitlines() if line.startswith("tiny-")]
 
 
@@ -366,7 +367,8 @@ def test_a_syntax_error_has_its_line(here: Sweep, file: Path, tmp_path: Path) ->
 BAD_WORDS = {
     "no such file": (["run", "nowhere.yaml"], ["nowhere.yaml: no such file", "digits"]),
     "no such study": (["run", "digit"], ["digit:", "(did you mean digits?)"]),
-    "resume of an unknown study": (["resume", "tinny"], ["tinny: no such study", "(did you mean tiny?)"]),
+    "resume of an unknown study": (["resume", "other"], ["other: no such study", "there are tiny."]),
+    "resume of a misspelt study": (["resume", "tinny"], ["tinny: no such study", "(did you mean tiny?)"]),
     "status of an unknown study": (["status", "tinny"], ["tinny: no such study", "(did you mean tiny?)"]),
     "best of an unknown study": (["best", "tinny"], ["tinny: no such study", "(did you mean tiny?)"]),
     "unknown trial": (["train", "tiny", "--trial", "99"], ["trial 99", "0 to 5"]),

@@ -840,6 +840,47 @@ def test_a_journal_with_a_torn_last_line_opens(
     assert [t.value for t in in_optuna(config.name, journal_url)] == [0.5, 0.25, 0.25]
 
 
+DAMAGES = {
+    "not JSON": b'{"op_code":5,"wor',
+    "zeros": bytes(40),
+    "no text": b"\xff\xfe\x00",
+    "no entry": b"17",
+    "an entry that makes no sense": b'{"op_code":6,"worker_id":"x"}',
+}
+
+
+@pytest.mark.parametrize("place", ["in the middle", "at the end"])
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_journal_says_which_line_and_what_can_be_read(
+    opened: Any, study_config: MakeConfig, tmp_path: Path, journal_url: str, damage: bytes, place: str
+) -> None:
+    config = study_config(search={"trials": 3})
+    study, path = opened(config, journal_url), tmp_path / "optuna.journal"
+    study.fill()
+    train(study, asked(study), [0.5] * LAST)
+    lines = len(path.read_bytes().splitlines())
+    study.note("later", "on")
+    whole = path.read_bytes().splitlines(keepends=True)
+    damaged = b"".join(
+        [*whole[:lines], damage + b"\n", *(whole[lines + 1 :] or whole[-1:] if "middle" in place else [])]
+    )
+    path.write_bytes(damaged)
+    with pytest.raises(StorageError) as error:
+        open_storage(journal_url)
+    message = str(error.value)
+    assert message.startswith(f"journal {path}: line {lines + 1} is damaged (")
+    assert f"Before that there is {config.name} with 3 trials, 1 of them finished." in message
+    assert f"head -n {lines} {path} > {tmp_path}/readable.journal\n" in message
+    assert path.read_bytes() == damaged
+
+
+def test_a_journal_of_which_nothing_can_be_read_is_left_as_it_is(tmp_path: Path, journal_url: str) -> None:
+    (tmp_path / "optuna.journal").write_text("a diary\nof another kind\n")
+    with pytest.raises(StorageError, match=r"line 1 is damaged .*No study can be read before that: restore the file"):
+        open_storage(journal_url)
+    assert (tmp_path / "optuna.journal").read_text() == "a diary\nof another kind\n"
+
+
 def test_a_journal_url_has_sqlalchemys_slashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     open_storage("journal:///here/a.journal")
