@@ -329,9 +329,10 @@ def test_checkpoints_of_another_study_are_left_alone(source: Source, tmp_path: P
 
 
 def test_what_a_damaged_journal_holds_goes_on_elsewhere_as_it_says(
-    source: Source, tmp_path: Path, here: Callable[..., Ended]
+    source: Source, tmp_path: Path, here: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the very commands of its message, in a folder with a blank in its name."""
+    monkeypatch.chdir(tmp_path)
     workspace = tmp_path / "my results"
     shutil.copytree(source.workspace, workspace)
     lines = (workspace / "optuna.journal").read_bytes().splitlines(keepends=True)
