@@ -24,14 +24,30 @@ if TYPE_CHECKING:
     from .driver import Listener
     from .metrics import EpochMetrics
     from .plan import Plan
+    from .sensitivity import Analysis
     from .storage import Storage
     from .study import Study
     from .tracking import Tracker
 
 __all__ = [
-    "Summary", "continued", "enqueue", "export", "finished_rows", "load", "planned", "run", "run_links", "stored",
-    "studies", "summarise", "test", "train", "trial_config", "ui",
-]  # fmt: skip
+    "Summary",
+    "continued",
+    "enqueue",
+    "export",
+    "finished_rows",
+    "load",
+    "planned",
+    "run",
+    "run_links",
+    "sensitivity",
+    "stored",
+    "studies",
+    "summarise",
+    "test",
+    "train",
+    "trial_config",
+    "ui",
+]
 
 
 def run(
@@ -208,6 +224,33 @@ def planned(config: StudyConfig, settings: Settings) -> Plan:
 
     agree(config, settings)
     return plan(config, settings, done=len(finished_rows(config, settings)))
+
+
+def sensitivity(
+    name: str,
+    settings: Settings,
+    *,
+    metric: str | None = None,
+    epoch: int | None = None,
+    against_control: bool = False,
+    where: str | None = None,
+) -> list[Analysis]:
+    """What matters in a study, ours or any other of the storage: one analysis for each of its objectives.
+
+    Args:
+        metric, epoch, against_control: see `sweep.table.read`.
+        where: see `sweep.where.parse`.
+
+    Raises:
+        SweepError: no such study, metric or epoch, or a condition that is none.
+    """
+    from .sensitivity import analyse
+    from .table import read
+    from .where import parse
+
+    storage = connect(settings.storage)
+    tables = read(name, storage, settings, metric=metric, epoch=epoch, against_control=against_control)
+    return [analyse(table, where=parse(where, table.space) if where is not None else None) for table in tables]
 
 
 # -- one trial, in this process --------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from optuna.trial import Trial
 
 from .config import Choices, Range, Scalar
 
+Distribution = BaseDistribution
 Distributions = Mapping[str, BaseDistribution]
 
 
