@@ -8,16 +8,17 @@ surrogate predicts there: a sampler leaves holes, and pruning prefers early epoc
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from . import classifiers
 from .config import Scalar
 from .errors import SweepError
-from .surrogates import Array, GaussianProcess, Input, Inputs, PolynomialChaos, Surrogate, uniform_points
+from .surrogates import Array, GaussianProcess, Input, Inputs, Mask, PolynomialChaos, Surrogate, uniform_points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +30,8 @@ POINTS = 2048  # base sample of the pick-freeze estimators
 MIN_UNIFORM = 32
 MIN_PER_INPUT = 4  # full-budget trials for each hyperparameter
 TRUSTED, QUANTITATIVE = 0.6, 0.8  # R2
-WIDE = 0.15  # half-width of an interval from which on its middle says little
+PROBABILITY_TRUSTED = 0.2  # R2 of yes or no by a probability, which stays below 1 where the probability is known
+MIN_OF_EACH = 8  # of uniform trials that diverged, and of those that did not
 LIKE = 0.1  # of R2: two surrogates as good as each other
 
 Interval = tuple[float, float]
@@ -121,7 +123,7 @@ class Fitted:
 def analyse(table: Table, *, where: Mapping[str, Condition] | None = None, seed: int = 0) -> Analysis:
     """Estimates the sensitivity of a table's value to its hyperparameters.
 
-    Two surrogates are fitted; the one that predicts uniform trials better speaks, and where the other is about as good,
+    Two surrogates are fitted. The one that predicts uniform trials better speaks; where the other is about as good,
     an interval is the envelope of both.
 
     Args:
@@ -131,11 +133,35 @@ def analyse(table: Table, *, where: Mapping[str, Condition] | None = None, seed:
     Raises:
         SweepError: a condition that no value fulfils.
     """
-    from threadpoolctl import threadpool_limits
+    return _analyse(table, where or {}, seed, (PolynomialChaos, GaussianProcess), (TRUSTED, QUANTITATIVE))
 
-    inputs, left_out = _inputs(table, where or {})
+
+def analyse_divergence(table: Table, *, where: Mapping[str, Condition] | None = None, seed: int = 0) -> Analysis | None:
+    """Estimates the sensitivity of the probability of diverging, from uniform trials; None where none has diverged.
+
+    What explains the objective of the others is conditional on their survival. Arguments and errors: `analyse`'s.
+    """
+    ended = table.trials[table.trials["design"] & table.trials["outcome"].isin(["completed", "diverged"])]
+    diverged = (ended["outcome"] == "diverged").astype(float)
+    if not diverged.any():
+        return None
+    trials = ended.assign(value=diverged).head(classifiers.AT_MOST)
+    probability = replace(table, objective="the probability of diverging", trials=trials)
+    rivals = classifiers.LogisticChaos, classifiers.ProcessClassifier
+    return _analyse(probability, where or {}, seed, rivals, (PROBABILITY_TRUSTED, math.inf))
+
+
+def _analyse(
+    table: Table,
+    where: Mapping[str, Condition],
+    seed: int,
+    surrogates: Sequence[Callable[[Inputs, Array, Array, Mask, int], Surrogate]],
+    bars: tuple[float, float],
+) -> Analysis:
+    """Fits surrogates and derives their indices; ``bars``: the R2 of an indicative and of a quantitative analysis."""
+    inputs, left_out = _inputs(table, where)
     trials = table.trials
-    for name, condition in (where or {}).items():
+    for name, condition in where.items():
         trials = trials[[condition(value) for value in trials[f"params_{name}"]]]
     full, gone = trials[trials["value"].notna()], trials[trials["value"].isna()]
     uniform, y = full["design"].to_numpy(bool), full["value"].to_numpy(float)
@@ -152,27 +178,27 @@ def analyse(table: Table, *, where: Mapping[str, Condition] | None = None, seed:
     )
     if result.reason is not None:
         return result
+    from threadpoolctl import threadpool_limits
+
     x = inputs.encode({each.name: full[f"params_{each.name}"].tolist() for each in inputs})
     with threadpool_limits(1):  # sums in the same order, whatever the machine
-        rivals: list[Surrogate] = [fit(inputs, x, y, uniform, seed) for fit in (PolynomialChaos, GaussianProcess)]
-        best = max(rivals, key=lambda rival: rival.r2)
+        rivals = sorted((fit(inputs, x, y, uniform, seed) for fit in surrogates), key=lambda rival: -rival.r2)
+        best = rivals[0]
         result = replace(result, r2=best.r2, surrogate=best.name)
-        if best.r2 < TRUSTED:
-            return replace(result, reason=_unpredicted(best, table.remedy))
-        equals = [best, *(rival for rival in rivals if rival is not best and best.r2 - rival.r2 < LIKE)]
-        estimates = [sobol_indices(each.predict, inputs, seed=seed) for each in equals]
-    names = [each.name for each in inputs]
-    value, low, high = _intervals(estimates)
-    spans = list(zip(low.tolist(), high.tolist(), strict=True))
-    d, couples = len(names), list(itertools.combinations(names, 2))
-    strong = best.r2 >= QUANTITATIVE
+        if best.r2 < bars[0]:
+            return replace(result, reason=_unpredicted(best, bars[0], table.remedy))
+        equals = [rival for rival in rivals if best.r2 - rival.r2 < LIKE]
+        value, low, high = _with_intervals([_replicated(each, inputs, seed) for each in equals])
+    names, spans = [each.name for each in inputs], list(zip(low, high, strict=True))
+    d, strong = len(names), best.r2 >= bars[1]
+    couples = enumerate(itertools.combinations(names, 2), start=2 * d)
     return replace(
         result,
         trusted=True,
         strength="quantitative" if strong else "indicative",
-        reason=None if strong else f"R2 is below {QUANTITATIVE}: rely on the order of the indices, not on their size",
+        reason=None if strong else "the surrogate predicts too little for more than the order of the indices",
         parameters={n: Index(value[i], spans[i], value[d + i], spans[d + i]) for i, n in enumerate(names)},
-        pairs={pair: Interaction(value[2 * d + i], spans[2 * d + i]) for i, pair in enumerate(couples)},
+        pairs={pair: Interaction(value[i], spans[i]) for i, pair in couples},
         fitted=Fitted(inputs, best),
     )
 
@@ -187,7 +213,7 @@ def _inputs(table: Table, where: Mapping[str, Condition]) -> tuple[Inputs, dict[
     return Inputs([each for each in every if each.name not in alone]), alone
 
 
-def _unfit(trials: pd.DataFrame, y: Array, uniform: NDArray[np.bool_], d: int, remedy: str) -> str | None:
+def _unfit(trials: pd.DataFrame, y: Array, uniform: Mask, d: int, remedy: str) -> str | None:
     """Why no surrogate is worth fitting; None where one is."""
     if not len(trials):
         return "no trial has ended"
@@ -202,26 +228,28 @@ def _unfit(trials: pd.DataFrame, y: Array, uniform: NDArray[np.bool_], d: int, r
         return f"{len(y)} full-budget trials are few for {d} hyperparameters, {MIN_PER_INPUT * d} are needed: {remedy}"
     if np.ptp(y[uniform]) <= 1e-12 * np.abs(y).max():
         return "all values are equal: there is no variance to explain"
+    if set(y) <= {0.0, 1.0} and (rare := int(min(uniform.sum() - y[uniform].sum(), y[uniform].sum()))) < MIN_OF_EACH:
+        return f"of {uniform.sum()} uniform trials {rare} ended otherwise than the others: too few to tell what decides"
     return None
 
 
-def _unpredicted(best: Surrogate, remedy: str) -> str:
+def _unpredicted(best: Surrogate, bar: float, remedy: str) -> str:
     return (
         f"the better surrogate, a {best.name}, predicts {max(0.0, best.r2):.0%} of the variance of uniform trials that "
-        f"it was not shown; below {TRUSTED:.0%} its indices would be guesswork. Either noise is larger than the effect "
-        f"of the hyperparameters, or more uniform trials are needed: {remedy}"
+        f"it was not shown; below {bar:.0%} its indices would be guesswork. Either noise is larger than the effect of "
+        f"the hyperparameters, or more uniform trials are needed: {remedy}"
     )
 
 
 def sobol_indices(f: Callable[[Array], Array], inputs: Inputs, *, points: int = POINTS, seed: int = 0) -> Array:
-    """First-order, total and second-order Sobol indices by pick-freeze.
+    """First-order, total and second-order Sobol indices by pick-freeze on a scrambled Sobol' sequence.
 
     First order and closed second order after Saltelli et al., Comput. Phys. Commun. 181 (2010); total after Jansen,
-    Comput. Phys. Commun. 117 (1999); on a scrambled Sobol' sequence.
+    Comput. Phys. Commun. 117 (1999); each the mean of the two estimates that the two base samples allow.
 
     Args:
         f: functions, values [k, n] at encoded rows [n, columns].
-        points: base sample; ``points * (2 d + 2)`` rows are evaluated.
+        points: of each base sample, a power of 2; ``points * (2 d + 2)`` rows are evaluated.
 
     Returns:
         [k, d + d + d (d - 1) / 2]: first order, total, then pairs in the order of `itertools.combinations`.
@@ -230,51 +258,58 @@ def sobol_indices(f: Callable[[Array], Array], inputs: Inputs, *, points: int = 
     unit = uniform_points(points, 2 * d, seed)
     a, b = unit[:, :d], unit[:, d:]
     mixed = [np.where(np.arange(d) == i, other, one) for one, other in ((a, b), (b, a)) for i in range(d)]
-    y = f(inputs.sample(np.vstack([a, b, *mixed]))).reshape(-1, 2 * d + 2, points)
+    y = np.stack([f(inputs.sample(block)) for block in (a, b, *mixed)], axis=1)
     y -= y[:, :2].mean((1, 2), keepdims=True)
     fa, fb, ab, ba = y[:, :1], y[:, 1:2], y[:, 2 : d + 2], y[:, d + 2 :]
     variance = np.maximum(y[:, :2].var((1, 2)), 1e-300)[:, None]
-    first = (fb * (ab - fa)).mean(2) / variance
-    total = ((fa - ab) ** 2).mean(2) / 2 / variance
+    first = (fb * (ab - fa) + fa * (ba - fb)).mean(2) / 2 / variance
+    total = ((fa - ab) ** 2 + (fb - ba) ** 2).mean(2) / 4 / variance
     i, j = np.triu_indices(d, 1)
-    closed = (ba[:, i] * ab[:, j] - fa * fb).mean(2) / variance
+    closed = ((ba[:, i] * ab[:, j] + ba[:, j] * ab[:, i]) / 2 - fa * fb).mean(2) / variance
     return np.hstack([first, total, closed - first[:, i] - first[:, j]])
 
 
-def _intervals(estimates: Sequence[Array]) -> tuple[list[float], Array, Array]:
-    """Values of the best surrogate, and the envelope of the 95 % intervals of all, within [0, 1]."""
+def _replicated(surrogate: Surrogate, inputs: Inputs, seed: int) -> Array:
+    """Indices of a surrogate, on many points, then those of its replicates, on fewer: [1 + REPLICATES, indices].
+
+    What the fewer points get wrong of the surrogate itself is taken off.
+    """
+    value = sobol_indices(lambda x: surrogate.mean(x)[None], inputs, points=4 * POINTS, seed=seed)
+    both = sobol_indices(lambda x: np.vstack([surrogate.mean(x), surrogate.replicates(x)]), inputs, seed=seed)
+    return np.vstack([value, both[1:] - both[:1] + value])
+
+
+def _with_intervals(estimates: Sequence[Array]) -> tuple[list[float], list[float], list[float]]:
+    """Values of the best surrogate, and the envelope of the 95 % intervals of all; within [0, 1]."""
     value = np.clip(estimates[0][0], 0, 1)
-    ends = np.array([np.percentile(each[1:], [2.5, 97.5], axis=0) for each in estimates])
+    ends = np.clip([np.percentile(each[1:], [2.5, 97.5], axis=0) for each in estimates], 0, 1)
     low, high = np.minimum(ends[:, 0].min(0), value), np.maximum(ends[:, 1].max(0), value)
-    return value.tolist(), np.clip(low, 0, 1), np.clip(high, 0, 1)
+    return value.tolist(), low.tolist(), high.tolist()
 
 
-def effect(fitted: Fitted, name: str, *, points: int = 33, sample: int = 256, seed: int = 0) -> Effect:
-    """The expected value of the objective over the values of one hyperparameter, all others uniform."""
-    values, y = _held(fitted, [name], points, sample, seed)
-    low, high = np.percentile(y[1:], [2.5, 97.5], axis=0)
-    return Effect(values[0], y[0], low, high)
+def effect(fitted: Fitted, name: str, *, points: int = 33, seed: int = 0) -> Effect:
+    """The expected objective for each value of one hyperparameter (``points`` of many), the others uniform."""
+    values, rows = _held(fitted.inputs, [name], points, 256, seed)
+    curves = fitted.surrogate.replicates(rows).reshape(-1, len(values[0]), 256).mean(2)
+    low, high = np.percentile(curves, [2.5, 97.5], axis=0)
+    return Effect(values[0], fitted.surrogate.mean(rows).reshape(-1, 256).mean(1), low, high)
 
 
-def surface(fitted: Fitted, a: str, b: str, *, points: int = 25, sample: int = 128, seed: int = 0) -> Surface:
-    """The expected value of the objective over the values of two hyperparameters, all others uniform."""
-    values, y = _held(fitted, [a, b], points, sample, seed)
-    return Surface(values[0], values[1], y[0].reshape(len(values[0]), len(values[1])))
+def surface(fitted: Fitted, a: str, b: str, *, points: int = 25, seed: int = 0) -> Surface:
+    """The expected objective for each pair of values of two hyperparameters, the others uniform."""
+    values, rows = _held(fitted.inputs, [a, b], points, 128, seed)
+    mean = fitted.surrogate.mean(rows).reshape(len(values[0]), len(values[1]), 128).mean(2)
+    return Surface(values[0], values[1], mean)
 
 
 def _held(
-    fitted: Fitted, names: Sequence[str], points: int, sample: int, seed: int
+    inputs: Inputs, names: Sequence[str], points: int, sample: int, seed: int
 ) -> tuple[list[list[Scalar]], Array]:
-    """Values at which hyperparameters are held, and means over all others: [k, product of their numbers]."""
-    inputs = fitted.inputs
-    unit = uniform_points(sample, len(inputs), seed)
-    held = {each.name: each.shown(points) for each in inputs if each.name in names}
-    rows = inputs.sample(unit)
-    blocks = []
-    for values in itertools.product(*(held[name] for name in names)):
-        block = rows.copy()
+    """Values at which hyperparameters are held, and for each combination of them ``sample`` encoded rows."""
+    held = [inputs[name].shown(points) for name in names]
+    rows, blocks = inputs.sample(uniform_points(sample, len(inputs), seed)), []
+    for values in itertools.product(*held):
+        blocks.append(rows.copy())
         for name, value in zip(names, values, strict=True):
-            block[:, inputs.column(name)] = inputs[name].encode([value])
-        blocks.append(block)
-    y = fitted.surrogate.predict(np.vstack(blocks))
-    return [held[name] for name in names], y.reshape(len(y), -1, sample).mean(2)
+            blocks[-1][:, inputs.column(name)] = inputs[name].encode([value])
+    return held, np.vstack(blocks)

@@ -131,8 +131,11 @@ class Surrogate(Protocol):
     name: str
     r2: float
 
-    def predict(self, x: Array) -> Array:
-        """The surrogate, then its replicates, at encoded rows [n, columns]: [1 + REPLICATES, n]."""
+    def mean(self, x: Array) -> Array:
+        """Its value [n] at encoded rows [n, columns]."""
+
+    def replicates(self, x: Array) -> Array:
+        """Values of its replicates, [REPLICATES, n]."""
 
 
 # -- polynomial chaos ------------------------------------------------------------------------------------------------
@@ -162,22 +165,27 @@ class PolynomialChaos:
         z, rng = self._basis(x), np.random.default_rng(seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            whole = LassoCV(cv=_folds(uniform, rng), max_iter=20_000).fit(z, y)
+            whole = LassoCV(cv=folds(uniform, rng), max_iter=20_000).fit(z, y)
             self.r2 = float(1 - whole.mse_path_.mean(1).min() / y[uniform].var())
             fits = [whole]
             for _ in range(REPLICATES):
                 rows = rng.integers(len(y), size=len(y))
                 fits.append(Lasso(whole.alpha_, max_iter=5_000, tol=1e-3).fit(z[rows], y[rows]))
-        self._weights = np.array([fit.coef_ for fit in fits])
-        self._intercepts = np.array([[fit.intercept_] for fit in fits])
-        self._used = np.flatnonzero(self._weights.any(0))
+        weights = np.array([fit.coef_ for fit in fits])
+        self._used = np.flatnonzero(weights.any(0))
+        self._weights, self._intercepts = weights[:, self._used], np.array([[fit.intercept_] for fit in fits])
 
-    def predict(self, x: Array) -> Array:
+    def mean(self, x: Array) -> Array:
         """See `Surrogate`."""
-        return self._intercepts + self._weights[:, self._used] @ self._basis(x, self._used).T
+        values: Array = self._intercepts[0] + self._basis(x, self._used) @ self._weights[0]
+        return values
+
+    def replicates(self, x: Array) -> Array:
+        """See `Surrogate`."""
+        return self._intercepts[1:] + self._weights[1:] @ self._basis(x, self._used).T
 
 
-def _folds(uniform: Mask, rng: np.random.Generator) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+def folds(uniform: Mask, rng: np.random.Generator) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Splits (train, test) for cross-validation: a part of the uniform trials is predicted from all other trials."""
     tested, every = rng.permutation(np.flatnonzero(uniform)), np.arange(len(uniform))
     return [(np.setdiff1d(every, part), part) for part in np.array_split(tested, FOLDS)]
@@ -236,8 +244,8 @@ class GaussianProcess:
     def __init__(self, inputs: Inputs, x: Array, y: Array, uniform: Mask, seed: int):
         del inputs  # the columns are all it needs
         rng = np.random.default_rng(seed)
-        self._x, self._mean, self._unit = x, y[uniform].mean(), y[uniform].std()
-        target = (y - self._mean) / self._unit
+        self._x, self._center, self._scale = x, y[uniform].mean(), y[uniform].std()
+        target = (y - self._center) / self._scale
         # Uniform trials first: the kernel is to hold all over the space.
         order = np.r_[rng.permutation(np.flatnonzero(uniform))[: TUNED_ON * 3 // 4], rng.permutation(len(y))]
         some = np.array(list(dict.fromkeys(order.tolist()))[:TUNED_ON])
@@ -258,11 +266,15 @@ class GaussianProcess:
         draws: Array = np.cos(x @ self._frequencies + self._phases) @ self._weights
         return draws
 
-    def predict(self, x: Array) -> Array:
+    def mean(self, x: Array) -> Array:
         """See `Surrogate`."""
-        y = self._kernel(x, self._x) @ self._update
-        y[:, 1:] += self._prior(x)
-        values: Array = (self._mean + self._unit * y).T
+        values: Array = self._center + self._scale * (self._kernel(x, self._x) @ self._update[:, 0])
+        return values
+
+    def replicates(self, x: Array) -> Array:
+        """See `Surrogate`."""
+        draws = self._prior(x) + self._kernel(x, self._x) @ self._update[:, 1:]
+        values: Array = (self._center + self._scale * draws).T
         return values
 
 

@@ -1,0 +1,94 @@
+"""Surrogates of a probability, as that of diverging: logistic polynomial chaos and a Gaussian process classifier.
+
+A trial says yes or no: much less than a number does. So their R2, of 0 or 1 by the predicted probability (a Brier skill
+score), stays far below 1 even where the probability is known exactly. Replicates are fits to bootstrap samples.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from .surrogates import Array, Basis, Inputs, Mask, folds
+
+REPLICATES = 32
+PENALTIES = 10.0 ** np.arange(-3, 2.1, 0.5)  # inverse ones, as scikit-learn has them
+AT_MOST = 256  # trials: the Gaussian process takes the cube of them, many times
+
+
+class LogisticChaos:
+    """Logistic regression on polynomials of one and two inputs, up to the second degree. See `PolynomialChaos`."""
+
+    name = "logistic polynomial chaos"
+
+    def __init__(self, inputs: Inputs, x: Array, y: Array, uniform: Mask, seed: int):
+        from sklearn.linear_model import LogisticRegression
+
+        self._basis, rng = Basis(inputs, 2, seed), np.random.default_rng(seed)
+        z = self._basis(x)
+
+        def fit(penalty: float, rows: Any) -> Any:
+            return LogisticRegression(C=penalty, max_iter=500).fit(z[rows], y[rows])
+
+        missed = np.zeros(len(PENALTIES))
+        for train, test in folds(uniform, rng):
+            for i, penalty in enumerate(PENALTIES):
+                missed[i] += np.sum((fit(penalty, train).predict_proba(z[test])[:, 1] - y[test]) ** 2)
+        self.r2 = float(1 - missed.min() / uniform.sum() / y[uniform].var())
+        penalty = PENALTIES[np.argmin(missed)]
+        self._fit = fit(penalty, slice(None))
+        self._replicates = [fit(penalty, rows) for rows in bootstrap(y, rng)]
+
+    def mean(self, x: Array) -> Array:
+        """See `Surrogate`."""
+        probability: Array = self._fit.predict_proba(self._basis(x))[:, 1]
+        return probability
+
+    def replicates(self, x: Array) -> Array:
+        """See `Surrogate`."""
+        z = self._basis(x)
+        return np.array([each.predict_proba(z)[:, 1] for each in self._replicates])
+
+
+class ProcessClassifier:
+    """Gaussian process classifier with a Matern-5/2 kernel (ARD), by Laplace's approximation. See `GaussianProcess`."""
+
+    name = "Gaussian process classifier"
+
+    def __init__(self, inputs: Inputs, x: Array, y: Array, uniform: Mask, seed: int):
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process import GaussianProcessClassifier
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern
+
+        del inputs  # the columns are all it needs
+        rng = np.random.default_rng(seed)
+        kernel = ConstantKernel(10.0, (1e-1, 1e3)) * Matern(np.ones(x.shape[1]), (0.1, 1e2), nu=2.5)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self._fit = GaussianProcessClassifier(kernel, n_restarts_optimizer=2, random_state=seed).fit(x, y)
+
+        def fit(rows: Any) -> Any:
+            return GaussianProcessClassifier(self._fit.kernel_, optimizer=None).fit(x[rows], y[rows])
+
+        missed = sum(
+            np.sum((fit(train).predict_proba(x[test])[:, 1] - y[test]) ** 2) for train, test in folds(uniform, rng)
+        )
+        self.r2 = float(1 - missed / uniform.sum() / y[uniform].var())
+        self._replicates = [fit(rows) for rows in bootstrap(y, rng)]
+
+    def mean(self, x: Array) -> Array:
+        """See `Surrogate`."""
+        probability: Array = self._fit.predict_proba(x)[:, 1]
+        return probability
+
+    def replicates(self, x: Array) -> Array:
+        """See `Surrogate`."""
+        return np.array([each.predict_proba(x)[:, 1] for each in self._replicates])
+
+
+def bootstrap(y: Array, rng: np.random.Generator) -> list[Any]:
+    """Rows of bootstrap samples, as many of each class in every one as there are: none is without one of them."""
+    classes = [np.flatnonzero(y == value) for value in np.unique(y)]
+    return [np.concatenate([rng.choice(rows, len(rows)) for rows in classes]) for _ in range(REPLICATES)]

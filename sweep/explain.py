@@ -1,0 +1,85 @@
+"""What a sensitivity analysis says, in sentences: how far to trust it, and what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .sensitivity import Analysis, Interaction, Interval
+
+WIDE = 0.15  # half-width of an interval from which on its middle says little
+SMALL = 0.05  # share of the variance that is not worth a word
+NOTABLE = 0.1
+
+
+def trust(analysis: Analysis) -> str:
+    """One line: what the indices rest on, and how far they can be relied on."""
+    at = "" if analysis.epoch is None else f" at epoch {analysis.epoch}"
+    trials = f"{analysis.n_full} trials{at}, {analysis.n_uniform} of them uniform over the space"
+    gone = [f"{n} {what}" for n, what in ((analysis.n_pruned, "pruned"), (analysis.n_diverged, "diverged")) if n]
+    trials += f", without {' and '.join(gone)}" if gone else ""
+    if analysis.r2 is None:
+        return f"{trials}."
+    part = f"{percent(max(0.0, analysis.r2))} of the variance of uniform trials that it was not shown"
+    return f"{trials}; a {analysis.surrogate} predicts {part} (R2 {analysis.r2:.2f}): {_verdict(analysis)}."
+
+
+def _verdict(analysis: Analysis) -> str:
+    if not analysis.trusted:
+        return "too little for indices"
+    return "quantitative" if analysis.strength == "quantitative" else "indicative, rely on the order and not the size"
+
+
+def meaning(analysis: Analysis) -> str:
+    """Two sentences: what explains the objective alone, and what only together with others."""
+    if not analysis.trusted:
+        return f"No indices: {analysis.reason}"
+    ranked = sorted(analysis.parameters.items(), key=lambda item: -item[1].first)
+    strong = [f"{name} {share(i.first, i.first_ci)}" for name, i in ranked if i.first >= SMALL]
+    variance = f"of the variance of {analysis.objective}"
+    if not strong:
+        return f"no hyperparameter alone explains more than {percent(SMALL)} {variance}; {_together(analysis)}."
+    (name, _, size), others = strong[0].partition(" "), strong[1:]
+    return f"{name} explains {size} {variance}{''.join(f', {other}' for other in others)}; {_together(analysis)}."
+
+
+def _together(analysis: Analysis) -> str:
+    pairs, clauses, said = standing_out(analysis), [], set[tuple[str, str]]()
+    for name, index in analysis.parameters.items():
+        if index.first < SMALL and index.total >= NOTABLE:
+            pair = next((pair for pair, _ in pairs if name in pair), None)
+            partner = "several others" if pair is None else pair[1] if pair[0] == name else pair[0]
+            clauses.append(f"{name} matters only together with {partner}")
+            said |= {pair} if pair else set()
+    clauses += [
+        f"{a} and {b} explain another {share(together.value, together.ci)} together"
+        for (a, b), together in pairs
+        if together.value >= SMALL and (a, b) not in said
+    ]
+    idle = [name for name, index in analysis.parameters.items() if index.total < SMALL]
+    if idle:
+        clauses.append(f"{listed(idle)} hardly matter{'s' if len(idle) == 1 else ''}")
+    return "; ".join(clauses) or "interactions are small"
+
+
+def standing_out(analysis: Analysis) -> list[tuple[tuple[str, str], Interaction]]:
+    """The pairs whose interval excludes 0, the strongest first."""
+    found = [(pair, together) for pair, together in analysis.pairs.items() if together.ci[0] > 0]
+    return sorted(found, key=lambda item: -item[1].value)
+
+
+def share(value: float, ci: Interval) -> str:
+    """A share of the variance in words: its interval alone where that is wide."""
+    low, high = ci
+    return f"{100 * low:.0f} to {percent(high)}" if (high - low) / 2 > WIDE else percent(value)
+
+
+def percent(value: float) -> str:
+    """0.62 as 62 %."""
+    return f"{100 * value:.0f} %"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words joined by commas and a last ``and``."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
