@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import typer
 
+from .commands.analyse import sensitivity
 from .commands.files import export, gc, import_
 from .commands.look import best, doctor, profile, schema, status, ui
 from .commands.run import enqueue, resume, run, train
@@ -19,7 +20,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (run, resume, status, best, enqueue, train, profile, ui, gc, export, schema, doctor):
+for command in (
+    run,
+    resume,
+    status,
+    best,
+    sensitivity,
+    enqueue,
+    train,
+    profile,
+    ui,
+    gc,
+    export,
+    schema,
+    doctor,
+):
     app.command()(command)
 app.command("import")(import_)
 

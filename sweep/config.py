@@ -212,6 +212,9 @@ class SearchConfig(_Section):
     pruner: Literal["none", "median", "successive_halving", "hyperband"] = "median"
     hours: float | None = Field(None, gt=0, description="Start no new trial after this many hours of a run.")
     target: float | None = Field(None, description="Start no new trial once a trial's objective has reached this.")
+    design_controls: bool = Field(
+        False, description="Also train each design trial's unguided control: for sensitivity --against-control."
+    )
     max_failures: int = Field(0, ge=0, description="Errors of a trial's own code after which it is tried again.")
     finalists: FinalistsConfig = FinalistsConfig()
 
@@ -220,6 +223,13 @@ class SearchConfig(_Section):
         if self.design > self.trials:
             raise ValueError(f"design ({self.design}) must not exceed trials ({self.trials})")
         return self
+
+    @property
+    def afterwards(self) -> int:
+        """Finalists, controls and tuning trials that follow the search, at most."""
+        top, seeds, tuned = self.finalists.top, self.finalists.seeds, self.finalists.tuned
+        tuning = tuned + seeds if top and tuned else 0
+        return 2 * top * seeds + tuning + (self.design if self.design_controls else 0)
 
 
 class Resources(_Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -14,11 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from .config import ALIASES, Scalar, StudyConfig
+from .explain import WIDE, meaning, standing_out, trust
 
 if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for what the driver imports
     from .finalists import Comparison, Sample
     from .metrics import EpochMetrics
     from .profile import Profile
+    from .sensitivity import Analysis, Interval
     from .service import Summary
     from .study import Outcome, Row, Trial
 
@@ -76,9 +78,8 @@ class Progress:
         """Time left at the present rate, in words."""
         if not self._ended_here:
             return "estimating"
-        finalists = self.config.search.finalists
-        after = 2 * finalists.top * finalists.seeds + (finalists.tuned + finalists.seeds if finalists.tuned else 0)
-        left = self.config.search.trials - sum(self.counts.values()) + (after if finalists.top else 0) - self._after
+        search = self.config.search
+        left = search.trials - sum(self.counts.values()) + search.afterwards - self._after
         return f"about {duration(max(0, left) * (time.monotonic() - self._began) / self._ended_here)} left"
 
 
@@ -215,6 +216,52 @@ def status_table(summary: Summary) -> Table:
         kinds = ("waiting", "running", "completed", "pruned", "diverged", "failed")
         table.add_row(name, *(str(states.count(k)) for k in kinds))
     return table
+
+
+def print_analysis(analysis: Analysis, console: Console, *, brief: bool = False) -> None:
+    """What matters in a study: how far to trust it, the indices, what they mean; ``brief``: without the table."""
+    at = "" if analysis.epoch is None else f", epoch {analysis.epoch}"
+    console.print(Text(f"Sensitivity of {analysis.objective} in {analysis.study}{at}", style="bold"))
+    console.print(Text(trust(analysis)), soft_wrap=True)
+    if analysis.trusted and not brief:
+        console.print(_indices_table(analysis))
+        for (a, b), together in standing_out(analysis):
+            console.print(Text(f"  {a} x {b}  {_share(together.value, together.ci)}"))
+    for name, why in analysis.left_out.items():
+        console.print(Text(f"  {name} is left out: {why}"))
+    console.print(Text(meaning(analysis)), soft_wrap=True)
+    if analysis.divergence is not None and not brief:
+        console.print()
+        print_analysis(analysis.divergence, console)
+
+
+def _indices_table(analysis: Analysis) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="Shares of the variance over the search space", title_justify="left")
+    for name in ("hyperparameter", "alone (first order)", "with interactions (total)"):
+        table.add_column(name, justify="left" if name == "hyperparameter" else "right")
+    for name, index in sorted(analysis.parameters.items(), key=lambda item: -item[1].total):
+        table.add_row(Text(name), _share(index.first, index.first_ci), _share(index.total, index.total_ci))
+    return table
+
+
+def _share(value: float, ci: Interval) -> str:
+    """An index with its interval; a wide interval alone."""
+    low, high = ci
+    return f"{low:.2f} to {high:.2f}" if (high - low) / 2 > WIDE else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def importances_table(objective: str, importances: Mapping[str, float]) -> Group:
+    """Optuna's importances under their true name."""
+    title = Text(
+        f"Optuna's PED-ANOVA importances for {objective}: what separated the best trials of this search from the "
+        "others; they depend on where it looked and what it pruned, and are no shares of the variance"
+    )
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("hyperparameter")
+    table.add_column("importance", justify="right")
+    for name, value in importances.items():
+        table.add_row(Text(name), f"{value:.2f}")
+    return Group(title, table if importances else Text("None: too few completed trials."))
 
 
 def profile_table(profile: Profile) -> Table:

@@ -18,7 +18,7 @@ def trust(analysis: Analysis) -> str:
     at = "" if analysis.epoch is None else f" at epoch {analysis.epoch}"
     trials = f"{analysis.n_full} trials{at}, {analysis.n_uniform} of them uniform over the space"
     gone = [f"{n} {what}" for n, what in ((analysis.n_pruned, "pruned"), (analysis.n_diverged, "diverged")) if n]
-    trials += f", without {' and '.join(gone)}" if gone else ""
+    trials = f"Trust: {trials}, left out {' and '.join(gone) or 'none'}"
     if analysis.r2 is None:
         return f"{trials}."
     part = f"{percent(max(0.0, analysis.r2))} of the variance of uniform trials that it was not shown"
@@ -64,8 +64,8 @@ def _together(analysis: Analysis) -> str:
 
 
 def standing_out(analysis: Analysis) -> list[tuple[tuple[str, str], Interaction]]:
-    """The pairs whose interval excludes 0, the strongest first."""
-    found = [(pair, together) for pair, together in analysis.pairs.items() if together.ci[0] > 0]
+    """The pairs whose interval excludes 0, also when it is rounded to two digits, the strongest first."""
+    found = [(pair, together) for pair, together in analysis.pairs.items() if together.ci[0] >= 0.005]
     return sorted(found, key=lambda item: -item[1].value)
 
 

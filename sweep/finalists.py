@@ -36,7 +36,7 @@ def unguided(hyperparameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
 
 
 def wanted_rows(config: StudyConfig, search: Sequence[Row]) -> list[Wanted]:
-    """First stage: the finalists and their plain controls on fresh seeds, and the trials that tune a control."""
+    """First stage: finalists and their plain controls on fresh seeds, trials that tune a control, design controls."""
     top = best_rows(config, search, config.search.finalists.top)
     wanted: list[Wanted] = []
     controls: dict[str, Wanted] = {}
@@ -46,6 +46,10 @@ def wanted_rows(config: StudyConfig, search: Sequence[Row]) -> list[Wanted]:
             twin = unguided({**config.constants, **row.hyperparameters})
             # Configurations that differ in guidance alone share one control.
             controls.setdefault(f"{seed} {sorted(twin.items())}", ("control", row.number, seed, twin))
+    if config.search.design_controls:
+        for row in (r for r in search if r.design and r.outcome == "completed"):
+            twin = unguided({**config.constants, **row.hyperparameters})
+            controls.setdefault(f"{row.seed} {sorted(twin.items())}", ("control", row.number, row.seed, twin))
     wanted += controls.values()
     if top and config.search.finalists.tuned:
         best, seed = top[0], config.training.seed

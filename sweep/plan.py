@@ -44,9 +44,7 @@ def plan(config: StudyConfig, settings: Settings, *, done: int) -> Plan:
     with tempfile.TemporaryDirectory(prefix="sweep-plan-") as scratch:
         run, _ = assemble(config.trial(middle), Place(Path(scratch), settings.data, settings.cache))
     seconds = _epoch_seconds(run)
-    finalists = config.search.finalists
-    controls = 2 * finalists.top * finalists.seeds
-    controls += finalists.tuned + finalists.seeds if finalists.top and finalists.tuned else 0
+    controls = config.search.afterwards
     slots = max(1, int((os.cpu_count() or 1) / config.resources.cpus))
     trials = max(0, config.search.trials - done)
     epochs = (trials + controls) * config.training.max_epochs

@@ -92,6 +92,7 @@ class Analysis:
         r2: share of the variance of uniform trials that the surrogate predicts without having been shown them.
         left_out: hyperparameters without an index, and why.
         fitted: what `effect` and `surface` are computed from; None where refused.
+        divergence: the same of the probability of diverging, where trials have diverged.
     """
 
     study: str
@@ -110,6 +111,7 @@ class Analysis:
     pairs: dict[tuple[str, str], Interaction] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     fitted: Fitted | None = field(default=None, repr=False, compare=False)
+    divergence: Analysis | None = None
 
 
 @dataclass(frozen=True)

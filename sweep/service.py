@@ -35,6 +35,7 @@ __all__ = [
     "enqueue",
     "export",
     "finished_rows",
+    "importances",
     "load",
     "planned",
     "run",
@@ -234,23 +235,42 @@ def sensitivity(
     epoch: int | None = None,
     against_control: bool = False,
     where: str | None = None,
+    divergence: bool = True,
 ) -> list[Analysis]:
     """What matters in a study, ours or any other of the storage: one analysis for each of its objectives.
 
     Args:
         metric, epoch, against_control: see `sweep.table.read`.
         where: see `sweep.where.parse`.
+        divergence: also analyse the probability of diverging, where trials have; takes seconds.
 
     Raises:
         SweepError: no such study, metric or epoch, or a condition that is none.
     """
-    from .sensitivity import analyse
+    from .sensitivity import analyse, analyse_divergence
     from .table import read
     from .where import parse
 
-    storage = connect(settings.storage)
-    tables = read(name, storage, settings, metric=metric, epoch=epoch, against_control=against_control)
-    return [analyse(table, where=parse(where, table.space) if where is not None else None) for table in tables]
+    tables = read(
+        name, connect(settings.storage), settings, metric=metric, epoch=epoch, against_control=against_control
+    )
+    conditions = {} if where is None else parse(where, tables[0].space)
+    analyses = [analyse(table, where=conditions) for table in tables]
+    if divergence:
+        second = [analyse_divergence(table, where=conditions) for table in tables]
+        return [replace(each, divergence=other) for each, other in zip(analyses, second, strict=True)]
+    return analyses
+
+
+def importances(name: str, settings: Settings) -> dict[str, dict[str, float]]:
+    """Optuna's own importances, objective -> hyperparameter -> importance: what separated good trials from bad.
+
+    Raises:
+        SweepError: no such study.
+    """
+    from .table import importances
+
+    return importances(name, connect(settings.storage))
 
 
 # -- one trial, in this process --------------------------------------------------------------------------------------

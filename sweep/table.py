@@ -7,6 +7,7 @@ come from the checkpoints. No tracking server is needed.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from .config import Scalar, StudyConfig
@@ -72,16 +74,45 @@ def read(
     Raises:
         SweepError: no such study, metric or epoch; lists those that there are.
     """
-    known = study_names(storage)
-    if name not in known:
-        there = f"are {', '.join(known)}" if known else "is none"
-        raise SweepError(f"{name}: no such study in the storage{nearest(name, known)}; there {there}.")
+    study = _load(name, storage)
     config = stored_config(name, storage)
     if config is not None:
         return [_ours(config, storage, settings, metric, epoch, against_control=against_control)]
     if against_control:
         raise SweepError(f"--against-control: {name} is a study of another program, its trials have no controls")
-    return _foreign(optuna.load_study(study_name=name, storage=storage), metric, epoch)
+    return _foreign(study, metric, epoch)
+
+
+def importances(name: str, storage: BaseStorage) -> dict[str, dict[str, float]]:
+    """Optuna's PED-ANOVA importances for each objective, the largest first; none of too few trials.
+
+    Raises:
+        SweepError: no such study.
+    """
+    study, config = _load(name, storage), stored_config(name, storage)
+    names = [config.objective.metric] if config else _objectives(study)
+    found = {}
+    for i, objective in enumerate(names):
+
+        def value(trial: FrozenTrial, i: int = i) -> float:
+            return float(trial.values[i]) * (1 if study.directions[i] == StudyDirection.MINIMIZE else -1)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that low values are taken for good: these are
+            try:
+                values = optuna.importance.get_param_importances(study, target=value)
+            except (RuntimeError, ValueError):  # fewer than two completed trials, or all values equal
+                values = {}
+        found[objective] = {name: float(value) for name, value in values.items()}
+    return found
+
+
+def _load(name: str, storage: BaseStorage) -> optuna.Study:
+    known = study_names(storage)
+    if name not in known:
+        there = f"are {', '.join(known)}" if known else "is none"
+        raise SweepError(f"{name}: no such study in the storage{nearest(name, known)}; there {there}.")
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 def _frame(trials: Sequence[FrozenTrial], space: Distributions, values: Sequence[float]) -> pd.DataFrame:
@@ -224,8 +255,7 @@ def _twins(
 
 def _foreign(study: optuna.Study, metric: str | None, epoch: int | None) -> list[Table]:
     trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-    several = len(study.directions) > 1
-    names = study.metric_names or ([f"values_{i}" for i in range(len(study.directions))] if several else ["value"])
+    names = _objectives(study)
     steps = sorted({step for t in trials for step in t.intermediate_values})
     if epoch is not None and epoch not in steps:
         there = f"they reported at {', '.join(map(str, steps))}" if steps else "they reported no intermediate values"
@@ -257,6 +287,12 @@ def _foreign(study: optuna.Study, metric: str | None, epoch: int | None) -> list
         last = epoch if epoch is not None else max(steps, default=None)
         tables.append(Table(study.study_name, name, last, frame, space, left_out, remedy))
     return tables
+
+
+def _objectives(study: optuna.Study) -> list[str]:
+    """Names of the objectives; where they have none, those of the columns of Optuna's own table."""
+    count = len(study.directions)
+    return study.metric_names or ([f"values_{i}" for i in range(count)] if count > 1 else ["value"])
 
 
 def _is_number(value: object) -> bool:

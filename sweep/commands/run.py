@@ -127,6 +127,9 @@ def _run(
         raise typer.Exit(128 + (caught[0] if caught else signal.SIGINT))
     if not as_json:
         display.print_summary(summary, console)
+        if config.searched:
+            [analysis] = service.sensitivity(config.name, settings, divergence=False)
+            display.print_analysis(analysis, console, brief=True)
         _print_next(summary, settings, console)
     if not summary.best:
         console.print("No trial has completed.")
@@ -195,6 +198,7 @@ def _print_next(summary: Summary, settings: Settings, console: Console) -> None:
     lines = [
         ("look", command_line(settings, "ui", name) + "   (or make ui)"),
         ("best", command_line(settings, "best", name, "--export best.yaml")),
+        ("why", command_line(settings, "sensitivity", name)),
         ("extend", command_line(settings, "run", name, f"--trials {more}")),
         ("resume", command_line(settings, "resume", name)),
         ("confirm", command_line(settings, "run", name, "--set search.finalists.seeds=20")),

@@ -1,0 +1,55 @@
+"""Commands that draw conclusions from a study: sensitivity."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import AsJson, Storage, Workspace, make_settings
+from .output import analysis_json, make_console, print_json
+
+
+def sensitivity(
+    name: Annotated[str, typer.Argument(help="A study in the storage: one of sweep's, or any other of Optuna's.")],
+    metric: Annotated[
+        str | None, typer.Option(help="Another metric that the trials logged than the objective.")
+    ] = None,
+    epoch: Annotated[int | None, typer.Option(help="At this epoch, instead of at the last one.")] = None,
+    against_control: Annotated[
+        bool, typer.Option("--against-control", help="Of the gain over the unguided control, instead of the metric.")
+    ] = False,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="CONDITION", help="Within a part of the space: 'depth >= 4 and lambda1 < 1e-3'."),
+    ] = None,
+    optuna: Annotated[
+        bool, typer.Option("--optuna", help="Also Optuna's importances, which answer another question.")
+    ] = False,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which hyperparameters matter, alone and together, and how sure that is; or why it cannot be told.
+
+    Sobol indices: shares of the objective's variance over the search space. They need uniform trials: `run --design`.
+
+    Example: `python -m sweep sensitivity digits --where "depth >= 4"`
+    """
+    from .. import display, service
+
+    settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
+    analyses = service.sensitivity(
+        name, settings, metric=metric, epoch=epoch, against_control=against_control, where=where
+    )
+    importances = service.importances(name, settings) if optuna else {}
+    if as_json:
+        data = [analysis_json(each) for each in analyses]
+        if optuna:
+            data = [{**each, "optuna": importances.get(each["objective"])} for each in data]
+        print_json(data[0] if len(data) == 1 else data)
+        return
+    for analysis in analyses:
+        display.print_analysis(analysis, console)
+    for objective, values in importances.items():
+        console.print(display.importances_table(objective, values))
