@@ -6,6 +6,7 @@ Nothing here imports torch, Ray, Optuna or MLflow, so that reading a study file 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -218,11 +219,12 @@ class SearchConfig(_Section):
     max_failures: int = Field(0, ge=0, description="Errors of a trial's own code after which it is tried again.")
     finalists: FinalistsConfig = FinalistsConfig()
 
-    @model_validator(mode="after")
-    def _design_within_trials(self) -> SearchConfig:
-        if self.design > self.trials:
-            raise ValueError(f"design ({self.design}) must not exceed trials ({self.trials})")
-        return self
+    @field_validator("design")  # of the field, so that it is said beside what is wrong with other ones
+    @classmethod
+    def _within_trials(cls, design: int, info: ValidationInfo) -> int:
+        if design > (trials := info.data.get("trials", design)):
+            raise ValueError(f"design ({design}) must not exceed trials ({trials})")
+        return design
 
     @property
     def afterwards(self) -> int:
@@ -238,6 +240,11 @@ class Resources(_Section):
     cpus: float = Field(1, gt=0, description="CPU cores; also the trial's threads, at least one.")
     gpus: float | Literal["auto"] = Field("auto", description="GPUs, fractions allowed; auto: one where there are any.")
     max_concurrent: int | None = Field(None, ge=1, description="Trials at once; default: as many as fit.")
+
+    def room(self, cpus: float, gpus: float, gpus_per_trial: float) -> int:
+        """Trials that a machine has room for."""
+        by_gpus = _fit(gpus, gpus_per_trial) if gpus_per_trial else sys.maxsize
+        return min(_fit(cpus, self.cpus), by_gpus)
 
     @field_validator("gpus")
     @classmethod
@@ -352,10 +359,12 @@ class StudyConfig(_Section):
 
     @field_validator("space", mode="before")
     @classmethod
-    def _typed_by_field(cls, space: object) -> object:
+    def _typed_by_field(cls, space: object, info: ValidationInfo) -> object:
         if not isinstance(space, Mapping):
             return space
-        dimensions, problems = {}, []
+        dimensions, model = {}, info.data.get("model")
+        twice = [name for name in ("depth", "width") if name in space and getattr(model, name, None) is not None]
+        problems = [f"{name}: given in model too; keep one of them" for name in twice]
         for name, value in space.items():
             try:
                 dimensions[name] = _dimension(str(name), value)
@@ -366,13 +375,6 @@ class StudyConfig(_Section):
         if problems:
             raise ValueError("\n".join(problems))
         return dimensions
-
-    @model_validator(mode="after")
-    def _said_once(self) -> StudyConfig:
-        twice = [n for n in ("depth", "width") if n in self.space and getattr(self.model, n) is not None]
-        if twice:
-            raise ValueError(f"{', '.join(twice)}: given in both model and space; keep one")
-        return self
 
     @property
     def searched(self) -> dict[str, Range | Choices]:
@@ -451,6 +453,12 @@ class StudyConfig(_Section):
             f"study {self.name} exists and differs",
             [f"{key}: was {old.get(key, 'absent')}, now {new.get(key, 'absent')}" for key in changed] + [advice],
         )
+
+
+def _fit(there: float, asked: float) -> int:
+    """How often a demand fits; a share of a GPU cannot be put together from several of them."""
+    each = int(1 / asked + 1e-9) * int(there) if asked < 1 else 0
+    return each or int(there / asked + 1e-9)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

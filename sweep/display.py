@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -202,12 +203,12 @@ def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
     for sentence in comparison_words(config, summary.comparison):
         console.print(sentence)
     for row in [r for r in summary.rows if r.outcome == "failed"][:3]:
-        reason = (row.error or "no reason recorded").strip().splitlines()[-1]
+        reason = _last_line(row) or "no reason recorded"
         console.print(Text(f"trial {row.number} failed: {reason}", style="red"))
 
 
 def status_table(summary: Summary) -> Table:
-    """All unfinished trials of a study, and how many of the others there are."""
+    """How many trials of a study there are of each state and outcome."""
     table = Table(box=box.SIMPLE_HEAD, title=summary.config.name, title_justify="left")
     for name in ("", "waiting", "running", "completed", "pruned", "diverged", "failed"):
         table.add_column(name, justify="right")
@@ -216,6 +217,42 @@ def status_table(summary: Summary) -> Table:
         kinds = ("waiting", "running", "completed", "pruned", "diverged", "failed")
         table.add_row(name, *(str(states.count(k)) for k in kinds))
     return table
+
+
+def status_lines(summary: Summary, *, tracebacks: bool) -> Iterator[str]:
+    """The drivers of a study's unfinished trials and what they have, then what has failed or diverged.
+
+    Args:
+        tracebacks: say the whole of an error, not its last line alone.
+    """
+    study = summary.config.name
+    rows = [*((study, row) for row in summary.rows), *((f"{study}.controls", row) for row in summary.controls)]
+    drivers: dict[tuple[str | None, bool], list[str]] = {}
+    for name, row in rows:
+        before = f"; its code has failed before: {_last_line(row)}" if row.error else ""
+        if row.state == "running":
+            line = f"    {_title(name, row)}: epoch {row.epochs} of {summary.config.training.max_epochs}{before}"
+            drivers.setdefault((row.owner, row.orphan), []).append(line)
+    for (owner, orphan), trials in drivers.items():
+        if orphan:
+            yield f"  driver {owner} is dead or was stopped; the next run goes on with its trials, now orphans:"
+        else:
+            here = (owner or "").startswith(f"{socket.gethostname()} ")
+            yield f"  driver {owner} is at work{'' if here else ', as far as can be seen from another host'}:"
+        yield from trials
+    for name, row in rows:
+        if row.outcome in ("failed", "diverged"):
+            error = (row.error or "").strip() if tracebacks else _last_line(row)
+            yield f"  {_title(name, row)} {row.outcome}: {error or 'no reason recorded'}"
+
+
+def _title(study: str, row: Row) -> str:
+    of = f" of trial {row.of}, seed {row.seed}" if row.of is not None else ""
+    return f"{study}-{row.number:04d} ({row.kind}{of})"
+
+
+def _last_line(row: Row) -> str:
+    return (row.error or "").strip().rpartition("\n")[2]
 
 
 def print_analysis(analysis: Analysis, console: Console, *, brief: bool = False) -> None:

@@ -17,6 +17,10 @@ class SweepError(Exception):
     """The caller's mistake, or the world's: one message, no traceback, exit code 2."""
 
 
+class DivergenceError(Exception):
+    """A trial that was trained for the user alone has diverged."""
+
+
 class ConfigError(SweepError):
     """One or more problems in a study file or an option; all of them at once.
 

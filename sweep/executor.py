@@ -11,7 +11,6 @@ import errno
 import json
 import os
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -116,19 +115,13 @@ def parallelism(resources: Resources) -> int:
         has = node["Resources"]
         if node["Alive"]:
             found.append(f"{has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs")
-            slots += min(_fit(has.get("CPU", 0), cpus), _fit(has.get("GPU", 0), gpus) if gpus else sys.maxsize)
+            slots += resources.room(has.get("CPU", 0), has.get("GPU", 0), gpus)
     if not slots:
         raise SweepError(
             f"resources: a trial asks for {cpus:g} CPUs and {gpus:g} GPUs, but no node has them; there is: "
             f"{'; '.join(found)}. Lower resources.cpus or resources.gpus, or connect to a larger cluster."
         )
     return min(slots, resources.max_concurrent or slots)
-
-
-def _fit(there: float, asked: float) -> int:
-    """How often a demand fits; a share of a GPU cannot be put together from several of them."""
-    each = int(1 / asked + 1e-9) * int(there) if asked < 1 else 0
-    return each or int(there / asked + 1e-9)
 
 
 def gpus_per_trial(resources: Resources) -> float:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from .config import StudyConfig
 from .errors import ConfigError, SweepError, nearest
-from .names import check_names
 from .own import search_in
-from .preflight import check
+from .preflight import check, check_parts
 from .settings import Settings
-from .studyfile import built_in, built_in_names, override, parse, read_yaml
+from .studyfile import built_in, built_in_names, override, parse, read_file
 
 if TYPE_CHECKING:
     from .storage import Storage
@@ -48,7 +47,7 @@ def load(
         StorageError: the storage is out of reach.
     """
     raw, source = _find(study, settings)
-    raw = override(raw, list(sets))
+    raw, misplaced = override(raw, list(sets))
     search = raw.setdefault("search", {})
     if isinstance(search, dict):
         if trials is not None:
@@ -57,9 +56,9 @@ def load(
             search["design"] = search.get("design", 0) + design
             search["trials"] = search.get("trials", 50) + design
     config, problems = parse(raw)
-    found, warnings = check(config, settings) if config else (check_names(raw), [])
-    if problems + found or config is None:
-        raise ConfigError(source, problems + found)
+    found, warnings = check(config, settings) if config else (check_parts(raw, settings), [])
+    if config is None or misplaced + found:
+        raise ConfigError(source, misplaced + problems + found)
     return config, warnings
 
 
@@ -70,7 +69,7 @@ def _find(study: str, settings: Settings) -> tuple[dict[str, Any], str]:
         if not path.is_file():
             raise SweepError(f"{study}: no such file. Built-in studies: {', '.join(built_in_names())}.")
         search_in(path.parent)
-        return read_yaml(path.read_text(), study), study
+        return read_file(path, study), study
     from .storage import noted, stored_config, study_names
 
     storage = connect(settings.storage)
@@ -85,7 +84,7 @@ def _find(study: str, settings: Settings) -> tuple[dict[str, Any], str]:
             f"{study}: neither a file, nor a study in the storage ({', '.join(known) or 'which has none'}), nor a "
             f"built-in one ({', '.join(built_in_names())}){nearest(study, known + built_in_names())}."
         )
-    return read_yaml(shipped.read_text(), study), study
+    return read_file(shipped, study), study
 
 
 def stored(name: str, settings: Settings) -> StudyConfig:
@@ -150,8 +149,8 @@ def continued(config: StudyConfig, settings: Settings) -> tuple[StudyConfig, lis
 
 
 def studies(settings: Settings) -> list[str]:
-    """Names of our studies in the storage."""
-    from .storage import stored_config, study_names
+    """Names of our studies in the storage, those that this version cannot read included."""
+    from .storage import noted, study_names
 
     storage = connect(settings.storage)
-    return [name for name in study_names(storage) if stored_config(name, storage)]
+    return [name for name in study_names(storage) if noted(name, "config", storage) is not None]

@@ -8,7 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from .config import StudyConfig
+import torch
+
+from .config import Resources, StudyConfig
 from .settings import Settings
 from .space import distributions, from_unit
 from .training import Diverged, Run, fit
@@ -45,10 +47,17 @@ def plan(config: StudyConfig, settings: Settings, *, done: int) -> Plan:
         run, _ = assemble(config.trial(middle), Place(Path(scratch), settings.data, settings.cache))
     seconds = _epoch_seconds(run)
     controls = config.search.afterwards
-    slots = max(1, int((os.cpu_count() or 1) / config.resources.cpus))
+    slots = _slots(config.resources)
     trials = max(0, config.search.trials - done)
     epochs = (trials + controls) * config.training.max_epochs
     return Plan(trials, controls, seconds, slots, epochs * seconds / slots / 3600)
+
+
+def _slots(resources: Resources) -> int:
+    """Trials at once on this machine; 1 where it has no room for any, and a cluster is meant."""
+    gpus = torch.cuda.device_count()
+    room = resources.room(os.cpu_count() or 1, gpus, min(gpus, 1) if resources.gpus == "auto" else resources.gpus)
+    return max(1, min(room, resources.max_concurrent or room))
 
 
 def _epoch_seconds(run: Run) -> float:

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from models import model_class
 
 from .config import Choices, DataConfig, Range, Scalar, StudyConfig
@@ -46,6 +48,22 @@ def check(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]
             warnings.append(f"data.val_fraction cannot act: {brings} has a validation part of its own")
         return problems + impossible, warnings
     return problems, []
+
+
+def check_parts(raw: Mapping[str, Any], settings: Settings) -> list[str]:
+    """What else is wrong with a study that has no config for what its keys and values are."""
+    from .data import reader, split_sizes
+
+    problems = check_names(raw)
+    try:
+        data = DataConfig.model_validate(raw.get("data"))
+        if not is_import_path(data.name) and not any(p.startswith("data.") for p in problems):
+            split_sizes(data, reader(data, settings.data).info)
+    except ValidationError:
+        pass  # said by whoever has found that there is no config
+    except DataError as error:
+        problems.append(str(error))
+    return problems
 
 
 def _check_data(config: StudyConfig, settings: Settings, *, family: bool) -> tuple[DatasetInfo | None, list[str]]:

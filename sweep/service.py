@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import Scalar, StudyConfig, TrialConfig
-from .errors import ConfigError, SweepError, nearest
+from .errors import ConfigError, DivergenceError, SweepError, nearest
 from .finding import OWN_CODE, agree, connect, continued, load, stored, studies
 from .links import describe, experiment_tags
 from .own import modules_to_send, search_folders
@@ -298,7 +298,7 @@ def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[Epoc
     """Trains one trial in this process, from scratch, and yields its epochs.
 
     Raises:
-        SweepError: it diverges; says in which epoch.
+        DivergenceError: it diverges; says in which epoch.
     """
     from .trial import Place, run_trial
 
@@ -306,7 +306,7 @@ def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[Epoc
     for report in run_trial(trial, place, interval=0.0):
         yield from report.epochs
         if report.outcome == "diverged":
-            raise SweepError(f"diverged: {report.error}")
+            raise DivergenceError(f"diverged: {report.error}")
 
 
 def test(trial: TrialConfig, settings: Settings, folder: Path) -> dict[str, float]:

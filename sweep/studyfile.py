@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from losses.options import PAPER
 
 from .config import ALIASES, StudyConfig
-from .errors import ConfigError, sentences
+from .errors import ConfigError, SweepError, sentences
 
 
 def read_yaml(text: str, source: str) -> dict[str, Any]:
@@ -42,11 +42,31 @@ def read_yaml(text: str, source: str) -> dict[str, Any]:
     return raw
 
 
-def override(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """Applies ``--set key=value`` options: a key path, or the name of a hyperparameter, which is then fixed.
+def read_file(path: Path, source: str) -> dict[str, Any]:
+    """Reads a study file.
 
     Raises:
-        ConfigError: an option without ``=``, or a path through something that is not a mapping.
+        SweepError: it cannot be read, or is not UTF-8.
+        ConfigError: as for `read_yaml`.
+    """
+    data = b""
+    try:
+        data = path.read_bytes()
+        return read_yaml(data.decode("utf-8-sig"), source)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise SweepError(
+            f"{source}: line {line} is not UTF-8 (byte {data[error.start]:#04x}); save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise SweepError(f"{source}: cannot be read ({error.strerror})") from None
+
+
+def override(raw: dict[str, Any], assignments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Applies ``--set key=value`` options: a key path, or the name of a hyperparameter, which is then fixed.
+
+    Returns:
+        The study with all options that can be applied, and what is wrong with the others, one sentence a problem.
     """
     raw = copy.deepcopy(raw)
     problems = []
@@ -67,9 +87,7 @@ def override(raw: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             space[key] = value
         elif not _assign(raw, _path(key), value):
             problems.append(f"--set {key}: there is no such place in the study file")
-    if problems:
-        raise ConfigError("options", problems)
-    return raw
+    return raw, problems
 
 
 def _path(key: str) -> list[str]:

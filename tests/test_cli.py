@@ -17,10 +17,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import psutil
 import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
+
+from sweep.storage import open_storage
 
 from .test_sweep import TINY, Ended, Finished, environment, finished, sweep, sweep_here
 
@@ -125,6 +128,24 @@ def test_status_lists_all_studies_or_shows_one(here: Sweep, copy: Path) -> None:
     assert [t["outcome"] for t in data["trials"]] == ["completed"] * 6
 
 
+def test_a_study_of_a_newer_version_does_not_hide_the_others(here: Sweep, copy: Path) -> None:
+    storage = open_storage(f"journal:///{copy}/optuna.journal")
+    newer = optuna.create_study(study_name="newer", storage=storage)
+    newer.set_user_attr("config", {"colour": "red"})
+    newer.set_user_attr("format", 99)
+    said = "study newer: a newer version has written it (format 99"
+    ended = here("status")
+    assert ended.code == 0
+    assert said in ended.out
+    assert "tiny" in ended.out
+    ended = here("status", "--json")
+    assert [each["study"] for each in json.loads(ended.out)] == ["tiny"]
+    assert said in ended.err
+    for words in (["status", "newer"], ["resume", "newer"], ["run", "newer"], ["best", "newer"], ["gc", "newer"]):
+        assert_refused(here(*words), "a newer version has written it", "use that version")
+    assert here("resume", "tiny").code == 0
+
+
 def test_status_of_nothing_says_how_to_begin(here: Sweep) -> None:
     ended = here("status")
     assert ended.code == 0
@@ -192,6 +213,19 @@ def test_train_prints_a_line_for_each_epoch(here: Sweep, file: Path) -> None:
     assert "val_accuracy" in lines[0]
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_train_of_a_trial_that_diverges_ends_with_1_and_says_so(here: Sweep, file: Path, as_json: bool) -> None:
+    sets = ("lambda1=1e-3", "depth=1", "width=4", "training.init=he", "training.optimizer=sgd", "training.lr=1e8")
+    words = [word for each in sets for word in ("--set", each)]
+    ended = here("train", str(file), *words, "--test", *(["--json"] if as_json else []))
+    assert ended.code == 1
+    assert "Traceback" not in ended.err
+    assert "diverged: " in (ended.err if as_json else ended.out)
+    if as_json:
+        data = json.loads(ended.out)
+        assert (data["outcome"], data["epochs"], data["test"]) == ("diverged", [], {})
+
+
 def test_enqueue_puts_one_more_trial_into_the_queue(here: Sweep, copy: Path) -> None:
     ended = here("enqueue", "tiny", "--set", "lambda1=1e-3", "--set", "depth=2")
     assert ended.code == 0
@@ -200,6 +234,8 @@ def test_enqueue_puts_one_more_trial_into_the_queue(here: Sweep, copy: Path) -> 
     assert [t["state"] for t in data["trials"]] == ["finished"] * 6 + ["waiting"]
     plan = json.loads(here("run", "tiny", "--dry-run", "--json").out)
     assert plan["trials"] == 1
+    ended = here("enqueue", "tiny", "--set", "lambda1=1e-2", "--json")
+    assert json.loads(ended.out) == {"study": "tiny", "trial": 7, "hyperparameters": {"lambda1": 0.01}}
 
 
 def test_the_commands_it_names_find_the_same_study(here: Sweep, copy: Path, tmp_path: Path) -> None:
@@ -220,7 +256,9 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(here: Sweep, file: Path, tm
         assert part.replace("mlp", "cnn") in ended.out
     assert re.search(r"trials +8 still to run, of 8 \(2 design\)", ended.out)
     assert "hours" in ended.out
-    plan = json.loads(here("run", str(file), "--dry-run", "--json", "--design", "3").out)
+    sets = ("--set", "resources.cpus=0.5", "--set", "resources.max_concurrent=3")
+    plan = json.loads(here("run", str(file), "--dry-run", "--json", "--design", "3", *sets).out)
+    assert plan["slots"] == min(3, 2 * (os.cpu_count() or 1))
     assert (plan["study"], plan["trials"], plan["controls"]) == ("tiny", 9, 8)
     assert plan["epoch_seconds"] > 0
     epochs = (plan["trials"] + plan["controls"]) * 4

@@ -16,7 +16,7 @@ from torch import nn
 
 from losses import EntropyGuidance
 from losses.options import PAPER
-from sweep.config import ALIASES, Choices, GuidanceConfig, Objective, Range, StudyConfig, TrainingConfig
+from sweep.config import ALIASES, Choices, GuidanceConfig, Objective, Range, Resources, StudyConfig, TrainingConfig
 from sweep.studyfile import parse, read_yaml, to_yaml
 
 from .conftest import MakeConfig
@@ -373,3 +373,20 @@ def test_the_budget_and_the_resources_are_not_the_identity_of_a_study(study_conf
 )
 def test_a_target_is_reached_at_it_or_beyond(direction: Any, target: float | None, value: float, reached: bool) -> None:
     assert Objective(metric="val_loss", direction=direction, target=target).reached(value) is reached
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "machine", "trials"),
+    [
+        (1, 0, (8, 0), 8),
+        (1, 0, (8, 2), 8),
+        (3, 0, (8, 0), 2),
+        (1, 1, (8, 2), 2),
+        (1, 1, (1, 2), 1),
+        (0.5, 0.5, (8, 2), 4),
+        (0.1, 0.4, (8, 2), 4),  # two on each GPU: the rests of both are not a share
+        (1, 2, (8, 1), 0),
+    ],
+)
+def test_the_room_of_a_machine(cpus: float, gpus: float, machine: tuple[float, float], trials: int) -> None:
+    assert Resources(cpus=cpus, gpus=gpus).room(*machine, gpus) == trials

@@ -6,8 +6,11 @@ at what was noted on the way. Others lose driver after driver at any moment, wit
 
 from __future__ import annotations
 
+import os
 import random
+import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ from optuna.trial import TrialState
 from sweep import studyfile
 from sweep.config import StudyConfig
 from sweep.storage import open_storage
+from sweep.study import Study
 
 from . import rayless
 from .invariants import (
@@ -307,12 +311,27 @@ def test_two_drivers_one_of_them_killed_meet_the_budget_exactly(
     assert strange_curves(left, Curves(config, workspace, tmp_path)) == []
 
 
-def test_status_shows_the_orphans_of_a_killed_driver(
+def test_status_shows_dead_drivers_and_their_orphans_in_the_search_and_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    driver = rayless.start(config_of(SHORT), tmp_path, f"journal:///{tmp_path}/optuna.journal", death=(2, 1e-6))
-    driver.join(PATIENCE)
-    assert driver.exitcode == rayless.KILLED
-    status = sweep_here(monkeypatch, capsys, tmp_path, "status", "NAME")
-    assert "trial 0 (trial): orphan" in status.out
-    assert "the next run goes on with it" in status.out
+    config, url, host = config_of(SHORT), f"journal:///{tmp_path}/optuna.journal", socket.gethostname()
+
+    def killed_at(report: int) -> str:
+        driver = rayless.start(config, tmp_path, url, death=(report, 1e-6))
+        driver.join(PATIENCE)
+        assert driver.exitcode == rayless.KILLED
+        status = sweep_here(monkeypatch, capsys, tmp_path, "status", "NAME").out
+        assert f"driver {host} pid {driver.pid} is dead or was stopped; the next run goes on with its trials" in status
+        return status
+
+    assert re.search(r"NAME-0000 \(trial\): epoch [123] of 12", killed_at(3))
+    assert re.search(r"NAME\.controls-0000 \(finalist of trial \d, seed 1\): epoch \d of 12", killed_at(4 * 12 + 2))
+    adopted = Study(config, open_storage(url), workspace=tmp_path, sister=True).ask()
+    assert adopted is not None
+    assert adopted.kind == "finalist"
+    status = sweep_here(monkeypatch, capsys, tmp_path, "status").out
+    assert f"driver {host} pid {os.getpid()} is at work:" in status
+    assert "orphan" not in status
+    adopted.handle.set_user_attr("owner", {**adopted.mark, "host": "elsewhere"})
+    assert "driver elsewhere pid" in (status := sweep_here(monkeypatch, capsys, tmp_path, "status").out)
+    assert "is at work, as far as can be seen from another host" in status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from sweep.config import GuidanceConfig, Range, StudyConfig
-from sweep.errors import ConfigError
+from sweep.errors import ConfigError, SweepError
 from sweep.service import load
 from sweep.settings import Settings
-from sweep.studyfile import built_in, built_in_names, json_schema, override, parse, read_yaml
+from sweep.studyfile import built_in, built_in_names, json_schema, override, parse, read_file, read_yaml
 
 STUDY = """
 name: mnist-autoencoder
@@ -35,17 +36,19 @@ resources: {cpus: 1, gpus: auto}
 
 
 def config_of(text: str, sets: list[str] | None = None) -> StudyConfig:
-    config, problems = parse(override(read_yaml(text, "study.yaml"), sets or []))
-    assert problems == []
+    raw, misplaced = override(read_yaml(text, "study.yaml"), sets or [])
+    config, problems = parse(raw)
+    assert problems == misplaced == []
     assert config is not None
     return config
 
 
 def problems_of(changes: str, sets: list[str] | None = None) -> list[str]:
     raw = {**read_yaml(STUDY, "study.yaml"), **read_yaml(changes, "changes")}
-    config, problems = parse(override(raw, sets or []))
+    raw, misplaced = override(raw, sets or [])
+    config, problems = parse(raw)
     assert (config is None) == bool(problems)
-    return problems
+    return misplaced + problems
 
 
 def one_about(problems: list[str], *words: str) -> None:
@@ -171,7 +174,7 @@ def test_tags_make_no_objects(text: str) -> None:
         ("training: {batch_size: 0}", ("training.batch_size", "1", "0")),
         ("data: {name: mnist, val_fraction: 1}", ("data.val_fraction", "less than 1", "1")),
         ("resources: {gpus: 1.5}", ("resources.gpus", "fraction", "whole number")),
-        ("search: {trials: 3, design: 4}", ("search", "design (4)", "trials (3)")),
+        ("search: {trials: 3, design: 4}", ("search.design", "design (4)", "trials (3)")),
         ("objective: {direction: minimize}", ("objective.metric", "required")),
         *(
             (f"name: {name}", ("name", "must start with a letter or digit"))
@@ -230,7 +233,7 @@ def test_all_problems_are_said_at_once() -> None:
 
 def test_a_size_is_given_once() -> None:
     problems = problems_of("model: {name: mlp, depth: 3, width: 8}\nspace: {depth: 3, width: {choices: [8, 16]}}")
-    assert problems == ["depth, width: given in both model and space; keep one"]
+    assert problems == [f"space.{size}: given in model too; keep one of them" for size in ("depth", "width")]
 
 
 def test_what_only_models_and_data_know_is_said_beside_the_rest(tmp_path: Path) -> None:
@@ -247,6 +250,43 @@ def test_what_only_models_and_data_know_is_said_beside_the_rest(tmp_path: Path) 
     for path_of_key in ("name", "objective.direction", "space.depth"):
         one_about(error.value.problems, path_of_key)
     assert all(f"\n  - {problem}" in message for problem in error.value.problems)
+
+
+def test_one_kind_of_problem_does_not_hide_another(tmp_path: Path) -> None:
+    """Options, values, values that do not agree with each other, and what only models and data know."""
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "name: a b\nmodel: {name: mlp, depth: 2, hiden: 3}\ndata: {name: digits, train_size: 5000}\n"
+        "objective: {metric: val_los, direction: up}\nspace: {depth: 3, width: 8}\n"
+        "search: {trials: 2, design: 3, sampler: tpee}\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        load(str(path), Settings(workspace=tmp_path / "results"), sets=["lr", "search.trials=1"])
+    starts = ("--set lr", "name", "model.hiden", "data.train_size = 5000", "objective.metric", "objective.direction")
+    for start in (*starts, "space.depth", "search.design", "search.sampler"):
+        assert len([p for p in error.value.problems if p.startswith(f"{start}: ")]) == 1, (start, error.value.problems)
+    assert len(error.value.problems) == len(starts) + 3
+    assert any("design (3) must not exceed trials (1)" in p for p in error.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("name: Käse".encode("latin-1"), "line 1 is not UTF-8 (byte 0xe4); save it as UTF-8"),
+        (STUDY.encode("utf-16"), "line 1 is not UTF-8 (byte 0xff)"),
+        (STUDY.encode() + b"# \xff\n", f"line {STUDY.count(chr(10)) + 1} is not UTF-8"),
+    ],
+)
+def test_a_file_that_is_not_utf8_says_where(tmp_path: Path, data: bytes, words: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_bytes(data)
+    with pytest.raises(SweepError, match=re.escape(f"{path}: {words}")):
+        load(str(path), Settings(workspace=tmp_path / "results"))
+
+
+def test_a_byte_order_mark_is_no_problem(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_bytes(STUDY.encode("utf-8-sig"))
+    assert read_file(tmp_path / "study.yaml", "study.yaml") == read_yaml(STUDY, "study.yaml")
 
 
 # -- options on top ----------------------------------------------------------------------------------------------------
@@ -319,16 +359,16 @@ def test_an_option_starts_from_the_preset_that_the_file_names() -> None:
 
 def test_later_options_win_and_the_file_is_left_alone() -> None:
     raw = read_yaml(STUDY, "study.yaml")
-    once = override(raw, ["space.lambda1.low=1e-6", "training.lr=1", "training.lr=2"])
+    once, _ = override(raw, ["space.lambda1.low=1e-6", "training.lr=1", "training.lr=2"])
     assert once["space"]["lambda1"]["low"] == 1e-6
     assert once["space"]["training.lr"] == 2
     assert raw == read_yaml(STUDY, "study.yaml")
 
 
 def test_all_bad_options_are_said_at_once() -> None:
-    with pytest.raises(ConfigError) as error:
-        override(read_yaml(STUDY, "study.yaml"), ["foo", "=3", "name.x=3", "space.lambda2.low=1", "width=[1"])
-    problems = error.value.problems
+    sets = ["foo", "=3", "name.x=3", "space.lambda2.low=1", "width=[1", "training.seed=7"]
+    changed, problems = override(read_yaml(STUDY, "study.yaml"), sets)
+    assert changed["training"]["seed"] == 7  # what can be applied is, so that nothing else is said of it
     assert len(problems) == 5
     one_about(problems, "--set foo", "key=value")
     one_about(problems, "--set =3", "key=value")

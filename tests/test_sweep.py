@@ -409,9 +409,15 @@ def test_a_failed_trial_keeps_its_traceback(
     for error in (failed.user_attrs["error"], record.tags["sweep.error"]):
         assert error.startswith("Traceback")
         assert str(outcomes.workspace / "outcomes" / f"{BLOCKED:04d}") in error
-    status = sweep_here(monkeypatch, capsys, outcomes.workspace, "status", "outcomes", SWEEP_STORAGE=outcomes.url)
-    assert f"trial {BLOCKED} (trial) failed: Traceback" in status.out
-    assert str(outcomes.workspace / "outcomes" / f"{BLOCKED:04d}") in status.out
+    one, every = (
+        sweep_here(monkeypatch, capsys, outcomes.workspace, "status", *name, SWEEP_STORAGE=outcomes.url).out
+        for name in (["outcomes"], [])
+    )
+    assert failed.user_attrs["error"].strip() in one
+    assert f"outcomes-{BLOCKED:04d} (trial) failed: Traceback" in one
+    assert "Traceback" not in every
+    assert f"outcomes-{BLOCKED:04d} (trial) failed: {failed.user_attrs['error'].strip().splitlines()[-1]}" in every
+    assert all(f"outcomes-{t.number:04d} (trial) diverged: " in one for t in outcome_of(outcomes.left, "diverged"))
 
 
 def test_pruned_are_those_that_successive_halving_prunes(outcomes: Twice) -> None:

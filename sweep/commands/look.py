@@ -19,15 +19,22 @@ def status(
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how far a study is: counts, running trials and their owners, failures.
+    """Show how far a study is: counts, drivers, dead or at work, and their trials, failures and their tracebacks.
 
     Example: `python -m sweep status digits`
     """
     from .. import display, service
+    from ..errors import SweepError
 
-    settings, console = make_settings(workspace=workspace, storage=storage), make_console()
-    names = [name] if name else service.studies(settings)
-    summaries = [service.summarise(each, settings) for each in names]
+    settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
+    summaries = []
+    for each in [name] if name else service.studies(settings):
+        try:
+            summaries.append(service.summarise(each, settings))
+        except SweepError as error:
+            if name:
+                raise
+            console.print(str(error), markup=False, soft_wrap=True)  # the others can be looked at
     if as_json:
         print_json([summary_json(s) for s in summaries])
         return
@@ -35,12 +42,8 @@ def status(
         console.print("No study yet. Start one: python -m sweep run digits")
     for summary in summaries:
         console.print(display.status_table(summary))
-        for row in [r for r in [*summary.rows, *summary.controls] if r.state == "running"]:
-            state = "orphan: its driver is dead, the next run goes on with it" if row.orphan else "running"
-            console.print(f"  trial {row.number} ({row.kind}): {state} (owner {row.owner})")
-        for row in [r for r in [*summary.rows, *summary.controls] if r.outcome in ("failed", "diverged")]:
-            reason = (row.error or "").strip()
-            console.print(f"  trial {row.number} ({row.kind}) {row.outcome}: {reason}", markup=False)
+        for line in display.status_lines(summary, tracebacks=name is not None):
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def best(
@@ -127,11 +130,15 @@ def profile(
     Example: `python -m sweep profile digits-0017 --out profile.png`
     """
     from .. import display
+    from ..errors import ConfigError
     from ..profile import draw, load
     from ..studyfile import override
 
     settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
-    profiles = load(source, settings, override({}, sets or []))
+    keywords, problems = override({}, sets or [])
+    if problems:
+        raise ConfigError("options", problems)
+    profiles = load(source, settings, keywords)
     draw(profiles, out)
     if as_json:
         print_json([profile_json(each) for each in profiles])

@@ -141,6 +141,7 @@ def enqueue(
     sets: Sets = None,
     workspace: Workspace = None,
     storage: Storage = None,
+    as_json: AsJson = False,
 ) -> None:
     """Queue a configuration of your own; the next run trains it, and the budget grows by one.
 
@@ -150,6 +151,9 @@ def enqueue(
 
     settings = make_settings(workspace=workspace, storage=storage)
     number, values = service.enqueue(name, settings, sets or [])
+    if as_json:
+        print_json({"study": name, "trial": number, "hyperparameters": values})
+        return
     command = command_line(settings, "run", name)
     make_console().print(f"Queued as trial {number}: {values}. Run it with: {command}", soft_wrap=True)
 
@@ -171,24 +175,34 @@ def train(
     import tempfile
 
     from .. import service
-    from ..errors import ConfigError
+    from ..errors import ConfigError, DivergenceError
 
     settings = make_settings(workspace=workspace, storage=storage, data=data)
     if trial is not None and sets:
         raise ConfigError("options", ["--trial replays a trial as it was; --set would change it: give one of them"])
     config, _ = service.load(study, settings, sets=sets or [])
-    console, epochs = make_console(to_stderr=as_json), []
+    console, epochs, end = make_console(to_stderr=as_json), [], ""
     with tempfile.TemporaryDirectory(prefix="sweep-train-") as scratch:
         configured = service.trial_config(config, settings, trial)
-        for metrics in service.train(configured, settings, Path(scratch)):
-            epochs.append({"epoch": metrics.epoch, **metrics.values})
-            shown = [(n, v) for n, v in metrics.values.items() if n.startswith(("train_", "val_", "seconds"))]
-            console.print(f"epoch {metrics.epoch:3d}  " + "  ".join(f"{n} {v:.5g}" for n, v in shown), soft_wrap=True)
-        measured = service.test(configured, settings, Path(scratch)) if test else {}
+        try:
+            for metrics in service.train(configured, settings, Path(scratch)):
+                epochs.append({"epoch": metrics.epoch, **metrics.values})
+                shown = "  ".join(
+                    f"{n} {v:.5g}" for n, v in metrics.values.items() if n.startswith(("train_", "val_", "seconds"))
+                )
+                console.print(f"epoch {metrics.epoch:3d}  {shown}", soft_wrap=True)
+        except DivergenceError as error:
+            end = str(error)
+            console.print(end)
+        measured = service.test(configured, settings, Path(scratch)) if test and not end else {}
     if measured:
         console.print("test       " + "  ".join(f"{n} {v:.5g}" for n, v in measured.items()))
     if as_json:
-        print_json({"config": configured.model_dump(mode="json"), "epochs": epochs, "test": measured})
+        outcome = "diverged" if end else "completed"
+        config_json = configured.model_dump(mode="json")
+        print_json({"config": config_json, "outcome": outcome, "epochs": epochs, "test": measured})
+    if end:
+        raise typer.Exit(1)
 
 
 def _print_next(summary: Summary, settings: Settings, console: Console) -> None:
