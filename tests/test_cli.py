@@ -215,8 +215,9 @@ def test_train_prints_a_line_for_each_epoch(here: Sweep, file: Path) -> None:
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_train_of_a_trial_that_diverges_ends_with_1_and_says_so(here: Sweep, file: Path, as_json: bool) -> None:
-    sets = ("lambda1=1e-3", "depth=1", "width=4", "training.init=he", "training.optimizer=sgd", "training.lr=1e8")
-    words = [word for each in sets for word in ("--set", each)]
+    values = "lambda1=1e-3 depth=1 width=4 training.init=he model.activation=leaky_relu"
+    values += " training.optimizer=sgd training.lr=1e30"
+    words = [word for each in values.split() for word in ("--set", each)]
     ended = here("train", str(file), *words, "--test", *(["--json"] if as_json else []))
     assert ended.code == 1
     assert "Traceback" not in ended.err
