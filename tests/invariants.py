@@ -189,6 +189,16 @@ def strange_curves(left: Left, curves: Curves) -> list[str]:
 # -- what must not be trained again ------------------------------------------------------------------------------------
 
 
+def newest(workspace: Path, name: str) -> dict[str, int]:
+    """The newest epoch of each trial that a checkpoint holds, by the names of the files: cheap enough to be polled."""
+    found: dict[str, int] = {}
+    for study in (name, f"{name}.controls"):
+        for path in (workspace / study).glob("*/*/epoch-*.pt"):
+            run = f"{study}-{path.parts[-3]}"
+            found[run] = max(found.get(run, 0), int(path.stem[-4:]))
+    return found
+
+
 def checkpointed(workspace: Path, name: str) -> Checkpointed:
     """The epochs that each trial's newest checkpoint holds now."""
     found = {}

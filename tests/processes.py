@@ -167,18 +167,19 @@ class TrackingServer:
 
 
 class Cluster:
-    """A Ray head without CPUs, and nodes of one CPU each, on loopback addresses of this host."""
+    """A Ray head, by itself without CPUs, and nodes of one CPU each, on loopback addresses of this host."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, cpus: int = 0):
         token = folder / "token"
         token.write_text(secrets.token_hex(32))
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         self._log = folder / "cluster.log"
         self._hosts = itertools.count(2)
         self._nodes: list[subprocess.Popen[bytes]] = []
+        self._killed: list[subprocess.Popen[bytes]] = []
         port = free_port()
         self.address = f"127.0.0.{next(self._hosts)}:{port}"
-        self._head = self._start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false")
+        self._head = self._start("--head", f"--port={port}", f"--num-cpus={cpus}", "--include-dashboard=false")
 
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
         host = self.address.partition(":")[0] if "--head" in words else f"127.0.0.{next(self._hosts)}"
@@ -215,11 +216,12 @@ class Cluster:
             if training and raylets:
                 kill(raylets)
                 self._nodes.remove(node)
+                self._killed.append(node)
                 return training
         return 0
 
     def close(self) -> None:
-        for node in [*self._nodes, self._head]:
+        for node in [*self._killed, *self._nodes, self._head]:
             kill([*descendants(node.pid), psutil.Process(node.pid)] if node.poll() is None else [])
             node.wait()
 

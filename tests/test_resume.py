@@ -35,6 +35,7 @@ from .invariants import (
     differences,
     journal,
     left_by,
+    newest,
     strange_curves,
     trained_again,
     trials_of,
@@ -123,14 +124,14 @@ class Story:
         states = [trial.state for trial in [*search, *sister]]
         self.chapters[title] = Chapter(command, code, signalled, seconds, states, self._statuses())
 
-    def _meet(self, command: Command, study: str, known: Checkpointed) -> Checkpointed:
+    def _meet(self, command: Command, study: str, known: dict[str, int]) -> dict[str, int]:
         """Waits for a trial that trains, has a checkpoint that is not known, and most of it still to come."""
-        found: Checkpointed = {}
+        found: dict[str, int] = {}
 
         def met() -> bool:
             training = command.training()  # looked for first: the workers of a driver that died live on for seconds
-            found.update(checkpointed(self.workspace, "story") if training else {})
-            middles = (len(known.get(r, ())) < len(e) < EPOCHS * 3 / 4 for r, e in found.items() if r[:-5] == study)
+            found.update(newest(self.workspace, "story") if training else {})
+            middles = (known.get(r, 0) < epoch < EPOCHS * 3 / 4 for r, epoch in found.items() if r[:-5] == study)
             return command.over or any(middles)
 
         wait_for(met, "the middle of a trial")

@@ -33,6 +33,7 @@ from ..invariants import (
     flaws,
     journal,
     left_by,
+    newest,
     trained_again,
     trials_of,
 )
@@ -321,21 +322,13 @@ class Round:
             if t.state == TrialState.RUNNING
         }
 
-    def newest(self) -> dict[str, int]:
-        """The newest epoch of each trial that a checkpoint holds."""
-        found: dict[str, int] = {}
-        for path in self.workspace.glob(f"{self.name}*/*/*/epoch-*.pt"):
-            run = f"{path.parts[-4]}-{path.parts[-3]}"
-            found[run] = max(found.get(run, 0), int(path.stem[-4:]))
-        return found
-
     def mark(self) -> None:
-        self.marks = self.newest()
+        self.marks = newest(self.workspace, self.name)
 
     def is_fresh(self) -> bool:
         """Whether the trials in both slots came further since a worker was last killed; a stuck one would be failed."""
-        newest, running = self.newest(), self.running()
-        further = sum(newest.get(run, 0) > self.marks.get(run, 0) for run in running)
+        epochs, running = newest(self.workspace, self.name), self.running()
+        further = sum(epochs.get(run, 0) > self.marks.get(run, 0) for run in running)
         return further >= min(2, len(running)) > 0
 
     # -- promises ------------------------------------------------------------------------------------------------------
