@@ -300,17 +300,13 @@ def _is_number(value: object) -> bool:
 
 
 def _full_budget(study: optuna.Study, trials: Sequence[FrozenTrial], steps: Sequence[int]) -> set[int]:
-    """Numbers of the completed trials that went as far as any of the study; a trial without steps went all the way."""
-    epochs = [t.user_attrs["epochs"] for t in trials if _is_number(t.user_attrs.get("epochs"))]
-    most = study.user_attrs.get("max_epochs", max(epochs, default=None))
-    completed = [t for t in trials if t.state == TrialState.COMPLETE]
-    return {
-        t.number
-        for t in completed
-        if not t.intermediate_values
-        or max(t.intermediate_values) == steps[-1]
-        or (most is not None and t.user_attrs.get("epochs") == most)
-    }
+    """Numbers of the completed trials that went as far as any; one that counts no epochs went all the way."""
+    trained = {t.number: t.user_attrs["epochs"] for t in trials if _is_number(t.user_attrs.get("epochs"))}
+    most = study.user_attrs.get("max_epochs", max(trained.values(), default=None))
+    full = {number for number, epochs in trained.items() if epochs == most}
+    full |= {t.number for t in trials if steps and max(t.intermediate_values, default=None) == steps[-1]}
+    full |= {t.number for t in trials if not t.intermediate_values and t.number not in trained}
+    return {t.number for t in trials if t.state == TrialState.COMPLETE} & full
 
 
 def _space(trials: Sequence[FrozenTrial]) -> tuple[dict[str, BaseDistribution], dict[str, str]]:

@@ -22,7 +22,8 @@ from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from sweep.data import prepare
+from sweep.config import DataConfig
+from sweep.data import load
 
 from ..invariants import Curves, Left, flaws, left_by, strange_curves
 from ..processes import Cluster, Command
@@ -49,7 +50,7 @@ class Shared:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        prepare("digits", root=folder, cache=folder / "cache")
+        load(DataConfig(name="digits"), root=folder, cache=folder / "cache")
         self.cluster_turn, self._turn = threading.Lock(), threading.Lock()
         self._cluster: Future[Cluster] | None = None
         self._pool = ThreadPoolExecutor(max_workers=1)
