@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from .commands.analyse import sensitivity
+from .commands.analyse import report, sensitivity
 from .commands.files import export, gc, import_
 from .commands.look import best, doctor, profile, schema, status, ui
 from .commands.run import enqueue, resume, run, train
@@ -26,6 +26,7 @@ for command in (
     status,
     best,
     sensitivity,
+    report,
     enqueue,
     train,
     profile,

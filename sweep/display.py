@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -14,11 +13,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from .config import ALIASES, Scalar, StudyConfig
+from .config import ALIASES, StudyConfig
 from .explain import WIDE, meaning, standing_out, trust
+from .words import duration, inline, short, spread, verdicts
 
 if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for what the driver imports
-    from .finalists import Comparison, Sample
+    from .finalists import Comparison
     from .metrics import EpochMetrics
     from .profile import Profile
     from .sensitivity import Analysis, Interval
@@ -93,7 +93,7 @@ class LogLines(Progress):
         value = "" if trial.best is None else f"{self.config.objective.metric}={trial.best:.5g}"
         name = f"{trial.study}-{trial.number:04d}"
         reason = f": {error.strip().splitlines()[-1]}" if error else ""
-        line = f"{name} {trial.kind} {outcome} {value} epochs={trial.epochs} {_inline(trial.hyperparameters)}{reason}"
+        line = f"{name} {trial.kind} {outcome} {value} epochs={trial.epochs} {inline(trial.hyperparameters)}{reason}"
         self.console.print(Text(line), soft_wrap=True)
 
 
@@ -128,7 +128,7 @@ class LiveView(Progress):
                 trial.kind,
                 f"epoch {epoch}/{trial.config.training.max_epochs}",
                 f"{self.config.objective.metric} {value}",
-                Text(_inline(trial.hyperparameters), style="dim"),
+                Text(inline(trial.hyperparameters), style="dim"),
             )
         return Group(head, table)
 
@@ -141,7 +141,7 @@ def best_table(config: StudyConfig, rows: Sequence[Row]) -> Table:
     for name in ("trial", config.objective.metric, *names, "epochs"):
         table.add_column(name, justify="right")
     for row in rows:
-        values = [_short(row.hyperparameters.get(n, config.constants.get(n))) for n in names]
+        values = [short(row.hyperparameters.get(n, config.constants.get(n))) for n in names]
         table.add_row(str(row.number), f"{row.value:.5g}", *values, str(row.epochs))
     return table
 
@@ -156,36 +156,8 @@ def comparison_table(config: StudyConfig, comparison: Comparison) -> Table:
         table.add_column(name, justify="right")
     for f in comparison.finalists:
         samples = (f.guided, f.plain, f.gain_over_plain, f.tuned, f.gain_over_tuned)
-        table.add_row(str(f.number), *(_sample(s, signed=i in (2, 4)) for i, s in enumerate(samples)))
+        table.add_row(str(f.number), *(spread(s, signed=i in (2, 4)) for i, s in enumerate(samples)))
     return table
-
-
-def comparison_words(config: StudyConfig, comparison: Comparison) -> list[str]:
-    """What the comparison says, and what it does not."""
-    if not comparison.finalists:
-        return []
-    first = comparison.finalists[0]
-    words = [_verdict(first.gain_over_plain, "its plain control (the same network without guidance)")]
-    if comparison.tuned:
-        chosen = _inline({k: v for k, v in comparison.tuned.items() if k in ("training.init", "training.lr")})
-        words.append(_verdict(first.gain_over_tuned, f"a control tuned in {comparison.tuned_trials} trials ({chosen})"))
-    n = config.search.finalists.seeds
-    words.append(
-        f"{n} seed{'s are' if n > 1 else ' is'} a small sample: an indication, not a test. For one, raise "
-        f"search.finalists.seeds, as below."
-    )
-    return words
-
-
-def _verdict(gain: Sample, control: str) -> str:
-    values = gain.values.values()
-    if not values:
-        return f"The best configuration could not be compared with {control}."
-    wins = sum(v > 0 for v in values)
-    clear = not math.isnan(gain.spread) and abs(gain.mean) > 2 * gain.spread / math.sqrt(len(values))
-    direction = "better" if gain.mean > 0 else "worse"
-    size = f"is {abs(gain.mean):.3g} {direction} than" if clear else "does not differ beyond the spread from"
-    return f"The best configuration {size} {control}; better on {wins} of {len(values)} seeds."
 
 
 def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
@@ -200,7 +172,7 @@ def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
         console.print(best_table(config, summary.best[:top]))
     if summary.comparison.finalists:
         console.print(comparison_table(config, summary.comparison))
-    for sentence in comparison_words(config, summary.comparison):
+    for sentence in verdicts(config, summary.comparison):
         console.print(sentence)
     for row in [r for r in summary.rows if r.outcome == "failed"][:3]:
         reason = _last_line(row) or "no reason recorded"
@@ -313,25 +285,3 @@ def profile_table(profile: Profile) -> Table:
         shape = "x".join(str(side) for side in layer.shape)
         table.add_row(layer.name, layer.kind, shape, f"{layer.entropy:+.3f}", spread)
     return table
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _sample(sample: Sample, *, signed: bool) -> str:
-    if not sample.values:
-        return "-"
-    mean = f"{sample.mean:+.3g}" if signed else f"{sample.mean:.4g}"
-    return mean if math.isnan(sample.spread) else f"{mean} ± {sample.spread:.2g}"
-
-
-def _short(value: Scalar) -> str:
-    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _inline(values: dict[str, Scalar] | Iterable[tuple[str, Scalar]]) -> str:
-    return " ".join(f"{name}={_short(value)}" for name, value in dict(values).items())

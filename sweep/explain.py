@@ -1,9 +1,10 @@
-"""What a sensitivity analysis says, in sentences: how far to trust it, and what it means."""
+"""What a sensitivity analysis says: in sentences how far to trust it and what it means, and as data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .sensitivity import Analysis, Interaction, Interval
@@ -23,6 +24,16 @@ def trust(analysis: Analysis) -> str:
         return f"{trials}."
     part = f"{percent(max(0.0, analysis.r2))} of the variance of uniform trials that it was not shown"
     return f"{trials}; a {analysis.surrogate} predicts {part} (R2 {analysis.r2:.2f}): {_verdict(analysis)}."
+
+
+def as_data(analysis: Analysis) -> dict[str, Any]:
+    """For JSON; the numbers of a refused analysis are missing, not wrong."""
+    keys = ("study", "objective", "epoch", "trusted", "strength", "reason", "n_full", "n_uniform", "n_pruned")
+    return {
+        **{key: getattr(analysis, key) for key in (*keys, "n_diverged", "r2", "surrogate")},
+        "parameters": {name: asdict(index) for name, index in analysis.parameters.items()},
+        "pairs": {"*".join(pair): asdict(together) for pair, together in analysis.pairs.items()},
+    }
 
 
 def _verdict(analysis: Analysis) -> str:

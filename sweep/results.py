@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .finalists import Comparison
+    from .sensitivity import Analysis
     from .study import Row
 
 PORT = 5000  # of `sweep ui` on this machine
@@ -31,6 +32,7 @@ class Summary:
         controls: all rows of the sister study.
         interrupted: whether this run was stopped before the budget was met.
         seconds: what the run took.
+        analysis: what matters; None where the run did not come to it.
     """
 
     config: StudyConfig
@@ -40,6 +42,7 @@ class Summary:
     comparison: Comparison
     interrupted: bool = False
     seconds: float = 0.0
+    analysis: Analysis | None = None
 
     @classmethod
     def of(cls, config: StudyConfig, rows: list[Row], controls: list[Row], *, interrupted: bool = False) -> Summary:

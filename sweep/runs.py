@@ -171,6 +171,23 @@ class Runs:
         self.experiment_tags = dict(found.tags)
         return str(found.experiment_id)
 
+    def attach(self) -> bool:
+        """Finds the experiment and its parent run, which stays as it is; False where there is none.
+
+        Raises:
+            TrackingError: as for `find_experiment`.
+        """
+        if (existing := self.find_experiment()) is None:
+            return False
+        self.experiment_id, order = existing, ["attributes.start_time ASC"]
+        try:
+            found = self._client().search_runs([existing], "tags.`sweep.kind` = 'study'", max_results=1, order_by=order)
+        except _store_errors() as error:
+            raise TrackingError(self.explain(error)) from None
+        if found:
+            self._known[None] = _known(found[0])
+        return bool(found)
+
     def find_runs(self, experiment_id: str, keys: Iterable[RunKey]) -> dict[RunKey, str]:
         """Ids of the runs that are there, each looked for by its tags (4 ms).
 

@@ -6,11 +6,12 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .conclusions import conclude, importances, publish, report, sensitivity
 from .config import Scalar, StudyConfig, TrialConfig
 from .errors import ConfigError, DivergenceError, SweepError, nearest
 from .finding import OWN_CODE, agree, connect, continued, load, stored, studies
@@ -38,6 +39,8 @@ __all__ = [
     "importances",
     "load",
     "planned",
+    "publish",
+    "report",
     "run",
     "run_links",
     "sensitivity",
@@ -73,13 +76,14 @@ def run(
         SweepError: storage, tracking server or cluster out of reach, before any trial starts.
     """
     began, interrupted = time.monotonic(), False
+    concluding: Future[Analysis | None] | None = None
     agree(config, settings)
     complete = _complete(config, settings)
     if complete:
         listener.noticed(
             f"{config.name} is finished: nothing is left to train; --trials with a larger number extends it"
         )
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    with ThreadPoolExecutor(max_workers=2) as pool:
         # MLflow and Ray take seconds each to start; Ray's are mostly spent waiting for its processes.
         preparing = pool.submit(_prepare, config, settings, offline_ok=offline_ok)
         with contextlib.nullcontext() if complete else _ray(settings.address, config):
@@ -118,18 +122,23 @@ def run(
                         interrupted = not driver.finished()
                         if not interrupted:
                             driver.repair()
+                    if config.searched and not interrupted:
+                        page = settings.reports(config.name) / "report.html"
+                        wanted = settings.report and not (complete and page.exists())
+                        concluding = pool.submit(conclude, config.name, settings, tracker, listener, report=wanted)
             except BaseException:
                 tracker.close(status="KILLED", timeout=5)
                 raise
             summary = Summary.of(config, search.rows(), controls.rows(), interrupted=interrupted)
         if (error := recording.exception()) is not None:
             listener.noticed(f"the best model was not recorded: {error}; the next run of {config.name} tries again")
+        analysis = concluding.result() if concluding else None
     whole = tracker.close(status="KILLED" if interrupted else "FINISHED", timeout=60)
     for notice in tracker.notices:
         listener.noticed(notice)
     if tracker.problem or not whole:
         listener.noticed(f"tracking: {tracker.problem}; the next run of {config.name} sends what is missing")
-    return replace(summary, seconds=time.monotonic() - began)
+    return replace(summary, seconds=time.monotonic() - began, analysis=analysis)
 
 
 def _learn(search: Study, forerunners: Sequence[StudyConfig], storage: Storage, listener: Listener) -> dict[str, str]:
@@ -227,52 +236,6 @@ def planned(config: StudyConfig, settings: Settings) -> Plan:
     return plan(config, settings, done=len(finished_rows(config, settings)))
 
 
-def sensitivity(
-    name: str,
-    settings: Settings,
-    *,
-    metric: str | None = None,
-    epoch: int | None = None,
-    against_control: bool = False,
-    where: str | None = None,
-    divergence: bool = True,
-) -> list[Analysis]:
-    """What matters in a study, ours or any other of the storage: one analysis for each of its objectives.
-
-    Args:
-        metric, epoch, against_control: see `sweep.table.read`.
-        where: see `sweep.where.parse`.
-        divergence: also analyse the probability of diverging, where trials have; takes seconds.
-
-    Raises:
-        SweepError: no such study, metric or epoch, or a condition that is none.
-    """
-    from .sensitivity import analyse, analyse_divergence
-    from .table import read
-    from .where import parse
-
-    tables = read(
-        name, connect(settings.storage), settings, metric=metric, epoch=epoch, against_control=against_control
-    )
-    conditions = {} if where is None else parse(where, tables[0].space)
-    analyses = [analyse(table, where=conditions) for table in tables]
-    if divergence:
-        second = [analyse_divergence(table, where=conditions) for table in tables]
-        return [replace(each, divergence=other) for each, other in zip(analyses, second, strict=True)]
-    return analyses
-
-
-def importances(name: str, settings: Settings) -> dict[str, dict[str, float]]:
-    """Optuna's own importances, objective -> hyperparameter -> importance: what separated good trials from bad.
-
-    Raises:
-        SweepError: no such study.
-    """
-    from .table import importances
-
-    return importances(name, connect(settings.storage))
-
-
 # -- one trial, in this process --------------------------------------------------------------------------------------
 
 
@@ -303,10 +266,10 @@ def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[Epoc
     from .trial import Place, run_trial
 
     place = Place(folder=folder, data=settings.data, cache=settings.cache, gpu=True)
-    for report in run_trial(trial, place, interval=0.0):
-        yield from report.epochs
-        if report.outcome == "diverged":
-            raise DivergenceError(f"diverged: {report.error}")
+    for said in run_trial(trial, place, interval=0.0):
+        yield from said.epochs
+        if said.outcome == "diverged":
+            raise DivergenceError(f"diverged: {said.error}")
 
 
 def test(trial: TrialConfig, settings: Settings, folder: Path) -> dict[str, float]:

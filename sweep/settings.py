@@ -17,6 +17,7 @@ class Settings(BaseSettings):
         tracking_uri: MLflow's; SQLite in the workspace by default.
         data: root folder of the data sets.
         address: Ray's; ``local`` starts a private Ray on this machine.
+        report: whether a run ends with a report.
     """
 
     model_config = SettingsConfigDict(env_prefix="SWEEP_", populate_by_name=True, extra="ignore")
@@ -26,6 +27,7 @@ class Settings(BaseSettings):
     tracking_uri: str = Field("", validation_alias="MLFLOW_TRACKING_URI")
     data: Path = Path(".data")
     address: str = Field("local", validation_alias="RAY_ADDRESS")
+    report: bool = True
 
     def model_post_init(self, _context: object) -> None:
         """Makes paths absolute and fills in what depends on the workspace."""
@@ -43,6 +45,10 @@ class Settings(BaseSettings):
     def artifacts(self) -> Path:
         """Folder of MLflow's artifacts, where no server keeps them."""
         return self.workspace / "artifacts"
+
+    def reports(self, study: str) -> Path:
+        """Folder of a study's report."""
+        return self.workspace / study / "report"
 
     def checkpoints(self, study: str, number: int) -> Path:
         """Folder of one trial's checkpoints."""

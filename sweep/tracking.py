@@ -120,6 +120,23 @@ class Tracker:
             self.problem = str(error)
         else:
             self._begin = None
+        self._start_recorder()
+
+    def attach(self) -> bool:
+        """Instead of `open`, to add to a study that is over or that another process runs: its own run stays as it is.
+
+        Returns:
+            Whether MLflow has it.
+
+        Raises:
+            TrackingError: as for `check`.
+        """
+        found = self._runs.attach()
+        if found:
+            self._start_recorder()
+        return found
+
+    def _start_recorder(self) -> None:
         self._thread = threading.Thread(target=self._record, name="mlflow-recorder", daemon=True)
         self._thread.start()
 
@@ -155,8 +172,13 @@ class Tracker:
         }
         self._put(Work(key, start_time, resumed, params=dict(params), tags=dict(tags), metrics=numbers))
 
-    def log_epochs(self, key: RunKey, epochs: Sequence[EpochMetrics]) -> None:
-        """Adds a trial's metrics, each epoch with its own timestamp; epochs sent before are not stored again."""
+    def log_epochs(self, key: RunKey | None, epochs: Sequence[EpochMetrics]) -> None:
+        """Adds a run's metrics, each epoch with its own timestamp; epochs sent before are not stored again.
+
+        Args:
+            key: of the run; None is the parent run, here and below.
+            epochs: of the parent run, whatever counts its steps.
+        """
         self._put(Work(key, epochs=list(epochs)))
 
     def end_trial(
@@ -185,7 +207,7 @@ class Tracker:
         self._put(Work(key, metrics=dict(metrics), end=(status, end_time), end_tags=end_tags))
 
     def set_tags(self, key: RunKey | None, tags: Mapping[str, str]) -> None:
-        """Writes tags of a run; None is the parent run, here and below."""
+        """Writes tags of a run."""
         self._put(Work(key, tags=dict(tags)))
 
     def log_files(self, key: RunKey | None, files: Sequence[Path], folder: str = "") -> None:
@@ -217,8 +239,8 @@ class Tracker:
             self._hurry = False
         return sent
 
-    def close(self, *, status: Literal["FINISHED", "KILLED", "FAILED"], timeout: float = 30.0) -> bool:
-        """Ends trials that still run as KILLED, then the parent run with `status`, and stops the recorder.
+    def close(self, *, status: Literal["FINISHED", "KILLED", "FAILED"] | None, timeout: float = 30.0) -> bool:
+        """Ends trials that still run as KILLED, then the parent run with `status`, if any, and stops the recorder.
 
         Returns:
             Whether the server has everything. If not, `problem` says why, and the study's next run has to send it.
@@ -231,7 +253,8 @@ class Tracker:
             self.end_trial(key, outcome=None, metrics={}, tags={}, end_time=now)
         deadline = time.monotonic() + timeout
         sent = self.flush(timeout)
-        self._put(Work(None, end=(status, now)))
+        if status is not None:
+            self._put(Work(None, end=(status, now)))
         sent = self.flush(max(0.1, deadline - time.monotonic())) and sent
         with self._changed:
             self._closed = True

@@ -23,9 +23,10 @@ PATIENCE = 400.0  # seconds; nothing here takes more than some tens
 
 
 def environment(workspace: Path, **changes: str) -> dict[str, str]:
-    """This process's, with a workspace of the test's own and nothing of the user's settings."""
+    """This process's, with a workspace of the test's own, nothing of the user's settings, and no report."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("SWEEP_", "MLFLOW_", "RAY_"))}
-    return {**kept, "SWEEP_WORKSPACE": str(workspace), "OMP_NUM_THREADS": "1", "COLUMNS": "200", **changes}
+    ours = {"SWEEP_WORKSPACE": str(workspace), "SWEEP_REPORT": "false", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return {**kept, **ours, **changes}
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees: the MLflow UI behind our links, in headless Chromium."""
+"""What a person sees, in headless Chromium: the MLflow UI behind our links, and the report."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from sweep.links import VIEW, experiment_url, run_url, view_url
 from sweep.tracking import Tracker
 
+from . import made_study
 from .processes import TrackingServer, wait_for
 from .test_sweep import SEARCHED, Finished, finished
 
@@ -134,3 +135,35 @@ def test_the_link_to_a_run_opens_it(chromium: Browser, server: TrackingServer, t
     seen.page.get_by_text("val_accuracy").first.wait_for()
     assert "tiny-0003" in seen.page.inner_text("body")
     assert seen.errors == []
+
+
+# -- the report --------------------------------------------------------------------------------------------------------
+
+MARKS = ".scatterlayer .trace, .barlayer .trace, .contourlayer path, .heatmaplayer image"
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_the_report_draws_every_figure_and_fetches_nothing(
+    chromium: Browser, tmp_path_factory: pytest.TempPathFactory, width: int
+) -> None:
+    _, written = made_study.reported(tmp_path_factory.getbasetemp())
+    seen = opened(chromium, written.page.as_uri(), width=width)
+    seen.page.wait_for_function(
+        "[...document.querySelectorAll('[data-figure]')].every(e => e.querySelector('.main-svg'))"
+    )
+    for figure in seen.page.locator("[data-figure]").all():
+        name = figure.get_attribute("data-figure")
+        assert figure.locator(MARKS).count() > 0, f"{name} is empty"
+        box = figure.locator(".main-svg").first.bounding_box()
+        assert box is not None, name
+        assert box["width"] > 250, name
+    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width, "tables scroll, the page does not"
+    assert seen.page.evaluate("window.hacked") is None
+    assert seen.errors == []
+    assert seen.hosts == set()
+    choices = ["<b>relu</b>", made_study.HOSTILE, "$a_b$"]
+    for what, written_as in (("effect", "{}"), ("slice", "'{}'")):  # the slices are Optuna's
+        ticks = seen.page.locator(f'[data-figure="{what} of model.activation"] .xtick text').all_text_contents()
+        assert ticks == [written_as.format(choice) for choice in choices], "as the user wrote them"
+    layers = seen.page.locator('[data-figure="entropies"] .legendtext').all_text_contents()
+    assert layers == ["layers.0", made_study.HOSTILE_LAYER]

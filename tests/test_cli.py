@@ -30,8 +30,8 @@ from .test_sweep import TINY, Ended, Finished, environment, finished, sweep, swe
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's and MLflow's own deprecations are not ours
 
 COMMANDS = (
-    *("run", "resume", "status", "best", "enqueue", "train", "profile", "ui", "gc", "export", "import", "schema"),
-    "doctor",
+    *("run", "resume", "status", "best", "sensitivity", "report", "enqueue", "train", "profile", "ui", "gc", "export"),
+    *("import", "schema", "doctor"),
 )
 
 Sweep = Callable[..., Ended]

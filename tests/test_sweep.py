@@ -79,7 +79,12 @@ def sweep_here(
     for name in list(os.environ):
         if name.startswith(("SWEEP_", "MLFLOW_", "RAY_")):
             monkeypatch.delenv(name)
-    for name, value in {"SWEEP_WORKSPACE": str(workspace), "COLUMNS": "200", **changes}.items():
+    for name, value in {
+        "SWEEP_WORKSPACE": str(workspace),
+        "SWEEP_REPORT": "false",
+        "COLUMNS": "200",
+        **changes,
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["sweep", *words])
     capsys.readouterr()
@@ -104,7 +109,7 @@ def finished(folder: Path) -> Finished:
     """The study TINY, run once for all test files that look at it; they must leave its workspace alone."""
     workspace, file = folder / "finished", folder / "tiny.yaml"
     file.write_text(TINY)
-    ended = sweep(workspace, "run", str(file), "--json")
+    ended = sweep(workspace, "run", str(file), "--json", "--report")
     assert ended.code == 0, ended.err
     return Finished(workspace, file, ended, left_by(workspace, "tiny"))
 
@@ -354,6 +359,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Twice:
     file.write_text(OUTCOMES)
     (workspace / "outcomes").mkdir(parents=True)
     (workspace / "outcomes" / f"{BLOCKED:04d}").write_text("a file where the checkpoints belong")
+    (workspace / "outcomes" / "report").write_text("a file where the report belongs")
     url = f"sqlite:///{folder}/optuna.db"
 
     def read() -> Left:
@@ -362,7 +368,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Twice:
         storage.remove_session()
         return left
 
-    first = sweep(workspace, "run", str(file), SWEEP_STORAGE=url)
+    first = sweep(workspace, "run", str(file), "--report", SWEEP_STORAGE=url)
     left = read()
     sets = ("--set", "lambda1=1e-3", "--set", "training.lr=0.03")
     queued = sweep(workspace, "enqueue", "outcomes", *sets, SWEEP_STORAGE=url)
@@ -384,6 +390,12 @@ def test_failures_and_divergence_never_stop_a_study(outcomes: Twice) -> None:
         f"outcomes-{t.number:04d}": t.user_attrs["outcome"] for t in outcomes.left.trials
     }
     assert len(lines) == 12
+
+
+def test_a_report_that_cannot_be_written_is_said_and_no_failure(outcomes: Twice) -> None:
+    assert outcomes.first.code == 0
+    assert "note: the report was not written (FileExistsError" in outcomes.first.out
+    assert "python -m sweep report outcomes" in outcomes.first.out
 
 
 def test_a_loss_that_is_not_finite_is_a_divergence(outcomes: Twice) -> None:

@@ -1,13 +1,14 @@
-"""Commands that draw conclusions from a study: sensitivity."""
+"""Commands that draw conclusions from a study: sensitivity, report."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .options import AsJson, Storage, Workspace, make_settings
-from .output import analysis_json, make_console, print_json
+from .options import AsJson, NameArg, Storage, Tracking, Workspace, make_settings
+from .output import make_console, print_json
 
 
 def sensitivity(
@@ -37,6 +38,7 @@ def sensitivity(
     Example: `python -m sweep sensitivity digits --where "depth >= 4"`
     """
     from .. import display, service
+    from ..explain import as_data
 
     settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
     analyses = service.sensitivity(
@@ -44,7 +46,7 @@ def sensitivity(
     )
     importances = service.importances(name, settings) if optuna else {}
     if as_json:
-        data = [analysis_json(each) for each in analyses]
+        data = [as_data(each) for each in analyses]
         if optuna:
             data = [{**each, "optuna": importances.get(each["objective"])} for each in data]
         print_json(data[0] if len(data) == 1 else data)
@@ -53,3 +55,33 @@ def sensitivity(
         display.print_analysis(analysis, console)
     for objective, values in importances.items():
         console.print(display.importances_table(objective, values))
+
+
+def report(
+    name: NameArg,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; default: WORKSPACE/NAME/report.")] = None,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    tracking: Tracking = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of a study: one HTML page for any browser, its figures as PNG, its numbers as JSON and CSV.
+
+    They are added to the study's own run in MLflow where that is in reach. Example: `python -m sweep report digits`
+    """
+    from .. import service
+    from ..errors import TrackingError
+
+    settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking)
+    console = make_console(to_stderr=as_json)
+    written = service.report(name, settings, out)
+    try:
+        problem = service.publish(name, written, settings)
+    except TrackingError as error:
+        problem = str(error)
+    if as_json:
+        files = [str(path) for path in written.files]
+        print_json({"study": name, "files": files, "metrics": written.metrics, "in_mlflow": problem is None})
+    beside = f"{len(written.files) - 1} pictures and tables beside it"
+    where = f"not in MLflow: {problem}" if problem else f"in MLflow as artifacts of the run {name}"
+    console.print(f"Written: {written.page}, with {beside}; {where}", markup=False, soft_wrap=True)

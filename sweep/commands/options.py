@@ -28,6 +28,11 @@ Data = Annotated[Path | None, typer.Option(help="Root of the data sets (SWEEP_DA
 Address = Annotated[str | None, typer.Option(help="Ray: local, auto, or HOST:PORT (RAY_ADDRESS; local).")]
 
 
+Report = Annotated[
+    bool | None, typer.Option("--report/--no-report", help="Write the report at the end (SWEEP_REPORT; yes).")
+]
+
+
 def make_settings(**options: Any) -> Settings:
     """The settings of one command: what it was given, the environment and the defaults for the rest."""
     from ..settings import Settings
@@ -40,7 +45,7 @@ def command_line(settings: Settings, *words: str) -> str:
     from ..errors import without_password
 
     options = {"workspace": "--workspace", "storage": "--storage"}
-    options |= {"tracking_uri": "--tracking"} if words[0] in ("run", "resume", "ui", "best") else {}
+    options |= {"tracking_uri": "--tracking"} if words[0] in ("run", "resume", "ui", "best", "report") else {}
     options |= {"data": "--data", "address": "--address"} if words[0] in ("run", "resume") else {}
     known = {**dict(make_settings(workspace=settings.workspace)), "workspace": Path("results").absolute()}
     place = [

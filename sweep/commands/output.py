@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
     from ..profile import Profile
     from ..results import Summary
-    from ..sensitivity import Analysis
 
 
 def make_console(*, to_stderr: bool = False) -> Console:
@@ -70,15 +69,3 @@ def profile_json(profile: Profile) -> dict[str, Any]:
         for layer in profile.layers
     ]
     return {"title": profile.title, "layers": layers, "epochs": profile.epochs}
-
-
-def analysis_json(analysis: Analysis) -> dict[str, Any]:
-    """One sensitivity analysis as data; the numbers of a refused one are missing, not wrong."""
-    import dataclasses
-
-    keys = ("study", "objective", "epoch", "trusted", "strength", "reason", "n_full", "n_uniform", "n_pruned")
-    return {
-        **{key: getattr(analysis, key) for key in (*keys, "n_diverged", "r2", "surrogate")},
-        "parameters": {name: dataclasses.asdict(index) for name, index in analysis.parameters.items()},
-        "pairs": {"*".join(pair): dataclasses.asdict(together) for pair, together in analysis.pairs.items()},
-    }

@@ -19,6 +19,7 @@ from .options import (
     Data,
     NameArg,
     OfflineOk,
+    Report,
     Sets,
     Storage,
     StudyArg,
@@ -59,6 +60,7 @@ def run(
     tracking: Tracking = None,
     data: Data = None,
     offline_ok: OfflineOk = False,
+    report: Report = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a study, or go on with it: every run is a resume.
@@ -67,7 +69,9 @@ def run(
     """
     from .. import service
 
-    settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address)
+    settings = make_settings(
+        workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, report=report
+    )
     config, warnings = service.load(study, settings, sets=sets or [], trials=trials, design=design)
     console = make_console(to_stderr=as_json)
     for warning in warnings:
@@ -87,6 +91,7 @@ def resume(
     tracking: Tracking = None,
     data: Data = None,
     offline_ok: OfflineOk = False,
+    report: Report = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a study that was interrupted, exactly as it was started.
@@ -95,7 +100,9 @@ def resume(
     """
     from .. import service
 
-    settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address)
+    settings = make_settings(
+        workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, report=report
+    )
     service.stored(name, settings)
     config, _ = service.load(name, settings)
     _run(config, settings, make_console(to_stderr=as_json), as_json=as_json, offline_ok=offline_ok)
@@ -127,9 +134,8 @@ def _run(
         raise typer.Exit(128 + (caught[0] if caught else signal.SIGINT))
     if not as_json:
         display.print_summary(summary, console)
-        if config.searched:
-            [analysis] = service.sensitivity(config.name, settings, divergence=False)
-            display.print_analysis(analysis, console, brief=True)
+        if summary.analysis is not None:
+            display.print_analysis(summary.analysis, console, brief=True)
         _print_next(summary, settings, console)
     if not summary.best:
         console.print("No trial has completed.")
@@ -209,7 +215,9 @@ def _print_next(summary: Summary, settings: Settings, console: Console) -> None:
     """Where the results are, and the commands that go on from here."""
     name = summary.config.name
     more = summary.config.search.trials * 2
+    page = settings.reports(name) / "report.html"
     lines = [
+        *([("report", str(page))] if settings.report and page.exists() else []),
         ("look", command_line(settings, "ui", name) + "   (or make ui)"),
         ("best", command_line(settings, "best", name, "--export best.yaml")),
         ("why", command_line(settings, "sensitivity", name)),

@@ -1,0 +1,65 @@
+"""Numbers and results as a person reads them, in a terminal or in the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from .config import Scalar, StudyConfig
+
+if TYPE_CHECKING:  # a terminal shows something sooner where a line of text does not wait for what the driver imports
+    from .finalists import Comparison, Sample
+
+
+def verdicts(config: StudyConfig, comparison: Comparison) -> list[str]:
+    """What the comparison says, and what it does not."""
+    if not comparison.finalists:
+        return []
+    first = comparison.finalists[0]
+    words = [_verdict(first.gain_over_plain, "its plain control (the same network without guidance)")]
+    if comparison.tuned:
+        chosen = inline({k: v for k, v in comparison.tuned.items() if k in ("training.init", "training.lr")})
+        words.append(_verdict(first.gain_over_tuned, f"a control tuned in {comparison.tuned_trials} trials ({chosen})"))
+    n = config.search.finalists.seeds
+    words.append(
+        f"{n} seed{'s are' if n > 1 else ' is'} a small sample: an indication, not a test. For one, raise "
+        f"search.finalists.seeds, as below."
+    )
+    return words
+
+
+def _verdict(gain: Sample, control: str) -> str:
+    values = gain.values.values()
+    if not values:
+        return f"The best configuration could not be compared with {control}."
+    wins = sum(v > 0 for v in values)
+    clear = not math.isnan(gain.spread) and abs(gain.mean) > 2 * gain.spread / math.sqrt(len(values))
+    direction = "better" if gain.mean > 0 else "worse"
+    size = f"is {abs(gain.mean):.3g} {direction} than" if clear else "does not differ beyond the spread from"
+    return f"The best configuration {size} {control}; better on {wins} of {len(values)} seeds."
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def spread(sample: Sample, *, signed: bool = False) -> str:
+    """Mean ± standard deviation; a dash without values."""
+    if not sample.values:
+        return "-"
+    mean = f"{sample.mean:+.3g}" if signed else f"{sample.mean:.4g}"
+    return mean if math.isnan(sample.spread) else f"{mean} ± {sample.spread:.2g}"
+
+
+def short(value: Scalar) -> str:
+    """A hyperparameter's value, to three digits."""
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def inline(values: dict[str, Scalar] | Iterable[tuple[str, Scalar]]) -> str:
+    """Hyperparameters on one line."""
+    return " ".join(f"{name}={short(value)}" for name, value in dict(values).items())
