@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,13 +16,9 @@ import numpy as np
 import torch
 
 from losses.conv import corner_taps, taps
-from losses.entropy import volume
 
 from . import checkpoint
 from .errors import SweepError
-from .finalists import unguided
-from .finding import stored
-from .results import summarise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,15 +49,25 @@ class Layer:
     entropy: float
     values: NDArray[np.float64]
 
-    @property
+    @cached_property
+    def box(self) -> NDArray[np.float64]:
+        """Of kernels: least, quartiles and greatest of the filters within Tukey's fences [5]; NaN where all are 0."""
+        finite = self.values[np.isfinite(self.values)]
+        if not len(finite):
+            return np.full(5, np.nan)
+        low, median, high = np.percentile(finite, [25, 50, 75])
+        reach = FENCE * (high - low)
+        inside = finite[(finite >= low - reach) & (finite <= high + reach)]
+        return np.array([inside.min(), low, median, high, inside.max()])
+
+    @cached_property
     def outliers(self) -> NDArray[np.float64]:
-        """Of kernels: the filters beyond Tukey's fences; those whose corner tap is exactly 0 among them."""
+        """Of kernels: the filters beyond the fences; those whose corner tap is exactly 0 among them."""
         if self.kind == "dense":
             return np.empty(0)
-        finite = self.values[np.isfinite(self.values)]
-        low, high = np.percentile(finite, [25, 75]) if len(finite) else (0.0, 0.0)
-        reach = FENCE * (high - low)
-        return self.values[(self.values < low - reach) | (self.values > high + reach)]
+        inside = (self.values >= self.box[0]) & (self.values <= self.box[-1])
+        outside: NDArray[np.float64] = self.values[~inside]
+        return outside
 
 
 @dataclass(frozen=True)
@@ -98,9 +105,9 @@ def _layer(name: str, weight: torch.Tensor) -> Layer:
         matrix = weight.flatten(1)
         wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
         # Of the k x k Gram matrix: several times as fast as a decomposition of the matrix, and accurate where it shows.
-        squares = torch.linalg.eigvalsh(wide @ wide.mT).flip(0).clamp_min(0)
-        entropy = float(volume(matrix, RIDGE)) / len(wide)
-        return Layer(name, "dense", shape, entropy, squares.sqrt().double().numpy())
+        squares = torch.linalg.eigvalsh(wide @ wide.mT).flip(0).clamp_min(0).double()
+        entropy = (squares + RIDGE**2 * squares.mean()).log().mean() / 2
+        return Layer(name, "dense", shape, float(entropy), squares.sqrt().numpy())
     values = taps(corner_taps(weight)).flatten().double().numpy()
     return Layer(name, "conv", shape, float(values.mean()), values)
 
@@ -149,6 +156,10 @@ def _made(source: str, sizes: Mapping[str, Any]) -> torch.nn.Module:
 
 def _of_run(name: str, sister: str, number: int, settings: Settings) -> Iterator[Profile]:
     """The run, and the control that shares everything but guidance with it, of the same seed where there is one."""
+    from .finalists import unguided  # with Optuna and SQLAlchemy, which a network by its import path does not need
+    from .finding import stored
+    from .results import summarise
+
     config, summary = stored(name, settings), summarise(name, settings)
     rows = {row.number: row for row in (summary.controls if sister else summary.rows)}
     if number not in rows:
@@ -177,11 +188,21 @@ def draw(profiles: Sequence[Profile], file: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    count = max(len(p.layers[:SHOWN]) for p in profiles)
-    figure = Figure(figsize=(6.5 * len(profiles), 4 + 2.6 * max(2.0, count / 6)), layout="constrained")
-    grid = figure.subplots(3, len(profiles), squeeze=False, sharey="row")
+    columns, layers = len(profiles), [layer for p in profiles for layer in p.layers[:SHOWN]]
+    # In inches. Margins by hand: matplotlib's own layout would draw all texts a second time.
+    left, width, gap = 1 + 0.055 * max(len(layer.name) for layer in layers), 5.0, 0.8
+    row = max(2.4, 0.145 * max(len(p.layers[:SHOWN]) for p in profiles))
+    total, height = columns * (left + width) + 0.1, 3 * row + 2 * gap + 1
+    figure = Figure(figsize=(total, height))
+    figure.subplots_adjust(left / total, 0.6 / height, 1 - 0.1 / total, 1 - 0.4 / height, left / width, gap / row)
+    grid = figure.subplots(3, columns, squeeze=False)
+    entropies = np.array([h for p in profiles for values in _epochs(p).values() for h in values.values()])
+    reach = float(np.max(np.abs(entropies[np.isfinite(entropies)]), initial=1e-9))
     for column, profile in zip(grid.T, profiles, strict=True):
-        _draw_epochs(column[0], profile)
+        if column[0] is not grid[0, 0]:  # side by side on the same scales
+            column[1].sharex(grid[1, 0])
+            column[2].sharey(grid[2, 0])
+        _draw_epochs(column[0], profile, reach)
         _draw_taps(column[1], [layer for layer in profile.layers if layer.kind == "conv"][:SHOWN])
         _draw_singular_values(column[2], [layer for layer in profile.layers if layer.kind == "dense"][:SHOWN])
         column[0].set_title(profile.title)
@@ -191,29 +212,34 @@ def draw(profiles: Sequence[Profile], file: Path) -> None:
         raise SweepError(f"--out {file}: {error}") from None
 
 
-def _draw_epochs(axes: Axes, profile: Profile) -> None:
-    """Heat map of Delta H, layer x epoch; of a network without a history one column."""
-    epochs = profile.epochs or {0: {layer.name: layer.entropy for layer in profile.layers}}
-    names = [layer.name for layer in profile.layers[:SHOWN]]
+def _epochs(profile: Profile) -> dict[int, dict[str, float]]:
+    """Entropy by epoch and layer; of a network without a history as epoch 0."""
+    return profile.epochs or {0: {layer.name: layer.entropy for layer in profile.layers}}
+
+
+def _draw_epochs(axes: Axes, profile: Profile, reach: float) -> None:
+    """Heat map of Delta H, layer x epoch, in colours from -reach to reach."""
+    epochs, names = _epochs(profile), [layer.name for layer in profile.layers[:SHOWN]]
     cells = np.array([[values.get(name, np.nan) for values in epochs.values()] for name in names])
-    reach = float(np.nanmax(np.abs(cells[np.isfinite(cells)]), initial=1e-9))
     image = axes.imshow(cells, aspect="auto", cmap="RdBu_r", vmin=-reach, vmax=reach, interpolation="nearest")
     axes.set_yticks(range(len(names)), names, fontsize=7)
-    first, last = min(epochs), max(epochs)
-    axes.set_xticks(sorted({0, len(epochs) - 1}), [str(e) for e in sorted({first, last})])
+    axes.set_xticks(sorted({0, len(epochs) - 1}), [str(e) for e in sorted({min(epochs), max(epochs)})])
     axes.set_xlabel("epoch" if profile.epochs else "as made")
-    axes.figure.colorbar(image, ax=axes, label="entropy change, nats per dimension")
+    axes.figure.colorbar(image, ax=axes).set_label("entropy change, nats per dimension", fontsize=7)
 
 
 def _draw_taps(axes: Axes, layers: Sequence[Layer]) -> None:
+    """A box plot for each layer, all of them in four artists; matplotlib's own has six for each."""
     if not layers:
         axes.text(0.5, 0.5, "no convolutions", ha="center", va="center", transform=axes.transAxes)
         return
-    values = [layer.values[np.isfinite(layer.values)] for layer in layers]
-    axes.boxplot(values, orientation="horizontal", whis=FENCE, flierprops={"marker": ".", "markersize": 3})
-    axes.set_yticks(
-        range(1, len(layers) + 1), [f"{layer.name} ({len(layer.outliers)})" for layer in layers], fontsize=7
-    )
+    rows, outliers = np.arange(len(layers)), [layer.outliers for layer in layers]
+    least, low, median, high, greatest = np.array([layer.box for layer in layers]).T
+    axes.hlines(rows, least, greatest, color="black", linewidth=1)
+    axes.hlines(rows, low, high, color="tab:blue", linewidth=6)
+    axes.plot(median, rows, "|", color="white", markersize=6)
+    axes.plot(np.concatenate(outliers), np.repeat(rows, [len(o) for o in outliers]), "k.", markersize=3)
+    axes.set_yticks(rows, [f"{x.name} ({len(o)})" for x, o in zip(layers, outliers, strict=True)], fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("log|c11| of each filter; in brackets: outliers, drawn as dots")
 

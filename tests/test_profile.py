@@ -57,6 +57,13 @@ def test_outliers_are_beyond_the_fences_and_dead_taps_are_among_them() -> None:
     weight[0, 0, 0, 0], weight[7, 3, 0, 0] = 0.0, -40.0
     [layer] = of_weights("taps", {"conv.weight": weight}).layers
     assert sorted(layer.outliers) == pytest.approx([-np.inf, np.log(40.0)])
+    inside = np.log(np.linspace(0.09, 0.11, 100)[1:])
+    finite = layer.values[np.isfinite(layer.values)]
+    quartiles = np.percentile(finite, [25, 50, 75])
+    assert layer.box == pytest.approx([inside.min(), *quartiles, inside.max()], rel=1e-5)
+    [dead] = of_weights("dead", {"conv.weight": torch.zeros(2, 3, 3, 3)}).layers
+    assert len(dead.outliers) == 6
+    assert np.isnan(dead.box).all()
 
 
 def test_a_network_without_such_weights_is_refused() -> None:
@@ -67,8 +74,9 @@ def test_a_network_without_such_weights_is_refused() -> None:
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_a_picture_is_drawn_of_any_network(tmp_path: Path, ending: str) -> None:
     history = [EpochMetrics(e, {"val_loss": 1.0, "entropy/4": -1.0 / e, "entropy/5": 0.1}, 0) for e in (1, 2, 3)]
-    dead = nn.Linear(4, 4)
-    nn.init.zeros_(dead.weight)
+    dead = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Linear(4, 4))
+    for layer in dead:
+        nn.init.zeros_(layer.weight)
     profiles = [of_weights("guided", net().state_dict(), history), of_weights("dead", dead.state_dict())]
     file = tmp_path / f"picture.{ending}"
     draw(profiles, file)
@@ -97,6 +105,9 @@ def test_a_run_is_drawn_beside_its_control(
     twin = tiny.left.controls[number].user_attrs
     assert (twin["kind"], twin["seed"]) == ("control", finalist.user_attrs["seed"])
     last = max(int(epoch) for epoch in guided["epochs"])
+    counts = {layer["kind"]: len(layer.get("singular_values") or layer["taps"]) for layer in guided["layers"]}
+    assert counts["conv"] == 5
+    assert counts["dense"] == min(guided["layers"][-1]["shape"])
     logged = tiny.left.runs[name].history
     for layer in guided["layers"]:  # what the weights of the last epoch say is what the trial logged of them
         assert guided["epochs"][str(last)][layer["name"]] == logged[f"entropy/{layer['name']}"][-1][1]

@@ -129,17 +129,24 @@ def profile(
 
     Example: `python -m sweep profile digits-0017 --out profile.png`
     """
+    import gc
+
     from .. import display
     from ..errors import ConfigError
-    from ..profile import draw, load
     from ..studyfile import override
 
     settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
     keywords, problems = override({}, sets or [])
     if problems:
         raise ConfigError("options", problems)
-    profiles = load(source, settings, keywords)
-    draw(profiles, out)
+    gc.disable()  # a sixth of the time would be spent on looking for garbage among what torch and matplotlib import
+    try:
+        from ..profile import draw, load
+
+        profiles = load(source, settings, keywords)
+        draw(profiles, out)
+    finally:
+        gc.enable()
     if as_json:
         print_json([profile_json(each) for each in profiles])
     for each in [] if as_json else profiles:

@@ -56,14 +56,14 @@ def summary_json(summary: Summary) -> dict[str, Any]:
 
 
 def profile_json(profile: Profile) -> dict[str, Any]:
-    """One network: its layers, and what its trial logged of them."""
+    """One network: its layers, of taps (log|c11|) a box plot's five numbers, and what its trial logged of them."""
     layers = [
         {
             "name": layer.name,
             "kind": layer.kind,
             "shape": layer.shape,
             "entropy": layer.entropy,
-            "values": layer.values.tolist(),
+            **({"singular_values": layer.values.tolist()} if layer.kind == "dense" else {"taps": layer.box.tolist()}),
             "outliers": len(layer.outliers),
         }
         for layer in profile.layers
