@@ -76,10 +76,12 @@ class Driver:
         self._left = threading.Event()
         self._sent: set[RunKey] = set()  # runs that this driver has ended
         self._interrupted = False
+        self._told = False  # that the tracker cannot send
         before = cast("list[provenance.Code]", search.noted("code") or [])
         self._codes = provenance.followed_by(before, provenance.environment())
 
     def __enter__(self) -> Driver:
+        self._tell_of_tracking()
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
         return self
 
@@ -221,8 +223,18 @@ class Driver:
             with contextlib.suppress(*UNREACHABLE):
                 for study in self._studies.values():
                     study.renew(beat)
+            self._tell_of_tracking()
             if self._left.wait(RENEW_EVERY):
                 return
+
+    def _tell_of_tracking(self) -> None:
+        """Says once that the tracker cannot send, and once that it can again."""
+        problem = self._tracker.problem
+        if problem and not self._told:
+            self._listener.noticed(f"tracking: {problem}. Training goes on; what is missing is sent later")
+        elif self._told and not problem:
+            self._listener.noticed("tracking: the server is back, and is sent what it lacks")
+        self._told = problem is not None
 
     def _job(self, trial: Trial | None) -> Job | None:
         if trial is None:
@@ -381,7 +393,7 @@ class Driver:
         place = Place(saved.path.parent.parent, self._settings.data, self._settings.cache)
         self._tracker.log_model(key, *trained_model(config, place, saved))
         self._tracker.set_tags(None, {"sweep.best": str(row.number)})
-        if self._tracker.flush(timeout=60) and self._tracker.problem is None:
+        if self._tracker.flush(timeout=0 if self._tracker.away else 60) and self._tracker.problem is None:
             self._search.note("recorded_best", row.number)
 
 

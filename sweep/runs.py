@@ -19,7 +19,7 @@ from .errors import TrackingError, without_password
 from .lease import FileLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Set
     from pathlib import Path
 
     from mlflow import MlflowClient
@@ -27,8 +27,12 @@ if TYPE_CHECKING:
 
     from .metrics import EpochMetrics
 
+    Taken = Callable[[], Set[tuple[str, int]]]
+
 PARAM_LENGTH, TAG_LENGTH = 1_000, 5_000  # characters; 100 of each then stay below MLflow's 1 MB a call
 BATCH = 1_000  # entities a call, MLflow's limit
+
+KINDS = {"trial", "control", "finalist"}  # of runs whose trials are in the study's storage
 
 # Errors that another attempt cannot mend.
 FINAL_ERRORS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"}
@@ -157,13 +161,10 @@ class Runs:
         except _store_errors() as error:
             raise TrackingError(self.explain(error)) from None
         if found is not None and found.lifecycle_stage == "deleted":
-            command = f"MLFLOW_TRACKING_URI='{without_password(self.uri)}' mlflow experiments"
-            option = f"--experiment-id {found.experiment_id}"
+            restore, rename = (self._mlflow(what, found.experiment_id) for what in ("restore", "rename"))
             raise TrackingError(
-                f"the MLflow experiment {self.experiment!r} was deleted. Restore it:\n"
-                f"  {command} restore {option}\n"
-                f"and, to begin anew under this name, rename the restored one:\n"
-                f"  {command} rename {option} --new-name {self.experiment}-old\n"
+                f"the MLflow experiment {self.experiment!r} was deleted. Restore it:\n  {restore}\n"
+                f"and, to begin anew under this name, rename the restored one:\n  {rename}\n"
                 "or give the study another name"
             )
         if found is None:
@@ -204,6 +205,12 @@ class Runs:
         filters = " and ".join(f"tags.`{name}` = '{value}'" for name, value in key.tags.items())
         return next(iter(client.search_runs([experiment_id], filters, max_results=1)), None)
 
+    def _mlflow(self, what: str, experiment_id: str) -> str:
+        """A command of MLflow that restores an experiment, or gives it another name."""
+        new_name = f" --new-name {self.experiment}-old" if what == "rename" else ""
+        uri = without_password(self.uri)
+        return f"MLFLOW_TRACKING_URI='{uri}' mlflow experiments {what} --experiment-id {experiment_id}{new_name}"
+
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """One driver of the workspace at a time: two that start together would both create what is not there yet."""
@@ -218,11 +225,15 @@ class Runs:
         params: Mapping[str, object],
         tags: Mapping[str, str],
         experiment_tags: Mapping[str, str],
+        taken: Taken | None,
     ) -> None:
         """Finds or creates the experiment and the parent run, sets that RUNNING, and learns which runs there are.
 
+        Args:
+            taken: the trials that have been begun, by study and number, asked for when the runs are known.
+
         Raises:
-            TrackingError: as for `find_experiment`.
+            TrackingError: as for `find_experiment`; or there are runs of other trials.
         """
         tags = {**tags, "sweep.study": self.experiment, "sweep.kind": "study", "mlflow.note.content": description}
         try:
@@ -235,6 +246,8 @@ class Runs:
                 else:
                     self.experiment_id = existing
                     self._remember(client)
+                    if taken is not None:
+                        self._refuse_strangers(taken())
                 for name, value in experiment_tags.items():
                     client.set_experiment_tag(self.experiment_id, name, value)
                 self.send(Work(None, time.time_ns() // 1_000_000, params=dict(params), tags=tags))
@@ -242,6 +255,16 @@ class Runs:
             raise TrackingError(self.explain(error)) from None
         if "MLFLOW_HTTP_REQUEST_TIMEOUT" in self._environment:
             os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "30"  # from here on nobody waits, and files may be large
+
+    def _refuse_strangers(self, taken: Set[tuple[str, int]]) -> None:
+        """Refuses the experiment of another study of this name: its runs would be taken for ours, and written to."""
+        strange = [key.name for key in self.found if key.kind in KINDS and (key.study, key.number) not in taken]
+        if strange:
+            raise TrackingError(
+                f"the MLflow experiment {self.experiment!r} has {len(strange)} runs of trials that the storage does "
+                f"not have ({min(strange)}, ...): it is another study's. Give yours another name (--set name=...) or, "
+                f"to begin anew, rename the experiment:\n  {self._mlflow('rename', self.experiment_id)}"
+            )
 
     def send(self, work: Work) -> None:
         """Sends a run's work in as few calls as MLflow allows, and forgets each part once it was taken.

@@ -104,12 +104,11 @@ def run(
                     params=config.identity(),
                     tags=tags,
                     experiment_tags=experiment_tags(config),
+                    taken=lambda: {
+                        (s.name, r.number) for s in (search, controls) for r in s.rows() if r.state != "waiting"
+                    },
                     offline_ok=offline_ok,
                 )
-                if tracker.problem:
-                    listener.noticed(
-                        f"{tracker.problem} The study goes on; the server gets everything when it is back."
-                    )
                 if config.import_paths:
                     search.note(OWN_CODE, search_folders())
                 search.fill()
@@ -133,7 +132,8 @@ def run(
         if (error := recording.exception()) is not None:
             listener.noticed(f"the best model was not recorded: {error}; the next run of {config.name} tries again")
         analysis = concluding.result() if concluding else None
-    whole = tracker.close(status="KILLED" if interrupted else "FINISHED", timeout=60)
+    # A server that is away already has had its time: the next run sends what it lacks.
+    whole = tracker.close(status="KILLED" if interrupted else "FINISHED", timeout=5 if tracker.away else 60)
     for notice in tracker.notices:
         listener.noticed(notice)
     if tracker.problem or not whole:

@@ -341,6 +341,10 @@ class Study:
         """All trials, by number."""
         return [_row(t, self._is_orphan(t)) for t in self._frozen()]
 
+    def taken(self) -> set[tuple[str, int]]:
+        """Keys of the trials that some driver has begun."""
+        return {(self.name, t.number) for t in self._frozen() if t.state != TrialState.WAITING}
+
     def elsewhere(self) -> set[int]:
         """Numbers of the trials whose last owner is another living process: it tells the tracker of them itself."""
         mine, living, found = owner(0), dict[str, bool](), set()

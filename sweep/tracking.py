@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from .metrics import EpochMetrics
+    from .runs import Taken
 
 __all__ = ["RunKey", "RunState", "Tracker", "serve"]
 
@@ -64,6 +65,11 @@ class Tracker:
         """MLflow's id of the experiment; known after `open`."""
         return self._runs.experiment_id
 
+    @property
+    def away(self) -> bool:
+        """Whether the server is out of reach, or refuses."""
+        return self.problem is not None and not self.problem.startswith("dropped")
+
     def check(self) -> str | None:
         """Connects and looks for the experiment; creates nothing but an empty SQLite store.
 
@@ -95,6 +101,7 @@ class Tracker:
         params: Mapping[str, object],
         tags: Mapping[str, str],
         experiment_tags: Mapping[str, str] | None = None,
+        taken: Taken | None = None,
         offline_ok: bool = False,
     ) -> None:
         """Finds or creates the experiment and its parent run, learns which runs exist, and starts the recorder.
@@ -106,12 +113,13 @@ class Tracker:
             params: of the parent run; those it already has are left as they are.
             tags: of the parent run, written at every opening.
             experiment_tags: of the experiment, likewise (see `sweep.links`).
+            taken: the trials that have been begun, by study and number; an experiment with runs of others is refused.
             offline_ok: go on without a server that is out of reach; the recorder looks for it now and then.
 
         Raises:
             TrackingError: as for `check`.
         """
-        self._begin = partial(self._runs.begin, description, params, tags, experiment_tags or {})
+        self._begin = partial(self._runs.begin, description, params, tags, experiment_tags or {}, taken)
         try:
             self._begin()
         except TrackingError as error:
@@ -309,7 +317,7 @@ class Tracker:
                     return False
                 self.problem = self._runs.explain(error, dropped=work.key.name if work.key else "the study")
             else:
-                if self.problem and not self.problem.startswith("dropped"):
+                if self.away:
                     self.problem = None
             with self._changed:
                 del self._pending[work.key]

@@ -12,16 +12,19 @@ import multiprocessing
 import signal
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  (imported before the fork)
+import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  (imported before the fork, as is all that follows)
+import pytest
+import scipy.stats  # noqa: F401
 
 from sweep import driver, executor, service, tracking, trial  # noqa: F401
 from sweep.config import Resources, StudyConfig
-from sweep.executor import Result, Source
+from sweep.executor import Job, Result, Source
 from sweep.settings import Settings
 from sweep.trial import run_trial
 
@@ -47,8 +50,8 @@ class Listener:
         return lambda *_: None
 
 
-def execute(source: Source, *, stop: threading.Event, death: Death | None) -> None:
-    """Does what `sweep.executor.execute` does, with a report and a checkpoint for every epoch."""
+def execute(source: Source, *, stop: threading.Event, death: Death | None, every_epoch: bool) -> None:
+    """Does what `sweep.executor.execute` does."""
     reported = itertools.count(1)
     while not stop.is_set() and not source.finished():
         job = source.ask()
@@ -56,46 +59,57 @@ def execute(source: Source, *, stop: threading.Event, death: Death | None) -> No
             time.sleep(0.02)
             continue
         source.started(job.key)
-        for report in run_trial(job.config, job.place, attempt=job.attempt, interval=0.0):
+        for result in _results(job, every_epoch=every_epoch):
             if death is not None and next(reported) == death[0]:
                 signal.setitimer(signal.ITIMER_REAL, death[1])
-            path = str(report.checkpoint) if report.checkpoint else None
-            if source.report(job.key, Result(report.epochs, path, report.outcome, report.error, WHERE)):
+            if source.report(job.key, result):
                 break
 
 
-def run_here(
-    config: StudyConfig,
-    settings: Settings,
-    *,
-    death: Death | None = None,
-    replace: Callable[[object, str, Any], None] = setattr,
-) -> list[str]:
-    """Runs a study in this process; returns what the user is told.
+def _results(job: Job, *, every_epoch: bool) -> Iterator[Result]:
+    try:
+        for report in run_trial(job.config, job.place, attempt=job.attempt, interval=0.0 if every_epoch else 0.5):
+            path = str(report.checkpoint) if report.checkpoint else None
+            yield Result(report.epochs, path, report.outcome, report.error, WHERE)
+    except Exception:  # noqa: BLE001 (a trial's own error is a result)
+        yield Result([], None, "failed", traceback.format_exc(), WHERE)
+
+
+def without_ray(
+    patch: pytest.MonkeyPatch, *, death: Death | None = None, every_epoch: bool = False, models: bool = False
+) -> None:
+    """From here on `service.run` trains in this process.
 
     Args:
-        replace: puts what goes without Ray in its place; a test's ``monkeypatch.setattr`` takes it away again.
+        death: when the process dies.
+        every_epoch: write a checkpoint and report after every epoch, whatever it costs.
+        models: log the best one, which takes seconds.
     """
 
     def instead(source: Source, _resources: Resources, *, stop: threading.Event) -> None:
-        execute(source, stop=stop, death=death)
+        execute(source, stop=stop, death=death, every_epoch=every_epoch)
 
-    replace(executor, "execute", instead)
-    replace(executor, "parallelism", lambda _: 1)
-    replace(trial, "CHECKPOINT_SHARE", 1e9)  # a checkpoint after every epoch, whatever it costs
-    replace(service, "_ray", lambda *_: contextlib.nullcontext())
-    listener = Listener()
-    service.run(config, settings, listener)  # type: ignore[arg-type]
-    return listener.said
-
-
-def _run(config: dict[str, Any], places: dict[str, str], death: Death | None) -> None:
-    run_here(StudyConfig.model_validate(config), Settings(**places), death=death)  # type: ignore[arg-type]
+    patch.setattr(executor, "execute", instead)
+    patch.setattr(executor, "parallelism", lambda _: 1)
+    patch.setattr(service, "_ray", lambda *_: contextlib.nullcontext())
+    if not models:
+        patch.setattr(tracking.Tracker, "log_model", lambda *_: None)
+    if every_epoch:
+        patch.setattr(trial, "CHECKPOINT_SHARE", 1e9)
 
 
-def start(config: StudyConfig, workspace: Path, storage: str, *, death: Death | None = None) -> BaseProcess:
+def _run(config: dict[str, Any], places: dict[str, str], death: Death | None, every_epoch: bool) -> None:
+    without_ray(pytest.MonkeyPatch(), death=death, every_epoch=every_epoch)
+    service.run(StudyConfig.model_validate(config), Settings(**places), Listener())  # type: ignore[arg-type]
+
+
+def start(
+    config: StudyConfig, workspace: Path, storage: str, *, death: Death | None = None, every_epoch: bool = False
+) -> BaseProcess:
     """Starts a driver; its exit code is 0 when the study is over. With ``death`` it dies before."""
     places = {"workspace": str(workspace), "storage": storage, "tracking_uri": f"sqlite:///{workspace}/mlflow.db"}
-    process = _processes.Process(target=_run, args=(config.model_dump(mode="json"), places, death))
+    process = _processes.Process(
+        target=_run, args=(config.model_dump(mode="json"), places, death, every_epoch or death is not None)
+    )
     process.start()
     return process

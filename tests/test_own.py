@@ -19,6 +19,7 @@ from sklearn.metrics import f1_score
 
 import sweep.training
 from losses.task import TASKS, customised
+from sweep import service
 from sweep.config import TrialConfig
 from sweep.own import ImportPathError, imported, modules_to_send
 from sweep.preflight import check, check_names
@@ -446,7 +447,10 @@ def test_a_study_of_a_model_that_cannot_be_exported_keeps_its_weights(
     )
     storage, store = f"journal:///{tmp_path}/optuna.journal", f"sqlite:///{tmp_path}/mlflow.db"
     settings = Settings(workspace=tmp_path, storage=storage, tracking_uri=store)
-    told = rayless.run_here(config, settings, replace=monkeypatch.setattr)
+    rayless.without_ray(monkeypatch, models=True)
+    listener = rayless.Listener()
+    service.run(config, settings, listener)  # type: ignore[arg-type]
+    told = listener.said
     client = MlflowClient(store)
     experiment = client.get_experiment_by_name(config.name)
     assert experiment is not None

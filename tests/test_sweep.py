@@ -472,20 +472,3 @@ def test_a_queued_configuration_is_the_next_to_be_trained(outcomes: Twice) -> No
     for name, record in outcomes.left.runs.items():
         assert outcomes.extended.runs[name].run.info.run_id == record.run.info.run_id
         assert repr(outcomes.extended.runs[name].history) == repr(record.history)  # NaN differs from itself
-
-
-# -- a study that comes to nothing ---------------------------------------------------------------------------------
-
-
-def test_a_study_without_a_completed_trial_ends_with_1(tmp_path: Path) -> None:
-    file = tmp_path / "study.yaml"
-    file.write_text(OUTCOMES.replace("outcomes", "hopeless").replace("{choices: [1e-2, 3e-2, 1e-1, 1e8]}", "1e8"))
-    (tmp_path / "hopeless").mkdir()
-    (tmp_path / "hopeless" / "0000").write_text("a file where the checkpoints belong")
-    ended = sweep(tmp_path, "run", str(file), "--trials", "2", "--set", "search.finalists.top=3")
-    assert ended.code == 1, ended.err
-    assert "No trial has completed" in ended.out
-    assert "Traceback" not in ended.err
-    left = left_by(tmp_path, "hopeless")
-    assert_whole(left, "hopeless", trials=2, controls=0)
-    assert [t.user_attrs["outcome"] for t in left.trials] == ["failed", "diverged"]

@@ -355,9 +355,9 @@ class Round:
     def check_end(self) -> None:
         """All that must hold of a study that is over."""
         for _ in range(2):
-            if not any(driver.says("tracking: ") for driver in self.ended[-self.count :]):
+            if not any("sends what is missing" in driver.out for driver in self.ended[-self.count :]):
                 break
-            self.start_drivers()  # "the next run sends what is missing"
+            self.start_drivers()  # the next run does
             for driver in self.drivers[:]:
                 self.note_end(driver, driver.end(HANGS), expected=0)
         left = left_by(self.workspace, self.name, self.storage)
