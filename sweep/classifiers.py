@@ -15,7 +15,7 @@ from .surrogates import Array, Basis, Inputs, Mask, folds
 
 REPLICATES = 32
 PENALTIES = 10.0 ** np.arange(-3, 2.1, 0.5)  # inverse ones, as scikit-learn has them
-AT_MOST = 256  # trials: the Gaussian process takes the cube of them, many times
+AT_MOST = 128  # trials: a Gaussian process takes the cube of them, for each replicate
 
 
 class LogisticChaos:

@@ -24,7 +24,7 @@ REPLICATES = 64
 QUANTILES = 4096  # equally likely values that stand for the distribution of one input
 DEGREE = 6
 FOLDS = 8
-TUNED_ON = 256  # trials, at most, that a kernel is fitted to: it takes the cube of them
+TUNED_ON, CONDITIONED_ON = 200, 512  # trials at most, uniform ones first: a Gaussian process takes the cube of them
 FEATURES = 1024  # of a draw from the Gaussian process' prior
 
 
@@ -244,12 +244,13 @@ class GaussianProcess:
     def __init__(self, inputs: Inputs, x: Array, y: Array, uniform: Mask, seed: int):
         del inputs  # the columns are all it needs
         rng = np.random.default_rng(seed)
+        # Uniform trials first, though not alone: it is to hold all over the space, and where the sampler looked.
+        order = np.r_[rng.permutation(np.flatnonzero(uniform))[: TUNED_ON * 3 // 4], rng.permutation(len(y))]
+        some = np.array(list(dict.fromkeys(order.tolist())))[:CONDITIONED_ON]
+        x, y, uniform = x[some], y[some], uniform[some]
         self._x, self._center, self._scale = x, y[uniform].mean(), y[uniform].std()
         target = (y - self._center) / self._scale
-        # Uniform trials first: the kernel is to hold all over the space.
-        order = np.r_[rng.permutation(np.flatnonzero(uniform))[: TUNED_ON * 3 // 4], rng.permutation(len(y))]
-        some = np.array(list(dict.fromkeys(order.tolist()))[:TUNED_ON])
-        self._kernel, noise = _fit_kernel(x[some], target[some], seed)
+        self._kernel, noise = _fit_kernel(x[:TUNED_ON], target[:TUNED_ON], seed)
         inverse = np.linalg.inv(self._kernel(x) + (noise + 1e-10) * np.eye(len(y)))
         missed = (inverse @ target / np.diag(inverse))[uniform]
         self.r2 = float(1 - np.mean(missed**2) / target[uniform].var())

@@ -171,7 +171,8 @@ def _ours(
         if any(
             _is_design(t) and math.isfinite(v) and t.number not in twins for t, v in zip(trials, values, strict=True)
         ):
-            remedy = f"python -m sweep run {name} --set search.design_controls=true"
+            command = f"python -m sweep run {name} --set search.design_controls=true"
+            remedy = f"the controls of its design trials are missing: {command}"
         sign = -1 if own and config.objective.direction == "minimize" else 1
         values = [
             sign * (v - measure(f"{name}.controls", twins[t.number])) if t.number in twins else math.nan

@@ -103,7 +103,7 @@ def _quantile(spec: dict, u: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(value), spec["low"], spec["high"]).astype(int)
 
 
-def _nodes(spec: dict) -> tuple[np.ndarray, np.ndarray]:
+def _nodes(spec: dict, count: int = 32) -> tuple[np.ndarray, np.ndarray]:
     """Values and weights that integrate over one parameter."""
     if "choices" in spec:
         return np.asarray(spec["choices"]), np.full(len(spec["choices"]), 1 / len(spec["choices"]))
@@ -112,13 +112,13 @@ def _nodes(spec: dict) -> tuple[np.ndarray, np.ndarray]:
         edges = np.append(levels - 0.5, spec["high"] + 0.5)
         mass = np.diff(np.log(edges)) if spec.get("log") else np.diff(edges)
         return levels, mass / mass.sum()
-    x, w = np.polynomial.legendre.leggauss(32)
+    x, w = np.polynomial.legendre.leggauss(count)
     return _quantile({**spec, "int": False}, (x + 1) / 2), w / 2
 
 
 def _quadrature(case: Case) -> tuple[dict, dict, dict, float]:
     names = list(case.space)
-    nodes = [_nodes(spec) for spec in case.space.values()]
+    nodes = [_nodes(spec, 32 if len(names) < 6 else 10) for spec in case.space.values()]
     d = len(names)
     # Inputs the function ignores add nothing; skipping them keeps the grid small.
     mesh = np.meshgrid(*[v for v, _ in nodes], indexing="ij", sparse=True)
