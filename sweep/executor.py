@@ -300,9 +300,8 @@ class _Bridge:
             self._again.append(job)
         else:
             why = "out of memory: " if any(words in error for words in OUT_OF_MEMORY) else ""
-            self.guard(
-                lambda: self.source.lost(job.key, f"{why}the worker died {count} times in the same epoch\n{error}")
-            )
+            last_line = f"{why}the worker died {count} times in the same epoch"
+            self.guard(lambda: self.source.lost(job.key, f"{error.strip()}\n{last_line}".strip()))
 
 
 class _Searcher(Searcher):
@@ -366,7 +365,8 @@ class _Scheduler(TrialScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None: ...
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        self._bridge.lost(trial.trial_id, str(trial.get_error() or ""))
+        # get_error() looks where Tune has not copied it yet.
+        self._bridge.lost(trial.trial_id, Path(trial.error_file).read_text() if trial.error_file else "")
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None: ...
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None: ...

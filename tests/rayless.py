@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -29,6 +30,7 @@ from sweep.settings import Settings
 from sweep.trial import run_trial
 
 Death = tuple[int, float]  # after so many reports of trials, and so many seconds more
+Moment = tuple[type, str, int, str]  # a class, its method, the how manieth call of it, "before" or "after"
 KILLED = -signal.SIGALRM  # the exit code of such a death, which is as sudden as kill -9
 
 WHERE = {"sweep.host": "here", "sweep.device": "cpu"}
@@ -98,18 +100,44 @@ def without_ray(
         patch.setattr(trial, "CHECKPOINT_SHARE", 1e9)
 
 
-def _run(config: dict[str, Any], places: dict[str, str], death: Death | None, every_epoch: bool) -> None:
+def die_at(moment: Moment) -> None:
+    """This process is killed at a call of a method."""
+    owner, name, count, when = moment
+    method, calls = getattr(owner, name), itertools.count(1)
+
+    def deadly(*args: Any, **kwargs: Any) -> Any:
+        now = next(calls) == count
+        if now and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = method(*args, **kwargs)
+        if now:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, deadly)
+
+
+def _run(
+    config: dict[str, Any], places: dict[str, str], death: Death | None, moment: Moment | None, every_epoch: bool
+) -> None:
     without_ray(pytest.MonkeyPatch(), death=death, every_epoch=every_epoch)
+    if moment is not None:
+        die_at(moment)
     service.run(StudyConfig.model_validate(config), Settings(**places), Listener())  # type: ignore[arg-type]
 
 
 def start(
-    config: StudyConfig, workspace: Path, storage: str, *, death: Death | None = None, every_epoch: bool = False
+    config: StudyConfig,
+    workspace: Path,
+    storage: str,
+    *,
+    death: Death | None = None,
+    moment: Moment | None = None,
+    every_epoch: bool = False,
 ) -> BaseProcess:
-    """Starts a driver; its exit code is 0 when the study is over. With ``death`` it dies before."""
+    """Starts a driver; its exit code is 0 when the study is over. With ``death`` or ``moment`` it dies before."""
     places = {"workspace": str(workspace), "storage": storage, "tracking_uri": f"sqlite:///{workspace}/mlflow.db"}
-    process = _processes.Process(
-        target=_run, args=(config.model_dump(mode="json"), places, death, every_epoch or death is not None)
-    )
+    every_epoch = every_epoch or death is not None or moment is not None
+    process = _processes.Process(target=_run, args=(config.model_dump(mode="json"), places, death, moment, every_epoch))
     process.start()
     return process

@@ -202,6 +202,21 @@ def test_a_trial_that_was_taken_over_is_given_up(stage: Callable[..., Stage], tm
     assert there.curve(0) == [1]
 
 
+def test_a_trial_whose_workers_died_again_and_again_has_failed_for_good(
+    stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal", trials=1, max_failures=3)
+    key = there.job()
+    assert not there.report(key, 1)
+    there.driver.lost(key, "some details\nout of memory: the worker died 3 times in the same epoch")
+    assert there.driver.ask() is None
+    assert there.driver.finished()
+    [row] = there.search.rows()
+    assert (row.outcome, row.epochs) == ("failed", 1)
+    assert row.error == "some details\nout of memory: the worker died 3 times in the same epoch"
+    assert there.curve(0) == [1]
+
+
 @pytest.mark.parametrize(
     ("max_failures", "errors", "outcome"), [(0, 1, "failed"), (1, 1, "completed"), (1, 2, "failed")]
 )

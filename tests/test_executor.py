@@ -5,6 +5,7 @@ Starting worker processes is what takes the time here, so two runs of the execut
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import threading
@@ -16,14 +17,17 @@ from typing import NamedTuple
 import psutil
 import pytest
 import ray
+from ray.tune.search import Searcher
 
 from cluster.connect import connected
 from sweep import checkpoint
 from sweep.config import DataConfig, Resources, TrialConfig
 from sweep.data import load
 from sweep.errors import SweepError
-from sweep.executor import Job, Key, Result, Source, _Bridge, execute, gpus_per_trial, parallelism
+from sweep.executor import Job, Key, Result, Source, Worker, _Bridge, execute, gpus_per_trial, parallelism
 from sweep.trial import Place, run_trial
+
+from .processes import descendants, title
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own deprecations are not ours
 
@@ -119,16 +123,9 @@ class Trials(Source):
         return self.results[number][-1].outcome
 
 
-def ray_workers() -> dict[int, psutil.Process]:
+def ray_workers() -> list[psutil.Process]:
     """The processes of this test's own Ray that run a trial."""
-    found = {}
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if process.name().startswith("ray::Worker"):
-                found[process.pid] = process
-        except psutil.NoSuchProcess:
-            pass
-    return found
+    return [process for process in descendants(os.getpid()) if title(process).startswith("ray::Worker")]
 
 
 # -- room ------------------------------------------------------------------------------------------------------------
@@ -233,16 +230,15 @@ def test_the_numbers_are_those_of_the_same_trial_in_this_process(shared: Shared,
     assert [{**m.values, "seconds": 0} for m in got] == [{**m.values, "seconds": 0} for m in expected]
 
 
-# -- one trial at a time: a worker killed once, workers killed three times, and a stop ------------------------------
+# -- one trial at a time: a worker that is killed, and a stop -------------------------------------------------------
 
 
 class Mortal(Trials):
-    """Trial 0's worker dies after two reports; trial 1's die at once; trial 2 is stopped after two reports."""
+    """Trial 0's worker dies after two reports; trial 1 is stopped after two reports."""
 
     def __init__(self, jobs: list[Job]):
         super().__init__(jobs)
         self.stop = threading.Event()
-        self.killed: set[int] = set()
         self.before: list[int] = []  # epochs of trial 0 that were reported before its worker died
         self._over = threading.Event()
         self._killer = threading.Thread(target=self._kill)
@@ -256,28 +252,21 @@ class Mortal(Trials):
         self._killer.join()
 
     def enough(self, number: int) -> bool:
-        if number == 2 and len(self.results[2]) == 2:
+        if number == 1 and len(self.results[1]) == 2:
             self.stop.set()
         return number == 0 and bool(self.before) and self.epochs(0)[-1] > self.before[-1] + 1
 
     def _kill(self) -> None:
-        while not self._over.wait(0.02):
-            if not self.before and len(self.results.get(0, [])) >= 2:
+        while not self.before and not self._over.wait(0.02):
+            if len(self.results.get(0, [])) >= 2:
                 self.before = self.epochs(0)
-                self._kill_workers()
-            if self.begun[-1:] == [1]:
-                self._kill_workers()
-
-    def _kill_workers(self) -> None:
-        for pid, process in ray_workers().items():
-            if pid not in self.killed:
-                process.kill()
-                self.killed.add(pid)
+                for process in ray_workers():
+                    process.kill()
 
 
 @pytest.fixture(scope="module")
 def mortal(devices: Path, place: Place) -> Mortal:
-    with Mortal([job(place, n, ENDLESS) for n in (0, 1, 2, 3)]) as source:
+    with Mortal([job(place, n, ENDLESS) for n in (0, 1, 2)]) as source:
         # Whatever the tests above have left is not for this run.
         for n, each in enumerate(source.left):
             source.left[n] = Job(each.key, each.config, Place(place.folder / f"m{n}", place.data, place.cache), 1)
@@ -297,22 +286,60 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(mortal: Mort
     assert len(saved.history) > len(mortal.before)
 
 
-def test_a_trial_whose_workers_die_three_times_in_an_epoch_is_given_up(mortal: Mortal) -> None:
-    assert list(mortal.given_up) == [1]
-    assert "3 times in the same epoch" in mortal.given_up[1]
-    assert len(mortal.killed) >= 1 + 3
-    assert 2 in mortal.begun, "the trials after it must run"
-
-
 def test_a_stop_leaves_every_reported_epoch_in_a_checkpoint(mortal: Mortal, place: Place) -> None:
-    assert 3 not in mortal.begun, "a trial was started after the stop"
-    assert mortal.outcome(2) is None
-    saved = checkpoint.load_latest(place.folder / "m2")
+    assert 2 not in mortal.begun, "a trial was started after the stop"
+    assert mortal.outcome(1) is None
+    assert not mortal.given_up
+    saved = checkpoint.load_latest(place.folder / "m1")
     assert saved is not None
-    assert [m.epoch for m in saved.history] == mortal.epochs(2)
+    assert [m.epoch for m in saved.history] == mortal.epochs(1)
 
 
-# -- the driver's own errors -----------------------------------------------------------------------------------------
+def test_losses_count_as_long_as_a_trial_makes_no_progress(place: Place) -> None:
+    source = Trials([job(place, 0, ENDLESS)])
+    with _Bridge(source, limit=1, stop=threading.Event(), gpu=False) as bridge:
+
+        def loses_its_worker(*epochs: int) -> None:
+            given = bridge.take()
+            assert isinstance(given, Job)
+            bridge.jobs["tune's id"] = given
+            if epochs:
+                metrics = [(epoch, {"val_loss": 1.0}, 0) for epoch in epochs]
+                assert not bridge.result("tune's id", json.dumps([metrics, None, None, None, {}]))
+            bridge.lost("tune's id", "the node died")
+
+        for epoch in range(1, 6):  # five nodes, and an epoch on each of them
+            loses_its_worker(epoch)
+        loses_its_worker()
+        assert source.given_up == {}
+        loses_its_worker()
+        assert source.given_up == {0: "the node died\nthe worker died 3 times in the same epoch"}
+        assert bridge.take() == Searcher.FINISHED
+
+
+# -- a full disk, and the driver's own errors ------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(place: Place) -> None:
+    """The trial keeps its row: it has not failed, and goes on when there is room."""
+    full = job(Place(place.folder / "full", place.data, place.cache), 0, 3)
+    (full.place.folder / "attempt-01").mkdir(parents=True)
+    for epoch in (1, 2, 3):  # wherever the checkpoint is written, there is no room
+        (full.place.folder / "attempt-01" / f"epoch-{epoch:04d}.tmp").symlink_to("/dev/full")
+    where = {"folder": str(full.place.folder), "data": str(place.data), "cache": str(place.cache), "gpu": False}
+    worker = Worker({"job": json.dumps({"config": full.config.model_dump(), "place": where, "attempt": 1})})
+    said = worker.step()
+    source = Trials([])
+    bridge = _Bridge(source, limit=1, stop=threading.Event(), gpu=False)
+    bridge.jobs["tune's id"] = full
+    assert bridge.result("tune's id", said["report"], said["halt"])
+    assert bridge.ended
+    assert isinstance(bridge.error, SweepError)
+    assert "No space left on device" in str(bridge.error)
+    assert "Nothing is lost: make room, then resume the study" in str(bridge.error)
+    assert source.results == source.given_up == {}
+    assert not list(full.place.folder.rglob("*.pt"))
 
 
 @pytest.mark.usefixtures("devices")

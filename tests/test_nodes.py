@@ -1,15 +1,23 @@
-"""A cluster of two nodes on this machine, one of which is killed in the middle of a trial."""
+"""Machines that fail: a cluster of two nodes, one of which is killed in the middle of a trial; one without memory."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from optuna.trial import TrialState
+
+from sweep.config import DataConfig, Resources
+from sweep.data import load
+from sweep.executor import execute
+from sweep.trial import Place
 
 from .invariants import Curves, assert_whole, checkpointed, left_by, newest, strange_curves, trained_again
 from .processes import Cluster, Command, wait_for
+from .test_executor import Trials, job
 from .test_resume import config_of
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's own deprecations are not ours
@@ -60,3 +68,32 @@ def test_trials_of_a_node_that_is_killed_go_on_elsewhere(cluster: Cluster, tmp_p
     assert len(safe) == 2
     assert trained_again(left, safe) == []
     assert strange_curves(left, Curves(config_of(STUDY), workspace, tmp_path)) == []
+
+
+@pytest.fixture
+def without_memory() -> Iterator[None]:
+    """A private Ray that takes its machine for full, and kills every worker as it does when memory runs low."""
+    ray.init(
+        address="local",
+        num_cpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        _system_config={"memory_usage_threshold": 0.01, "min_memory_free_bytes": -1, "memory_monitor_refresh_ms": 100},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("without_memory")
+def test_a_trial_whose_workers_die_three_times_in_an_epoch_is_given_up_and_named_if_it_was_out_of_memory(
+    tmp_path: Path,
+) -> None:
+    load(DataConfig(name="digits"), root=tmp_path, cache=tmp_path / "cache")
+    place = Place(tmp_path / "study", data=tmp_path, cache=tmp_path / "cache")
+    source = Trials([job(place, number, 3) for number in (0, 1)])
+    execute(source, Resources(gpus=0), stop=threading.Event())
+    assert source.results == {}
+    assert list(source.given_up) == [0, 1], "the next trial is tried all the same"
+    for error in source.given_up.values():
+        assert error.splitlines()[-1] == "out of memory: the worker died 3 times in the same epoch"
+        assert "running low on memory" in error

@@ -22,6 +22,8 @@ from optuna.trial import TrialState
 
 from sweep import studyfile
 from sweep.config import StudyConfig
+from sweep.driver import Driver
+from sweep.runs import Runs
 from sweep.storage import open_storage
 from sweep.study import Study
 
@@ -59,10 +61,10 @@ space:
   depth: {low: 1, high: 3}
   width: {choices: [64, 128]}
 training: {max_epochs: 60, batch_size: 16}
-search: {trials: 4, design: 1, sampler: random, pruner: none, finalists: {top: 1, seeds: 1, tuned: 2}}
+search: {trials: 2, design: 1, sampler: random, pruner: none, finalists: {top: 1, seeds: 1, tuned: 1}}
 resources: {max_concurrent: 1}
 """
-TRIALS, CONTROLS, EPOCHS = 4, 5, 60
+TRIALS, CONTROLS, EPOCHS = 2, 4, 60
 
 
 def config_of(text: str) -> StudyConfig:
@@ -283,6 +285,34 @@ def test_drivers_killed_at_any_moment_leave_the_study_that_nobody_disturbed(
     assert hits > 0
     left = read(study_name, workspace, storage_url)
     assert_whole(left, study_name, trials=4, controls=5)
+    assert [again for each in safe for again in trained_again(left, each)] == []
+    assert differences(left, nobody_disturbed) == []
+
+
+MOMENTS: list[rayless.Moment] = [
+    (Study, "_take_one", 2, "after"),  # the storage has given a trial to this driver, and no worker has it
+    (Driver, "report", 5, "before"),  # a checkpoint holds an epoch that was not reported
+    (Study, "report", 8, "after"),  # the pruner has judged it, the tracker has not heard of it
+    (Study, "tell", 1, "before"),  # all epochs are reported, and the trial has not ended
+    (Study, "tell", 2, "after"),  # it has ended in Optuna, and runs in MLflow
+    (Runs, "_start", 3, "after"),  # MLflow has a run, and nothing of it
+    (MlflowClient, "log_batch", 6, "after"),  # it has all of a run but its end
+]
+
+
+def test_drivers_killed_at_each_moment_of_a_trials_life_leave_that_study_too(
+    tmp_path: Path, nobody_disturbed: Left
+) -> None:
+    config, workspace = config_of(SHORT), tmp_path / "results"
+    url, safe = f"journal:///{workspace}/optuna.journal", []
+    for moment in MOMENTS:
+        driver = rayless.start(config, workspace, url, moment=moment)
+        driver.join(PATIENCE)
+        assert driver.exitcode == -signal.SIGKILL, f"the study was over before {moment}"
+        safe.append(checkpointed(workspace, "NAME"))
+    driver_without_ray(config, workspace)
+    left = left_by(workspace, "NAME")
+    assert_whole(left, "NAME", trials=4, controls=5)
     assert [again for each in safe for again in trained_again(left, each)] == []
     assert differences(left, nobody_disturbed) == []
 

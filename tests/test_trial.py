@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 import pickle
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +27,8 @@ from sweep.training import fit
 from sweep.trial import Place, Report, assemble, run_trial, trained_model
 
 from .test_training import VARIANTS, numbers, same, trial_config, weights
+
+SHARE = trial.CHECKPOINT_SHARE
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,35 @@ def test_short_epochs_are_reported_together(place: Place) -> None:
     assert [m.epoch for m in report.epochs] == [1, 2, 3]
     assert report.outcome == "completed"
     assert files(place.folder) == ["attempt-01/epoch-0003.pt"]
+
+
+def test_checkpoints_are_the_rarer_the_longer_they_take(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of the test's own an epoch takes a second and a checkpoint half of one, so 17 s lie between them."""
+    clock, saved_at, save = [0.0], list[float](), checkpoint.save
+    monkeypatch.setattr(trial, "CHECKPOINT_SHARE", SHARE)
+    monkeypatch.setattr(trial, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def second_epochs(run: Any) -> Iterator[EpochMetrics]:
+        for metrics in fit(run):
+            clock[0] += 1.0
+            yield metrics
+
+    def slow_save(*args: Any, **kwargs: Any) -> Path:
+        saved_at.append(clock[0])
+        clock[0] += 0.5
+        return save(*args, **kwargs)
+
+    monkeypatch.setattr(trial, "fit", second_epochs)
+    monkeypatch.setattr(checkpoint, "save", slow_save)
+    config = trial_config(training={"max_epochs": 60})
+    reported = epochs_of(list(run_trial(config, place)))
+    assert [m.epoch for m in reported] == list(range(1, 61))
+    assert saved_at[0] == 1.0
+    assert saved_at[-1] == clock[0] - 0.5, "the end is saved whatever it costs"
+    gaps = [later - before - 0.5 for before, later in itertools.pairwise(saved_at[:-1])]
+    assert gaps == [17.0] * len(gaps)
+    assert 0.5 / (17.0 + 0.5) < SHARE == 0.03
+    assert len(gaps) >= 2
 
 
 def test_a_report_is_not_changed_by_what_comes_after_it(place: Place) -> None:
