@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .config import Resources, StudyConfig
+from .config import StudyConfig
 from .settings import Settings
 from .space import distributions, from_unit
 from .training import Diverged, Run, fit
@@ -43,21 +43,19 @@ def plan(config: StudyConfig, settings: Settings, *, done: int) -> Plan:
         done: trials of the search that have ended.
     """
     middle = {name: from_unit(d, 0.5) for name, d in distributions(config.searched).items()}
+    present, resources = torch.cuda.device_count(), config.resources
+    gpus = min(present, 1) if resources.gpus == "auto" else resources.gpus  # of a trial
     with tempfile.TemporaryDirectory(prefix="sweep-plan-") as scratch:
-        run, _ = assemble(config.trial(middle), Place(Path(scratch), settings.data, settings.cache))
+        place = Place(Path(scratch), settings.data, settings.cache, gpu=gpus > 0)
+        run, _ = assemble(config.trial(middle), place)
     seconds = _epoch_seconds(run)
+    # 1 where this machine has no room for any, and a cluster is meant.
+    room = max(1, resources.room(os.cpu_count() or 1, present, gpus))
+    slots = min(room, resources.max_concurrent or room)
     controls = config.search.afterwards
-    slots = _slots(config.resources)
     trials = max(0, config.search.trials - done)
     epochs = (trials + controls) * config.training.max_epochs
     return Plan(trials, controls, seconds, slots, epochs * seconds / slots / 3600)
-
-
-def _slots(resources: Resources) -> int:
-    """Trials at once on this machine; 1 where it has no room for any, and a cluster is meant."""
-    gpus = torch.cuda.device_count()
-    room = resources.room(os.cpu_count() or 1, gpus, min(gpus, 1) if resources.gpus == "auto" else resources.gpus)
-    return max(1, min(room, resources.max_concurrent or room))
 
 
 def _epoch_seconds(run: Run) -> float:

@@ -107,7 +107,7 @@ def facts(trial: FrozenTrial) -> tuple[Any, ...]:
     """All that a trial is, but for what holds in its own workspace alone."""
     attrs = {k: v for k, v in trial.user_attrs.items() if k not in ("checkpoint", "owner")}
     times = trial.datetime_start, trial.datetime_complete
-    values = trial.params, trial.distributions, trial.intermediate_values, trial.constraints
+    values = trial.params, trial.distributions, trial.intermediate_values, trial.system_attrs
     return trial.number, trial.state, trial.values, attrs, times, *values
 
 
@@ -181,13 +181,19 @@ def test_a_study_that_runs_can_be_exported(source: Source, tmp_path: Path) -> No
     config = source.config.model_copy(update={"search": source.config.search.model_copy(update={"trials": 6})})
     study = Study(config, open_storage(f"journal:///{workspace}/optuna.journal"), workspace=workspace)
     study.fill()
-    trial = study.ask()
+    trial, queued = study.ask(), study.enqueue({"lambda1": 1e-3})
     assert trial is not None
     export_study(source.name, tmp_path / "running.zip", settings_of(workspace))
     settings = settings_of(tmp_path / "results")
     import_study(tmp_path / "running.zip", settings)
-    row = read_rows(source.name, open_storage(settings.storage))[trial.number]
+    storage = open_storage(settings.storage)
+    row = read_rows(source.name, storage)[trial.number]
     assert (row.state, row.orphan, row.hyperparameters) == ("running", True, trial.hyperparameters)
+    copy = Study(config, storage, workspace=settings.workspace)
+    asked = {each.number: each for each in iter(copy.ask, None)}
+    assert list(asked) == [trial.number, trial.number + 1, queued]
+    assert asked[queued].hyperparameters["lambda1"] == 1e-3
+    assert asked[trial.number].attempt == 2
 
 
 # -- what is in it -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -111,6 +112,16 @@ def test_a_tracking_server_that_refuses_is_told_of_once(
     during, _, after = ended.out.partition("small: 4 trials")
     assert during.count(words) == 2  # when it was noticed, and at the end
     assert words not in after
+
+
+def test_a_tracking_server_that_never_answers_holds_up_nothing(here: Sweep, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes what comes, and says nothing
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        words = ("run", str(tmp_path / "small.yaml"), "--tracking", url, "--offline-ok")
+        ended = here(*words, MLFLOW_HTTP_REQUEST_TIMEOUT="1")
+    assert ended.code == 0, ended.err
+    assert "small: 4 trials: 4 completed" in ended.out
+    assert "the next run of small sends what is missing" in ended.out
 
 
 def test_the_experiment_of_another_study_of_the_name_is_left_alone(here: Sweep, tmp_path: Path) -> None:
