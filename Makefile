@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= digits
 
-.PHONY: sweep ui test check bench torture studies-smoke clean
+.PHONY: sweep ui test check bench torture test-slurm studies-smoke clean
 .DELETE_ON_ERROR:
 
 sweep: $(VENV)/installed  ## run the built-in study digits (STUDY=... runs another)
@@ -34,6 +34,9 @@ studies-smoke: $(VENV)/installed  ## six short trials of each study on real imag
 
 torture: $(VENV)/installed-dev  ## kill drivers, workers, nodes and the tracking server 200 times; half an hour
 	$(BIN)/python -m tests.torture
+
+test-slurm: $(VENV)/installed-dev  ## the Slurm recipe on a real Slurm of one node; root, Debian's slurmctld slurmd slurm-client munge
+	tests/slurm.sh
 
 clean:  ## remove what the other targets installed, results stay
 	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -8,6 +8,7 @@ from typing import NoReturn
 import typer
 
 from .commands.analyse import report, sensitivity
+from .commands.cluster import cluster
 from .commands.files import export, gc, import_
 from .commands.look import best, doctor, profile, schema, status, ui
 from .commands.run import enqueue, resume, run, train
@@ -38,6 +39,7 @@ for command in (
 ):
     app.command()(command)
 app.command("import")(import_)
+app.add_typer(cluster)
 
 
 def main() -> NoReturn:

@@ -1,0 +1,340 @@
+"""The recipes that start a cluster: the files beside this one, which work as they are, with a user's values put in.
+
+Image, versions and environment are said here, once, for all of them; a file differs from what is rendered with the
+default values in nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import re
+import secrets as random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from .accelerators import ACCELERATORS, WITHOUT_GPU, Machine
+
+VERSION = "0.1.0"
+RAY = "2.60.0"  # a driver and its cluster must have the same; see Dockerfile too
+IMAGE = f"entropy-sweep:{VERSION}"
+ENVIRONMENT = {  # of every Ray process that a recipe starts
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # A machine that does not answer is given up after 15 s; Ray's own settings take 64 s.
+    "RAY_health_check_failure_threshold": "5",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "SWEEP_DATA": "/workspace/data",
+    "SWEEP_WORKSPACE": "/workspace",
+}
+
+
+class RecipeError(ValueError):
+    """Values that a recipe cannot have.
+
+    Attributes:
+        problems: one sentence each, beginning with the value's name.
+    """
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        super().__init__("; ".join(problems))
+
+
+@dataclass(frozen=True)
+class Values:
+    """What is put into a recipe; None: as it is in the file.
+
+    Attributes:
+        name: of the cluster, where several run beside each other.
+        image: what `Dockerfile` makes, where the machines can pull it from.
+        gpu: a name in `ACCELERATORS`, or ``none``.
+        max_workers: machines beside the head, at most; of Slurm and of one machine: exactly.
+        shared: the folder that all machines see: ``SERVER:/PATH`` of an NFS server.
+        region: of the cloud.
+        project: Google Cloud's.
+    """
+
+    name: str | None = None
+    image: str | None = None
+    gpu: str | None = None
+    max_workers: int | None = None
+    shared: str | None = None
+    region: str | None = None
+    project: str | None = None
+
+
+def render(recipe: str, values: Values) -> str:
+    """The text of a recipe with a user's values.
+
+    Raises:
+        RecipeError: no such recipe or accelerator, or values that the recipe has no use for.
+    """
+    if recipe not in RECIPES:
+        raise RecipeError([_unknown("recipe", recipe, RECIPES)])
+    problems = _problems(recipe, values)
+    if problems:
+        raise RecipeError(problems)
+    return RECIPES[recipe].render(values)
+
+
+def secrets(*, kubernetes: bool = False) -> str:
+    """Passwords and a token, fresh, for `compose` and Kubernetes: lines ``NAME=value``, or two Secrets."""
+    postgres, mlflow = (random.token_hex(16) for _ in range(2))
+    database = f"postgresql+psycopg://sweep:{postgres}@postgres:5432"
+    known = {
+        "POSTGRES_PASSWORD": postgres,
+        "SWEEP_STORAGE": f"{database}/optuna",
+        "MLFLOW_BACKEND_STORE_URI": f"{database}/mlflow",
+        "MLFLOW_TRACKING_URI": "http://mlflow:5000",
+        "MLFLOW_TRACKING_USERNAME": "admin",
+        "MLFLOW_TRACKING_PASSWORD": mlflow,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": random.token_hex(32),
+    }
+    token = random.token_hex(32)
+    if not kubernetes:
+        return "".join(f"{name}={value}\n" for name, value in {**known, "RAY_AUTH_TOKEN": token}.items())
+    services, ray = _read("kuberay/secrets.yaml")
+    services["stringData"], ray["stringData"] = known, {"auth_token": token}
+    return _text([services, ray])
+
+
+def missing(recipe: str, values: Values) -> list[str]:
+    """What is still to be said before a recipe can be used, one sentence each."""
+    found = []
+    if recipe in ("aws", "gcp", "kuberay") and "/" not in (values.image or ""):
+        found.append(f"--image REGISTRY/{IMAGE}: the machines pull it from where you have pushed it")
+    if recipe in ("aws", "gcp") and values.shared is None:
+        found.append("--shared SERVER:/PATH: an NFS server (EFS, Filestore) for the workspace; a study needs one")
+    if recipe == "gcp" and values.project is None:
+        found.append("--project: your project in Google Cloud")
+    return found
+
+
+# -- the recipes -------------------------------------------------------------------------------------------------------
+
+
+def _aws(values: Values) -> str:
+    (config,) = _read("aws.yaml")
+    node = _ray_up(config, values)
+    worker = config["available_node_types"]["worker"]
+    if values.gpu is not None:
+        node["InstanceType"] = _machine(values.gpu, "aws", worker["resources"]).name
+    return _text([config])
+
+
+def _gcp(values: Values) -> str:
+    (config,) = _read("gcp.yaml")
+    node = _ray_up(config, values)
+    if values.region is not None:
+        config["provider"]["availability_zone"] = f"{values.region}-a"
+    if values.project is not None:
+        config["provider"]["project_id"] = values.project
+    worker = config["available_node_types"]["worker"]
+    if values.gpu is not None:
+        machine = _machine(values.gpu, "gcp", worker["resources"])
+        node["machineType"] = machine.name
+        if machine.gpus:
+            kind = ACCELERATORS[values.gpu].google
+            node["guestAccelerators"][0].update(acceleratorType=kind, acceleratorCount=machine.gpus)
+        else:
+            del node["guestAccelerators"], node["metadata"]
+    return _text([config])
+
+
+def _ray_up(config: Any, values: Values) -> Any:
+    """Puts in what `ray up` files have in common; returns the workers' ``node_config``."""
+    config["cluster_name"] = values.name or config["cluster_name"]
+    config["docker"]["image"] = values.image or IMAGE
+    kept = [option for option in config["docker"]["run_options"] if not option.startswith("--env ")]
+    config["docker"]["run_options"][:] = [*kept, *(f"--env {name}={value}" for name, value in ENVIRONMENT.items())]
+    config["provider"]["region"] = values.region or config["provider"]["region"]
+    worker = config["available_node_types"]["worker"]
+    config["max_workers"] = worker["max_workers"] = values.max_workers or config["max_workers"]
+    if values.shared is not None:
+        mount = f"sudo mount -t nfs4 -o hard,noresvport {values.shared} /mnt/sweep"
+        config["initialization_commands"][:] = [
+            "command -v mount.nfs4 || (sudo apt-get update && sudo apt-get install -y nfs-common)",
+            f"sudo mkdir -p /mnt/sweep && (mountpoint -q /mnt/sweep || {mount})",
+            "sudo chown ubuntu /mnt/sweep",
+        ]
+    return worker["node_config"]
+
+
+def _machine(gpu: str, cloud: str, resources: Any) -> Machine:
+    """Looks up a cloud's machine; changes the resources that Ray is told it has."""
+    resources.clear()
+    if gpu == "none":
+        resources.update(CPU=WITHOUT_GPU[cloud].cpus)
+        return WITHOUT_GPU[cloud]
+    machine: Machine = getattr(ACCELERATORS[gpu], cloud)
+    kind = f"accelerator_type:{ACCELERATORS[gpu].ray}"
+    resources.update({"CPU": machine.cpus, "GPU": machine.gpus, kind: 1})
+    return machine
+
+
+def _kuberay(values: Values) -> str:
+    documents = [doc for file in ("postgres", "mlflow", "raycluster") for doc in _read(f"kuberay/{file}.yaml")]
+    (cluster,) = (doc for doc in documents if doc["kind"] == "RayCluster")
+    mlflow = next(doc for doc in documents if doc["kind"] == "Deployment")
+    mlflow["spec"]["template"]["spec"]["containers"][0]["image"] = values.image or IMAGE
+    cluster["metadata"]["name"] = values.name or cluster["metadata"]["name"]
+    spec = cluster["spec"]
+    spec["rayVersion"] = RAY
+    (workers,) = spec["workerGroupSpecs"]
+    workers["maxReplicas"] = values.max_workers or workers["maxReplicas"]
+    for group in (spec["headGroupSpec"], workers):
+        (container,) = group["template"]["spec"]["containers"]
+        container["image"] = values.image or IMAGE
+        own = [variable for variable in container.get("env", []) if variable["name"] not in ENVIRONMENT]
+        # The operator itself turns the token on, by authOptions.
+        given = [{"name": k, "value": v} for k, v in ENVIRONMENT.items() if k != "RAY_AUTH_MODE"]
+        container["env"] = [*own, *given]
+        if values.shared is not None:
+            server, _, path = values.shared.partition(":")
+            group["template"]["spec"]["volumes"][0] = {"name": "workspace", "nfs": {"server": server, "path": path}}
+    if values.shared is not None:
+        documents = [doc for doc in documents if doc["metadata"]["name"] != "entropy-sweep-workspace"]
+    if values.gpu is not None:
+        _select_nodes(workers["template"]["spec"], values.gpu)
+    return _text(documents)
+
+
+def _select_nodes(pod: Any, gpu: str) -> None:
+    """Sends workers to nodes that have an accelerator, by the labels that clouds and NVIDIA give them."""
+    limits = pod["containers"][0]["resources"]["limits"]
+    if gpu == "none":
+        del pod["affinity"], limits["nvidia.com/gpu"]
+        return
+    accelerator = ACCELERATORS[gpu]
+    terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    for term, names in zip(terms, ([accelerator.google], [gpu], list(accelerator.products)), strict=True):
+        term["matchExpressions"][0]["values"] = names
+    if not accelerator.google:
+        del terms[0]
+
+
+def _rayjob(values: Values) -> str:
+    (job,) = _read("kuberay/rayjob.yaml")
+    if values.name is not None:
+        job["spec"]["clusterSelector"]["ray.io/cluster"] = values.name
+    return _text([job])
+
+
+def _compose(values: Values) -> str:
+    (config,) = _read("compose.yaml")
+    config["name"] = values.name or config["name"]
+    services = config["services"]
+    for name in ("mlflow", "head", "worker"):
+        services[name]["image"] = values.image or IMAGE
+    for name in ("head", "worker"):
+        environment = services[name]["environment"]
+        for variable, value in ENVIRONMENT.items():
+            environment[variable] = value
+    deploy = services["worker"]["deploy"]
+    deploy["replicas"] = values.max_workers or deploy["replicas"]
+    if values.gpu not in (None, "none"):
+        deploy["replicas"] = 1
+        devices = [{"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}]
+        deploy["resources"] = {"reservations": {"devices": devices}}
+        services["worker"]["command"] = services["worker"]["command"].removesuffix(" --num-cpus=2")
+    return _text([config])
+
+
+def _slurm(values: Values) -> str:
+    text = (Path(__file__).parent / "slurm.sh").read_text()
+    lines = {
+        "#SBATCH --job-name=": values.name,
+        "#SBATCH --nodes=": values.max_workers and values.max_workers + 1,
+        "IMAGE=": values.image and f"${{IMAGE:-{values.image}}}",
+    }
+    for start, value in lines.items():
+        if value is not None:
+            text = re.sub(rf"(?m)^{start}.*$", f"{start}{value}", text)
+    if values.gpu not in (None, "none"):
+        text = text.replace("#SBATCH --exclusive\n", f"#SBATCH --exclusive\n#SBATCH --gpus-per-node={values.gpu}:1\n")
+    return text
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a recipe is rendered, and by which values beside name and image."""
+
+    render: Callable[[Values], str]
+    takes: tuple[str, ...]
+
+
+RECIPES = {
+    "aws": Recipe(_aws, ("name", "image", "gpu", "max_workers", "shared", "region")),
+    "gcp": Recipe(_gcp, ("name", "image", "gpu", "max_workers", "shared", "region", "project")),
+    "kuberay": Recipe(_kuberay, ("name", "image", "gpu", "max_workers", "shared")),
+    "rayjob": Recipe(_rayjob, ("name",)),
+    "slurm": Recipe(_slurm, ("name", "image", "gpu", "max_workers")),
+    "compose": Recipe(_compose, ("name", "image", "gpu", "max_workers")),
+}
+
+
+# -- what is wrong with values -----------------------------------------------------------------------------------------
+
+
+def _problems(recipe: str, values: Values) -> list[str]:
+    given = {field.name: getattr(values, field.name) for field in fields(values)}
+    takes = RECIPES[recipe].takes
+    problems = [
+        f"{name}: {recipe} has no use for it; it takes {', '.join(takes)}"
+        for name, value in given.items()
+        if value is not None and name not in takes
+    ]
+    if values.gpu is not None and "gpu" in takes:
+        # Where a cloud is known, what it does not rent out is unknown there.
+        there = [name for name, has in ACCELERATORS.items() if getattr(has, recipe, True) is not None]
+        if values.gpu not in [*there, "none"]:
+            problems.append(_unknown("gpu", values.gpu, [*there, "none"], f" on {recipe}"))
+        elif recipe == "compose" and values.gpu != "none" and values.max_workers is not None:
+            problems.append("max_workers: with a GPU one worker has all those of the machine; leave it out")
+    if values.max_workers is not None and values.max_workers < 1:
+        problems.append(f"max_workers: must be at least 1 (got {values.max_workers})")
+    if values.shared is not None and not re.fullmatch(r"[\w.-]+:/[\w./-]*", values.shared):
+        problems.append(f"shared: must be SERVER:/PATH of an NFS server (got {values.shared!r})")
+    patterns = {
+        "name": r"[a-z][a-z0-9-]{0,39}",
+        "region": r"[a-z0-9-]+",
+        "project": r"[a-z0-9.:-]+",
+        "image": r"[\w.:/@-]+",
+    }
+    for name, pattern in patterns.items():
+        if given[name] is not None and not re.fullmatch(pattern, given[name]):
+            problems.append(f"{name}: must match {pattern} (got {given[name]!r})")
+    return problems
+
+
+def _unknown(what: str, given: str, known: Iterable[str], where: str = "") -> str:
+    near = difflib.get_close_matches(given, list(known), n=1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    return f"{what}: {given!r} is not known{where}{meant}; known: {', '.join(known)}"
+
+
+# -- YAML that keeps its comments --------------------------------------------------------------------------------------
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.width = 10**6
+    yaml.preserve_quotes = True
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _read(file: str) -> list[Any]:
+    return list(_yaml().load_all((Path(__file__).parent / file).read_text()))
+
+
+def _text(documents: Sequence[Any]) -> str:
+    stream = io.StringIO()
+    _yaml().dump_all(documents, stream)
+    return stream.getvalue()
