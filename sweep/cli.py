@@ -12,6 +12,7 @@ from .commands.cluster import cluster
 from .commands.files import export, gc, import_
 from .commands.look import best, doctor, profile, schema, status, ui
 from .commands.run import enqueue, resume, run, train
+from .commands.services import services
 
 app = typer.Typer(
     name="sweep",
@@ -40,6 +41,7 @@ for command in (
     app.command()(command)
 app.command("import")(import_)
 app.add_typer(cluster)
+app.add_typer(services)
 
 
 def main() -> NoReturn:

@@ -86,7 +86,7 @@ class Watch:
         if mark["started"] == 0:
             return False
         if mark["host"] == socket.gethostname() and mark.get("boot", _boot()) == _boot():
-            return _is_running(mark["pid"], mark["started"])
+            return is_running(mark["pid"], mark["started"])
         name = lease(mark)
         value, now = renewed(name), time.monotonic()
         before, since = self._seen.get(name, (None, now))
@@ -96,7 +96,8 @@ class Watch:
         return now - since < DEAD_AFTER
 
 
-def _is_running(pid: int, started: float) -> bool:
+def is_running(pid: int, started: float) -> bool:
+    """Whether a process of this machine lives; its start time tells it from a later one of the same id."""
     try:
         process = psutil.Process(pid)
         return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE

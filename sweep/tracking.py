@@ -326,9 +326,8 @@ class Tracker:
 
 
 def serve(uri: str, artifacts: Path, *, host: str = "127.0.0.1", port: int = 5000) -> tuple[list[str], dict[str, str]]:
-    """The command and the environment that serve the MLflow UI of a local store."""
+    """The command and the environment that serve the MLflow UI of a store, whose URI may hold a password."""
     options = {
-        "--backend-store-uri": uri,
         "--artifacts-destination": artifacts.absolute().as_uri(),
         "--host": host,
         "--port": str(port),
@@ -336,7 +335,8 @@ def serve(uri: str, artifacts: Path, *, host: str = "127.0.0.1", port: int = 500
     }
     command = [sys.executable, "-m", "mlflow", "server", *(word for option in options.items() for word in option)]
     # Job execution would start 7 more processes.
-    return command, {**os.environ, **ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    own = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return command, {**os.environ, **ENVIRONMENT, **own}
 
 
 def _due(work: Work) -> bool:
