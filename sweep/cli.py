@@ -10,6 +10,7 @@ import typer
 from .commands.analyse import report, sensitivity
 from .commands.cluster import cluster
 from .commands.files import export, gc, import_
+from .commands.jobs import jobs, logs, stop, submit
 from .commands.look import best, doctor, profile, schema, status, ui
 from .commands.run import enqueue, resume, run, train
 from .commands.services import services
@@ -34,6 +35,10 @@ for command in (
     profile,
     ui,
     gc,
+    submit,
+    jobs,
+    logs,
+    stop,
     export,
     schema,
     doctor,

@@ -149,6 +149,8 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
         quiet("ray.tune", "ray.air", "ray.train"),
         bridge,
     ):
+        if ray.util.client.ray.is_connected():  # by ray://: Tune looks for the folder of a Ray on this machine
+            ray.train._internal.storage._get_ray_train_session_dir = lambda: scratch
         tune.run(
             Worker,
             name="study",
@@ -164,6 +166,7 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
             trial_name_creator=lambda trial: trial.trial_id,
             raise_on_failed_trial=False,
             verbose=0,
+            _remote=False,  # through ray:// it would be sent to the head, where the study's storage is not
         )
     if bridge.error is not None:
         raise bridge.error

@@ -12,7 +12,7 @@ from .errors import ConfigError, SweepError, nearest
 from .own import search_in
 from .preflight import check, check_parts
 from .settings import Settings
-from .studyfile import built_in, built_in_names, override, parse, read_file
+from .studyfile import built_in, built_in_names, extend, override, parse, read_file
 
 if TYPE_CHECKING:
     from .storage import Storage
@@ -48,13 +48,7 @@ def load(
     """
     raw, source = _find(study, settings)
     raw, misplaced = override(raw, list(sets))
-    search = raw.setdefault("search", {})
-    if isinstance(search, dict):
-        if trials is not None:
-            search["trials"] = trials
-        if design:
-            search["design"] = search.get("design", 0) + design
-            search["trials"] = search.get("trials", 50) + design
+    extend(raw, trials, design)
     config, problems = parse(raw)
     found, warnings = check(config, settings) if config else (check_parts(raw, settings), [])
     if config is None or misplaced + found:

@@ -114,6 +114,11 @@ def source_of(path: str) -> bytes:
     return b"\0".join(file.read_bytes() for file in files)
 
 
+def packages() -> list[str]:
+    """The folders of this program's own packages: what workers on another machine need of it."""
+    return [str(_PROJECT / package) for package in OURS]
+
+
 def modules_to_send() -> list[str]:
     """Packages and single files of the search folders that have been imported: what workers elsewhere need.
 

@@ -16,7 +16,7 @@ from .config import Scalar, StudyConfig, TrialConfig
 from .errors import ConfigError, DivergenceError, SweepError, nearest
 from .finding import OWN_CODE, agree, connect, continued, load, stored, studies
 from .links import describe, experiment_tags
-from .own import modules_to_send, search_folders
+from .own import modules_to_send, packages, search_folders
 from .results import Summary, export, finished_rows, run_links, summarise, ui
 from .settings import Settings
 from .studyfile import read_yaml, to_yaml
@@ -62,6 +62,7 @@ def run(
     forerunners: Sequence[StudyConfig] = (),
     stop: threading.Event | None = None,
     offline_ok: bool = False,
+    insecure: bool = False,
 ) -> Summary:
     """Runs a study, or goes on with it: every run is a resume.
 
@@ -71,9 +72,10 @@ def run(
         forerunners: from `continued`: studies of another search space, whose trials the sampler is shown.
         stop: when set, running trials checkpoint and the run ends early.
         offline_ok: go on without a tracking server that is out of reach; it is sent everything when it is back.
+        insecure: use a cluster that asks for no token, too.
 
     Raises:
-        SweepError: storage, tracking server or cluster out of reach, before any trial starts.
+        SweepError: storage, tracking server or cluster out of reach, or the cluster cannot run it, before any trial.
     """
     began, interrupted = time.monotonic(), False
     concluding: Future[Analysis | None] | None = None
@@ -90,11 +92,12 @@ def run(
             tracker = preparing.result()
 
             from .driver import Driver
-            from .executor import execute, parallelism
+            from .executor import execute
+            from .nodes import check_nodes
             from .study import Study
 
-            if not complete:
-                parallelism(config.resources)  # refuses what no node has room for, before anything is written
+            if not complete and (problems := check_nodes(config, settings, insecure=insecure)):
+                raise ConfigError(f"address {settings.address}", problems)  # before anything is written
             try:
                 storage, workspace = connect(settings.storage), settings.workspace
                 search, controls = (Study(config, storage, workspace=workspace, sister=s) for s in (False, True))
@@ -175,13 +178,14 @@ def _prepare(config: StudyConfig, settings: Settings, *, offline_ok: bool) -> Tr
 
 @contextlib.contextmanager
 def _ray(address: str, config: StudyConfig) -> Iterator[None]:
-    from cluster.connect import connected
+    from cluster.connect import ClusterError, connected
 
+    modules = modules_to_send() if config.import_paths else []
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(connected(address, modules_to_send() if config.import_paths else []))
-        except ConnectionError as error:
-            raise SweepError(str(error)) from None
+            stack.enter_context(connected(address, modules if address == "local" else [*packages(), *modules]))
+        except ClusterError as error:
+            raise SweepError("\n".join(error.problems)) from None
         yield
 
 

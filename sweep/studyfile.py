@@ -90,6 +90,17 @@ def override(raw: dict[str, Any], assignments: list[str]) -> tuple[dict[str, Any
     return raw, problems
 
 
+def extend(raw: dict[str, Any], trials: int | None, design: int) -> None:
+    """Sets the trials in total, and adds design trials to them."""
+    search = raw.setdefault("search", {})
+    if isinstance(search, dict):
+        if trials is not None:
+            search["trials"] = trials
+        if design:
+            search["design"] = search.get("design", 0) + design
+            search["trials"] = search.get("trials", 50) + design
+
+
 def _path(key: str) -> list[str]:
     """Splits a key path; below ``space`` the names of hyperparameters hold dots themselves."""
     if not key.startswith("space."):

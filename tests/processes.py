@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import psutil
@@ -168,41 +168,70 @@ class TrackingServer:
 
 
 class Cluster:
-    """A Ray head, by itself without CPUs, and nodes of one CPU each, on loopback addresses of this host."""
+    """A Ray head, and nodes of one CPU each, on loopback addresses of this host.
 
-    def __init__(self, folder: Path, *, cpus: int = 0):
-        token = folder / "token"
-        token.write_text(secrets.token_hex(32))
-        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    Attributes:
+        address: of the head.
+        url: of its dashboard, which has the jobs.
+        environment: what reaches it: the token.
+    """
+
+    def __init__(self, folder: Path, *, cpus: int = 0, dashboard: bool = False, token: bool = True, **variables: str):
+        file = folder / "token"
+        file.write_text(secrets.token_hex(32))
+        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(file)} if token else {}
+        self._variables = variables if token else {**variables, "RAY_AUTH_MODE": "disabled"}
         self._log = folder / "cluster.log"
         self._hosts = itertools.count(2)
         self._nodes: list[subprocess.Popen[bytes]] = []
         self._killed: list[subprocess.Popen[bytes]] = []
-        port = free_port()
-        self.address = f"127.0.0.{next(self._hosts)}:{port}"
-        self._head = self._start("--head", f"--port={port}", f"--num-cpus={cpus}", "--include-dashboard=false")
+        host, port, web, client = f"127.0.0.{next(self._hosts)}", free_port(), free_port(), free_port()
+        self.address, self.url, self.client = f"{host}:{port}", f"http://{host}:{web}", f"ray://{host}:{client}"
+        shown = [f"--dashboard-host={host}", f"--dashboard-port={web}"] if dashboard else ["--include-dashboard=false"]
+        self._words = ["--head", f"--port={port}", f"--num-cpus={cpus}", f"--ray-client-server-port={client}", *shown]
+        self._head = self._start(*self._words)
 
-    def _start(self, *words: str) -> subprocess.Popen[bytes]:
+    def _start(self, *words: str, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """Starts a node.
+
+        Args:
+            before: a command that runs the node's.
+        """
         host = self.address.partition(":")[0] if "--head" in words else f"127.0.0.{next(self._hosts)}"
-        command = ["ray", "start", *words, f"--node-ip-address={host}", "--disable-usage-stats", "--block"]
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        before = self._log.read_text().count("--block") if self._log.exists() else 0
+        beside = Path(sys.executable).parent
+        command = [*before, str(beside / "ray"), "start", *words, f"--node-ip-address={host}", "--disable-usage-stats"]
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SWEEP_", "MLFLOW_"))}
+        path = {"PATH": f"{beside}:{os.environ['PATH']}"}  # where jobs find Python
+        seen = self._log.read_text().count("--block") if self._log.exists() else 0
         with self._log.open("ab") as log:
             process = subprocess.Popen(
-                [str(Path(sys.executable).with_name(command[0])), *command[1:]],
-                env={**kept, **self.environment, "OMP_NUM_THREADS": "1"},
+                [*command, "--block"],
+                env={**kept, **path, **self._variables, **self.environment, "OMP_NUM_THREADS": "1"},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         # It says so when all of the node's processes run.
-        wait_for(lambda: process.poll() is not None or self._log.read_text().count("--block") > before, "a Ray node")
+        wait_for(lambda: process.poll() is not None or self._log.read_text().count("--block") > seen, "a Ray node")
         assert process.poll() is None, self._log.read_text()
         return process
 
-    def add(self) -> None:
-        """Starts one more node; returns when it runs."""
-        self._nodes.append(self._start(f"--address={self.address}", "--num-cpus=1"))
+    def add(self, *before: str) -> None:
+        """Starts one more node, by another command if one is given; returns when it runs."""
+        self._nodes.append(self._start(f"--address={self.address}", "--num-cpus=1", before=before))
+
+    def processes(self) -> list[psutil.Process]:
+        """All of it."""
+        return [p for node in [self._head, *self._nodes] for p in [psutil.Process(node.pid), *descendants(node.pid)]]
+
+    def lose_head(self) -> None:
+        """Kills the head with all that runs on it, and starts another in its place, which knows nothing of it."""
+        family = descendants(self._head.pid)
+        self._head.kill()
+        kill(family)
+        self._head.wait()
+        psutil.wait_procs(family, timeout=PATIENCE)
+        self._head = self._start(*self._words)
 
     def training(self) -> list[psutil.Process]:
         """The processes that are within a step of a trial now."""

@@ -47,7 +47,7 @@ def secrets(
 ) -> None:
     """Print fresh passwords and a token, for the recipes compose and kuberay. Keep them: nothing else does.
 
-    Example: `(umask 077; python -m sweep cluster secrets > sweep.env)`
+    Example: `python -m sweep cluster secrets > sweep.env`, after `umask 077`
     """
     from cluster.recipes import secrets as made
 

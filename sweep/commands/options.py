@@ -21,11 +21,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Data on stdout, everything
 OfflineOk = Annotated[
     bool, typer.Option("--offline-ok", help="Go on where the tracking server is out of reach; it is sent all later.")
 ]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Use a cluster without a token: who reaches it can run anything on it.")
+]
 Workspace = Annotated[Path | None, typer.Option(help="Folder for all that a study writes (SWEEP_WORKSPACE; results).")]
 Storage = Annotated[str | None, typer.Option(help="Optuna storage URL (SWEEP_STORAGE).")]
 Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI (MLFLOW_TRACKING_URI).")]
 Data = Annotated[Path | None, typer.Option(help="Root of the data sets (SWEEP_DATA; .data).")]
-Address = Annotated[str | None, typer.Option(help="Ray: local, auto, or HOST:PORT (RAY_ADDRESS; local).")]
+Address = Annotated[str | None, typer.Option(help="Ray: local, auto, HOST:PORT, ray://HOST:PORT (RAY_ADDRESS; local).")]
 
 
 Report = Annotated[

@@ -17,6 +17,7 @@ from .options import (
     Address,
     AsJson,
     Data,
+    Insecure,
     NameArg,
     OfflineOk,
     Report,
@@ -61,6 +62,7 @@ def run(
     data: Data = None,
     offline_ok: OfflineOk = False,
     report: Report = None,
+    insecure: Insecure = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a study, or go on with it: every run is a resume.
@@ -80,7 +82,7 @@ def run(
     if dry_run:
         _show_plan(service.planned(config, settings), config, console, as_json=as_json)
     else:
-        _run(config, settings, console, forerunners, as_json=as_json, offline_ok=offline_ok)
+        _run(config, settings, console, forerunners, as_json=as_json, offline_ok=offline_ok, insecure=insecure)
 
 
 def resume(
@@ -92,6 +94,7 @@ def resume(
     data: Data = None,
     offline_ok: OfflineOk = False,
     report: Report = None,
+    insecure: Insecure = False,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a study that was interrupted, exactly as it was started.
@@ -105,7 +108,8 @@ def resume(
     )
     service.stored(name, settings)
     config, _ = service.load(name, settings)
-    _run(config, settings, make_console(to_stderr=as_json), as_json=as_json, offline_ok=offline_ok)
+    console = make_console(to_stderr=as_json)
+    _run(config, settings, console, as_json=as_json, offline_ok=offline_ok, insecure=insecure)
 
 
 def _run(
@@ -116,6 +120,7 @@ def _run(
     *,
     as_json: bool,
     offline_ok: bool,
+    insecure: bool,
 ) -> None:
     from .. import display, service
 
@@ -124,7 +129,15 @@ def _run(
     # Ray prints to stdout when a worker dies; with --json that is for the data alone.
     out = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
     with out, _graceful(console) as (stop, caught), view(config, console, before) as progress:
-        summary = service.run(config, settings, progress, forerunners=forerunners, stop=stop, offline_ok=offline_ok)
+        summary = service.run(
+            config,
+            settings,
+            progress,
+            forerunners=forerunners,
+            stop=stop,
+            offline_ok=offline_ok,
+            insecure=insecure,
+        )
     if as_json:
         print_json(summary_json(summary))
     if summary.interrupted:

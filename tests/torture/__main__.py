@@ -36,11 +36,11 @@ SCENARIOS = [  # storage, search, where; then from the start again, with other m
     ("sqlite", "random", "two drivers"),
     ("journal", "tpe", "server"),
     ("postgresql", "tpe", "local"),
-    ("journal", "random", "cluster"),
+    ("postgresql", "tpe", "cluster"),
     ("postgresql", "random", "two drivers"),
     ("sqlite", "random", "server"),
     ("journal", "tpe", "two drivers"),
-    ("sqlite", "tpe", "cluster"),
+    ("sqlite", "tpe", "two drivers"),
     ("postgresql", "random", "server"),
 ]
 

@@ -169,9 +169,9 @@ class Round:
                 self.cluster = self.shared.cluster
                 self.environment = self.cluster.environment
                 self.words += ["--address", self.cluster.address]
-            if self.where == "server":
+            if self.where in ("server", "cluster"):  # several nodes need a server
                 self.server = TrackingServer(self.workspace)
-                self.environment = {"MLFLOW_TRACKING_URI": self.server.url}
+                self.environment = {**self.environment, "MLFLOW_TRACKING_URI": self.server.url}
             try:
                 while not self.over:
                     self.start_drivers()
