@@ -129,7 +129,8 @@ def effect(findings: Findings, name: str) -> go.Figure:
         figure.add_trace(go.Scatter(x=found.values, y=mean, mode=mode, line={"color": FIRST, "width": 2}))
     _scale(figure.update_xaxes, dimension)
     figure.update_xaxes(title_text=name)
-    return figure.update_layout(showlegend=False, height=260).update_yaxes(title_text=findings.analysis.objective)
+    figure.update_yaxes(title_text=findings.analysis.objective, range=findings.reach)
+    return figure.update_layout(showlegend=False, height=260)
 
 
 def surface(findings: Findings) -> go.Figure:

@@ -83,6 +83,13 @@ class Findings:
         return self.summary.config.objective.metric
 
     @property
+    def reach(self) -> tuple[float, float]:
+        """The values that effects and their bands reach, with a margin: one scale for all, or the idle look busy."""
+        low = min(float(each.low.min()) for each in self.effects.values())
+        high = max(float(each.high.max()) for each in self.effects.values())
+        return low - 0.05 * (high - low), high + 0.05 * (high - low)
+
+    @property
     def networks(self) -> tuple[Curve, Curve | None] | None:
         """The guided network whose entropies are shown, and its control: on the same seed where there are both."""
         found: dict[Role, Curve] = {curve.role: curve for curve in self.curves if curve.layers}

@@ -77,7 +77,8 @@ def _how_to_query(config: StudyConfig) -> str:
         "``tags.`sweep.guidance` = 'inert'``, or dominant.\n"
         "- After the search, on fresh seeds: ``tags.`sweep.kind` = 'finalist'`` or ``'control'``, sort by "
         "`final_objective`; `sweep.of` is the trial's number.\n"
-        f"- The study itself is the run `{config.name}` (``tags.`sweep.kind` = 'study'``); from Python: "
+        f"- The study itself is the run `{config.name}` (``tags.`sweep.kind` = 'study'``), the report is among its "
+        "artifacts. From Python: "
         f'`mlflow.search_runs(experiment_names=["{config.name}"], filter_string=..., order_by=["metrics.objective"])`.'
     )
 

@@ -75,6 +75,7 @@ def effects(figure: Figure, findings: Findings) -> None:
             axes.fill_between(x, effect.low, effect.high, color=TOTAL, alpha=0.6)
             axes.plot(x, effect.mean, color=FIRST, marker="." if len(x) < 12 else "")
             _scale(axes.set_xscale, dimension)
+        axes.set_ylim(findings.reach)
         axes.set_xlabel(_text(name))
         axes.set_ylabel(_text(findings.analysis.objective))
 

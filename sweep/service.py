@@ -124,7 +124,7 @@ def run(
                         interrupted = not driver.finished()
                         if not interrupted:
                             driver.repair()
-                    if config.searched and not interrupted:
+                    if not interrupted:
                         page = settings.reports(config.name) / "report.html"
                         wanted = settings.report and not (complete and page.exists())
                         concluding = pool.submit(conclude, config.name, settings, tracker, listener, report=wanted)

@@ -59,11 +59,20 @@ def value(params: dict[str, Any], config: StudyConfig) -> float:
     return float(0.5 + 0.3 * (u - 0.5) + 1.2 * (u - 0.5) * ((params["depth"] - 2) / 4 - 0.5) + 0.1 * nth)
 
 
-def make(workspace: Path, config: StudyConfig, *, completed: int, bad: bool = True, saved: bool = True) -> Settings:
+def make(
+    workspace: Path,
+    config: StudyConfig,
+    *,
+    completed: int,
+    uniform: int | None = None,
+    bad: bool = True,
+    saved: bool = True,
+) -> Settings:
     """Leaves in a workspace what a study leaves, MLflow aside.
 
     Args:
-        completed: design trials at full budget.
+        completed: trials at full budget.
+        uniform: how many of them are marked as design trials; default: all.
         bad: four pruned at epoch 3, one diverged and two failed besides.
         saved: with checkpoints.
     """
@@ -72,7 +81,11 @@ def make(workspace: Path, config: StudyConfig, *, completed: int, bad: bool = Tr
     search = Study(config, storage, workspace=workspace)
     sister = Study(config, storage, workspace=workspace, sister=True)
     points = sobol_points(space, count=completed + 7 * bad, skip=0, seed=0)
-    rows = [_trial(config, space, params, "completed", EPOCHS, {"design": True}) for params in points[:completed]]
+    marked = completed if uniform is None else uniform
+    rows = [
+        _trial(config, space, params, "completed", EPOCHS, {"design": number < marked})
+        for number, params in enumerate(points[:completed])
+    ]
     for params, outcome in zip(points[completed:], ["pruned"] * 4 + ["diverged"] + ["failed"] * 2, strict=False):
         error = {"diverged": "the loss was not finite in epoch 3", "failed": HOSTILE_ERROR}.get(outcome)
         rows.append(_trial(config, space, params, outcome, 3, {"design": False, "error": error}))

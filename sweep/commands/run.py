@@ -147,7 +147,7 @@ def _run(
         raise typer.Exit(128 + (caught[0] if caught else signal.SIGINT))
     if not as_json:
         display.print_summary(summary, console)
-        if summary.analysis is not None:
+        if summary.analysis is not None and config.searched:
             display.print_analysis(summary.analysis, console, brief=True)
         _print_next(summary, settings, console)
     if not summary.best:
