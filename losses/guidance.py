@@ -45,6 +45,8 @@ class EntropyGuidance:
 
     Which layers there are, `layers.py` says. A weight shared by several counts once. With lambda1 = lambda2 = 0, a
     control, nothing is added and `metrics()` still tells the task's norm and the entropies.
+    Weight decay wd is the counterweight: with SGD, form `log` and no task the k singular values of a layer come to rest
+    at sqrt(lambda / (k wd)), lambda being the layer's share under `mean`.
 
     Args:
         model: The network as it is trained; on its device already, or moved before the first step.

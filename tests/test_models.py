@@ -25,6 +25,7 @@ SIZES = {  # depth, width: small ones that every family can have
     "resnet": (20, 4),
     "unet": (2, 4),
 }
+KINDS = [*MODELS, "resnet-18"]  # a depth that is built another way, with projections
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +34,10 @@ def _seed():
 
 
 def small(name, in_shape=DIGITS, **sizes):
-    depth, width = SIZES[name]
-    return build_model(name, **{"depth": depth, "width": width, "in_shape": in_shape, "num_outputs": 10, **sizes})
+    family, _, kind = name.partition("-")
+    depth, width = SIZES[family]
+    depth = int(kind or depth)
+    return build_model(family, **{"depth": depth, "width": width, "in_shape": in_shape, "num_outputs": 10, **sizes})
 
 
 def output_shape(model, x, num_outputs=10):
@@ -64,7 +67,7 @@ def weight_layers(model, *kinds):
 
 
 @pytest.mark.parametrize("in_shape", [DIGITS, MNIST, CIFAR, ODD])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_output_shape_and_range(name, in_shape):
     model, x = small(name, in_shape), torch.rand(5, *in_shape)
     y = model(x)
@@ -73,7 +76,7 @@ def test_output_shape_and_range(name, in_shape):
         assert 0 <= y.min() < y.max() <= 1
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_images_of_a_batch_do_not_mix(name):
     model, x = small(name).eval(), torch.rand(6, *DIGITS)
     alone = torch.cat([model(image[None]) for image in x])
@@ -81,7 +84,7 @@ def test_images_of_a_batch_do_not_mix(name):
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_gradients_reach_every_parameter(name, batch_norm):
     model = small(name, batch_norm=batch_norm, activation="silu")  # ReLU may leave a few units dead
     task_loss(model, torch.rand(16, *DIGITS))[0].backward()
@@ -90,7 +93,7 @@ def test_gradients_reach_every_parameter(name, batch_norm):
         assert parameter.grad.abs().max() > 1e-8, key  # a bias in front of a norm has 1e-10, from rounding
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_one_batch_is_overfitted(name):
     model, x = small(name, (1, 4, 4)), torch.rand(16, 1, 4, 4)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -116,7 +119,7 @@ def test_the_seed_decides_the_initial_weights(name):
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_checkpoint_holds_all_of_the_model(name, tmp_path):
     model, x = small(name), torch.rand(8, *DIGITS)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -128,7 +131,7 @@ def test_a_checkpoint_holds_all_of_the_model(name, tmp_path):
     assert torch.equal(other.eval()(x), model.eval()(x))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_bfloat16_autocast_trains_like_float32(name):
     model, x = small(name), torch.rand(32, *DIGITS)
     parameters = list(model.parameters())
@@ -142,7 +145,7 @@ def test_bfloat16_autocast_trains_like_float32(name):
     assert torch.cosine_similarity(exact, rough, dim=0) > 0.95
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_an_exported_program_takes_any_number_of_images(name):
     """As the best model of a study is stored; dimensions as MLflow declares them."""
     model, x = small(name, ODD).eval(), torch.rand(4, *ODD)
@@ -152,7 +155,7 @@ def test_an_exported_program_takes_any_number_of_images(name):
     torch.testing.assert_close(program(more), model(more))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_guidance_finds_the_layers(name):
     """Dense and 1x1 layers by the dense term, other convolutions by the convolutional one, each by its name."""
     model = small(name, batch_norm=False)

@@ -110,7 +110,14 @@ def test_sizes_are_checked_without_memory_for_weights(study_config: MakeConfig, 
         ({**AUTOENCODER, **space(depth=4, width={"choices": [8, 16]})}, ["width = 8", "latent = 16", "depth 4"]),
         ({**CNN, "model": {"name": "cnn", "downsample": 4}, **space(depth=6)}, ["cnn on digits", "downsample = 4"]),
         ({**CNN, **space(**{"model.downsample": {"low": 1, "high": 3}})}, ["cnn on digits", "downsample = 3"]),
-        ({"space": {"depth": 2, "width": 8}, "guidance": {"lambda1": 0, "lambda2": 1}}, ["no layer to guide"]),
+        (
+            {"space": {"depth": 2, "width": 8}, "guidance": {"lambda1": 0, "lambda2": 1}},
+            ["no layer to guide", "lambda2 guides the other nn.Conv1d, Conv2d"],
+        ),
+        (
+            {"guidance": {"layers": ["nope", "hidden"]}},
+            ["no layer is called nope", "; layers: hidden.0, hidden.1, output"],
+        ),
         ({"model": {"name": "mlp", "batch_norm": True}, "training": {"batch_size": 1}}, ["batch norm", "batch_size"]),
         (
             space(**{"model.batch_norm": {"choices": [False, True]}, "training.batch_size": {"choices": [8, 1]}}),

@@ -532,6 +532,17 @@ def test_a_loss_that_is_not_finite_ends_the_run(assembled: Any, optimizer: str) 
     assert all(math.isfinite(m.values["train_loss"] + m.values["val_loss"]) for m in run.history)
 
 
+@pytest.mark.parametrize("lambda1", [0.0, 1e-2])
+def test_a_weight_that_is_not_a_number_ends_the_run_guided_or_not(assembled: Any, lambda1: float) -> None:
+    run = assembled(trial_config(guidance={"lambda1": lambda1}))
+    epochs = fit(run)
+    next(epochs)
+    with torch.no_grad():
+        next(run.model.parameters())[0, 0] = math.nan
+    with pytest.raises(Diverged, match="epoch 2"):
+        next(epochs)
+
+
 def test_a_run_at_its_end_has_nothing_left(assembled: Any) -> None:
     run = assembled(trial_config())
     assert [m.epoch for m in fit(run)] == [1, 2, 3]

@@ -1,6 +1,6 @@
 """What default guidance does to MNIST autoencoders: test MSE of guided runs over their unguided controls.
 
-`SWEEP_DATA=.data python tests/benchmarks/guidance_effect.py`, 3 minutes on one core; exits 1 when a bar is missed.
+`SWEEP_DATA=.data python -m tests.benchmarks.guidance_effect`, 3 minutes on one core; exits 1 when a bar is missed.
 First 20,000 training images, batch 128, Adam at 1e-3, 800 steps; the final MSE is the mean of the last three readings,
 one every 40 steps, on the first 1,000 test images. The ratio is of the same seed's pair; given are mean and standard
 deviation over seeds. A speed-up is 800 over the first step at which the guided run reads its control's final or less.
@@ -12,7 +12,7 @@ import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,10 +70,12 @@ def epochs(data: Tensor, seed: int) -> Iterator[Iterator[Tensor]]:
         yield (data[indices] for indices in order.split(BATCH_SIZE) if len(indices) == BATCH_SIZE)
 
 
-def readings(bar: Bar, lambda1: float, seed: int, steps: int, train: Tensor, test: Tensor) -> list[float]:
-    """Trains once, a control for lambda1 = 0; the test MSE every 40 steps."""
-    model = autoencoder(bar.depth, bar.init, seed)
-    guidance = EntropyGuidance(model, lambda1=lambda1, batch_size=BATCH_SIZE)
+def readings(
+    train: Tensor, test: Tensor, *, depth: int, init: str = "default", seed: int, steps: int, **options: Any
+) -> list[float]:
+    """Trains once, with options of guidance, a control for lambda1 = 0; the test MSE every 40 steps."""
+    model = autoencoder(depth, init, seed)
+    guidance = EntropyGuidance(model, batch_size=BATCH_SIZE, **options)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     mse: list[float] = []
     step = 0
@@ -109,10 +111,13 @@ def main() -> int:
     missed = False
     for bar in BARS:
         pairs = [
-            [readings(bar, lambda1, seed, arguments.steps, train, test) for lambda1 in (0.0, arguments.lambda1)]
+            [
+                readings(train, test, depth=bar.depth, init=bar.init, seed=seed, steps=arguments.steps, lambda1=lambda1)
+                for lambda1 in (0.0, arguments.lambda1)
+            ]
             for seed in range(arguments.seeds)
         ]
-        finals = [[statistics.mean(run[-3:]) for run in pair] for pair in pairs]
+        finals = [[final(run) for run in pair] for pair in pairs]
         ratios = [guided / control for control, guided in finals]
         held = bar.low <= statistics.mean(ratios) <= bar.high
         missed |= not held
@@ -124,6 +129,11 @@ def main() -> int:
             flush=True,
         )
     return int(missed)
+
+
+def final(run: list[float]) -> float:
+    """The mean of the last three readings."""
+    return statistics.mean(run[-3:])
 
 
 def speedup(guided: list[float], control_final: float) -> float | None:

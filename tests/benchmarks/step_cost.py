@@ -1,9 +1,11 @@
 """What guidance costs: CPU time of a training step, guided over unguided, and a control's over a plain loop's.
 
-`python tests/benchmarks/step_cost.py`, about 5 minutes on one core, no data needed; exits 1 when a bar is missed.
-Batch 128 (digits: 32), fused Adam, `every: auto`; an epoch has 156 steps (digits: 44), with `start_epoch()` before and
-`metrics()` after them, and is repeated, the three kinds of loop taking turns. Compared are sums over the steps of the
-fastest run of each, since other processes only add; the range is that of three such ratios, each of every third epoch.
+`python -m tests.benchmarks.step_cost`, about 15 minutes on one core, no data needed; exits 1 when a bar is missed.
+Batch 128 (digits: 32), fused Adam, `every: auto`, lambda1 1e-3, of ResNet-20 lambda2 too, every layer being guided. An
+epoch has at least as many steps as the widest layer's computations are apart, with `start_epoch()` before and
+`metrics()` after them, and is repeated, the kinds of loop taking turns, until `--seconds` are over. Compared are sums
+over the steps of the fastest run of each, since other processes only add; the range is that of three such ratios, each
+of every third epoch.
 """
 
 import argparse
@@ -11,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +31,10 @@ class Case(NamedTuple):
     steps: int  # of an epoch
     control_bar: float | None
     guided_bar: float | None
+    options: dict[str, Any] = {}  # noqa: RUF012 (of guidance; nobody changes it)
 
 
-def autoencoder(depth: int, width: int) -> Case:
+def autoencoder(depth: int, width: int, bar: float) -> Case:
     def model() -> nn.Module:
         return build_model("autoencoder", depth=depth, width=width, in_shape=(1, 28, 28), num_outputs=784, latent=32)
 
@@ -39,7 +42,7 @@ def autoencoder(depth: int, width: int) -> Case:
         images = torch.rand(128, 16).matmul(torch.rand(16, 784)).div(16).reshape(128, 1, 28, 28)
         return images, images
 
-    return Case(f"autoencoder depth {depth}", model, batch, F.mse_loss, 20_000 // 128, 1.05, 1.15)
+    return Case(f"autoencoder depth {depth}", model, batch, F.mse_loss, 20_000 // 128, 1.05, bar)
 
 
 def digits_mlp() -> Case:
@@ -52,18 +55,40 @@ def digits_mlp() -> Case:
     return Case("digits MLP 64-64-64-10", model, batch, F.cross_entropy, 1_437 // 32, 1.05, None)
 
 
-def squares(width: int) -> Case:
+def resnet() -> Case:
+    def model() -> nn.Module:
+        return build_model("resnet", depth=20, width=16, in_shape=(3, 32, 32), num_outputs=10)
+
+    def batch() -> tuple[Tensor, Tensor]:
+        return torch.rand(128, 3, 32, 32), torch.randint(10, (128,))
+
+    every_layer = {"lambda2": 1e-3, "form": "target", "conv_form": "target"}  # also those in front of a norm
+    return Case("ResNet-20", model, batch, F.cross_entropy, 32, None, 1.10, every_layer)
+
+
+def squares(width: int, bar: float | None = None) -> Case:
     def model() -> nn.Module:
         return nn.Sequential(*(part for _ in range(3) for part in (nn.Linear(width, width), nn.Tanh())))
 
-    return Case(f"three {width} x {width}", model, lambda: (torch.rand(128, width),) * 2, F.mse_loss, 156, None, None)
+    return Case(f"three {width} x {width}", model, lambda: (torch.rand(128, width),) * 2, F.mse_loss, 156, None, bar)
 
 
-CASES = [autoencoder(2, 32), autoencoder(4, 128), autoencoder(8, 256), digits_mlp(), squares(256), squares(1024)]
+CASES = [
+    autoencoder(2, 32, 1.15),
+    autoencoder(4, 128, 1.10),
+    autoencoder(8, 256, 1.15),
+    resnet(),
+    digits_mlp(),
+    squares(128),
+    squares(256),
+    squares(512),
+    squares(1024, 1.15),
+    squares(2048),
+]
 
 
-def epoch(case: Case, lambda1: float | None) -> Callable[[], list[float]]:
-    """One epoch of a training loop, plain for None, a control's for 0, guided otherwise: CPU seconds of each step.
+def epoch(case: Case, options: dict[str, Any] | None) -> Callable[[], list[float]]:
+    """One epoch of a training loop, plain for None, else with these options: CPU seconds of each step.
 
     `start_epoch()` counts to the first step and `metrics()` to the last one.
     """
@@ -71,7 +96,7 @@ def epoch(case: Case, lambda1: float | None) -> Callable[[], list[float]]:
     model = case.model()
     inputs, targets = case.batch()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)  # far from the end
-    guidance = None if lambda1 is None else EntropyGuidance(model, lambda1=lambda1, batch_size=len(inputs))
+    guidance = None if options is None else EntropyGuidance(model, batch_size=len(inputs), **options)
 
     def run() -> list[float]:
         times = [time.process_time()]
@@ -91,16 +116,19 @@ def epoch(case: Case, lambda1: float | None) -> Callable[[], list[float]]:
     return run
 
 
-def measure(case: Case, epochs: int) -> dict[str, list[list[float]]]:
-    """CPU seconds of each kind of loop, by epoch and step; the kinds take turns."""
-    kinds = {"plain": epoch(case, None), "control": epoch(case, 0.0), "guided": epoch(case, 1e-3)}
-    seconds: dict[str, list[list[float]]] = {kind: [] for kind in kinds}
+def measure(case: Case, seconds: float) -> dict[str, list[list[float]]]:
+    """CPU seconds of each kind of loop, by epoch and step; the kinds take turns, at least three times."""
+    kinds = {"plain": epoch(case, None), "guided": epoch(case, {"lambda1": 1e-3, **case.options})}
+    if case.control_bar is not None:
+        kinds["control"] = epoch(case, {"lambda1": 0.0})
+    times: dict[str, list[list[float]]] = {kind: [] for kind in kinds}
     for run in kinds.values():
         run()
-    for _ in range(epochs):
+    began = time.process_time()
+    while len(times["plain"]) < 3 or time.process_time() - began < seconds:
         for kind, run in kinds.items():
-            seconds[kind].append(run())
-    return seconds
+            times[kind].append(run())
+    return times
 
 
 def quiet(epochs: list[list[float]]) -> float:
@@ -108,26 +136,35 @@ def quiet(epochs: list[list[float]]) -> float:
     return sum(min(runs) for runs in zip(*epochs, strict=True))
 
 
+def cell(times: dict[str, list[list[float]]], kind: str, bar: float | None) -> tuple[str, bool]:
+    """What a kind costs over a plain loop, and whether that misses its bar."""
+    if kind not in times:
+        return "", False
+    ratio = quiet(times[kind]) / quiet(times["plain"])
+    thirds = [quiet(times[kind][i::3]) / quiet(times["plain"][i::3]) for i in range(3)]
+    missed = bar is not None and ratio > bar
+    verdict = "" if bar is None else f" <= {bar:.2f} {'MISSED' if missed else 'ok'}"
+    return f"{ratio:.3f} ({min(thirds):.3f}-{max(thirds):.3f}){verdict}", missed
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=12, help="of each kind of loop")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="CPU time of a case, at least three epochs of each kind"
+    )
     parser.add_argument("--only", default="", help="the cases whose name contains this")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, n = {arguments.epochs} epochs of each kind")
-    print(f"{'model':24}{'plain ms':>9}   {'control / plain (of thirds)':38}guided / plain (of thirds)")
+    print(f"torch {torch.__version__}")
+    print(f"{'model':24}{'plain ms':>9}{'n':>5}   {'guided / plain (of thirds)':38}control / plain (of thirds)")
     missed = False
     for case in (case for case in CASES if arguments.only in case.name):
-        seconds = measure(case, arguments.epochs)
-        cells = []
-        for kind, bar in (("control", case.control_bar), ("guided", case.guided_bar)):
-            ratio = quiet(seconds[kind]) / quiet(seconds["plain"])
-            thirds = [quiet(seconds[kind][i::3]) / quiet(seconds["plain"][i::3]) for i in range(3)]
-            verdict = "" if bar is None else f" <= {bar:.2f} {'ok' if ratio <= bar else 'MISSED'}"
-            missed |= bar is not None and ratio > bar
-            cells.append(f"{ratio:.3f} ({min(thirds):.3f}-{max(thirds):.3f}){verdict}")
-        milliseconds = quiet(seconds["plain"]) / case.steps * 1e3
-        print(f"{case.name:24}{milliseconds:9.3f}   {cells[0]:38}{cells[1]}", flush=True)
+        times = measure(case, arguments.seconds)
+        guided, above = cell(times, "guided", case.guided_bar)
+        control, above_control = cell(times, "control", case.control_bar)
+        missed |= above or above_control
+        milliseconds = quiet(times["plain"]) / case.steps * 1e3
+        print(f"{case.name:24}{milliseconds:9.3f}{len(times['plain']):5}   {guided:38}{control}", flush=True)
     return int(missed)
 
 
