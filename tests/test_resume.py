@@ -44,6 +44,7 @@ from .invariants import (
 )
 from .processes import PATIENCE, Command, kill, wait_for
 from .test_sweep import sweep_here
+from .torture.__main__ import Shared
 
 pytestmark = [
     pytest.mark.filterwarnings("default"),  # Ray's and MLflow's own deprecations are not ours
@@ -374,3 +375,9 @@ def test_status_shows_dead_drivers_and_their_orphans_in_the_search_and_after_it(
     adopted.handle.set_user_attr("owner", {**adopted.mark, "host": "elsewhere"})
     assert "driver elsewhere pid" in (status := sweep_here(monkeypatch, capsys, tmp_path, "status").out)
     assert "is at work, as far as can be seen from another host" in status
+
+
+def test_what_the_rounds_of_make_torture_share_is_there(tmp_path: Path) -> None:
+    """Too long for every day as a whole, it would otherwise be found broken on the day that it is needed."""
+    Shared(tmp_path).close()
+    assert any((tmp_path / "cache").rglob("*.npy"))
