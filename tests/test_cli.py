@@ -105,7 +105,7 @@ def test_the_shell_completes_commands_and_options() -> None:
         ended = subprocess.run([program], env={**os.environ, **completion}, capture_output=True, text=True, check=False)
         return ended.stdout.split()
 
-    assert complete("sweep st") == ["status"]
+    assert complete("sweep st") == ["status", "stop"]
     assert complete("sweep run --dr") == ["--dry-run"]
 
 
