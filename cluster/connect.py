@@ -125,7 +125,7 @@ def check_access(address: str) -> None:
         answer = ray._raylet.GcsClient(address=bootstrap).internal_kv_get(b"CLUSTER_METADATA", b"cluster", timeout=10)
     except ray.exceptions.AuthenticationError:
         raise ClusterError([f"address {address}: {_token_problem()}"]) from None
-    except ray.exceptions.RaySystemError as error:
+    except ray.exceptions.RayError as error:
         raise _no_answer(address, error) from None
     if problems := _versions(json.loads(answer or b"{}")):
         raise ClusterError([f"address {address}: {problem}" for problem in problems])
@@ -196,7 +196,10 @@ def _reach(address: str, host: str, port: str) -> None:
 
 def _no_answer(address: str, error: Exception) -> ClusterError:
     return ClusterError(
-        [f"address {address}: no Ray cluster answers ({_reason(error)}). Start one there, or use --address local."]
+        [
+            f"address {address}: no Ray cluster answers ({_reason(error)}). Start one there, or use --address "
+            "local; from a machine that is none of its nodes, python -m sweep submit, or ray://HOST:10001."
+        ]
     )
 
 
