@@ -13,10 +13,11 @@ from optuna.trial import TrialState
 from sweep.config import DataConfig, Resources
 from sweep.data import load
 from sweep.executor import execute
+from sweep.storage import open_storage
 from sweep.trial import Place
 
 from .invariants import Curves, assert_whole, checkpointed, left_by, newest, strange_curves, trained_again
-from .processes import Cluster, Command, wait_for
+from .processes import Cluster, Command, TrackingServer, wait_for
 from .test_executor import Trials, job
 from .test_resume import config_of
 
@@ -47,27 +48,46 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         cluster.close()
 
 
-def test_trials_of_a_node_that_is_killed_go_on_elsewhere(cluster: Cluster, tmp_path: Path) -> None:
-    file, workspace = tmp_path / "nodes.yaml", tmp_path / "results"
-    file.write_text(STUDY)
-    command = Command(workspace, "run", str(file), "--address", cluster.address, **cluster.environment)
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[TrackingServer]:
+    """Several nodes want an MLflow server, and PostgreSQL."""
+    server = TrackingServer(tmp_path / "results")
+    server.start()
+    try:
+        wait_for(server.ready, "the tracking server")
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("storage_url", ["postgresql"], indirect=True)
+def test_trials_of_a_node_that_is_killed_go_on_elsewhere(
+    cluster: Cluster, server: TrackingServer, storage_url: str, study_name: str, tmp_path: Path
+) -> None:
+    study, file, workspace = STUDY.replace("nodes", study_name), tmp_path / "nodes.yaml", tmp_path / "results"
+    file.write_text(study)
+    words = ("run", str(file), "--address", cluster.address, "--storage", storage_url, "--tracking", server.url)
+    command = Command(workspace, *words, **cluster.environment)
     try:
         middle = range(2, 45)  # epochs: begun by both nodes, and far from the end
         wait_for(
-            lambda: command.over or [epoch in middle for epoch in newest(workspace, "nodes").values()] == [True] * 2,
+            lambda: command.over or [epoch in middle for epoch in newest(workspace, study_name).values()] == [True] * 2,
             "both nodes in the middle of a trial",
         )
-        safe = checkpointed(workspace, "nodes")
-        assert cluster.kill_node() == 1, command.out
+        safe = checkpointed(workspace, study_name)
+        killed = 0  # trials; a node is left alone between two steps
+        while not killed and not command.over:
+            killed = cluster.kill_node()
+        assert killed == 1, command.out
         assert command.end() == 0, command.out
     finally:
         command.close()
-    left = left_by(workspace, "nodes")
-    assert_whole(left, "nodes", trials=3, controls=0)
+    left = left_by(workspace, study_name, open_storage(storage_url))
+    assert_whole(left, study_name, trials=3, controls=0)
     assert {trial.state for trial in left.trials} == {TrialState.COMPLETE}
     assert len(safe) == 2
     assert trained_again(left, safe) == []
-    assert strange_curves(left, Curves(config_of(STUDY), workspace, tmp_path)) == []
+    assert strange_curves(left, Curves(config_of(study), workspace, tmp_path)) == []
 
 
 @pytest.fixture
