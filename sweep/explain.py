@@ -58,7 +58,7 @@ def meaning(analysis: Analysis) -> str:
 def _together(analysis: Analysis) -> str:
     pairs, clauses, said = standing_out(analysis), [], set[tuple[str, str]]()
     for name, index in analysis.parameters.items():
-        if index.first < SMALL and index.total >= NOTABLE:
+        if index.first < SMALL and index.total >= NOTABLE and index.total_ci[0] >= SMALL:
             pair = next((pair for pair, _ in pairs if name in pair), None)
             partner = "several others" if pair is None else pair[1] if pair[0] == name else pair[0]
             clauses.append(f"{name} matters only together with {partner}")

@@ -26,15 +26,34 @@ if TYPE_CHECKING:
     from .table import Table
     from .where import Condition
 
-POINTS = 2048  # base sample of the pick-freeze estimators
 MIN_UNIFORM = 32
 MIN_PER_INPUT = 4  # full-budget trials for each hyperparameter
-TRUSTED, QUANTITATIVE = 0.6, 0.8  # R2
-PROBABILITY_TRUSTED = 0.2  # R2 of yes or no by a probability, which stays below 1 where the probability is known
-MIN_OF_EACH = 8  # of uniform trials that diverged, and of those that did not
 LIKE = 0.1  # of R2: two surrogates as good as each other
 
 Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How an analysis is made.
+
+    Attributes:
+        surrogates: rivals.
+        trusted, quantitative: R2 from which on an analysis is indicative, and more than that.
+        points: base sample of the pick-freeze estimators for replicates; four times as many for the surrogate itself.
+        of_each: uniform trials of each value that there must be.
+    """
+
+    surrogates: Sequence[Callable[[Inputs, Array, Array, Mask, int], Surrogate]]
+    trusted: float
+    quantitative: float
+    points: int
+    of_each: int = 1
+
+
+OF_A_NUMBER = Method((PolynomialChaos, GaussianProcess), 0.6, 0.8, 2048)
+# R2 of yes or no by a probability stays far below 1 even where the probability is known.
+OF_A_PROBABILITY = Method((classifiers.LogisticChaos, classifiers.ProcessClassifier), 0.2, math.inf, 1024, of_each=8)
 
 
 @dataclass(frozen=True)
@@ -135,7 +154,7 @@ def analyse(table: Table, *, where: Mapping[str, Condition] | None = None, seed:
     Raises:
         SweepError: a condition that no value fulfils.
     """
-    return _analyse(table, where or {}, seed, (PolynomialChaos, GaussianProcess), (TRUSTED, QUANTITATIVE))
+    return _analyse(table, where or {}, seed, OF_A_NUMBER)
 
 
 def analyse_divergence(table: Table, *, where: Mapping[str, Condition] | None = None, seed: int = 0) -> Analysis | None:
@@ -149,18 +168,10 @@ def analyse_divergence(table: Table, *, where: Mapping[str, Condition] | None = 
         return None
     trials = ended.assign(value=diverged).head(classifiers.AT_MOST)
     probability = replace(table, objective="the probability of diverging", trials=trials)
-    rivals = classifiers.LogisticChaos, classifiers.ProcessClassifier
-    return _analyse(probability, where or {}, seed, rivals, (PROBABILITY_TRUSTED, math.inf))
+    return _analyse(probability, where or {}, seed, OF_A_PROBABILITY)
 
 
-def _analyse(
-    table: Table,
-    where: Mapping[str, Condition],
-    seed: int,
-    surrogates: Sequence[Callable[[Inputs, Array, Array, Mask, int], Surrogate]],
-    bars: tuple[float, float],
-) -> Analysis:
-    """Fits surrogates and derives their indices; ``bars``: the R2 of an indicative and of a quantitative analysis."""
+def _analyse(table: Table, where: Mapping[str, Condition], seed: int, method: Method) -> Analysis:
     inputs, left_out = _inputs(table, where)
     trials = table.trials
     for name, condition in where.items():
@@ -171,7 +182,7 @@ def _analyse(
         table.study,
         table.objective,
         table.epoch,
-        reason=_unfit(trials, y, uniform, len(inputs), table.remedy),
+        reason=_unfit(trials, y, uniform, len(inputs), method, table.remedy),
         n_full=len(full),
         n_uniform=int(uniform.sum()),
         n_pruned=int((gone["outcome"] == "pruned").sum()),
@@ -184,15 +195,15 @@ def _analyse(
 
     x = inputs.encode({each.name: full[f"params_{each.name}"].tolist() for each in inputs})
     with threadpool_limits(1):  # sums in the same order, whatever the machine
-        rivals = sorted((fit(inputs, x, y, uniform, seed) for fit in surrogates), key=lambda rival: -rival.r2)
+        rivals = sorted((fit(inputs, x, y, uniform, seed) for fit in method.surrogates), key=lambda rival: -rival.r2)
         best = rivals[0]
         result = replace(result, r2=best.r2, surrogate=best.name)
-        if best.r2 < bars[0]:
-            return replace(result, reason=_unpredicted(best, bars[0], table.remedy))
+        if best.r2 < method.trusted:
+            return replace(result, reason=_unpredicted(best, method.trusted, table.remedy))
         equals = [rival for rival in rivals if best.r2 - rival.r2 < LIKE]
-        value, low, high = _with_intervals([_replicated(each, inputs, seed) for each in equals])
+        value, low, high = _with_intervals([_replicated(each, inputs, method.points, seed) for each in equals])
     names, spans = [each.name for each in inputs], list(zip(low, high, strict=True))
-    d, strong = len(names), best.r2 >= bars[1]
+    d, strong = len(names), best.r2 >= method.quantitative
     couples = enumerate(itertools.combinations(names, 2), start=2 * d)
     return replace(
         result,
@@ -215,12 +226,14 @@ def _inputs(table: Table, where: Mapping[str, Condition]) -> tuple[Inputs, dict[
     return Inputs([each for each in every if each.name not in alone]), alone
 
 
-def _unfit(trials: pd.DataFrame, y: Array, uniform: Mask, d: int, remedy: str) -> str | None:
+def _unfit(trials: pd.DataFrame, y: Array, uniform: Mask, d: int, method: Method, remedy: str) -> str | None:
     """Why no surrogate is worth fitting; None where one is."""
     if not len(trials):
         return "no trial has ended"
     if not d:
         return "no hyperparameter takes more than one value"
+    if len(y) > 1 and np.ptp(y[uniform] if uniform.any() else y) <= 1e-12 * np.abs(y).max():
+        return "all values are equal: there is no variance to explain"
     if uniform.sum() < MIN_UNIFORM:
         return (
             f"{uniform.sum()} of {len(y)} full-budget trials are uniform over the space, {MIN_UNIFORM} are needed: a "
@@ -228,9 +241,7 @@ def _unfit(trials: pd.DataFrame, y: Array, uniform: Mask, d: int, remedy: str) -
         )
     if len(y) < MIN_PER_INPUT * d:
         return f"{len(y)} full-budget trials are few for {d} hyperparameters, {MIN_PER_INPUT * d} are needed: {remedy}"
-    if np.ptp(y[uniform]) <= 1e-12 * np.abs(y).max():
-        return "all values are equal: there is no variance to explain"
-    if set(y) <= {0.0, 1.0} and (rare := int(min(uniform.sum() - y[uniform].sum(), y[uniform].sum()))) < MIN_OF_EACH:
+    if (rare := int(np.unique(y[uniform], return_counts=True)[1].min())) < method.of_each:
         return f"of {uniform.sum()} uniform trials {rare} ended otherwise than the others: too few to tell what decides"
     return None
 
@@ -243,7 +254,7 @@ def _unpredicted(best: Surrogate, bar: float, remedy: str) -> str:
     )
 
 
-def sobol_indices(f: Callable[[Array], Array], inputs: Inputs, *, points: int = POINTS, seed: int = 0) -> Array:
+def sobol_indices(f: Callable[[Array], Array], inputs: Inputs, *, points: int = 2048, seed: int = 0) -> Array:
     """First-order, total and second-order Sobol indices by pick-freeze on a scrambled Sobol' sequence.
 
     First order and closed second order after Saltelli et al., Comput. Phys. Commun. 181 (2010); total after Jansen,
@@ -271,14 +282,18 @@ def sobol_indices(f: Callable[[Array], Array], inputs: Inputs, *, points: int = 
     return np.hstack([first, total, closed - first[:, i] - first[:, j]])
 
 
-def _replicated(surrogate: Surrogate, inputs: Inputs, seed: int) -> Array:
+def _replicated(surrogate: Surrogate, inputs: Inputs, points: int, seed: int) -> Array:
     """Indices of a surrogate, on many points, then those of its replicates, on fewer: [1 + REPLICATES, indices].
 
     What the fewer points get wrong of the surrogate itself is taken off.
     """
-    value = sobol_indices(lambda x: surrogate.mean(x)[None], inputs, points=4 * POINTS, seed=seed)
-    both = sobol_indices(lambda x: np.vstack([surrogate.mean(x), surrogate.replicates(x)]), inputs, seed=seed)
-    return np.vstack([value, both[1:] - both[:1] + value])
+
+    def both(x: Array) -> Array:
+        return np.vstack([surrogate.mean(x), surrogate.replicates(x)])
+
+    value = sobol_indices(lambda x: surrogate.mean(x)[None], inputs, points=4 * points, seed=seed)
+    rough = sobol_indices(both, inputs, points=points, seed=seed)
+    return np.vstack([value, rough[1:] - rough[:1] + value])
 
 
 def _with_intervals(estimates: Sequence[Array]) -> tuple[list[float], list[float], list[float]]:

@@ -46,16 +46,17 @@ class Input:
 
     def __init__(self, name: str, distribution: Distribution, condition: Callable[[Any], bool] | None = None):
         self.name = name
+        choices = getattr(distribution, "choices", ())
+        self.ordered = all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices)
         unit = (np.arange(QUANTILES) + 0.5) / QUANTILES
         values = [from_unit(distribution, float(u)) for u in unit]
         self.values: list[Any] = [v for v in values if condition is None or condition(v)]
-        self.levels = list(dict.fromkeys(self.values))
-        choices = getattr(distribution, "choices", ())
-        self.ordered = all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices)
-        self._log = bool(getattr(distribution, "log", False))
         if choices and self.ordered:
-            self.values, self.levels = sorted(self.values), sorted(self.levels)
-            self._log = bool(self.levels) and 0 < 4 * self.levels[0] <= self.levels[-1]
+            self.values.sort()
+        self.levels = [v for v, _ in itertools.groupby(self.values)]
+        self._log = bool(getattr(distribution, "log", False))
+        if choices and self.ordered and self.levels:
+            self._log = 0 < 4 * self.levels[0] <= self.levels[-1]
         self.width = 1 if self.ordered else len(self.levels)
         self._rows = self.encode(self.values)
 
