@@ -209,17 +209,6 @@ def test_no_epoch_that_a_checkpoint_held_was_trained_again(story: Story, left: L
     assert [again for safe in story.safe for again in trained_again(left, safe)] == []
 
 
-def test_a_killed_driver_leaves_orphans_and_no_workers(story: Story) -> None:
-    chapter = story.chapters["killed"]
-    assert chapter.code == -signal.SIGKILL
-    assert TrialState.RUNNING in chapter.states
-    assert "RUNNING" in chapter.statuses.values()
-    # Ray's agents wait a minute for an answer of what has died with the driver, then end too.
-    wait_for(lambda: not [n for n in chapter.command.alive() if not n.endswith("Agent")], "the end of its workers", 30)
-    deadline = chapter.signalled + 100
-    wait_for(lambda: not chapter.command.alive(), "the end of Ray's agents", deadline - time.monotonic())
-
-
 @pytest.mark.parametrize(("title", "code"), STOPPED.items())
 def test_a_stopped_study_says_how_to_resume_and_leaves_nothing_running(story: Story, title: str, code: int) -> None:
     chapter = story.chapters[title]
@@ -381,3 +370,17 @@ def test_what_the_rounds_of_make_torture_share_is_there(tmp_path: Path) -> None:
     """Too long for every day as a whole, it would otherwise be found broken on the day that it is needed."""
     Shared(tmp_path).close()
     assert any((tmp_path / "cache").rglob("*.npy"))
+
+
+# -- at last, since it waits a minute for processes of the first chapter -----------------------------------------------
+
+
+def test_a_killed_driver_leaves_orphans_and_no_workers(story: Story) -> None:
+    chapter = story.chapters["killed"]
+    assert chapter.code == -signal.SIGKILL
+    assert TrialState.RUNNING in chapter.states
+    assert "RUNNING" in chapter.statuses.values()
+    # Ray's agents wait a minute for an answer of what has died with the driver, then end too.
+    wait_for(lambda: not [n for n in chapter.command.alive() if not n.endswith("Agent")], "the end of its workers", 30)
+    deadline = chapter.signalled + 100
+    wait_for(lambda: not chapter.command.alive(), "the end of Ray's agents", deadline - time.monotonic())
