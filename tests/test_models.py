@@ -131,7 +131,7 @@ def test_a_checkpoint_holds_all_of_the_model(name, tmp_path):
     assert torch.equal(other.eval()(x), model.eval()(x))
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", MODELS)
 def test_bfloat16_autocast_trains_like_float32(name):
     model, x = small(name), torch.rand(32, *DIGITS)
     parameters = list(model.parameters())
