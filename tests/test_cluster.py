@@ -21,6 +21,7 @@ import pytest
 import ray
 
 from cluster.connect import collect
+from sweep import own
 from sweep.errors import ConfigError
 from sweep.nodes import examine
 from sweep.own import packages
@@ -220,6 +221,7 @@ def test_a_job_that_fails_is_one_where_it_is_followed(place: Place) -> None:
 
 def test_what_is_submitted_is_checked_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(own, "_folders", [])  # where tests before have found code of their own
     Path("mine.yaml").write_text(STUDY.replace("width: 8", 'width: 8, "model.name": 3').replace("mlp", "mlp, depht: 2"))
     with pytest.raises(ConfigError) as caught:
         prepare("mine.yaml", sets=["training.max_epochs=-1"], trials=2, design=4)
