@@ -6,6 +6,7 @@ Imports Ray alone, so that it can start while the rest is still being imported.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -82,6 +83,7 @@ def connected(address: str, modules: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
     finally:
+        gc.collect()  # Tune leaves references in cycles: one that another thread frees during shutdown ends the process
         ray.shutdown()
 
 

@@ -169,6 +169,26 @@ def test_the_code_is_sent_alone_and_is_what_the_workers_run(place: Place, tmp_pa
     assert "/working_dir_files/" in done.stdout, done.stdout + done.stderr
 
 
+def test_nothing_of_ray_is_left_to_the_garbage_collector_when_the_connection_ends(place: Place) -> None:
+    """A reference that another thread frees while Ray shuts down ends the process without a word of ours."""
+    script = f"""
+        import gc, ray
+        from cluster.connect import connected
+        shutdown = ray.shutdown
+        def count():
+            print("left:", len(ray._private.worker.global_worker.core_worker.get_all_reference_counts()))
+            shutdown()
+        ray.shutdown = count
+        gc.disable()
+        with connected({place.cluster.address!r}):
+            cycle = [ray.put(1)]
+            cycle.append(cycle)
+            del cycle
+    """
+    done = place.call("-c", textwrap.dedent(script))
+    assert done.stdout.strip() == "left: 0", done.stdout + done.stderr
+
+
 # -- jobs --------------------------------------------------------------------------------------------------------------
 
 
