@@ -108,7 +108,7 @@ def publish(name: str, written: Report, settings: Settings) -> str | None:
     """
     from .tracking import Tracker
 
-    tracker = Tracker(settings.tracking_uri, name, artifacts=settings.artifacts)
+    tracker = Tracker.of(name, settings)
     if not tracker.attach():
         return f"it has no experiment {name}"
     _log(written, tracker)

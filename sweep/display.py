@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from math import isfinite
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -69,6 +71,9 @@ class Progress:
         self.notices.append(message)
         self.console.print(Text(f"note: {message}", style="yellow"))
 
+    def told(self, end: Mapping[str, Any]) -> None:
+        """How the run has ended; for people there are tables."""
+
     def __enter__(self) -> Progress:
         return self
 
@@ -95,6 +100,45 @@ class LogLines(Progress):
         reason = f": {error.strip().splitlines()[-1]}" if error else ""
         line = f"{name} {trial.kind} {outcome} {value} epochs={trial.epochs} {inline(trial.hyperparameters)}{reason}"
         self.console.print(Text(line), soft_wrap=True)
+
+
+class JsonLines(Progress):
+    """One line of JSON per event, for programs that watch a run."""
+
+    def __init__(self, config: StudyConfig, console: Console, done: Sequence[Row] = (), *, stream: TextIO):
+        super().__init__(config, console, done)
+        self._stream = stream
+
+    def started(self, trial: Trial) -> None:
+        """Prints the line."""
+        super().started(trial)
+        self._print("started", trial, hyperparameters=trial.hyperparameters)
+
+    def progressed(self, trial: Trial, metrics: EpochMetrics) -> None:
+        """Prints the line."""
+        super().progressed(trial, metrics)
+        values = {name: value if isfinite(value) else None for name, value in metrics.values.items()}
+        self._print("progress", trial, epoch=metrics.epoch, metrics=values)
+
+    def ended(self, trial: Trial, outcome: Outcome, error: str | None) -> None:
+        """Prints the line."""
+        super().ended(trial, outcome, error)
+        value = trial.best if trial.best is not None and isfinite(trial.best) else None
+        self._print("ended", trial, outcome=outcome, value=value, epochs=trial.epochs, error=error)
+
+    def noticed(self, message: str) -> None:
+        """Prints the line."""
+        super().noticed(message)
+        self._print("notice", message=message)
+
+    def told(self, end: Mapping[str, Any]) -> None:
+        """Prints the last line."""
+        self._print(**end)
+
+    def _print(self, event: str, trial: Trial | None = None, **facts: object) -> None:
+        of = {"study": trial.study, "trial": trial.number, "kind": trial.kind} if trial else {}
+        line = {"time": time.time(), "study": self.config.name, "event": event, **of, **facts}
+        print(json.dumps(line), file=self._stream, flush=True)
 
 
 class LiveView(Progress):

@@ -27,7 +27,7 @@ def examine(settings: Settings) -> list[Check]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     present = [name for name in DATASETS if (settings.cache / name / "test_labels.npy").is_file()]
     digits = DataConfig(name="digits")
-    tracker = Tracker(settings.tracking_uri, "doctor", artifacts=settings.artifacts)
+    tracker = Tracker.of("doctor", settings)
     return [
         ("versions", True, f"Python {platform.python_version()}, {versions}"),
         ("devices", True, f"{os.cpu_count()} CPUs; GPUs: {', '.join(gpus) or 'none'}"),

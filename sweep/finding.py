@@ -85,7 +85,7 @@ def stored(name: str, settings: Settings) -> StudyConfig:
     """The config of a study that was started before.
 
     Raises:
-        SweepError: there is none of this name; lists the known ones.
+        SweepError: there is none of this name, lists the known ones; or it is of another program.
     """
     from .storage import stored_config, study_names
 
@@ -93,6 +93,11 @@ def stored(name: str, settings: Settings) -> StudyConfig:
     config = stored_config(name, storage)
     if config is None:
         known = study_names(storage)
+        if name in known:
+            raise SweepError(
+                f"{name}: a study of another program, of which sweep reads the trials alone: "
+                f"python -m sweep sensitivity {name} says what matters in it."
+            )
         raise SweepError(
             f"{name}: no such study in the storage{nearest(name, known)}; there "
             f"{'are ' + ', '.join(known) if known else 'is none yet: start one with python -m sweep run digits'}."

@@ -36,8 +36,8 @@ def run_url(uri: str, experiment_id: str, run_id: str) -> str:
     return f"{_host(uri)}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
-def experiment_tags(config: StudyConfig) -> dict[str, str]:
-    """The tags of a study's experiment: its description, and the table that `view_url` opens."""
+def experiment_tags(config: StudyConfig, experiment: str) -> dict[str, str]:
+    """The tags of a study's experiment, of this name: its description, and the table that `view_url` opens."""
     names = dict.fromkeys([*ALIASES, *config.searched])
     long = [name for name in names if isinstance(d := config.searched.get(name), Range) and not d.is_int]
     columns = [OBJECTIVE, "tags.`sweep.outcome`", *(f"params.`{name}`" for name in names)]
@@ -54,7 +54,7 @@ def experiment_tags(config: StudyConfig) -> dict[str, str]:
     }
     now = time.time_ns() // 1_000_000
     view = {"name": f"by {config.objective.metric}", "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
-    return {VIEW: json.dumps(view), "mlflow.note.content": _how_to_query(config)}
+    return {VIEW: json.dumps(view), "mlflow.note.content": _how_to_query(config, experiment)}
 
 
 def describe(config: StudyConfig) -> str:
@@ -66,7 +66,7 @@ def describe(config: StudyConfig) -> str:
     )
 
 
-def _how_to_query(config: StudyConfig) -> str:
+def _how_to_query(config: StudyConfig, experiment: str) -> str:
     """The experiment's description, five lines (Markdown)."""
     return (
         f"- Best first: filter ``{TRIALS}``, sort by the metric `objective` ({config.objective.direction} "
@@ -79,7 +79,7 @@ def _how_to_query(config: StudyConfig) -> str:
         "`final_objective`; `sweep.of` is the trial's number.\n"
         f"- The study itself is the run `{config.name}` (``tags.`sweep.kind` = 'study'``), the report is among its "
         "artifacts. From Python: "
-        f'`mlflow.search_runs(experiment_names=["{config.name}"], filter_string=..., order_by=["metrics.objective"])`.'
+        f'`mlflow.search_runs(experiment_names=["{experiment}"], filter_string=..., order_by=["metrics.objective"])`.'
     )
 
 

@@ -94,7 +94,7 @@ def ui(name: str | None, settings: Settings, *, port: int = PORT) -> tuple[list[
 
     links = [url := _address(settings, port)]
     if name is not None:
-        config, tracker = stored(name, settings), Tracker(settings.tracking_uri, name, artifacts=settings.artifacts)
+        config, tracker = stored(name, settings), Tracker.of(name, settings)
         experiment = tracker.check()
         if experiment is not None:
             links = [experiment_url(url, experiment, ascending=config.objective.direction == "minimize")]
@@ -113,7 +113,7 @@ def run_links(name: str, rows: Iterable[Row], settings: Settings) -> dict[int, s
     """
     from .tracking import RunKey, Tracker
 
-    tracker = Tracker(settings.tracking_uri, name, artifacts=settings.artifacts)
+    tracker = Tracker.of(name, settings)
     experiment = tracker.check()
     if experiment is None:
         return {}

@@ -12,6 +12,7 @@ import os
 import re
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -20,7 +21,6 @@ from .lease import FileLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-    from pathlib import Path
 
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run, RunTag
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
     Taken = Callable[[], Set[tuple[str, int]]]
 
+SQLITE = "sqlite:///"
 PARAM_LENGTH, TAG_LENGTH = 1_000, 5_000  # characters; 100 of each then stay below MLflow's 1 MB a call
 BATCH = 1_000  # entities a call, MLflow's limit
 
+ID, OWNER = "sweep.id", "sweep.owner"  # tags of an experiment
 KINDS = {"trial", "control", "finalist"}  # of runs whose trials are in the study's storage
 
 # Errors that another attempt cannot mend.
@@ -131,8 +133,9 @@ class Runs:
         found: the trials' runs that were there before.
     """
 
-    def __init__(self, uri: str, experiment: str, artifacts: Path):
+    def __init__(self, uri: str, study: str, artifacts: Path, experiment: str):
         self.uri = uri
+        self.study = study
         self.experiment = experiment
         self.experiment_id = ""
         self.experiment_tags: dict[str, str] = {}
@@ -143,12 +146,17 @@ class Runs:
         self._connection: MlflowClient | None = None
         self._environment: list[str] = []
 
-    def find_experiment(self) -> str | None:
+    def find_experiment(self, *, create: bool = False) -> str | None:
         """Connects, and returns the experiment's id if it exists.
+
+        Args:
+            create: make an SQLite store that is not there yet, without experiments.
 
         Raises:
             TrackingError: the server is out of reach or refuses, or the experiment was deleted.
         """
+        if not create and self.uri.startswith(SQLITE) and not Path(self.uri.removeprefix(SQLITE)).exists():
+            return None
         try:
             with contextlib.nullcontext() if self._remote else self._alone():
                 return self._find()
@@ -235,7 +243,7 @@ class Runs:
         Raises:
             TrackingError: as for `find_experiment`; or there are runs of other trials.
         """
-        tags = {**tags, "sweep.study": self.experiment, "sweep.kind": "study", "mlflow.note.content": description}
+        tags = {**tags, "sweep.study": self.study, "sweep.kind": "study", "mlflow.note.content": description}
         try:
             with self._alone():
                 existing, client = self._find(), self._client()
@@ -245,26 +253,38 @@ class Runs:
                     self.experiment_id = client.create_experiment(self.experiment, artifact_location=location)
                 else:
                     self.experiment_id = existing
+                    self._refuse_namesake(experiment_tags)
                     self._remember(client)
                     if taken is not None:
                         self._refuse_strangers(taken())
                 for name, value in experiment_tags.items():
-                    client.set_experiment_tag(self.experiment_id, name, value)
+                    if name != OWNER or name not in self.experiment_tags:  # whoever goes on with it does not take it
+                        client.set_experiment_tag(self.experiment_id, name, value)
                 self.send(Work(None, time.time_ns() // 1_000_000, params=dict(params), tags=tags))
         except _store_errors() as error:
             raise TrackingError(self.explain(error)) from None
         if "MLFLOW_HTTP_REQUEST_TIMEOUT" in self._environment:
             os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "30"  # from here on nobody waits, and files may be large
 
+    def _refuse_namesake(self, tags: Mapping[str, str]) -> None:
+        """Refuses the experiment of a study that has our name and another id."""
+        if self.experiment_tags.get(ID, tags.get(ID)) != tags.get(ID):
+            owner = self.experiment_tags.get(OWNER)
+            raise self._another_study(f"is another study's of this name{f', which {owner} owns' if owner else ''}")
+
     def _refuse_strangers(self, taken: Set[tuple[str, int]]) -> None:
-        """Refuses the experiment of another study of this name: its runs would be taken for ours, and written to."""
+        """Refuses an experiment whose runs are not ours: they would be taken for it, and written to."""
         strange = [key.name for key in self.found if key.kind in KINDS and (key.study, key.number) not in taken]
         if strange:
-            raise TrackingError(
-                f"the MLflow experiment {self.experiment!r} has {len(strange)} runs of trials that the storage does "
-                f"not have ({min(strange)}, ...): it is another study's. Give yours another name (--set name=...) or, "
-                f"to begin anew, rename the experiment:\n  {self._mlflow('rename', self.experiment_id)}"
-            )
+            what = f"has {len(strange)} runs of trials that the storage does not have ({min(strange)}, ...)"
+            raise self._another_study(f"{what}: it is another study's")
+
+    def _another_study(self, what: str) -> TrackingError:
+        return TrackingError(
+            f"the MLflow experiment {self.experiment!r} {what}. Give yours another name (--set name=...), or a prefix "
+            "(SWEEP_EXPERIMENT_PREFIX) or, to begin anew, rename the experiment:\n  "
+            f"{self._mlflow('rename', self.experiment_id)}"
+        )
 
     def send(self, work: Work) -> None:
         """Sends a run's work in as few calls as MLflow allows, and forgets each part once it was taken.
@@ -361,7 +381,7 @@ class Runs:
             self.experiment_id,
             start_time=work.start_time,
             tags={tag.key: tag.value for tag in _tags(tags)},
-            run_name=key.name if key else self.experiment,
+            run_name=key.name if key else self.study,
         )
         self._known[key] = KnownRun(run.info.run_id, "RUNNING", work.start_time)
         work.tags = {}

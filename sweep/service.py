@@ -106,7 +106,10 @@ def run(
                     description=describe(config),
                     params=config.identity(),
                     tags=tags,
-                    experiment_tags=experiment_tags(config),
+                    experiment_tags={
+                        **experiment_tags(config, settings.experiment(config.name)),
+                        **_whose(search, settings),
+                    },
                     taken=lambda: {
                         (s.name, r.number) for s in (search, controls) for r in s.rows() if r.state != "waiting"
                     },
@@ -160,6 +163,11 @@ def _learn(search: Study, forerunners: Sequence[StudyConfig], storage: Storage, 
     return {"sweep.knows": str(search.knows)} if search.knows else {}
 
 
+def _whose(search: Study, settings: Settings) -> dict[str, str]:
+    """Tags by which studies of one name on a shared server are told apart."""
+    return {"sweep.id": str(search.noted("id")), **({"sweep.owner": settings.owner} if settings.owner else {})}
+
+
 def _budget(config: StudyConfig) -> dict[str, str]:
     """What may change between two runs of a study: tags, since MLflow's params never change."""
     return {f"sweep.search.{k}": str(v) for k, v in config.search.model_dump(mode="json").items() if k != "finalists"}
@@ -170,9 +178,9 @@ def _prepare(config: StudyConfig, settings: Settings, *, offline_ok: bool) -> Tr
     from . import driver, executor  # noqa: F401
     from .tracking import Tracker
 
-    tracker = Tracker(settings.tracking_uri, config.name, artifacts=settings.artifacts)
+    tracker = Tracker.of(config.name, settings)
     if not offline_ok:
-        tracker.check()
+        tracker.check(create=True)
     return tracker
 
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import getpass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def user() -> str:
+    """The user's name on this machine; nothing where it has none, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 class Settings(BaseSettings):
@@ -18,6 +28,10 @@ class Settings(BaseSettings):
         data: root folder of the data sets.
         address: Ray's; ``local`` starts a private Ray on this machine.
         report: whether a run ends with a report.
+        log: what a run prints: for people, or a line of JSON for each event.
+        owner: whose studies these are, a tag in MLflow.
+        experiment_prefix: of the names of MLflow's experiments, on a server that is shared: ``vision/``.
+        on_finish, on_failure: URLs that are told how a run has ended; often secrets, so taken from the environment.
     """
 
     model_config = SettingsConfigDict(env_prefix="SWEEP_", populate_by_name=True, extra="ignore")
@@ -28,6 +42,11 @@ class Settings(BaseSettings):
     data: Path = Path(".data")
     address: str = Field("local", validation_alias="RAY_ADDRESS")
     report: bool = True
+    log: Literal["text", "json"] = "text"
+    owner: str = Field(default_factory=user)
+    experiment_prefix: str = ""
+    on_finish: str = ""
+    on_failure: str = ""
 
     def model_post_init(self, _context: object) -> None:
         """Makes paths absolute and fills in what depends on the workspace."""
@@ -45,6 +64,10 @@ class Settings(BaseSettings):
     def artifacts(self) -> Path:
         """Folder of MLflow's artifacts, where no server keeps them."""
         return self.workspace / "artifacts"
+
+    def experiment(self, study: str) -> str:
+        """Name of a study's experiment in MLflow."""
+        return f"{self.experiment_prefix}{study}"
 
     def reports(self, study: str) -> Path:
         """Folder of a study's report."""

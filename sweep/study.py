@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, cast
+from uuid import uuid4
 
 import optuna
 from optuna.storages import BaseStorage
@@ -117,6 +118,8 @@ class Study:
                 self.note("config", present)
             if self.noted("format") != FORMAT:
                 self.note("format", FORMAT)
+            if self.noted("id") is None:
+                self.note("id", uuid4().hex)
         self._id = storage.get_study_id_from_name(self.name)
         self._known = known_trials(cast("list[Any]", self.noted("knowledge") or []), self._space)
 

@@ -85,6 +85,7 @@ def settings_to_send(given: Mapping[str, str | Path | None]) -> dict[str, str]:
         "tracking": "MLFLOW_TRACKING_URI",
         "workspace": "SWEEP_WORKSPACE",
         "data": "SWEEP_DATA",
+        "owner": "SWEEP_OWNER",
     }
     sent = {names[option]: str(value) for option, value in given.items() if value is not None}
     problems = [

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from .metrics import EpochMetrics
     from .runs import Taken
+    from .settings import Settings
 
 __all__ = ["RunKey", "RunState", "Tracker", "serve"]
 
@@ -47,10 +48,10 @@ class Tracker:
         notices: what else the user should know, when all is sent.
     """
 
-    def __init__(self, uri: str, experiment: str, *, artifacts: Path):
+    def __init__(self, uri: str, study: str, *, artifacts: Path, experiment: str | None = None):
         self.problem: str | None = None
         self.notices: list[str] = []
-        self._runs = Runs(uri, experiment, artifacts)
+        self._runs = Runs(uri, study, artifacts, experiment or study)
         self._queue: list[Work] = []
         self._pending: dict[RunKey | None, Work] = {}  # the recorder's; read and changed under the lock of _changed
         self._running: set[RunKey] = set()
@@ -59,6 +60,12 @@ class Tracker:
         self._closed = False
         self._thread: threading.Thread | None = None
         self._begin: Callable[[], None] | None = None  # what is still to be done before anything can be sent
+
+    @classmethod
+    def of(cls, study: str, settings: Settings) -> Tracker:
+        """The recorder of a study, by the user's settings."""
+        place = settings.artifacts
+        return cls(settings.tracking_uri, study, artifacts=place, experiment=settings.experiment(study))
 
     @property
     def experiment_id(self) -> str:
@@ -70,8 +77,11 @@ class Tracker:
         """Whether the server is out of reach, or refuses."""
         return self.problem is not None and not self.problem.startswith("dropped")
 
-    def check(self) -> str | None:
-        """Connects and looks for the experiment; creates nothing but an empty SQLite store.
+    def check(self, *, create: bool = False) -> str | None:
+        """Connects and looks for the experiment.
+
+        Args:
+            create: make an SQLite store that is not there yet, empty, so that `open` finds it.
 
         Returns:
             The id of the experiment, None if there is none yet.
@@ -79,7 +89,7 @@ class Tracker:
         Raises:
             TrackingError: the server is out of reach or refuses, or the experiment was deleted.
         """
-        return self._runs.find_experiment()
+        return self._runs.find_experiment(create=create)
 
     @property
     def experiment_tags(self) -> dict[str, str]:

@@ -130,20 +130,22 @@ def test_the_experiment_of_another_study_of_the_name_is_left_alone(here: Sweep, 
     assert here("run", file).code == 0
     before = left_by(workspace, "small")
     mine = ("--workspace", str(tmp_path / "mine"), "--tracking", f"sqlite:///{workspace}/mlflow.db")
+    client, experiment = MlflowClient(f"sqlite:///{workspace}/mlflow.db"), before.parent.run.info.experiment_id
+    refused = here("run", file, *mine)
+    assert refused.code == 2
+    assert "the MLflow experiment 'small' is another study's of this name, which " in refused.err
+    client.delete_experiment_tag(experiment, "sweep.id")  # as an earlier version has left it
     refused = here("run", file, *mine)
     assert refused.code == 2
     assert "has 4 runs of trials that the storage does not have (small-0000, ...)" in refused.err
     assert "--set name=" in refused.err
-    assert f"mlflow experiments rename --experiment-id {before.parent.run.info.experiment_id} --new-name small-old" in (
-        refused.err
-    )
+    assert f"mlflow experiments rename --experiment-id {experiment} --new-name small-old" in refused.err
     after = left_by(workspace, "small")
     assert {n: r.run.to_dictionary() for n, r in after.runs.items()} == {
         n: r.run.to_dictionary() for n, r in before.runs.items()
     }
     assert after.parent.run.to_dictionary() == before.parent.run.to_dictionary()
-    client = MlflowClient(f"sqlite:///{workspace}/mlflow.db")
-    client.rename_experiment(before.parent.run.info.experiment_id, "small-old")
+    client.rename_experiment(experiment, "small-old")
     assert here("run", file, *mine).code == 0
 
 

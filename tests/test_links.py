@@ -22,14 +22,14 @@ def test_links_hold_no_password() -> None:
 
 def test_the_best_come_first_in_either_direction(study_config: MakeConfig) -> None:
     for metric, direction, ascending in (("val_loss", "minimize", True), ("val_accuracy", "maximize", False)):
-        tags = experiment_tags(study_config(objective={"metric": metric, "direction": direction}))
+        tags = experiment_tags(study_config(objective={"metric": metric, "direction": direction}), "vision/digits")
         state = json.loads(json.loads(tags[VIEW])["state"])
         assert state["orderByAsc"] is ascending
         assert state["orderByKey"] == state["selectedColumns"][0] == "metrics.`objective`"
 
 
 def test_the_description_is_five_lines(study_config: MakeConfig) -> None:
-    text = experiment_tags(study_config())["mlflow.note.content"]
+    text = experiment_tags(study_config(), "vision/digits")["mlflow.note.content"]
     assert len(text.splitlines()) == 5
     for word in ("sweep.kind", "sweep.outcome", "objective", "final_objective", "search_runs"):
         assert word in text

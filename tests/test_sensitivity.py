@@ -429,6 +429,16 @@ def here(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     return run
 
 
+@pytest.mark.parametrize("words", [("report",), ("status",), ("best",)])
+def test_what_needs_a_study_of_ours_points_to_what_reads_any(
+    words: tuple[str], storage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    ended = sweep_here(monkeypatch, capsys, tmp_path / "results", *words, "ishigami", SWEEP_STORAGE=storage)
+    assert (ended.code, ended.out) == (2, "")
+    assert "ishigami: a study of another program" in ended.err
+    assert "python -m sweep sensitivity ishigami" in ended.err
+
+
 def test_slow_start_of_a_pruned_search_with_uniform_trials(settings: Settings) -> None:
     [analysis] = analyse_study("slow_start", settings)
     found = errors(CASES["slow_start"], analysis, ("lambda1", "lambda2"))

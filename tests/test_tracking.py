@@ -374,8 +374,14 @@ def test_a_store_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     started = time.monotonic()
     with pytest.raises(TrackingError, match="out of reach"):
-        Tracker(f"sqlite:///{tmp_path}/file/mlflow.db", "digits", artifacts=tmp_path).check()
+        Tracker(f"sqlite:///{tmp_path}/file/mlflow.db", "digits", artifacts=tmp_path).check(create=True)
     assert time.monotonic() - started < 10
+
+
+def test_whoever_only_looks_creates_no_store(tmp_path: Path) -> None:
+    tracker = Tracker(f"sqlite:///{tmp_path}/results/mlflow.db", "digits", artifacts=tmp_path / "results" / "artifacts")
+    assert (tracker.check(), tracker.attach()) == (None, False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def free_port() -> int:
@@ -647,3 +653,21 @@ def test_a_server_that_dies_and_comes_back_loses_and_doubles_nothing(server: Ser
     [parent] = runs(server.store, "dies", kind="study")
     assert parent.info.status == "FINISHED"
     assert len(list((server.folder / "artifacts").rglob("study.yaml"))) == 1
+
+
+def test_an_experiment_belongs_to_one_study_and_to_whoever_began_it(uri: str, tmp_path: Path) -> None:
+    def begin(**tags: str) -> Tracker:
+        tracker = Tracker(uri, "digits", artifacts=tmp_path, experiment="vision/digits")
+        tracker.open(description="", params={}, tags={}, experiment_tags=tags)
+        return tracker
+
+    begin(**{"sweep.id": "one", "sweep.owner": "ann"}).close(status="FINISHED")
+    begin(**{"sweep.id": "one", "sweep.owner": "bob"}).close(status="FINISHED")
+    found = MlflowClient(uri).get_experiment_by_name("vision/digits")
+    assert found is not None
+    assert (found.tags["sweep.id"], found.tags["sweep.owner"]) == ("one", "ann")
+    [parent] = MlflowClient(uri).search_runs([found.experiment_id])
+    assert (parent.info.run_name, parent.data.tags["sweep.study"]) == ("digits", "digits")
+    with pytest.raises(TrackingError, match="'vision/digits' is another study's of this name, which ann owns") as error:
+        begin(**{"sweep.id": "two"})
+    assert "SWEEP_EXPERIMENT_PREFIX" in str(error.value)

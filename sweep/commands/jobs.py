@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import AsJson, Data, Insecure, OfflineOk, Sets, Storage, Tracking, Workspace
+from .options import AsJson, Data, Insecure, OfflineOk, Sets, Storage, Tracking, Workspace, make_settings
 from .output import make_console, print_json
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def submit(
     flags = [word for word, said in (("--offline-ok", offline_ok), ("--insecure", insecure)) if said]
     submission = prepare(study, sets=sets or [], trials=trials, design=design, flags=flags)
     given = {"workspace": workspace, "storage": storage, "tracking": tracking, "data": data}
-    environment = settings_to_send(given)
+    environment = settings_to_send({**given, "owner": make_settings().owner or None})
     with _told(), tempfile.TemporaryDirectory(prefix="sweep-code-") as folder:
         from cluster.jobs import submit as to_head
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -33,6 +33,10 @@ Address = Annotated[str | None, typer.Option(help="Ray: local, auto, HOST:PORT, 
 
 Report = Annotated[
     bool | None, typer.Option("--report/--no-report", help="Write the report at the end (SWEEP_REPORT; yes).")
+]
+Log = Annotated[
+    Literal["text", "json"] | None,
+    typer.Option(help="json: a line of JSON for each event on stdout, all else on stderr (SWEEP_LOG; text)."),
 ]
 
 

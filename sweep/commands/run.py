@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from .options import (
     AsJson,
     Data,
     Insecure,
+    Log,
     NameArg,
     OfflineOk,
     Report,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..config import StudyConfig
+    from ..display import Progress
     from ..results import Summary
     from ..settings import Settings
 
@@ -63,6 +66,7 @@ def run(
     offline_ok: OfflineOk = False,
     report: Report = None,
     insecure: Insecure = False,
+    log: Log = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a study, or go on with it: every run is a resume.
@@ -72,10 +76,10 @@ def run(
     from .. import service
 
     settings = make_settings(
-        workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, report=report
+        workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, report=report, log=log
     )
     config, warnings = service.load(study, settings, sets=sets or [], trials=trials, design=design)
-    console = make_console(to_stderr=as_json)
+    console = make_console(to_stderr=as_json or settings.log == "json")
     for warning in warnings:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
     config, forerunners = service.continued(config, settings) if new_space else (config, [])
@@ -95,6 +99,7 @@ def resume(
     offline_ok: OfflineOk = False,
     report: Report = None,
     insecure: Insecure = False,
+    log: Log = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a study that was interrupted, exactly as it was started.
@@ -104,11 +109,11 @@ def resume(
     from .. import service
 
     settings = make_settings(
-        workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, report=report
+        workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, report=report, log=log
     )
     service.stored(name, settings)
     config, _ = service.load(name, settings)
-    console = make_console(to_stderr=as_json)
+    console = make_console(to_stderr=as_json or settings.log == "json")
     _run(config, settings, console, as_json=as_json, offline_ok=offline_ok, insecure=insecure)
 
 
@@ -122,13 +127,20 @@ def _run(
     offline_ok: bool,
     insecure: bool,
 ) -> None:
-    from .. import display, service
+    from .. import display, ending, service
 
-    view = display.LiveView if console.is_terminal else display.LogLines
+    ending.check_webhooks(settings)
+    lines = partial(display.JsonLines, stream=sys.stderr if as_json else sys.stdout)
+    view = lines if settings.log == "json" else display.LiveView if console.is_terminal else display.LogLines
     before = service.finished_rows(config, settings)
-    # Ray prints to stdout when a worker dies; with --json that is for the data alone.
-    out = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
-    with out, _graceful(console) as (stop, caught), view(config, console, before) as progress:
+    # Ray prints to stdout when a worker dies; that may be for data alone.
+    out = contextlib.redirect_stdout(sys.stderr) if as_json or settings.log == "json" else contextlib.nullcontext()
+    with (
+        out,
+        _graceful(console) as (stop, caught),
+        view(config, console, before) as progress,
+        _told(progress, settings) as ended,
+    ):
         summary = service.run(
             config,
             settings,
@@ -138,6 +150,7 @@ def _run(
             offline_ok=offline_ok,
             insecure=insecure,
         )
+        ended.append(summary)
     if as_json:
         print_json(summary_json(summary))
     if summary.interrupted:
@@ -145,7 +158,7 @@ def _run(
         console.print(f"Interrupted after {done} of {len(summary.rows)} trials; nothing is lost. Go on with:")
         console.print(f"  {command_line(settings, 'resume', config.name)}", soft_wrap=True)
         raise typer.Exit(128 + (caught[0] if caught else signal.SIGINT))
-    if not as_json:
+    if not as_json and settings.log == "text":
         display.print_summary(summary, console)
         if summary.analysis is not None and config.searched:
             display.print_analysis(summary.analysis, console, brief=True)
@@ -153,6 +166,24 @@ def _run(
     if not summary.best:
         console.print("No trial has completed.")
         raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _told(progress: Progress, settings: Settings) -> Iterator[list[Summary]]:
+    """Tells other programs how the run ends, whose summary is appended where there is one."""
+    from .. import ending
+
+    summaries, error = list["Summary"](), None
+    try:
+        yield summaries
+    except BaseException as problem:
+        error = problem
+        raise
+    finally:
+        end = ending.describe(progress.config.name, summaries[0] if summaries else None, error)
+        if (untold := ending.tell(settings, end)) is not None:
+            progress.noticed(untold)
+        progress.told(end)
 
 
 def enqueue(

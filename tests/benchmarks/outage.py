@@ -63,7 +63,7 @@ def main() -> int:
             server.start()
             code = command.end()
             assert code == 0, command.out
-            told = "tracking: " in command.out
+            told = "sends what is missing" in command.out
             server.stop()
             left = left_by(workspace, "outage")
         finally:
