@@ -30,7 +30,7 @@ ROLES: dict[Role, tuple[str, str]] = {  # colour (Okabe and Ito's, which the col
     "control": ("#D55E00", "dash"),
     "tuned": ("#009E73", "dash"),
 }
-LINES = 300  # drawn in parallel coordinates: more are a blur, and slow
+LINES = 200  # drawn in parallel coordinates: more are a blur, and slow
 LAYERS = 40  # whose entropies are drawn, the first ones
 AS_THEY_ARE = ("hovertemplate", "bdata")  # written by plotly or us, not by the user
 TEMPLATE: dict[str, Any] = {

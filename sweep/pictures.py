@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .findings import Findings
 
 LOOK: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-DPI = 150
+DPI = 120
 
 
 def draw(findings: Findings, folder: Path) -> Iterator[Path]:

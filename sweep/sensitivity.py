@@ -306,16 +306,16 @@ def _with_intervals(estimates: Sequence[Array]) -> tuple[list[float], list[float
 
 def effect(fitted: Fitted, name: str, *, points: int = 33, seed: int = 0) -> Effect:
     """The expected objective for each value of one hyperparameter (``points`` of many), the others uniform."""
-    values, rows = _held(fitted.inputs, [name], points, 256, seed)
-    curves = fitted.surrogate.replicates(rows).reshape(-1, len(values[0]), 256).mean(2)
+    values, rows = _held(fitted.inputs, [name], points, 128, seed)
+    curves = fitted.surrogate.replicates(rows).reshape(-1, len(values[0]), 128).mean(2)
     low, high = np.percentile(curves, [2.5, 97.5], axis=0)
-    return Effect(values[0], fitted.surrogate.mean(rows).reshape(-1, 256).mean(1), low, high)
+    return Effect(values[0], fitted.surrogate.mean(rows).reshape(-1, 128).mean(1), low, high)
 
 
-def surface(fitted: Fitted, a: str, b: str, *, points: int = 25, seed: int = 0) -> Surface:
+def surface(fitted: Fitted, a: str, b: str, *, points: int = 19, seed: int = 0) -> Surface:
     """The expected objective for each pair of values of two hyperparameters, the others uniform."""
-    values, rows = _held(fitted.inputs, [a, b], points, 128, seed)
-    mean = fitted.surrogate.mean(rows).reshape(len(values[0]), len(values[1]), 128).mean(2)
+    values, rows = _held(fitted.inputs, [a, b], points, 64, seed)
+    mean = fitted.surrogate.mean(rows).reshape(len(values[0]), len(values[1]), 64).mean(2)
     return Surface(values[0], values[1], mean)
 
 

@@ -24,7 +24,7 @@ REPLICATES = 64
 QUANTILES = 4096  # equally likely values that stand for the distribution of one input
 DEGREE = 6
 FOLDS = 8
-TUNED_ON, CONDITIONED_ON = 200, 512  # trials at most, uniform ones first: a Gaussian process takes the cube of them
+TUNED_ON, CONDITIONED_ON = 200, 320  # trials at most, uniform ones first: a Gaussian process takes the cube of them
 FEATURES = 1024  # of a draw from the Gaussian process' prior
 
 
