@@ -13,7 +13,7 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ def _has_weights(path: Path) -> bool:
         return True
 
 
-def load_latest(folder: Path) -> Checkpoint | None:
+def load_latest(folder: Path, say: Callable[[str], object] = warnings.warn) -> Checkpoint | None:
     """Reads a trial's newest checkpoint; a damaged one falls back to the one before, also of the attempt before.
 
     The last attempt's count first, however far an earlier one got: its driver may have slept, been taken for dead, and
@@ -110,12 +110,13 @@ def load_latest(folder: Path) -> Checkpoint | None:
 
     Args:
         folder: the trial's, which holds one folder per attempt.
+        say: told of each damaged one.
     """
     for path in sorted(folder.glob("*/epoch-*.pt"), key=_age, reverse=True):
         try:
             return load(path)
         except DAMAGED as error:
-            warnings.warn(f"checkpoint {path} is damaged ({error}); using the one before", stacklevel=2)
+            say(f"checkpoint {path} is damaged ({error}); using the one before")
     return None
 
 

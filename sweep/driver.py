@@ -184,6 +184,8 @@ class Driver:
             return True
         reported = [m for result in results for m in result.epochs]
         pruned_at = study.report(trial, reported)
+        for notice in (notice for result in results for notice in result.notices):
+            self._listener.noticed(f"trial {trial.number} of {trial.study}: {notice}")
         # Epochs beyond the pruner's word were trained ahead of it and do not count.
         epochs = [m for m in reported if pruned_at is None or m.epoch <= pruned_at]
         self._tracker.log_epochs(_run_key(trial), epochs)

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,7 @@ class Result:
 
     Attributes:
         where: tags that say on what it ran: host and device.
+        notices: what the user should know.
     """
 
     epochs: list[EpochMetrics]
@@ -82,6 +83,7 @@ class Result:
     outcome: str | None
     error: str | None
     where: dict[str, str]
+    notices: Sequence[str] = ()
 
 
 class Source(Protocol):
@@ -197,14 +199,14 @@ class Worker(tune.Trainable):
             report = next(self._reports)
             epochs = [(m.epoch, m.values, m.timestamp) for m in report.epochs]
             checkpoint = str(report.checkpoint) if report.checkpoint else None
-            outcome, error = str(report.outcome or ""), report.error
+            outcome, error, notices = str(report.outcome or ""), report.error, report.notices
         except Exception as problem:  # noqa: BLE001 (a trial must not take the worker, or the study, with it)
-            epochs, checkpoint, outcome, error = [], None, "failed", traceback.format_exc()
+            epochs, checkpoint, outcome, error, notices = [], None, "failed", traceback.format_exc(), ()
             if isinstance(problem, OSError) and problem.errno in NO_ROOM:
                 halt = f"{socket.gethostname()}: {problem}"
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         where = {"sweep.host": socket.gethostname(), "sweep.device": device}
-        return {"report": json.dumps([epochs, checkpoint, outcome or None, error, where]), "halt": halt}
+        return {"report": json.dumps([epochs, checkpoint, outcome or None, error, where, notices]), "halt": halt}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Not used: a trial writes its own checkpoints."""

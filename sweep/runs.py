@@ -85,13 +85,13 @@ class RunState:
 
 @dataclass
 class KnownRun:
-    """A run on the server: `params` and `metrics` are the names it holds and that need not be sent again."""
+    """A run on the server: the names of the `params` it holds, and of each of its `metrics` the last step."""
 
     run_id: str
     status: str
     start_time: int
     params: set[str] = field(default_factory=set)
-    metrics: set[str] = field(default_factory=set)
+    metrics: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -300,9 +300,7 @@ class Runs:
             client.update_run(run.run_id, status="RUNNING")
             run.status = "RUNNING"
 
-        metrics = [
-            _metric(*value, epoch.timestamp, epoch.epoch) for epoch in work.epochs for value in epoch.values.items()
-        ]
+        metrics = _unsent(work, run)
         once = [value for value in work.metrics.items() if value[0] not in run.metrics]
         metrics += [_metric(*value, run.start_time, 0) for value in once]  # a time that is the same in every attempt
         params = [
@@ -314,7 +312,7 @@ class Runs:
             tags, end_tags = tags + end_tags, []
         client.log_batch(run.run_id, metrics, params, tags)
         run.params |= work.params.keys()
-        run.metrics |= work.metrics.keys()
+        run.metrics |= {metric.key: metric.step for metric in sorted(metrics, key=lambda metric: metric.step)}
         work.epochs, work.metrics, work.params, work.tags = [], {}, {}, {}
         while work.jobs:
             work.jobs[0](client, run.run_id)
@@ -422,8 +420,24 @@ def _store_errors() -> tuple[type[Exception], ...]:
     return MlflowException, SQLAlchemyError, OSError, ImportError
 
 
+def _unsent(work: Work, run: KnownRun) -> list[Metric]:
+    """The metrics of epochs that a run lacks; of a trial each one once, by name and epoch.
+
+    One whose newest checkpoint was damaged trains epochs again that it had reported: to the same values, later.
+    """
+    known = run.metrics if work.key is not None else {}
+    metrics: dict[tuple[str, int], Metric] = {}
+    for epoch in work.epochs:
+        for name, value in epoch.values.items():
+            metric = _metric(name, value, epoch.timestamp, epoch.epoch)
+            if metric.step > known.get(metric.key, -1):
+                metrics.setdefault((metric.key, metric.step), metric)
+    return list(metrics.values())
+
+
 def _known(run: Run) -> KnownRun:
-    return KnownRun(run.info.run_id, run.info.status, run.info.start_time, set(run.data.params), set(run.data.metrics))
+    metrics = {metric.key: metric.step for metric in run.data.to_proto().metrics}
+    return KnownRun(run.info.run_id, run.info.status, run.info.start_time, set(run.data.params), metrics)
 
 
 def _metric(name: str, value: float, timestamp: int, step: int) -> Metric:

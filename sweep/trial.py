@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -50,12 +50,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Report:
-    """Epochs that the checkpoint at ``checkpoint`` holds, in order; with an ``outcome`` it is the trial's last."""
+    """Epochs that the checkpoint at ``checkpoint`` holds, in order; with an ``outcome`` it is the trial's last.
+
+    Attributes:
+        notices: what the user should know, said once.
+    """
 
     epochs: list[EpochMetrics]
     checkpoint: Path | None
     outcome: Literal["completed", "diverged"] | None = None
     error: str | None = None
+    notices: tuple[str, ...] = ()
 
 
 def run_trial(config: TrialConfig, place: Place, *, attempt: int = 1, interval: float = 0.5) -> Iterator[Report]:
@@ -68,7 +73,10 @@ def run_trial(config: TrialConfig, place: Place, *, attempt: int = 1, interval: 
         interval: seconds between two reports, at least; more where a checkpoint is expensive.
     """
     torch.set_num_threads(config.threads)
-    run, saved = assemble(config, place)
+    notices: list[str] = []
+    run, saved = assemble(config, place, say=notices.append)
+    if notices:
+        yield Report([], None, notices=tuple(notices))
     if saved is not None:
         outcome: Literal["completed", "diverged"] | None = "diverged" if saved.diverged else None
         outcome = "completed" if not outcome and run.epoch == config.training.max_epochs else outcome
@@ -93,8 +101,13 @@ def run_trial(config: TrialConfig, place: Place, *, attempt: int = 1, interval: 
         yield Report(pending, path, "diverged", str(end))
 
 
-def assemble(config: TrialConfig, place: Place) -> tuple[Run, checkpoint.Checkpoint | None]:
+def assemble(
+    config: TrialConfig, place: Place, say: Callable[[str], object] = warnings.warn
+) -> tuple[Run, checkpoint.Checkpoint | None]:
     """Builds model, data, optimizer and guidance, and puts the newest checkpoint into them.
+
+    Args:
+        say: told of checkpoints that are damaged.
 
     Raises:
         ValueError: sizes that the model family refuses, or guidance without a layer to guide.
@@ -118,7 +131,7 @@ def assemble(config: TrialConfig, place: Place) -> tuple[Run, checkpoint.Checkpo
         val=dataset.val.to(device),
         device=device,
     )
-    saved = checkpoint.load_latest(place.folder)
+    saved = checkpoint.load_latest(place.folder, say)
     if saved is not None:
         run.model.load_state_dict(saved.state["model"])
         run.optimizer.load_state_dict(saved.state["optimizer"])

@@ -210,13 +210,19 @@ def checkpointed(workspace: Path, name: str) -> Checkpointed:
     return found
 
 
-def trained_again(left: Left, safe: Checkpointed) -> list[str]:
-    """Epochs that a checkpoint once held, and whose values are those of a later training."""
+def trained_again(left: Left, safe: Checkpointed, kept: Checkpointed) -> list[str]:
+    """Epochs that a checkpoint once held, and whose values are those of a later training.
+
+    Args:
+        kept: what checkpoints hold at the end; of what was logged before the first word counts.
+    """
     found = []
     for run, epochs in safe.items():
         values = left.runs[run].history.get("val_loss", []) if run in left.runs else []
         logged: Mapping[int, int] = {step: timestamp for step, _, timestamp in values}
         # Epochs beyond the pruner's word were trained ahead of it, and are not logged.
-        again = [epoch for epoch, ended in epochs.items() if epoch in logged and logged[epoch] != ended]
+        again = [
+            e for e, ended in epochs.items() for there in (logged, kept.get(run, {})) if there.get(e, ended) != ended
+        ]
         found += [f"{run}: epochs {again[0]} to {again[-1]} were trained again"] if again else []
     return found

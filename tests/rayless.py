@@ -72,7 +72,7 @@ def _results(job: Job, *, every_epoch: bool) -> Iterator[Result]:
     try:
         for report in run_trial(job.config, job.place, attempt=job.attempt, interval=0.0 if every_epoch else 0.5):
             path = str(report.checkpoint) if report.checkpoint else None
-            yield Result(report.epochs, path, report.outcome, report.error, WHERE)
+            yield Result(report.epochs, path, report.outcome, report.error, WHERE, report.notices)
     except Exception:  # noqa: BLE001 (a trial's own error is a result)
         yield Result([], None, "failed", traceback.format_exc(), WHERE)
 

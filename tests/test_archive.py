@@ -170,7 +170,7 @@ def test_an_interrupted_study_goes_on_elsewhere(source: Source, tmp_path: Path) 
     run(source.config, workspace)
     left = left_by(workspace, source.name)
     assert_whole(left, source.name, trials=TRIALS, controls=CONTROLS)
-    assert trained_again(left, safe) == []
+    assert trained_again(left, safe, checkpointed(workspace, source.name)) == []
     assert differences(left, source.left) == []
 
 

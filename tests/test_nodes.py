@@ -86,7 +86,7 @@ def test_trials_of_a_node_that_is_killed_go_on_elsewhere(
     assert_whole(left, study_name, trials=3, controls=0)
     assert {trial.state for trial in left.trials} == {TrialState.COMPLETE}
     assert len(safe) == 2
-    assert trained_again(left, safe) == []
+    assert trained_again(left, safe, checkpointed(workspace, study_name)) == []
     assert strange_curves(left, Curves(config_of(study), workspace, tmp_path)) == []
 
 

@@ -20,12 +20,14 @@ import pytest
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from sweep import studyfile
+from sweep import service, studyfile
 from sweep.config import StudyConfig
 from sweep.driver import Driver
+from sweep.metrics import EpochMetrics
 from sweep.runs import Runs
+from sweep.settings import Settings
 from sweep.storage import open_storage
-from sweep.study import Study
+from sweep.study import Study, Trial
 
 from . import rayless
 from .invariants import (
@@ -206,7 +208,8 @@ def test_the_study_is_the_one_that_nobody_disturbed(left: Left, tmp_path: Path) 
 def test_no_epoch_that_a_checkpoint_held_was_trained_again(story: Story, left: Left) -> None:
     assert len(story.safe) == 5
     assert all(story.safe), "there was nothing to lose"
-    assert [again for safe in story.safe for again in trained_again(left, safe)] == []
+    kept = checkpointed(story.workspace, "story")
+    assert [again for safe in story.safe for again in trained_again(left, safe, kept)] == []
 
 
 @pytest.mark.parametrize(("title", "code"), STOPPED.items())
@@ -275,7 +278,8 @@ def test_drivers_killed_at_any_moment_leave_the_study_that_nobody_disturbed(
     assert hits > 0
     left = read(study_name, workspace, storage_url)
     assert_whole(left, study_name, trials=4, controls=5)
-    assert [again for each in safe for again in trained_again(left, each)] == []
+    kept = checkpointed(workspace, study_name)
+    assert [again for each in safe for again in trained_again(left, each, kept)] == []
     assert differences(left, nobody_disturbed) == []
 
 
@@ -303,7 +307,37 @@ def test_drivers_killed_at_each_moment_of_a_trials_life_leave_that_study_too(
     driver_without_ray(config, workspace)
     left = left_by(workspace, "NAME")
     assert_whole(left, "NAME", trials=4, controls=5)
-    assert [again for each in safe for again in trained_again(left, each)] == []
+    kept = checkpointed(workspace, "NAME")
+    assert [again for each in safe for again in trained_again(left, each, kept)] == []
+    assert differences(left, nobody_disturbed) == []
+
+
+class Impatient(rayless.Listener):
+    """Interrupts a run within its second trial."""
+
+    def progressed(self, trial: Trial, metrics: EpochMetrics) -> None:
+        if (trial.number, metrics.epoch) == (1, 8):
+            raise KeyboardInterrupt
+
+
+def test_a_damaged_checkpoint_is_told_of_and_costs_the_epochs_since_the_one_before_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody_disturbed: Left
+) -> None:
+    config, workspace = config_of(SHORT), tmp_path / "results"
+    rayless.without_ray(monkeypatch, every_epoch=True)
+    with pytest.raises(KeyboardInterrupt):
+        service.run(config, Settings(workspace=workspace), Impatient())
+    before = left_by(workspace, "NAME").runs["NAME-0001"]
+    assert before.epochs["val_loss"] == list(range(1, 9))
+    path = workspace / "NAME" / "0001" / "attempt-01" / "epoch-0008.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    listener = rayless.Listener()
+    service.run(config, Settings(workspace=workspace), listener)
+    [said] = [said for said in listener.said if "damaged" in said]
+    assert said.startswith(f"trial 1 of NAME: checkpoint {path} is damaged (")
+    left = left_by(workspace, "NAME")
+    assert_whole(left, "NAME", trials=4, controls=5)
+    assert left.runs["NAME-0001"].history["val_loss"][:8] == before.history["val_loss"]
     assert differences(left, nobody_disturbed) == []
 
 

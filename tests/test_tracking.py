@@ -200,6 +200,32 @@ def test_a_trial_adopted_from_another_driver_keeps_its_run(uri: str) -> None:
     assert [step for step, _ in history(uri, run, "val_loss")] == [1, 2, 3, 4]
 
 
+def test_epochs_that_were_trained_again_are_logged_once(uri: str) -> None:
+    """As after a damaged checkpoint: the epochs since the one before it come again, with other timestamps."""
+
+    def later(first: int, last: int) -> list[EpochMetrics]:
+        return [EpochMetrics(e.epoch, e.values, e.timestamp + 500) for e in epochs(first, last)]
+
+    tracker = opened(uri)
+    start(tracker, TRIAL)
+    tracker.log_epochs(TRIAL, epochs(1, 2))
+    tracker.log_epochs(TRIAL, epochs(1, 1) + later(2, 3))  # a worker was lost before anything was sent
+    assert tracker.flush(20)
+    tracker.log_epochs(TRIAL, later(3, 4))  # and another one, after it was
+    assert tracker.flush(20)
+    heir = opened(uri)
+    heir.start_trial(TRIAL, params={}, tags={}, start_time=1_500_000, resumed=True)
+    heir.log_epochs(TRIAL, epochs(1, 6))
+    end(heir, TRIAL)
+    heir.close(status="FINISHED")
+    [run] = runs(uri)
+    for name in ("val_loss", "val_accuracy"):
+        assert [step for step, _ in history(uri, run, name)] == [1, 2, 3, 4, 5, 6]
+    logged = MlflowClient(uri).get_metric_history(run.info.run_id, "val_loss")
+    ended = {metric.step: metric.timestamp - 1_000_000 for metric in logged}
+    assert ended == {1: 1, 2: 2, 3: 503, 4: 504, 5: 5, 6: 6}  # the first word counts
+
+
 def test_kinds_and_studies_do_not_mix(uri: str) -> None:
     tracker = opened(uri)
     keys = [TRIAL, RunKey("digits.controls", "control", 17), RunKey("digits.controls", "finalist", 17)]

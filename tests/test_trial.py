@@ -8,6 +8,7 @@ import math
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -341,8 +342,9 @@ def test_a_trial_goes_on_from_the_one_before_a_damaged_checkpoint(place: Place) 
     other = elsewhere(place, "damaged")
     interrupted(config, other, 2)
     cut(other.folder / "attempt-01" / "epoch-0002.pt")
-    with pytest.warns(UserWarning, match="is damaged"):
-        reports = list(run_trial(config, other, attempt=2, interval=0))
+    reports = list(run_trial(config, other, attempt=2, interval=0))
+    [notice] = [notice for report in reports for notice in report.notices]
+    assert re.search(r"attempt-01/epoch-0002\.pt is damaged .*; using the one before", notice)
     assert numbers(epochs_of(reports)) == numbers(whole)
     assert same(saved_weights(other), saved_weights(place))
 

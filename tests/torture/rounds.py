@@ -366,7 +366,8 @@ class Round:
         self.broken(*[f"{name} has failed: {left.by_name[name].user_attrs.get('error')}" for name in failed])
         if not self.outcome.broken:
             self.broken(*self.shared.strange_curves(left))
-            self.broken(*sorted({again for safe in self.safe for again in trained_again(left, safe)}))
+            kept = checkpointed(self.workspace, self.name)
+            self.broken(*sorted({again for safe in self.safe for again in trained_again(left, safe, kept)}))
             if self.outcome.search == "random":
                 self.broken(*differences(left, self.shared.undisturbed()))
 
