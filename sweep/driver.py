@@ -197,6 +197,7 @@ class Driver:
         outcome = "pruned" if pruned_at is not None else last.outcome
         if outcome == "failed" and last.where and trial.failures < self._config.search.max_failures:
             study.note_failure(trial, last.error or "")
+            self._tracker.set_tags(_run_key(trial), _error_tag(last.error))
             self._again.append(trial)
         elif outcome is not None:
             self._end(trial, outcome, checkpoint=last.checkpoint, error=last.error, tags=last.where)  # type: ignore[arg-type]
@@ -205,7 +206,7 @@ class Driver:
 
     def _is_ours(self, trial: Trial) -> bool:
         now = time.time()  # goes on while a machine sleeps
-        if not now - self._confirmed.get(trial.key, 0.0) < CONFIRM_EVERY:
+        if not 0 <= now - self._confirmed.get(trial.key, 0.0) < CONFIRM_EVERY:
             if not self._studies[trial.study].owns(trial):
                 return False
             self._confirmed[trial.key] = now
@@ -243,6 +244,11 @@ class Driver:
             return None
         self._trials[trial.key] = trial
         folder = self._settings.checkpoints(trial.study, trial.number)
+        if trial.attempt > 1 and trial.reported and not any(folder.glob("*/epoch-*.pt")):
+            self._listener.noticed(
+                f"trial {trial.number} of {trial.study} had come to epoch {trial.reported}, but {folder} holds no "
+                "checkpoint of it: it begins anew. The drivers of a study must share one workspace (--workspace)"
+            )
         place = Place(folder=folder, data=self._settings.data, cache=self._settings.cache)
         return Job(trial.key, trial.config, place, trial.attempt)
 
@@ -334,8 +340,8 @@ class Driver:
         """Ends a run. `objective` is for completed search trials alone, so that sorting by it shows the truth."""
         name = "final_objective" if key.kind != "trial" else "objective" if outcome == "completed" else "last_objective"
         metrics = {name: value} if value is not None and outcome in ("completed", "pruned") else {}
-        tags = {**tags, **({"sweep.error": error[-TRACEBACK:]} if error else {})}
-        self._tracker.end_trial(key, outcome=outcome, metrics=metrics, tags=tags, end_time=int(ended * 1000))
+        tags, end_time = {**tags, **_error_tag(error)}, int(ended * 1000)
+        self._tracker.end_trial(key, outcome=outcome, metrics=metrics, tags=tags, end_time=end_time)
         self._sent.add(key)
 
     def repair(self) -> int:
@@ -401,6 +407,10 @@ class Driver:
 
 def _run_key(trial: Trial) -> RunKey:
     return RunKey(trial.study, _mlflow_kind(trial.kind), trial.number)
+
+
+def _error_tag(error: str | None) -> dict[str, str]:
+    return {"sweep.error": error[-TRACEBACK:]} if error else {}
 
 
 def _mlflow_kind(kind: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import optuna
 import pytest
+from mlflow.entities import Run
 from sqlalchemy.engine import make_url
 
 from sweep.driver import Driver
@@ -22,7 +23,7 @@ from sweep.metrics import EpochMetrics
 from sweep.settings import Settings
 from sweep.storage import open_storage
 from sweep.study import Study
-from sweep.tracking import RunKey, Tracker
+from sweep.tracking import Tracker
 
 from .conftest import MakeConfig, connections_closed
 
@@ -67,13 +68,18 @@ class Stage:
         made = [EpochMetrics(e, {"val_loss": 1 / e, "val_accuracy": 0.5}, 1000 * e) for e in epochs]
         return self.driver.report(key, Result(made, None, outcome, error, WHERE))
 
-    def curve(self, number: int) -> list[int]:
-        """The epochs that MLflow has of a trial."""
+    def run(self, number: int) -> Run:
+        """What MLflow has of a trial."""
         assert self.tracker.flush(timeout=30)
         client = self.tracker._runs._connection
         assert client is not None
-        key = RunKey(self.config.name, "trial", number)
-        [run] = client.search_runs([self.tracker.experiment_id], f"tags.`sweep.trial` = '{key.number}'")
+        [run] = client.search_runs([self.tracker.experiment_id], f"tags.`sweep.trial` = '{number}'")
+        return run
+
+    def curve(self, number: int) -> list[int]:
+        """The epochs that MLflow has of a trial."""
+        client, run = self.tracker._runs._connection, self.run(number)
+        assert client is not None
         return [m.step for m in client.get_metric_history(run.info.run_id, "val_loss")]
 
 
@@ -202,6 +208,20 @@ def test_a_trial_that_was_taken_over_is_given_up(stage: Callable[..., Stage], tm
     assert there.curve(0) == [1]
 
 
+def test_a_trial_whose_checkpoints_are_elsewhere_begins_anew_and_it_is_said(
+    stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal", trials=1)
+    key = there.job()
+    assert not there.report(key, 1, 2)
+    there.search.release(there.driver._trials[key])  # as by a driver with another workspace
+    assert there.notices.said == []
+    assert there.job() == key
+    [said] = there.notices.said
+    folder = tmp_path / there.config.name / "0000"
+    assert said.startswith(f"trial 0 of {there.config.name} had come to epoch 2, but {folder} holds no checkpoint of")
+
+
 def test_a_trial_whose_workers_died_again_and_again_has_failed_for_good(
     stage: Callable[..., Stage], tmp_path: Path
 ) -> None:
@@ -234,4 +254,5 @@ def test_errors_of_a_trial_are_tried_again(
     assert there.driver.finished()
     [row] = there.search.rows()
     assert (row.outcome, row.error) == (outcome, "Traceback: no such luck")
+    assert there.run(0).data.tags["sweep.error"] == "Traceback: no such luck"
     assert there.curve(0) == ([1, 2, 3] if outcome == "completed" else [1])
