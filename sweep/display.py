@@ -250,10 +250,12 @@ def status_lines(summary: Summary, *, tracebacks: bool) -> Iterator[str]:
             line = f"    {_title(name, row)}: epoch {row.epochs} of {summary.config.training.max_epochs}{before}"
             drivers.setdefault((row.owner, row.orphan), []).append(line)
     for (owner, orphan), trials in drivers.items():
-        if orphan:
+        if owner is None:
+            yield "  trials that a driver takes just now, or had taken when it died; the next run goes on with those:"
+        elif orphan:
             yield f"  driver {owner} is dead or was stopped; the next run goes on with its trials, now orphans:"
         else:
-            here = (owner or "").startswith(f"{socket.gethostname()} ")
+            here = owner.startswith(f"{socket.gethostname()} ")
             yield f"  driver {owner} is at work{'' if here else ', as far as can be seen from another host'}:"
         yield from trials
     for name, row in rows:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 from uuid import uuid4
@@ -27,8 +26,6 @@ from .storage import FORMAT, exclusive, stored_config
 
 Outcome = Literal["completed", "pruned", "diverged", "failed"]
 Kind = Literal["trial", "control", "tuned", "finalist"]
-
-UNMARKED = 60.0  # seconds after which a running trial without an owner's mark has lost its driver before the mark
 
 
 @dataclass
@@ -148,10 +145,13 @@ class Study:
                 self.note("knowledge", [dict(record) for record in records])
         self._known = known_trials(cast("list[Any]", self.noted("knowledge")), self._space)
 
-    def fill(self) -> None:
+    def fill(self) -> int:
         """Puts the budget into the storage: WAITING rows up to ``trials``, of which ``design`` are Sobol' points.
 
         Rows of samplers that do not learn get their values here, so that they depend on nothing but the seed.
+
+        Returns:
+            The budget: more than ``trials`` where it was larger before, since it never shrinks.
         """
         search, seed = self.config.search, self.config.training.seed
         with self._exclusive():
@@ -168,6 +168,7 @@ class Study:
                 elif search.sampler == "qmc":
                     values = sobol_points(self._space, count=1, skip=number, seed=seed + 1)[0]
                 self._wait(values, {"seed": seed, "design": False})
+            return max(len(rows), search.trials)
 
     def enqueue(self, hyperparameters: Mapping[str, Scalar]) -> int:
         """Puts one configuration of the user's own into the queue; returns its number."""
@@ -224,7 +225,8 @@ class Study:
                 self._taken.pop()  # another driver was faster
             return None
         for frozen in self._frozen(TrialState.RUNNING):
-            if self._is_orphan(frozen):
+            # One without a mark has lost its driver before the mark: both are written while the others are kept out.
+            if "owner" not in frozen.user_attrs or self._is_orphan(frozen):
                 mark = owner(frozen.user_attrs.get("owner", {"attempt": 0})["attempt"] + 1)
                 self._taken.append((frozen, mark))
                 return self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
@@ -392,12 +394,10 @@ def read_rows(name: str, storage: BaseStorage) -> list[Row]:
 
 
 def _is_orphan(frozen: FrozenTrial, watch: Watch, study: optuna.Study) -> bool:
-    mark, started = frozen.user_attrs.get("owner"), frozen.datetime_start
-    if frozen.state != TrialState.RUNNING:
+    mark = frozen.user_attrs.get("owner")
+    if frozen.state != TrialState.RUNNING or mark is None:  # without a mark it may be about to be taken
         return False
-    if mark is not None:
-        return not watch.is_alive(mark, lambda lease: study.user_attrs.get(lease))
-    return started is not None and (datetime.now() - started).total_seconds() > UNMARKED
+    return not watch.is_alive(mark, lambda lease: study.user_attrs.get(lease))
 
 
 def _row(frozen: FrozenTrial, orphan: bool) -> Row:
