@@ -50,7 +50,7 @@ app.add_typer(services)
 
 
 def main() -> NoReturn:
-    """Entry point: the caller's mistakes are one message and exit code 2."""
+    """Entry point: the caller's mistakes, and the world's, are one message and exit code 2."""
     from .errors import SweepError
 
     try:
@@ -60,4 +60,13 @@ def main() -> NoReturn:
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(0)
+    except Exception as error:
+        from .errors import reason
+        from .storage import UNREACHABLE
+
+        if not isinstance(error, UNREACHABLE):
+            raise
+        what = "" if isinstance(error, OSError) else "storage: out of reach, nothing is lost: "
+        print(f"error: {what}{reason(error)}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(0)

@@ -117,7 +117,8 @@ def run(
                 )
                 if config.import_paths:
                     search.note(OWN_CODE, search_folders())
-                search.fill()
+                if (budget := search.fill()) > config.search.trials and not complete:
+                    listener.noticed(f"{config.name} has {budget} trials: its budget grows, and never shrinks")
                 with Driver(config, settings, search, controls, tracker, listener) as driver:
                     driver.repair()
                     recording = pool.submit(driver.record, to_yaml(config))  # at the end, while Ray cleans up

@@ -100,7 +100,10 @@ class Patience:
         now = time.monotonic()
         self.since = now if self.since is None else self.since
         if now - self.since > AWAY_AT_MOST:
-            raise StorageError(f"the storage has been away for {AWAY_AT_MOST / 60:.0f} minutes ({reason(error)})")
+            raise StorageError(
+                f"the storage has been away for {AWAY_AT_MOST / 60:.0f} minutes ({reason(error)}). Nothing is lost: "
+                "resume the study when it is back"
+            )
         self._pause = min(2 * self._pause or 1.0, 30.0)
         self._next = now + self._pause
 

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -441,6 +442,22 @@ def test_a_bad_command_is_one_message(here: Sweep, copy: Path, words: list[str],
     assert_refused(ended, *parts)
     assert "hidden" not in ended.err
     assert (copy / "optuna.journal").read_bytes() == before
+
+
+def test_a_storage_that_goes_away_is_one_message(here: Sweep, tmp_path: Path) -> None:
+    path = tmp_path / "optuna.db"
+    words = ("status", "--storage", f"sqlite:///{path}?timeout=0.1")
+    assert here(*words).code == 0
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        assert_refused(here(*words), "storage: out of reach, nothing is lost: ", "database is locked")
+    assert here(*words).code == 0
+
+
+def test_a_file_that_cannot_be_written_is_one_message(here: Sweep, copy: Path, tmp_path: Path) -> None:
+    ended = here("best", "tiny", "--export", str(tmp_path / "nowhere" / "best.yaml"))
+    assert ended.code == 2
+    assert ended.err == f"error: [Errno 2] No such file or directory: '{tmp_path}/nowhere/best.yaml'\n"
 
 
 def test_missing_data_names_the_files_and_the_folder(here: Sweep, file: Path, tmp_path: Path) -> None:

@@ -66,6 +66,17 @@ def test_a_study_is_extended_and_says_when_it_is_over_and_when_its_code_has_chan
     assert left.parent.tags["sweep.version.torch"] == f"1.0, {code['sweep.version.torch']}"
 
 
+def test_a_budget_never_shrinks_and_that_is_said(here: Sweep, tmp_path: Path) -> None:
+    config, workspace = config_of(SMALL.replace("trials: 4", "trials: 6")), tmp_path / "results"
+    Study(config, open_storage(f"journal:///{workspace}/optuna.journal"), workspace=workspace).fill()
+    words = "small has 6 trials: its budget grows, and never shrinks"
+    for said in (True, False):  # when there is nothing left to train, there is nothing to say
+        ended = here("run", str(tmp_path / "small.yaml"))
+        assert ended.code == 0, ended.err
+        assert (words in ended.out) == said
+    assert_whole(left_by(workspace, "small"), "small", trials=6, controls=0)
+
+
 def test_without_a_tracking_server_a_study_goes_on_where_it_may_and_sends_everything_later(
     here: Sweep, tmp_path: Path
 ) -> None:
