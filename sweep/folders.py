@@ -131,7 +131,7 @@ class VOC:
     def read(self) -> dict[str, Arrays]:
         """Lists the pairs of each part, and looks into the first of them."""
         parts = _ordered({part: (np.array(names),) * 2 for part, names in self._encoded().items()}, self.info)
-        _look_into("voc", parts, self._look)
+        _look_into("voc", parts, self._pair)
         return parts
 
     def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> Stream:
@@ -145,21 +145,21 @@ class VOC:
             labels[labels == self._ignored] = IGNORED
         return resize(image, self._size, augment, draws), labels
 
-    def _look(self, name: bytes) -> None:
+    def _pair(self, name: bytes) -> tuple[Image.Image, Image.Image]:
         """Raises DataError where a mask does not fit its image, or its labels not the classes."""
-        (image, mask), path = self._pair(name), self._mask(os.fsdecode(name))
+        path = self._mask(os.fsdecode(name))
+        image, mask = decode(self._image(os.fsdecode(name))), decode_mask(path)
         if image.size != mask.size:
             raise DataError(f"{path} has {mask.height} x {mask.width} pixels, its image {image.height} x {image.width}")
-        strange = {*np.unique(np.array(mask)).tolist()} - {*range(self._classes), self._ignored, IGNORED}
+        labels = {label for label, count in enumerate(mask.histogram()) if count}
+        strange = labels - {*range(self._classes), self._ignored, IGNORED}
         if strange:
             ignored = " or ".join(str(i) for i in (self._ignored, IGNORED) if i is not None)
             raise DataError(
                 f"{path} has labels out of range: {_some(sorted(strange))}. With data.num_classes = {self._classes} "
                 f"they are 0 to {self._classes - 1}, or {ignored} where a pixel does not count (data.ignore_index)"
             )
-
-    def _pair(self, name: bytes) -> tuple[Image.Image, Image.Image]:
-        return decode(self._image(os.fsdecode(name))), decode_mask(self._mask(os.fsdecode(name)))
+        return image, mask
 
     def _encoded(self) -> dict[str, list[bytes]]:
         return {part: [os.fsencode(name) for name in names] for part, names in self._names.items()}

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder, VOCSegmentation
 
 from losses.task import IGNORED
+from sweep import folders
 from sweep.batches import batches
 from sweep.config import DataConfig, GuidanceConfig, Objective, TrainingConfig, TrialConfig
 from sweep.data import Dataset, load, prepare, reader, split_sizes
@@ -374,6 +375,21 @@ def test_what_is_wrong_with_a_folder_is_said_before_any_trial(tmp_path: Path, wh
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("what", ["labels", "small mask"])
+def test_a_mask_that_was_not_looked_into_is_named_when_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(folders, "CHECKED", 0)
+    _, damage, words = PROBLEMS[what]
+    voc_folder(tmp_path / "masks", {"train": 6, "val": 4, "test": 2})
+    damage(tmp_path)
+    dataset = opened(tmp_path, MASKS)
+    with pytest.raises(DataError) as error:
+        list(map(epoch, (dataset.val, dataset.test)))
+    for word in words:
+        assert word in str(error.value)
 
 
 def test_options_of_another_set_and_missing_ones_are_refused(tmp_path: Path) -> None:
