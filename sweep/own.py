@@ -86,12 +86,12 @@ def _not_found(path: str, missing: str) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """File and line of an error in the user's own code, the last one there, and what it says."""
+    """File and line of an error in the user's own code, the last one there, and what it says; never a file of ours."""
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if _is_theirs(f.filename)] or frames[-1:]
+    theirs = [f for f in frames if _is_theirs(f.filename)] or [f for f in frames[-1:] if not _is_ours(f.filename)]
     return f"{theirs[-1].filename}, line {theirs[-1].lineno}: {what}" if theirs else what
 
 
@@ -100,7 +100,11 @@ def _is_theirs(file: str) -> bool:
     path = Path(file)
     if file.startswith("<") or "site-packages" in path.parts or path.is_relative_to(_LIBRARY):
         return False
-    return not any(path.is_relative_to(_PROJECT / package) for package in OURS)
+    return not _is_ours(file)
+
+
+def _is_ours(file: str) -> bool:
+    return any(Path(file).is_relative_to(_PROJECT / package) for package in OURS)
 
 
 def source_of(path: str) -> bytes:

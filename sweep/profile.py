@@ -6,8 +6,8 @@ Reads weights alone, by name and shape: of a run's newest checkpoint, of any che
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -129,7 +129,7 @@ def load(source: str, settings: Settings, sizes: Mapping[str, Any]) -> list[Prof
             saved = checkpoint.load(Path(source))
         except Exception as error:
             raise SweepError(f"{source}: not a checkpoint of a trial ({error})") from error
-        return [of_weights(source, saved.state["model"], saved.history)]
+        return [_of_checkpoint(source, saved)]
     if ":" in source:
         return [of_weights(source, _made(source, sizes).state_dict())]
     run = re.fullmatch(r"(?P<study>.+?)(?P<sister>\.controls)?-(?P<number>\d{4,})", source)
@@ -138,23 +138,26 @@ def load(source: str, settings: Settings, sizes: Mapping[str, Any]) -> list[Prof
             f"{source}: neither a run (digits-0017), nor a checkpoint file, nor the import path of a network "
             "(package.module:Net)"
         )
-    return list(_of_run(run["study"], run["sister"] or "", int(run["number"]), settings))
+    return _of_run(run["study"], run["sister"] or "", int(run["number"]), settings)
 
 
 def _made(source: str, sizes: Mapping[str, Any]) -> torch.nn.Module:
-    from .own import ImportPathError, imported, search_in
+    from .own import ImportPathError, imported, place_of, search_in
 
     search_in(Path.cwd())
     try:
         network = imported(source)(**sizes)
-    except (ImportPathError, TypeError, ValueError) as error:
-        raise SweepError(f"{source}: {error}. Sizes are given as --set depth=4 --set in_shape=[3,32,32].") from None
+    except ImportPathError as error:
+        raise SweepError(str(error)) from None
+    except Exception as error:  # whatever the user's code raises
+        hint = "Sizes are given as --set depth=4 --set in_shape=[3,32,32]."
+        raise SweepError(f"{source}: {place_of(error)}. {hint}") from error
     if not isinstance(network, torch.nn.Module):
         raise SweepError(f"{source}: made a {type(network).__name__}, not a torch.nn.Module")
     return network
 
 
-def _of_run(name: str, sister: str, number: int, settings: Settings) -> Iterator[Profile]:
+def _of_run(name: str, sister: str, number: int, settings: Settings) -> list[Profile]:
     """The run, and the control that shares everything but guidance with it, of the same seed where there is one."""
     from .finalists import unguided  # with Optuna and SQLAlchemy, which a network by its import path does not need
     from .finding import stored
@@ -165,18 +168,29 @@ def _of_run(name: str, sister: str, number: int, settings: Settings) -> Iterator
     if number not in rows:
         raise SweepError(f"{name}{sister}-{number:04d}: {name}{sister} has trials 0 to {len(rows) - 1}")
     row = rows[number]
-    yield _of_trial(f"{name}{sister}", row.number, settings, f"{row.kind} {name}{sister}-{number:04d}")
+    profile = _of_trial(f"{name}{sister}", row.number, settings, f"{row.kind} {name}{sister}-{number:04d}")
     twin: dict[str, Scalar] = unguided({**config.constants, **row.hyperparameters})
     twins = [r for r in summary.controls if r.kind == "control" and r.hyperparameters == twin and r.number != number]
-    for control in sorted(twins, key=lambda r: (r.seed != row.seed, r.number))[:1]:
-        title = f"control {name}.controls-{control.number:04d}" + ("" if control.seed == row.seed else ", another seed")
-        yield _of_trial(f"{name}.controls", control.number, settings, title)
+    control = min(twins, key=lambda r: (r.seed != row.seed, r.number), default=None)
+    if control is None:
+        return [profile]
+    title = f"control {name}.controls-{control.number:04d}" + ("" if control.seed == row.seed else ", another seed")
+    try:
+        return [profile, _of_trial(f"{name}.controls", control.number, settings, title)]
+    except SweepError:  # the best trials keep their weights longer than controls
+        return [replace(profile, title=f"{profile.title}, whose control has no weights left")]
 
 
 def _of_trial(study: str, number: int, settings: Settings, title: str) -> Profile:
     saved = checkpoint.load_latest(settings.checkpoints(study, number))
     if saved is None:
         raise SweepError(f"{title}: it has no checkpoint in {settings.checkpoints(study, number)}")
+    return _of_checkpoint(title, saved)
+
+
+def _of_checkpoint(title: str, saved: checkpoint.Checkpoint) -> Profile:
+    if not saved.state:
+        raise SweepError(f"{title}: {saved.path} holds its metrics alone; sweep gc has removed its weights")
     return of_weights(title, saved.state["model"], saved.history)
 
 

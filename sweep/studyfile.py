@@ -69,17 +69,8 @@ def override(raw: dict[str, Any], assignments: list[str]) -> tuple[dict[str, Any
         The study with all options that can be applied, and what is wrong with the others, one sentence a problem.
     """
     raw = copy.deepcopy(raw)
-    problems = []
-    for assignment in assignments:
-        key, sign, text = assignment.partition("=")
-        if not sign or not key:
-            problems.append(f"--set {assignment}: must be key=value, as in --set training.lr=0.01")
-            continue
-        try:
-            value = read_yaml(f"value: {text}", f"--set {key}")["value"]
-        except ConfigError as error:
-            problems += [f"--set {key}: {problem}" for problem in error.problems]
-            continue
+    values, problems = assigned(assignments)
+    for key, value in values:
         space, model = raw.setdefault("space", {}), raw.get("model")
         if key in ("depth", "width") and isinstance(model, dict) and key in model:
             model[key] = value
@@ -88,6 +79,21 @@ def override(raw: dict[str, Any], assignments: list[str]) -> tuple[dict[str, Any
         elif not _assign(raw, _path(key), value):
             problems.append(f"--set {key}: there is no such place in the study file")
     return raw, problems
+
+
+def assigned(assignments: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:
+    """The keys and values of ``--set key=value`` options, in order, and what is wrong with the others."""
+    values, problems = [], []
+    for assignment in assignments:
+        key, sign, text = assignment.partition("=")
+        if not sign or not key:
+            problems.append(f"--set {assignment}: must be key=value, as in --set training.lr=0.01")
+            continue
+        try:
+            values.append((key, read_yaml(f"value: {text}", f"--set {key}")["value"]))
+        except ConfigError as error:
+            problems += [f"--set {key}: {problem}" for problem in error.problems]
+    return values, problems
 
 
 def extend(raw: dict[str, Any], trials: int | None, design: int) -> None:

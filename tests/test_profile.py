@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,49 @@ def test_a_checkpoint_and_a_network_by_its_import_path(tiny: Finished, tmp_path:
     assert len(profile.layers) == 21
     [profile] = load("models.mlp:MLP", settings, {"depth": 2, "width": 8, "in_shape": (1, 4, 4), "num_outputs": 3})
     assert [layer.shape for layer in profile.layers] == [(8, 16), (8, 8), (3, 8)]
+
+
+def test_after_gc_the_best_are_drawn_and_of_the_others_it_is_said_why_not(
+    tiny: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(tiny.workspace, tmp_path / "results"))
+    best, *_, worst = sorted(tiny.left.trials, key=lambda t: t.value or 0)
+    settings = Settings(workspace=copy)
+    assert [p.title.split()[0] for p in load(f"tiny-{best.number:04d}", settings, {})] == ["trial", "control"]
+    assert sweep_here(monkeypatch, capsys, copy, "gc", "tiny", "--keep", "1").code == 0
+    [profile] = load(f"tiny-{best.number:04d}", settings, {})
+    assert profile.title == f"trial tiny-{best.number:04d}, whose control has no weights left"
+    file = next((copy / "tiny" / f"{worst.number:04d}").glob("*/*.pt"))
+    for source in (f"tiny-{worst.number:04d}", str(file)):
+        refused = sweep_here(monkeypatch, capsys, copy, "profile", source, "--out", str(tmp_path / "no.png"))
+        assert refused.code == 2
+        assert f"{file} holds its metrics alone; sweep gc has removed its weights" in refused.err
+
+
+def test_sizes_are_given_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = [word for size in ("depth=2", "width=8", "in_shape=[1,4,4]", "num_outputs=3") for word in ("--set", size)]
+    words = ("profile", "models.mlp:MLP", *sizes, "--out", str(tmp_path / "mlp.png"), "--json")
+    ended = sweep_here(monkeypatch, capsys, tmp_path, *words)
+    assert ended.code == 0, ended.err
+    assert [layer["shape"] for layer in json.loads(ended.out)[0]["layers"]] == [[8, 16], [8, 8], [3, 8]]
+    refused = sweep_here(monkeypatch, capsys, tmp_path, "profile", "models.mlp:MLP", "--set", "depth")
+    assert refused.code == 2
+    assert "--set depth: must be key=value" in refused.err
+
+
+def test_an_error_of_ones_own_network_is_told_by_its_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "profiled_net.py").write_text("def net(depth):\n    raise RuntimeError(f'no {depth}')\n")
+    settings = Settings(workspace=tmp_path)
+    with pytest.raises(SweepError, match=r"profiled_net\.py, line 2: RuntimeError: no 3\. Sizes are given as"):
+        load("profiled_net:net", settings, {"depth": 3})
+    with pytest.raises(SweepError, match=r"profiled_net:net: TypeError: net\(\) missing 1 required .* 'depth'\. Sizes"):
+        load("profiled_net:net", settings, {})
 
 
 BAD: dict[str, tuple[str, str]] = {

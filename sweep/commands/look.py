@@ -133,17 +133,17 @@ def profile(
 
     from .. import display
     from ..errors import ConfigError
-    from ..studyfile import override
+    from ..studyfile import assigned
 
     settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
-    keywords, problems = override({}, sets or [])
+    keywords, problems = assigned(sets or [])
     if problems:
         raise ConfigError("options", problems)
     gc.disable()  # a sixth of the time would be spent on looking for garbage among what torch and matplotlib import
     try:
         from ..profile import draw, load
 
-        profiles = load(source, settings, keywords)
+        profiles = load(source, settings, dict(keywords))
         draw(profiles, out)
     finally:
         gc.enable()
