@@ -29,7 +29,7 @@ class Between:
         batch_norm: normalise before the activation; the layer before has no bias then, which the norm would undo.
 
     Raises:
-        ValueError: names the option that is wrong, its value and what is allowed.
+        ValueError: names each option that is wrong, its value and what is allowed.
     """
 
     activation: str
@@ -37,13 +37,16 @@ class Between:
     batch_norm: bool
 
     def __post_init__(self) -> None:
+        problems = []
         if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation = {self.activation!r}: must be one of {', '.join(ACTIVATIONS)}")
+            problems.append(f"activation = {self.activation!r}: must be one of {', '.join(ACTIVATIONS)}")
         is_number = isinstance(self.dropout, int | float) and not isinstance(self.dropout, bool)
         if not is_number or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout = {self.dropout!r}: must be a number, 0 <= dropout < 1")
+            problems.append(f"dropout = {self.dropout!r}: must be a number, 0 <= dropout < 1")
         if not isinstance(self.batch_norm, bool):
-            raise ValueError(f"batch_norm = {self.batch_norm!r}: must be true or false")  # noqa: TRY004 (a bad value)
+            problems.append(f"batch_norm = {self.batch_norm!r}: must be true or false")
+        if problems:
+            raise ValueError("; ".join(problems))
 
     def after(self, index: int, units: int, norm: Callable[[int], nn.Module]) -> dict[str, nn.Module]:
         """The modules that follow weight layer ``index`` of so many units or channels, by name, in forward order."""

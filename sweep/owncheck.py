@@ -41,7 +41,7 @@ def check_model(trial: TrialConfig, info: DatasetInfo, *, in_earnest: bool) -> n
             with torch.device("cpu"):
                 model, output = _output(trial, info)
         except Exception as error:
-            raise ValueError(f"{_sizes(trial)}: {place_of(error)}") from error
+            raise ValueError(place_of(error)) from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"it must make a torch.nn.Module, not a {type(model).__name__}")  # noqa: TRY004
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -49,9 +49,7 @@ def check_model(trial: TrialConfig, info: DatasetInfo, *, in_earnest: bool) -> n
     expected = TASKS[task_kind(trial.task, model)].output_shape(IMAGES, info.in_shape, info.num_classes)
     found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if found != expected:
-        raise ValueError(
-            f"{_sizes(trial)}: for {IMAGES} images its output is {_shape(found)}, expected {_shape(expected)}"
-        )
+        raise ValueError(f"for {IMAGES} images its output is {_shape(found)}, expected {_shape(expected)}")
     return model
 
 
@@ -63,10 +61,6 @@ def _output(trial: TrialConfig, info: DatasetInfo) -> tuple[object, object]:
     with torch.no_grad():
         output = model(torch.rand(IMAGES, *info.in_shape))
     return model.train(), output
-
-
-def _sizes(trial: TrialConfig) -> str:
-    return f"at depth {trial.model['depth']}, width {trial.model['width']}"
 
 
 def _shape(shape: tuple[int, ...] | str) -> str:

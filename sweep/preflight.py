@@ -104,7 +104,7 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
     from .trial import build
 
     smallest = min(_smallest_batch(config), config.data.train_size or 2)
-    problems: dict[str, None] = {}
+    problems: dict[str, list[str]] = {}  # and at which sizes
     shapes: dict[tuple[Any, Any], list[tuple[int, ...]]] = {}
     kinds: set[str] = set()
     left_out: dict[str, str] = {}
@@ -122,12 +122,20 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
                 needed = "batch normalisation needs at least 2 images: training.batch_size, data.train_size"
                 raise ValueError(needed)  # noqa: TRY301
         except ValueError as error:
-            problems[f"model {config.model.name} on {config.data.name}: {error}"] = None
+            problems.setdefault(str(error), []).append(f"depth {trial.model['depth']}, width {trial.model['width']}")
             continue
         shapes[trial.model["depth"], trial.model["width"]] = [tuple(p.shape) for p in model.parameters()]
         kinds |= {layer.kind for layer in guidance.selected}
         left_out |= {layer.name: layer.kind for layer in guidance.left_out}
-    return list(problems), [] if problems else _unguided(config, kinds, left_out) + _idle(config, shapes, kinds)
+    if problems:
+        # Messages of ours name the size that is wrong; those of the user's own are alike for many sizes.
+        where = {error: f"at {_few(sizes)}: " if own else "" for error, sizes in problems.items()}
+        return [f"model {config.model.name} on {config.data.name}: {where[e]}{e}" for e in problems], []
+    return [], _unguided(config, kinds, left_out) + _idle(config, shapes, kinds)
+
+
+def _few(sizes: list[str]) -> str:
+    return sizes[0] + (f" and {len(sizes) - 1} more" if len(sizes) > 1 else "")
 
 
 def _smallest_batch(config: StudyConfig) -> int:

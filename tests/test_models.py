@@ -191,7 +191,7 @@ def test_modules_stand_in_forward_order(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_any_size_builds_or_is_refused_alike_on_meta(name, data):
     sizes = {
@@ -334,6 +334,7 @@ def test_batch_norm_normalises_each_hidden_feature(name):
         ({"dropout": True}, "dropout = True: must be a number"),
         ({"dropout": "0.5"}, "dropout = '0.5': must be a number"),
         ({"batch_norm": 1}, "batch_norm = 1: must be true or false"),
+        ({"activation": "swish", "dropout": 2}, "activation = 'swish': .*; dropout = 2: must be a number"),
     ],
 )
 @pytest.mark.parametrize("name", MODELS)

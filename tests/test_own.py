@@ -230,6 +230,15 @@ def test_a_model_that_would_fail_in_training_is_refused(
         assert word in problems[0]
 
 
+def test_what_is_wrong_at_every_size_is_said_once(
+    study_config: MakeConfig, settings: Settings, package: Package
+) -> None:
+    name = package(bad=BASE.format(init=LINEAR, forward="return x.flatten(1)"))
+    space = {"lambda1": 0.01, "depth": {"low": 1, "high": 3}, "width": {"choices": [4, 8]}}
+    [problem], _ = check(study(study_config, name, "bad:Net", space=space), settings)
+    assert "on digits: at depth 1, width 4 and 5 more: for 4 images its output is of the shape [4, 64]" in problem
+
+
 def test_a_model_that_cannot_do_without_weights_is_built_with_them(
     study_config: MakeConfig, settings: Settings, package: Package
 ) -> None:
@@ -248,6 +257,7 @@ def test_a_model_that_cannot_do_without_weights_is_built_with_them(
         ({"model": {"name": "{p}.few:few"}}, ["must take depth, width, in_shape", "lacks in_shape, num_outputs"]),
         ({"model": {"name": "{p}.few:none"}}, ["it must make a torch.nn.Module, not a int"]),
         ({"model": {"name": "{p}.few:none", "latent": 3}}, ["model.latent: ", "has no such option", "depth, width"]),
+        ({"model": {"name": "{p}.few:Needy"}}, ["on digits: at depth", ": TypeError: Needy.__init__() missing 1"]),
         ({"model": {"name": "{p}.few:Strange"}}, ["task is 'guessing'", "classification, segmentation"]),
         ({"task": {"kind": "reconstruction"}}, ["expected of the shape [4, 1, 8, 8]"]),
         ({"model": {"name": "mlp"}, "task": {"kind": "reconstruction"}}, ["task.kind: mlp is for classification"]),
@@ -280,6 +290,8 @@ def test_a_problem_of_ones_own_is_told_before_the_first_trial(
         class Strange(nn.Module):
             task = "guessing"
             def __init__(self, depth, width, in_shape, num_outputs): super().__init__()
+        class Needy(nn.Module):
+            def __init__(self, depth, width, in_shape, num_outputs, slope): super().__init__()
     """
     name = package(few=few)
     changes = json.loads(json.dumps(changes).replace("{p}", name))
@@ -287,6 +299,8 @@ def test_a_problem_of_ones_own_is_told_before_the_first_trial(
     assert len(problems) == 1, problems
     for word in words:
         assert word.replace("{p}", name) in problems[0]
+    assert str(Path(__file__).parents[1] / "sweep") not in problems[0]  # no line of ours
+    assert str(Path(__file__).parents[1] / "models") not in problems[0]
 
 
 def test_all_problems_are_told_at_once(package: Package) -> None:
