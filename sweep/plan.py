@@ -63,11 +63,13 @@ def _epoch_seconds(run: Run) -> float:
     whole, part = run.train.size, 24 * run.config.training.batch_size
     if whole > part:
         run = dataclasses.replace(run, train=run.train.first(part))
-    epochs = fit(run)
-    next(epochs)  # the first one warms up
-    started = time.perf_counter()
+    epochs, started = fit(run), time.perf_counter()
     try:
+        next(epochs)  # the first one warms up
+        started = time.perf_counter()
         next(epochs)
-    except (StopIteration, Diverged):
+    except StopIteration:
         return run.history[-1].values["seconds"] * max(1.0, whole / part)
+    except Diverged:  # at the end of an epoch
+        pass
     return (time.perf_counter() - started) * max(1.0, whole / part)

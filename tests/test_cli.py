@@ -270,6 +270,14 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(here: Sweep, file: Path, tm
     assert_untouched(tmp_path / "results")
 
 
+def test_a_plan_does_not_mind_a_divergence(here: Sweep, file: Path) -> None:
+    for lr in ("1e30", "1e5"):  # in the first epoch, and in one of the two
+        sets = ("training.optimizer=sgd", f"training.lr={lr}", "data.train_size=300")
+        ended = here("run", str(file), "--dry-run", "--json", *(word for each in sets for word in ("--set", each)))
+        assert ended.code == 0, ended.err
+        assert json.loads(ended.out)["epoch_seconds"] > 0
+
+
 def test_a_finished_study_is_not_trained_again_by_resume(here: Sweep, copy: Path) -> None:
     ended = here("resume", "tiny", "--json")
     assert ended.code == 0
