@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import optuna
 import pytest
 from sqlalchemy import event
@@ -19,6 +20,9 @@ from sqlalchemy.pool import Pool
 from sweep.config import StudyConfig
 from sweep.own import search_in
 from sweep.storage import open_storage
+
+hypothesis.settings.register_profile("busy", deadline=None)  # an example may take long where others work
+hypothesis.settings.load_profile("busy")
 
 MakeConfig = Callable[..., StudyConfig]
 Package = Callable[..., str]

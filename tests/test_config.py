@@ -25,7 +25,8 @@ from .conftest import MakeConfig
 
 
 def floats(low: float, high: float) -> st.SearchStrategy[float]:
-    return st.floats(low, high, allow_nan=False, allow_subnormal=False)
+    # + 0.0 makes a 0 of -0, which is equal to a default of 0 and so left out of a study file.
+    return st.floats(low, high, allow_nan=False, allow_subnormal=False).map(lambda x: x + 0.0)
 
 
 positive = floats(1e-12, 1e6)

@@ -113,7 +113,7 @@ def test_anchors_of_a_same_convolution(in_shape: tuple[int, int], kernel: int, c
     assert anchors(in_shape, (kernel, kernel), padding=kernel // 2) == count
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.data())
 def test_anchors_are_those_of_the_explicit_map(data: st.DataObject) -> None:
     def each(low: int, high: int) -> tuple[int, ...]:

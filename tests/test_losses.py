@@ -24,7 +24,7 @@ def ridged_volume_by_svd(weight: torch.Tensor, ridge: float) -> float:
     return 0.5 * float(np.log(sigma**2 + ridge**2 * np.mean(sigma**2)).sum())
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(1, 12), st.integers(1, 12), st.sampled_from([0.0, 0.1, 0.5]), st.integers(0, 10_000))
 def test_volume_is_the_sum_of_log_singular_values(rows: int, columns: int, ridge: float, seed: int) -> None:
     weight = random_matrix(rows, columns, seed)
@@ -178,7 +178,7 @@ def test_gradcheck_of_the_measures(shape: tuple[int, int]) -> None:
     assert torch.autograd.gradcheck(minor, weight)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.floats(-20, 20), st.floats(1e-6, 100))
 def test_reciprocal_equals_its_formula(h: float, epsilon: float) -> None:
     value, slope = FORMS["reciprocal"]
@@ -188,7 +188,7 @@ def test_reciprocal_equals_its_formula(h: float, epsilon: float) -> None:
     assert float(slope(x, epsilon)) == pytest.approx(-gain / (gain + epsilon) ** 2, rel=1e-10)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.floats(-20, 20), st.floats(-5, 5))
 def test_target_is_the_squared_distance(h: float, target: float) -> None:
     value, slope = FORMS["target"]

@@ -197,7 +197,7 @@ def test_any_two_unordered_choices_are_one_apart() -> None:
     assert distances == pytest.approx([1, 1, 1])
 
 
-@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(1, 40), st.booleans())
 def test_a_sample_stays_within_the_levels(low: int, span: int, log: bool) -> None:
     each = Input("x", IntDistribution(low, low + span, log=log))

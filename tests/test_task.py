@@ -65,7 +65,7 @@ def test_smoothing_moves_a_share_to_all_classes() -> None:
 # -- segmentation ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(2, 7), st.sampled_from([0.0, 0.3, 0.9]), st.integers(1, 5))
 def test_iou_is_scikit_learns_over_the_pixels_that_count(seed: int, classes: int, ignored: float, size: int) -> None:
     logits, masks = outputs_and_masks(seed, classes=classes, ignored=ignored)
