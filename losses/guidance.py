@@ -57,7 +57,8 @@ class EntropyGuidance:
         form: The dense loss term of an entropy change h: `reciprocal`, `log` (-h) or `target` ((h - target)^2).
         conv_measure: Of convolutions (see `conv.py`): the paper's `taps`, one log|c11| per filter, or `channels`, the
             entropy change, K11 of each group being measured as a dense layer's matrix is.
-        conv_form: As `form`, of convolutions: the mean over a layer's filters, or over its groups.
+        conv_form: As `form`, of convolutions: the mean over a layer's filters, or over its groups. In gradients a tap
+            below 1e-2 counts as 1e-2, which bounds them.
         target: Of `target`, nats per dimension; 0 keeps volumes as they are.
         scale: `determinant` takes h of a matrix as it is, `per_dimension` h / k, the log of the geometric-mean gain.
             Neither multiplies by a convolution's number of anchors, which depends on the image.

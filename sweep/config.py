@@ -149,7 +149,9 @@ class GuidanceConfig(_Section):
     conv_measure: Literal["taps", "channels"] = Field(
         "taps", description="Entropy change of a convolution: log|c11| of each filter, or log|det K11| of the layer."
     )
-    conv_form: Literal["log", "reciprocal", "target"] = Field("log", description="Convolutional loss term, as form.")
+    conv_form: Literal["log", "reciprocal", "target"] = Field(
+        "log", description="Convolutional loss term, as form; in gradients |c11| below 0.01 counts as 0.01."
+    )
     target: float = Field(0.0, description="Entropy change that the target form keeps, nats per dimension.")
     scale: Literal["per_dimension", "determinant"] = Field(
         "per_dimension", description="Whether h is divided by the dimensions of its matrix or taken as it is."

@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping
 from typing import Protocol, cast
 
+from losses.guidance import DOMINANT, INERT
+
 from . import checkpoint, provenance
 from .config import StudyConfig
 from .errors import reason
@@ -28,7 +30,6 @@ from .trial import Place, trained_model
 
 TRACEBACK = 4000  # characters of its end that are kept in MLflow
 CONFIRM_EVERY = 10.0  # seconds after which a trial is looked at again: another driver may have taken it over
-INERT, DOMINANT = 1e-5, 1.0  # guidance's gradient norm over the task's, mean of an epoch
 
 
 class Listener(Protocol):
