@@ -74,6 +74,7 @@ def test_a_budget_never_shrinks_and_that_is_said(here: Sweep, tmp_path: Path) ->
         ended = here("run", str(tmp_path / "small.yaml"))
         assert ended.code == 0, ended.err
         assert (words in ended.out) == said
+        assert "run small --trials 12" in ended.out
     assert_whole(left_by(workspace, "small"), "small", trials=6, controls=0)
 
 

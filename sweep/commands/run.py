@@ -258,7 +258,7 @@ def train(
 def _print_next(summary: Summary, settings: Settings, console: Console) -> None:
     """Where the results are, and the commands that go on from here."""
     name = summary.config.name
-    more = summary.config.search.trials * 2
+    more = 2 * len(summary.rows)
     page = settings.reports(name) / "report.html"
     lines = [
         *([("report", str(page))] if settings.report and page.exists() else []),
