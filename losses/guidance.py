@@ -73,6 +73,8 @@ class EntropyGuidance:
         max_ratio: Caps the norm of the guidance gradient, at every step, at this multiple of the task's gradient norm,
             both over the guided weights; None: no cap.
         until: Fraction of the run after which guidance stops; None: never.
+        placebo: Guide a meaningless twin of the same size instead (see `Layer.placebo`), drawn by torch's present seed:
+            what merely adding such gradients does. `metrics()` still tells the network's own entropies.
         batch_size: Of the training loop; used by `every: auto` only.
 
     Attributes:
@@ -107,6 +109,7 @@ class EntropyGuidance:
         every: int | Literal["auto"] = "auto",
         max_ratio: float | None = 1.0,
         until: float | None = None,
+        placebo: bool = False,
         batch_size: int = 128,
     ) -> None:
         options.check(**{name: value for name, value in locals().items() if name not in ("self", "model")})
@@ -124,6 +127,9 @@ class EntropyGuidance:
             self.selected = [x for x in self.layers if x not in self.left_out]
         self._guided = [layer for layer in self.selected if self._lambdas[layer.kind] > 0]
         self._tell_what_is_guided()
+        if placebo:
+            seed = torch.initial_seed() % 2**62
+            self._guided = [layer.placebo(seed + index) for index, layer in enumerate(self._guided)]
 
         self._factors = [self._lambdas[layer.kind] / self._divisor(layer.kind) for layer in self._guided]
         intervals = [layer.refresh_interval(batch_size) if every == "auto" else int(every) for layer in self._guided]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -34,6 +34,7 @@ class Layer:
         parameters: What is trained: the weight, or what it is computed from (pruning, parametrisations).
         view: The part of a weight, or of its gradient, that is measured: matrices [..., out, in], or taps [a, b].
         compute: Computes the weight from the parameters; None where it is the parameter itself.
+        turn: What is done to the gradient of the part that is measured; None: nothing.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Layer:
     parameters: tuple[nn.Parameter, ...]
     view: View
     compute: Callable[[], Tensor] | None = None
+    turn: Callable[[Tensor], Tensor] | None = None
 
     @property
     def targets(self) -> list[tuple[nn.Parameter, View]]:
@@ -78,12 +80,34 @@ class Layer:
         else:
             h, gradient = volume_and_gradient(part, ridge)
             gradient *= slope(h)[..., None, None]
+        if self.turn is not None:
+            gradient = self.turn(gradient)
         if self.compute is None:
             return h, [gradient]
         whole = torch.zeros_like(weight)
         self.view(whole).copy_(gradient)
         parts = torch.autograd.grad(weight, self.parameters, whole, allow_unused=True)
         return h, [torch.zeros_like(p) if g is None else g for g, p in zip(parts, self.parameters, strict=True)]
+
+    def placebo(self, seed: int) -> "Layer":
+        """A twin of the same size, whose gradient has nothing to do with this layer's entropy.
+
+        Of a kernel the tap in the middle is guided in place of the corner. A matrix's gradient is turned into another
+        orthogonal frame, drawn by ``seed``: rows and columns are shuffled and change signs, so that its norm, its
+        singular values and the sizes of its elements stay.
+        """
+        kernel = self._weight().shape[2:]
+        if any(size > 1 for size in kernel):
+            middle = (slice(None), slice(None), *(slice(size // 2, None) for size in kernel))
+            return replace(self, view=lambda weight: self.view(weight[middle]))
+
+        def turn(gradient: Tensor) -> Tensor:
+            generator = torch.Generator().manual_seed(seed)
+            rows, columns = (torch.randperm(size, generator=generator) for size in gradient.shape[-2:])
+            signs = (torch.randint(2, (size,), generator=generator) * 2 - 1 for size in gradient.shape[-2:])
+            return gradient[..., rows[:, None], columns] * torch.outer(*signs).to(gradient)
+
+        return replace(self, turn=turn)
 
     @property
     def tells_live_columns(self) -> bool:

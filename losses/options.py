@@ -70,6 +70,7 @@ def _allowed(name: str, value: Any) -> str | None:
         "every": (lambda: value == "auto" or _is_count(value), "'auto' or an integer >= 1"),
         "max_ratio": (lambda: value is None or value > 0, "None or a number > 0"),
         "until": (lambda: value is None or 0 < value <= 1, "None or a fraction of the run, 0 < until <= 1"),
+        "placebo": (lambda: isinstance(value, bool), "True or False"),
         "batch_size": (lambda: _is_count(value), "an integer >= 1"),
     }
     valid, allowed = rules[name]

@@ -164,6 +164,7 @@ class GuidanceConfig(_Section):
     every: int | Literal["auto"] = Field("auto", description="Steps between refreshes of the cached gradients.")
     max_ratio: float | None = Field(1.0, gt=0, description="Cap on the guidance gradient relative to the task's.")
     until: float | None = Field(None, gt=0, le=1, description="Stop guiding after this fraction of the run.")
+    placebo: bool = Field(False, description="Guide a meaningless twin of the same size instead, for comparison.")
 
     @field_validator("every")
     @classmethod
