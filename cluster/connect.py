@@ -29,6 +29,7 @@ _ENVIRONMENT = {
     "RAY_enable_worker_prestart": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+_connected: list[str] = []  # the address of the block that this process is in
 _AS_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for a driver that was submitted: its code is on the workers already
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 TOKEN_HINT = "RAY_AUTH_TOKEN, or a file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"  # noqa: S105
@@ -50,6 +51,8 @@ class ClusterError(ConnectionError):
 def connected(address: str, modules: Sequence[str] = ()) -> Iterator[None]:
     """Connects to Ray for a ``with`` block; ``local`` starts a private one on this machine and ends it after.
 
+    Within another such block of the same address nothing happens: the outer one's connection serves.
+
     Args:
         address: ``local``, ``auto``, ``host:port`` or ``ray://host:port``.
         modules: package folders and single files that are copied to the workers as they are now; costs the better part
@@ -58,6 +61,9 @@ def connected(address: str, modules: Sequence[str] = ()) -> Iterator[None]:
     Raises:
         ClusterError: nothing answers at the address, it refuses the token, or has other versions of Ray or Python.
     """
+    if _connected == [address]:
+        yield
+        return
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
@@ -80,9 +86,11 @@ def connected(address: str, modules: Sequence[str] = ()) -> Iterator[None]:
         raise
     except (OSError, ValueError, RuntimeError) as error:
         raise _no_answer(address, error) from None
+    _connected.append(address)
     try:
         yield
     finally:
+        _connected.clear()
         gc.collect()  # Tune leaves references in cycles: one that another thread frees during shutdown ends the process
         ray.shutdown()
 

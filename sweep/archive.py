@@ -1,7 +1,8 @@
 """A study as one file: what its storage holds, the metrics of every trial, and the weights that something still needs.
 
-The file is a zip. `optuna.journal` in it is the study and its sister, readable by Optuna alone; `study.yaml` and
-`trials.csv` are for people. Of what it reads nothing is unpickled beyond tensors.
+The file is a zip. `optuna.journal` in it is the study, its sister and the studies that `sweep confirm` has made for it,
+readable by Optuna alone; `study.yaml` and `trials.csv` are for people. Of what it reads nothing is unpickled beyond
+tensors.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
+from .config import OF_CONFIRM
 from .errors import StorageError, SweepError
 from .finding import connect
 from .lease import FileLock
@@ -43,7 +45,8 @@ class Archived:
     """What a file holds of a study.
 
     Attributes:
-        controls: how many finalists and controls.
+        controls: how many finalists, controls and members of pairs.
+        rivals: the studies that `sweep confirm` has made for it.
         weights: names of the trials whose weights it holds.
         bytes: its size.
     """
@@ -52,6 +55,7 @@ class Archived:
     file: str
     trials: int
     controls: int
+    rivals: list[str]
     weights: list[str]
     bytes: int
 
@@ -71,19 +75,23 @@ def export_study(name: str, path: Path, settings: Settings, *, keep: int = 3) ->
     from .storage import FORMAT, copy_study, finish_copy, open_storage
 
     summary, storage = summarise(name, settings), connect(settings.storage)
+    rivals = _rivals(name, storage)
+    summaries = [summary, *(summarise(rival, settings) for rival in rivals)]
     about = {"format": FORMAT, "study": name, "version": importlib.metadata.version("entropy-sweep")}
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with tempfile.TemporaryDirectory(prefix="sweep-export-") as scratch, beside.open("wb") as file:
             journal = open_storage(f"journal:///{scratch}/{JOURNAL}")
-            copy_study(name, storage, journal, checkpoints={}, origin="export")
-            finish_copy(name, storage, journal)
+            for each in (name, *rivals):
+                copy_study(each, storage, journal, checkpoints={}, origin="export")
+                finish_copy(each, storage, journal)
             with ZipFile(file, "w", ZIP_DEFLATED) as archive:
                 archive.writestr("archive.json", json.dumps(about))
                 archive.writestr("study.yaml", to_yaml(summary.config))
-                archive.writestr("trials.csv", _table(summary))
+                archive.writestr("trials.csv", _table(summaries))
                 archive.write(f"{scratch}/{JOURNAL}", JOURNAL)
-                weights = list(_pack_checkpoints(summary, settings, archive, Path(scratch), keep=keep))
+                packed = [_pack_checkpoints(s, settings, archive, Path(scratch), keep=keep) for s in summaries]
+                weights = [name for each in packed for name in each]
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
@@ -92,7 +100,19 @@ def export_study(name: str, path: Path, settings: Settings, *, keep: int = 3) ->
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
-    return Archived(name, str(path), len(summary.rows), len(summary.controls), weights, path.stat().st_size)
+    return _archived(summary, path, rivals, weights)
+
+
+def _archived(summary: Summary, path: Path, rivals: list[str], weights: list[str]) -> Archived:
+    rows, controls = len(summary.rows), len(summary.controls)
+    return Archived(summary.config.name, str(path), rows, controls, rivals, weights, path.stat().st_size)
+
+
+def _rivals(name: str, storage: Storage) -> list[str]:
+    """The studies that `sweep confirm` has made for one."""
+    from .storage import study_names
+
+    return [each for each in study_names(storage) if each.startswith(f"{name}{OF_CONFIRM}")]
 
 
 def _pack_checkpoints(
@@ -127,14 +147,15 @@ def _trials(summary: Summary) -> Iterator[tuple[str, Row]]:
     yield from ((f"{name}.controls", row) for row in summary.controls)
 
 
-def _table(summary: Summary) -> str:
+def _table(summaries: Sequence[Summary]) -> str:
     """All trials, one a line, for a spreadsheet."""
     facts = ("number", "kind", "of", "state", "outcome", "value", "epochs", "seed", "design")
-    hyperparameters = dict.fromkeys(name for _, row in _trials(summary) for name in row.hyperparameters)
+    trials = [trial for summary in summaries for trial in _trials(summary)]
+    hyperparameters = dict.fromkeys(name for _, row in trials for name in row.hyperparameters)
     text = io.StringIO()
     table = csv.DictWriter(text, ["study", *facts, "started", "ended", "error", *hyperparameters], lineterminator="\n")
     table.writeheader()
-    for study, row in _trials(summary):
+    for study, row in trials:
         times = {name: _time(getattr(row, name)) for name in ("started", "ended")}
         error = (row.error or "").strip().rpartition("\n")[2]
         table.writerow(
@@ -163,14 +184,13 @@ def import_study(path: Path, settings: Settings) -> Archived:
             shutil.rmtree(scratch, ignore_errors=True)  # of one that died
             try:
                 name = _unpack(path, scratch)
-                source, weights = _checked(path, name, scratch)
-                _move_in(name, scratch, source, target, settings, origin=path.name)
+                source, rivals, weights = _checked(path, name, scratch)
+                _move_in([name, *rivals], scratch, source, target, settings, origin=path.name)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise SweepError(f"{path}: cannot be imported ({error})") from None
-    summary = summarise(name, settings)
-    return Archived(name, str(path), len(summary.rows), len(summary.controls), weights, path.stat().st_size)
+    return _archived(summarise(name, settings), path, rivals, weights)
 
 
 def _unpack(path: Path, folder: Path) -> str:
@@ -184,7 +204,8 @@ def _unpack(path: Path, folder: Path) -> str:
             about = _about(path, archive)
             if about["format"] > FORMAT:
                 raise SweepError(f"{path}: a newer version has written it (version {about['version']}); use that one")
-            place = rf"{re.escape(about['study'])}(\.controls)?/\d{{4,}}/attempt-\d{{2,}}/epoch-\d{{4,}}\.pt"
+            study = rf"{re.escape(about['study'])}({re.escape(OF_CONFIRM)}[a-z_]+)?(\.controls)?"
+            place = rf"{study}/\d{{4,}}/attempt-\d{{2,}}/epoch-\d{{4,}}\.pt"
             parts = re.compile(rf"archive\.json|study\.yaml|trials\.csv|{re.escape(JOURNAL)}|checkpoints/{place}")
             for part in archive.namelist():
                 if not parts.fullmatch(part):
@@ -208,18 +229,20 @@ def _about(path: Path, archive: ZipFile) -> dict[str, Any]:
     raise SweepError(f"{path}: not a file that sweep export has written; nothing was imported")
 
 
-def _checked(path: Path, name: str, folder: Path) -> tuple[Storage, list[str]]:
-    """The storage of an archive, and the names of the trials that have weights; all of it was read once."""
+def _checked(path: Path, name: str, folder: Path) -> tuple[Storage, list[str], list[str]]:
+    """The storage of an archive, its rivals' studies, the trials that have weights; all of it was read once."""
     from . import checkpoint
     from .storage import open_storage, stored_config
 
     try:
         storage = open_storage(f"journal:///{folder / JOURNAL}")
-        config = stored_config(name, storage)
+        rivals = _rivals(name, storage)
+        configs = [stored_config(each, storage) for each in (name, *rivals)]
     except StorageError as error:
         raise SweepError(f"{path}: cannot be imported: {error}") from None
-    if config is None:
-        raise SweepError(f"{path}: there is no study {name} in its {JOURNAL}; nothing was imported")
+    for each, config in zip((name, *rivals), configs, strict=True):
+        if config is None:
+            raise SweepError(f"{path}: there is no study {each} in its {JOURNAL}; nothing was imported")
     weights = []
     for file in sorted(folder.glob("checkpoints/*/*/*/*")):
         try:
@@ -229,28 +252,34 @@ def _checked(path: Path, name: str, folder: Path) -> tuple[Storage, list[str]]:
                 f"{path}: {file.relative_to(folder)} is no checkpoint ({error}); nothing was imported"
             ) from None
         weights += [f"{file.parts[-4]}-{file.parts[-3]}"] if saved.state else []
-    return storage, weights
+    return storage, rivals, weights
 
 
-def _move_in(name: str, folder: Path, source: Storage, target: Storage, settings: Settings, *, origin: str) -> None:
-    """Copies an unpacked study into the storage, then its checkpoints into the workspace."""
+def _move_in(
+    names: Sequence[str], folder: Path, source: Storage, target: Storage, settings: Settings, *, origin: str
+) -> None:
+    """Copies an unpacked study and its rivals' into the storage, then their checkpoints into the workspace."""
     from .storage import copy_study, exclusive, finish_copy, make_room
     from .study import refuse_strays
 
-    (settings.workspace / name).mkdir(exist_ok=True)
-    with exclusive(target, name, FileLock(settings.workspace / name / "lock")):
-        half_there = make_room(name, target)
-        for study in (name, f"{name}.controls"):
-            for trial in (settings.workspace / study).glob("[0-9]*") if half_there else []:
+    with contextlib.ExitStack() as alone:
+        for name in names:
+            (settings.workspace / name).mkdir(exist_ok=True)
+            alone.enter_context(exclusive(target, name, FileLock(settings.workspace / name / "lock")))
+        half_there = [make_room(name, target) for name in names]
+        for study in (each for name in names for each in (name, f"{name}.controls")):
+            for trial in (settings.workspace / study).glob("[0-9]*") if any(half_there) else []:
                 shutil.rmtree(trial)
             refuse_strays(study, settings.workspace)
         places = {file: _place(file, settings) for file in folder.glob("checkpoints/*/*/*/*")}
         checkpoints = {(place.parts[-4], int(place.parts[-3])): place for place in places.values()}
-        copy_study(name, source, target, checkpoints=checkpoints, origin=origin)
+        for name in names:
+            copy_study(name, source, target, checkpoints=checkpoints, origin=origin)
         for file, place in places.items():
             place.parent.mkdir(parents=True, exist_ok=True)
             file.rename(place)
-        finish_copy(name, source, target)
+        for name in names:  # the study itself first: until then another import begins anew
+            finish_copy(name, source, target)
 
 
 def _place(unpacked: Path, settings: Settings) -> Path:

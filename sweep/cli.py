@@ -9,6 +9,7 @@ import typer
 
 from .commands.analyse import report, sensitivity
 from .commands.cluster import cluster
+from .commands.confirm import confirm
 from .commands.files import export, gc, import_
 from .commands.jobs import jobs, logs, stop, submit
 from .commands.look import best, doctor, profile, schema, status, ui
@@ -30,6 +31,7 @@ for command in (
     best,
     sensitivity,
     report,
+    confirm,
     enqueue,
     train,
     profile,

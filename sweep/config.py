@@ -26,6 +26,7 @@ ALIASES = {
     "depth": "model.depth",
     "width": "model.width",
 }
+OF_CONFIRM = ".confirm."  # in the names of studies that `sweep confirm` makes, and of no others
 # What may change between two runs of one study; everything else is the study's identity.
 MUTABLE = {"search", "resources"}
 
@@ -308,7 +309,7 @@ Dimension = Range | Choices | Scalar
 
 
 class TrialConfig(_Section):
-    """Everything that determines one trial's numbers."""
+    """Everything that determines one trial's numbers; with ``test`` the test part is measured after each epoch too."""
 
     model: dict[str, Any]
     data: DataConfig
@@ -317,6 +318,7 @@ class TrialConfig(_Section):
     training: TrainingConfig
     task: TaskConfig = TaskConfig()
     threads: int = 1
+    test: bool = False
 
     @property
     def control(self) -> TrialConfig:

@@ -29,9 +29,14 @@ if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for wh
 
 
 class Progress:
-    """The driver's listener: counts what happens; its children show it."""
+    """The driver's listener: counts what happens; its children show it.
 
-    def __init__(self, config: StudyConfig, console: Console, done: Sequence[Row] = ()):
+    Args:
+        done: trials of the search that have ended before.
+        left: how many rows are to be trained; by default what is left of the search, its finalists and controls.
+    """
+
+    def __init__(self, config: StudyConfig, console: Console, done: Sequence[Row] = (), left: int | None = None):
         self.config, self.console = config, console
         self.counts = dict.fromkeys(("completed", "pruned", "diverged", "failed"), 0)
         for row in done:
@@ -43,6 +48,8 @@ class Progress:
         self.best: tuple[float, int] | None = choose(completed, default=None)
         self.notices: list[str] = []
         self._began, self._ended_here, self._after = time.monotonic(), 0, 0
+        search = config.search
+        self._left = search.trials - sum(self.counts.values()) + search.afterwards if left is None else left
 
     def started(self, trial: Trial) -> None:
         """Adds a running trial."""
@@ -84,8 +91,7 @@ class Progress:
         """Time left at the present rate, in words."""
         if not self._ended_here:
             return "estimating"
-        search = self.config.search
-        left = search.trials - sum(self.counts.values()) + search.afterwards - self._after
+        left = self._left - self._ended_here
         return f"about {duration(max(0, left) * (time.monotonic() - self._began) / self._ended_here)} left"
 
 
@@ -159,7 +165,7 @@ class LiveView(Progress):
         head.append(", ".join(f"{n} {outcome}" for outcome, n in self.counts.items() if n or outcome == "completed"))
         head.append(f", {len(self.running)} running")
         if self._after:
-            head.append(f", {self._after} finalists and controls")
+            head.append(f", {self._after} beside the search")
         if self.best is not None:
             head.append(f"  best {self.config.objective.metric} {self.best[0]:.5g} (trial {self.best[1]})")
         head.append(f"  {self.remaining()}", style="dim")
@@ -228,7 +234,7 @@ def status_table(summary: Summary) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=summary.config.name, title_justify="left")
     for name in ("", "waiting", "running", "completed", "pruned", "diverged", "failed"):
         table.add_column(name, justify="right")
-    for name, rows in (("search", summary.rows), ("finalists and controls", summary.controls)):
+    for name, rows in (("search", summary.rows), ("finalists, controls, pairs", summary.controls)):
         states: list[str] = [r.outcome or r.state for r in rows]
         kinds = ("waiting", "running", "completed", "pruned", "diverged", "failed")
         table.add_row(name, *(str(states.count(k)) for k in kinds))

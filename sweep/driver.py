@@ -11,7 +11,7 @@ import itertools
 import threading
 import time
 from collections.abc import Mapping
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 from losses.guidance import DOMINANT, INERT
 
@@ -24,7 +24,7 @@ from .lease import RENEW_EVERY
 from .metrics import EpochMetrics
 from .settings import Settings
 from .storage import UNREACHABLE, Patience
-from .study import Outcome, Row, Study, Trial
+from .study import ARMS, Kind, Outcome, Row, Study, Trial
 from .tracking import RunKey, Tracker
 from .trial import Place, trained_model
 
@@ -49,7 +49,11 @@ class Listener(Protocol):
 
 
 class Driver:
-    """The source of one run's trials: the search first, then finalists and controls, then the tuned control."""
+    """The source of one run's trials: the search first, then finalists and controls, then the tuned control.
+
+    Args:
+        stage: to begin with; ``tuned``, the last one, trains what waits in the sister study and nothing else.
+    """
 
     def __init__(
         self,
@@ -59,12 +63,14 @@ class Driver:
         controls: Study,
         tracker: Tracker,
         listener: Listener,
+        *,
+        stage: Literal["search", "tuned"] = "search",
     ):
         self._config, self._settings, self._tracker, self._listener = config, settings, tracker, listener
         self._studies = {search.name: search, controls.name: controls}
         self._search, self._controls = search, controls
         self._trials: dict[Key, Trial] = {}
-        self._stage = "search"
+        self._stage: str = stage
         self._began = time.monotonic()
         self._out_of_budget = False
         self._guidance: dict[Key, str] = {}
@@ -300,9 +306,11 @@ class Driver:
             "sweep.design": str(trial.design).lower(),
             "sweep.seed": str(_seed(trial)),
             **({"sweep.of": str(trial.of)} if trial.of is not None else {}),
+            **({"sweep.arm": trial.kind} if key.kind == "confirm" else {}),
             **({"sweep.control": "tuned" if trial.kind == "tuned" else "plain"} if key.kind == "control" else {}),
         }
-        params = self._config.hyperparameters(config)
+        # A control may have hyperparameters that the space has not.
+        params = {**self._config.hyperparameters(config), **trial.hyperparameters}
         start_time = int((started or time.time()) * 1000)
         # Another driver may have opened the run of a trial that was adopted, or that is over.
         adopted = isinstance(trial, Row) or trial.attempt > 1
@@ -414,8 +422,8 @@ def _error_tag(error: str | None) -> dict[str, str]:
     return {"sweep.error": error[-TRACEBACK:]} if error else {}
 
 
-def _mlflow_kind(kind: str) -> str:
-    return "control" if kind == "tuned" else kind
+def _mlflow_kind(kind: Kind) -> str:
+    return "confirm" if kind in ARMS else "control" if kind == "tuned" else kind
 
 
 def _seed(trial: Trial | Row) -> int:

@@ -31,8 +31,12 @@ def fresh_seeds(config: StudyConfig) -> list[int]:
 
 def unguided(hyperparameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """The control's hyperparameters: the lambdas are 0, guidance's other ones are left out, the rest is the same."""
-    rest = {k: v for k, v in hyperparameters.items() if k not in ("lambda1", "lambda2", "epsilon")}
-    return {**{k: v for k, v in rest.items() if not k.startswith("guidance.")}, "lambda1": 0.0, "lambda2": 0.0}
+    return {**{k: v for k, v in hyperparameters.items() if not of_guidance(k)}, "lambda1": 0.0, "lambda2": 0.0}
+
+
+def of_guidance(name: str) -> bool:
+    """Whether a hyperparameter is one of guidance's."""
+    return name in ("lambda1", "lambda2", "epsilon") or name.startswith("guidance.")
 
 
 def wanted_rows(config: StudyConfig, search: Sequence[Row]) -> list[Wanted]:
@@ -55,14 +59,18 @@ def wanted_rows(config: StudyConfig, search: Sequence[Row]) -> list[Wanted]:
         best, seed = top[0], config.training.seed
         base = unguided({**config.constants, **best.hyperparameters})
         points = sobol_points(
-            distributions(_tuned_space(config, base)), count=config.search.finalists.tuned, skip=0, seed=seed
+            distributions(tuned_space(config, base)), count=config.search.finalists.tuned, skip=0, seed=seed
         )
         wanted += [("tuned", best.number, seed, {**base, **point}) for point in points]
     return wanted
 
 
-def _tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Range | Choices]:
-    """The tuned control's search: the study's own ranges where it has them, else a decade around its lr, all inits."""
+def tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Range | Choices]:
+    """The tuned control's search: the study's own ranges where it has them, else a decade around its lr, all inits.
+
+    Args:
+        base: hyperparameters, of which that lr is taken.
+    """
     lr = float(base.get("training.lr") or config.training.lr)
     space: dict[str, Range | Choices] = {
         "training.lr": Range(low=lr / 10**0.5, high=lr * 10, log=True),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import StudyConfig
+from .config import OF_CONFIRM, StudyConfig
 from .errors import ConfigError, SweepError, nearest
 from .own import search_in
 from .preflight import check, check_parts
@@ -51,6 +51,8 @@ def load(
     extend(raw, trials, design)
     config, problems = parse(raw)
     found, warnings = check(config, settings) if config else (check_parts(raw, settings), [])
+    if config and OF_CONFIRM in config.name and config.name not in studies(settings):
+        found.append(f"name: {config.name!r} must not contain {OF_CONFIRM}, as studies of sweep confirm do")
     if config is None or misplaced + found:
         raise ConfigError(source, misplaced + problems + found)
     return config, warnings

@@ -76,7 +76,7 @@ def _how_to_query(config: StudyConfig, experiment: str) -> str:
         "- What became of a trial: ``tags.`sweep.outcome` = 'pruned'``, or completed, diverged, failed; "
         "``tags.`sweep.guidance` = 'inert'``, or dominant.\n"
         "- After the search, on fresh seeds: ``tags.`sweep.kind` = 'finalist'`` or ``'control'``, sort by "
-        "`final_objective`; `sweep.of` is the trial's number.\n"
+        "`final_objective`; ``'confirm'`` for the pairs of sweep confirm; `sweep.of` is the trial's number.\n"
         f"- The study itself is the run `{config.name}` (``tags.`sweep.kind` = 'study'``), the report is among its "
         "artifacts. From Python: "
         f'`mlflow.search_runs(experiment_names=["{experiment}"], filter_string=..., order_by=["metrics.objective"])`.'

@@ -131,7 +131,7 @@ def _commands(name: str, best: int) -> dict[str, str]:
         "the best trial alone, as it was": f"train {name} --trial {best}",
         "a study file of the best configuration": f"best {name} --export best.yaml",
         "more trials at uniform points": f"run {name} --design 64",
-        "a larger sample of the comparison": f"run {name} --set search.finalists.seeds=20",
+        "whether guidance helps, on fresh seeds and the test set": f"confirm {name} --seeds 8",
         "this page": f"report {name}",
     }
 

@@ -34,7 +34,7 @@ PARAM_LENGTH, TAG_LENGTH = 1_000, 5_000  # characters; 100 of each then stay bel
 BATCH = 1_000  # entities a call, MLflow's limit
 
 ID, OWNER = "sweep.id", "sweep.owner"  # tags of an experiment
-KINDS = {"trial", "control", "finalist"}  # of runs whose trials are in the study's storage
+KINDS = {"trial", "control", "finalist", "confirm"}  # of runs whose trials are in the study's storage
 
 # Errors that another attempt cannot mend.
 FINAL_ERRORS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"}
@@ -131,6 +131,7 @@ class Runs:
         experiment_id: known after `begin`.
         experiment_tags: of the experiment, as `find_experiment` found it.
         found: the trials' runs that were there before.
+        status: of the study's own run before; None where there was none.
     """
 
     def __init__(self, uri: str, study: str, artifacts: Path, experiment: str):
@@ -140,6 +141,7 @@ class Runs:
         self.experiment_id = ""
         self.experiment_tags: dict[str, str] = {}
         self.found: dict[RunKey, RunState] = {}
+        self.status: str | None = None
         self._artifacts = artifacts
         self._remote = uri.startswith(("http:", "https:", "databricks"))
         self._known: dict[RunKey | None, KnownRun] = {}
@@ -255,6 +257,7 @@ class Runs:
                     self.experiment_id = existing
                     self._refuse_namesake(experiment_tags)
                     self._remember(client)
+                    self.status = self._known[None].status if None in self._known else None
                     if taken is not None:
                         self._refuse_strangers(taken())
                 for name, value in experiment_tags.items():

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 from uuid import uuid4
 
 import optuna
@@ -25,7 +25,11 @@ from .space import distributions, random_point, sobol_points, suggest
 from .storage import FORMAT, exclusive, stored_config
 
 Outcome = Literal["completed", "pruned", "diverged", "failed"]
-Kind = Literal["trial", "control", "tuned", "finalist"]
+Arm = Literal["guided", "plain", "strongest", "placebo", "dropout", "weight_decay", "batch_norm", "orthogonal"]
+"""What `sweep confirm` trains on the same seeds, with the test set measured."""
+
+ARMS: tuple[Arm, ...] = get_args(Arm)
+Kind = Literal["trial", "control", "tuned", "finalist"] | Arm
 
 
 @dataclass
@@ -34,7 +38,7 @@ class Trial:
 
     Attributes:
         study: name of its Optuna study (``NAME`` or ``NAME.controls``).
-        of: for controls and finalists, the number of the search trial they belong to.
+        of: for rows of the sister study, the number of the search trial they belong to.
         attempt: how often the trial was taken up, counted from 1; each attempt writes to a folder of its own.
         mark: this driver's, which another one replaces when it takes this one for dead.
         started: when it was first taken, in seconds since the Unix epoch; None: by this driver, just now.
@@ -92,7 +96,7 @@ class Row:
 
 
 class Study:
-    """One Optuna study: the search, or the sister study that holds its finalists and controls."""
+    """One Optuna study: the search, or the sister study that holds its finalists, controls and pairs."""
 
     def __init__(self, config: StudyConfig, storage: BaseStorage, *, workspace: Path, sister: bool = False):
         self.config = config
@@ -245,13 +249,14 @@ class Study:
         attrs = handle.user_attrs
         values = {name: suggest(handle, name, distribution) for name, distribution in self._space.items()}
         hyperparameters = {**values, **attrs.get("hyperparameters", {})}
-        reported = sorted(frozen.intermediate_values)
+        reported, kind = sorted(frozen.intermediate_values), attrs.get("kind", "trial")
+        config = self.config.trial(hyperparameters, seed=attrs.get("seed"))
         return Trial(
             study=self.name,
             number=handle.number,
-            kind=attrs.get("kind", "trial"),
+            kind=kind,
             hyperparameters=hyperparameters,
-            config=self.config.trial(hyperparameters, seed=attrs.get("seed")),
+            config=config.model_copy(update={"test": kind in ARMS}),
             design=bool(attrs.get("design")),
             of=attrs.get("of"),
             attempt=mark["attempt"],

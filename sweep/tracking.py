@@ -77,6 +77,11 @@ class Tracker:
         """Whether the server is out of reach, or refuses."""
         return self.problem is not None and not self.problem.startswith("dropped")
 
+    @property
+    def was_over(self) -> bool:
+        """Whether the study's own run was FINISHED when the tracker was opened."""
+        return self._runs.status == "FINISHED"
+
     def check(self, *, create: bool = False) -> str | None:
         """Connects and looks for the experiment.
 

@@ -47,6 +47,7 @@ class Run:
     train: Part
     val: Part
     device: torch.device
+    test: Part | None = None
     history: list[EpochMetrics] = field(default_factory=list)
 
     @property
@@ -90,6 +91,8 @@ def fit(run: Run) -> Iterator[EpochMetrics]:
             meter.add(loss, output, y, x)
         values = {**meter.summary("train"), "seconds": time.perf_counter() - started}
         values |= evaluate(run, run.val, "val") | run.guidance.metrics()
+        if run.test is not None:
+            values |= evaluate(run, run.test, "test")
         objective = run.config.objective
         losses = values["train_loss"] + values["val_loss"]
         if not math.isfinite(losses) or math.isnan(values[objective.metric]):

@@ -130,6 +130,7 @@ def assemble(
         train=dataset.train.to(device),
         val=dataset.val.to(device),
         device=device,
+        test=dataset.test.to(device) if config.test else None,
     )
     saved = checkpoint.load_latest(place.folder, say)
     if saved is not None:

@@ -23,8 +23,8 @@ def verdicts(config: StudyConfig, comparison: Comparison) -> list[str]:
         words.append(_verdict(first.gain_over_tuned, f"a control tuned in {comparison.tuned_trials} trials ({chosen})"))
     n = config.search.finalists.seeds
     words.append(
-        f"{n} seed{'s are' if n > 1 else ' is'} a small sample: an indication, not a test. For one, raise "
-        f"search.finalists.seeds, as below."
+        f"{n} seed{'s are' if n > 1 else ' is'} a small sample, on the validation set: an indication, not a test. "
+        "For one, sweep confirm, as below."
     )
     return words
 

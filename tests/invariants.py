@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial
 
 from sweep import checkpoint
 from sweep.config import StudyConfig
+from sweep.study import ARMS
 from sweep.trial import Place, run_trial
 
 Checkpointed = dict[str, dict[int, int]]  # run -> epoch -> the time it ended
@@ -166,6 +167,8 @@ class Curves:
         """What each metric is, by epoch, how long it took left out."""
         values = {**trial.params, **trial.user_attrs.get("hyperparameters", {})}
         config = self._config.trial(values, seed=trial.user_attrs["seed"])
+        if trial.user_attrs.get("kind") in ARMS:
+            config = config.model_copy(update={"test": True})
         key = config.model_dump_json()
         if key not in self._known:
             place = Place(self._scratch / str(len(self._known)), self._data, self._scratch / "cache")

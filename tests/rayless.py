@@ -11,10 +11,11 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  (imported before th
 import pytest
 import scipy.stats  # noqa: F401
 
-from sweep import driver, executor, service, tracking, trial  # noqa: F401
+from sweep import confirm, driver, executor, running, service, tracking, trial  # noqa: F401
 from sweep.config import Resources, StudyConfig
 from sweep.executor import Job, Result, Source
 from sweep.settings import Settings
@@ -31,6 +32,7 @@ from sweep.trial import run_trial
 
 Death = tuple[int, float]  # after so many reports of trials, and so many seconds more
 Moment = tuple[type, str, int, str]  # a class, its method, the how manieth call of it, "before" or "after"
+STOPPED = 75
 KILLED = -signal.SIGALRM  # the exit code of such a death, which is as sudden as kill -9
 
 WHERE = {"sweep.host": "here", "sweep.device": "cpu"}
@@ -50,6 +52,19 @@ class Listener:
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
+
+
+class Impatient(Listener):
+    """A listener that stops what it listens to when so many trials have ended."""
+
+    def __init__(self, trials: int):
+        super().__init__()
+        self._left, self.stop = trials, threading.Event()
+
+    def ended(self, *_: object) -> None:
+        self._left -= 1
+        if not self._left:
+            self.stop.set()
 
 
 def execute(source: Source, *, stop: threading.Event, death: Death | None, every_epoch: bool) -> None:
@@ -80,7 +95,7 @@ def _results(job: Job, *, every_epoch: bool) -> Iterator[Result]:
 def without_ray(
     patch: pytest.MonkeyPatch, *, death: Death | None = None, every_epoch: bool = False, models: bool = False
 ) -> None:
-    """From here on `service.run` trains in this process.
+    """From here on `service.run` and `confirm` train in this process.
 
     Args:
         death: when the process dies.
@@ -93,7 +108,7 @@ def without_ray(
 
     patch.setattr(executor, "execute", instead)
     patch.setattr(executor, "parallelism", lambda _: 1)
-    patch.setattr(service, "_ray", lambda *_: contextlib.nullcontext())
+    patch.setattr(running, "on_ray", lambda *_: contextlib.nullcontext())
     if not models:
         patch.setattr(tracking.Tracker, "log_model", lambda *_: None)
     if every_epoch:
@@ -126,6 +141,14 @@ def _run(
     service.run(StudyConfig.model_validate(config), Settings(**places), Listener())  # type: ignore[arg-type]
 
 
+def _confirm(name: str, places: dict[str, str], trials: int) -> None:
+    without_ray(pytest.MonkeyPatch(), every_epoch=True)
+    listener = Impatient(trials)
+    settings = Settings(**places)  # type: ignore[arg-type]
+    done = confirm.confirm(name, settings, lambda *_: contextlib.nullcontext(listener), stop=listener.stop)
+    sys.exit(0 if done else STOPPED)
+
+
 def start(
     config: StudyConfig,
     workspace: Path,
@@ -136,8 +159,21 @@ def start(
     every_epoch: bool = False,
 ) -> BaseProcess:
     """Starts a driver; its exit code is 0 when the study is over. With ``death`` or ``moment`` it dies before."""
-    places = {"workspace": str(workspace), "storage": storage, "tracking_uri": f"sqlite:///{workspace}/mlflow.db"}
     every_epoch = every_epoch or death is not None or moment is not None
-    process = _processes.Process(target=_run, args=(config.model_dump(mode="json"), places, death, moment, every_epoch))
+    places = _places(workspace, storage)
+    return _started(_run, config.model_dump(mode="json"), places, death, moment, every_epoch)
+
+
+def start_to_confirm(name: str, workspace: Path, storage: str, *, trials: int) -> BaseProcess:
+    """Starts to confirm a study, and stops when so many trials have ended: its exit code is then `STOPPED`."""
+    return _started(_confirm, name, _places(workspace, storage), trials)
+
+
+def _places(workspace: Path, storage: str) -> dict[str, str]:
+    return {"workspace": str(workspace), "storage": storage, "tracking_uri": f"sqlite:///{workspace}/mlflow.db"}
+
+
+def _started(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    process = _processes.Process(target=target, args=arguments)
     process.start()
     return process

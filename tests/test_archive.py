@@ -24,7 +24,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
 
-from sweep import checkpoint
+from sweep import checkpoint, service
 from sweep.archive import export_study, import_study
 from sweep.config import StudyConfig
 from sweep.errors import StorageError, SweepError
@@ -194,6 +194,30 @@ def test_a_study_that_runs_can_be_exported(source: Source, tmp_path: Path) -> No
     assert list(asked) == [trial.number, trial.number + 1, queued]
     assert asked[queued].hyperparameters["lambda1"] == 1e-3
     assert asked[trial.number].attempt == 2
+
+
+def test_the_studies_that_confirm_has_made_come_along(source: Source, tmp_path: Path) -> None:
+    workspace, storage = tmp_path / "there", f"journal:///{tmp_path}/there/optuna.journal"
+    shutil.copytree(source.workspace, workspace)
+    rival = source.config.model_copy(update={"name": f"{source.name}.confirm.batch_norm"})
+    study = Study(rival, open_storage(storage), workspace=workspace)
+    study.fill()
+    trial, trained = study.ask(), checkpoint.load_latest(settings_of(workspace).checkpoints(source.name, 0))
+    assert trial is not None
+    assert trained is not None
+    folder = settings_of(workspace).checkpoints(rival.name, trial.number) / "attempt-01"
+    saved = checkpoint.save(folder, trained.history, trained.state)
+    study.report(trial, trained.history)
+    study.tell(trial, "completed", checkpoint=str(saved), error=None)
+    written = export_study(source.name, tmp_path / "all.zip", settings_of(workspace))
+    read = import_study(tmp_path / "all.zip", settings_of(tmp_path / "results"))
+    assert written.rivals == read.rivals == [rival.name]
+    assert f"{rival.name}-0000" in read.weights
+    before, after = (trials_of(rival.name, journal(place))[0] for place in (workspace, tmp_path / "results"))
+    assert [facts(t) for t in after] == [facts(t) for t in before]
+    assert after[0].state == TrialState.COMPLETE
+    assert checkpointed(tmp_path / "results", rival.name) == checkpointed(workspace, rival.name) != {}
+    assert service.stored(rival.name, settings_of(tmp_path / "results")) == rival
 
 
 # -- what is in it -----------------------------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ from .test_sweep import TINY, Ended, Finished, environment, finished, sweep, swe
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's and MLflow's own deprecations are not ours
 
 COMMANDS = (
-    *("run", "resume", "status", "best", "sensitivity", "report", "enqueue", "train", "profile", "ui", "gc", "export"),
-    *("import", "schema", "doctor"),
+    *("run", "resume", "status", "best", "sensitivity", "report", "confirm", "enqueue", "train", "profile", "ui", "gc"),
+    *("export", "import", "schema", "doctor"),
     *("submit", "jobs", "logs", "stop", "cluster render", "cluster secrets"),
     *("services up", "services down", "services status"),
 )
@@ -387,6 +387,7 @@ BAD_STUDIES = {
     "design above trials": (["search.design=7"], ["design (7) must not exceed trials (6)"]),
     "path in the name": (["name=../evil"], ["name", "'../evil'", "no slash"]),
     "name of a sister study": (["name=tiny.controls"], ["'tiny.controls'", "not end in .controls"]),
+    "name of a study of confirm": (["name=a.confirm.b"], ["'a.confirm.b' must not contain .confirm."]),
     "several at once": (
         ["serch.trials=3", "training.lr=-1", "space.depth.low=9", "model.hiden=3", "objective.metric=val_los"],
         ["serch", "training.lr", "space.depth", "model.hiden", "objective.metric", "5 problems"],
@@ -421,6 +422,17 @@ BAD_WORDS = {
     "resume of a misspelt study": (["resume", "tinny"], ["tinny: no such study", "(did you mean tiny?)"]),
     "status of an unknown study": (["status", "tinny"], ["tinny: no such study", "(did you mean tiny?)"]),
     "best of an unknown study": (["best", "tinny"], ["tinny: no such study", "(did you mean tiny?)"]),
+    "confirm of an unknown study": (["confirm", "tinny"], ["tinny: no such study", "(did you mean tiny?)"]),
+    "confirmed more than there is": (
+        ["confirm", "tiny", "--top", "7", "--against", "droput,sauna"],
+        [
+            "3 problems",
+            "--top 7: tiny has 6 configurations",
+            "'droput' is none of",
+            "mean dropout?",
+            "'sauna' is none",
+        ],
+    ),
     "unknown trial": (["train", "tiny", "--trial", "99"], ["trial 99", "0 to 5"]),
     "no value to train with": (["train", "tiny"], ["lambda1: give it a value", "depth: give it a value"]),
     "option without a value": (["run", "tiny", "--set", "depth"], ["--set depth: must be key=value"]),

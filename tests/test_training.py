@@ -318,6 +318,23 @@ def test_validation_is_that_of_the_weights_at_the_end_of_the_epoch(assembled: An
         assert len(val_labels) == 288
 
 
+def test_the_test_set_is_measured_beside_and_changes_nothing(assembled: Any) -> None:
+    run = assembled(trial_config(model={"dropout": 0.2}).model_copy(update={"test": True}))
+    plain = assembled(trial_config(model={"dropout": 0.2}))
+    assert plain.test is None
+    assert run.test.size == 359
+    measured = []
+    for metrics in fit(run):
+        x, y = (run.test.images.float() / 16 - 0.3049) / 0.3760, run.test.labels
+        with torch.no_grad():
+            loss, right = torch.nn.functional.cross_entropy(run.model(x), y), run.model(x).argmax(1) == y
+        assert metrics.values["test_loss"] == pytest.approx(float(loss), rel=1e-5)
+        assert metrics.values["test_accuracy"] == pytest.approx(float(right.double().mean()))
+        measured.append({k: v for k, v in metrics.values.items() if not k.startswith("test_")})
+    assert [{k: v for k, v in m.items() if k != "seconds"} for m in measured] == numbers(list(fit(plain)))
+    assert same(weights(run.model), weights(plain.model))
+
+
 def test_the_training_accuracy_is_that_of_the_steps(assembled: Any) -> None:
     run = assembled(trial_config(training={"max_epochs": 1, "optimizer": "sgd", "lr": 1e-9}))
     images, labels = digits(300, 288)

@@ -91,9 +91,10 @@ def _say(verb: str, archived: Archived, then: str, *, as_json: bool) -> None:
     if as_json:
         print_json(dataclasses.asdict(archived))
         return
+    also = [*archived.rivals, f"the weights of {', '.join(archived.weights) or 'none'}"]
     make_console().print(
         f"{verb} {archived.file}, {archived.bytes / 1e6:.1f} MB: {archived.study}, {archived.trials} trials, "
-        f"{archived.controls} finalists and controls, the weights of {', '.join(archived.weights) or 'none'}.\n{then}",
+        f"{archived.controls} finalists, controls and pairs, {', '.join(also)}.\n{then}",
         soft_wrap=True,
         markup=False,
     )

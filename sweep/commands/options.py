@@ -52,8 +52,10 @@ def command_line(settings: Settings, *words: str) -> str:
     from ..errors import without_password
 
     options = {"workspace": "--workspace", "storage": "--storage"}
-    options |= {"tracking_uri": "--tracking"} if words[0] in ("run", "resume", "ui", "best", "report") else {}
-    options |= {"data": "--data", "address": "--address"} if words[0] in ("run", "resume") else {}
+    options |= (
+        {"tracking_uri": "--tracking"} if words[0] in ("run", "resume", "confirm", "ui", "best", "report") else {}
+    )
+    options |= {"data": "--data", "address": "--address"} if words[0] in ("run", "resume", "confirm") else {}
     known = {**dict(make_settings(workspace=settings.workspace)), "workspace": Path("results").absolute()}
     place = [
         f"{option} {shlex.quote(without_password(str(value)))}"

@@ -137,7 +137,7 @@ def _run(
     out = contextlib.redirect_stdout(sys.stderr) if as_json or settings.log == "json" else contextlib.nullcontext()
     with (
         out,
-        _graceful(console) as (stop, caught),
+        graceful(console) as (stop, caught),
         view(config, console, before) as progress,
         _told(progress, settings) as ended,
     ):
@@ -157,7 +157,7 @@ def _run(
         done = sum(row.state == "finished" for row in summary.rows)
         console.print(f"Interrupted after {done} of {len(summary.rows)} trials; nothing is lost. Go on with:")
         console.print(f"  {command_line(settings, 'resume', config.name)}", soft_wrap=True)
-        raise typer.Exit(128 + (caught[0] if caught else signal.SIGINT))
+        raise typer.Exit(interrupted(caught))
     if not as_json and settings.log == "text":
         display.print_summary(summary, console)
         if summary.analysis is not None and config.searched:
@@ -267,15 +267,20 @@ def _print_next(summary: Summary, settings: Settings, console: Console) -> None:
         ("why", command_line(settings, "sensitivity", name)),
         ("extend", command_line(settings, "run", name, f"--trials {more}")),
         ("resume", command_line(settings, "resume", name)),
-        ("confirm", command_line(settings, "run", name, "--set search.finalists.seeds=20")),
+        ("confirm", command_line(settings, "confirm", name, "--seeds 8")),
     ]
     console.print(f"\nResults in {settings.workspace}: storage, tracking, checkpoints, artifacts.")
     for what, command in lines:
         console.print(f"  {what:8s} {command}", soft_wrap=True)
 
 
+def interrupted(caught: Sequence[int]) -> int:
+    """The exit code of a run that was stopped, after the signals it has caught."""
+    return 128 + (caught[0] if caught else signal.SIGINT)
+
+
 @contextlib.contextmanager
-def _graceful(console: Console) -> Iterator[tuple[threading.Event, list[int]]]:
+def graceful(console: Console) -> Iterator[tuple[threading.Event, list[int]]]:
     """SIGINT and SIGTERM: the first asks trials to checkpoint, the second ends at once."""
     stop, caught = threading.Event(), list[int]()
 

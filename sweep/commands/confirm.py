@@ -1,0 +1,91 @@
+"""The command that trains pairs: confirm."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import (
+    Address,
+    AsJson,
+    Data,
+    Insecure,
+    NameArg,
+    OfflineOk,
+    Storage,
+    Tracking,
+    Workspace,
+    command_line,
+    make_settings,
+)
+from .output import make_console, print_json
+from .run import graceful, interrupted
+
+if TYPE_CHECKING:
+    from ..config import StudyConfig
+    from ..display import Progress
+
+
+def confirm(
+    name: NameArg,
+    top: Annotated[int, typer.Option(min=1, help="How many of the best configurations.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Pairs of each of them: fresh seeds.")] = 8,
+    against: Annotated[
+        str, typer.Option(help="Other methods in guidance's place: dropout,weight_decay,batch_norm,orthogonal.")
+    ] = "",
+    placebo: Annotated[bool, typer.Option("--placebo", help="Guide a meaningless twin of the same size too.")] = False,
+    address: Address = None,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    tracking: Tracking = None,
+    data: Data = None,
+    offline_ok: OfflineOk = False,
+    insecure: Insecure = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find out whether guidance helped: pairs on fresh seeds and the test set, against tuned controls, with intervals.
+
+    The best configurations of the search are trained beside their plain controls and the strongest control, which a
+    search of its own finds first, with as many trials. Interrupted, the same command goes on.
+
+    Example: `python -m sweep confirm digits --top 2 --seeds 8 --placebo`
+    """
+    from .. import display, service, verdicts
+    from ..confirm import confirm
+
+    settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address)
+    console = make_console(to_stderr=as_json)
+    methods = list(dict.fromkeys(method.strip() for method in against.split(",") if method.strip()))
+
+    def listen(config: StudyConfig, left: int | None) -> Progress:
+        view = display.LiveView if console.is_terminal else display.LogLines
+        return view(config, console, service.finished_rows(config, settings), left)
+
+    out = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    with out, graceful(console) as (stop, caught):
+        confirmation = confirm(
+            name,
+            settings,
+            listen,
+            top=top,
+            seeds=seeds,
+            against=methods,
+            placebo=placebo,
+            stop=stop,
+            offline_ok=offline_ok,
+            insecure=insecure,
+        )
+    if confirmation is None:
+        options = [f"--top {top}", f"--seeds {seeds}", *([f"--against {','.join(methods)}"] if methods else [])]
+        options += ["--placebo"] if placebo else []
+        console.print("Interrupted; nothing is lost. Go on with:")
+        console.print(f"  {command_line(settings, 'confirm', name, *options)}", soft_wrap=True)
+        raise typer.Exit(interrupted(caught))
+    if as_json:
+        print_json(json.loads(confirmation.to_json()))
+    else:
+        verdicts.print_confirmation(confirmation, console)

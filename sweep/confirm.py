@@ -1,0 +1,328 @@
+"""`sweep confirm`: checks that a study can be confirmed, has its rivals found and the pairs trained, and reads them.
+
+Their metrics are read from the checkpoints, which hold all epochs of a run and how long each took.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import checkpoint, running
+from .config import OF_CONFIRM, Scalar, StudyConfig
+from .data import reader
+from .errors import ConfigError, TrackingError, nearest
+from .finalists import missing
+from .finding import load, stored
+from .metrics import EpochMetrics
+from .pairs import Comparison, Member, compare, decided
+from .preflight import check
+from .results import Summary, summarise
+from .rivals import METHODS, configurations, members, rival, trained, wanted_pairs
+from .settings import Settings
+from .study import ARMS, Arm, Row
+from .tracking import Tracker
+
+if TYPE_CHECKING:
+    from .driver import Listener
+
+LONGEST = 100  # characters of a study's name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be confirmed.
+
+    Attributes:
+        config: the study's.
+        top: the configurations, best first.
+        rivals: the studies that find the rivals' best.
+        notes: what a reader must know of it.
+    """
+
+    config: StudyConfig
+    top: list[Row]
+    rivals: dict[Arm, StudyConfig]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A rival's best configuration.
+
+    Attributes:
+        study: that has found it.
+        trials: how many it was found in, and of these the completed ones.
+        number: the best trial's; None where none has completed.
+        hyperparameters: its, constants included; empty where none has completed.
+    """
+
+    arm: Arm
+    study: str
+    trials: int
+    completed: int
+    number: int | None
+    hyperparameters: dict[str, Scalar]
+
+    @classmethod
+    def of(cls, arm: Arm, summary: Summary) -> Found:
+        """The best of a study that was run."""
+        best = next(iter(summary.best), None)
+        values = {**summary.config.constants, **best.hyperparameters} if best else {}
+        number = best.number if best else None
+        return cls(arm, summary.config.name, len(summary.rows), len(summary.best), number, values)
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What the pairs say.
+
+    Attributes:
+        metric: of the test set, as the study's objective is of the validation set.
+        configurations: hyperparameters by number, best first.
+        rivals: what the configurations are compared with beside their plain controls.
+        comparisons: by configuration.
+        notes: what a reader must know of it.
+        rows: how many rows of the sister study it is made of.
+        ended: when the last of them ended, in milliseconds since the Unix epoch.
+    """
+
+    study: str
+    metric: str
+    direction: str
+    configurations: dict[int, dict[str, Scalar]]
+    rivals: list[Found]
+    comparisons: list[Comparison]
+    notes: list[str]
+    rows: int
+    ended: int
+
+    def to_json(self) -> str:
+        """All of it; numbers that there are not are null."""
+        data = dataclasses.asdict(self)
+        for shown, comparison in zip(data["comparisons"], self.comparisons, strict=True):
+            shown["verdict"] = comparison.verdict
+        return json.dumps(_finite(data), indent=2)
+
+    def metrics(self) -> EpochMetrics:
+        """The estimates as MLflow has them; the step is the number of rows, with which they change."""
+        values = {}
+        for c in self.comparisons:
+            for name in ("final", "best", "speedup", "speedup_seconds"):
+                estimate = getattr(c, name)
+                for part in ("value", "low", "high"):
+                    number = getattr(estimate, part)
+                    if number is not None and math.isfinite(number):
+                        suffix = "" if part == "value" else f"_{part}"
+                        values[f"confirm/{c.number:04d} {c.first} over {c.second} {name}{suffix}"] = number
+        return EpochMetrics(self.rows, values, self.ended)
+
+
+def confirm(
+    name: str,
+    settings: Settings,
+    listen: Callable[[StudyConfig, int | None], contextlib.AbstractContextManager[Listener]],
+    *,
+    top: int = 1,
+    seeds: int = 8,
+    against: Sequence[str] = (),
+    placebo: bool = False,
+    stop: threading.Event | None = None,
+    offline_ok: bool = False,
+    insecure: bool = False,
+) -> Confirmation | None:
+    """Trains a study's best configurations and their rivals in pairs on fresh seeds, and measures them on the test set.
+
+    What is there is not trained again: every call goes on. Pairs of an earlier call with more of them count as well.
+
+    Args:
+        listen: makes the listener of a study that is run: a rival's, or with the number of rows left, of the pairs.
+        top: how many configurations.
+        seeds: pairs of each of them.
+        against: other methods in guidance's place, of `sweep.rivals.METHODS`.
+        placebo: guide a meaningless twin as well.
+        stop, offline_ok, insecure: as for `run`.
+
+    Returns:
+        None where it was stopped.
+
+    Raises:
+        ConfigError: all that keeps the study from being confirmed so, at once.
+        SweepError: as for `run`.
+    """
+    train = functools.partial(
+        running.run, settings=settings, concluded=False, stop=stop, offline_ok=offline_ok, insecure=insecure
+    )
+    plan = prepared(name, settings, top=top, against=against)
+    found, notes = [], iter(plan.notes)
+    with contextlib.ExitStack() as ray:  # one for all, when the first has anything to train
+        for arm, rival in plan.rivals.items():
+            if not running.is_complete(rival, settings):
+                ray.enter_context(running.on_ray(settings.address, rival))
+            with listen(rival, None) as listener:
+                for note in notes:  # before the first
+                    listener.noticed(note)
+                summary = train(rival, listener=listener)
+            if summary.interrupted:
+                return None
+            found.append(Found.of(arm, summary))
+        best = {each.arm: each.hyperparameters for each in found if each.hyperparameters}
+        wanted = wanted_pairs(plan.config, plan.top, best, seeds=seeds, placebo=placebo)
+        left = len(missing(wanted, [r for r in summarise(name, settings).controls if r.state == "finished"]))
+        with listen(plan.config, left) as listener:
+            summary = train(plan.config, listener=listener, pairs=wanted)
+            if summary.interrupted:
+                return None
+            confirmation = read(plan, found, summary, settings, placebo=placebo)
+            if problem := publish(confirmation, settings):
+                listener.noticed(f"tracking: {problem}; the next sweep confirm {name} sends what is missing")
+    return confirmation
+
+
+def prepared(name: str, settings: Settings, *, top: int, against: Sequence[str]) -> Plan:
+    """Checks all that can be wrong, and plans the rest.
+
+    Raises:
+        ConfigError: all problems at once.
+        SweepError: no such study.
+    """
+    stored(name, settings)
+    config, _ = load(name, settings)
+    summary = summarise(name, settings)
+    best, total = configurations(config, summary.rows), max(len(summary.rows), config.search.trials)
+    ended = sum(row.state == "finished" for row in summary.rows)
+    rivals: dict[Arm, StudyConfig] = {}
+    if not (problems := _problems(config, best, settings, top=top, against=against)):
+        rivals = {arm: rival(config, arm, ended) for arm in ("strongest", *METHODS) if arm in ("strongest", *against)}
+        problems = [f"{arm}: {each}" for arm, study in rivals.items() for each in check(study, settings)[0]]
+    if problems:
+        raise ConfigError(f"confirm {name}", problems)
+    note = f"{name} is not over: of its {total} trials {ended} have ended, and these are all that is used"
+    return Plan(config, best[:top], rivals, [note] if ended < total else [])
+
+
+def _problems(
+    config: StudyConfig, best: Sequence[Row], settings: Settings, *, top: int, against: Sequence[str]
+) -> list[str]:
+    """What keeps a study from being confirmed, the rivals' studies aside."""
+    name = config.name
+    problems = [
+        f"--against: {method!r} is none of {', '.join(METHODS)}{nearest(method, [*METHODS])}"
+        for method in against
+        if method not in METHODS
+    ]
+    if OF_CONFIRM in name:
+        problems.append(f"{name} is a study of sweep confirm's own; confirm {name.partition(OF_CONFIRM)[0]}")
+    elif len(longest := f"{name}{OF_CONFIRM}{max(METHODS, key=len)}") > LONGEST:
+        problems.append(f"{name}: the name is {len(longest) - LONGEST} characters too long for studies like {longest}")
+    if not best:
+        problems.append(f"{name} has no completed trial yet; go on with it: python -m sweep resume {name}")
+    elif top > len(best):
+        problems.append(f"--top {top}: {name} has {len(best)} configurations that were completed")
+    if reader(config.data, settings.data, settings.cache).info.num_test < 1:
+        problems.append(f"data: {config.data.name} has no test images to measure on")
+    return problems
+
+
+def read(plan: Plan, found: Sequence[Found], summary: Summary, settings: Settings, *, placebo: bool) -> Confirmation:
+    """Compares all pairs that there are; reads their metrics from the checkpoints."""
+    config, runs = plan.config, _Runs(f"{plan.config.name}.controls", settings)
+    best = {each.arm: each.hyperparameters for each in found if each.hyperparameters}
+    compared: dict[tuple[Arm, Arm], list[Comparison]] = {}
+    for row in plan.top:
+        arms = {
+            arm: runs.of(trained(arm, values, summary.controls))
+            for arm, values in members(config, row, best, placebo=placebo).items()
+        }
+        for pair in _opponents([*arms]):
+            comparison = compare(row.number, pair, (arms[pair[0]], arms[pair[1]]), config.objective)
+            compared.setdefault(pair, []).append(comparison)
+    groups = [decided(group) for group in compared.values()]
+    fruitless = [
+        f"{each.arm}: none of the {each.trials} trials of {each.study} has completed"
+        for each in found
+        if each.number is None
+    ]
+    rows = [row for row in summary.controls if row.kind in ARMS and row.state == "finished"]
+    return Confirmation(
+        study=config.name,
+        metric=f"test_{config.objective.metric.removeprefix('val_')}",
+        direction=config.objective.direction,
+        configurations={row.number: row.hyperparameters for row in plan.top},
+        rivals=list(found),
+        comparisons=[comparison for of_each in zip(*groups, strict=True) for comparison in of_each],
+        notes=[*plan.notes, *fruitless, *runs.notes()],
+        rows=len(rows),
+        ended=max(int(1000 * (row.ended or 0.0)) for row in rows),
+    )
+
+
+def publish(confirmation: Confirmation, settings: Settings) -> str | None:
+    """Adds a confirmation to the study's own run in MLflow; returns why not, where it cannot."""
+    tracker = Tracker.of(confirmation.study, settings)
+    try:
+        if not tracker.attach():
+            return f"it has no experiment {confirmation.study}"
+    except TrackingError as error:
+        return str(error)
+    tracker.log_text(None, confirmation.to_json(), "confirm.json")
+    tracker.log_epochs(None, [confirmation.metrics()])
+    return None if tracker.close(status=None, timeout=60) else tracker.problem
+
+
+class _Runs:
+    """The members of pairs, by their rows; those that there is nothing to read of are left out, and noted."""
+
+    def __init__(self, sister: str, settings: Settings):
+        self._sister, self._settings = sister, settings
+        self._read: dict[int, Member | None] = {}
+        self._failed: set[int] = set()
+
+    def of(self, rows: Mapping[int, Row]) -> dict[int, Member]:
+        """Members by seed."""
+        found = {seed: self._member(row) for seed, row in rows.items()}
+        return {seed: member for seed, member in found.items() if member is not None}
+
+    def notes(self) -> list[str]:
+        """What was left out."""
+        gone = {number for number, member in self._read.items() if member is None}
+        return [
+            f"{self._sister} {', '.join(map(str, sorted(numbers)))}: {why}; the pairs are left out"
+            for numbers, why in ((self._failed, "failed, see sweep status"), (gone, "the checkpoints are gone"))
+            if numbers
+        ]
+
+    def _member(self, row: Row) -> Member | None:
+        if row.outcome == "failed":
+            self._failed.add(row.number)
+            return None
+        if row.number not in self._read:
+            saved = checkpoint.load_latest(self._settings.checkpoints(self._sister, row.number))
+            member = None if saved is None else Member(saved.history, diverged=saved.diverged is not None)
+            self._read[row.number] = member
+        return self._read[row.number]
+
+
+def _opponents(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
+    """The guided network against each of the others, then the others against the plain control."""
+    for arm in arms:
+        if arm != "guided":
+            yield "guided", arm
+    for arm in arms:
+        if arm not in ("guided", "plain"):
+            yield arm, "plain"
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {str(key): _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
