@@ -164,11 +164,11 @@ def confirm(
     found, notes = [], iter(plan.notes)
     with contextlib.ExitStack() as ray:  # one for all, when the first has anything to train
         for arm, rival in plan.rivals.items():
-            if not running.is_complete(rival, settings):
-                ray.enter_context(running.on_ray(settings.address, rival))
             with listen(rival, None) as listener:
                 for note in notes:  # before the first
                     listener.noticed(note)
+                if not running.is_complete(rival, settings):
+                    ray.enter_context(running.on_ray(settings.address, rival))
                 summary = train(rival, listener=listener)
             if summary.interrupted:
                 return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import signal
@@ -15,8 +16,9 @@ from typing import Any
 import optuna
 import pytest
 from mlflow.artifacts import load_text
+from optuna.trial import TrialState
 
-from sweep import confirm, studyfile
+from sweep import confirm, service, studyfile
 from sweep.config import StudyConfig
 from sweep.errors import ConfigError
 from sweep.metrics import EpochMetrics
@@ -207,6 +209,28 @@ def test_a_second_call_trains_nothing_and_pairs_that_are_there_count(
     left = left_by(confirmed.workspace, "pairs")
     assert_whole(left, "pairs", trials=3, controls=SEEDS * len(MEMBERS))
     assert all(len(values) == 1 for values in left.parent.history.values())
+
+
+def test_an_interrupted_study_is_confirmed_as_it_is_and_stays_interrupted(
+    study_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rayless.without_ray(monkeypatch)
+    config = study_config(search={"trials": 3, "sampler": "random", "finalists": {"top": 0}})
+    settings = Settings(workspace=tmp_path / "results")
+    impatient, told = rayless.Impatient(trials=2), rayless.Listener()
+    assert service.run(config, settings, impatient, stop=impatient.stop).interrupted
+    done = confirm.confirm(config.name, settings, lambda *_: contextlib.nullcontext(told), seeds=2)
+    note = f"{config.name} is not over: of its 3 trials 2 have ended, and these are all that is used"
+    assert done is not None
+    assert told.said == done.notes == [note]
+    [strongest] = done.rivals
+    assert strongest.trials == 2
+    left = left_by(settings.workspace, config.name)
+    assert left.parent.run.info.status == "KILLED"
+    assert [trial.state for trial in left.trials] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.WAITING]
+    assert {trial.state for trial in left.controls} == {TrialState.COMPLETE}
+    service.run(config, settings, told)
+    assert_whole(left_by(settings.workspace, config.name), config.name, trials=3, controls=6)
 
 
 def test_interrupted_it_says_how_to_go_on(
