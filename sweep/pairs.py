@@ -228,10 +228,12 @@ def holm(estimates: Sequence[Estimate], *, no_effect: float, statistic: Statisti
     found, largest, going = list(estimates), 0.0, True
     for rank, i in enumerate(order):
         estimate, left = estimates[i], len(estimates) - rank
-        if estimate.p is None or estimate.low is None:
+        if estimate.p is None or estimate.low is None or estimate.high is None:
             continue
         largest = max(largest, min(1.0, left * estimate.p))
-        low, high = _interval(estimate.values, statistic, 1 - ALPHA / left)
+        low, high = estimate.low, estimate.high
+        if left > 1:
+            low, high = _interval(estimate.values, statistic, 1 - ALPHA / left)
         going = going and largest < ALPHA and not low <= no_effect <= high
         found[i] = dataclasses.replace(estimate, p_holm=largest, clear=going)
     return found

@@ -106,7 +106,9 @@ def verdict(c: Comparison, metric: str) -> str:
     else:
         needed = f"; about {c.needed} pairs would show one of this size" if c.needed else ""
         sentences.append(f"no difference shown in {metric} (gain {_test(c)}{needed})")
-    if c.speedup.clear:
+    if c.speedup.clear and not c.speedup.value:
+        sentences.append(f"never gets to its end in {c.never} of {len(c.speedup.values)} pairs")
+    elif c.speedup.clear:
         faster = "sooner" if c.speedup.value > 1 else "later"
         sentences.append(f"reaches its end {faster}, by {c.speedup.value:.2g}x in epochs ({_range(c.speedup)})")
     if any(c.diverged):

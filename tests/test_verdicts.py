@@ -87,3 +87,8 @@ def test_a_rival_that_was_not_found_is_said_so() -> None:
     text = shown({}, {}, Found("batch_norm", "digits.confirm.batch_norm", 4, 0, None, {}))
     assert "Batch normalisation: none." in text
     assert "no difference can be shown in test_loss: no pairs." in words(text)
+
+
+def test_one_that_hardly_ever_gets_there_has_no_factor() -> None:
+    slow, fast = [1.0, 1.1, 1.05, 0.95, 1.02, 1.01, 1.03, 0.97, 0.3], [0.5, 0.52, 0.51, 0.49, 0.53, 0.5, 0.47, 0.5, 0.4]
+    assert "; never gets to its end in 8 of 9 pairs." in words(shown(runs(slow), runs(fast)))
