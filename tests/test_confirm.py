@@ -131,7 +131,8 @@ def test_pairs_are_trained_once_and_recorded_whole_though_the_first_driver_was_k
     assert not all(state.is_finished() for state in confirmed.unfinished)
     assert_whole(confirmed.left, "pairs", trials=3, controls=SEEDS * len(MEMBERS))
     assert any(run.startswith("pairs.controls") for run in confirmed.safe)
-    assert trained_again(confirmed.left, confirmed.safe) == []
+    kept = checkpointed(confirmed.workspace, "pairs")
+    assert trained_again(confirmed.left, confirmed.safe, kept) == []
     kinds = Counter(t.user_attrs["kind"] for t in confirmed.left.controls)
     assert kinds == dict.fromkeys(MEMBERS, SEEDS)
     tags = [confirmed.left.runs[f"pairs.controls-{t.number:04d}"].tags for t in confirmed.left.controls]
