@@ -5,6 +5,7 @@ Nothing here imports torch, Ray, Optuna or MLflow, so that reading a study file 
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -243,12 +244,23 @@ class Resources(_Section):
 
     cpus: float = Field(1, gt=0, description="CPU cores; also the trial's threads, at least one.")
     gpus: float | Literal["auto"] = Field("auto", description="GPUs, fractions allowed; auto: one where there are any.")
+    memory: float | None = Field(
+        None, gt=0, description="GiB of main memory: a trial goes where so much is not promised to others."
+    )
+    accelerator_type: str | None = Field(
+        None, min_length=1, description="Trials go to nodes with this accelerator alone, by Ray's name: A10G, L4, ..."
+    )
     max_concurrent: int | None = Field(None, ge=1, description="Trials at once; default: as many as fit.")
 
-    def room(self, cpus: float, gpus: float, gpus_per_trial: float) -> int:
-        """Trials that a machine has room for."""
+    def room(self, cpus: float, gpus: float, gpus_per_trial: float, memory: float = math.inf) -> int:
+        """Trials that a machine has room for.
+
+        Args:
+            memory: GiB of the machine; without it, as much as is asked for.
+        """
         by_gpus = _fit(gpus, gpus_per_trial) if gpus_per_trial else sys.maxsize
-        return min(_fit(cpus, self.cpus), by_gpus)
+        by_memory = int(memory / self.memory + 1e-9) if self.memory and memory < math.inf else sys.maxsize
+        return min(_fit(cpus, self.cpus), by_gpus, by_memory)
 
     @field_validator("gpus")
     @classmethod

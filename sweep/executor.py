@@ -36,6 +36,7 @@ from cluster.connect import quiet
 from .config import Resources, TrialConfig
 from .errors import SweepError
 from .metrics import EpochMetrics
+from .room import demand, parallelism
 from .trial import Place, run_trial
 
 Key = tuple[str, int]
@@ -105,34 +106,6 @@ class Source(Protocol):
         """Called when a trial was given up after its workers died."""
 
 
-def parallelism(resources: Resources) -> int:
-    """Trials that the connected cluster runs at once.
-
-    Raises:
-        SweepError: no node has room for one trial; says what there is.
-    """
-    cpus, gpus = resources.cpus, gpus_per_trial(resources)
-    slots, found = 0, []
-    for node in ray.nodes():
-        has = node["Resources"]
-        if node["Alive"]:
-            found.append(f"{has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs")
-            slots += resources.room(has.get("CPU", 0), has.get("GPU", 0), gpus)
-    if not slots:
-        raise SweepError(
-            f"resources: a trial asks for {cpus:g} CPUs and {gpus:g} GPUs, but no node has them; there is: "
-            f"{'; '.join(found)}. Lower resources.cpus or resources.gpus, or connect to a larger cluster."
-        )
-    return min(slots, resources.max_concurrent or slots)
-
-
-def gpus_per_trial(resources: Resources) -> float:
-    """GPUs of one trial; ``auto`` is one where the cluster has any."""
-    if resources.gpus != "auto":
-        return float(resources.gpus)
-    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
-
-
 def execute(source: Source, resources: Resources, *, stop: threading.Event) -> None:
     """Runs the source's trials until it is finished; with ``stop`` set, until the running ones have checkpointed.
 
@@ -141,9 +114,8 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    gpus = gpus_per_trial(resources)
-    slots = parallelism(resources)
-    bridge = _Bridge(source, limit=slots, stop=stop, gpu=gpus > 0)
+    slots, asked = parallelism(resources), demand(resources)
+    bridge = _Bridge(source, limit=slots, stop=stop, gpu="GPU" in asked)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # else workers start one after the other, seconds each
     # What Tune writes is not kept.
     with (
@@ -162,7 +134,7 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
             stop=_StopAll(bridge),
             reuse_actors=True,
             max_failures=0,  # the bridge retries, since Tune gives a trial up that dies between two trials of a worker
-            resources_per_trial={"cpu": resources.cpus, "gpu": gpus},
+            resources_per_trial=tune.PlacementGroupFactory([asked]),
             storage_path=scratch,
             trial_dirname_creator=lambda trial: trial.trial_id,
             trial_name_creator=lambda trial: trial.trial_id,

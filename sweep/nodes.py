@@ -18,7 +18,7 @@ def check_nodes(config: StudyConfig, settings: Settings, *, insecure: bool) -> l
     Args:
         insecure: take a cluster that asks for no token, too.
     """
-    from .executor import parallelism
+    from .room import parallelism
 
     problems = []
     try:

@@ -24,7 +24,7 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  (imported before th
 import pytest
 import scipy.stats  # noqa: F401
 
-from sweep import confirm, driver, executor, running, service, tracking, trial  # noqa: F401
+from sweep import confirm, driver, executor, room, running, service, tracking, trial  # noqa: F401
 from sweep.config import Resources, StudyConfig
 from sweep.executor import Job, Result, Source
 from sweep.settings import Settings
@@ -107,7 +107,7 @@ def without_ray(
         execute(source, stop=stop, death=death, every_epoch=every_epoch)
 
     patch.setattr(executor, "execute", instead)
-    patch.setattr(executor, "parallelism", lambda _: 1)
+    patch.setattr(room, "parallelism", lambda _: 1)
     patch.setattr(running, "on_ray", lambda *_: contextlib.nullcontext())
     if not models:
         patch.setattr(tracking.Tracker, "log_model", lambda *_: None)

@@ -137,6 +137,8 @@ raw_configs = st.fixed_dictionaries(
             optional={
                 "cpus": st.sampled_from([0.5, 1, 4]),
                 "gpus": st.sampled_from(["auto", 0, 0.25, 2]),
+                "memory": st.none() | st.sampled_from([0.5, 64]),
+                "accelerator_type": st.none() | st.just("A10G"),
                 "max_concurrent": st.none() | st.integers(1, 9),
             },
         ),
@@ -391,3 +393,11 @@ def test_a_target_is_reached_at_it_or_beyond(direction: Any, target: float | Non
 )
 def test_the_room_of_a_machine(cpus: float, gpus: float, machine: tuple[float, float], trials: int) -> None:
     assert Resources(cpus=cpus, gpus=gpus).room(*machine, gpus) == trials
+
+
+def test_main_memory_is_room_too() -> None:
+    asked = Resources(cpus=1, gpus=0, memory=0.7)
+    assert asked.room(8, 0, 0, memory=3.5) == 5
+    assert asked.room(8, 0, 0, memory=0.6) == 0
+    assert asked.room(8, 0, 0) == 8, "of a machine whose memory is not known"
+    assert Resources(cpus=1, gpus=0).room(8, 0, 0, memory=0.1) == 8, "nothing was asked for"

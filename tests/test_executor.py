@@ -18,13 +18,15 @@ import psutil
 import pytest
 import ray
 from ray.tune.search import Searcher
+from ray.util.placement_group import placement_group_table
 
 from cluster.connect import connected
 from sweep import checkpoint
 from sweep.config import DataConfig, Resources, TrialConfig
 from sweep.data import load
 from sweep.errors import SweepError
-from sweep.executor import Job, Key, Result, Source, Worker, _Bridge, execute, gpus_per_trial, parallelism
+from sweep.executor import Job, Key, Result, Source, Worker, _Bridge, execute
+from sweep.room import demand, parallelism
 from sweep.trial import Place, run_trial
 
 from .processes import descendants, title
@@ -37,7 +39,7 @@ PATIENCE = 150.0  # seconds, where a working executor needs a few
 
 @pytest.fixture(scope="module")
 def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A private Ray with 4 CPUs and 2 logical GPUs; a folder with one file per worker process that was given GPUs."""
+    """A private Ray with 4 CPUs, 2 logical GPUs (A10G) and 4 GiB; a folder with one file per process that has GPUs."""
     folder = tmp_path_factory.mktemp("devices")
 
     def watch() -> None:
@@ -58,6 +60,8 @@ def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         address="local",
         num_cpus=4,
         num_gpus=2,
+        resources={"accelerator_type:A10G": 1},  # as Ray names what it finds
+        _memory=4 * 2**30,
         include_dashboard=False,
         log_to_driver=False,
         runtime_env={"worker_process_setup_hook": watch},
@@ -149,20 +153,30 @@ def test_room_is_counted_in_whole_trials() -> None:
     assert parallelism(Resources(cpus=1, gpus=2)) == 1
     assert parallelism(Resources(cpus=1, gpus=0, max_concurrent=3)) == 3
     # auto is one GPU where there are any.
-    assert gpus_per_trial(Resources()) == 1
+    assert demand(Resources()) == {"CPU": 1, "GPU": 1}
     assert parallelism(Resources()) == 2
+    assert parallelism(Resources(cpus=0.5, gpus=0, memory=1.5)) == 2
+    assert parallelism(Resources(cpus=0.5, gpus=0.5, memory=1.5, accelerator_type="A10G")) == 2
 
 
 @pytest.mark.usefixtures("devices")
 @pytest.mark.parametrize(
     ("resources", "asked"),
-    [(Resources(gpus=3), "1 CPUs and 3 GPUs"), (Resources(cpus=8, gpus=0), "8 CPUs and 0 GPUs")],
+    [
+        (Resources(gpus=3), "1 CPUs and 3 GPUs, .* there is: 4 CPUs and 2 GPUs"),
+        (Resources(cpus=8, gpus=0), "8 CPUs and 0 GPUs, .* there is: 4 CPUs and 2 GPUs"),
+        (
+            Resources(gpus=0, memory=64),
+            "1 CPUs, 0 GPUs and 64 GiB of memory, .* there is: 4 CPUs, 2 GPUs and 4 GiB of memory",
+        ),
+        (Resources(gpus=3, accelerator_type="A10G"), r"1 CPUs and 3 GPUs \(A10G\), .* there is: .* 2 GPUs \(A10G\)"),
+        (Resources(accelerator_type="A100"), "accelerator_type: no node has A100; there are: A10G$"),
+    ],
 )
 def test_more_than_any_node_has_is_refused_with_what_there_is(place: Place, resources: Resources, asked: str) -> None:
     source = Trials([job(place, 99, 1)])
-    with pytest.raises(SweepError, match=asked) as refusal:
+    with pytest.raises(SweepError, match=asked):
         execute(source, resources, stop=threading.Event())
-    assert "there is: 4 CPUs and 2 GPUs" in str(refusal.value)
     assert not source.begun
 
 
@@ -172,7 +186,12 @@ def test_more_than_any_node_has_is_refused_with_what_there_is(place: Place, reso
 class FourThenShort(Trials):
     """The first four are endless, and end when each of them has reported: that is, when all run at once."""
 
+    asked: list[dict[str, float]]
+
     def enough(self, number: int) -> bool:
+        if number == 4:
+            groups = placement_group_table().values()
+            self.asked = [bundle for g in groups if g["state"] == "CREATED" for bundle in g["bundles"].values()]
         return number < 4 and {0, 1, 2, 3} <= self.results.keys()
 
 
@@ -188,7 +207,8 @@ def shared(devices: Path, place: Place) -> Shared:
     jobs[6].place.folder.parent.mkdir(parents=True, exist_ok=True)
     jobs[6].place.folder.write_text("a file where the checkpoints belong")
     source = FourThenShort(jobs)
-    execute(source, Resources(cpus=0.5, gpus=0.5), stop=threading.Event())
+    resources = Resources(cpus=0.5, gpus=0.5, memory=0.75, accelerator_type="A10G")
+    execute(source, resources, stop=threading.Event())
     return Shared(source, sorted(file.read_text() for file in devices.glob("[0-9]*")))
 
 
@@ -197,6 +217,12 @@ def test_four_half_gpu_trials_run_at_once_on_two(shared: Shared) -> None:
     assert time.monotonic() < shared.source.deadline
     assert shared.source.begun == list(range(9)), "trials start in the order they were asked"
     assert shared.source.left == []
+
+
+def test_ray_is_asked_for_what_a_trial_needs(shared: Shared) -> None:
+    each = {"CPU": 0.5, "GPU": 0.5, "memory": 0.75 * 2**30, "accelerator_type:A10G": 0.001}
+    assert shared.source.asked
+    assert all(asked == each for asked in shared.source.asked)
 
 
 def test_each_worker_sees_its_own_gpu_and_stays_warm(shared: Shared) -> None:
