@@ -243,7 +243,9 @@ class Resources(_Section):
     """What one trial occupies."""
 
     cpus: float = Field(1, gt=0, description="CPU cores; also the trial's threads, at least one.")
-    gpus: float | Literal["auto"] = Field("auto", description="GPUs, fractions allowed; auto: one where there are any.")
+    gpus: float | Literal["auto"] = Field(
+        "auto", description="GPUs; a fraction shares one, and its memory; auto: one where there are any."
+    )
     memory: float | None = Field(
         None, gt=0, description="GiB of main memory: a trial goes where so much is not promised to others."
     )

@@ -35,6 +35,7 @@ from cluster.connect import quiet
 
 from .config import Resources, TrialConfig
 from .errors import SweepError
+from .memory import cap
 from .metrics import EpochMetrics
 from .room import demand, parallelism
 from .trial import Place, run_trial
@@ -115,7 +116,7 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     slots, asked = parallelism(resources), demand(resources)
-    bridge = _Bridge(source, limit=slots, stop=stop, gpu="GPU" in asked)
+    bridge = _Bridge(source, limit=slots, stop=stop, gpus=asked.get("GPU", 0.0))
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # else workers start one after the other, seconds each
     # What Tune writes is not kept.
     with (
@@ -157,9 +158,10 @@ class Worker(tune.Trainable):
         """Takes on the next trial."""
         job = json.loads(new_config["job"])
         place = job["place"]
+        cap(place["gpus"])
         self._reports = run_trial(
             TrialConfig.model_validate(job["config"]),
-            Place(Path(place["folder"]), Path(place["data"]), Path(place["cache"]), place["gpu"]),
+            Place(Path(place["folder"]), Path(place["data"]), Path(place["cache"]), place["gpus"]),
             attempt=job["attempt"],
         )
         return True
@@ -190,8 +192,8 @@ class Worker(tune.Trainable):
 class _Bridge:
     """What the adapters share: the source, the trials that are out, and an error to be raised at the end."""
 
-    def __init__(self, source: Source, *, limit: int, stop: threading.Event, gpu: bool):
-        self.source, self.stop, self._limit, self._gpu = source, stop, limit, gpu
+    def __init__(self, source: Source, *, limit: int, stop: threading.Event, gpus: float):
+        self.source, self.stop, self._limit, self.gpus = source, stop, limit, gpus
         self.jobs: dict[str, Job] = {}  # Tune's id -> job, of the trials that are out
         self.error: BaseException | None = None
         self._epochs: dict[Key, int] = {}  # last epoch reported
@@ -297,7 +299,7 @@ class _Searcher(Searcher):
         place = {"folder": str(job.place.folder), "data": str(job.place.data), "cache": str(job.place.cache)}
         config = {
             "config": job.config.model_dump(mode="json"),
-            "place": {**place, "gpu": self._bridge._gpu},
+            "place": {**place, "gpus": self._bridge.gpus},
             "attempt": job.attempt,
         }
         return {"job": json.dumps(config)}

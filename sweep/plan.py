@@ -46,7 +46,7 @@ def plan(config: StudyConfig, settings: Settings, *, done: int) -> Plan:
     present, resources = torch.cuda.device_count(), config.resources
     gpus = min(present, 1) if resources.gpus == "auto" else resources.gpus  # of a trial
     with tempfile.TemporaryDirectory(prefix="sweep-plan-") as scratch:
-        place = Place(Path(scratch), settings.data, settings.cache, gpu=gpus > 0)
+        place = Place(Path(scratch), settings.data, settings.cache, gpus=gpus)
         run, _ = assemble(config.trial(middle), place)
     seconds = _epoch_seconds(run)
     # 1 where this machine has no room for any, and a cluster is meant.

@@ -110,7 +110,7 @@ def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[Epoc
     """
     from .trial import Place, run_trial
 
-    place = Place(folder=folder, data=settings.data, cache=settings.cache, gpu=True)
+    place = Place(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0)
     for said in run_trial(trial, place, interval=0.0):
         yield from said.epochs
         if said.outcome == "diverged":
@@ -123,6 +123,6 @@ def test(trial: TrialConfig, settings: Settings, folder: Path) -> dict[str, floa
     from .training import evaluate
     from .trial import Place, assemble
 
-    run, _ = assemble(trial, Place(folder=folder, data=settings.data, cache=settings.cache, gpu=True))
+    run, _ = assemble(trial, Place(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0))
     dataset = load_data(trial.data, root=settings.data, cache=settings.cache)
     return evaluate(run, dataset.test.to(run.device), "test")

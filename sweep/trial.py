@@ -39,13 +39,13 @@ class Place:
         folder: the trial's checkpoints, one folder per attempt below it.
         data: root of the data sets.
         cache: their memory-mapped arrays.
-        gpu: whether the trial was given a GPU (or a share of one).
+        gpus: how many GPUs the trial was given, or what share of one.
     """
 
     folder: Path
     data: Path
     cache: Path
-    gpu: bool = False
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def assemble(
         ValueError: sizes that the model family refuses, or guidance without a layer to guide.
         DataError: the data set is missing.
     """
-    device = torch.device("cuda" if place.gpu and torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if place.gpus and torch.cuda.is_available() else "cpu")
     dataset = load(config.data, root=place.data, cache=place.cache)
     torch.manual_seed(config.training.seed)
     model = build(config, dataset.info)

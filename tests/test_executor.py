@@ -25,7 +25,7 @@ from sweep import checkpoint
 from sweep.config import DataConfig, Resources, TrialConfig
 from sweep.data import load
 from sweep.errors import SweepError
-from sweep.executor import Job, Key, Result, Source, Worker, _Bridge, execute
+from sweep.executor import Job, Key, Result, Source, Worker, _Bridge, _Searcher, execute
 from sweep.room import demand, parallelism
 from sweep.trial import Place, run_trial
 
@@ -256,6 +256,14 @@ def test_the_numbers_are_those_of_the_same_trial_in_this_process(shared: Shared,
     assert [{**m.values, "seconds": 0} for m in got] == [{**m.values, "seconds": 0} for m in expected]
 
 
+def test_a_worker_is_told_its_share_of_a_gpu(place: Place) -> None:
+    bridge = _Bridge(Trials([job(place, 0, 1)]), limit=1, stop=threading.Event(), gpus=0.25)
+    with bridge:
+        told = _Searcher(bridge).suggest("tune's id")
+    assert isinstance(told, dict)
+    assert json.loads(told["job"])["place"]["gpus"] == 0.25
+
+
 # -- one trial at a time: a worker that is killed, and a stop -------------------------------------------------------
 
 
@@ -323,7 +331,7 @@ def test_a_stop_leaves_every_reported_epoch_in_a_checkpoint(mortal: Mortal, plac
 
 def test_losses_count_as_long_as_a_trial_makes_no_progress(place: Place) -> None:
     source = Trials([job(place, 0, ENDLESS)])
-    with _Bridge(source, limit=1, stop=threading.Event(), gpu=False) as bridge:
+    with _Bridge(source, limit=1, stop=threading.Event(), gpus=0) as bridge:
 
         def loses_its_worker(*epochs: int) -> None:
             given = bridge.take()
@@ -353,11 +361,11 @@ def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(place: Place) ->
     (full.place.folder / "attempt-01").mkdir(parents=True)
     for epoch in (1, 2, 3):  # wherever the checkpoint is written, there is no room
         (full.place.folder / "attempt-01" / f"epoch-{epoch:04d}.tmp").symlink_to("/dev/full")
-    where = {"folder": str(full.place.folder), "data": str(place.data), "cache": str(place.cache), "gpu": False}
+    where = {"folder": str(full.place.folder), "data": str(place.data), "cache": str(place.cache), "gpus": 0}
     worker = Worker({"job": json.dumps({"config": full.config.model_dump(), "place": where, "attempt": 1})})
     said = worker.step()
     source = Trials([])
-    bridge = _Bridge(source, limit=1, stop=threading.Event(), gpu=False)
+    bridge = _Bridge(source, limit=1, stop=threading.Event(), gpus=0)
     bridge.jobs["tune's id"] = full
     assert bridge.result("tune's id", said["report"], said["halt"])
     assert bridge.ended
@@ -382,5 +390,5 @@ def test_tune_can_write_nothing_of_the_study() -> None:
     """Tune pickles its searcher and scheduler into a snapshot; a storage's password must not get there."""
     source = Trials([])
     source.password = "secret"  # type: ignore[attr-defined]
-    bridge = _Bridge(source, limit=1, stop=threading.Event(), gpu=False)
+    bridge = _Bridge(source, limit=1, stop=threading.Event(), gpus=0)
     assert b"secret" not in pickle.dumps(bridge)
