@@ -253,6 +253,16 @@ class Resources(_Section):
         None, min_length=1, description="Trials go to nodes with this accelerator alone, by Ray's name: A10G, L4, ..."
     )
     max_concurrent: int | None = Field(None, ge=1, description="Trials at once; default: as many as fit.")
+    retry_oom: bool = Field(
+        False,
+        description="A trial that was out of memory goes on once more when no other runs, on a whole GPU where it had "
+        "a share of one.",
+    )
+
+    def retries(self, memory: str) -> bool:
+        """Whether a trial that ran out of memory is tried alone: not where it had all of its GPU already."""
+        shared = memory != "GPU" or (self.gpus != "auto" and self.gpus < 1)
+        return self.retry_oom and shared
 
     def room(self, cpus: float, gpus: float, gpus_per_trial: float, memory: float = math.inf) -> int:
         """Trials that a machine has room for.

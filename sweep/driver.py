@@ -21,6 +21,7 @@ from .errors import reason
 from .executor import Job, Key, Result
 from .finalists import best_rows, wanted_rows, wanted_tuned
 from .lease import RENEW_EVERY
+from .memory import Memory
 from .metrics import EpochMetrics
 from .settings import Settings
 from .storage import UNREACHABLE, Patience
@@ -77,7 +78,7 @@ class Driver:
         self._handed_in: dict[Key, list[Result]] = {}  # what workers reported and the storage has not taken yet
         self._turn = threading.RLock()  # of the executor's loop and of the thread that asks
         self._confirmed: dict[Key, float] = {}  # when a trial was last known to be ours, by the wall clock
-        self._again: list[Trial] = []  # whose own code has failed
+        self._again: list[Trial] = []  # whose own code has failed, or that were out of memory
         self._patience = Patience()
         self._over = threading.Event()
         self._left = threading.Event()
@@ -153,9 +154,9 @@ class Driver:
             self._back()
             return stop
 
-    def lost(self, key: Key, error: str) -> None:
-        """Fails a trial whose workers died again and again."""
-        self.report(key, Result([], None, "failed", error, {}))
+    def lost(self, key: Key, error: str, lack: Memory | None = None) -> None:
+        """Fails a trial whose workers died again and again, or for lack of memory."""
+        self.report(key, Result([], None, "failed", error, {}, lack=lack))
 
     # -- within --------------------------------------------------------------------------------------------------
 
@@ -202,14 +203,25 @@ class Driver:
             trial.epochs = epochs[-1].epoch
             self._listener.progressed(trial, epochs[-1])
         outcome = "pruned" if pruned_at is not None else last.outcome
-        if outcome == "failed" and last.where and trial.failures < self._config.search.max_failures:
-            study.note_failure(trial, last.error or "")
-            self._tracker.set_tags(_run_key(trial), _error_tag(last.error))
+        if outcome == "failed" and self._tried_again(trial, last):
             self._again.append(trial)
         elif outcome is not None:
-            self._end(trial, outcome, checkpoint=last.checkpoint, error=last.error, tags=last.where)  # type: ignore[arg-type]
+            tags = {**last.where, **({"sweep.reason": "out of memory"} if last.lack else {})}
+            self._end(trial, outcome, checkpoint=last.checkpoint, error=last.error, tags=tags)  # type: ignore[arg-type]
         del self._handed_in[key]
         return outcome is not None
+
+    def _tried_again(self, trial: Trial, last: Result) -> bool:
+        """Whether a trial that has failed is taken up again; the storage then knows of it."""
+        study = self._studies[trial.study]
+        if last.lack is not None and not trial.alone and self._config.resources.retries(last.lack):
+            study.note_lack(trial, last.error or "")
+        elif last.where and trial.failures < self._config.search.max_failures:
+            study.note_failure(trial, last.error or "")
+        else:
+            return False
+        self._tracker.set_tags(_run_key(trial), _error_tag(last.error))
+        return True
 
     def _is_ours(self, trial: Trial) -> bool:
         now = time.time()  # goes on while a machine sleeps
@@ -257,7 +269,7 @@ class Driver:
                 "checkpoint of it: it begins anew. The drivers of a study must share one workspace (--workspace)"
             )
         place = Place(folder=folder, data=self._settings.data, cache=self._settings.cache)
-        return Job(trial.key, trial.config, place, trial.attempt)
+        return Job(trial.key, trial.config, place, trial.attempt, trial.alone)
 
     def _busy(self, study: Study) -> bool:
         """Whether another living driver still works on a trial that this stage must wait for."""

@@ -35,14 +35,13 @@ from cluster.connect import quiet
 
 from .config import Resources, TrialConfig
 from .errors import SweepError
-from .memory import cap
+from .memory import Memory, cap, hint, killed_for_lack, lacking
 from .metrics import EpochMetrics
 from .room import demand, parallelism
 from .trial import Place, run_trial
 
 Key = tuple[str, int]
 ASK_AGAIN = 1.0  # seconds; a source that has nothing now may have something when a trial ends, or after this long
-OUT_OF_MEMORY = ("OutOfMemoryError", "running low on memory")  # Ray's words for a worker that it has killed
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 LOST_AT_MOST = 3  # times in the same epoch; then the trial is failed
 
@@ -63,12 +62,14 @@ class Job:
     Attributes:
         key: what the source knows it by.
         attempt: how often the trial was taken up.
+        alone: it was out of memory: it runs when no other trial does, on a whole GPU if on any.
     """
 
     key: Key
     config: TrialConfig
     place: Place
     attempt: int
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Result:
     Attributes:
         where: tags that say on what it ran: host and device.
         notices: what the user should know.
+        lack: the memory that was not enough, of a trial that failed for that.
     """
 
     epochs: list[EpochMetrics]
@@ -86,6 +88,7 @@ class Result:
     error: str | None
     where: dict[str, str]
     notices: Sequence[str] = ()
+    lack: Memory | None = None
 
 
 class Source(Protocol):
@@ -103,8 +106,8 @@ class Source(Protocol):
     def report(self, key: Key, result: Result) -> bool:
         """Takes a result in; returns whether the trial must stop here."""
 
-    def lost(self, key: Key, error: str) -> None:
-        """Called when a trial was given up after its workers died."""
+    def lost(self, key: Key, error: str, lack: Memory | None = None) -> None:
+        """Called when a trial was given up after its workers died, for lack of memory if there was any."""
 
 
 def execute(source: Source, resources: Resources, *, stop: threading.Event) -> None:
@@ -115,8 +118,8 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    slots, asked = parallelism(resources), demand(resources)
-    bridge = _Bridge(source, limit=slots, stop=stop, gpus=asked.get("GPU", 0.0))
+    slots = parallelism(resources)
+    bridge = _Bridge(source, limit=slots, stop=stop, retry_oom=resources.retry_oom)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # else workers start one after the other, seconds each
     # What Tune writes is not kept.
     with (
@@ -130,12 +133,11 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
             Worker,
             name="study",
             num_samples=-1,
-            search_alg=_Searcher(bridge),
+            search_alg=_Searcher(bridge, resources),
             scheduler=_Scheduler(bridge),
             stop=_StopAll(bridge),
             reuse_actors=True,
             max_failures=0,  # the bridge retries, since Tune gives a trial up that dies between two trials of a worker
-            resources_per_trial=tune.PlacementGroupFactory([asked]),
             storage_path=scratch,
             trial_dirname_creator=lambda trial: trial.trial_id,
             trial_name_creator=lambda trial: trial.trial_id,
@@ -149,6 +151,11 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
 
 class Worker(tune.Trainable):
     """A warm process that runs one trial after the other; it talks to nobody but Tune."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """What a trial asks of a node."""
+        return tune.PlacementGroupFactory([json.loads(config["job"])["demand"]])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Called once, with the first trial."""
@@ -168,7 +175,7 @@ class Worker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Trains for half a second or an epoch, whichever is longer. A trial's own error is a result too."""
-        halt = None
+        halt, lack = None, None
         try:
             report = next(self._reports)
             epochs = [(m.epoch, m.values, m.timestamp) for m in report.epochs]
@@ -176,11 +183,13 @@ class Worker(tune.Trainable):
             outcome, error, notices = str(report.outcome or ""), report.error, report.notices
         except Exception as problem:  # noqa: BLE001 (a trial must not take the worker, or the study, with it)
             epochs, checkpoint, outcome, error, notices = [], None, "failed", traceback.format_exc(), ()
+            if (lack := lacking(problem)) is not None:
+                error = f"{error}{hint(lack)}"
             if isinstance(problem, OSError) and problem.errno in NO_ROOM:
                 halt = f"{socket.gethostname()}: {problem}"
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         where = {"sweep.host": socket.gethostname(), "sweep.device": device}
-        return {"report": json.dumps([epochs, checkpoint, outcome or None, error, where, notices]), "halt": halt}
+        return {"report": json.dumps([epochs, checkpoint, outcome or None, error, where, notices, lack]), "halt": halt}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Not used: a trial writes its own checkpoints."""
@@ -192,13 +201,14 @@ class Worker(tune.Trainable):
 class _Bridge:
     """What the adapters share: the source, the trials that are out, and an error to be raised at the end."""
 
-    def __init__(self, source: Source, *, limit: int, stop: threading.Event, gpus: float):
-        self.source, self.stop, self._limit, self.gpus = source, stop, limit, gpus
+    def __init__(self, source: Source, *, limit: int, stop: threading.Event, retry_oom: bool = False):
+        self.source, self.stop, self._limit, self._retry_oom = source, stop, limit, retry_oom
         self.jobs: dict[str, Job] = {}  # Tune's id -> job, of the trials that are out
         self.error: BaseException | None = None
         self._epochs: dict[Key, int] = {}  # last epoch reported
         self._losses: dict[Key, tuple[int, int]] = {}  # last epoch at the last loss of a worker, losses in that epoch
         self._again: list[Job] = []  # trials that have lost their worker
+        self._alone: list[Job] = []  # trials that wait until no other runs
         self._asker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ask")
         self._next: Future[Job | None] | None = None
         self._quiet_until = 0.0
@@ -225,14 +235,21 @@ class _Bridge:
             return self._again.pop(0)
         if len(self.jobs) >= self._limit or (self.jobs and time.monotonic() < self._quiet_until):
             return None
+        if any(job.alone for job in self.jobs.values()):
+            return None
         if self._next is None:
-            if self.source.finished():
+            if self.source.finished() and not self._alone:
                 return None if self.jobs else Searcher.FINISHED  # one that is out may lose its worker
             self._next = self._asker.submit(self.source.ask)
         if self.jobs and not self._next.done():
             return None  # a result may come while the sampler thinks
         job, self._next = self._next.result(), None
+        if job is not None and job.alone:
+            self._alone.append(job)
+            return None
         if job is None:
+            if not self.jobs and self._alone:
+                return self._alone.pop(0)
             if not self.jobs and self.source.finished():
                 return Searcher.FINISHED  # Tune would sleep a second before it asks again
             self._quiet_until = time.monotonic() + ASK_AGAIN
@@ -275,20 +292,21 @@ class _Bridge:
         before, count = self._losses.get(job.key, (epoch, 0))
         count = count + 1 if epoch == before else 1
         self._losses[job.key] = epoch, count
-        if count < LOST_AT_MOST:
+        lack = killed_for_lack(error)
+        if count < LOST_AT_MOST and not (lack and self._retry_oom):
             self._again.append(job)
-        else:
-            why = "out of memory: " if any(words in error for words in OUT_OF_MEMORY) else ""
-            last_line = f"{why}the worker died {count} times in the same epoch"
-            self.guard(lambda: self.source.lost(job.key, f"{error.strip()}\n{last_line}".strip()))
+            return
+        often = f"the worker died {count} times in the same epoch" if count > 1 else "the worker died"
+        last_line = f"{often}, {hint(lack)}" if lack else often
+        self.guard(lambda: self.source.lost(job.key, f"{error.strip()}\n{last_line}".strip(), lack))
 
 
 class _Searcher(Searcher):
     """Asks the source. Tune calls `suggest` in its loop whenever it could start a trial."""
 
-    def __init__(self, bridge: _Bridge):
+    def __init__(self, bridge: _Bridge, resources: Resources):
         super().__init__()
-        self._bridge = bridge
+        self._bridge, self._resources = bridge, resources
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         job = self._bridge.guard(self._bridge.take, default=Searcher.FINISHED)
@@ -296,11 +314,13 @@ class _Searcher(Searcher):
             return job
         self._bridge.jobs[trial_id] = job
         self._bridge.guard(lambda: self._bridge.source.started(job.key))
+        asked = demand(self._resources, alone=job.alone)
         place = {"folder": str(job.place.folder), "data": str(job.place.data), "cache": str(job.place.cache)}
         config = {
             "config": job.config.model_dump(mode="json"),
-            "place": {**place, "gpus": self._bridge.gpus},
+            "place": {**place, "gpus": asked.get("GPU", 0.0)},
             "attempt": job.attempt,
+            "demand": asked,
         }
         return {"job": json.dumps(config)}
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
+Memory = Literal["GPU", "host"]
+
 CONTEXT = 0.6 * 2**30  # bytes of a GPU that a process takes beside its tensors, for CUDA itself
+_KILLED = ("OutOfMemoryError", "running low on memory")  # Ray's words for a worker that its memory monitor has ended
+_GPU = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")  # where it is not PyTorch that asks for memory
+_HOST = ("DefaultCPUAllocator", "can't allocate memory")
 
 
 def share(gpus: float, total: float) -> float:
@@ -22,3 +29,26 @@ def cap(gpus: float) -> None:
     if 0 < gpus < 1 and torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(share(gpus, total))
+
+
+def lacking(problem: BaseException) -> Memory | None:
+    """Which memory an exception of a trial says is not enough, if any."""
+    said = str(problem)
+    if isinstance(problem, torch.OutOfMemoryError) or any(words in said for words in _GPU):
+        return "GPU"
+    return "host" if isinstance(problem, MemoryError) or any(words in said for words in _HOST) else None
+
+
+def killed_for_lack(error: str) -> Memory | None:
+    """Which memory was not enough where Ray has ended a worker, from what it says of that."""
+    return "host" if any(words in error for words in _KILLED) else None
+
+
+def hint(memory: Memory) -> str:
+    """What has happened, and what to do about it."""
+    gpu = "give it more of a GPU, or a larger one (resources.gpus, resources.accelerator_type)"
+    host = "let fewer share a node (resources.memory, resources.max_concurrent)"
+    return (
+        f"out of memory on the {memory}: lower training.batch_size or width, or {gpu if memory == 'GPU' else host}; "
+        "resources.retry_oom tries such a trial once more, alone"
+    )

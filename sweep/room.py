@@ -29,9 +29,14 @@ def gpus_per_trial(resources: Resources, found: list[Node]) -> float:
     return 1.0 if any(node.gpus for node in found) else 0.0
 
 
-def demand(resources: Resources) -> dict[str, float]:
-    """What one trial asks for, in Ray's words."""
+def demand(resources: Resources, *, alone: bool = False) -> dict[str, float]:
+    """What one trial asks for, in Ray's words.
+
+    Args:
+        alone: a whole GPU in place of a share.
+    """
     gpus = gpus_per_trial(resources, nodes())
+    gpus = 1.0 if alone and 0 < gpus < 1 else gpus
     return bundle(cpus=resources.cpus, gpus=gpus, memory=resources.memory, accelerator=resources.accelerator_type)
 
 

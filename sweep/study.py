@@ -47,6 +47,7 @@ class Trial:
         epochs: epochs that count.
         best: what the objective is so far: the last epoch's metric, or its best one.
         failures: how often its own code has raised an error.
+        alone: whether it was out of memory, and goes on when no other trial runs.
     """
 
     study: str
@@ -65,6 +66,7 @@ class Trial:
     epochs: int = 0
     best: float | None = None
     failures: int = 0
+    alone: bool = False
 
     @property
     def key(self) -> tuple[str, int]:
@@ -264,6 +266,7 @@ class Study:
             mark=mark,
             started=frozen.datetime_start.timestamp() if frozen.datetime_start else None,
             failures=attrs.get("failures", 0),
+            alone=bool(attrs.get("alone")),
             reported=max(reported, default=0),
             judged=reported[-2] if len(reported) > 1 else 0,  # whoever reported the last one may have died before
         )
@@ -340,6 +343,12 @@ class Study:
         trial.handle.set_user_attr("error", error)
         trial.handle.set_user_attr("failures", trial.failures + 1)
         trial.failures += 1
+
+    def note_lack(self, trial: Trial, error: str) -> None:
+        """Keeps that a trial was out of memory, and so must run alone from here on, whoever takes it up."""
+        trial.handle.set_user_attr("error", error)
+        trial.handle.set_user_attr("alone", True)
+        trial.alone = True
 
     def release(self, trial: Trial) -> None:
         """Leaves an unfinished trial to whoever comes next, this process included."""

@@ -19,6 +19,7 @@ from sqlalchemy.engine import make_url
 
 from sweep.driver import Driver
 from sweep.executor import Result
+from sweep.memory import Memory
 from sweep.metrics import EpochMetrics
 from sweep.settings import Settings
 from sweep.storage import open_storage
@@ -64,9 +65,16 @@ class Stage:
         self.driver.started(job.key)
         return job.key
 
-    def report(self, key: tuple[str, int], *epochs: int, outcome: str | None = None, error: str | None = None) -> bool:
+    def report(
+        self,
+        key: tuple[str, int],
+        *epochs: int,
+        outcome: str | None = None,
+        error: str | None = None,
+        lack: Memory | None = None,
+    ) -> bool:
         made = [EpochMetrics(e, {"val_loss": 1 / e, "val_accuracy": 0.5}, 1000 * e) for e in epochs]
-        return self.driver.report(key, Result(made, None, outcome, error, WHERE))
+        return self.driver.report(key, Result(made, None, outcome, error, WHERE, lack=lack))
 
     def run(self, number: int) -> Run:
         """What MLflow has of a trial."""
@@ -87,8 +95,9 @@ class Stage:
 def stage(tmp_path: Path, study_config: MakeConfig) -> Iterator[Callable[..., Stage]]:
     stages: list[Stage] = []
 
-    def make(url: str, **search: Any) -> Stage:
-        config = study_config(search={"trials": 2, "finalists": {"top": 0}, **search}, training={"max_epochs": 3})
+    def make(url: str, resources: Any = None, **search: Any) -> Stage:
+        search = {"trials": 2, "finalists": {"top": 0}, **search}
+        config = study_config(search=search, training={"max_epochs": 3}, resources=resources or {})
         stages.append(Stage(config, url, tmp_path))
         return stages[-1]
 
@@ -256,3 +265,44 @@ def test_errors_of_a_trial_are_tried_again(
     assert (row.outcome, row.error) == (outcome, "Traceback: no such luck")
     assert there.run(0).data.tags["sweep.error"] == "Traceback: no such luck"
     assert there.curve(0) == ([1, 2, 3] if outcome == "completed" else [1])
+
+
+def test_out_of_memory_is_tried_once_more_alone_also_by_the_next_driver(
+    stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    url, resources = f"journal:///{tmp_path}/optuna.journal", {"gpus": 0.5, "retry_oom": True}
+    first = stage(url, resources, trials=1)
+    with first.driver:
+        key = first.job()
+        assert not first.report(key, 1)
+        assert first.report(key, outcome="failed", error="out of memory on the GPU", lack="GPU")
+        again = first.driver.ask()
+        assert again is not None
+        assert (again.key, again.alone, again.attempt) == (key, True, 1)
+        first.driver.started(key)
+        assert not first.report(key, 2)
+    # That one was stopped in the middle.
+    second = stage(url, resources, trials=1)
+    with second.driver:
+        adopted = second.driver.ask()
+        assert adopted is not None
+        assert (adopted.key, adopted.alone, adopted.attempt) == (key, True, 2)
+        second.driver.started(key)
+        assert not second.report(key, 1, 2)
+        assert second.report(key, outcome="failed", error="out of memory on the GPU", lack="GPU")
+        assert second.driver.ask() is None
+        assert second.driver.finished()
+    [row] = second.search.rows()
+    assert (row.outcome, row.error, row.epochs) == ("failed", "out of memory on the GPU", 2)
+    assert row.tags["sweep.reason"] == "out of memory"
+    assert second.curve(0) == [1, 2]
+
+
+def test_out_of_memory_is_final_unless_it_is_to_be_tried_again(stage: Callable[..., Stage], tmp_path: Path) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal", {"gpus": 0.5}, trials=1)
+    key = there.job()
+    there.driver.lost(key, "the worker died: out of memory on the host", "host")
+    assert there.driver.ask() is None
+    assert there.driver.finished()
+    [row] = there.search.rows()
+    assert (row.outcome, row.tags) == ("failed", {"sweep.reason": "out of memory"})

@@ -26,6 +26,7 @@ from sweep.config import DataConfig, Resources, TrialConfig
 from sweep.data import load
 from sweep.errors import SweepError
 from sweep.executor import Job, Key, Result, Source, Worker, _Bridge, _Searcher, execute
+from sweep.memory import Memory
 from sweep.room import demand, parallelism
 from sweep.trial import Place, run_trial
 
@@ -77,17 +78,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(folder / "study", data=folder, cache=folder / "cache")
 
 
-def job(place: Place, number: int, max_epochs: int) -> Job:
+def job(place: Place, number: int, max_epochs: int, *, width: int = 8, alone: bool = False) -> Job:
     config = TrialConfig.model_validate(
         {
-            "model": {"name": "mlp", "depth": 1, "width": 8},
+            "model": {"name": "mlp", "depth": 1, "width": width},
             "data": {"name": "digits"},
             "objective": {"metric": "val_loss", "direction": "minimize"},
             "guidance": {},
             "training": {"max_epochs": max_epochs, "seed": number},
         }
     )
-    return Job(("study", number), config, Place(place.folder / str(number), place.data, place.cache), attempt=1)
+    where = Place(place.folder / str(number), place.data, place.cache)
+    return Job(("study", number), config, where, attempt=1, alone=alone)
 
 
 class Trials(Source):
@@ -98,6 +100,7 @@ class Trials(Source):
         self.begun: list[int] = []
         self.results: dict[int, list[Result]] = {}
         self.given_up: dict[int, str] = {}
+        self.lacks: list[Memory | None] = []
         self.deadline = time.monotonic() + PATIENCE
 
     def ask(self) -> Job | None:
@@ -117,8 +120,9 @@ class Trials(Source):
         """Whether a trial that has just reported should end."""
         return False
 
-    def lost(self, key: Key, error: str) -> None:
+    def lost(self, key: Key, error: str, lack: Memory | None = None) -> None:
         self.given_up[key[1]] = error
+        self.lacks.append(lack)
 
     def epochs(self, number: int) -> list[int]:
         return [m.epoch for result in self.results.get(number, []) for m in result.epochs]
@@ -180,19 +184,23 @@ def test_more_than_any_node_has_is_refused_with_what_there_is(place: Place, reso
     assert not source.begun
 
 
-# -- four half-GPU trials, then five short ones ------------------------------------------------------------------------
+# -- four half-GPU trials, then short ones, one of which has to be alone ----------------------------------------------
 
 
 class FourThenShort(Trials):
     """The first four are endless, and end when each of them has reported: that is, when all run at once."""
 
-    asked: list[dict[str, float]]
+    def __init__(self, jobs: list[Job]):
+        super().__init__(jobs)
+        self.taken: dict[int, list[dict[str, float]]] = {}  # what all running trials have when one of them reports
 
     def enough(self, number: int) -> bool:
-        if number == 4:
-            groups = placement_group_table().values()
-            self.asked = [bundle for g in groups if g["state"] == "CREATED" for bundle in g["bundles"].values()]
+        groups = placement_group_table().values()
+        self.taken[number] = [asked for g in groups if g["state"] == "CREATED" for asked in g["bundles"].values()]
         return number < 4 and {0, 1, 2, 3} <= self.results.keys()
+
+
+TOO_LARGE, ALONE = 9, 10  # trials
 
 
 class Shared(NamedTuple):
@@ -204,9 +212,10 @@ class Shared(NamedTuple):
 @pytest.fixture(scope="module")
 def shared(devices: Path, place: Place) -> Shared:
     jobs = [job(place, n, ENDLESS) for n in range(4)] + [job(place, n, 3) for n in range(4, 9)]
+    jobs.append(job(place, TOO_LARGE, 3, width=2**40))
     jobs[6].place.folder.parent.mkdir(parents=True, exist_ok=True)
     jobs[6].place.folder.write_text("a file where the checkpoints belong")
-    source = FourThenShort(jobs)
+    source = FourThenShort([job(place, ALONE, 3, alone=True), *jobs])
     resources = Resources(cpus=0.5, gpus=0.5, memory=0.75, accelerator_type="A10G")
     execute(source, resources, stop=threading.Event())
     return Shared(source, sorted(file.read_text() for file in devices.glob("[0-9]*")))
@@ -215,18 +224,26 @@ def shared(devices: Path, place: Place) -> Shared:
 def test_four_half_gpu_trials_run_at_once_on_two(shared: Shared) -> None:
     # None of them could end before all had reported; had they not run at once, the deadline would have ended them.
     assert time.monotonic() < shared.source.deadline
-    assert shared.source.begun == list(range(9)), "trials start in the order they were asked"
+    assert shared.source.begun == list(range(11)), "trials start in the order they were asked"
     assert shared.source.left == []
 
 
 def test_ray_is_asked_for_what_a_trial_needs(shared: Shared) -> None:
     each = {"CPU": 0.5, "GPU": 0.5, "memory": 0.75 * 2**30, "accelerator_type:A10G": 0.001}
-    assert shared.source.asked
-    assert all(asked == each for asked in shared.source.asked)
+    assert shared.source.taken[3] == [each] * 4
+    assert shared.source.taken[ALONE] == [{**each, "GPU": 1}], "nothing else runs, and no worker waits for more"
+
+
+def test_a_trial_without_enough_memory_says_so(shared: Shared) -> None:
+    last = shared.source.results[TOO_LARGE][-1]
+    assert (last.outcome, last.lack) == ("failed", "host")
+    assert last.error is not None
+    assert last.error.splitlines()[-1].startswith("out of memory on the host: lower training.batch_size or width")
 
 
 def test_each_worker_sees_its_own_gpu_and_stays_warm(shared: Shared) -> None:
-    assert shared.devices == ["0", "0", "1", "1"]  # nine trials, four processes
+    # Ten trials in four processes, and the one that is alone on a whole GPU in one of its own.
+    assert sorted(shared.devices.count(device) for device in "01") == [2, 3]
     hosts = {result.where["sweep.host"] for results in shared.source.results.values() for result in results}
     assert hosts == {os.uname().nodename}
 
@@ -235,7 +252,7 @@ def test_every_epoch_comes_once_and_in_order(shared: Shared) -> None:
     for number in range(4):
         epochs = shared.source.epochs(number)
         assert epochs == list(range(1, len(epochs) + 1))
-    for number in (4, 5, 7, 8):
+    for number in (4, 5, 7, 8, ALONE):
         assert shared.source.epochs(number) == [1, 2, 3]
         assert shared.source.outcome(number) == "completed"
 
@@ -256,10 +273,11 @@ def test_the_numbers_are_those_of_the_same_trial_in_this_process(shared: Shared,
     assert [{**m.values, "seconds": 0} for m in got] == [{**m.values, "seconds": 0} for m in expected]
 
 
+@pytest.mark.usefixtures("devices")
 def test_a_worker_is_told_its_share_of_a_gpu(place: Place) -> None:
-    bridge = _Bridge(Trials([job(place, 0, 1)]), limit=1, stop=threading.Event(), gpus=0.25)
+    bridge = _Bridge(Trials([job(place, 0, 1)]), limit=1, stop=threading.Event())
     with bridge:
-        told = _Searcher(bridge).suggest("tune's id")
+        told = _Searcher(bridge, Resources(gpus=0.25)).suggest("tune's id")
     assert isinstance(told, dict)
     assert json.loads(told["job"])["place"]["gpus"] == 0.25
 
@@ -331,7 +349,7 @@ def test_a_stop_leaves_every_reported_epoch_in_a_checkpoint(mortal: Mortal, plac
 
 def test_losses_count_as_long_as_a_trial_makes_no_progress(place: Place) -> None:
     source = Trials([job(place, 0, ENDLESS)])
-    with _Bridge(source, limit=1, stop=threading.Event(), gpus=0) as bridge:
+    with _Bridge(source, limit=1, stop=threading.Event()) as bridge:
 
         def loses_its_worker(*epochs: int) -> None:
             given = bridge.take()
@@ -351,6 +369,43 @@ def test_losses_count_as_long_as_a_trial_makes_no_progress(place: Place) -> None
         assert bridge.take() == Searcher.FINISHED
 
 
+def test_a_trial_that_must_be_alone_waits_until_no_other_runs(place: Place) -> None:
+    source = Trials([job(place, 0, 3, alone=True), job(place, 1, 3), job(place, 2, 3)])
+    with _Bridge(source, limit=2, stop=threading.Event()) as bridge:
+
+        def takes(number: int) -> None:
+            deadline = time.monotonic() + 10
+            while not isinstance(taken := bridge.take(), Job) and time.monotonic() < deadline:
+                assert taken is None
+            assert isinstance(taken, Job)
+            assert taken.key[1] == number
+            bridge.jobs[str(number)] = taken
+
+        def ends(number: int) -> None:
+            assert bridge.result(str(number), json.dumps([[], None, "completed", None, {}]))
+
+        takes(1)
+        takes(2)
+        ends(1)
+        assert [bridge.take() for _ in range(20)] == [None] * 20, "trial 2 still runs"
+        ends(2)
+        takes(0)
+        assert bridge.take() is None
+        ends(0)
+        assert bridge.take() == Searcher.FINISHED
+
+
+def test_a_worker_that_ray_has_ended_for_memory_is_not_tried_again_beside_others(place: Place) -> None:
+    source = Trials([job(place, 0, ENDLESS)])
+    with _Bridge(source, limit=1, stop=threading.Event(), retry_oom=True) as bridge:
+        given = bridge.take()
+        assert isinstance(given, Job)
+        bridge.jobs["tune's id"] = given
+        bridge.lost("tune's id", "Task was killed due to the node running low on memory.")
+    assert source.lacks == ["host"]
+    assert source.given_up[0].splitlines()[-1].startswith("the worker died, out of memory on the host")
+
+
 # -- a full disk, and the driver's own errors ------------------------------------------------------------------------
 
 
@@ -365,7 +420,7 @@ def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(place: Place) ->
     worker = Worker({"job": json.dumps({"config": full.config.model_dump(), "place": where, "attempt": 1})})
     said = worker.step()
     source = Trials([])
-    bridge = _Bridge(source, limit=1, stop=threading.Event(), gpus=0)
+    bridge = _Bridge(source, limit=1, stop=threading.Event())
     bridge.jobs["tune's id"] = full
     assert bridge.result("tune's id", said["report"], said["halt"])
     assert bridge.ended
@@ -390,5 +445,5 @@ def test_tune_can_write_nothing_of_the_study() -> None:
     """Tune pickles its searcher and scheduler into a snapshot; a storage's password must not get there."""
     source = Trials([])
     source.password = "secret"  # type: ignore[attr-defined]
-    bridge = _Bridge(source, limit=1, stop=threading.Event(), gpus=0)
+    bridge = _Bridge(source, limit=1, stop=threading.Event())
     assert b"secret" not in pickle.dumps(bridge)

@@ -1,12 +1,16 @@
-"""A trial's share of a GPU. What only a real one shows is skipped where there is none."""
+"""A trial's share of a GPU, and a lack of memory among other errors. One test needs a real GPU."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 
 from sweep import memory
-from sweep.memory import cap, share
+from sweep.config import Resources
+from sweep.memory import cap, hint, lacking, share
 
 GIB = 2**30
 
@@ -44,13 +48,49 @@ def test_nothing_is_done_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) 
     cap(0.5)
 
 
+@pytest.mark.parametrize(
+    ("taking", "lack"),
+    [
+        (lambda: torch.empty(2**50), "host"),
+        (lambda: np.empty(2**55), "host"),
+        (lambda: torch.empty(-1), None),
+        (lambda: {}["epoch"], None),
+    ],
+)
+def test_a_lack_of_memory_is_told_from_other_errors(taking: Callable[[], object], lack: str | None) -> None:
+    with pytest.raises(Exception) as raised:  # noqa: PT011 (whatever it is that PyTorch and NumPy raise)
+        taking()
+    assert lacking(raised.value) == lack
+
+
+def test_a_lack_of_memory_on_a_gpu_is_known_by_its_class_and_by_what_cublas_says() -> None:
+    assert lacking(torch.OutOfMemoryError("CUDA out of memory.")) == "GPU"
+    assert lacking(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")) == "GPU"
+    assert "resources.gpus" in hint("GPU")
+    assert "resources.memory" in hint("host")
+
+
+@pytest.mark.parametrize(
+    ("resources", "lacks"),
+    [
+        (Resources(gpus=0.5), []),
+        (Resources(gpus=0.5, retry_oom=True), ["GPU", "host"]),
+        (Resources(gpus=1, retry_oom=True), ["host"]),  # it had the whole GPU
+        (Resources(retry_oom=True), ["host"]),
+    ],
+)
+def test_what_is_tried_again_alone(resources: Resources, lacks: list[str]) -> None:
+    assert [lack for lack in ("GPU", "host") if resources.retries(lack)] == lacks
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_more_than_the_share_is_out_of_memory_though_the_gpu_has_it() -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     try:
         cap(0.25)
         torch.empty(int(0.1 * total), dtype=torch.uint8, device="cuda")
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(torch.OutOfMemoryError) as raised:
             torch.empty(int(0.3 * total), dtype=torch.uint8, device="cuda")
+        assert lacking(raised.value) == "GPU"
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -115,5 +115,8 @@ def test_a_trial_whose_workers_die_three_times_in_an_epoch_is_given_up_and_named
     assert source.results == {}
     assert list(source.given_up) == [0, 1], "the next trial is tried all the same"
     for error in source.given_up.values():
-        assert error.splitlines()[-1] == "out of memory: the worker died 3 times in the same epoch"
+        assert error.splitlines()[-1].startswith(
+            "the worker died 3 times in the same epoch, out of memory on the host:"
+        )
         assert "running low on memory" in error
+    assert source.lacks == ["host", "host"]
