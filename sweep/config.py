@@ -252,7 +252,9 @@ class Resources(_Section):
     accelerator_type: str | None = Field(
         None, min_length=1, description="Trials go to nodes with this accelerator alone, by Ray's name: A10G, L4, ..."
     )
-    max_concurrent: int | None = Field(None, ge=1, description="Trials at once; default: as many as fit.")
+    max_concurrent: int | None = Field(
+        None, ge=1, description="Trials at once; default: as many as fit, also of nodes that join."
+    )
     retry_oom: bool = Field(
         False,
         description="A trial that was out of memory goes on once more when no other runs, on a whole GPU where it had "

@@ -154,6 +154,18 @@ class Driver:
             self._back()
             return stop
 
+    def waiting(self) -> int:
+        """How many trials of the present stage no driver has begun."""
+        study = self._search if self._stage == "search" else self._controls
+        try:
+            return 0 if self._stage == "search" and self._out_of_budget else study.waiting()
+        except UNREACHABLE:
+            return 0
+
+    def noticed(self, message: str) -> None:
+        """Passes on what the user should know."""
+        self._listener.noticed(message)
+
     def lost(self, key: Key, error: str, lack: Memory | None = None) -> None:
         """Fails a trial whose workers died again and again, or for lack of memory."""
         self.report(key, Result([], None, "failed", error, {}, lack=lack))

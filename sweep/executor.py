@@ -37,7 +37,7 @@ from .config import Resources, TrialConfig
 from .errors import SweepError
 from .memory import Memory, cap, hint, killed_for_lack, lacking
 from .metrics import EpochMetrics
-from .room import demand, parallelism
+from .room import Room
 from .trial import Place, run_trial
 
 Key = tuple[str, int]
@@ -49,6 +49,7 @@ _ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # no snapshots: the storage is the truth
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the caller's handler stops gracefully
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "10000",  # the bridge has the limit; by default workers start one after the other
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -106,6 +107,12 @@ class Source(Protocol):
     def report(self, key: Key, result: Result) -> bool:
         """Takes a result in; returns whether the trial must stop here."""
 
+    def waiting(self) -> int:
+        """How many trials could be asked for now: where a cluster grows, it does for these."""
+
+    def noticed(self, message: str) -> None:
+        """Called with what the user should know."""
+
     def lost(self, key: Key, error: str, lack: Memory | None = None) -> None:
         """Called when a trial was given up after its workers died, for lack of memory if there was any."""
 
@@ -118,11 +125,11 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    slots = parallelism(resources)
-    bridge = _Bridge(source, limit=slots, stop=stop, retry_oom=resources.retry_oom)
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # else workers start one after the other, seconds each
+    room = Room(resources, waiting=source.waiting, notice=source.noticed)
+    bridge = _Bridge(source, limit=room.slots, stop=stop, retry_oom=resources.retry_oom)
     # What Tune writes is not kept.
     with (
+        room,
         tempfile.TemporaryDirectory(prefix="sweep-tune-") as scratch,
         quiet("ray.tune", "ray.air", "ray.train"),
         bridge,
@@ -133,7 +140,7 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
             Worker,
             name="study",
             num_samples=-1,
-            search_alg=_Searcher(bridge, resources),
+            search_alg=_Searcher(bridge, room),
             scheduler=_Scheduler(bridge),
             stop=_StopAll(bridge),
             reuse_actors=True,
@@ -201,7 +208,7 @@ class Worker(tune.Trainable):
 class _Bridge:
     """What the adapters share: the source, the trials that are out, and an error to be raised at the end."""
 
-    def __init__(self, source: Source, *, limit: int, stop: threading.Event, retry_oom: bool = False):
+    def __init__(self, source: Source, *, limit: Callable[[int], int], stop: threading.Event, retry_oom: bool = False):
         self.source, self.stop, self._limit, self._retry_oom = source, stop, limit, retry_oom
         self.jobs: dict[str, Job] = {}  # Tune's id -> job, of the trials that are out
         self.error: BaseException | None = None
@@ -231,9 +238,10 @@ class _Bridge:
         """The next job; None: not now; `Searcher.FINISHED`. The one after it is asked for at once, in a thread."""
         if self.ended:
             return Searcher.FINISHED
+        limit = self._limit(len(self.jobs))
         if self._again:
             return self._again.pop(0)
-        if len(self.jobs) >= self._limit or (self.jobs and time.monotonic() < self._quiet_until):
+        if len(self.jobs) >= limit or (self.jobs and time.monotonic() < self._quiet_until):
             return None
         if any(job.alone for job in self.jobs.values()):
             return None
@@ -304,9 +312,9 @@ class _Bridge:
 class _Searcher(Searcher):
     """Asks the source. Tune calls `suggest` in its loop whenever it could start a trial."""
 
-    def __init__(self, bridge: _Bridge, resources: Resources):
+    def __init__(self, bridge: _Bridge, room: Room):
         super().__init__()
-        self._bridge, self._resources = bridge, resources
+        self._bridge, self._room = bridge, room
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         job = self._bridge.guard(self._bridge.take, default=Searcher.FINISHED)
@@ -314,7 +322,7 @@ class _Searcher(Searcher):
             return job
         self._bridge.jobs[trial_id] = job
         self._bridge.guard(lambda: self._bridge.source.started(job.key))
-        asked = demand(self._resources, alone=job.alone)
+        asked = self._room.demand(alone=job.alone)
         place = {"folder": str(job.place.folder), "data": str(job.place.data), "cache": str(job.place.cache)}
         config = {
             "config": job.config.model_dump(mode="json"),

@@ -18,18 +18,19 @@ def check_nodes(config: StudyConfig, settings: Settings, *, insecure: bool) -> l
     Args:
         insecure: take a cluster that asks for no token, too.
     """
-    from .room import parallelism
+    from .room import require_room
 
-    problems = []
+    problems, private = [], settings.address == "local"
     try:
-        parallelism(config.resources)
+        require_room(config.resources, private=private)
     except SweepError as error:
         problems.append(str(error))
-    if settings.address == "local":
+    if private:
         return problems
     from cluster.probe import ask_nodes, count_nodes
+    from cluster.room import can_grow
 
-    if count_nodes() > 1:
+    if count_nodes() > 1 or can_grow():
         problems += _files_of_one_machine(settings)
     mark = settings.workspace / f".nodes-{uuid4().hex}"  # a folder that nodes see if they share the workspace
     mark.mkdir(parents=True)
@@ -80,7 +81,7 @@ def examine(data: dict[str, Any], mark: str, root: str, cache: str) -> list[str]
 
 def _files_of_one_machine(settings: Settings) -> list[str]:
     """Databases that a driver on another machine could not open, or not without damage."""
-    server = "a file, whose locks hold on one machine only, and this cluster has several nodes"
+    server = "a file, whose locks hold on one machine only, and this cluster has several nodes, or may get them"
     problems = []
     if settings.storage.startswith(("sqlite", "journal")):
         problems.append(

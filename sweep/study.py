@@ -360,6 +360,10 @@ class Study:
         """All trials, by number."""
         return [_row(t, self._is_orphan(t)) for t in self._frozen()]
 
+    def waiting(self) -> int:
+        """How many trials no driver has begun."""
+        return len(self._frozen(TrialState.WAITING))
+
     def taken(self) -> set[tuple[str, int]]:
         """Keys of the trials that some driver has begun."""
         return {(self.name, t.number) for t in self._frozen() if t.state != TrialState.WAITING}

@@ -27,7 +27,7 @@ from sweep.data import load
 from sweep.errors import SweepError
 from sweep.executor import Job, Key, Result, Source, Worker, _Bridge, _Searcher, execute
 from sweep.memory import Memory
-from sweep.room import demand, parallelism
+from sweep.room import Room
 from sweep.trial import Place, run_trial
 
 from .processes import descendants, title
@@ -148,19 +148,29 @@ def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
     assert time.monotonic() - started < 20  # Ray itself tries for minutes
 
 
+def at_once(resources: Resources) -> int:
+    return Room(resources, waiting=lambda: 0, notice=pytest.fail).slots(0)
+
+
+def asked(resources: Resources) -> dict[str, float]:
+    room = Room(resources, waiting=lambda: 0, notice=pytest.fail)
+    room.slots(0)
+    return room.demand()
+
+
 @pytest.mark.usefixtures("devices")
 def test_room_is_counted_in_whole_trials() -> None:
-    assert parallelism(Resources(cpus=1, gpus=0)) == 4
-    assert parallelism(Resources(cpus=3, gpus=0)) == 1
-    assert parallelism(Resources(cpus=0.5, gpus=0.5)) == 4
-    assert parallelism(Resources(cpus=0.1, gpus=0.4)) == 4  # two on each GPU: the rests of both are not a share
-    assert parallelism(Resources(cpus=1, gpus=2)) == 1
-    assert parallelism(Resources(cpus=1, gpus=0, max_concurrent=3)) == 3
+    assert at_once(Resources(cpus=1, gpus=0)) == 4
+    assert at_once(Resources(cpus=3, gpus=0)) == 1
+    assert at_once(Resources(cpus=0.5, gpus=0.5)) == 4
+    assert at_once(Resources(cpus=0.1, gpus=0.4)) == 4  # two on each GPU: the rests of both are not a share
+    assert at_once(Resources(cpus=1, gpus=2)) == 1
+    assert at_once(Resources(cpus=1, gpus=0, max_concurrent=3)) == 3
     # auto is one GPU where there are any.
-    assert demand(Resources()) == {"CPU": 1, "GPU": 1}
-    assert parallelism(Resources()) == 2
-    assert parallelism(Resources(cpus=0.5, gpus=0, memory=1.5)) == 2
-    assert parallelism(Resources(cpus=0.5, gpus=0.5, memory=1.5, accelerator_type="A10G")) == 2
+    assert asked(Resources()) == {"CPU": 1, "GPU": 1}
+    assert at_once(Resources()) == 2
+    assert at_once(Resources(cpus=0.5, gpus=0, memory=1.5)) == 2
+    assert at_once(Resources(cpus=0.5, gpus=0.5, memory=1.5, accelerator_type="A10G")) == 2
 
 
 @pytest.mark.usefixtures("devices")
@@ -174,7 +184,7 @@ def test_room_is_counted_in_whole_trials() -> None:
             "1 CPUs, 0 GPUs and 64 GiB of memory, .* there is: 4 CPUs, 2 GPUs and 4 GiB of memory",
         ),
         (Resources(gpus=3, accelerator_type="A10G"), r"1 CPUs and 3 GPUs \(A10G\), .* there is: .* 2 GPUs \(A10G\)"),
-        (Resources(accelerator_type="A100"), "accelerator_type: no node has A100; there are: A10G$"),
+        (Resources(accelerator_type="A100"), "accelerator_type: no node has A100; there are: A10G[.]$"),
     ],
 )
 def test_more_than_any_node_has_is_refused_with_what_there_is(place: Place, resources: Resources, asked: str) -> None:
@@ -182,6 +192,39 @@ def test_more_than_any_node_has_is_refused_with_what_there_is(place: Place, reso
     with pytest.raises(SweepError, match=asked):
         execute(source, resources, stop=threading.Event())
     assert not source.begun
+
+
+@pytest.mark.usefixtures("devices")
+def test_a_cluster_that_loses_its_nodes_is_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    room = Room(Resources(), waiting=lambda: 5, notice=said.append)
+    monkeypatch.setattr("sweep.room.LOOK_EVERY", 0.0)
+    assert room.slots(0) == 2
+    with monkeypatch.context() as lost:
+        lost.setattr("sweep.room.nodes", list)
+        assert [room.slots(2), room.slots(2)] == [0, 0]
+        [notice] = said
+        assert "1 CPUs and 1 GPUs" in notice, "what auto was settled to"
+        assert "Waiting for a node, for 15 minutes at most" in notice
+    assert room.slots(2) == 2
+    monkeypatch.setattr("sweep.room.nodes", list)
+    assert room.slots(2) == 0
+    monkeypatch.setattr("sweep.room.PATIENCE", 0.0)
+    with pytest.raises(SweepError, match="nothing is lost: resume the study"):
+        room.slots(2)
+
+
+def test_there_are_as_many_trials_as_the_room_of_the_moment_has(place: Place) -> None:
+    room = 1
+    source = Trials([job(place, n, 1) for n in range(9)])
+    with _Bridge(source, limit=lambda _: room, stop=threading.Event()) as bridge:
+        for room, out in ((1, 1), (3, 3), (0, 3), (4, 4)):  # noqa: B007 (the bridge asks for it)
+            deadline = time.monotonic() + 10
+            while len(bridge.jobs) < out and time.monotonic() < deadline:
+                if isinstance(taken := bridge.take(), Job):
+                    bridge.jobs[str(taken.key)] = taken
+            assert len(bridge.jobs) == out
+            assert [bridge.take() for _ in range(5)] == [None] * 5
 
 
 # -- four half-GPU trials, then short ones, one of which has to be alone ----------------------------------------------
@@ -275,9 +318,10 @@ def test_the_numbers_are_those_of_the_same_trial_in_this_process(shared: Shared,
 
 @pytest.mark.usefixtures("devices")
 def test_a_worker_is_told_its_share_of_a_gpu(place: Place) -> None:
-    bridge = _Bridge(Trials([job(place, 0, 1)]), limit=1, stop=threading.Event())
+    room = Room(Resources(gpus=0.25), waiting=lambda: 0, notice=pytest.fail)
+    bridge = _Bridge(Trials([job(place, 0, 1)]), limit=room.slots, stop=threading.Event())
     with bridge:
-        told = _Searcher(bridge, Resources(gpus=0.25)).suggest("tune's id")
+        told = _Searcher(bridge, room).suggest("tune's id")
     assert isinstance(told, dict)
     assert json.loads(told["job"])["place"]["gpus"] == 0.25
 
@@ -349,7 +393,7 @@ def test_a_stop_leaves_every_reported_epoch_in_a_checkpoint(mortal: Mortal, plac
 
 def test_losses_count_as_long_as_a_trial_makes_no_progress(place: Place) -> None:
     source = Trials([job(place, 0, ENDLESS)])
-    with _Bridge(source, limit=1, stop=threading.Event()) as bridge:
+    with _Bridge(source, limit=lambda _: 1, stop=threading.Event()) as bridge:
 
         def loses_its_worker(*epochs: int) -> None:
             given = bridge.take()
@@ -371,7 +415,7 @@ def test_losses_count_as_long_as_a_trial_makes_no_progress(place: Place) -> None
 
 def test_a_trial_that_must_be_alone_waits_until_no_other_runs(place: Place) -> None:
     source = Trials([job(place, 0, 3, alone=True), job(place, 1, 3), job(place, 2, 3)])
-    with _Bridge(source, limit=2, stop=threading.Event()) as bridge:
+    with _Bridge(source, limit=lambda _: 2, stop=threading.Event()) as bridge:
 
         def takes(number: int) -> None:
             deadline = time.monotonic() + 10
@@ -397,7 +441,7 @@ def test_a_trial_that_must_be_alone_waits_until_no_other_runs(place: Place) -> N
 
 def test_a_worker_that_ray_has_ended_for_memory_is_not_tried_again_beside_others(place: Place) -> None:
     source = Trials([job(place, 0, ENDLESS)])
-    with _Bridge(source, limit=1, stop=threading.Event(), retry_oom=True) as bridge:
+    with _Bridge(source, limit=lambda _: 1, stop=threading.Event(), retry_oom=True) as bridge:
         given = bridge.take()
         assert isinstance(given, Job)
         bridge.jobs["tune's id"] = given
@@ -420,7 +464,7 @@ def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(place: Place) ->
     worker = Worker({"job": json.dumps({"config": full.config.model_dump(), "place": where, "attempt": 1})})
     said = worker.step()
     source = Trials([])
-    bridge = _Bridge(source, limit=1, stop=threading.Event())
+    bridge = _Bridge(source, limit=lambda _: 1, stop=threading.Event())
     bridge.jobs["tune's id"] = full
     assert bridge.result("tune's id", said["report"], said["halt"])
     assert bridge.ended
@@ -445,5 +489,5 @@ def test_tune_can_write_nothing_of_the_study() -> None:
     """Tune pickles its searcher and scheduler into a snapshot; a storage's password must not get there."""
     source = Trials([])
     source.password = "secret"  # type: ignore[attr-defined]
-    bridge = _Bridge(source, limit=1, stop=threading.Event())
+    bridge = _Bridge(source, limit=lambda _: 1, stop=threading.Event())
     assert b"secret" not in pickle.dumps(bridge)
