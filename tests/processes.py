@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import secrets
 import signal
@@ -17,8 +18,10 @@ from pathlib import Path
 
 import psutil
 
+from cluster.recipes import ENVIRONMENT
 from sweep.tracking import serve
 
+HEAD = "f" * 51 + "00000"  # the id that Ray's provider of pretended nodes has for the head
 PATIENCE = 400.0  # seconds; nothing here takes more than some tens
 
 
@@ -176,7 +179,23 @@ class Cluster:
         environment: what reaches it: the token.
     """
 
-    def __init__(self, folder: Path, *, cpus: int = 0, dashboard: bool = False, token: bool = True, **variables: str):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        cpus: int = 0,
+        dashboard: bool = False,
+        token: bool = True,
+        grows: int = 0,
+        **variables: str,
+    ):
+        """Starts the head.
+
+        Args:
+            grows: nodes of one CPU that its autoscaler adds, at most, and takes away when nothing runs there.
+            variables: of the environment of all its processes.
+        """
+        variables = {name: value for name, value in ENVIRONMENT.items() if "health_check" in name} | variables
         file = folder / "token"
         file.write_text(secrets.token_hex(32))
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(file)} if token else {}
@@ -189,7 +208,33 @@ class Cluster:
         self.address, self.url, self.client = f"{host}:{port}", f"http://{host}:{web}", f"ray://{host}:{client}"
         shown = [f"--dashboard-host={host}", f"--dashboard-port={web}"] if dashboard else ["--include-dashboard=false"]
         self._words = ["--head", f"--port={port}", f"--num-cpus={cpus}", f"--ray-client-server-port={client}", *shown]
+        if grows:
+            self._words.append(f"--autoscaling-config={self._growing(folder, grows)}")
+            self._variables |= {
+                "RAY_enable_autoscaler_v2": "1",
+                "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+                "RAY_FAKE_CLUSTER": "1",
+                "RAY_NODE_TYPE_NAME": "ray.head.default",
+                "RAY_CLOUD_INSTANCE_ID": HEAD,
+                "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD,
+            }
         self._head = self._start(*self._words)
+
+    def _growing(self, folder: Path, most: int) -> Path:
+        """Writes the configuration of an autoscaler whose machines are processes on this one; JSON is YAML."""
+        module = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+        provider = {"type": "external", "module": module, "gcs_address": self.address, "launch_multiple": True}
+        provider |= dict.fromkeys(("use_node_id_as_ip", "disable_node_updaters", "disable_launch_config_check"), True)
+        worker = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": most}
+        types = {"ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}, "worker": worker}
+        config = {"cluster_name": "growing", "provider": provider, "available_node_types": types, "max_workers": most}
+        config |= {"head_node_type": "ray.head.default", "idle_timeout_minutes": 0.05, "upscaling_speed": 100}
+        setup = ("setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands")
+        start = ("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")
+        config |= {name: [] for name in (*setup, *start)} | {name: {} for name in ("auth", "docker", "file_mounts")}
+        file = folder / "autoscaler.yaml"
+        file.write_text(json.dumps(config))
+        return file
 
     def _start(self, *words: str, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Starts a node.
@@ -222,7 +267,12 @@ class Cluster:
 
     def processes(self) -> list[psutil.Process]:
         """All of it."""
-        return [p for node in [self._head, *self._nodes] for p in [psutil.Process(node.pid), *descendants(node.pid)]]
+        running = [node.pid for node in [self._head, *self._nodes] if node.poll() is None]
+        return [process for pid in running for process in [psutil.Process(pid), *descendants(pid)]]
+
+    def raylets(self) -> int:
+        """How many nodes run, the head included."""
+        return sum(title(process).split(" ")[0].endswith("/raylet") for process in self.processes())
 
     def lose_head(self) -> None:
         """Kills the head with all that runs on it, and starts another in its place, which knows nothing of it."""

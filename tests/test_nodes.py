@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from sweep.executor import execute
 from sweep.storage import open_storage
 from sweep.trial import Place
 
-from .invariants import Curves, assert_whole, checkpointed, left_by, newest, strange_curves, trained_again
+from .invariants import Curves, assert_whole, checkpointed, left_by, newest, strange_curves, trained_again, trials_of
 from .processes import Cluster, Command, TrackingServer, wait_for
 from .test_executor import Trials, job
 from .test_resume import config_of
@@ -120,3 +123,36 @@ def test_a_trial_whose_workers_die_three_times_in_an_epoch_is_given_up_and_named
         )
         assert "running low on memory" in error
     assert source.lacks == ["host", "host"]
+
+
+# -- at last, since it waits for nodes to come and go ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("storage_url", ["postgresql"], indirect=True)
+def test_a_cluster_grows_for_the_trials_that_wait_and_shrinks_when_there_are_none(
+    server: TrackingServer, storage_url: str, study_name: str, tmp_path: Path
+) -> None:
+    """From a head alone to two nodes beside it, and back."""
+    study, file, workspace = STUDY.replace("nodes", study_name), tmp_path / "nodes.yaml", tmp_path / "results"
+    file.write_text(study.replace("trials: 3", "trials: 6").replace("max_epochs: 60", "max_epochs: 20"))
+    storage, taken = open_storage(storage_url), Counter[int]()  # most trials that ran, by the nodes there were
+    with contextlib.closing(Cluster(tmp_path, grows=2)) as cluster:
+        words = ("run", str(file), "--address", cluster.address, "--storage", storage_url, "--tracking", server.url)
+        command = Command(workspace, *words, **cluster.environment)
+        try:
+            while not command.over:
+                running = sum(trial.state == TrialState.RUNNING for trial in trials_of(study_name, storage)[0])
+                nodes = cluster.raylets()
+                taken[nodes] = max(taken[nodes], running)
+                time.sleep(0.3)
+            assert command.end() == 0, command.out
+        finally:
+            command.close()
+        assert "Waiting for a node, for 15 minutes at most" in command.out
+        assert set(taken) == {1, 2, 3} or set(taken) == {1, 3}
+        assert taken[1] == 0, "a trial was taken before there was a place for it"
+        assert taken[3] in (2, 3), "those that run, and one that is asked ahead"
+        wait_for(lambda: cluster.raylets() == 1, "the nodes to be let go", 60)
+    left = left_by(workspace, study_name, storage)
+    assert_whole(left, study_name, trials=6, controls=0)
+    assert {trial.state for trial in left.trials} == {TrialState.COMPLETE}
