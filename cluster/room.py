@@ -25,6 +25,7 @@ class Node:
         address: its IP address.
         memory: GiB that Ray gives to tasks, some 70 % of the machine's.
         accelerators: Ray's names of the kinds it has.
+        leaving: it is being drained, takes nothing more, and will go.
     """
 
     address: str
@@ -32,11 +33,13 @@ class Node:
     gpus: float
     memory: float
     accelerators: tuple[str, ...]
+    leaving: bool
 
 
 def nodes() -> list[Node]:
     """The nodes that live, the head included."""
-    return [_node(found["NodeManagerAddress"], found["Resources"]) for found in ray.nodes() if found["Alive"]]
+    leaving = {} if ray.util.client.ray.is_connected() else ray._private.state.state.get_draining_nodes()
+    return [_node(found, leaving=found["NodeID"] in leaving) for found in ray.nodes() if found["Alive"]]
 
 
 def bundle(*, cpus: float, gpus: float, memory: float | None, accelerator: str | None) -> dict[str, float]:
@@ -62,7 +65,8 @@ def can_grow() -> bool | None:
         return False
     report = json.loads(_internal_kv_get(_REPORT) or b"{}").get("autoscaler_report")
     if report is not None:
-        return any(not re.fullmatch("node_[0-9a-f]{56}", kind) for kind in report["node_type_mapping"].values())
+        kinds = (report["node_type_mapping"] or {}).values()
+        return any(not re.fullmatch("node_[0-9a-f]{56}", kind) for kind in kinds)
     from ray.autoscaler.v2.sdk import get_cluster_resource_state
     from ray.autoscaler.v2.utils import is_autoscaler_v2, is_head_node
 
@@ -94,6 +98,13 @@ class Placeholders:
         self._bundle, self._groups = bundle, [*kept, *(placement_group([bundle]) for _ in range(missing))]
 
 
-def _node(address: str, has: dict[str, float]) -> Node:
-    kinds = sorted(name.removeprefix(_ACCELERATOR) for name in has if name.startswith(_ACCELERATOR))
-    return Node(address, has.get("CPU", 0.0), has.get("GPU", 0.0), has.get("memory", 0.0) / GIB, tuple(kinds))
+def _node(found: dict[str, Any], *, leaving: bool) -> Node:
+    has = found["Resources"]
+    return Node(
+        address=found["NodeManagerAddress"],
+        cpus=has.get("CPU", 0.0),
+        gpus=has.get("GPU", 0.0),
+        memory=has.get("memory", 0.0) / GIB,
+        accelerators=tuple(sorted(n.removeprefix(_ACCELERATOR) for n in has if n.startswith(_ACCELERATOR))),
+        leaving=leaving,
+    )

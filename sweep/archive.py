@@ -205,7 +205,7 @@ def _unpack(path: Path, folder: Path) -> str:
             if about["format"] > FORMAT:
                 raise SweepError(f"{path}: a newer version has written it (version {about['version']}); use that one")
             study = rf"{re.escape(about['study'])}({re.escape(OF_CONFIRM)}[a-z_]+)?(\.controls)?"
-            place = rf"{study}/\d{{4,}}/attempt-\d{{2,}}/epoch-\d{{4,}}\.pt"
+            place = rf"{study}/\d{{4,}}/attempt-\d{{2,}}(\.\d+)?/epoch-\d{{4,}}\.pt"
             parts = re.compile(rf"archive\.json|study\.yaml|trials\.csv|{re.escape(JOURNAL)}|checkpoints/{place}")
             for part in archive.namelist():
                 if not parts.fullmatch(part):

@@ -71,6 +71,16 @@ def save(folder: Path, history: list[EpochMetrics], state: dict[str, Any], *, di
     return path
 
 
+def attempt(number: int, moves: int = 0) -> str:
+    """Name of the folder of one attempt: another one for each worker, as one that was lost may come back and write.
+
+    Args:
+        number: how often the trial was taken up by a driver.
+        moves: how often that driver has lost its worker.
+    """
+    return f"attempt-{number:02d}.{moves}" if moves else f"attempt-{number:02d}"
+
+
 def drop_weights(folder: Path) -> int:
     """Leaves of a trial that has ended its metric history alone, in one checkpoint without weights and optimizer.
 
@@ -106,7 +116,7 @@ def load_latest(folder: Path, say: Callable[[str], object] = warnings.warn) -> C
     """Reads a trial's newest checkpoint; a damaged one falls back to the one before, also of the attempt before.
 
     The last attempt's count first, however far an earlier one got: its driver may have slept, been taken for dead, and
-    trained on when its heir had begun.
+    trained on when its heir had begun; or the machine of a worker was frozen, and the trial had moved when it thawed.
 
     Args:
         folder: the trial's, which holds one folder per attempt.
@@ -138,8 +148,9 @@ def _epoch(path: Path) -> int:
     return int(path.stem.removeprefix("epoch-"))
 
 
-def _age(path: Path) -> tuple[int, int]:
-    return int(path.parent.name.removeprefix("attempt-")), _epoch(path)
+def _age(path: Path) -> tuple[int, int, int]:
+    number, _, moves = path.parent.name.removeprefix("attempt-").partition(".")
+    return int(number), int(moves or 0), _epoch(path)
 
 
 def _epochs(history: list[dict[str, Any]]) -> Iterator[EpochMetrics]:

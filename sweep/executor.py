@@ -141,7 +141,7 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
             name="study",
             num_samples=-1,
             search_alg=_Searcher(bridge, room),
-            scheduler=_Scheduler(bridge),
+            scheduler=_Scheduler(bridge, room),
             stop=_StopAll(bridge),
             reuse_actors=True,
             max_failures=0,  # the bridge retries, since Tune gives a trial up that dies between two trials of a worker
@@ -177,6 +177,7 @@ class Worker(tune.Trainable):
             TrialConfig.model_validate(job["config"]),
             Place(Path(place["folder"]), Path(place["data"]), Path(place["cache"]), place["gpus"]),
             attempt=job["attempt"],
+            moves=job["moves"],
         )
         return True
 
@@ -212,6 +213,7 @@ class _Bridge:
         self.source, self.stop, self._limit, self._retry_oom = source, stop, limit, retry_oom
         self.jobs: dict[str, Job] = {}  # Tune's id -> job, of the trials that are out
         self.error: BaseException | None = None
+        self.moves: dict[Key, int] = {}  # workers lost
         self._epochs: dict[Key, int] = {}  # last epoch reported
         self._losses: dict[Key, tuple[int, int]] = {}  # last epoch at the last loss of a worker, losses in that epoch
         self._again: list[Job] = []  # trials that have lost their worker
@@ -296,6 +298,7 @@ class _Bridge:
         job = self.jobs.pop(trial_id, None)
         if job is None:
             return
+        self.moves[job.key] = self.moves.get(job.key, 0) + 1
         epoch = self._epochs.get(job.key, 0)
         before, count = self._losses.get(job.key, (epoch, 0))
         count = count + 1 if epoch == before else 1
@@ -328,6 +331,7 @@ class _Searcher(Searcher):
             "config": job.config.model_dump(mode="json"),
             "place": {**place, "gpus": asked.get("GPU", 0.0)},
             "attempt": job.attempt,
+            "moves": self._bridge.moves.get(job.key, 0),
             "demand": asked,
         }
         return {"job": json.dumps(config)}
@@ -358,12 +362,14 @@ class _StopAll(Stopper):
 class _Scheduler(TrialScheduler):
     """Hands each result to the source, which says whether to stop; trials start in the order they were asked."""
 
-    def __init__(self, bridge: _Bridge):
+    def __init__(self, bridge: _Bridge, room: Room):
         super().__init__()
-        self._bridge = bridge
+        self._bridge, self._room = bridge, room
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         stop = self._bridge.result(trial.trial_id, result["report"], result["halt"])
+        if not stop and result["node_ip"] in self._room.leaving:
+            ray.kill(trial.temporary_state.ray_actor)  # as if the node were gone: its checkpoint is of this moment
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from cluster.room import Node, Placeholders, bundle, can_grow, nodes
 
@@ -48,12 +49,17 @@ class Room:
         self._gpus, self._settled = 0.0, False
         self._slots, self._looked = 0, -math.inf
         self._lacking_since: float | None = None
+        self.leaving: set[str] = set()  # addresses of nodes that will go
 
     def __enter__(self) -> Room:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._placeholders.hold({}, 0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Empty: Tune pickles what has this into a snapshot, which must hold nothing of the study."""
+        return {}
 
     def slots(self, out: int) -> int:
         """Trials at once.
@@ -81,6 +87,7 @@ class Room:
 
     def _look(self, out: int) -> None:
         found, most = nodes(), self._resources.max_concurrent or sys.maxsize
+        self.leaving = {node.address for node in found if node.leaving}
         if not self._settled:  # what `auto` is, by the first nodes with room
             self._gpus = _gpus_per_trial(self._resources, found)
         self._slots = _at_once(self._resources, self._gpus, found)
@@ -115,7 +122,7 @@ def _gpus_per_trial(resources: Resources, found: list[Node]) -> float:
 
 def _fits(resources: Resources, gpus: float, node: Node) -> int:
     """Trials that a node has room for."""
-    if resources.accelerator_type not in (None, *node.accelerators):
+    if node.leaving or resources.accelerator_type not in (None, *node.accelerators):
         return 0
     return resources.room(node.cpus, node.gpus, gpus, node.memory)
 

@@ -63,13 +63,15 @@ class Report:
     notices: tuple[str, ...] = ()
 
 
-def run_trial(config: TrialConfig, place: Place, *, attempt: int = 1, interval: float = 0.5) -> Iterator[Report]:
+def run_trial(
+    config: TrialConfig, place: Place, *, attempt: int = 1, moves: int = 0, interval: float = 0.5
+) -> Iterator[Report]:
     """Trains one trial, from its newest checkpoint if there is one, and yields a report after every checkpoint.
 
     A trial that is taken up first reports its whole history, so that nothing is missing where the reports go.
 
     Args:
-        attempt: names the folder of this attempt's checkpoints.
+        attempt: names the folder of this attempt's checkpoints, together with ``moves`` (see `checkpoint.attempt`).
         interval: seconds between two reports, at least; more where a checkpoint is expensive.
     """
     torch.set_num_threads(config.threads)
@@ -83,7 +85,7 @@ def run_trial(config: TrialConfig, place: Place, *, attempt: int = 1, interval: 
         yield Report(run.history[:], saved.path, outcome, str(Diverged(saved.diverged)) if saved.diverged else None)
         if outcome:
             return
-    folder, pending, cost = place.folder / f"attempt-{attempt:02d}", [], 0.0
+    folder, pending, cost = place.folder / checkpoint.attempt(attempt, moves), [], 0.0
     last = time.perf_counter()
     try:
         for metrics in fit(run):

@@ -22,6 +22,18 @@ from cluster.recipes import ENVIRONMENT
 from sweep.tracking import serve
 
 HEAD = "f" * 51 + "00000"  # the id that Ray's provider of pretended nodes has for the head
+DRAIN = """
+import sys, time
+from ray._raylet import GcsClient
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+head, address = sys.argv[1:]
+gcs = GcsClient(address=head)
+nodes = gcs.get_all_node_info().items()
+[node] = [node.hex() for node, info in nodes if info.node_manager_address == address]
+reason, deadline = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"), int((time.time() + 120) * 1000)
+accepted, why = gcs.drain_node(node, reason, "a spot machine's notice", deadline)
+sys.exit(0 if accepted else why)
+"""
 PATIENCE = 400.0  # seconds; nothing here takes more than some tens
 
 
@@ -243,6 +255,7 @@ class Cluster:
             before: a command that runs the node's.
         """
         host = self.address.partition(":")[0] if "--head" in words else f"127.0.0.{next(self._hosts)}"
+        self._last = host
         beside = Path(sys.executable).parent
         command = [*before, str(beside / "ray"), "start", *words, f"--node-ip-address={host}", "--disable-usage-stats"]
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SWEEP_", "MLFLOW_"))}
@@ -299,6 +312,27 @@ class Cluster:
                 self._killed.append(node)
                 return training
         return 0
+
+    def freeze_node(self) -> list[psutil.Process]:
+        """Stops all processes of a node that trains, as those of a machine that hangs; returns them."""
+        for node in self._nodes:
+            family = descendants(node.pid)
+            if any(is_training(p) for p in family):
+                for process in family:
+                    process.suspend()
+                return family
+        return []
+
+    def drain_node(self) -> None:
+        """Tells Ray that the node which was added last will be taken away, as a spot machine's notice would."""
+        ended = subprocess.run(
+            [sys.executable, "-c", DRAIN, self.address, self._last],
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
 
     def close(self) -> None:
         for node in [*self._killed, *self._nodes, self._head]:

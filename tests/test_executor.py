@@ -25,7 +25,7 @@ from sweep import checkpoint
 from sweep.config import DataConfig, Resources, TrialConfig
 from sweep.data import load
 from sweep.errors import SweepError
-from sweep.executor import Job, Key, Result, Source, Worker, _Bridge, _Searcher, execute
+from sweep.executor import Job, Key, Result, Source, Worker, _Bridge, _Scheduler, _Searcher, _StopAll, execute
 from sweep.memory import Memory
 from sweep.room import Room
 from sweep.trial import Place, run_trial
@@ -461,7 +461,7 @@ def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(place: Place) ->
     for epoch in (1, 2, 3):  # wherever the checkpoint is written, there is no room
         (full.place.folder / "attempt-01" / f"epoch-{epoch:04d}.tmp").symlink_to("/dev/full")
     where = {"folder": str(full.place.folder), "data": str(place.data), "cache": str(place.cache), "gpus": 0}
-    worker = Worker({"job": json.dumps({"config": full.config.model_dump(), "place": where, "attempt": 1})})
+    worker = Worker({"job": json.dumps({"config": full.config.model_dump(), "place": where, "attempt": 1, "moves": 0})})
     said = worker.step()
     source = Trials([])
     bridge = _Bridge(source, limit=lambda _: 1, stop=threading.Event())
@@ -485,9 +485,12 @@ def test_an_error_of_the_source_ends_the_run_and_is_raised(place: Place) -> None
         execute(Full([job(place, 98, 1)]), Resources(gpus=0), stop=threading.Event())
 
 
+@pytest.mark.usefixtures("devices")
 def test_tune_can_write_nothing_of_the_study() -> None:
     """Tune pickles its searcher and scheduler into a snapshot; a storage's password must not get there."""
     source = Trials([])
     source.password = "secret"  # type: ignore[attr-defined]
-    bridge = _Bridge(source, limit=lambda _: 1, stop=threading.Event())
-    assert b"secret" not in pickle.dumps(bridge)
+    room = Room(Resources(), waiting=source.waiting, notice=source.noticed)
+    bridge = _Bridge(source, limit=room.slots, stop=threading.Event())
+    for adapter in (_Searcher(bridge, room), _Scheduler(bridge, room), _StopAll(bridge)):
+        assert b"secret" not in pickle.dumps(adapter)

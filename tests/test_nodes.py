@@ -1,14 +1,17 @@
-"""Machines that fail: a cluster of two nodes, one of which is killed in the middle of a trial; one without memory."""
+"""Machines that fail, hang, are taken away, lack memory, and come: clusters of several nodes on this host."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from optuna.trial import TrialState
@@ -19,7 +22,17 @@ from sweep.executor import execute
 from sweep.storage import open_storage
 from sweep.trial import Place
 
-from .invariants import Curves, assert_whole, checkpointed, left_by, newest, strange_curves, trained_again, trials_of
+from .invariants import (
+    Checkpointed,
+    Curves,
+    assert_whole,
+    checkpointed,
+    left_by,
+    newest,
+    strange_curves,
+    trained_again,
+    trials_of,
+)
 from .processes import Cluster, Command, TrackingServer, wait_for
 from .test_executor import Trials, job
 from .test_resume import config_of
@@ -40,21 +53,23 @@ search: {trials: 3, sampler: random, pruner: none, finalists: {top: 0}}
 """
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """A head with one CPU, and a node with another one."""
-    cluster = Cluster(tmp_path, cpus=1)
-    try:
-        cluster.add()
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the workspace in it."""
+    return tmp_path_factory.mktemp("nodes")
+
+
+@pytest.fixture(scope="module")
+def cluster(place: Path) -> Iterator[Cluster]:
+    """A head with one CPU; each test adds a node, and takes it away."""
+    with contextlib.closing(Cluster(place, cpus=1)) as cluster:
         yield cluster
-    finally:
-        cluster.close()
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[TrackingServer]:
+@pytest.fixture(scope="module")
+def server(place: Path) -> Iterator[TrackingServer]:
     """Several nodes want an MLflow server, and PostgreSQL."""
-    server = TrackingServer(tmp_path / "results")
+    server = TrackingServer(place / "results")
     server.start()
     try:
         wait_for(server.ready, "the tracking server")
@@ -63,34 +78,99 @@ def server(tmp_path: Path) -> Iterator[TrackingServer]:
         server.stop()
 
 
-@pytest.mark.parametrize("storage_url", ["postgresql"], indirect=True)
-def test_trials_of_a_node_that_is_killed_go_on_elsewhere(
-    cluster: Cluster, server: TrackingServer, storage_url: str, study_name: str, tmp_path: Path
-) -> None:
-    study, file, workspace = STUDY.replace("nodes", study_name), tmp_path / "nodes.yaml", tmp_path / "results"
-    file.write_text(study)
-    words = ("run", str(file), "--address", cluster.address, "--storage", storage_url, "--tracking", server.url)
+@dataclass
+class Running:
+    """A study on a head and one node, with a trial on each in its middle."""
+
+    command: Command
+    name: str
+    text: str
+    workspace: Path
+    storage: str
+    safe: Checkpointed
+
+    def moved(self) -> list[Path]:
+        """Checkpoints of trials that have another worker than their first."""
+        return list((self.workspace / self.name).glob("*/attempt-01.*/epoch-*.pt"))
+
+    def assert_whole(self, *, trials: int) -> None:
+        """The study has ended as if nothing had happened."""
+        assert self.command.end() == 0, self.command.out
+        left = left_by(self.workspace, self.name, open_storage(self.storage))
+        assert_whole(left, self.name, trials=trials, controls=0)
+        assert {trial.state for trial in left.trials} == {TrialState.COMPLETE}
+        assert len(self.safe) == 2
+        assert trained_again(left, self.safe, checkpointed(self.workspace, self.name)) == []
+        assert strange_curves(left, Curves(config_of(self.text), self.workspace, self.workspace.parent)) == []
+
+
+@contextlib.contextmanager
+def running(
+    cluster: Cluster, server: TrackingServer, storage: str, name: str, place: Path, **how: int
+) -> Iterator[Running]:
+    """Adds a node, and starts a study of so many trials and epochs."""
+    cluster.add()
+    text = STUDY.replace("nodes", name)
+    for key, value in how.items():
+        text = re.sub(rf"{key}: \d+", f"{key}: {value}", text)
+    file, workspace = place / f"{name}.yaml", place / "results"
+    file.write_text(text)
+    words = ("run", str(file), "--address", cluster.address, "--storage", storage, "--tracking", server.url)
     command = Command(workspace, *words, **cluster.environment)
     try:
-        middle = range(2, 45)  # epochs: begun by both nodes, and far from the end
+        middle = range(2, 3 * how.get("max_epochs", 60) // 4)  # epochs: begun by both nodes, and far from the end
         wait_for(
-            lambda: command.over or [epoch in middle for epoch in newest(workspace, study_name).values()] == [True] * 2,
+            lambda: command.over or [epoch in middle for epoch in newest(workspace, name).values()] == [True] * 2,
             "both nodes in the middle of a trial",
         )
-        safe = checkpointed(workspace, study_name)
-        killed = 0  # trials; a node is left alone between two steps
-        while not killed and not command.over:
-            killed = cluster.kill_node()
-        assert killed == 1, command.out
-        assert command.end() == 0, command.out
+        yield Running(command, name, text, workspace, storage, checkpointed(workspace, name))
     finally:
         command.close()
-    left = left_by(workspace, study_name, open_storage(storage_url))
-    assert_whole(left, study_name, trials=3, controls=0)
-    assert {trial.state for trial in left.trials} == {TrialState.COMPLETE}
-    assert len(safe) == 2
-    assert trained_again(left, safe, checkpointed(workspace, study_name)) == []
-    assert strange_curves(left, Curves(config_of(study), workspace, tmp_path)) == []
+
+
+@pytest.mark.parametrize("storage_url", ["postgresql"], indirect=True)
+def test_trials_of_a_node_that_is_killed_go_on_elsewhere(
+    cluster: Cluster, server: TrackingServer, storage_url: str, study_name: str, place: Path
+) -> None:
+    with running(cluster, server, storage_url, study_name, place) as study:
+        killed = 0  # trials; a node is left alone between two steps
+        while not killed and not study.command.over:
+            killed = cluster.kill_node()
+        assert killed == 1, study.command.out
+        study.assert_whole(trials=3)
+        assert study.moved()
+
+
+@pytest.mark.parametrize("storage_url", ["postgresql"], indirect=True)
+def test_trials_of_a_node_that_hangs_go_on_elsewhere_and_nothing_counts_that_it_writes_when_it_does_no_more(
+    cluster: Cluster, server: TrackingServer, storage_url: str, study_name: str, place: Path
+) -> None:
+    with running(cluster, server, storage_url, study_name, place, trials=2, max_epochs=40) as study:
+        frozen: list[psutil.Process] = []
+        while not frozen and not study.command.over:
+            frozen = cluster.freeze_node()
+        began = time.monotonic()
+        wait_for(lambda: study.command.over or study.moved(), "the trial to go on")
+        took = time.monotonic() - began
+        for process in frozen:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+        study.assert_whole(trials=2)
+        assert study.moved()
+        assert took < 20, study.command.out
+
+
+@pytest.mark.parametrize("storage_url", ["postgresql"], indirect=True)
+def test_trials_leave_a_node_that_is_being_drained_before_it_goes(
+    cluster: Cluster, server: TrackingServer, storage_url: str, study_name: str, place: Path
+) -> None:
+    with running(cluster, server, storage_url, study_name, place, trials=2) as study:
+        before = cluster.raylets()
+        cluster.drain_node()
+        wait_for(lambda: study.command.over or study.moved(), "the trial to go on")
+        study.assert_whole(trials=2)
+        assert study.moved()
+        wait_for(lambda: cluster.raylets() < before, "the node to go, as nothing runs there", 30)
 
 
 @pytest.fixture
@@ -130,10 +210,10 @@ def test_a_trial_whose_workers_die_three_times_in_an_epoch_is_given_up_and_named
 
 @pytest.mark.parametrize("storage_url", ["postgresql"], indirect=True)
 def test_a_cluster_grows_for_the_trials_that_wait_and_shrinks_when_there_are_none(
-    server: TrackingServer, storage_url: str, study_name: str, tmp_path: Path
+    server: TrackingServer, storage_url: str, study_name: str, place: Path, tmp_path: Path
 ) -> None:
     """From a head alone to two nodes beside it, and back."""
-    study, file, workspace = STUDY.replace("nodes", study_name), tmp_path / "nodes.yaml", tmp_path / "results"
+    study, file, workspace = STUDY.replace("nodes", study_name), tmp_path / "nodes.yaml", place / "results"
     file.write_text(study.replace("trials: 3", "trials: 6").replace("max_epochs: 60", "max_epochs: 20"))
     storage, taken = open_storage(storage_url), Counter[int]()  # most trials that ran, by the nodes there were
     with contextlib.closing(Cluster(tmp_path, grows=2)) as cluster:

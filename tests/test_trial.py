@@ -294,12 +294,12 @@ def test_the_last_two_are_kept(tmp_path: Path, start: int) -> None:
 
 def test_the_last_attempt_counts_however_far_one_got_that_was_taken_for_dead(tmp_path: Path) -> None:
     assert checkpoint.load_latest(tmp_path / "nothing") is None
-    for attempt, last in (("attempt-02", 3), ("attempt-99", 5), ("attempt-100", 4)):
+    for attempt, last in (("attempt-02", 3), ("attempt-99.2", 9), ("attempt-100", 5), ("attempt-100.1", 4)):
         checkpoint.save(tmp_path / attempt, history(last), STATE)
     (tmp_path / "attempt-101").mkdir()  # died before its first checkpoint
     saved = checkpoint.load_latest(tmp_path)
     assert saved is not None
-    assert str(saved.path.relative_to(tmp_path)) == "attempt-100/epoch-0004.pt"
+    assert str(saved.path.relative_to(tmp_path)) == "attempt-100.1/epoch-0004.pt"
 
 
 def cut(path: Path) -> None:
