@@ -18,12 +18,12 @@ from losses.guidance import DOMINANT, INERT
 from . import checkpoint, provenance
 from .config import StudyConfig
 from .errors import reason
-from .executor import Job, Key, Result
 from .finalists import best_rows, wanted_rows, wanted_tuned
 from .lease import RENEW_EVERY
 from .memory import Memory
 from .metrics import EpochMetrics
 from .settings import Settings
+from .source import Job, Key, Result
 from .storage import UNREACHABLE, Patience
 from .study import ARMS, Kind, Outcome, Row, Study, Trial
 from .tracking import RunKey, Tracker

@@ -15,11 +15,10 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 # Read by Tune at import: its CSV, JSON and TensorBoard loggers cost milliseconds a result, and stay off.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -35,12 +34,12 @@ from cluster.connect import quiet
 
 from .config import Resources, TrialConfig
 from .errors import SweepError
-from .memory import Memory, cap, hint, killed_for_lack, lacking
+from .memory import cap, hint, killed_for_lack, lacking
 from .metrics import EpochMetrics
 from .room import Room
+from .source import Job, Key, Result, Source
 from .trial import Place, run_trial
 
-Key = tuple[str, int]
 ASK_AGAIN = 1.0  # seconds; a source that has nothing now may have something when a trial ends, or after this long
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 LOST_AT_MOST = 3  # times in the same epoch; then the trial is failed
@@ -54,67 +53,6 @@ _ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """One trial for a worker.
-
-    Attributes:
-        key: what the source knows it by.
-        attempt: how often the trial was taken up.
-        alone: it was out of memory: it runs when no other trial does, on a whole GPU if on any.
-    """
-
-    key: Key
-    config: TrialConfig
-    place: Place
-    attempt: int
-    alone: bool = False
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a worker reports: the epochs that a checkpoint now holds; with an ``outcome``, the last report.
-
-    Attributes:
-        where: tags that say on what it ran: host and device.
-        notices: what the user should know.
-        lack: the memory that was not enough, of a trial that failed for that.
-    """
-
-    epochs: list[EpochMetrics]
-    checkpoint: str | None
-    outcome: str | None
-    error: str | None
-    where: dict[str, str]
-    notices: Sequence[str] = ()
-    lack: Memory | None = None
-
-
-class Source(Protocol):
-    """Where trials come from and their results go; called from the driver's loop, except `ask`."""
-
-    def ask(self) -> Job | None:
-        """Returns the next trial, or None: nothing now (see `finished`). Called from one thread, ahead of need."""
-
-    def finished(self) -> bool:
-        """Whether no further trial will come."""
-
-    def started(self, key: Key) -> None:
-        """Called when a trial was handed to a worker."""
-
-    def report(self, key: Key, result: Result) -> bool:
-        """Takes a result in; returns whether the trial must stop here."""
-
-    def waiting(self) -> int:
-        """How many trials could be asked for now: where a cluster grows, it does for these."""
-
-    def noticed(self, message: str) -> None:
-        """Called with what the user should know."""
-
-    def lost(self, key: Key, error: str, lack: Memory | None = None) -> None:
-        """Called when a trial was given up after its workers died, for lack of memory if there was any."""
 
 
 def execute(source: Source, resources: Resources, *, stop: threading.Event) -> None:

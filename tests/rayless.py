@@ -26,8 +26,8 @@ import scipy.stats  # noqa: F401
 
 from sweep import confirm, driver, executor, room, running, service, tracking, trial  # noqa: F401
 from sweep.config import Resources, StudyConfig
-from sweep.executor import Job, Result, Source
 from sweep.settings import Settings
+from sweep.source import Job, Result, Source
 from sweep.trial import run_trial
 
 Death = tuple[int, float]  # after so many reports of trials, and so many seconds more

@@ -18,10 +18,10 @@ from mlflow.entities import Run
 from sqlalchemy.engine import make_url
 
 from sweep.driver import Driver
-from sweep.executor import Result
 from sweep.memory import Memory
 from sweep.metrics import EpochMetrics
 from sweep.settings import Settings
+from sweep.source import Result
 from sweep.storage import open_storage
 from sweep.study import Study
 from sweep.tracking import Tracker

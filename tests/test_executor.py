@@ -25,9 +25,10 @@ from sweep import checkpoint
 from sweep.config import DataConfig, Resources, TrialConfig
 from sweep.data import load
 from sweep.errors import SweepError
-from sweep.executor import Job, Key, Result, Source, Worker, _Bridge, _Scheduler, _Searcher, _StopAll, execute
+from sweep.executor import Worker, _Bridge, _Scheduler, _Searcher, _StopAll, execute
 from sweep.memory import Memory
 from sweep.room import Room
+from sweep.source import Job, Key, Result, Source
 from sweep.trial import Place, run_trial
 
 from .processes import descendants, title
