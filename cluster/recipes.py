@@ -22,6 +22,7 @@ from .accelerators import ACCELERATORS, WITHOUT_GPU, Machine
 VERSION = "0.1.0"
 RAY = "2.60.0"  # a driver and its cluster must have the same; see Dockerfile too
 IMAGE = f"entropy-sweep:{VERSION}"
+FOR_TRIALS = 0.6  # of a machine's memory: Ray and the object store have the rest
 ENVIRONMENT = {  # of every Ray process that a recipe starts
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -169,12 +170,12 @@ def _ray_up(config: Any, values: Values) -> Any:
 def _machine(gpu: str, cloud: str, resources: Any) -> Machine:
     """Looks up a cloud's machine; changes the resources that Ray is told it has."""
     resources.clear()
-    if gpu == "none":
-        resources.update(CPU=WITHOUT_GPU[cloud].cpus)
-        return WITHOUT_GPU[cloud]
-    machine: Machine = getattr(ACCELERATORS[gpu], cloud)
-    kind = f"accelerator_type:{ACCELERATORS[gpu].ray}"
-    resources.update({"CPU": machine.cpus, "GPU": machine.gpus, kind: 1})
+    machine: Machine = WITHOUT_GPU[cloud] if gpu == "none" else getattr(ACCELERATORS[gpu], cloud)
+    resources["CPU"] = machine.cpus
+    if gpu != "none":
+        resources.update({"GPU": machine.gpus, f"accelerator_type:{ACCELERATORS[gpu].ray}": 1})
+    if machine.memory:
+        resources["memory"] = int(FOR_TRIALS * machine.memory * 2**30)
     return machine
 
 
@@ -202,6 +203,9 @@ def _kuberay(values: Values) -> str:
         documents = [doc for doc in documents if doc["metadata"]["name"] != "entropy-sweep-workspace"]
     if values.gpu is not None:
         _select_nodes(workers["template"]["spec"], values.gpu)
+        # The autoscaler cannot tell from a pod which accelerator it will have.
+        kind = "" if values.gpu == "none" else rf'"{{\"accelerator_type:{ACCELERATORS[values.gpu].ray}\": 1}}"'
+        workers["rayStartParams"] = {"resources": kind} if kind else {}
     return _text(documents)
 
 

@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 from compose_spec import PyCompose
 from kubernetes_validate import validate as validate_kubernetes
+from ray.autoscaler._private.kuberay.autoscaling_config import _get_ray_resources_from_group_spec
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
@@ -83,6 +84,7 @@ def test_ray_takes_it_with_any_accelerator(cloud: str, gpu: str | None) -> None:
     if gpu in ACCELERATORS:
         assert kinds == [f"accelerator_type:{ACCELERATORS[gpu].ray}"]
         assert worker["resources"]["GPU"] >= 1
+    assert ("memory" in worker["resources"]) == (cloud == "gcp"), "Ray itself asks AWS alone"
     spot = {"InstanceMarketOptions": {"MarketType": "spot"}} if cloud == "aws" else {"provisioningModel": "SPOT"}
     where = worker["node_config"] if cloud == "aws" else worker["node_config"]["scheduling"]
     assert spot.items() <= where.items()
@@ -163,6 +165,11 @@ def test_kubernetes_takes_all_manifests(gpu: str | None, shared: str | None) -> 
     (workers,) = cluster["spec"]["workerGroupSpecs"]
     assert (workers["minReplicas"], workers["maxReplicas"]) == (0, 9)
     assert ("nvidia.com/gpu" in str(workers["template"]["spec"]["containers"])) == (gpu != "none")
+    # What Ray's autoscaler takes a pod that is not there yet for.
+    resources = _get_ray_resources_from_group_spec(workers, is_head=False)
+    kinds = [] if gpu == "none" else [f"accelerator_type:{ACCELERATORS[gpu or 'l4'].ray}"]
+    assert [name for name in resources if name.startswith("accelerator_type:")] == kinds
+    assert resources["memory"] == 12 * 2**30
     images = set(re.findall(r"'image': '([^']*)'", str(manifests)))
     assert images == {"registry.example/sweep:1", "postgres:17"}
 
