@@ -45,9 +45,10 @@ def sensitivity(
         name, connect(settings.storage), settings, metric=metric, epoch=epoch, against_control=against_control
     )
     conditions = {} if where is None else parse(where, tables[0].space)
-    analyses = [analyse(table, where=conditions) for table in tables]
+    analyses = [replace(analyse(table, where=conditions), where=where) for table in tables]
     if divergence:
         second = [analyse_divergence(table, where=conditions) for table in tables]
+        second = [each and replace(each, where=where) for each in second]
         return [replace(each, divergence=other) for each, other in zip(analyses, second, strict=True)]
     return analyses
 

@@ -107,9 +107,11 @@ class Analysis:
         reason: why it is refused, or why it is only indicative.
         n_full: trials that it rests on: at full budget, with a finite value.
         n_uniform: of these, those at uniform points.
-        n_pruned, n_diverged: trials left out.
+        n_pruned, n_diverged, n_failed, n_missing: trials left out; the last ones completed, without a value here.
         r2: share of the variance of uniform trials that the surrogate predicts without having been shown them.
         left_out: hyperparameters without an index, and why.
+        where: the condition that it is within, as it was written; None for the whole space.
+        share: of a probability, how many of its trials, of which ``n_diverged`` diverged; None of an objective.
         fitted: what `effect` and `surface` are computed from; None where refused.
         divergence: the same of the probability of diverging, where trials have diverged.
     """
@@ -121,6 +123,8 @@ class Analysis:
     n_uniform: int
     n_pruned: int
     n_diverged: int
+    n_failed: int = 0
+    n_missing: int = 0
     trusted: bool = False
     strength: Literal["quantitative", "indicative"] | None = None
     reason: str | None = None
@@ -129,6 +133,8 @@ class Analysis:
     parameters: dict[str, Index] = field(default_factory=dict)
     pairs: dict[tuple[str, str], Interaction] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    where: str | None = None
+    share: float | None = None
     fitted: Fitted | None = field(default=None, repr=False, compare=False)
     divergence: Analysis | None = None
 
@@ -162,20 +168,20 @@ def analyse_divergence(table: Table, *, where: Mapping[str, Condition] | None = 
 
     What explains the objective of the others is conditional on their survival. Arguments and errors: `analyse`'s.
     """
-    ended = table.trials[table.trials["design"] & table.trials["outcome"].isin(["completed", "diverged"])]
+    trials = _within(table.trials, where or {})
+    ended = trials[trials["design"] & trials["outcome"].isin(["completed", "diverged"])].head(classifiers.AT_MOST)
     diverged = (ended["outcome"] == "diverged").astype(float)
     if not diverged.any():
         return None
-    trials = ended.assign(value=diverged).head(classifiers.AT_MOST)
-    probability = replace(table, objective="the probability of diverging", trials=trials)
-    return _analyse(probability, where or {}, seed, OF_A_PROBABILITY)
+    trials = ended.assign(value=diverged)
+    probability = replace(table, objective="the probability of diverging", epoch=None, trials=trials)
+    result = _analyse(probability, where or {}, seed, OF_A_PROBABILITY)
+    return replace(result, n_diverged=int(diverged.sum()), share=float(diverged.mean()))
 
 
 def _analyse(table: Table, where: Mapping[str, Condition], seed: int, method: Method) -> Analysis:
     inputs, left_out = _inputs(table, where)
-    trials = table.trials
-    for name, condition in where.items():
-        trials = trials[[condition(value) for value in trials[f"params_{name}"]]]
+    trials = _within(table.trials, where)
     full, gone = trials[trials["value"].notna()], trials[trials["value"].isna()]
     uniform, y = full["design"].to_numpy(bool), full["value"].to_numpy(float)
     result = Analysis(
@@ -187,6 +193,8 @@ def _analyse(table: Table, where: Mapping[str, Condition], seed: int, method: Me
         n_uniform=int(uniform.sum()),
         n_pruned=int((gone["outcome"] == "pruned").sum()),
         n_diverged=int((gone["outcome"] == "diverged").sum()),
+        n_failed=int((gone["outcome"] == "failed").sum()),
+        n_missing=int((gone["outcome"] == "completed").sum()),
         left_out={**table.left_out, **left_out},
     )
     if result.reason is not None:
@@ -209,11 +217,18 @@ def _analyse(table: Table, where: Mapping[str, Condition], seed: int, method: Me
         result,
         trusted=True,
         strength="quantitative" if strong else "indicative",
-        reason=None if strong else "the surrogate predicts too little for more than the order of the indices",
+        reason=None if strong else "the surrogate tells the order of the indices, not their size",
         parameters={n: Index(value[i], spans[i], value[d + i], spans[d + i]) for i, n in enumerate(names)},
         pairs={pair: Interaction(value[i], spans[i]) for i, pair in couples},
         fitted=Fitted(inputs, best),
     )
+
+
+def _within(trials: pd.DataFrame, where: Mapping[str, Condition]) -> pd.DataFrame:
+    """The trials that fulfil the conditions."""
+    for name, condition in where.items():
+        trials = trials[trials[f"params_{name}"].map(condition).astype(bool)]
+    return trials
 
 
 def _inputs(table: Table, where: Mapping[str, Condition]) -> tuple[Inputs, dict[str, str]]:

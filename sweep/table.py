@@ -172,7 +172,7 @@ def _ours(
             _is_design(t) and math.isfinite(v) and t.number not in twins for t, v in zip(trials, values, strict=True)
         ):
             command = f"python -m sweep run {name} --set search.design_controls=true"
-            remedy = f"the controls of its design trials are missing: {command}"
+            remedy = f"the controls of its design trials, which are missing: {command}"
         sign = -1 if own and config.objective.direction == "minimize" else 1
         values = [
             sign * (v - measure(f"{name}.controls", twins[t.number])) if t.number in twins else math.nan

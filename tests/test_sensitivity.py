@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from SALib.sample import sobol as salib_sample
 
 from sweep import sensitivity
 from sweep.errors import SweepError
-from sweep.explain import meaning, trust
+from sweep.explain import as_data, meaning, trust
 from sweep.sensitivity import Analysis, Index, Interaction, analyse, analyse_divergence, effect, sobol_indices, surface
 from sweep.service import sensitivity as analyse_study
 from sweep.settings import Settings
@@ -279,6 +280,7 @@ def test_a_table_without_trials_is_refused() -> None:
     of = table(CUBE, curved)
     empty = Table(of.study, of.objective, of.epoch, of.trials.head(0), of.space, {}, of.remedy)
     assert refused(empty).reason == "no trial has ended"
+    assert refused(empty, where=parse("a > 0.5", CUBE)).reason == "no trial has ended"
     assert analyse_divergence(empty) is None
 
 
@@ -357,6 +359,19 @@ def test_divergence_that_nothing_decides_is_refused() -> None:
     assert "it was not shown" in str(divergence.reason)
 
 
+def test_the_share_that_diverged_is_told_within_the_condition_and_at_no_epoch() -> None:
+    of = table(CUBE, curved, outcome=lambda p: np.where(p["a"] > 0.75, "diverged", "completed"))
+    divergence = analyse_divergence(of)
+    assert divergence is not None
+    assert divergence.share == 16 / 64
+    assert divergence.epoch is None
+    assert trust(divergence).startswith("Trust: 16 of 64 uniform trials diverged (25 %); a ")
+    half = analyse_divergence(of, where=parse("a > 0.5", CUBE))
+    assert half is not None
+    assert half.share == 16 / 32
+    assert analyse_divergence(of, where=parse("a < 0.5", CUBE)) is None
+
+
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
@@ -382,6 +397,53 @@ def test_pairs_are_named_once_and_interactions_of_several_are_not_blamed_on_one(
     assert meaning(said(parameters, pairs)).endswith(
         "; b matters only together with a; c matters only together with several others."
     )
+
+
+def test_an_indicative_analysis_claims_an_order_and_no_size() -> None:
+    pairs = {("a", "b"): Interaction(0.3, (0.2, 0.4))}
+    parameters = {"b": index(0.2, 0.5), "a": index(0.4, 0.7), "c": index(0.01, 0.01)}
+    words = meaning(replace(said(parameters, pairs), strength="indicative"))
+    assert words == (
+        "a explains the largest share of the variance of val_loss, then b; a and b explain another part together; "
+        "c hardly matters."
+    )
+
+
+def test_names_with_spaces_and_a_lone_hyperparameter_make_sentences() -> None:
+    words = meaning(said({"learning rate": index(0.9, 0.9)}))
+    assert words == "learning rate explains 90 % of the variance of val_loss."
+
+
+def test_what_an_interval_does_not_exclude_is_not_denied() -> None:
+    uncertain = Index(0.02, (0.0, 0.2), 0.3, (0.1, 0.4))
+    idle = Index(0.01, (0.0, 0.1), 0.02, (0.01, 0.25))
+    pairs = {("a", "b"): Interaction(0.0, (0.0, 0.1))}
+    words = meaning(said({"a": index(0.5, 0.6), "b": uncertain, "c": idle}, pairs))
+    assert words.endswith("; b matters mostly together with several others.")
+
+
+def test_all_trials_that_are_left_out_are_counted_with_the_reason() -> None:
+    outcomes = ["pruned"] * 2 + ["diverged"] * 3 + ["failed"] * 4 + ["completed"] * 55
+    of = changed(table(CUBE, curved), outcome=outcomes)
+    of.trials.loc[:13, "value"] = np.nan
+    line = trust(analyse(of))
+    assert line.startswith(
+        "Trust: 50 trials at epoch 9, 50 of them uniform over the space, "
+        "left out 2 pruned, 3 diverged, 4 failed and 5 without a value;"
+    )
+
+
+def test_a_part_of_the_space_is_named() -> None:
+    within = replace(said({"a": index(0.5, 0.5)}), where="d > 2")
+    assert "64 trials at epoch 9 where d > 2, 40 of them uniform over that part of the space" in trust(within)
+    assert meaning(within) == "a explains 50 % of the variance of val_loss where d > 2."
+
+
+def test_data_holds_the_second_analysis_where_there_is_one() -> None:
+    alone = said({"a": index(0.5, 0.5)})
+    both = replace(alone, divergence=replace(alone, objective="the probability of diverging", share=0.25))
+    assert as_data(both) == {**as_data(alone), "divergence": as_data(both.divergence or alone)}
+    assert as_data(both)["divergence"]["objective"] == "the probability of diverging"
 
 
 def test_trust_is_one_line_with_all_that_it_rests_on() -> None:
@@ -546,6 +608,7 @@ def test_a_condition_and_an_epoch_reach_the_analysis(here: Sweep) -> None:
     assert early["parameters"]["width"]["total"] > 0.1  # wide nets are behind at first
     where = json.loads(here("ishigami", "--where", "x3 > -1 and x3 < 1", "--json").out)
     assert where["n_full"] < 64
+    assert where["where"] == "x3 > -1 and x3 < 1"
 
 
 def test_nothing_is_left_of_numpy_or_of_the_fit_in_the_numbers(settings: Settings) -> None:

@@ -154,7 +154,8 @@ def test_the_gain_over_the_control_needs_controls_and_names_the_run_that_adds_th
     assert not analysis.trusted
     assert "0 of 0 full-budget trials are uniform" in str(analysis.reason)
     command = f"python -m sweep run {ours.config.name} --set search.design_controls=true"
-    assert str(analysis.reason).endswith(f"the controls of its design trials are missing: {command}")
+    assert str(analysis.reason).endswith(f"the controls of its design trials, which are missing: {command}")
+    assert analysis.n_missing == (ours.read().trials["outcome"] == "completed").sum()
 
     sister = ours.open(sister=True, design_controls=True)
     rows = ours.open().rows()
