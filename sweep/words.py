@@ -20,7 +20,8 @@ def verdicts(config: StudyConfig, comparison: Comparison) -> list[str]:
     words = [_verdict(first.gain_over_plain, "its plain control (the same network without guidance)")]
     if comparison.tuned:
         chosen = inline({k: v for k, v in comparison.tuned.items() if k in ("training.init", "training.lr")})
-        words.append(_verdict(first.gain_over_tuned, f"a control tuned in {comparison.tuned_trials} trials ({chosen})"))
+        trials = "one trial" if comparison.tuned_trials == 1 else f"{comparison.tuned_trials} trials"
+        words.append(_verdict(first.gain_over_tuned, f"a control tuned in {trials} ({chosen})"))
     n = config.search.finalists.seeds
     words.append(
         f"{n} seed{'s are' if n > 1 else ' is'} a small sample, on the validation set: an indication, not a test. "

@@ -93,6 +93,7 @@ def test_every_section_says_what_the_study_holds(made: tuple[Settings, Report]) 
     gains = [control - (best.value or 0.0) + (0.1 - 0.01) * seed for seed in (1, 2)]
     assert f"{statistics.fmean(gains):+.3g} ± {statistics.stdev(gains):.2g}" in shown
     assert "better on 2 of 2 seeds" in shown
+    assert "than a control tuned in one trial (" in shown
     assert f"{COMPLETED} trials at epoch {EPOCHS}, {COMPLETED} of them uniform" in shown
     assert "lambda1 × depth" in shown, "they interact"  # noqa: RUF001
     assert "lambda2 × epsilon" not in shown, "they do nothing"  # noqa: RUF001
