@@ -297,7 +297,8 @@ def print_analysis(analysis: Analysis, console: Console, *, brief: bool = False)
 
 
 def _indices_table(analysis: Analysis) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="Shares of the variance over the search space", title_justify="left")
+    part = f"the part of the search space with {analysis.where}" if analysis.where else "the search space"
+    table = Table(box=box.SIMPLE_HEAD, title=Text(f"Shares of the variance over {part}"), title_justify="left")
     for name in ("hyperparameter", "alone (first order)", "with interactions (total)"):
         table.add_column(name, justify="left" if name == "hyperparameter" else "right")
     for name, index in sorted(analysis.parameters.items(), key=lambda item: -item[1].total):

@@ -35,10 +35,17 @@ def _verdict(gain: Sample, control: str) -> str:
     if not values:
         return f"The best configuration could not be compared with {control}."
     wins = sum(v > 0 for v in values)
-    clear = not math.isnan(gain.spread) and abs(gain.mean) > 2 * gain.spread / math.sqrt(len(values))
+    clear = not math.isnan(gain.spread) and abs(gain.mean) > _half_width(gain.spread, len(values))
     direction = "better" if gain.mean > 0 else "worse"
     size = f"is {abs(gain.mean):.3g} {direction} than" if clear else "does not differ beyond the spread from"
     return f"The best configuration {size} {control}; better on {wins} of {len(values)} seeds."
+
+
+def _half_width(spread: float, count: int) -> float:
+    """Of the 95 % interval of a mean, by Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, count - 1)) * spread / math.sqrt(count)
 
 
 def duration(seconds: float) -> str:

@@ -25,7 +25,7 @@ from sweep.data import Dataset, load, prepare, reader, split_sizes
 from sweep.errors import ConfigError, DataError
 from sweep.preflight import check
 from sweep.settings import Settings
-from sweep.studyfile import built_in, parse, read_yaml
+from sweep.studyfile import built_in, parse, read_yaml, to_yaml
 from sweep.trial import Place, Report, run_trial
 
 from .image_files import image_folder, picture, save, voc_folder
@@ -523,4 +523,4 @@ def test_a_study_on_folders_is_accepted(root: Path, tmp_path: Path) -> None:
         assert ["masks has a validation part of its own" in w for w in service.load(str(file), settings)[1]] == (
             [True] if data is VOC else []
         )
-        assert service.to_yaml(config)
+        assert to_yaml(config)
