@@ -236,11 +236,12 @@ class FourThenShort(Trials):
 
     def __init__(self, jobs: list[Job]):
         super().__init__(jobs)
-        self.taken: dict[int, list[dict[str, float]]] = {}  # what all running trials have when one of them reports
+        self.taken: dict[int, list[dict[str, float]]] = {}  # most of all running ones, when it reports
 
     def enough(self, number: int) -> bool:
         groups = placement_group_table().values()
-        self.taken[number] = [asked for g in groups if g["state"] == "CREATED" for asked in g["bundles"].values()]
+        taken = [asked for g in groups if g["state"] == "CREATED" for asked in g["bundles"].values()]
+        self.taken[number] = max(self.taken.get(number, []), taken, key=len)
         return number < 4 and {0, 1, 2, 3} <= self.results.keys()
 
 
@@ -274,7 +275,8 @@ def test_four_half_gpu_trials_run_at_once_on_two(shared: Shared) -> None:
 
 def test_ray_is_asked_for_what_a_trial_needs(shared: Shared) -> None:
     each = {"CPU": 0.5, "GPU": 0.5, "memory": 0.75 * 2**30, "accelerator_type:A10G": 0.001}
-    assert shared.source.taken[3] == [each] * 4
+    # When the last of the first four reports for the first time, none of them has ended.
+    assert max((shared.source.taken[number] for number in range(4)), key=len) == [each] * 4
     assert shared.source.taken[ALONE] == [{**each, "GPU": 1}], "nothing else runs, and no worker waits for more"
 
 
