@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= digits
 
-.PHONY: sweep ui test check bench torture test-slurm studies-smoke clean
+.PHONY: sweep ui test check bench torture test-slurm studies-smoke results results-long clean
 .DELETE_ON_ERROR:
 
 sweep: $(VENV)/installed  ## run the built-in study digits (STUDY=... runs another)
@@ -31,6 +31,12 @@ studies-smoke: $(VENV)/installed  ## six short trials of each study on real imag
 		$(BIN)/python -m sweep run $$study --workspace results/smoke --trials 6 \
 			--set training.max_epochs=3 --set search.finalists.top=0 || exit 1; \
 	done
+
+results: $(VENV)/installed  ## what sweep/studies/RESULTS.md lacks: does guidance help; hours on two cores, goes on where it was; SWEEP_DATA holds MNIST, CIFAR-10
+	$(BIN)/python -m sweep.studies
+
+results-long: $(VENV)/installed  ## the same on all of the data with more pairs; for a machine with a GPU
+	$(BIN)/python -m sweep.studies --long
 
 torture: $(VENV)/installed-dev  ## kill drivers, workers, nodes and the tracking server 200 times; half an hour
 	$(BIN)/python -m tests.torture

@@ -1,0 +1,62 @@
+"""The figures of RESULTS.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart
+    "guided": "#0072B2",
+    "plain": "#D55E00",
+    "strongest": "#009E73",
+    "placebo": "#CC79A7",
+}
+DPI = 120
+
+
+def draw(made: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Draws the test curves of all studies with pairs, a panel each."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawn = {name: evidence for name, evidence in made.items() if evidence["curves"]}
+    if not drawn:
+        return
+    columns = min(4, len(drawn))
+    rows = -(-len(drawn) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.6 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for panel, (name, evidence) in zip(panels, drawn.items(), strict=False):
+        _curves(panel, name, evidence)
+    for panel in list(panels)[len(drawn) :]:
+        panel.set_visible(False)
+    lines = {str(line.get_label()): line for panel in figure.axes for line in panel.get_lines()}
+    figure.legend(handles=[*lines.values()], loc="outside upper center", ncols=len(lines), frameon=False)
+    figure.savefig(folder / "curves.png", dpi=DPI)
+
+
+def _curves(axes: Axes, name: str, evidence: Mapping[str, Any]) -> None:
+    """Mean over seeds of each member by epoch, and the range of the seeds."""
+    shown: Sequence[str] = [arm for arm in COLOURS if arm in evidence["curves"]]
+    lost = evidence["confirm"]["direction"] == "minimize"
+    for arm in shown:
+        curves = [curve for curve in evidence["curves"][arm].values() if None not in curve]
+        whole = np.array([curve for curve in curves if len(curve) == max(map(len, curves))])
+        epochs = np.arange(1, whole.shape[1] + 1)
+        axes.plot(epochs, whole.mean(axis=0), color=COLOURS[arm], label=arm, linewidth=1.4)
+        axes.fill_between(epochs, whole.min(axis=0), whole.max(axis=0), color=COLOURS[arm], alpha=0.15, linewidth=0)
+    if lost:
+        axes.set_yscale("log")
+    axes.set_title(name, fontsize=9)
+    axes.set_xlabel("epoch", fontsize=8)
+    axes.set_ylabel(evidence["confirm"]["metric"], fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.tick_params(which="minor", labelsize=6)
+    axes.spines[["top", "right"]].set_visible(False)
