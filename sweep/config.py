@@ -196,7 +196,10 @@ class TrainingConfig(_Section):
     weight_decay: float = Field(0.0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Of the training loss; val_loss is always without.")
     grad_clip: float | None = Field(None, gt=0, description="Largest norm of the task gradient.")
-    init: Literal["default", "he", "orthogonal"] = Field("default", description="Initialisation of the weights.")
+    init: Literal["default", "he", "orthogonal", "lsuv"] = Field(
+        "default",
+        description="Initialisation of the weights; lsuv: orthogonal, then each layer's output has variance 1.",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on GPUs that can.")
     seed: int = Field(0, ge=0, description="Initial weights and batch order; the same for all trials of a study.")
 

@@ -12,7 +12,7 @@ from .config import OF_CONFIRM, Choices, Dimension, FinalistsConfig, Range, Scal
 from .finalists import Wanted, best_rows, of_guidance, tuned_space, unguided
 from .study import Arm, Row
 
-METHODS: tuple[Arm, ...] = ("dropout", "weight_decay", "batch_norm", "orthogonal")
+METHODS: tuple[Arm, ...] = ("dropout", "weight_decay", "batch_norm", "he", "orthogonal", "lsuv")
 FIRST_SEED = 10_000  # above the study's own: no finalist gets there
 
 
@@ -49,7 +49,9 @@ def _own(config: StudyConfig) -> Mapping[Arm, Mapping[str, Dimension]]:
         "dropout": {"model.dropout": Range(low=0.0, high=0.5)},
         "weight_decay": {"training.weight_decay": Range(low=decay[0], high=decay[1], log=True)},
         "batch_norm": {"model.batch_norm": True},
+        "he": {"training.init": "he"},
         "orthogonal": {"training.init": "orthogonal"},
+        "lsuv": {"training.init": "lsuv"},
     }
 
 

@@ -25,7 +25,9 @@ from .space import distributions, random_point, sobol_points, suggest
 from .storage import FORMAT, exclusive, stored_config
 
 Outcome = Literal["completed", "pruned", "diverged", "failed"]
-Arm = Literal["guided", "plain", "strongest", "placebo", "dropout", "weight_decay", "batch_norm", "orthogonal"]
+Arm = Literal[
+    "guided", "plain", "strongest", "placebo", "dropout", "weight_decay", "batch_norm", "he", "orthogonal", "lsuv"
+]
 """What `sweep confirm` trains on the same seeds, with the test set measured."""
 
 ARMS: tuple[Arm, ...] = get_args(Arm)

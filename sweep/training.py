@@ -206,11 +206,14 @@ def _plain_step(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
     return torch.no_grad()(partial(inspect.unwrap(type(optimizer).step), optimizer))
 
 
-def initialise(model: nn.Module, scheme: str) -> None:
-    """Initialises linear and convolutional weights: ``default`` (PyTorch's), ``he`` (normal) or ``orthogonal``.
+def initialise(model: nn.Module, scheme: str, images: Tensor | None = None) -> None:
+    """Initialises linear and convolutional weights: ``default`` (PyTorch's), ``he`` (normal), ``orthogonal``, ``lsuv``.
 
-    The latter two set the biases to zero and leave other layers alone. Their gain is that of tanh in a model that has
-    it, 5/3, and else that of ReLU, the square root of 2, which the other activations come near.
+    All but the first set the biases to zero and leave other layers alone. Their gain is that of tanh in a model with
+    one, 5/3, and else that of ReLU, the square root of 2, which the other activations come near.
+
+    Args:
+        images: training images as the model takes them; ``lsuv`` scales by what each layer makes of them.
     """
     if scheme == "default":
         return
@@ -223,6 +226,34 @@ def initialise(model: nn.Module, scheme: str) -> None:
                 nn.init.orthogonal_(module.weight, gain=nn.init.calculate_gain(nonlinearity))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    if scheme == "lsuv":
+        assert images is not None
+        _scale_to_unit_variance(model, images)
+
+
+@torch.no_grad()
+def _scale_to_unit_variance(model: nn.Module, x: Tensor) -> None:
+    """Scales the weights of each linear and convolutional layer, in the order of their use, by its output's spread.
+
+    Biases are 0 here, so that one division makes the variance 1. A layer whose output does not vary stays as it is.
+
+    Source: Mishkin and Matas, All you need is a good init, ICLR 2016.
+    """
+
+    def scale(module: nn.Linear, _inputs: object, output: Tensor) -> Tensor:
+        spread = float(output.std())
+        if not (math.isfinite(spread) and spread > 0):
+            return output
+        module.weight.div_(spread)
+        return output / spread  # what the layers behind it will see
+
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    hooks = [layer.register_forward_hook(scale) for layer in layers]
+    training = model.training
+    model.eval()(x)
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
 
 
 def input_batches(

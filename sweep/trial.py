@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from losses import EntropyGuidance, GuidanceWarning
 from losses.task import TASKS, Task, customised
@@ -22,12 +22,13 @@ from models import build_model
 
 from . import checkpoint
 from .config import TaskConfig, TrialConfig
-from .data import load
+from .data import Dataset, load
 from .datasets import DatasetInfo
 from .metrics import EpochMetrics
 from .own import imported, is_import_path
 from .training import Diverged, Run, build_optimizer, fit, initialise, input_batches
 
+LOOKED_AT = 256  # training images that an initialisation may look at
 CHECKPOINT_SHARE = 0.03  # a checkpoint may cost this share of the training time
 
 
@@ -119,7 +120,9 @@ def assemble(
     dataset = load(config.data, root=place.data, cache=place.cache)
     torch.manual_seed(config.training.seed)
     model = build(config, dataset.info)
-    initialise(model, config.training.init)
+    task = task_of(config.task, model)
+    images = _first_images(config, dataset, task) if config.training.init == "lsuv" else None
+    initialise(model, config.training.init, images)
     model.to(device)
     warnings.simplefilter("ignore", GuidanceWarning)  # `guidance/ratio` is a metric; the driver says it once a trial
     run = Run(
@@ -127,7 +130,7 @@ def assemble(
         model=model,
         optimizer=build_optimizer(model, config.training),
         guidance=EntropyGuidance(model, batch_size=config.training.batch_size, **config.guidance.model_dump()),
-        task=task_of(config.task, model),
+        task=task,
         info=dataset.info,
         train=dataset.train.to(device),
         val=dataset.val.to(device),
@@ -140,6 +143,11 @@ def assemble(
         run.optimizer.load_state_dict(saved.state["optimizer"])
         run.history = saved.history
     return run, saved
+
+
+def _first_images(config: TrialConfig, dataset: Dataset, task: Task) -> Tensor:
+    """The first training images in stored order, which is balanced over the classes."""
+    return next(input_batches(config, dataset.info, task, dataset.train.first(LOOKED_AT)))[0]
 
 
 def trained_model(

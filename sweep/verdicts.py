@@ -24,7 +24,9 @@ NAMES = {
     "strongest": "the strongest control",
     "placebo": "its placebo",
     "batch_norm": "batch normalisation",
+    "he": "He initialisation",
     "orthogonal": "orthogonal initialisation",
+    "lsuv": "LSUV initialisation",
     "weight_decay": "weight decay",
 }
 

@@ -21,7 +21,7 @@ from models import build_model
 from sweep.config import DataConfig, GuidanceConfig, Objective, TrainingConfig, TrialConfig
 from sweep.datasets import balanced_order
 from sweep.metrics import EpochMetrics
-from sweep.training import Diverged, Run, evaluate, fit, initialise
+from sweep.training import Diverged, Run, evaluate, fit, initialise, input_batches
 from sweep.trial import Place, assemble
 
 UNGUIDED = {"lambda1": 0.0, "lambda2": 0.0}
@@ -157,7 +157,7 @@ def recorded(run: Run) -> list[tuple[Tensor, Tensor, float]]:
     return seen
 
 
-@pytest.mark.parametrize("init", ["default", "he", "orthogonal"])
+@pytest.mark.parametrize("init", ["default", "he", "orthogonal", "lsuv"])
 def test_a_control_starts_like_its_guided_twin_and_sees_the_same_batches(assembled: Any, init: str) -> None:
     config = trial_config(guidance={"lambda1": 0.1}, training={"init": init}, data={"augment": ("crop",)})
     guided, control = assembled(config), assembled(config.control)
@@ -475,6 +475,23 @@ def test_an_initialisation_sets_linear_and_convolutional_layers_alone(scheme: st
             assert float(matrix.std()) == pytest.approx(math.sqrt(2 / columns), rel=0.05)
             kurtosis = float((matrix**4).mean() / (matrix**2).mean() ** 2)
             assert kurtosis == pytest.approx(3, abs=0.4)  # a normal distribution; a uniform one has 1.8
+
+
+def test_lsuv_gives_the_output_of_every_layer_variance_one(assembled: Any) -> None:
+    """On the training images that it has looked at, in an orthogonal network; on other ones nearly so."""
+    run = assembled(trial_config(model={"depth": 3, "width": 48}, training={"init": "lsuv"}))
+    layers = [m for m in run.model.modules() if isinstance(m, nn.Linear)]
+    seen: dict[nn.Module, list[float]] = {layer: [] for layer in layers}
+    for layer in layers:
+        layer.register_forward_hook(lambda module, _x, y: seen[module].append(float(y.var())))
+    with torch.no_grad():
+        for part in (run.train.first(256), run.val):
+            run.model(next(input_batches(run.config, run.info, run.task, part))[0])
+    assert [first for first, _ in seen.values()] == pytest.approx([1.0] * 4, rel=1e-3)
+    assert [other for _, other in seen.values()] == pytest.approx([1.0] * 4, rel=0.5)
+    middle = layers[1].weight.detach().double()
+    gram = middle @ middle.T
+    assert torch.allclose(gram / gram[0, 0], torch.eye(48, dtype=torch.double), atol=1e-5)
 
 
 def test_a_norm_is_not_taken_of_one_image(assembled: Any) -> None:

@@ -35,7 +35,8 @@ def confirm(
     top: Annotated[int, typer.Option(min=1, help="How many of the best configurations.")] = 1,
     seeds: Annotated[int, typer.Option(min=1, help="Pairs of each of them: fresh seeds.")] = 8,
     against: Annotated[
-        str, typer.Option(help="Other methods in guidance's place: dropout,weight_decay,batch_norm,orthogonal.")
+        str,
+        typer.Option(help="Other methods in guidance's place: dropout,weight_decay,batch_norm,he,orthogonal,lsuv."),
     ] = "",
     placebo: Annotated[bool, typer.Option("--placebo", help="Guide a meaningless twin of the same size too.")] = False,
     address: Address = None,
