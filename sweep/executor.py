@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 # Read by Tune at import: its CSV, JSON and TensorBoard loggers cost milliseconds a result, and stay off.
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -26,6 +27,7 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 import ray
 import torch
 from ray import tune
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
@@ -71,6 +73,7 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
         tempfile.TemporaryDirectory(prefix="sweep-tune-") as scratch,
         quiet("ray.tune", "ray.air", "ray.train"),
         bridge,
+        mock.patch.object(tune.tune, "TuneController", _Controller),
     ):
         if ray.util.client.ray.is_connected():  # by ray://: Tune looks for the folder of a Ray on this machine
             ray.train._internal.storage._get_ray_train_session_dir = lambda: scratch
@@ -205,6 +208,10 @@ class _Bridge:
             self._next = self._asker.submit(self.source.ask)
         return job
 
+    def gives_more(self) -> bool:
+        """Whether one more trial may go out beside those that are out."""
+        return not self.ended and len(self.jobs) < self._limit(len(self.jobs)) and not self.source.finished()
+
     def guard(self, call: Callable[[], Any], default: Any = None) -> Any:
         """Calls; an exception ends the run instead of being swallowed by Tune's loop."""
         try:
@@ -248,6 +255,20 @@ class _Bridge:
         often = f"the worker died {count} times in the same epoch" if count > 1 else "the worker died"
         last_line = f"{often}, {hint(lack)}" if lack else often
         self.guard(lambda: self.source.lost(job.key, f"{error.strip()}\n{last_line}".strip(), lack))
+
+
+class _Controller(TuneController):
+    """Tune's loop, in which a worker that starts may come to its end.
+
+    Tune gives a trial that waits for its worker any other that is free, and ends the one that starts. Where a start
+    takes longer than a trial, on a node that has joined say, there would never be more workers than there are.
+    """
+
+    def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
+        starting = trial in self._trial_to_actor and trial not in self._resetting_trials
+        if starting and self._scheduler_alg.bridge.gives_more():  # for the free one
+            return False
+        return bool(super()._maybe_reuse_cached_actor(trial))
 
 
 class _Searcher(Searcher):
@@ -302,10 +323,10 @@ class _Scheduler(TrialScheduler):
 
     def __init__(self, bridge: _Bridge, room: Room):
         super().__init__()
-        self._bridge, self._room = bridge, room
+        self.bridge, self._room = bridge, room
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        stop = self._bridge.result(trial.trial_id, result["report"], result["halt"])
+        stop = self.bridge.result(trial.trial_id, result["report"], result["halt"])
         if not stop and result["node_ip"] in self._room.leaving:
             ray.kill(trial.temporary_state.ray_actor)  # as if the node were gone: its checkpoint is of this moment
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
@@ -317,7 +338,7 @@ class _Scheduler(TrialScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None: ...
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         # get_error() looks where Tune has not copied it yet.
-        self._bridge.lost(trial.trial_id, Path(trial.error_file).read_text() if trial.error_file else "")
+        self.bridge.lost(trial.trial_id, Path(trial.error_file).read_text() if trial.error_file else "")
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None: ...
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None: ...
