@@ -10,6 +10,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 PATIENCE = 120.0  # seconds; a node's first process takes a few, with a large library to import some more
+LONG_PATIENCE = 3600.0  # seconds, for a question that may bring a download with it
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,12 @@ def count_nodes() -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
 
-def ask_nodes(question: Callable[..., Any], *arguments: object) -> list[Answer]:
+def ask_nodes(question: Callable[..., Any], *arguments: object, patience: float = PATIENCE) -> list[Answer]:
     """Calls a function once on each node that has room for trials; where there is none, on all.
 
     Args:
         question: a function of a module that the workers have.
+        patience: seconds for all of them.
     """
     alive = [node for node in ray.nodes() if node["Alive"]]
     workers = [node for node in alive if node["Resources"].get("CPU")] or alive
@@ -47,10 +49,10 @@ def ask_nodes(question: Callable[..., Any], *arguments: object) -> list[Answer]:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_answer)
         asked[task.remote(question, arguments)] = node["NodeManagerAddress"]
-    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE)
+    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=patience)
     return [
         *(_taken(asked[reference], reference) for reference in done),
-        *(Answer(asked[reference], True, error=f"no answer within {PATIENCE:g} s") for reference in late),
+        *(Answer(asked[reference], True, error=f"no answer within {patience:g} s") for reference in late),
     ]
 
 

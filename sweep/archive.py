@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
+from . import places
 from .config import OF_CONFIRM
 from .errors import StorageError, SweepError
 from .finding import connect
@@ -177,10 +178,10 @@ def import_study(path: Path, settings: Settings) -> Archived:
     Raises:
         SweepError: a file that is damaged or not one of ours, a study of this name, or checkpoints of one.
     """
-    scratch, target = settings.workspace / ".import", connect(settings.storage)
+    scratch, target = settings.here / ".import", connect(settings.storage)
     try:
-        settings.workspace.mkdir(parents=True, exist_ok=True)
-        with FileLock(settings.workspace / "import.lock").held():
+        settings.here.mkdir(parents=True, exist_ok=True)
+        with FileLock(settings.here / "import.lock").held():
             shutil.rmtree(scratch, ignore_errors=True)  # of one that died
             try:
                 name = _unpack(path, scratch)
@@ -264,20 +265,19 @@ def _move_in(
 
     with contextlib.ExitStack() as alone:
         for name in names:
-            (settings.workspace / name).mkdir(exist_ok=True)
-            alone.enter_context(exclusive(target, name, FileLock(settings.workspace / name / "lock")))
+            (settings.here / name).mkdir(exist_ok=True)
+            alone.enter_context(exclusive(target, name, FileLock(settings.here / name / "lock")))
         half_there = [make_room(name, target) for name in names]
         for study in (each for name in names for each in (name, f"{name}.controls")):
-            for trial in (settings.workspace / study).glob("[0-9]*") if any(half_there) else []:
-                shutil.rmtree(trial)
+            for stray in places.files(settings.workspace / study, "*/*/*") if any(half_there) else []:
+                places.remove(stray)
             refuse_strays(study, settings.workspace)
-        places = {file: _place(file, settings) for file in folder.glob("checkpoints/*/*/*/*")}
-        checkpoints = {(place.parts[-4], int(place.parts[-3])): place for place in places.values()}
+        put = {file: _place(file, settings) for file in folder.glob("checkpoints/*/*/*/*")}
+        checkpoints = {(place.parts[-4], int(place.parts[-3])): place for place in put.values()}
         for name in names:
             copy_study(name, source, target, checkpoints=checkpoints, origin=origin)
-        for file, place in places.items():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            file.rename(place)
+        for file, place in put.items():
+            places.write(place, file.read_bytes())
         for name in names:  # the study itself first: until then another import begins anew
             finish_copy(name, source, target)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 import pickle
 import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 
+from . import places
 from .metrics import EpochMetrics
 
 KEPT = 2  # the last one, and one to fall back to
@@ -45,29 +46,19 @@ class Checkpoint:
 
 
 def save(folder: Path, history: list[EpochMetrics], state: dict[str, Any], *, diverged: int | None = None) -> Path:
-    """Writes ``folder/epoch-0007.pt`` beside its place, syncs it and renames it; keeps the last two.
+    """Writes ``folder/epoch-0007.pt``, whole or not at all; keeps the last two.
 
     Raises:
-        OSError: the disk is full or the folder not writable; no file is left half-written.
+        OSError: the disk is full or the folder not writable, or object storage away; no file is left half-written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"epoch-{diverged or (history[-1].epoch if history else 0):04d}.pt"
-    beside = path.with_suffix(".tmp")
     progress = {"history": [dataclasses.asdict(m) for m in history], "diverged": diverged}
     # In memory first: torch turns a full disk into a RuntimeError.
     buffer = io.BytesIO()
     torch.save({**state, "progress": json.dumps(progress)}, buffer)
-    try:
-        with beside.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        beside.rename(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
-    for old in sorted(folder.glob("epoch-*.pt"), key=_epoch)[:-KEPT]:
-        old.unlink(missing_ok=True)
+    places.write(path, buffer.getvalue())
+    for old in sorted(places.files(folder, "epoch-*.pt"), key=_epoch)[:-KEPT]:
+        places.remove(old)
     return path
 
 
@@ -81,35 +72,54 @@ def attempt(number: int, moves: int = 0) -> str:
     return f"attempt-{number:02d}.{moves}" if moves else f"attempt-{number:02d}"
 
 
-def drop_weights(folder: Path) -> int:
+def drop_weights(folder: Path, *, dry_run: bool = False) -> int:
     """Leaves of a trial that has ended its metric history alone, in one checkpoint without weights and optimizer.
 
     The history is what the tracking server is sent again should it lack the trial.
 
     Args:
         folder: the trial's, which holds one folder per attempt.
+        dry_run: leave everything as it is.
 
     Returns:
         The bytes that this frees; 0 where there are no weights, or no checkpoint that can be read.
     """
-    files = [path for path in folder.glob("*/*") if path.suffix in (".pt", ".tmp")]
+    files = [path for path in places.files(folder, "*/*") if path.suffix in (".pt", ".tmp")]
     if not any(_has_weights(path) for path in files) or (saved := load_latest(folder)) is None:
         return 0
-    before = sum(path.stat().st_size for path in files)
-    left = save(saved.path.parent, saved.history, {}, diverged=saved.diverged)
-    for path in files:
+    before = sum(places.size(path) for path in files)
+    with tempfile.TemporaryDirectory(prefix="sweep-gc-") as scratch:
+        place = Path(scratch) if dry_run else saved.path.parent
+        left = save(place, saved.history, {}, diverged=saved.diverged)
+        freed = before - places.size(left)
+    for path in files if not dry_run else []:
         if path != left:
-            path.unlink(missing_ok=True)
-    return before - left.stat().st_size
+            places.remove(path)
+    return freed
 
 
 def _has_weights(path: Path) -> bool:
     """Whether a checkpoint holds tensors; also true of one that cannot be read."""
     try:
-        with ZipFile(path) as file:
+        with ZipFile(io.BytesIO(places.read(path))) as file:
             return any(re.search(r"/data/\d+$", part) for part in file.namelist())
+    except places.AwayError:
+        raise
     except (OSError, BadZipFile):
         return True
+
+
+def find(folder: Path) -> list[Path]:
+    """All checkpoints of a trial, of any age."""
+    return places.files(folder, "*/epoch-*.pt")
+
+
+def is_gone(folder: Path) -> bool:
+    """Whether a trial has no checkpoint, as far as can be seen."""
+    try:
+        return not find(folder)
+    except places.AwayError:
+        return False
 
 
 def load_latest(folder: Path, say: Callable[[str], object] = warnings.warn) -> Checkpoint | None:
@@ -121,10 +131,15 @@ def load_latest(folder: Path, say: Callable[[str], object] = warnings.warn) -> C
     Args:
         folder: the trial's, which holds one folder per attempt.
         say: told of each damaged one.
+
+    Raises:
+        AwayError: they are in object storage that does not answer: there may be some.
     """
-    for path in sorted(folder.glob("*/epoch-*.pt"), key=_age, reverse=True):
+    for path in sorted(find(folder), key=_age, reverse=True):
         try:
             return load(path)
+        except places.AwayError:
+            raise
         except DAMAGED as error:
             say(f"checkpoint {path} is damaged ({error}); using the one before")
     return None
@@ -136,10 +151,12 @@ def load(path: Path) -> Checkpoint:
     Raises:
         BadZipFile: it is not what was written; torch itself does not look at the checksums.
     """
-    with ZipFile(path) as file:
+    content = io.BytesIO(places.read(path))
+    with ZipFile(content) as file:
         if (part := file.testzip()) is not None:
             raise BadZipFile(f"the checksum of {part} is wrong")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    content.seek(0)
+    state = torch.load(content, map_location="cpu", weights_only=True)
     progress = json.loads(state.pop("progress"))
     return Checkpoint(path, list(_epochs(progress["history"])), progress["diverged"], state)
 

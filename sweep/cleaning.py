@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from .results import summarise
 from .settings import Settings
@@ -37,21 +34,11 @@ def clean(name: str, settings: Settings, *, keep: int = 3, dry_run: bool = False
     Raises:
         SweepError: no such study.
     """
+    from .checkpoint import drop_weights
+
     summary = summarise(name, settings)
     kept = [row.number for row in summary.best[:keep]]
     finished = [(name, row.number) for row in summary.rows if row.state == "finished" and row.number not in kept]
     finished += [(f"{name}.controls", row.number) for row in summary.controls if row.state == "finished"]
-    freed = [_free(settings.checkpoints(*trial), dry_run=dry_run) for trial in finished]
+    freed = [drop_weights(settings.checkpoints(*trial), dry_run=dry_run) for trial in finished]
     return Freed(name, kept, sum(each > 0 for each in freed), sum(freed))
-
-
-def _free(folder: Path, *, dry_run: bool) -> int:
-    from . import checkpoint
-
-    if not dry_run:
-        return checkpoint.drop_weights(folder)
-    with tempfile.TemporaryDirectory(prefix="sweep-gc-") as scratch:
-        copy = Path(scratch) / folder.name
-        if folder.is_dir():
-            shutil.copytree(folder, copy)
-        return checkpoint.drop_weights(copy)

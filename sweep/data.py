@@ -17,8 +17,10 @@ import numpy as np
 from .datasets import DatasetInfo, Digits, InTorchvision, Reader
 from .errors import DataError
 from .folders import VOC, ImageFolder
+from .lease import FileLock
 from .own import is_import_path
 from .owndata import OwnData
+from .places import AwayError, here
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -74,7 +76,7 @@ def reader(config: DataConfig, root: Path, cache: Path | None = None) -> Reader:
     if problems := check_options(config.name, [key for key, value in config if value is not None]):
         raise DataError("; ".join(problems))
     if own:
-        return OwnData(config, root).remembered(cache) if cache else OwnData(config, root)
+        return OwnData(config, root).remembered(here(cache)) if cache else OwnData(config, root)
     return DATASETS[config.name](config, root)
 
 
@@ -117,6 +119,7 @@ def load(config: DataConfig, *, root: Path, cache: Path) -> Dataset:
     Raises:
         DataError: the set is missing or unreadable, or cannot be cut so.
     """
+    cache = here(cache)
     found = reader(config, root, cache)
     num_train, num_val = split_sizes(config, found.info)
     prepare(found, cache=cache)
@@ -131,16 +134,23 @@ def load(config: DataConfig, *, root: Path, cache: Path) -> Dataset:
 def prepare(found: Reader, *, cache: Path) -> None:
     """Writes a data set to its folder in ``cache`` as memory-mappable arrays, unless it is there.
 
-    Several processes may do so at once: each file appears complete, by a rename, and is the same from all of them.
+    Of several processes that want it at once, one reads or downloads it, and the others wait for that.
 
     Raises:
         DataError: the set is missing and cannot be downloaded, or is unreadable: names the files and the folder.
     """
+    cache = here(cache)
     info, folder = found.info, cache / found.key
     counts = {"train": info.num_train, "test": info.num_test, **({"val": info.num_val} if info.num_val else {})}
-    if not all(_path(folder, part, kind).is_file() for part in counts for kind in ("images", "labels")):
+    files = [_path(folder, part, kind) for part in counts for kind in ("images", "labels")]
+    if not all(file.is_file() for file in files):
         try:
-            _store(found, counts, folder)
+            cache.mkdir(parents=True, exist_ok=True)
+            with FileLock(cache / f"{found.key}.lock").held():
+                if not all(file.is_file() for file in files):
+                    _store(found, counts, folder)
+        except AwayError:
+            raise
         except OSError as error:
             raise DataError(f"{found.key}: cannot write the cache {folder}: {error}") from error
     if isinstance(found, OwnData):

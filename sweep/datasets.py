@@ -6,6 +6,8 @@ A reader knows one data set: `data.prepare` writes what it reads to the cache, `
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import math
 import socket
 import sys
 import tarfile
@@ -20,6 +22,9 @@ import torch
 
 from .batches import Part, Split
 from .errors import DataError
+from .lease import FileLock
+from .mirror import mirrored
+from .places import is_remote
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -151,14 +156,22 @@ class InTorchvision:
         from torchvision import datasets  # here, since it takes a second and workers never need it
 
         cls = getattr(datasets, self._class)
-        folder, files = self._expected(cls)
+        below, files = self._expected(cls)
+        root, place = mirrored(self._root, below), f"The folder is set by SWEEP_DATA (now {self._root})."
+        folder = root / below
         missing = [file for file in files if not (folder / file).is_file()]
-        place = f"The folder is set by SWEEP_DATA (now {self._root})."
+        if missing and is_remote(self._root):
+            raise DataError(f"{self.key}: {', '.join(missing)} not found in {self._root / below}. {place}")
         timeout = socket.getdefaulttimeout()
         socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision's downloads have none of their own
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # torchvision prints failed mirrors; stdout is for results
-                parts = [cls(self._root, train=train, download=bool(missing)) for train in (True, False)]
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # torchvision prints failed mirrors
+                if missing:
+                    root.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(FileLock(root / f".{self.key}.lock").held())  # whoever waited finds the files
+                _refuse_damaged(self.key, cls, self._root / below, folder)
+                parts = [cls(root, train=train, download=bool(missing)) for train in (True, False)]
         except UNREADABLE as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]  # torchvision puts the cause last
             if missing:
@@ -180,12 +193,44 @@ class InTorchvision:
         """The mapped arrays."""
         return Split(torch.from_numpy(inputs), torch.from_numpy(labels))
 
-    def _expected(self, cls: Any) -> tuple[Path, list[str]]:
-        """The folder and the files from which a torchvision class reads."""
+    def _expected(self, cls: Any) -> tuple[str, list[str]]:
+        """The folder below the root, and the files in it, from which a torchvision class reads."""
         if hasattr(cls, "base_folder"):  # CIFAR
             files = [file for file, _ in (*cls.train_list, *cls.test_list)]
-            return self._root / cls.base_folder, [*files, cls.meta["filename"]]
-        return self._root / cls.__name__ / "raw", [url.removesuffix(".gz") for url, _ in cls.resources]
+            return cls.base_folder, [*files, cls.meta["filename"]]
+        return f"{cls.__name__}/raw", [url.removesuffix(".gz") for url, _ in cls.resources]
+
+
+def _refuse_damaged(key: str, cls: Any, shown: Path, folder: Path) -> None:
+    """Looks at the files that are there: by the MD5 that torchvision knows, or the size that they say they have.
+
+    Args:
+        shown: the folder as the user knows it.
+
+    Raises:
+        DataError: names the files, what was expected and what was found.
+    """
+    if hasattr(cls, "base_folder"):  # CIFAR
+        known = [*cls.train_list, *cls.test_list, [cls.meta["filename"], cls.meta["md5"]]]
+        checks = [(folder / file, md5) for file, md5 in known if (folder / file).is_file()]
+        problems = [
+            f"{path.name}: expected MD5 {md5}, found {found}"
+            for path, md5 in checks
+            if (found := hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()) != md5
+        ]
+    else:
+        problems = [problem for path in folder.glob("*-idx[13]-ubyte") if (problem := _cut_off(path))]
+    if problems:
+        raise DataError(f"{key}: {'; '.join(problems)}. Delete these files in {shown} and place them again")
+
+
+def _cut_off(path: Path) -> str | None:
+    """What is wrong with the length of a file in MNIST's format: a number for its kind, one for each axis, bytes."""
+    with path.open("rb") as file:
+        kind = file.read(4)
+        axes = [int.from_bytes(file.read(4)) for _ in range(kind[3] if len(kind) == 4 else 0)]
+    expected, found = 4 + 4 * len(axes) + math.prod(axes), path.stat().st_size
+    return f"{path.name}: expected {expected} bytes, found {found}" if expected != found else None
 
 
 def balanced_order(labels: NDArray[Any]) -> NDArray[np.intp]:

@@ -13,6 +13,7 @@ import torch
 from .config import DataConfig
 from .data import DATASETS, load
 from .errors import SweepError, without_password
+from .places import check, here, is_remote
 from .settings import Settings
 from .storage import open_storage
 from .tracking import Tracker
@@ -25,15 +26,14 @@ def examine(settings: Settings) -> list[Check]:
     packages = ("entropy-sweep", "ray", "optuna", "mlflow", "torch", "torchvision")
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    present = [name for name in DATASETS if (settings.cache / name / "test_labels.npy").is_file()]
+    present = [name for name in DATASETS if (here(settings.cache) / name / "test_labels.npy").is_file()]
     digits = DataConfig(name="digits")
-    tracker = Tracker.of("doctor", settings)
     return [
         ("versions", True, f"Python {platform.python_version()}, {versions}"),
         ("devices", True, f"{os.cpu_count()} CPUs; GPUs: {', '.join(gpus) or 'none'}"),
         _try("workspace", lambda: _workspace(settings)),
         _try("storage", lambda: _reach(lambda: open_storage(settings.storage), settings.storage)),
-        _try("tracking", lambda: _reach(tracker.check, settings.tracking_uri)),
+        _try("tracking", lambda: _reach(lambda: Tracker.of("doctor", settings).check(), settings.tracking_uri)),
         _try("digits", lambda: _reach(lambda: load(digits, root=settings.data, cache=settings.cache), "")),
         ("data", True, f"prepared: {', '.join(present) or 'none yet'}; root {settings.data}"),
     ]
@@ -47,6 +47,9 @@ def _try(what: str, step: Callable[[], str]) -> Check:
 
 
 def _workspace(settings: Settings) -> str:
+    if is_remote(settings.workspace):
+        check(settings.workspace)
+        return f"{settings.workspace} can be written"
     settings.workspace.mkdir(parents=True, exist_ok=True)
     return f"{settings.workspace}, {shutil.disk_usage(settings.workspace).free / 1e9:.0f} GB free"
 

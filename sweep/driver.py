@@ -275,7 +275,7 @@ class Driver:
             return None
         self._trials[trial.key] = trial
         folder = self._settings.checkpoints(trial.study, trial.number)
-        if trial.attempt > 1 and trial.reported and not any(folder.glob("*/epoch-*.pt")):
+        if trial.attempt > 1 and trial.reported and checkpoint.is_gone(folder):
             self._listener.noticed(
                 f"trial {trial.number} of {trial.study} had come to epoch {trial.reported}, but {folder} holds no "
                 "checkpoint of it: it begins anew. The drivers of a study must share one workspace (--workspace)"

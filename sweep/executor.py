@@ -38,6 +38,7 @@ from .config import Resources, TrialConfig
 from .errors import SweepError
 from .memory import cap, hint, killed_for_lack, lacking
 from .metrics import EpochMetrics
+from .places import AwayError, place
 from .room import Room
 from .source import Job, Key, Result, Source
 from .trial import Place, run_trial
@@ -112,11 +113,11 @@ class Worker(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Takes on the next trial."""
         job = json.loads(new_config["job"])
-        place = job["place"]
-        cap(place["gpus"])
+        where = job["place"]
+        cap(where["gpus"])
         self._reports = run_trial(
             TrialConfig.model_validate(job["config"]),
-            Place(Path(place["folder"]), Path(place["data"]), Path(place["cache"]), place["gpus"]),
+            Place(place(where["folder"]), place(where["data"]), place(where["cache"]), where["gpus"]),
             attempt=job["attempt"],
             moves=job["moves"],
         )
@@ -134,8 +135,10 @@ class Worker(tune.Trainable):
             epochs, checkpoint, outcome, error, notices = [], None, "failed", traceback.format_exc(), ()
             if (lack := lacking(problem)) is not None:
                 error = f"{error}{hint(lack)}"
-            if isinstance(problem, OSError) and problem.errno in NO_ROOM:
-                halt = f"{socket.gethostname()}: {problem}"
+            if isinstance(problem, AwayError):
+                halt = f"{socket.gethostname()}: {problem}. Nothing is lost: mend that"
+            elif isinstance(problem, OSError) and problem.errno in NO_ROOM:
+                halt = f"{socket.gethostname()}: {problem}. Nothing is lost: make room"
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         where = {"sweep.host": socket.gethostname(), "sweep.device": device}
         return {"report": json.dumps([epochs, checkpoint, outcome or None, error, where, notices, lack]), "halt": halt}
@@ -226,7 +229,7 @@ class _Bridge:
         if job is None:
             return True
         if halt is not None:  # the next trial would fare no better
-            self.error = self.error or SweepError(f"{halt}. Nothing is lost: make room, then resume the study.")
+            self.error = self.error or SweepError(f"{halt}, then resume the study.")
             return True
         epochs, *rest = json.loads(payload)
         result = Result([EpochMetrics(*metrics) for metrics in epochs], *rest)
@@ -285,10 +288,10 @@ class _Searcher(Searcher):
         self._bridge.jobs[trial_id] = job
         self._bridge.guard(lambda: self._bridge.source.started(job.key))
         asked = self._room.demand(alone=job.alone)
-        place = {"folder": str(job.place.folder), "data": str(job.place.data), "cache": str(job.place.cache)}
+        where = {"folder": str(job.place.folder), "data": str(job.place.data), "cache": str(job.place.cache)}
         config = {
             "config": job.config.model_dump(mode="json"),
-            "place": {**place, "gpus": asked.get("GPU", 0.0)},
+            "place": {**where, "gpus": asked.get("GPU", 0.0)},
             "attempt": job.attempt,
             "moves": self._bridge.moves.get(job.key, 0),
             "demand": asked,

@@ -23,6 +23,7 @@ from .batches import Stream
 from .datasets import TEST_FRACTION, DatasetInfo, balanced_order
 from .errors import DataError
 from .images import EXTENSIONS, decode, decode_mask, resize
+from .mirror import mirrored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -173,7 +174,7 @@ class VOC:
 
 def _folder(config: DataConfig, root: Path) -> Path:
     """The data set's folder: absolute, or below the root."""
-    folder = root / Path(config.folder or "").expanduser()
+    folder = mirrored(root, config.folder or "") / Path(config.folder or "").expanduser()
     if not folder.is_dir():
         raise DataError(
             f"data.folder: there is no folder {folder}. Give an absolute path, or one below the data root, which is "

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from . import places
 from .config import DataConfig, StudyConfig
-from .errors import DataError, SweepError, without_password
+from .errors import SweepError, without_password
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from cluster.probe import Answer
 
 
 def check_nodes(config: StudyConfig, settings: Settings, *, insecure: bool) -> list[str]:
@@ -27,55 +29,79 @@ def check_nodes(config: StudyConfig, settings: Settings, *, insecure: bool) -> l
         problems.append(str(error))
     if private:
         return problems
-    from cluster.probe import ask_nodes, count_nodes
+    from cluster.probe import LONG_PATIENCE, ask_nodes, count_nodes
     from cluster.room import can_grow
 
     if count_nodes() > 1 or can_grow():
         problems += _files_of_one_machine(settings)
-    mark = settings.workspace / f".nodes-{uuid4().hex}"  # a folder that nodes see if they share the workspace
-    mark.mkdir(parents=True)
+    mark = settings.workspace / f".nodes-{uuid4().hex}"  # a file that nodes see if they share the workspace
     try:
-        answers = ask_nodes(
-            examine, config.data.model_dump(mode="json"), str(mark), str(settings.data), str(settings.cache)
-        )
+        places.write(mark, b"")
+        answers = ask_nodes(examine, str(mark))
     finally:
-        shutil.rmtree(mark, ignore_errors=True)
+        places.remove(mark)
     if not insecure and not all(answer.secure for answer in answers):
         problems.append(
             "token: the cluster asks for none, so that whoever reaches it can run anything on it: start it with "
             "RAY_AUTH_MODE=token, or say --insecure"
         )
+    problems += _told(answers)
+    if not problems:  # at last, as it may be a download; each node makes one, whatever runs there
+        data, root, cache = config.data.model_dump(mode="json"), str(settings.data), str(settings.cache)
+        problems = _told(ask_nodes(prepare, data, root, cache, patience=LONG_PATIENCE))
+    return problems
+
+
+def _told(answers: list[Answer]) -> list[str]:
+    """Each problem once, with the nodes that have it."""
     nodes: dict[str, list[str]] = {}
     for answer in answers:
         for problem in answer.value or ([answer.error] if answer.error else []):
             nodes.setdefault(problem, []).append(answer.node)
-    return problems + [f"{problem} (node {', '.join(names)})" for problem, names in nodes.items()]
+    return [f"{problem} (node {', '.join(names)})" for problem, names in nodes.items()]
 
 
-def examine(data: dict[str, Any], mark: str, root: str, cache: str) -> list[str]:
-    """Runs on a node: what is wrong there.
+def examine(mark: str) -> list[str]:
+    """Runs on a node: what is wrong with the workspace there.
+
+    Args:
+        mark: a file of the driver's in it.
+    """
+    try:
+        file = places.place(mark)
+        places.read(file)
+        probe = file.with_name(f"{file.name}-{uuid4().hex}")
+        places.write(probe, b"")
+        places.remove(probe)
+    except FileNotFoundError:
+        return [
+            f"workspace: {file.parent} is not the one that the driver sees; it must be a folder that all machines "
+            "share, or s3://BUCKET/PREFIX (--workspace, SWEEP_WORKSPACE)"
+        ]
+    except OSError as error:
+        return [f"workspace: {file.parent} cannot be used: {error}"]
+    except SweepError as error:
+        return [f"workspace: {error}"]
+    return []
+
+
+def prepare(data: dict[str, Any], root: str, cache: str) -> list[str]:
+    """Runs on a node: stores the study's data set in the cache there, unless it is there; what is wrong with it.
 
     Args:
         data: the study's.
-        mark: a folder of the driver's in the workspace.
         root: of the data sets.
         cache: of prepared data sets.
     """
-    folder = Path(mark)
-    if not folder.is_dir():
-        return [
-            f"workspace: {folder.parent} is not the one that the driver sees; it must be a folder that all machines "
-            "share (--workspace, SWEEP_WORKSPACE)"
-        ]
     from .data import load
 
     try:
-        (folder / uuid4().hex).touch()
-        load(DataConfig.model_validate(data), root=Path(root), cache=Path(cache))
-    except OSError as error:
-        return [f"workspace: {folder.parent} cannot be written: {error}"]
-    except DataError as error:
-        return [f"data: {error}"]
+        load(DataConfig.model_validate(data), root=places.place(root), cache=places.place(cache))
+    except SweepError as error:
+        hint = (
+            "" if root.startswith("s3://") else " Each node must have that folder, or SWEEP_DATA be s3://BUCKET/PREFIX"
+        )
+        return [f"data: {error}{hint}"]
     return []
 
 

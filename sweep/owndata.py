@@ -24,6 +24,7 @@ import torch
 from .batches import Split
 from .datasets import DatasetInfo, balanced_order
 from .errors import DataError
+from .mirror import mirrored
 from .own import ImportPathError, imported, place_of, source_of
 
 if TYPE_CHECKING:
@@ -129,9 +130,10 @@ class OwnData:
             source = imported(self._path)
         except ImportPathError as error:
             raise DataError(f"data.name: {error}") from error
+        root = mirrored(self._root)
         try:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
-                found = _from_class(source, self._root) if inspect.isclass(source) else source(self._root)
+                found = _from_class(source, root) if inspect.isclass(source) else source(root)
         except Exception as error:  # whatever the user's code raises
             raise DataError(f"data.name: {self._path}: {place_of(error)}") from error
         if not isinstance(found, Mapping) or not {"train", "test"} <= set(found) <= set(PARTS):

@@ -19,6 +19,7 @@ from losses.conv import corner_taps, taps
 
 from . import checkpoint
 from .errors import SweepError
+from .places import place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,9 +125,9 @@ def load(source: str, settings: Settings, sizes: Mapping[str, Any]) -> list[Prof
         SweepError: there is no such thing; says what there may be.
     """
     torch.set_num_threads(1)  # for matrices of this size more of them cost more than they bring
-    if Path(source).is_file():
+    if source.startswith("s3://") or Path(source).is_file():
         try:
-            saved = checkpoint.load(Path(source))
+            saved = checkpoint.load(place(source))
         except Exception as error:
             raise SweepError(f"{source}: not a checkpoint of a trial ({error})") from error
         return [_of_checkpoint(source, saved)]

@@ -16,6 +16,7 @@ from .errors import ConfigError, SweepError
 from .finding import OWN_CODE, agree, connect, studies
 from .links import describe, experiment_tags
 from .own import modules_to_send, packages, search_folders
+from .places import check, is_remote
 from .results import Summary, summarise
 from .settings import Settings
 from .studyfile import to_yaml
@@ -60,6 +61,8 @@ def run(
     recording: Future[None] | None = None
     concluding: Future[Analysis | None] | None = None
     agree(config, settings)
+    if is_remote(settings.workspace):
+        check(settings.workspace)
     complete = is_complete(config, settings, pairs)
     if complete and concluded:
         listener.noticed(

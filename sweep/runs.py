@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from .errors import TrackingError, without_password
 from .lease import FileLock
+from .places import here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Set
@@ -224,7 +225,7 @@ class Runs:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """One driver of the workspace at a time: two that start together would both create what is not there yet."""
-        folder = self._artifacts.absolute().parent
+        folder = here(self._artifacts.absolute()).parent
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "tracking.lock").held():
             yield

@@ -91,7 +91,7 @@ def up(
 
 def status(settings: Settings) -> list[Service]:
     """What was started here and has not been taken down."""
-    folder, found = settings.workspace / "services", []
+    folder, found = settings.here / "services", []
     for name, record in _records(folder).items():
         pid, url = record.get("pid"), record["url"]
         if pid is not None and not is_running(pid, record["started"]):
@@ -104,7 +104,7 @@ def status(settings: Settings) -> list[Service]:
 
 def down(settings: Settings) -> list[Service]:
     """Ends what was started here, and nothing else; its data stays. Returns what there was."""
-    folder = settings.workspace / "services"
+    folder = settings.here / "services"
     there = status(settings)
     for service in there:
         if service.pid is None:
@@ -117,7 +117,7 @@ def down(settings: Settings) -> list[Service]:
 
 def environment_file(settings: Settings) -> Path:
     """Where the addresses and passwords are, as lines ``NAME=value``."""
-    return settings.workspace / "services" / "services.env"
+    return settings.here / "services" / "services.env"
 
 
 # -- MLflow ------------------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def _start_mlflow(settings: Settings, folder: Path, host: str, port: int, names:
     _write(file, {**_variables(file), **login})
     users, log = folder / "users.ini", folder / "mlflow.log"
     users.write_text(USERS.format(folder=folder))
-    store = backend or f"sqlite:///{settings.workspace / 'mlflow.db'}"
+    store = backend or f"sqlite:///{settings.here / 'mlflow.db'}"
     command, environment = serve(store, settings.artifacts, host=host, port=port)
     command += ["--app-name", "basic-auth", "--allowed-hosts", ",".join(_hosts(host, port, names))]
     environment |= {
@@ -264,7 +264,7 @@ def _listens(address: str) -> bool:
 
 
 def _folder(settings: Settings) -> Path:
-    folder = settings.workspace / "services"
+    folder = settings.here / "services"
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     return folder

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import getpass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .places import here, is_remote, place
+
+NO_DATABASE = (
+    "workspace: object storage holds checkpoints and artifacts, but no database: give --storage or SWEEP_STORAGE "
+    "(postgresql+psycopg://USER@HOST/DATABASE, or on one machine journal:////PATH), and --tracking or "
+    "MLFLOW_TRACKING_URI (http://HOST:PORT, or on one machine sqlite:////PATH)"
+)
+Folder = Annotated[Path, PlainValidator(place)]
 
 
 def user() -> str:
@@ -22,10 +31,11 @@ class Settings(BaseSettings):
     """The settings of one command.
 
     Attributes:
-        workspace: folder for everything a study writes.
-        storage: Optuna URL, or ``journal:///absolute/path`` (three slashes and a relative path: from here).
-        tracking_uri: MLflow's; SQLite in the workspace by default.
-        data: root folder of the data sets.
+        workspace: folder for everything a study writes, or s3://BUCKET/PREFIX for checkpoints and artifacts.
+        storage: Optuna URL, or ``journal:///absolute/path`` (three slashes and a relative path: from here); empty
+            where none was given and the workspace is in object storage, which can hold no database.
+        tracking_uri: MLflow's; SQLite in the workspace by default; empty likewise.
+        data: root folder of the data sets, or s3://BUCKET/PREFIX.
         address: Ray's; ``local`` starts a private Ray on this machine.
         report: whether a run ends with a report.
         log: what a run prints: for people, or a line of JSON for each event.
@@ -36,10 +46,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SWEEP_", populate_by_name=True, extra="ignore")
 
-    workspace: Path = Path("results")
+    workspace: Folder = Field(Path("results"), validate_default=True)
     storage: str = ""
     tracking_uri: str = Field("", validation_alias="MLFLOW_TRACKING_URI")
-    data: Path = Path(".data")
+    data: Folder = Field(Path(".data"), validate_default=True)
     address: str = Field("local", validation_alias="RAY_ADDRESS")
     report: bool = True
     log: Literal["text", "json"] = "text"
@@ -49,15 +59,20 @@ class Settings(BaseSettings):
     on_failure: str = ""
 
     def model_post_init(self, _context: object) -> None:
-        """Makes paths absolute and fills in what depends on the workspace."""
-        self.workspace = self.workspace.expanduser().absolute()
-        self.data = self.data.expanduser().absolute()
+        """Fills in what depends on the workspace."""
+        if is_remote(self.workspace):
+            return
         self.storage = self.storage or f"journal:///{self.workspace / 'optuna.journal'}"
         self.tracking_uri = self.tracking_uri or f"sqlite:///{self.workspace / 'mlflow.db'}"
 
     @property
+    def here(self) -> Path:
+        """Folder of this machine for what cannot be in object storage: locks, reports, services."""
+        return here(self.workspace)
+
+    @property
     def cache(self) -> Path:
-        """Folder of the data sets as memory-mapped arrays, one copy a machine."""
+        """Folder of the data sets as memory-mapped arrays, one copy a machine; `places.here` says where there."""
         return self.workspace / ".cache"
 
     @property
@@ -71,7 +86,7 @@ class Settings(BaseSettings):
 
     def reports(self, study: str) -> Path:
         """Folder of a study's report."""
-        return self.workspace / study / "report"
+        return self.here / study / "report"
 
     def checkpoints(self, study: str, number: int) -> Path:
         """Folder of one trial's checkpoints."""

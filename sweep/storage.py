@@ -22,6 +22,7 @@ from .config import StudyConfig
 from .errors import StorageError, reason, sentences, without_password
 from .journal import open_journal
 from .lease import FileLock, released
+from .settings import NO_DATABASE
 
 Storage = BaseStorage
 UNREACHABLE = (StorageInternalError, OperationalError, OSError)
@@ -43,6 +44,8 @@ def open_storage(url: str) -> BaseStorage:
     Raises:
         StorageError: out of reach, damaged, or not a storage URL; the message has no password in it.
     """
+    if not url:
+        raise StorageError(NO_DATABASE)
     try:
         if url.startswith("journal://"):
             if not re.fullmatch("journal:///.+", url):

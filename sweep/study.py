@@ -21,6 +21,7 @@ from .errors import StorageError
 from .knowledge import KnowingSampler, known_trials
 from .lease import FileLock, Watch, lease, owner, released
 from .metrics import EpochMetrics
+from .places import files, here
 from .space import distributions, random_point, sobol_points, suggest
 from .storage import FORMAT, exclusive, stored_config
 
@@ -108,7 +109,7 @@ class Study:
         self._storage = storage
         self._space = {} if sister else distributions(config.searched)
         self._decisions = decision_epochs(config)
-        folder = workspace / config.name
+        folder = here(workspace) / config.name
         folder.mkdir(parents=True, exist_ok=True)
         self._lock, self._watch = FileLock(folder / "lock"), Watch()
         self._taken: list[tuple[FrozenTrial, dict[str, Any]]] = []  # and not yet handed out
@@ -397,7 +398,7 @@ def refuse_strays(name: str, workspace: Path) -> None:
     Raises:
         StorageError: there are some.
     """
-    if stray := next((workspace / name).glob("*/*/epoch-*.pt"), None):
+    if stray := next(iter(files(workspace / name, "*/*/epoch-*.pt")), None):
         raise StorageError(
             f"study {name}: the storage has none of this name, but {stray.parents[2]} holds checkpoints of one that "
             "was there before; move that folder away, or choose another name or workspace"

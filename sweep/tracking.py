@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Literal
 
 from .errors import TrackingError
 from .logged_model import log_model
+from .places import at_hand
 from .runs import ENVIRONMENT, RunKey, Runs, RunState, Work, may_pass
+from .settings import NO_DATABASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,7 +65,13 @@ class Tracker:
 
     @classmethod
     def of(cls, study: str, settings: Settings) -> Tracker:
-        """The recorder of a study, by the user's settings."""
+        """The recorder of a study, by the user's settings.
+
+        Raises:
+            TrackingError: none was given, and the workspace can hold none.
+        """
+        if not settings.tracking_uri:
+            raise TrackingError(NO_DATABASE)
         place = settings.artifacts
         return cls(settings.tracking_uri, study, artifacts=place, experiment=settings.experiment(study))
 
@@ -360,4 +368,5 @@ def _due(work: Work) -> bool:
 
 
 def _upload(path: Path, folder: str, client: MlflowClient, run_id: str) -> None:
-    client.log_artifact(run_id, str(path), folder or None)
+    with at_hand(path) as file:
+        client.log_artifact(run_id, str(file), folder or None)

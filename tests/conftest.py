@@ -19,7 +19,10 @@ from sqlalchemy.pool import Pool
 
 from sweep.config import StudyConfig
 from sweep.own import search_in
+from sweep.places import place
 from sweep.storage import open_storage
+
+from .processes import ObjectStore
 
 hypothesis.settings.register_profile("busy", deadline=None)  # an example may take long where others work
 hypothesis.settings.load_profile("busy")
@@ -92,6 +95,28 @@ def connections_closed() -> Iterator[None]:
     event.remove(Pool, "connect", connected)
     for connection in connections:
         connection.close()
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """A stand-in for S3, one for all tests."""
+    with contextlib.closing(ObjectStore(tmp_path_factory.mktemp("moto"))) as store:
+        yield store
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, study_name: str) -> Path:
+    """An empty folder in object storage, which this process reaches as a user's does."""
+    for name, value in {**object_store.environment, "XDG_CACHE_HOME": str(tmp_path / "cache-home")}.items():
+        monkeypatch.setenv(name, value)
+    return place(f"{object_store.url}/{study_name}")
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """An empty folder of each kind that a workspace can be."""
+    found: Path = request.getfixturevalue("bucket") if request.param == "s3" else tmp_path
+    return found
 
 
 @pytest.fixture(scope="session")

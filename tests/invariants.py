@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial
 
 from sweep import checkpoint
 from sweep.config import StudyConfig
+from sweep.places import files
 from sweep.study import ARMS
 from sweep.trial import Place, run_trial
 
@@ -196,7 +197,7 @@ def newest(workspace: Path, name: str) -> dict[str, int]:
     """The newest epoch of each trial that a checkpoint holds, by the names of the files: cheap enough to be polled."""
     found: dict[str, int] = {}
     for study in (name, f"{name}.controls"):
-        for path in (workspace / study).glob("*/*/epoch-*.pt"):
+        for path in files(workspace / study, "*/*/epoch-*.pt"):
             run = f"{study}-{path.parts[-3]}"
             found[run] = max(found.get(run, 0), int(path.stem[-4:]))
     return found
@@ -206,10 +207,10 @@ def checkpointed(workspace: Path, name: str) -> Checkpointed:
     """The epochs that each trial's newest checkpoint holds now."""
     found = {}
     for study in (name, f"{name}.controls"):
-        for folder in (workspace / study).glob("[0-9]*"):
-            saved = checkpoint.load_latest(folder)
+        for number in {path.parts[-3] for path in files(workspace / study, "*/*/epoch-*.pt")}:
+            saved = checkpoint.load_latest(workspace / study / number)
             if saved is not None:
-                found[f"{study}-{folder.name}"] = {m.epoch: m.timestamp for m in saved.history}
+                found[f"{study}-{number}"] = {m.epoch: m.timestamp for m in saved.history}
     return found
 
 

@@ -344,3 +344,38 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+class ObjectStore:
+    """A moto server, a stand-in for S3: objects in memory, over HTTP, by S3's own API; one bucket.
+
+    Attributes:
+        environment: what a user sets to reach it.
+        url: of the bucket.
+    """
+
+    def __init__(self, folder: Path):
+        port, self.url = free_port(), "s3://bucket"
+        with (folder / "moto.log").open("wb") as log:
+            command = [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.environment = {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        wait_for(self._ready, "the object store", 60)
+
+    def _ready(self) -> bool:
+        """Makes the bucket."""
+        with contextlib.suppress(OSError):
+            request = urllib.request.Request(f"{self.endpoint}/bucket", method="PUT")
+            urllib.request.urlopen(request, timeout=10).close()
+            return True
+        return False
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()

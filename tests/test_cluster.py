@@ -24,6 +24,7 @@ from cluster.connect import collect
 from sweep import own
 from sweep.errors import ConfigError
 from sweep.nodes import examine
+from sweep.nodes import prepare as prepare_data
 from sweep.own import packages
 from sweep.submission import prepare, settings_to_send
 
@@ -275,17 +276,16 @@ def test_a_password_is_not_sent() -> None:
 
 
 def test_a_node_says_what_it_does_not_see(tmp_path: Path) -> None:
-    digits, mark = {"name": "digits"}, tmp_path / "results" / "mark"
-    assert examine(digits, str(mark), str(tmp_path), str(tmp_path / "cache"))[0].startswith(
-        f"workspace: {mark.parent} "
-    )
-    mark.mkdir(parents=True)
-    assert examine(digits, str(mark), str(tmp_path), str(tmp_path / "cache")) == []
-    (problem,) = examine(
-        {"name": "voc", "folder": "away", "image_size": 32, "num_classes": 3}, str(mark), str(tmp_path), str(tmp_path)
-    )
+    mark, root, cache = tmp_path / "results" / "mark", str(tmp_path), str(tmp_path / "cache")
+    assert examine(str(mark))[0].startswith(f"workspace: {mark.parent} ")
+    mark.parent.mkdir()
+    mark.touch()
+    assert examine(str(mark)) == []
+    assert prepare_data({"name": "digits"}, root, cache) == []
+    (problem,) = prepare_data({"name": "voc", "folder": "away", "image_size": 32, "num_classes": 3}, root, cache)
     assert problem.startswith("data: ")
     assert str(tmp_path / "away") in problem
+    assert "Each node must have that folder, or SWEEP_DATA be s3://BUCKET/PREFIX" in problem
 
 
 def test_all_that_a_cluster_lacks_is_said_at_once(place: Place) -> None:

@@ -1,11 +1,15 @@
 """Data sets: prepared once, cut the same everywhere, one copy a machine; batches are in test_batches.py."""
 
+import gzip
 import hashlib
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
+from torchvision.datasets import CIFAR10
 
 from sweep.config import DataConfig
 from sweep.data import DATASETS, load, reader, split_sizes
@@ -221,6 +226,7 @@ def test_processes_may_prepare_at_once(tmp_path, digits):
     code = f"""
 from pathlib import Path
 from sklearn.datasets import load_digits
+from torchvision.datasets import CIFAR10
 from sweep.config import DataConfig
 from sweep.data import load
 print("ready", flush=True)
@@ -339,8 +345,66 @@ def test_truncated_files_are_named(tmp_path):
     mnist_files(tmp_path, np.zeros((20, 28, 28), np.uint8), np.zeros(20, np.uint8))
     path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"mnist: the files in .*MNIST/raw cannot be read \(.*\)\. Delete train-images"):
+    with pytest.raises(
+        DataError, match=r"^mnist: train-images-idx3-ubyte: expected 15696 bytes, found 15596\. Delete .*MNIST/raw"
+    ):
         prepare("mnist", root=tmp_path, cache=tmp_path / "cache")
+
+
+def test_a_damaged_file_of_cifar_is_named_with_its_checksums(tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    for file in ("data_batch_1", "test_batch"):
+        (tmp_path / "cifar-10-batches-py" / file).write_bytes(b"cut off")
+    with pytest.raises(DataError) as error:
+        prepare("cifar10", root=tmp_path, cache=tmp_path / "cache")
+    known = dict(CIFAR10.train_list + CIFAR10.test_list)
+    for file in ("data_batch_1", "test_batch"):
+        assert f"{file}: expected MD5 {known[file]}, found {hashlib.md5(b'cut off').hexdigest()}" in str(error.value)
+
+
+PREPARE = """
+import gzip, hashlib, sys
+from pathlib import Path
+from torchvision.datasets import MNIST
+from sweep.config import DataConfig
+from sweep.data import load
+folder, served, url = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+MNIST.mirrors = [url]
+MNIST.resources = [(f, hashlib.md5((served / f).read_bytes()).hexdigest()) for f, _ in MNIST.resources]
+print(len(load(DataConfig(name="mnist"), root=folder / "data", cache=folder / sys.argv[4]).train.labels))
+"""
+
+
+@pytest.mark.parametrize("caches", [("cache", "cache"), ("cache", "another")])
+def test_two_processes_that_prepare_at_once_make_one_download(tmp_path, caches):
+    """Whether they share their cache, as trials of a node do, or the data root alone, as two users may."""
+    served, asked = tmp_path / "served", []
+    served.mkdir()
+    for part, count in (("train", 60_000), ("t10k", 10_000)):
+        for kind, axes in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
+            head = bytes([0, 0, 8, len(axes)]) + b"".join(n.to_bytes(4) for n in axes)
+            content = head + bytes(int(np.prod(axes)))
+            (served / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(content, 1))
+
+    class Slow(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            time.sleep(0.3)
+            super().do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Slow, directory=served)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        words = [sys.executable, "-c", PREPARE, str(tmp_path), str(served), url]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "no_proxy": "*"}
+        both = [subprocess.Popen([*words, c], stdout=-1, stderr=-1, text=True, env=environment) for c in caches]
+        said = [process.communicate(timeout=120) for process in both]
+        server.shutdown()
+    assert [out for out, _ in said] == ["54000\n"] * 2, said
+    assert sorted(asked) == sorted(f"/{path.name}" for path in served.iterdir())
 
 
 def test_another_set_in_the_place_of_one_is_refused(tmp_path):

@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweep import checkpoint, trial
+from sweep import checkpoint, places, trial
 from sweep.config import TrialConfig
 from sweep.errors import DataError
 from sweep.metrics import EpochMetrics
@@ -268,38 +268,38 @@ def history(last: int) -> list[EpochMetrics]:
 STATE = {"model": {"w": torch.arange(6.0).view(2, 3)}, "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}}}
 
 
-def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
-    path = checkpoint.save(tmp_path / "a", history(7), STATE)
-    assert path == tmp_path / "a" / "epoch-0007.pt"
+def test_a_checkpoint_comes_back_as_it_was(folder: Path) -> None:
+    path = checkpoint.save(folder / "a", history(7), STATE)
+    assert path == folder / "a" / "epoch-0007.pt"
     saved = checkpoint.load(path)
     assert (saved.path, saved.history, saved.diverged) == (path, history(7), None)
     assert same(saved.state["model"], STATE["model"])  # type: ignore[arg-type]
     assert set(saved.state) == {"model", "optimizer"}
-    diverged = checkpoint.load(checkpoint.save(tmp_path / "a", history(7), STATE, diverged=8))
+    diverged = checkpoint.load(checkpoint.save(folder / "a", history(7), STATE, diverged=8))
     assert (diverged.path.name, diverged.history, diverged.diverged) == ("epoch-0008.pt", history(7), 8)
-    at_once = checkpoint.load(checkpoint.save(tmp_path / "b", [], STATE, diverged=1))
+    at_once = checkpoint.load(checkpoint.save(folder / "b", [], STATE, diverged=1))
     assert (at_once.path.name, at_once.history, at_once.diverged) == ("epoch-0001.pt", [], 1)
 
 
 @pytest.mark.parametrize("start", [1, 9997])  # names are sorted as numbers, also where they grow a digit
-def test_the_last_two_are_kept(tmp_path: Path, start: int) -> None:
+def test_the_last_two_are_kept(folder: Path, start: int) -> None:
     for last in range(start, start + 6):
-        checkpoint.save(tmp_path / "attempt-01", [EpochMetrics(last, {}, 0)], STATE)
-        kept = {int(p.stem[6:]) for p in (tmp_path / "attempt-01").iterdir()}
+        checkpoint.save(folder / "attempt-01", [EpochMetrics(last, {}, 0)], STATE)
+        kept = {int(p.stem[6:]) for p in places.files(folder, "*/*")}
         assert kept == {last, max(start, last - 1)}
-        saved = checkpoint.load_latest(tmp_path)
+        saved = checkpoint.load_latest(folder)
         assert saved is not None
         assert saved.history[-1].epoch == last
 
 
-def test_the_last_attempt_counts_however_far_one_got_that_was_taken_for_dead(tmp_path: Path) -> None:
-    assert checkpoint.load_latest(tmp_path / "nothing") is None
+def test_the_last_attempt_counts_however_far_one_got_that_was_taken_for_dead(folder: Path) -> None:
+    assert checkpoint.load_latest(folder / "nothing") is None
     for attempt, last in (("attempt-02", 3), ("attempt-99.2", 9), ("attempt-100", 5), ("attempt-100.1", 4)):
-        checkpoint.save(tmp_path / attempt, history(last), STATE)
-    (tmp_path / "attempt-101").mkdir()  # died before its first checkpoint
-    saved = checkpoint.load_latest(tmp_path)
+        checkpoint.save(folder / attempt, history(last), STATE)
+    (folder / "attempt-101").mkdir()  # died before its first checkpoint
+    saved = checkpoint.load_latest(folder)
     assert saved is not None
-    assert str(saved.path.relative_to(tmp_path)) == "attempt-100.1/epoch-0004.pt"
+    assert str(saved.path.relative_to(folder)) == "attempt-100.1/epoch-0004.pt"
 
 
 def cut(path: Path) -> None:
@@ -323,17 +323,17 @@ def flipped(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, emptied, garbled, flipped])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damage: Any) -> None:
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(folder: Path, damage: Any) -> None:
     for last in (1, 2):
-        checkpoint.save(tmp_path / "attempt-01", history(last), STATE)
-    damage(tmp_path / "attempt-01" / "epoch-0002.pt")
+        checkpoint.save(folder / "attempt-01", history(last), STATE)
+    damage(folder / "attempt-01" / "epoch-0002.pt")
     with pytest.warns(UserWarning, match=r"epoch-0002\.pt is damaged"):
-        saved = checkpoint.load_latest(tmp_path)
+        saved = checkpoint.load_latest(folder)
     assert saved is not None
     assert saved.history == history(1)
-    damage(tmp_path / "attempt-01" / "epoch-0001.pt")
+    damage(folder / "attempt-01" / "epoch-0001.pt")
     with pytest.warns(UserWarning, match="is damaged"):
-        assert checkpoint.load_latest(tmp_path) is None
+        assert checkpoint.load_latest(folder) is None
 
 
 def test_a_trial_goes_on_from_the_one_before_a_damaged_checkpoint(place: Place) -> None:

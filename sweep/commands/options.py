@@ -24,10 +24,12 @@ OfflineOk = Annotated[
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Use a cluster without a token: who reaches it can run anything on it.")
 ]
-Workspace = Annotated[Path | None, typer.Option(help="Folder for all that a study writes (SWEEP_WORKSPACE; results).")]
+Workspace = Annotated[
+    str | None, typer.Option(help="Folder, or s3://BUCKET/PREFIX, for what a study writes (SWEEP_WORKSPACE; results).")
+]
 Storage = Annotated[str | None, typer.Option(help="Optuna storage URL (SWEEP_STORAGE).")]
 Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI (MLFLOW_TRACKING_URI).")]
-Data = Annotated[Path | None, typer.Option(help="Root of the data sets (SWEEP_DATA; .data).")]
+Data = Annotated[str | None, typer.Option(help="Root of the data sets, or s3://BUCKET/PREFIX (SWEEP_DATA; .data).")]
 Address = Annotated[str | None, typer.Option(help="Ray: local, auto, HOST:PORT, ray://HOST:PORT (RAY_ADDRESS; local).")]
 
 

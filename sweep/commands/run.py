@@ -257,6 +257,8 @@ def train(
 
 def _print_next(summary: Summary, settings: Settings, console: Console) -> None:
     """Where the results are, and the commands that go on from here."""
+    from ..places import is_remote
+
     name = summary.config.name
     more = 2 * len(summary.rows)
     page = settings.reports(name) / "report.html"
@@ -269,7 +271,8 @@ def _print_next(summary: Summary, settings: Settings, console: Console) -> None:
         ("resume", command_line(settings, "resume", name)),
         ("confirm", command_line(settings, "confirm", name, "--seeds 8")),
     ]
-    console.print(f"\nResults in {settings.workspace}: storage, tracking, checkpoints, artifacts.")
+    held = "checkpoints, artifacts" if is_remote(settings.workspace) else "storage, tracking, checkpoints, artifacts"
+    console.print(f"\nResults in {settings.workspace}: {held}.")
     for what, command in lines:
         console.print(f"  {what:8s} {command}", soft_wrap=True)
 
