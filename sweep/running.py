@@ -18,7 +18,7 @@ from .links import describe, experiment_tags
 from .own import modules_to_send, packages, search_folders
 from .places import check, is_remote
 from .results import Summary, summarise
-from .settings import Settings
+from .settings import NO_DATABASE, Settings
 from .studyfile import to_yaml
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ def run(
     concluding: Future[Analysis | None] | None = None
     agree(config, settings)
     if is_remote(settings.workspace):
+        if not settings.tracking_uri:
+            raise SweepError(NO_DATABASE)
         check(settings.workspace)
     complete = is_complete(config, settings, pairs)
     if complete and concluded:
