@@ -375,9 +375,8 @@ print(len(load(DataConfig(name="mnist"), root=folder / "data", cache=folder / sy
 """
 
 
-@pytest.mark.parametrize("caches", [("cache", "cache"), ("cache", "another")])
-def test_two_processes_that_prepare_at_once_make_one_download(tmp_path, caches):
-    """Whether they share their cache, as trials of a node do, or the data root alone, as two users may."""
+def test_two_processes_that_prepare_at_once_make_one_download(tmp_path):
+    """They share the data root alone, as two users may."""
     served, asked = tmp_path / "served", []
     served.mkdir()
     for part, count in (("train", 60_000), ("t10k", 10_000)):
@@ -388,8 +387,9 @@ def test_two_processes_that_prepare_at_once_make_one_download(tmp_path, caches):
 
     class Slow(SimpleHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
-            time.sleep(0.3)
+            if "Method" not in self.headers:  # with which torchvision asks where a redirect leads
+                asked.append(self.path)
+                time.sleep(0.3)
             super().do_GET()
 
         def log_message(self, *_):
@@ -400,7 +400,10 @@ def test_two_processes_that_prepare_at_once_make_one_download(tmp_path, caches):
         url = f"http://127.0.0.1:{server.server_port}/"
         words = [sys.executable, "-c", PREPARE, str(tmp_path), str(served), url]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "no_proxy": "*"}
-        both = [subprocess.Popen([*words, c], stdout=-1, stderr=-1, text=True, env=environment) for c in caches]
+        both = [
+            subprocess.Popen([*words, c], stdout=-1, stderr=-1, text=True, env=environment)
+            for c in ("cache", "another")
+        ]
         said = [process.communicate(timeout=120) for process in both]
         server.shutdown()
     assert [out for out, _ in said] == ["54000\n"] * 2, said
