@@ -101,7 +101,7 @@ def drop_weights(folder: Path, *, dry_run: bool = False) -> int:
 def _has_weights(path: Path) -> bool:
     """Whether a checkpoint holds tensors; also true of one that cannot be read."""
     try:
-        with ZipFile(io.BytesIO(places.read(path))) as file:
+        with ZipFile(io.BytesIO(places.read(path)) if places.is_remote(path) else path) as file:
             return any(re.search(r"/data/\d+$", part) for part in file.namelist())
     except places.AwayError:
         raise

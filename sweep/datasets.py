@@ -170,7 +170,8 @@ class InTorchvision:
                 if missing:
                     root.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(FileLock(root / f".{self.key}.lock").held())  # whoever waited finds the files
-                _refuse_damaged(self.key, cls, self._root / below, folder)
+                else:  # a download mends what one before has left half-written
+                    _refuse_damaged(self.key, cls, self._root / below, folder)
                 parts = [cls(root, train=train, download=bool(missing)) for train in (True, False)]
         except UNREADABLE as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]  # torchvision puts the cause last
@@ -202,7 +203,7 @@ class InTorchvision:
 
 
 def _refuse_damaged(key: str, cls: Any, shown: Path, folder: Path) -> None:
-    """Looks at the files that are there: by the MD5 that torchvision knows, or the size that they say they have.
+    """Looks at all files: by the MD5 that torchvision knows, or the size that they say they have.
 
     Args:
         shown: the folder as the user knows it.
@@ -212,11 +213,10 @@ def _refuse_damaged(key: str, cls: Any, shown: Path, folder: Path) -> None:
     """
     if hasattr(cls, "base_folder"):  # CIFAR
         known = [*cls.train_list, *cls.test_list, [cls.meta["filename"], cls.meta["md5"]]]
-        checks = [(folder / file, md5) for file, md5 in known if (folder / file).is_file()]
         problems = [
-            f"{path.name}: expected MD5 {md5}, found {found}"
-            for path, md5 in checks
-            if (found := hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()) != md5
+            f"{file}: expected MD5 {md5}, found {found}"
+            for file, md5 in known
+            if (found := hashlib.md5((folder / file).read_bytes(), usedforsecurity=False).hexdigest()) != md5
         ]
     else:
         problems = [problem for path in folder.glob("*-idx[13]-ubyte") if (problem := _cut_off(path))]

@@ -35,8 +35,8 @@ def check_nodes(config: StudyConfig, settings: Settings, *, insecure: bool) -> l
     if count_nodes() > 1 or can_grow():
         problems += _files_of_one_machine(settings)
     mark = settings.workspace / f".nodes-{uuid4().hex}"  # a file that nodes see if they share the workspace
+    places.write(mark, b"")
     try:
-        places.write(mark, b"")
         answers = ask_nodes(examine, str(mark))
     finally:
         places.remove(mark)

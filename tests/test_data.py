@@ -353,13 +353,13 @@ def test_truncated_files_are_named(tmp_path):
 
 def test_a_damaged_file_of_cifar_is_named_with_its_checksums(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
-    for file in ("data_batch_1", "test_batch"):
+    known = {**dict(CIFAR10.train_list + CIFAR10.test_list), CIFAR10.meta["filename"]: CIFAR10.meta["md5"]}
+    for file in known:
         (tmp_path / "cifar-10-batches-py" / file).write_bytes(b"cut off")
     with pytest.raises(DataError) as error:
         prepare("cifar10", root=tmp_path, cache=tmp_path / "cache")
-    known = dict(CIFAR10.train_list + CIFAR10.test_list)
-    for file in ("data_batch_1", "test_batch"):
-        assert f"{file}: expected MD5 {known[file]}, found {hashlib.md5(b'cut off').hexdigest()}" in str(error.value)
+    for file, md5 in known.items():
+        assert f"{file}: expected MD5 {md5}, found {hashlib.md5(b'cut off').hexdigest()}" in str(error.value)
 
 
 PREPARE = """

@@ -6,8 +6,10 @@ On a moto server, a stand-in for S3, which is reached as a user's own is: throug
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +26,17 @@ from sweep.cleaning import clean
 from sweep.config import DataConfig
 from sweep.data import load
 from sweep.errors import DataError, SweepError
+from sweep.executor import Worker, _Bridge
 from sweep.nodes import examine, prepare
 from sweep.places import AwayError, place
 from sweep.profile import load as profiles
 from sweep.settings import Settings
+from sweep.trial import Place
 
 from .image_files import image_folder
 from .invariants import Checkpointed, Curves, assert_whole, checkpointed, left_by, newest, strange_curves, trained_again
 from .processes import Command, ObjectStore, kill, wait_for
+from .test_executor import Trials, job
 from .test_resume import config_of
 from .test_sweep import sweep_here
 
@@ -248,6 +253,23 @@ def test_a_store_that_is_away_is_waited_for_and_is_never_taken_for_an_empty_one(
         with pytest.raises(AwayError, match=r"cannot be (reached|written)"):
             call()
     assert not checkpoint.is_gone(away / "0000")
+
+
+def test_a_store_that_refuses_a_checkpoint_ends_the_run_and_says_that_nothing_is_lost(
+    bucket: Path, tmp_path: Path
+) -> None:
+    gone = job(Place(place("s3://no-such-bucket/0000"), tmp_path, tmp_path / "cache"), 0, 3)
+    where = {"folder": str(gone.place.folder), "data": str(tmp_path), "cache": str(gone.place.cache), "gpus": 0}
+    worker = Worker({"job": json.dumps({"config": gone.config.model_dump(), "place": where, "attempt": 1, "moves": 0})})
+    said = worker.step()
+    source = Trials([])
+    bridge = _Bridge(source, limit=lambda _: 1, stop=threading.Event())
+    bridge.jobs["tune's id"] = gone
+    assert bridge.result("tune's id", said["report"], said["halt"])
+    assert isinstance(bridge.error, SweepError)
+    assert "s3://no-such-bucket/0000/attempt-01/epoch-000" in str(bridge.error)
+    assert "Nothing is lost: mend that, then resume the study" in str(bridge.error)
+    assert source.results == source.given_up == {}
 
 
 # -- data --------------------------------------------------------------------------------------------------------------
