@@ -134,14 +134,14 @@ def files(folder: Path, pattern: str) -> list[Path]:
     """The files whose path below a folder fits a pattern, part by part; one request for a thousand objects."""
     if not is_remote(folder):
         return list(folder.glob(pattern))
-    found = [str(name) for name in _reached(folder, lambda fs, name: fs.find(name))]
+    found = [str(name) for name in _reached(folder, lambda fs, name: fs.find(name), what="listed")]
     below = [name.removeprefix(f"{cast('Any', folder).path}/") for name in found]
     return [folder / name for name in below if name.count("/") == pattern.count("/") and fnmatch(name, pattern)]
 
 
 def objects(folder: Path) -> list[Object]:
     """What is below a folder in object storage."""
-    listed = _reached(folder, lambda fs, name: fs.find(name, detail=True))
+    listed = _reached(folder, lambda fs, name: fs.find(name, detail=True), what="listed")
     found, prefix = [], f"{cast('Any', folder).path.rstrip('/')}/"
     for name, about in listed.items():
         below, tag = name.removeprefix(prefix), str(about.get("ETag", "")).strip('"')

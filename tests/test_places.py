@@ -250,14 +250,19 @@ def test_a_store_that_is_away_is_waited_for_and_is_never_taken_for_an_empty_one(
         lambda: checkpoint.load(away / "0000" / "attempt-01" / "epoch-0001.pt"),
         lambda: checkpoint.save(away / "0000" / "attempt-02", [], {}, diverged=2),
     ):
-        with pytest.raises(AwayError, match=r"cannot be (reached|written)"):
+        with pytest.raises(AwayError, match=r"cannot be (listed|reached|written)"):
             call()
     assert not checkpoint.is_gone(away / "0000")
 
+    def fails(path: Path) -> bytes:
+        raise AwayError(f"{path}: gone between the list and the reading")
 
-def test_a_store_that_refuses_a_checkpoint_ends_the_run_and_says_that_nothing_is_lost(
-    bucket: Path, tmp_path: Path
-) -> None:
+    monkeypatch.setattr(places, "read", fails)
+    with pytest.raises(AwayError, match="between"):
+        checkpoint.load_latest(bucket / "0000")
+
+
+def test_a_store_that_refuses_ends_the_run_and_says_that_nothing_is_lost(bucket: Path, tmp_path: Path) -> None:
     gone = job(Place(place("s3://no-such-bucket/0000"), tmp_path, tmp_path / "cache"), 0, 3)
     where = {"folder": str(gone.place.folder), "data": str(tmp_path), "cache": str(gone.place.cache), "gpus": 0}
     worker = Worker({"job": json.dumps({"config": gone.config.model_dump(), "place": where, "attempt": 1, "moves": 0})})
@@ -267,7 +272,7 @@ def test_a_store_that_refuses_a_checkpoint_ends_the_run_and_says_that_nothing_is
     bridge.jobs["tune's id"] = gone
     assert bridge.result("tune's id", said["report"], said["halt"])
     assert isinstance(bridge.error, SweepError)
-    assert "s3://no-such-bucket/0000/attempt-01/epoch-000" in str(bridge.error)
+    assert "s3://no-such-bucket/0000/0: cannot be listed" in str(bridge.error)
     assert "Nothing is lost: mend that, then resume the study" in str(bridge.error)
     assert source.results == source.given_up == {}
 
