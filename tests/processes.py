@@ -300,6 +300,10 @@ class Cluster:
         """The processes that are within a step of a trial now."""
         return [p for node in self._nodes for p in descendants(node.pid) if is_training(p)]
 
+    def busy(self) -> set[int]:
+        """Process ids of the nodes beside the head that are within a step of a trial now."""
+        return {node.pid for node in self._nodes if any(is_training(p) for p in descendants(node.pid))}
+
     def kill_node(self) -> int:
         """Kills the raylet of a node that trains, and with it the node; returns how many trials were on it."""
         for node in self._nodes:
