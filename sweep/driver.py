@@ -22,12 +22,13 @@ from .finalists import best_rows, wanted_rows, wanted_tuned
 from .lease import RENEW_EVERY
 from .memory import Memory
 from .metrics import EpochMetrics
+from .places import Place
 from .settings import Settings
 from .source import Job, Key, Result
 from .storage import UNREACHABLE, Patience
 from .study import ARMS, Kind, Outcome, Row, Study, Trial
 from .tracking import RunKey, Tracker
-from .trial import Place, trained_model
+from .trial import trained_model
 
 TRACEBACK = 4000  # characters of its end that are kept in MLflow
 CONFIRM_EVERY = 10.0  # seconds after which a trial is looked at again: another driver may have taken it over

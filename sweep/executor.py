@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pkgutil
 import socket
+import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,6 @@ from unittest import mock
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 
 import ray
-import torch
 from ray import tune
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import TrialScheduler
@@ -37,12 +38,12 @@ from cluster.connect import quiet
 from .config import Resources, TrialConfig
 from .errors import SweepError
 from .memory import cap, hint, killed_for_lack, lacking
-from .metrics import EpochMetrics
-from .places import AwayError, place
+from .metrics import EpochMetrics, Report
+from .places import AwayError, Place, place
 from .room import Room
 from .source import Job, Key, Result, Source
-from .trial import Place, run_trial
 
+RUN_TRIAL = "sweep.trial:run_trial"
 ASK_AGAIN = 1.0  # seconds; a source that has nothing now may have something when a trial ends, or after this long
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 LOST_AT_MOST = 3  # times in the same epoch; then the trial is failed
@@ -58,8 +59,11 @@ _ENVIRONMENT = {
 }
 
 
-def execute(source: Source, resources: Resources, *, stop: threading.Event) -> None:
+def execute(source: Source, resources: Resources, *, stop: threading.Event, run_trial: str = RUN_TRIAL) -> None:
     """Runs the source's trials until it is finished; with ``stop`` set, until the running ones have checkpointed.
+
+    Args:
+        run_trial: what runs a trial on a worker, ``module:function``; only there it is imported.
 
     Raises:
         Exception: whatever the source raised.
@@ -82,7 +86,7 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event) -> N
             Worker,
             name="study",
             num_samples=-1,
-            search_alg=_Searcher(bridge, room),
+            search_alg=_Searcher(bridge, room, run_trial),
             scheduler=_Scheduler(bridge, room),
             stop=_StopAll(bridge),
             reuse_actors=True,
@@ -115,6 +119,7 @@ class Worker(tune.Trainable):
         job = json.loads(new_config["job"])
         where = job["place"]
         cap(where["gpus"])
+        run_trial: Callable[..., Iterator[Report]] = pkgutil.resolve_name(job["run_trial"])
         self._reports = run_trial(
             TrialConfig.model_validate(job["config"]),
             Place(place(where["folder"]), place(where["data"]), place(where["cache"]), where["gpus"]),
@@ -139,8 +144,7 @@ class Worker(tune.Trainable):
                 halt = f"{socket.gethostname()}: {problem}. Nothing is lost: mend that"
             elif isinstance(problem, OSError) and problem.errno in NO_ROOM:
                 halt = f"{socket.gethostname()}: {problem}. Nothing is lost: make room"
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-        where = {"sweep.host": socket.gethostname(), "sweep.device": device}
+        where = {"sweep.host": socket.gethostname(), "sweep.device": _device()}
         return {"report": json.dumps([epochs, checkpoint, outcome or None, error, where, notices, lack]), "halt": halt}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -148,6 +152,12 @@ class Worker(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Not used: a trial finds its own checkpoints."""
+
+
+def _device() -> str:
+    """What the trials of this process run on: no GPU where none has imported torch."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "cpu"
 
 
 class _Bridge:
@@ -277,9 +287,9 @@ class _Controller(TuneController):
 class _Searcher(Searcher):
     """Asks the source. Tune calls `suggest` in its loop whenever it could start a trial."""
 
-    def __init__(self, bridge: _Bridge, room: Room):
+    def __init__(self, bridge: _Bridge, room: Room, run_trial: str):
         super().__init__()
-        self._bridge, self._room = bridge, room
+        self._bridge, self._room, self._run_trial = bridge, room, run_trial
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         job = self._bridge.guard(self._bridge.take, default=Searcher.FINISHED)
@@ -295,6 +305,7 @@ class _Searcher(Searcher):
             "attempt": job.attempt,
             "moves": self._bridge.moves.get(job.key, 0),
             "demand": asked,
+            "run_trial": self._run_trial,
         }
         return {"job": json.dumps(config)}
 

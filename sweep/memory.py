@@ -1,10 +1,11 @@
-"""Memory of a trial: the share of a GPU that its process may take, and what is said where memory was not enough."""
+"""Memory of a trial: the share of a GPU that its process may take, and what is said where memory was not enough.
+
+Imports torch where it is asked about it, since a worker need not have it.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
-
-import torch
 
 Memory = Literal["GPU", "host"]
 
@@ -26,13 +27,19 @@ def share(gpus: float, total: float) -> float:
 
 def cap(gpus: float) -> None:
     """Holds this process to its share of the GPU, which Ray does not; does nothing where it has a whole one or none."""
-    if 0 < gpus < 1 and torch.cuda.is_available():
+    if not 0 < gpus < 1:
+        return
+    import torch
+
+    if torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(share(gpus, total))
 
 
 def lacking(problem: BaseException) -> Memory | None:
     """Which memory an exception of a trial says is not enough, if any."""
+    import torch
+
     said = str(problem)
     if isinstance(problem, torch.OutOfMemoryError) or any(words in said for words in _GPU):
         return "GPU"

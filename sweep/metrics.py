@@ -1,8 +1,10 @@
-"""What one epoch of a trial reports: the unit that travels from a worker to the study and the tracker."""
+"""What a trial reports, epoch by epoch: the units that travel from a worker to the study and the tracker."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +21,18 @@ class EpochMetrics:
     epoch: int
     values: dict[str, float]
     timestamp: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """Epochs that the checkpoint at ``checkpoint`` holds, in order; with an ``outcome`` it is the trial's last.
+
+    Attributes:
+        notices: what the user should know, said once.
+    """
+
+    epochs: list[EpochMetrics]
+    checkpoint: Path | None
+    outcome: Literal["completed", "diverged"] | None = None
+    error: str | None = None
+    notices: tuple[str, ...] = ()

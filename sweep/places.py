@@ -43,6 +43,23 @@ class Object:
     md5: str | None
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a trial reads and writes.
+
+    Attributes:
+        folder: the trial's checkpoints, one folder per attempt below it.
+        data: root of the data sets.
+        cache: their memory-mapped arrays.
+        gpus: how many GPUs the trial was given, or what share of one.
+    """
+
+    folder: Path
+    data: Path
+    cache: Path
+    gpus: float = 0.0
+
+
 class AwayError(SweepError, OSError):
     """Object storage does not answer, or refuses; what is there is not known, so nothing may be concluded from it."""
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from .config import StudyConfig
+from .places import Place
 from .settings import Settings
 from .space import distributions, from_unit
 from .training import Diverged, Run, fit
-from .trial import Place, assemble
+from .trial import assemble
 
 
 @dataclasses.dataclass(frozen=True)

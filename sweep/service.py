@@ -108,7 +108,8 @@ def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[Epoc
     Raises:
         DivergenceError: it diverges; says in which epoch.
     """
-    from .trial import Place, run_trial
+    from .places import Place
+    from .trial import run_trial
 
     place = Place(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0)
     for said in run_trial(trial, place, interval=0.0):
@@ -120,8 +121,9 @@ def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[Epoc
 def test(trial: TrialConfig, settings: Settings, folder: Path) -> dict[str, float]:
     """Metrics of a trained trial on the test set."""
     from .data import load as load_data
+    from .places import Place
     from .training import evaluate
-    from .trial import Place, assemble
+    from .trial import assemble
 
     run, _ = assemble(trial, Place(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0))
     dataset = load_data(trial.data, root=settings.data, cache=settings.cache)

@@ -9,7 +9,7 @@ from typing import Protocol
 from .config import TrialConfig
 from .memory import Memory
 from .metrics import EpochMetrics
-from .trial import Place
+from .places import Place
 
 Key = tuple[str, int]
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,44 +22,13 @@ from . import checkpoint
 from .config import TaskConfig, TrialConfig
 from .data import Dataset, load
 from .datasets import DatasetInfo
-from .metrics import EpochMetrics
+from .metrics import Report
 from .own import imported, is_import_path
+from .places import Place
 from .training import Diverged, Run, build_optimizer, fit, initialise, input_batches
 
 LOOKED_AT = 256  # training images that an initialisation may look at
 CHECKPOINT_SHARE = 0.03  # a checkpoint may cost this share of the training time
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a trial reads and writes.
-
-    Attributes:
-        folder: the trial's checkpoints, one folder per attempt below it.
-        data: root of the data sets.
-        cache: their memory-mapped arrays.
-        gpus: how many GPUs the trial was given, or what share of one.
-    """
-
-    folder: Path
-    data: Path
-    cache: Path
-    gpus: float = 0.0
-
-
-@dataclass(frozen=True)
-class Report:
-    """Epochs that the checkpoint at ``checkpoint`` holds, in order; with an ``outcome`` it is the trial's last.
-
-    Attributes:
-        notices: what the user should know, said once.
-    """
-
-    epochs: list[EpochMetrics]
-    checkpoint: Path | None
-    outcome: Literal["completed", "diverged"] | None = None
-    error: str | None = None
-    notices: tuple[str, ...] = ()
 
 
 def run_trial(
