@@ -48,7 +48,7 @@ class ClusterError(ConnectionError):
 
 
 @contextlib.contextmanager
-def connected(address: str, modules: Sequence[str] = ()) -> Iterator[None]:
+def connected(address: str, modules: Sequence[str] = (), cpus: int | None = None) -> Iterator[None]:
     """Connects to Ray for a ``with`` block; ``local`` starts a private one on this machine and ends it after.
 
     Within another such block of the same address nothing happens: the outer one's connection serves.
@@ -57,6 +57,7 @@ def connected(address: str, modules: Sequence[str] = ()) -> Iterator[None]:
         address: ``local``, ``auto``, ``host:port`` or ``ray://host:port``.
         modules: package folders and single files that are copied to the workers as they are now; costs the better part
             of a second, each on this machine, all together on a cluster.
+        cpus: that ``local`` takes itself to have; by default those of this machine.
 
     Raises:
         ClusterError: nothing answers at the address, it refuses the token, or has other versions of Ray or Python.
@@ -72,7 +73,7 @@ def connected(address: str, modules: Sequence[str] = ()) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(quiet("ray"))
             if address == "local":
-                options["include_dashboard"] = False
+                options |= {"include_dashboard": False, "num_cpus": cpus}
                 options["runtime_env"] = {"py_modules": list(modules)} if modules else None
             else:
                 check_access(address)

@@ -15,6 +15,7 @@ from .commands.jobs import jobs, logs, stop, submit
 from .commands.look import best, doctor, profile, schema, status, ui
 from .commands.run import enqueue, resume, run, train
 from .commands.services import services
+from .commands.simulate import simulate
 
 app = typer.Typer(
     name="sweep",
@@ -44,6 +45,7 @@ for command in (
     export,
     schema,
     doctor,
+    simulate,
 ):
     app.command()(command)
 app.command("import")(import_)

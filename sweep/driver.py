@@ -11,7 +11,7 @@ import itertools
 import threading
 import time
 from collections.abc import Mapping
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, Self, cast
 
 from losses.guidance import DOMINANT, INERT
 
@@ -89,7 +89,7 @@ class Driver:
         before = cast("list[provenance.Code]", search.noted("code") or [])
         self._codes = provenance.followed_by(before, provenance.environment())
 
-    def __enter__(self) -> Driver:
+    def __enter__(self) -> Self:
         self._tell_of_tracking()
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
         return self

@@ -177,8 +177,11 @@ def _prepare(config: StudyConfig, settings: Settings, *, offline_ok: bool) -> Tr
 
 
 @contextlib.contextmanager
-def on_ray(address: str, config: StudyConfig) -> Iterator[None]:
+def on_ray(address: str, config: StudyConfig, *, cpus: int | None = None) -> Iterator[None]:
     """Connects to Ray for a ``with`` block; what runs within uses this connection.
+
+    Args:
+        cpus: that a private Ray takes itself to have; by default those of this machine.
 
     Raises:
         SweepError: there is none at the address, or it cannot be used from here.
@@ -188,7 +191,7 @@ def on_ray(address: str, config: StudyConfig) -> Iterator[None]:
     modules = modules_to_send() if config.import_paths else []
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(connected(address, modules if address == "local" else [*packages(), *modules]))
+            stack.enter_context(connected(address, modules if address == "local" else [*packages(), *modules], cpus))
         except ClusterError as error:
             raise SweepError("\n".join(error.problems)) from None
         yield

@@ -179,6 +179,10 @@ class Study:
                 self._wait(values, {"seed": seed, "design": False})
             return max(len(rows), search.trials)
 
+    def add_finished(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Puts finished trials into the storage (records: see `sweep.knowledge`): for simulations."""
+        self._study.add_trials(known_trials(list(records), self._space))
+
     def enqueue(self, hyperparameters: Mapping[str, Scalar]) -> int:
         """Puts one configuration of the user's own into the queue; returns its number."""
         with self._exclusive():

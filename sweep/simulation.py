@@ -1,0 +1,156 @@
+"""A study whose trials sleep, run by everything that runs a real one: what the driver and its servers can carry."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from . import simulated
+from .capacity import Capacity, Samples, capacity
+from .config import StudyConfig
+from .driver import Driver
+from .finding import connect
+from .running import on_ray
+from .settings import Settings
+from .source import Job, Key, Result
+from .space import distributions, random_point
+from .study import Study, decision_epochs
+from .tracking import Tracker
+
+if TYPE_CHECKING:
+    from .driver import Listener
+
+SPACE = {
+    "lambda1": {"low": 1e-5, "high": 1e-1, "log": True},
+    "lambda2": 0.0,
+    "epsilon": {"low": 1e-3, "high": 10.0, "log": True},
+    "depth": {"low": 1, "high": 8},
+    "width": {"choices": [16, 32, 64, 128, 256]},
+    "training.lr": {"low": 1e-4, "high": 1e-2, "log": True},
+}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is simulated.
+
+    Attributes:
+        slots: trials at once.
+        finished: trials that the study has before it begins.
+    """
+
+    trials: int
+    slots: int
+    epochs: int
+    epoch_seconds: float
+    finished: int = 0
+    sampler: str = "tpe"
+    pruner: str = "median"
+
+
+def study_of(load: Load) -> StudyConfig:
+    """A study of its own name, with the five hyperparameters and a learning rate."""
+    return StudyConfig.model_validate(
+        {
+            "name": f"simulation-{datetime.now():%Y%m%d-%H%M%S}",
+            "model": {"name": simulated.MODEL, "epoch_seconds": load.epoch_seconds},
+            "data": {"name": "digits"},  # not read
+            "objective": {"metric": "val_loss", "direction": "minimize"},
+            "space": SPACE,
+            "training": {"max_epochs": load.epochs},
+            "search": {
+                "trials": load.finished + load.trials,
+                "sampler": load.sampler,
+                "pruner": load.pruner,
+                "finalists": {"top": 0},
+            },
+            "resources": {"cpus": 1, "gpus": 0, "max_concurrent": load.slots},
+        }
+    )
+
+
+def simulate(
+    load: Load, config: StudyConfig, settings: Settings, listener: Listener, *, stop: threading.Event | None = None
+) -> Capacity:
+    """Runs the study; its trials write no checkpoints, so that nothing can go on with it.
+
+    Args:
+        config: from `study_of`.
+        stop: when set, the run ends early.
+
+    Raises:
+        SweepError: storage, tracking server or cluster out of reach.
+    """
+    from .executor import execute
+
+    stop = stop or threading.Event()
+    with on_ray(settings.address, config, cpus=load.slots):
+        storage, workspace = connect(settings.storage), settings.workspace
+        search, controls = (Study(config, storage, workspace=workspace, sister=sister) for sister in (False, True))
+        tracker = Tracker.of(config.name, settings)
+        tracker.open(description="Trials that sleep: `sweep simulate`", params=config.identity(), tags={})
+        try:
+            search.add_finished(_finished(load, config))
+            search.fill()
+            with _Measured(config, settings, search, controls, tracker, listener) as driver:
+                driver.note_code()
+                execute(driver, config.resources, stop=stop, run_trial=f"{simulated.__name__}:run_trial")
+            over = driver.finished()
+        except BaseException:
+            tracker.close(status="KILLED", timeout=5)
+            raise
+    if not tracker.close(status="FINISHED" if over else "KILLED", timeout=60):
+        listener.noticed(f"tracking: {tracker.problem or 'the server has not taken everything within a minute'}")
+    return capacity(driver.samples, slots=load.slots, epoch_seconds=load.epoch_seconds)
+
+
+class _Measured(Driver):
+    """The driver, which notes how long it takes and what it is told."""
+
+    def __init__(self, *parts: Any):
+        super().__init__(*parts)
+        self.samples = Samples()
+        self._process = psutil.Process()
+
+    def ask(self) -> Job | None:
+        began = time.perf_counter()
+        job = super().ask()
+        if job is not None:
+            self.samples.asks.append(time.perf_counter() - began)
+        return job
+
+    def started(self, key: Key) -> None:
+        super().started(key)
+        self.samples.handed_out.append(time.time())
+
+    def report(self, key: Key, result: Result) -> bool:
+        began = time.perf_counter()
+        ended = super().report(key, result)
+        noted = self.samples
+        noted.reports.append(time.perf_counter() - began)
+        noted.reported.append(time.time())
+        for metrics in result.epochs:
+            worker = f"{result.where['sweep.host']} {metrics.values['worker/pid']:.0f}"
+            noted.epochs.setdefault(key[1], []).append((worker, metrics.timestamp / 1e3))
+            noted.workers[worker] = 1e6 * metrics.values.get("worker/mb", noted.workers.get(worker, 0.0) / 1e6)
+        if ended:
+            noted.memory = max(noted.memory, self._process.memory_info().rss)
+        return ended
+
+
+def _finished(load: Load, config: StudyConfig) -> Iterator[dict[str, Any]]:
+    """Trials at random, every other one pruned, as `sweep.knowledge` has them."""
+    space, epochs = distributions(config.searched), sorted(decision_epochs(config))
+    for number in range(load.finished):
+        params = random_point(space, seed=config.training.seed, number=number)
+        pruned = number % 2 == 1
+        there = epochs[: len(epochs) // 2] if pruned else epochs
+        values = {str(e): simulated.metrics(config.trial(params), e)["val_loss"] for e in there}
+        outcome, value = ("pruned", None) if pruned else ("completed", values[str(load.epochs)])
+        yield {"outcome": outcome, "value": value, "params": params, "intermediate": values}
