@@ -16,10 +16,10 @@ from . import options
 from .entropy import FORMS, Form
 from .layers import Layer, guidable_layers, select
 from .normalized import feeding_a_norm
+from .options import DOMINANT, INERT
 
 SAMPLE_EVERY = 32  # steps between two readings of the gradients; every epoch's first step is read
 NEGLIGIBLE = 1e-30  # a gradient norm that is as good as 0
-INERT, DOMINANT = 1e-5, 1.0  # guidance's gradient norm over the task's
 KINDS = {  # what each lambda guides
     "dense": "lambda1 guides nn.Linear, 1x1 convolutions and nn.MultiheadAttention",
     "conv": "lambda2 guides the other nn.Conv1d, Conv2d, Conv3d and transposed ones",

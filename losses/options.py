@@ -27,6 +27,8 @@ PAPER: dict[str, Any] = {
     "max_ratio": None,
 }
 
+INERT, DOMINANT = 1e-5, 1.0  # guidance's gradient norm over the task's: below it changes nothing, above too much
+
 Layers = str | Mapping[str, int] | Sequence[str]  # which layers are guided: see `layers_problem`
 
 

@@ -1,7 +1,7 @@
 """The driver of one run: hands the study's trials to the executor, and what comes back to the study and the tracker.
 
 Order of writing: the worker's checkpoint, then tracking, then Optuna. What a dead driver left out is put right here, at
-the start of the next one, from the checkpoints.
+the start of the next one, from the checkpoints. Only what reads these imports torch.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import itertools
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, Protocol, Self, cast
 
-from losses.guidance import DOMINANT, INERT
+from losses.options import DOMINANT, INERT
 
-from . import checkpoint, provenance
+from . import provenance
 from .config import StudyConfig
 from .errors import reason
 from .finalists import best_rows, wanted_rows, wanted_tuned
@@ -28,7 +29,6 @@ from .source import Job, Key, Result
 from .storage import UNREACHABLE, Patience
 from .study import ARMS, Kind, Outcome, Row, Study, Trial
 from .tracking import RunKey, Tracker
-from .trial import trained_model
 
 TRACEBACK = 4000  # characters of its end that are kept in MLflow
 CONFIRM_EVERY = 10.0  # seconds after which a trial is looked at again: another driver may have taken it over
@@ -271,12 +271,18 @@ class Driver:
             self._listener.noticed("tracking: the server is back, and is sent what it lacks")
         self._told = problem is not None
 
+    @staticmethod
+    def _is_lost(folder: Path) -> bool:
+        from . import checkpoint
+
+        return checkpoint.is_gone(folder)
+
     def _job(self, trial: Trial | None) -> Job | None:
         if trial is None:
             return None
         self._trials[trial.key] = trial
         folder = self._settings.checkpoints(trial.study, trial.number)
-        if trial.attempt > 1 and trial.reported and checkpoint.is_gone(folder):
+        if trial.attempt > 1 and trial.reported and self._is_lost(folder):
             self._listener.noticed(
                 f"trial {trial.number} of {trial.study} had come to epoch {trial.reported}, but {folder} holds no "
                 "checkpoint of it: it begins anew. The drivers of a study must share one workspace (--workspace)"
@@ -395,6 +401,8 @@ class Driver:
                 if row.state != "finished" or row.outcome is None or sent:
                     continue
                 lacking += 1
+                from . import checkpoint
+
                 self._start_run(key, row, row.started)
                 saved = checkpoint.load_latest(self._settings.checkpoints(study.name, row.number))
                 if saved is not None:
@@ -419,6 +427,9 @@ class Driver:
         self._over.wait()
         if self._interrupted:
             return
+        from . import checkpoint
+        from .trial import trained_model
+
         self._tracker.log_text(None, study_file, "study.yaml")
         best = best_rows(self._config, self._search.rows(), 1)
         if not best or self._search.noted("recorded_best") == best[0].number:
