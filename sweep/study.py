@@ -23,7 +23,7 @@ from .lease import FileLock, Watch, lease, owner, released
 from .metrics import EpochMetrics
 from .places import files, here
 from .space import distributions, random_point, sobol_points, suggest
-from .storage import FORMAT, exclusive, stored_config
+from .storage import FORMAT, exclusive, look_again, stored_config
 
 Outcome = Literal["completed", "pruned", "diverged", "failed"]
 Arm = Literal[
@@ -237,18 +237,26 @@ class Study:
             elif there != mark:
                 self._taken.pop()  # another driver was faster
             return None
-        for frozen in self._frozen(TrialState.RUNNING):
-            # One without a mark has lost its driver before the mark: both are written while the others are kept out.
-            if "owner" not in frozen.user_attrs or self._is_orphan(frozen):
-                mark = owner(frozen.user_attrs.get("owner", {"attempt": 0})["attempt"] + 1)
-                self._taken.append((frozen, mark))
-                return self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
-        for frozen in self._frozen(TrialState.WAITING) if new else []:
-            # WAITING -> RUNNING is Optuna's one atomic step: False means that another driver was faster.
-            if self._storage.set_trial_state_values(frozen._trial_id, state=TrialState.RUNNING):
-                self._taken.append((frozen, mark := owner(1)))
-                return self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
+        for latest in (False, True):  # the latest state of all trials is read where the last one known leaves nothing
+            for frozen in self._frozen(TrialState.RUNNING, latest=latest):
+                if self._is_free(frozen) and self._is_free(frozen := self._storage.get_trial(frozen._trial_id)):
+                    mark = owner(frozen.user_attrs.get("owner", {"attempt": 0})["attempt"] + 1)
+                    self._taken.append((frozen, mark))
+                    return self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
+            for frozen in self._frozen(TrialState.WAITING, latest=False) if new else []:
+                # WAITING -> RUNNING is Optuna's one atomic step: False means that another driver was faster.
+                if self._storage.set_trial_state_values(frozen._trial_id, state=TrialState.RUNNING):
+                    self._taken.append((frozen, mark := owner(1)))
+                    return self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
         return None
+
+    def _is_free(self, frozen: FrozenTrial) -> bool:
+        """Whether a running trial has no driver, or a dead one.
+
+        One without a mark has lost its driver before the mark: both are written while the others are kept out.
+        """
+        running = frozen.state == TrialState.RUNNING
+        return running and ("owner" not in frozen.user_attrs or self._is_orphan(frozen))
 
     def _trial(self, frozen: FrozenTrial, mark: dict[str, Any]) -> Trial:
         # A seed for each trial: drivers that share one, at once or one after the other, would draw the same points.
@@ -369,7 +377,7 @@ class Study:
 
     def waiting(self) -> int:
         """How many trials no driver has begun."""
-        return len(self._frozen(TrialState.WAITING))
+        return len(self._frozen(TrialState.WAITING, latest=False))
 
     def taken(self) -> set[tuple[str, int]]:
         """Keys of the trials that some driver has begun."""
@@ -392,7 +400,9 @@ class Study:
         """Whether no living driver has a running trial."""
         return _is_orphan(frozen, self._watch, self._study)
 
-    def _frozen(self, *states: TrialState) -> list[FrozenTrial]:
+    def _frozen(self, *states: TrialState, latest: bool = True) -> list[FrozenTrial]:
+        if latest:
+            look_again(self._storage, self._id)
         return self._storage.get_all_trials(self._id, deepcopy=False, states=states or None)
 
 
