@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -45,6 +46,7 @@ from .source import Job, Key, Result, Source
 
 RUN_TRIAL = "sweep.trial:run_trial"
 ASK_AGAIN = 1.0  # seconds; a source that has nothing now may have something when a trial ends, or after this long
+SLOTS_PER_ASK = 8  # so that many slots wait for no sampler when several become free at once
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 LOST_AT_MOST = 3  # times in the same epoch; then the trial is failed
 
@@ -173,7 +175,7 @@ class _Bridge:
         self._again: list[Job] = []  # trials that have lost their worker
         self._alone: list[Job] = []  # trials that wait until no other runs
         self._asker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ask")
-        self._next: Future[Job | None] | None = None
+        self._next: deque[Future[Job | None]] = deque()  # asked ahead of need
         self._quiet_until = 0.0
 
     def __enter__(self) -> _Bridge:
@@ -191,7 +193,7 @@ class _Bridge:
         return self.stop.is_set() or self.error is not None
 
     def take(self) -> Job | str | None:
-        """The next job; None: not now; `Searcher.FINISHED`. The one after it is asked for at once, in a thread."""
+        """The next job; None: not now; `Searcher.FINISHED`. Those after it are asked for at once, in a thread."""
         if self.ended:
             return Searcher.FINISHED
         limit = self._limit(len(self.jobs))
@@ -201,13 +203,13 @@ class _Bridge:
             return None
         if any(job.alone for job in self.jobs.values()):
             return None
-        if self._next is None:
+        if not self._next:
             if self.source.finished() and not self._alone:
                 return None if self.jobs else Searcher.FINISHED  # one that is out may lose its worker
-            self._next = self._asker.submit(self.source.ask)
-        if self.jobs and not self._next.done():
+            self._next.append(self._asker.submit(self.source.ask))
+        if self.jobs and not self._next[0].done():
             return None  # a result may come while the sampler thinks
-        job, self._next = self._next.result(), None
+        job = self._next.popleft().result()
         if job is not None and job.alone:
             self._alone.append(job)
             return None
@@ -218,7 +220,8 @@ class _Bridge:
                 return Searcher.FINISHED  # Tune would sleep a second before it asks again
             self._quiet_until = time.monotonic() + ASK_AGAIN
         elif not self.source.finished():
-            self._next = self._asker.submit(self.source.ask)
+            while len(self._next) < max(1, limit // SLOTS_PER_ASK):
+                self._next.append(self._asker.submit(self.source.ask))
         return job
 
     def gives_more(self) -> bool:

@@ -9,6 +9,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -85,6 +86,19 @@ class Mirror(_CachedStorage):
         """Sees to it that `get_all_trials` next reads what others have written."""
         self._looked.pop(study_id, None)
 
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """A trial as this process knows it, a copy."""
+        with self._lock:
+            study_id, number = self._trial_id_to_study_id_and_number.get(trial_id, (-1, -1))
+            known = self._studies[study_id].trials.get(number) if study_id in self._studies else None
+        return self.latest(trial_id) if known is None else copy.deepcopy(known)
+
+    def latest(self, trial_id: int) -> FrozenTrial:
+        """A trial as all drivers have left it."""
+        frozen = self._backend.get_trial(trial_id)
+        self._change(trial_id, lambda trial: trial.__dict__.update(copy.deepcopy(frozen).__dict__))
+        return frozen
+
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
         now = time.monotonic()
         if now - self._looked.get(study_id, -math.inf) >= LOOK_EVERY:
@@ -112,9 +126,17 @@ class Mirror(_CachedStorage):
             if state != TrialState.RUNNING:
                 raise
             done = False  # it waits in memory alone
+
+        def change(trial: FrozenTrial) -> None:
+            trial.state = state
+            trial.values = None if values is None else list(values)
+            if state == TrialState.RUNNING:
+                trial.datetime_start = datetime.now()
+            elif state.is_finished():
+                trial.datetime_complete = datetime.now()
+
         if done:
-            frozen = self._backend.get_trial(trial_id)  # with the times that the database has
-            self._change(trial_id, lambda trial: trial.__dict__.update(frozen.__dict__))
+            self._change(trial_id, change)
         elif trial_id in self._trial_id_to_study_id_and_number:
             self.look(self._trial_id_to_study_id_and_number[trial_id][0])
         return done
@@ -141,8 +163,8 @@ class Mirror(_CachedStorage):
     def _change(self, trial_id: int, change: Callable[[FrozenTrial], object]) -> None:
         """Puts a changed copy in a trial's place: whoever was given the old one keeps it as it was."""
         with self._lock:
-            study_id, number = self._trial_id_to_study_id_and_number.get(trial_id, (None, None))
-            if study_id is not None and number in self._studies[study_id].trials:
+            study_id, number = self._trial_id_to_study_id_and_number.get(trial_id, (-1, -1))
+            if study_id in self._studies and number in self._studies[study_id].trials:
                 trials = self._studies[study_id].trials
                 trial = copy.copy(trials[number])
                 change(trial)
@@ -153,6 +175,11 @@ def look_again(storage: BaseStorage, study_id: int) -> None:
     """Sees to it that a study's trials are next read as all drivers have left them."""
     if isinstance(storage, Mirror):
         storage.look(study_id)
+
+
+def latest_trial(storage: BaseStorage, trial_id: int) -> FrozenTrial:
+    """A trial as all drivers have left it."""
+    return storage.latest(trial_id) if isinstance(storage, Mirror) else storage.get_trial(trial_id)
 
 
 @contextlib.contextmanager
