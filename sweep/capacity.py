@@ -24,7 +24,6 @@ class Samples:
         epochs: of each trial, worker and end of each epoch.
         asks: seconds of each answer to "which trial next?".
         reports: seconds of each answer to a worker's report.
-        reported: when they came.
         handed_out: when a worker was given a trial.
         memory: bytes of the driver, at most.
         workers: bytes of each worker, what it shares with others left out.
@@ -33,7 +32,6 @@ class Samples:
     epochs: dict[int, list[tuple[str, float]]] = field(default_factory=dict)
     asks: list[float] = field(default_factory=list)
     reports: list[float] = field(default_factory=list)
-    reported: list[float] = field(default_factory=list)
     handed_out: list[float] = field(default_factory=list)
     memory: float = 0.0
     workers: dict[str, float] = field(default_factory=dict)
@@ -58,12 +56,12 @@ class Capacity:
     """What a run came to.
 
     Attributes:
-        steady: share of slot time in trials from when all slots had begun their first one until the last trial of the
+        steady: share of slot time in trials, of each slot from its own first trial on, until the last trial of the
             budget was handed out; None where there was no such time.
-        steady_seconds: how long that was.
+        steady_seconds: of slot time that is.
         whole: the same share from the first trial's start to the last one's end, start of workers and tail included.
         whole_seconds: how long that was.
-        results: a second, in the steady time or else in the whole.
+        results: a second, over the whole.
         suggestion: milliseconds that a trial was asked for; workers wait for it only where none was asked ahead.
         report: milliseconds until a worker's report was answered.
         turnover: milliseconds that a slot was without a trial between two.
@@ -95,22 +93,19 @@ def capacity(samples: Samples, *, slots: int, epoch_seconds: float) -> Capacity:
     by_worker: dict[str, list[Window]] = {}  # the trials of each
     for trial in samples.epochs.values():
         by_worker.setdefault(trial[0][0], []).append((trial[0][1] - epoch_seconds, trial[-1][1]))
-    first = sorted(min(trials)[0] for trials in by_worker.values())
-    steady = (first[slots - 1], max(samples.handed_out)) if len(first) >= slots else (0.0, 0.0)
-    exists = steady[1] > steady[0]
-    counted = steady if exists else whole
-    results = sum(counted[0] <= moment <= counted[1] for moment in samples.reported)
+    until = max(samples.handed_out, default=0.0)
+    there = sum(max(0.0, until - min(trials)[0]) for trials in by_worker.values())
     turnover = [
         later[0] - before[1]
         for trials in map(sorted, by_worker.values())
         for before, later in itertools.pairwise(trials)
     ]
     return Capacity(
-        steady=_busy(ends, epoch_seconds, steady, slots) if exists else None,
-        steady_seconds=steady[1] - steady[0] if exists else 0.0,
-        whole=_busy(ends, epoch_seconds, whole, slots),
+        steady=_within(ends, epoch_seconds, until) / there if there else None,
+        steady_seconds=there,
+        whole=epoch_seconds * len(ends) / max(slots * (whole[1] - whole[0]), 1e-9),
         whole_seconds=whole[1] - whole[0],
-        results=results / max(counted[1] - counted[0], 1e-9),
+        results=len(samples.reports) / max(whole[1] - whole[0], 1e-9),
         suggestion=Spread.of(samples.asks),
         report=Spread.of(samples.reports),
         turnover=Spread.of(turnover),
@@ -119,7 +114,6 @@ def capacity(samples: Samples, *, slots: int, epoch_seconds: float) -> Capacity:
     )
 
 
-def _busy(ends: np.ndarray, epoch_seconds: float, window: Window, slots: int) -> float:
-    """The share of a window's slot time that lies within epochs, by their ends."""
-    within = np.minimum(ends, window[1]) - np.maximum(ends - epoch_seconds, window[0])
-    return float(np.maximum(within, 0.0).sum() / max(slots * (window[1] - window[0]), 1e-9))
+def _within(ends: np.ndarray, epoch_seconds: float, until: float) -> float:
+    """Seconds of epochs, given by their ends, that lie before a moment."""
+    return float(np.clip(until - (ends - epoch_seconds), 0.0, epoch_seconds).sum())

@@ -134,7 +134,6 @@ class _Measured(Driver):
         ended = super().report(key, result)
         noted = self.samples
         noted.reports.append(time.perf_counter() - began)
-        noted.reported.append(time.time())
         for metrics in result.epochs:
             worker = f"{result.where['sweep.host']} {metrics.values['worker/pid']:.0f}"
             noted.epochs.setdefault(key[1], []).append((worker, metrics.timestamp / 1e3))

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # Ray's and MLflow's own dep
 
 COMMANDS = (
     *("run", "resume", "status", "best", "sensitivity", "report", "confirm", "enqueue", "train", "profile", "ui", "gc"),
-    *("export", "import", "schema", "doctor"),
+    *("export", "import", "schema", "doctor", "simulate"),
     *("submit", "jobs", "logs", "stop", "cluster render", "cluster secrets"),
     *("services up", "services down", "services status"),
 )

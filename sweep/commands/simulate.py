@@ -61,18 +61,18 @@ def simulate(
         load_json, found_json = dataclasses.asdict(load), dataclasses.asdict(found)
         print_json({"study": config.name, **load_json, "outcomes": progress.counts, **found_json})
     else:
-        _show(found, progress.counts, console)
+        _show(found, slots, progress.counts, console)
     if stop.is_set():
         raise typer.Exit(interrupted(caught))
 
 
-def _show(found: Capacity, outcomes: Mapping[str, int], console: Console) -> None:
-    never = "the budget was handed out before every slot had begun its first trial"
-    steady = never if found.steady is None else f"{found.steady:.1%} of slot time, over {found.steady_seconds:.0f} s"
+def _show(found: Capacity, slots: int, outcomes: Mapping[str, int], console: Console) -> None:
+    steady = "unknown" if found.steady is None else f"{found.steady:.1%} of {found.steady_seconds:.0f} s of slot time"
+    whole = f"{found.whole:.1%} of all {slots} slots over {found.whole_seconds:.0f} s"
     lines = {
         "trials": ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count) or "none",
-        "utilisation": f"{steady} (all slots at work until the last trial was handed out)",
-        "": f"{found.whole:.1%} over all {found.whole_seconds:.0f} s (start of workers and tail included)",
+        "utilisation": f"{steady} (each slot from its first trial on, until the last trial was handed out)",
+        "": f"{whole} (start of workers and tail included)",
         "results": f"{found.results:.1f} a second",
         "suggestion": f"{_milliseconds(found.suggestion)}, asked ahead of need",
         "report": _milliseconds(found.report),

@@ -4,9 +4,9 @@
 pruner on 64 slots, and 5 s trials on 16 slots after 10,000 finished ones. TEST_POSTGRES_URL names the database of the
 first; without it both use the journal file. Exits 1 when a bar is missed.
 
-Slot time counts as spent in trials by the nominal seconds of each epoch. The bar is on the time from when all slots had
-begun their first trial until the last trial was handed out; the whole, start of 64 worker processes and tail included,
-is printed beside it.
+Slot time counts as spent in trials by the nominal seconds of each epoch. The bar is on the time of each slot from its
+own first trial on, until the last trial was handed out; the whole, start of 64 worker processes and tail included, is
+printed beside it.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ def show(title: str, found: dict[str, Any], bar: float) -> bool:
     steady = found["steady"] or 0.0
     missed = steady < bar or found["driver_mb"] > BAR_MEMORY
     print(f"{title}: {sum(found['outcomes'].values())} trials {found['outcomes']}, load {os.getloadavg()[0]:.1f}")
-    print(
-        f"  slot time in trials, all slots busy    {steady:7.1%} over {found['steady_seconds']:.0f} s (bar {bar:.0%})"
-    )
+    print(f"  slot time in trials, of started slots  {steady:7.1%} of {found['steady_seconds']:.0f} s (bar {bar:.0%})")
     print(f"  with the start of workers and the tail {found['whole']:7.1%} over {found['whole_seconds']:.0f} s")
     print(f"  results a second                       {found['results']:7.1f}")
     for name in ("suggestion", "report", "turnover"):
