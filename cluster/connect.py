@@ -31,7 +31,7 @@ _ENVIRONMENT = {
 }
 _connected: list[str] = []  # the address of the block that this process is in
 _AS_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for a driver that was submitted: its code is on the workers already
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "evidence")  # the last: of RESULTS.md
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "RESULTS*")
 TOKEN_HINT = "RAY_AUTH_TOKEN, or a file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"  # noqa: S105
 
 

@@ -225,8 +225,9 @@ class _Bridge:
         return job
 
     def gives_more(self) -> bool:
-        """Whether one more trial may go out beside those that are out."""
-        return not self.ended and len(self.jobs) < self._limit(len(self.jobs)) and not self.source.finished()
+        """Whether one more trial is on its way, beside those that are out."""
+        room = not self.ended and len(self.jobs) < self._limit(len(self.jobs))
+        return room and bool(self._again or self._next)
 
     def guard(self, call: Callable[[], Any], default: Any = None) -> Any:
         """Calls; an exception ends the run instead of being swallowed by Tune's loop."""

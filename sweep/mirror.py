@@ -30,7 +30,7 @@ def mirrored(root: Path, folder: str = "") -> Path:
     """
     if not is_remote(root):
         return root
-    if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts:
+    if _leads_out(folder):
         raise DataError(f"data.folder: {folder} must be a folder below the data root {root} (SWEEP_DATA)")
     _copy(root, folder)
     return here(root) / ".mirror"
@@ -45,6 +45,8 @@ def _copy(root: Path, folder: str) -> None:
     try:
         target.mkdir(parents=True, exist_ok=True)
         with FileLock(here(root) / "mirror.lock").held():
+            if astray := [each.name for each in found if _leads_out(each.name)]:
+                raise DataError(f"data: {there} has objects whose names would lead out of the folder: {astray[:3]}")
             lacking = [each for each in found if not _is_there(target / each.name, each)]
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 problems = [p for p in pool.map(lambda each: _fetch(there, each, target), lacking) if p]
@@ -59,6 +61,10 @@ def _copy(root: Path, folder: str) -> None:
         raise DataError(f"data: {'; '.join(problems[:3])}{f' and {len(problems) - 3} more' if problems[3:] else ''}")
 
 
+def _leads_out(name: str) -> bool:
+    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+
+
 def _is_there(path: Path, wanted: Object) -> bool:
     try:
         stat = path.stat()
@@ -70,8 +76,6 @@ def _is_there(path: Path, wanted: Object) -> bool:
 def _fetch(there: Path, wanted: Object, target: Path) -> str | None:
     """Copies an object; returns what is wrong with it."""
     content, path = read(there / wanted.name), target / wanted.name
-    if ".." in PurePosixPath(wanted.name).parts:
-        return f"{there / wanted.name}: such a name would lead out of the folder"
     problem = differs(content, wanted)
     if problem and (len(content) != wanted.size or tag_is_md5(there / wanted.name)):
         return f"{there / wanted.name}: {problem}"

@@ -73,7 +73,7 @@ def place(text: str | Path) -> Path:
     text = str(text)
     if not re.match("[A-Za-z0-9]{2,}:/", text):
         return Path(text).expanduser().absolute()
-    if not re.fullmatch("s3://[^/@:?]+(/[^?]*)?", text):
+    if not re.fullmatch("s3://[^/@:?]+(/[^?]*)?", text) or ".." in text.split("/"):
         raise SweepError(
             f"{without_password(text)}: object storage is written s3://BUCKET/PREFIX; its endpoint and credentials are "
             "set as AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in ~/.aws"

@@ -1,4 +1,4 @@
-"""`make results`: runs the studies of `evidence/plan.yaml`, keeps what they say, and writes RESULTS.md from that.
+"""`make results`: runs the studies of `RESULTS/plan.yaml`, keeps what they say, and writes RESULTS.md from that.
 
 Each study is two commands, `sweep run` and `sweep confirm`, which go on where they were interrupted. One whose evidence
 is there, and was made by the same commands, is not run again: remove its file to do so.
@@ -10,9 +10,11 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 
+from .. import places
 from ..settings import Settings
 from .gathering import Entry, evidence, read_plan
 from .page import write
@@ -44,19 +46,36 @@ def _make(entry: Entry) -> int:
     for words in entry.commands():
         print(f"sweep {shlex.join(words)}", flush=True)
         listened = words[0] != "run"
-        done = subprocess.run(  # noqa: S603
-            [sys.executable, "-m", "sweep", *words],
-            env={**os.environ, "SWEEP_REPORT": "false", "COLUMNS": "120"},
-            stdout=subprocess.PIPE if listened else None,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            return done.returncode
+        code, out = _sweep(words, listened=listened)
+        if code:
+            return code
         if listened:
-            said[words[0]] = done.stdout
-    entry.path.write_text(json.dumps(evidence(entry, said, Settings()), indent=1) + "\n")
+            said[words[0]] = out
+    places.write(entry.path, (json.dumps(evidence(entry, said, Settings()), indent=1) + "\n").encode())
     return 0
 
 
-sys.exit(main())
+def _sweep(words: list[str], *, listened: bool) -> tuple[int, str]:
+    """Runs a command to its end, also when this process is to stop: the command hears of it, and checkpoints.
+
+    Returns:
+        Its exit code, and what it printed where it was listened to.
+    """
+    command = [sys.executable, "-m", "sweep", *words]
+    environment = {**os.environ, "SWEEP_REPORT": "false", "COLUMNS": "120"}
+    out = subprocess.PIPE if listened else None
+    with subprocess.Popen(command, env=environment, stdout=out, text=True) as process:  # noqa: S603
+        before = signal.signal(signal.SIGTERM, lambda number, _frame: process.send_signal(number))
+        try:
+            while True:
+                try:
+                    printed, _ = process.communicate()
+                    return process.returncode, printed or ""
+                except KeyboardInterrupt:  # a terminal sends Ctrl-C to the command as well
+                    continue
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -48,6 +48,8 @@ def _curves(axes: Axes, name: str, evidence: Mapping[str, Any]) -> None:
     lost = evidence["confirm"]["direction"] == "minimize"
     for arm in shown:
         curves = [curve for curve in evidence["curves"][arm].values() if None not in curve]
+        if not curves:
+            continue
         whole = np.array([curve for curve in curves if len(curve) == max(map(len, curves))])
         epochs = np.arange(1, whole.shape[1] + 1)
         axes.plot(epochs, whole.mean(axis=0), color=COLOURS[arm], label=arm, linewidth=1.4)

@@ -10,17 +10,18 @@ import json
 import os
 import platform
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import checkpoint
 from ..config import StudyConfig, TrialConfig
+from ..errors import ConfigError
 from ..finding import connect, stored
 from ..results import Summary, summarise
 from ..settings import Settings
-from ..studyfile import read_file
+from ..studyfile import built_in, override, parse, read_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ..batches import Part
     from ..study import Row
 
-FOLDER = Path(__file__).parent / "evidence"
+FOLDER = Path(__file__).parent / "RESULTS"
 PROBED = 10_000  # training images that a linear probe is fitted to
 
 
@@ -70,9 +71,25 @@ class Entry:
             commands.append(["confirm", self.name, *options, "--json"])
         return [*commands, *([["sensitivity", self.name]] if self.sensitivity else [])]
 
+    def config(self) -> StudyConfig:
+        """The study that its commands run.
+
+        Raises:
+            ConfigError: the plan, or the study's file, is wrong.
+        """
+        [run, *_] = self.commands()
+        raw, problems = override(read_file(cast("Path", built_in(self.study)), self.study), run[3::2])
+        config, more = parse(raw)
+        if config is None or problems:
+            raise ConfigError(f"plan.yaml: {self.name}", problems + more)
+        return config
+
     def is_made(self) -> bool:
-        """Whether there is evidence of these very commands."""
-        return self.path.exists() and self.read()["commands"] == [shlex.join(words) for words in self.commands()]
+        """Whether there is evidence of these very commands, and of this very study."""
+        if not self.path.exists():
+            return False
+        found, commands = self.read(), [shlex.join(words) for words in self.commands()]
+        return bool(found["commands"] == commands and found["config"] == self.config().model_dump(mode="json"))
 
     def read(self) -> dict[str, Any]:
         """Its evidence."""
@@ -103,13 +120,14 @@ def evidence(entry: Entry, said: Mapping[str, str], settings: Settings) -> dict[
     summary, config = summarise(entry.name, settings), stored(entry.name, settings)
     confirmed = json.loads(said.get("confirm", "null"))
     rivals = [summarise(found["study"], settings) for found in (confirmed or {"rivals": ()})["rivals"]]
-    runs = [row for each in (summary, *rivals) for row in (*each.rows, *each.controls)]
+    runs = [(each.config.name, row) for each in (summary, *rivals) for row in each.rows]
+    runs += [(f"{entry.name}.controls", row) for row in summary.controls]
     pairs = [row for row in summary.controls if row.state == "finished" and row.kind in _arms()]
     return {
         "commands": [shlex.join(words) for words in entry.commands()],
         "code": noted(entry.name, "code", connect(settings.storage)),
         "hardware": _hardware(),
-        "hours": sum((row.ended or 0) - (row.started or 0) for row in runs if row.ended) / 3600,
+        "hours": sum(_seconds(name, row, settings) for name, row in runs) / 3600,
         "config": config.model_dump(mode="json"),
         "trials": [_trial(row, config, settings) for row in summary.rows],
         "curves": _curves(pairs, config, settings),
@@ -117,6 +135,12 @@ def evidence(entry: Entry, said: Mapping[str, str], settings: Settings) -> dict[
         "confirm": confirmed,
         "sensitivity": said.get("sensitivity"),
     }
+
+
+def _seconds(study: str, row: Row, settings: Settings) -> float:
+    """Seconds that a run has trained, as its epochs have noted them."""
+    saved = checkpoint.load_latest(settings.checkpoints(study, row.number))
+    return sum(epoch.values.get("seconds", 0.0) for epoch in saved.history) if saved else 0.0
 
 
 def _arms() -> tuple[str, ...]:
@@ -184,15 +208,13 @@ def _curves(pairs: list[Row], config: StudyConfig, settings: Settings) -> dict[s
 def _probes(pairs: list[Row], summary: Summary, settings: Settings) -> dict[str, dict[int, float]]:
     """Test accuracy of a logistic regression on the codes of each member's autoencoder, by seed."""
     found: dict[str, dict[int, float]] = {}
-    for row, trial in _members(pairs, summary.config):
+    for row in pairs:
+        if row.outcome != "completed":
+            continue
+        trial = summary.config.trial(row.hyperparameters, seed=row.seed)
         folder = settings.checkpoints(f"{summary.config.name}.controls", row.number)
         found.setdefault(row.kind, {})[row.seed] = probe(trial, folder, settings)
     return found
-
-
-def _members(pairs: list[Row], config: StudyConfig) -> Iterator[tuple[Row, TrialConfig]]:
-    for row in pairs:
-        yield row, config.trial(row.hyperparameters, seed=row.seed)
 
 
 def probe(trial: TrialConfig, folder: Path, settings: Settings) -> float:

@@ -69,8 +69,8 @@ class Page:
         def line(evidence: Evidence) -> list[str]:
             found = comparisons(evidence)
             of_arm = {"guided": found["guided", "plain"]["gaps"][0]}
-            of_arm |= {arm: found["guided", arm]["gaps"][1] for arm in arms[1:]}
-            return [number(of_arm[arm]) for arm in arms]
+            of_arm |= {arm: c["gaps"][1] for arm in arms[1:] if (c := found.get(("guided", arm)))}
+            return [number(of_arm.get(arm)) for arm in arms]
 
         return self._table([of, *(f"gap of the {arm}" for arm in arms)], rows, line)
 
@@ -80,13 +80,13 @@ class Page:
 
         def line(evidence: Evidence) -> list[str]:
             found = comparisons(evidence)
-            plain = found["guided", "plain"]
-            return [
-                speedup(plain["speedup"]),
-                speedup(plain["speedup_seconds"]),
-                speedup(found["guided", "strongest"]["speedup"]),
-                speedup(found["strongest", "plain"]["speedup"]),
+            parts = [
+                ("guided", "plain", "speedup"),
+                ("guided", "plain", "speedup_seconds"),
+                ("guided", "strongest", "speedup"),
+                ("strongest", "plain", "speedup"),
             ]
+            return [speedup(found[a, b][part]) if (a, b) in found else "-" for a, b, part in parts]
 
         return self._table(heads, rows, line)
 
@@ -95,6 +95,8 @@ class Page:
         heads = [of, "second", "pairs", "half-width of the interval", "spread of the pairs", "pairs needed"]
         lines = []
         for label, name in rows.items():
+            if name not in self._made:
+                lines.append([str(label), self._missing(name), *[""] * (len(heads) - 2)])
             for (first, second), c in comparisons(self._made.get(name, {})).items():
                 final = c["final"]
                 if first == "guided" and final["low"] is not None:
@@ -132,8 +134,7 @@ class Page:
         if (c := comparisons(self._made.get(name, {})).get(("guided", second))) is None:
             return self._missing(name)
         if part == "final":
-            value, low, high = relative(c)
-            return f"{value:+.0%}" + ("" if low is None or high is None else f" [{low:+.0%}, {high:+.0%}]")
+            return percent(c)
         return speedup(c[part])
 
     def paired(self) -> dict[str, str]:
@@ -150,9 +151,8 @@ class Page:
         def line(evidence: Evidence) -> list[str]:
             found, cells = comparisons(evidence), []
             for second in ("plain", "strongest"):
-                value, low, high = relative(c := found["guided", second])
-                interval = "" if low is None or high is None else f" [{low:+.0%}, {high:+.0%}]"
-                cells += [f"{value:+.0%}{interval}", c["verdict"]]
+                c = found.get(("guided", second))
+                cells += [percent(c), c["verdict"] if c else "-"]
             return [str(len(found["guided", "plain"]["seeds"])), *cells]
 
         return self._table(["study", "pairs", "over plain", "", "over strongest", ""], self.paired(), line)
@@ -185,9 +185,11 @@ class Page:
             spreads = [t["log_tap_spread"] for t in trials]
             ranked = sorted(zip((sign * t["value"] for t in trials), spreads, strict=True))
             half = len(ranked) // 2
+            if half == 0:
+                return [str(len(trials)), "-", "-", "-"]
             found = spearmanr([sign * t["value"] for t in trials], spreads)
             bad, good = (statistics.mean(s for _, s in part) for part in (ranked[:half], ranked[-half:]))
-            return [str(len(trials)), f"{good:.3f}", f"{bad:.3f}", f"{found.statistic:+.2f}", f"{found.pvalue:.2g}"]
+            return [str(len(trials)), f"{good:.3f}", f"{bad:.3f}", f"{found.statistic:+.2f}"]
 
         heads = [
             "study",
@@ -195,7 +197,6 @@ class Page:
             "spread of log abs c11, better half",
             "worse half",
             "rank correlation",
-            "p",
         ]
         return self._table(heads, rows, line)
 
@@ -229,13 +230,13 @@ class Page:
     def hours(self) -> str:
         """Worker hours that all the evidence took, by entry and in all."""
         each = {name: evidence["hours"] for name, evidence in self._made.items()}
-        return f"{sum(each.values()):.1f} hours of one core for {len(each)} studies"
+        return f"{sum(each.values()):.1f} hours of training, two at a time, for {len(each)} studies"
 
     def commands(self) -> str:
         """The commands of every entry, and what is not there yet."""
         blocks = []
         for name, entry in self._plan.items():
-            state = f"{self._made[name]['hours'] * 60:.0f} core-minutes" if name in self._made else "not run yet"
+            state = f"{self._made[name]['hours'] * 60:.0f} minutes of training" if name in self._made else "not run yet"
             commands = self._made[name]["commands"] if name in self._made else map(" ".join, entry.commands())
             blocks.append("\n".join([f"# {name}: {state}", *(f"python -m sweep {words}" for words in commands)]))
         return "```\n" + "\n".join(blocks) + "\n```"
@@ -265,11 +266,19 @@ def comparisons(evidence: Evidence) -> dict[tuple[str, str], Evidence]:
     return found
 
 
-def relative(c: Evidence) -> tuple[float, float | None, float | None]:
+def relative(c: Evidence) -> tuple[float | None, float | None, float | None]:
     """A gain and its interval as shares of the second's level: of its loss, or of the error beside its accuracy."""
-    scale = c["levels"][1] if c["direction"] == "minimize" else 1 - c["levels"][1]
+    level = c["levels"][1] or 0.0
+    scale = (level if c["direction"] == "minimize" else 1 - level) or 1.0
     value, low, high = (c["final"][part] for part in ("value", "low", "high"))
-    return value / scale, low and low / scale, high and high / scale
+    return tuple(None if x is None else x / scale for x in (value, low, high))  # type: ignore[return-value]
+
+
+def percent(c: Evidence | None) -> str:
+    """A gain and its interval as shares; a dash where there are no pairs."""
+    value, low, high = relative(c) if c else (None, None, None)
+    interval = "" if low is None or high is None else f" [{low:+.0%}, {high:+.0%}]"
+    return "-" if value is None else f"{value:+.0%}{interval}"
 
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
