@@ -283,9 +283,13 @@ class _Controller(TuneController):
 
     def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
         starting = trial in self._trial_to_actor and trial not in self._resetting_trials
-        if starting and self._scheduler_alg.bridge.gives_more():  # for the free one
+        if starting and (self._others_wait() or self._scheduler_alg.bridge.gives_more()):  # for the free one
             return False
         return bool(super()._maybe_reuse_cached_actor(trial))
+
+    def _others_wait(self) -> bool:
+        """Whether a trial waits for which no worker starts."""
+        return any(trial not in self._trial_to_actor for trial in self._pending_trials)
 
 
 class _Searcher(Searcher):

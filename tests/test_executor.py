@@ -25,7 +25,7 @@ from sweep import checkpoint
 from sweep.config import DataConfig, Resources, TrialConfig
 from sweep.data import load
 from sweep.errors import SweepError
-from sweep.executor import Worker, _Bridge, _Scheduler, _Searcher, _StopAll, execute
+from sweep.executor import RUN_TRIAL, Worker, _Bridge, _Scheduler, _Searcher, _StopAll, execute
 from sweep.memory import Memory
 from sweep.room import Room
 from sweep.source import Job, Key, Result, Source
@@ -324,7 +324,7 @@ def test_a_worker_is_told_its_share_of_a_gpu(place: Place) -> None:
     room = Room(Resources(gpus=0.25), waiting=lambda: 0, notice=pytest.fail)
     bridge = _Bridge(Trials([job(place, 0, 1)]), limit=room.slots, stop=threading.Event())
     with bridge:
-        told = _Searcher(bridge, room).suggest("tune's id")
+        told = _Searcher(bridge, room, RUN_TRIAL).suggest("tune's id")
     assert isinstance(told, dict)
     assert json.loads(told["job"])["place"]["gpus"] == 0.25
 
@@ -464,7 +464,13 @@ def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(place: Place) ->
     for epoch in (1, 2, 3):  # wherever the checkpoint is written, there is no room
         (full.place.folder / "attempt-01" / f"epoch-{epoch:04d}.tmp").symlink_to("/dev/full")
     where = {"folder": str(full.place.folder), "data": str(place.data), "cache": str(place.cache), "gpus": 0}
-    worker = Worker({"job": json.dumps({"config": full.config.model_dump(), "place": where, "attempt": 1, "moves": 0})})
+    worker = Worker(
+        {
+            "job": json.dumps(
+                {"config": full.config.model_dump(), "place": where, "attempt": 1, "moves": 0, "run_trial": RUN_TRIAL}
+            )
+        }
+    )
     said = worker.step()
     source = Trials([])
     bridge = _Bridge(source, limit=lambda _: 1, stop=threading.Event())
@@ -495,5 +501,5 @@ def test_tune_can_write_nothing_of_the_study() -> None:
     source.password = "secret"  # type: ignore[attr-defined]
     room = Room(Resources(), waiting=source.waiting, notice=source.noticed)
     bridge = _Bridge(source, limit=room.slots, stop=threading.Event())
-    for adapter in (_Searcher(bridge, room), _Scheduler(bridge, room), _StopAll(bridge)):
+    for adapter in (_Searcher(bridge, room, RUN_TRIAL), _Scheduler(bridge, room), _StopAll(bridge)):
         assert b"secret" not in pickle.dumps(adapter)

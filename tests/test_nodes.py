@@ -246,8 +246,8 @@ def test_a_cluster_grows_for_the_trials_that_wait_and_shrinks_when_there_are_non
     file.write_text(study.replace("trials: 3", "trials: 6").replace("max_epochs: 60", "max_epochs: 20"))
     storage, taken = open_storage(storage_url), Counter[int]()  # most trials that ran, by the nodes there were
     with contextlib.closing(Cluster(tmp_path, grows=2)) as cluster:
-        words = ("run", str(file), "--address", cluster.address, "--storage", storage_url, "--tracking", server.url)
-        command = Command(workspace, *words, **cluster.environment)
+        words = ("run", str(file), "--address", cluster.address, "--storage", storage_url)
+        command = Command(workspace, *words, **cluster.environment, **server)
         try:
             while not command.over:
                 running = sum(trial.state == TrialState.RUNNING for trial in trials_of(study_name, storage)[0])

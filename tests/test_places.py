@@ -26,7 +26,7 @@ from sweep.cleaning import clean
 from sweep.config import DataConfig
 from sweep.data import load
 from sweep.errors import DataError, SweepError
-from sweep.executor import Worker, _Bridge
+from sweep.executor import RUN_TRIAL, Worker, _Bridge
 from sweep.nodes import examine, prepare
 from sweep.places import AwayError, place
 from sweep.profile import load as profiles
@@ -265,7 +265,13 @@ def test_a_store_that_is_away_is_waited_for_and_is_never_taken_for_an_empty_one(
 def test_a_store_that_refuses_ends_the_run_and_says_that_nothing_is_lost(bucket: Path, tmp_path: Path) -> None:
     gone = job(Place(place("s3://no-such-bucket/0000"), tmp_path, tmp_path / "cache"), 0, 3)
     where = {"folder": str(gone.place.folder), "data": str(tmp_path), "cache": str(gone.place.cache), "gpus": 0}
-    worker = Worker({"job": json.dumps({"config": gone.config.model_dump(), "place": where, "attempt": 1, "moves": 0})})
+    worker = Worker(
+        {
+            "job": json.dumps(
+                {"config": gone.config.model_dump(), "place": where, "attempt": 1, "moves": 0, "run_trial": RUN_TRIAL}
+            )
+        }
+    )
     said = worker.step()
     source = Trials([])
     bridge = _Bridge(source, limit=lambda _: 1, stop=threading.Event())
