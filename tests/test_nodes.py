@@ -128,7 +128,7 @@ def running(
     command, text = started(cluster, server, storage, name, place, **how)
     workspace = place / "results"
     try:
-        middle = range(2, 3 * how.get("max_epochs", 60) // 4)  # epochs: begun by both nodes, and far from the end
+        middle = range(2, how.get("max_epochs", 60) // 2)  # epochs: begun by both nodes, and far from the end
         wait_for(
             lambda: command.over or [epoch in middle for epoch in newest(workspace, name).values()] == [True] * 2,
             "both nodes in the middle of a trial",
@@ -193,7 +193,8 @@ def test_trials_of_a_node_that_hangs_go_on_elsewhere_and_nothing_counts_that_it_
 def test_trials_leave_a_node_that_is_being_drained_before_it_goes(
     cluster: Cluster, server: dict[str, str], storage_url: str, study_name: str, place: Path
 ) -> None:
-    with running(cluster, server, storage_url, study_name, place, trials=2) as study:
+    # Long trials: the notice takes some seconds to be given, and two to be seen.
+    with running(cluster, server, storage_url, study_name, place, trials=2, max_epochs=200) as study:
         before = cluster.raylets()
         cluster.drain_node()
         wait_for(lambda: study.command.over or moved(study.workspace, study.name), "the trial to go on")
