@@ -280,7 +280,7 @@ class Driver:
     def _job(self, trial: Trial | None) -> Job | None:
         if trial is None:
             return None
-        self._trials[trial.key] = trial
+        self._trials[trial.key], self._confirmed[trial.key] = trial, time.time()
         folder = self._settings.checkpoints(trial.study, trial.number)
         if trial.attempt > 1 and trial.reported and self._is_lost(folder):
             self._listener.noticed(

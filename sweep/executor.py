@@ -7,6 +7,7 @@ Tune keeps no state that matters: a new Tuner on the same source goes on.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -33,6 +34,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
+from ray.tune.utils.object_cache import _ObjectCache
 
 from cluster.connect import quiet
 
@@ -46,9 +48,11 @@ from .source import Job, Key, Result, Source
 
 RUN_TRIAL = "sweep.trial:run_trial"
 ASK_AGAIN = 1.0  # seconds; a source that has nothing now may have something when a trial ends, or after this long
-SLOTS_PER_ASK = 8  # so that many slots wait for no sampler when several become free at once
+SLOTS_PER_ASK = 4  # so that many slots wait for no sampler when several become free at once
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 LOST_AT_MOST = 3  # times in the same epoch; then the trial is failed
+SWITCH = 5e-4  # seconds after which Python's threads take turns: the sampler's waits for a database many times a trial
+IDLE_AT_MOST = 10.0  # seconds that a worker waits for its next trial; a new one takes as long to start
 
 _ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # no snapshots: the storage is the truth
@@ -80,6 +84,7 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event, run_
         tempfile.TemporaryDirectory(prefix="sweep-tune-") as scratch,
         quiet("ray.tune", "ray.air", "ray.train"),
         bridge,
+        _turns_of(SWITCH),
         mock.patch.object(tune.tune, "TuneController", _Controller),
     ):
         if ray.util.client.ray.is_connected():  # by ray://: Tune looks for the folder of a Ray on this machine
@@ -102,6 +107,16 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event, run_
         )
     if bridge.error is not None:
         raise bridge.error
+
+
+@contextlib.contextmanager
+def _turns_of(seconds: float) -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(seconds)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 class Worker(tune.Trainable):
@@ -274,12 +289,49 @@ class _Bridge:
         self.guard(lambda: self.source.lost(job.key, f"{error.strip()}\n{last_line}".strip(), lack))
 
 
+class _Workers(_ObjectCache):
+    """Workers without a trial, by what they ask of a node. Tune keeps one, and ends any other before the next trial."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since: dict[Any, float] = {}
+
+    def cache_object(self, key: Any, obj: Any) -> bool:
+        """Keeps a worker."""
+        self._since[obj] = time.monotonic()
+        self._cached_objects[key].append(obj)
+        self._num_cached_objects += 1
+        return True
+
+    def pop_cached_object(self, key: Any) -> Any:
+        """One that is kept, or None."""
+        worker = super().pop_cached_object(key)
+        self._since.pop(worker, None)
+        return worker
+
+    def flush_cached_objects(self, force_all: bool = False) -> Iterator[Any]:
+        """The workers to be ended: idle for too long, or in the way of a trial that asks for something else."""
+        now = time.monotonic()
+        for key, workers in self._cached_objects.items():
+            wanted = any(count > 0 for other, count in self._max_num_objects.items() if other != key)
+            for worker in list(workers):
+                if force_all or wanted or now - self._since[worker] > IDLE_AT_MOST:
+                    workers.remove(worker)
+                    del self._since[worker]
+                    self._num_cached_objects -= 1
+                    yield worker
+
+
 class _Controller(TuneController):
-    """Tune's loop, in which a worker that starts may come to its end.
+    """Tune's loop, in which workers outlive the moment without a trial, and one that starts may come to its end.
 
     Tune gives a trial that waits for its worker any other that is free, and ends the one that starts. Where a start
     takes longer than a trial, on a node that has joined say, there would never be more workers than there are.
     """
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self._actor_cache = _Workers()
 
     def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
         starting = trial in self._trial_to_actor and trial not in self._resetting_trials
@@ -354,8 +406,7 @@ class _Scheduler(TrialScheduler):
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        waiting = (t for t in tune_controller.get_trials() if t.status == "PENDING")
-        return next(waiting, None)
+        """None: Tune starts those that wait, in their order, without a look at all there have been."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None: ...
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:

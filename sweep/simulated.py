@@ -19,9 +19,14 @@ LAYERS = 4  # whose entropy is reported, so that there are as many metrics as re
 def run_trial(config: TrialConfig, *_place: object, interval: float = 0.5, **_attempt: object) -> Iterator[Report]:
     """Sleeps through the epochs and reports as often as a real trial does; has no checkpoints, so always begins anew.
 
+    A model with the option `waits` has no epochs: it reports that its worker is there until it is stopped.
+
     Args:
         interval: seconds between two reports, at least.
     """
+    while config.model.get("waits"):
+        yield Report([], None, None)
+        time.sleep(interval)
     last, pending = config.training.max_epochs, []
     reported = time.monotonic()
     for epoch in range(1, last + 1):

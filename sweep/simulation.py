@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from .capacity import Capacity, Samples, capacity
 from .config import StudyConfig
 from .driver import Driver
 from .finding import connect
+from .places import Place
 from .running import on_ray
 from .settings import Settings
 from .source import Job, Key, Result
@@ -25,6 +27,9 @@ from .tracking import Tracker
 
 if TYPE_CHECKING:
     from .driver import Listener
+
+WAITS = "workers that start"  # in place of a study's name
+NO_OTHER = 120.0  # seconds since the last worker began, after which the study does with those that are there
 
 SPACE = {
     "lambda1": {"low": 1e-5, "high": 1e-1, "log": True},
@@ -111,25 +116,49 @@ def simulate(
 
 
 class _Measured(Driver):
-    """The driver, which notes how long it takes and what it is told."""
+    """The driver, which lets all workers start before the first trial; then it notes how long it takes.
 
-    def __init__(self, *parts: Any):
-        super().__init__(*parts)
+    Until each slot has a worker they are given trials of no study, which wait: on one machine, the start of some would
+    slow the trials of the others down, which are on machines of their own in what is simulated.
+    """
+
+    def __init__(self, config: StudyConfig, settings: Settings, *parts: Any):
+        super().__init__(config, settings, *parts)
         self.samples = Samples()
         self._process = psutil.Process()
+        trial = config.trial(random_point(distributions(config.searched), seed=0, number=0))
+        trial = trial.model_copy(update={"model": {**trial.model, "waits": True}})
+        place = Place(settings.workspace, settings.data, settings.cache)
+        slots = config.resources.max_concurrent or 1
+        self._wait = [Job((WAITS, number), trial, place, attempt=1, alone=False) for number in range(slots)]
+        self._there: dict[Key, float] = {}
+        self._slots = slots
 
     def ask(self) -> Job | None:
+        if self._wait:
+            return self._wait.pop()
+        if not self._all_there():
+            return None
         began = time.perf_counter()
         job = super().ask()
         if job is not None:
             self.samples.asks.append(time.perf_counter() - began)
         return job
 
+    def _all_there(self) -> bool:
+        """Whether each slot has a worker, or no other comes."""
+        last = max(self._there.values(), default=math.inf)
+        return len(self._there) == self._slots or time.monotonic() - last > NO_OTHER
+
     def started(self, key: Key) -> None:
-        super().started(key)
-        self.samples.handed_out.append(time.time())
+        if key[0] != WAITS:
+            super().started(key)
+            self.samples.handed_out.append(time.time())
 
     def report(self, key: Key, result: Result) -> bool:
+        if key[0] == WAITS:
+            self._there.setdefault(key, time.monotonic())
+            return self._all_there()
         began = time.perf_counter()
         ended = super().report(key, result)
         noted = self.samples

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
-import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages._cached_storage import _CachedStorage
-from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import OperationalError
 
 from .config import StudyConfig
+from .database import Mirror
 from .errors import StorageError, reason, sentences, without_password
 from .journal import open_journal
 from .lease import FileLock, released
@@ -38,8 +33,6 @@ FORMAT = 1
 """Of what a study leaves in its storage and its workspace; larger where an older version would misread it."""
 
 OF_ITS_PLACE = ("own_code", "recorded_best", "copied_from")  # facts about a study that hold where it is, alone
-
-LOOK_EVERY = 5.0  # seconds between two looks at what other drivers have done, where nobody asks for the latest
 
 AWAY_AT_MOST = 900.0  # seconds; then the run ends, resumable
 
@@ -69,117 +62,6 @@ def open_storage(url: str) -> BaseStorage:
             f"storage {without_password(url)}: out of reach ({_hide(reason(error), url)}). Start it, or set "
             "SWEEP_STORAGE to another URL (journal:///path, sqlite:///path, postgresql+psycopg://user@host/db)."
         ) from None
-
-
-class Mirror(_CachedStorage):
-    """A database whose trials lie in memory too: what this process writes at once, what others write when it looks.
-
-    Optuna's own cache holds finished trials alone and reads all others, the waiting ones too, whenever a sampler or a
-    pruner asks for the trials of a study: 0.1 s and more for some hundred of them, several times a trial.
-    """
-
-    def __init__(self, backend: RDBStorage):
-        super().__init__(backend)
-        self._looked: dict[int, float] = {}  # when each study was last read
-
-    def look(self, study_id: int) -> None:
-        """Sees to it that `get_all_trials` next reads what others have written."""
-        self._looked.pop(study_id, None)
-
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        """A trial as this process knows it, a copy."""
-        with self._lock:
-            study_id, number = self._trial_id_to_study_id_and_number.get(trial_id, (-1, -1))
-            known = self._studies[study_id].trials.get(number) if study_id in self._studies else None
-        return self.latest(trial_id) if known is None else copy.deepcopy(known)
-
-    def latest(self, trial_id: int) -> FrozenTrial:
-        """A trial as all drivers have left it."""
-        frozen = self._backend.get_trial(trial_id)
-        self._change(trial_id, lambda trial: trial.__dict__.update(copy.deepcopy(frozen).__dict__))
-        return frozen
-
-    def _read_trials_from_remote_storage(self, study_id: int) -> None:
-        now = time.monotonic()
-        if now - self._looked.get(study_id, -math.inf) >= LOOK_EVERY:
-            super()._read_trials_from_remote_storage(study_id)
-            self._looked[study_id] = now
-
-    def set_trial_param(
-        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
-    ) -> None:
-        """Chooses a value."""
-        super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
-        value = distribution.to_external_repr(param_value_internal)
-
-        def change(trial: FrozenTrial) -> None:
-            trial.params = {**trial.params, param_name: value}
-            trial.distributions = {**trial.distributions, param_name: distribution}
-
-        self._change(trial_id, change)
-
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Takes a trial, which may fail where another driver was faster, or ends one."""
-        try:
-            done = super().set_trial_state_values(trial_id, state, values)
-        except UpdateFinishedTrialError:
-            if state != TrialState.RUNNING:
-                raise
-            done = False  # it waits in memory alone
-
-        def change(trial: FrozenTrial) -> None:
-            trial.state = state
-            trial.values = None if values is None else list(values)
-            if state == TrialState.RUNNING:
-                trial.datetime_start = datetime.now()
-            elif state.is_finished():
-                trial.datetime_complete = datetime.now()
-
-        if done:
-            self._change(trial_id, change)
-        elif trial_id in self._trial_id_to_study_id_and_number:
-            self.look(self._trial_id_to_study_id_and_number[trial_id][0])
-        return done
-
-    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """Reports a value."""
-        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
-
-        def change(trial: FrozenTrial) -> None:
-            trial.intermediate_values = {**trial.intermediate_values, step: intermediate_value}
-
-        self._change(trial_id, change)
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Writes an attribute."""
-        super().set_trial_user_attr(trial_id, key, value)
-        self._change(trial_id, lambda trial: setattr(trial, "user_attrs", {**trial.user_attrs, key: value}))
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Writes an attribute of Optuna's."""
-        super().set_trial_system_attr(trial_id, key, value)
-        self._change(trial_id, lambda trial: setattr(trial, "system_attrs", {**trial.system_attrs, key: value}))
-
-    def _change(self, trial_id: int, change: Callable[[FrozenTrial], object]) -> None:
-        """Puts a changed copy in a trial's place: whoever was given the old one keeps it as it was."""
-        with self._lock:
-            study_id, number = self._trial_id_to_study_id_and_number.get(trial_id, (-1, -1))
-            if study_id in self._studies and number in self._studies[study_id].trials:
-                trials = self._studies[study_id].trials
-                trial = copy.copy(trials[number])
-                change(trial)
-                trials[number] = trial
-
-
-def look_again(storage: BaseStorage, study_id: int) -> None:
-    """Sees to it that a study's trials are next read as all drivers have left them."""
-    if isinstance(storage, Mirror):
-        storage.look(study_id)
-
-
-def latest_trial(storage: BaseStorage, trial_id: int) -> FrozenTrial:
-    """A trial as all drivers have left it."""
-    return storage.latest(trial_id) if isinstance(storage, Mirror) else storage.get_trial(trial_id)
 
 
 @contextlib.contextmanager

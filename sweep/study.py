@@ -14,17 +14,19 @@ from uuid import uuid4
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from .config import Scalar, StudyConfig, TrialConfig
+from .database import latest_trial, look_again, owner_mark, together
 from .errors import StorageError
 from .knowledge import KnowingSampler, known_trials
 from .lease import FileLock, Watch, lease, owner, released
 from .metrics import EpochMetrics
 from .places import files, here
 from .space import Distributions, distributions, random_point, sobol_points, suggest
-from .storage import FORMAT, exclusive, latest_trial, look_again, stored_config
+from .storage import FORMAT, exclusive, stored_config
 
 Outcome = Literal["completed", "pruned", "diverged", "failed"]
 Arm = Literal[
@@ -34,6 +36,13 @@ Arm = Literal[
 
 ARMS: tuple[Arm, ...] = get_args(Arm)
 Kind = Literal["trial", "control", "tuned", "finalist"] | Arm
+
+_STATES: dict[Outcome, TrialState] = {
+    "completed": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "diverged": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
 
 
 @dataclass
@@ -265,7 +274,8 @@ class Study:
         self._study.sampler = KnowingSampler(sampler, self._known, self._space) if self._known else sampler
         handle = optuna.Trial(self._study, frozen._trial_id)
         attrs = handle.user_attrs
-        values = {name: suggest(handle, name, distribution) for name, distribution in self._space.items()}
+        with together(self._storage):
+            values = {name: suggest(handle, name, distribution) for name, distribution in self._space.items()}
         hyperparameters = {**values, **attrs.get("hyperparameters", {})}
         reported, kind = sorted(frozen.intermediate_values), attrs.get("kind", "trial")
         config = self.config.trial(hyperparameters, seed=attrs.get("seed"))
@@ -289,8 +299,7 @@ class Study:
 
     def owns(self, trial: Trial) -> bool:
         """Whether a trial is still this driver's: one that slept may have been taken for dead."""
-        mark: object = latest_trial(self._storage, trial.handle._trial_id).user_attrs.get("owner")
-        return mark == trial.mark
+        return owner_mark(self._storage, trial.handle._trial_id) == trial.mark
 
     def renew(self, beat: int) -> None:
         """Tells the drivers on other hosts that this one lives; to be called every ``RENEW_EVERY`` seconds."""
@@ -334,25 +343,25 @@ class Study:
         Args:
             tags: what the tracker was told beside, kept for the case that it never got there.
         """
-        if latest_trial(self._storage, trial.handle._trial_id).state.is_finished():
+        facts = {
+            "epochs": trial.epochs,
+            "checkpoint": checkpoint,
+            "error": error,
+            "tags": tags and dict(tags),
+            "outcome": outcome,
+        }
+        try:
+            with together(self._storage):
+                for name, value in facts.items():
+                    if value is not None:
+                        trial.handle.set_user_attr(name, value)
+                if outcome in ("pruned", "diverged"):
+                    # A divergence late in training must not look better to TPE than an early pruning.
+                    trial.handle.set_constraint("diverged", 1.0 if outcome == "diverged" else -1.0)
+        except UpdateFinishedTrialError:
             return  # told before, in a call whose answer was lost
-        for name, value in (
-            ("epochs", trial.epochs),
-            ("checkpoint", checkpoint),
-            ("error", error),
-            ("tags", tags and dict(tags)),
-            ("outcome", outcome),
-        ):
-            if value is not None:
-                trial.handle.set_user_attr(name, value)
-        if outcome == "completed":
-            self._study.tell(trial.handle, trial.best, TrialState.COMPLETE)
-        elif outcome == "failed":
-            self._study.tell(trial.handle, state=TrialState.FAIL)
-        else:
-            # A divergence late in training must not look better to TPE than an early pruning: it violates a constraint.
-            trial.handle.set_constraint("diverged", 1.0 if outcome == "diverged" else -1.0)
-            self._study.tell(trial.handle, state=TrialState.PRUNED)
+        state = _STATES[outcome]
+        self._study.tell(trial.handle, trial.best if state == TrialState.COMPLETE else None, state)
 
     def note_failure(self, trial: Trial, error: str) -> None:
         """Counts an error of the trial's own code that does not end it."""
