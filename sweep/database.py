@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
@@ -141,6 +141,8 @@ class Mirror(_CachedStorage):
             marks = select(attributes.c.trial_id, attributes.c.value_json).join(trials)
             running = of_study & (trials.c.state == TrialState.RUNNING) & (attributes.c.key == OWNER)
             owners = {row[0]: json.loads(row[1]) for row in connection.execute(marks.where(running))}
+        if not found:
+            self._backend.get_study_name_from_id(study_id)  # KeyError where there is no such study
         wanted: set[int] = set()
         times: dict[int, Times] = {}
         for trial_id, state, start, end in found:
@@ -173,7 +175,9 @@ class Mirror(_CachedStorage):
             ValueError: the study has another distribution of that name.
         """
         with self._lock:
-            study = self._studies[self._trial_id_to_study_id_and_number[trial_id][0]]
+            study_id, number = self._trial_id_to_study_id_and_number[trial_id]
+            study = self._studies[study_id]
+            self._backend.check_trial_is_updatable(trial_id, study.trials[number].state)
             there = (t.distributions[param_name] for t in study.trials.values() if param_name in t.distributions)
             before = study.param_distribution.get(param_name) or next(there, distribution)
             check_distribution_compatibility(before, distribution)
@@ -190,12 +194,12 @@ class Mirror(_CachedStorage):
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Takes a trial, which may fail where another driver was faster, or ends one."""
         self._flush()
+        done = False
         try:
             done = super().set_trial_state_values(trial_id, state, values)
-        except UpdateFinishedTrialError:
-            if state != TrialState.RUNNING:
-                raise
-            done = False  # it waits in memory alone
+        finally:
+            if not done and trial_id in self._trial_id_to_study_id_and_number:
+                self.look(self._trial_id_to_study_id_and_number[trial_id][0])
 
         def change(trial: FrozenTrial) -> None:
             trial.state = state
@@ -207,8 +211,6 @@ class Mirror(_CachedStorage):
 
         if done:
             self._change(trial_id, change)
-        elif trial_id in self._trial_id_to_study_id_and_number:
-            self.look(self._trial_id_to_study_id_and_number[trial_id][0])
         return done
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
@@ -267,7 +269,9 @@ class Mirror(_CachedStorage):
         trials = models.TrialModel.__table__
         with self._transaction() as connection:
             for trial_id in {write.trial_id for write in writes}:
-                state = connection.execute(select(trials.c.state).where(trials.c.trial_id == trial_id)).scalar_one()
+                state = connection.scalar(select(trials.c.state).where(trials.c.trial_id == trial_id))
+                if state is None:
+                    raise KeyError(f"No trial {trial_id}")
                 self._backend.check_trial_is_updatable(trial_id, state)
             for model, those in rows.items():
                 table, key = model.__table__, _KEYS[model]

@@ -255,9 +255,10 @@ class Study:
                     return self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
             for frozen in self._frozen(TrialState.WAITING, latest=False) if new else []:
                 # WAITING -> RUNNING is Optuna's one atomic step: False means that another driver was faster.
-                if self._storage.set_trial_state_values(frozen._trial_id, state=TrialState.RUNNING):
-                    self._taken.append((frozen, mark := owner(1)))
-                    return self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
+                with contextlib.suppress(UpdateFinishedTrialError):  # it waits in memory alone
+                    if self._storage.set_trial_state_values(frozen._trial_id, state=TrialState.RUNNING):
+                        self._taken.append((frozen, mark := owner(1)))
+                        return self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
         return None
 
     def _is_free(self, frozen: FrozenTrial) -> bool:

@@ -21,14 +21,15 @@ from ray.tune.search import Searcher
 from ray.util.placement_group import placement_group_table
 
 from cluster.connect import connected
-from sweep import checkpoint
+from sweep import checkpoint, executor, simulation
 from sweep.config import DataConfig, Resources, TrialConfig
 from sweep.data import load
 from sweep.errors import SweepError
-from sweep.executor import RUN_TRIAL, Worker, _Bridge, _Scheduler, _Searcher, _StopAll, execute
+from sweep.executor import RUN_TRIAL, Worker, _Bridge, _Scheduler, _Searcher, _StopAll, _Workers, execute
 from sweep.memory import Memory
 from sweep.room import Room
 from sweep.source import Job, Key, Result, Source
+from sweep.space import distributions, random_point
 from sweep.trial import Place, run_trial
 
 from .processes import descendants, title
@@ -414,6 +415,59 @@ def test_losses_count_as_long_as_a_trial_makes_no_progress(place: Place) -> None
         loses_its_worker()
         assert source.given_up == {0: "the node died\nthe worker died 3 times in the same epoch"}
         assert bridge.take() == Searcher.FINISHED
+
+
+class Pauses(Trials):
+    """Four trials, then none until all have ended and a second has passed, then four more."""
+
+    def __init__(self, jobs: list[Job]):
+        super().__init__(jobs)
+        self.rounds: list[set[float]] = [set(), set()]  # process ids
+        self.over = 0
+        self.pause_until = 0.0
+
+    def ask(self) -> Job | None:
+        if len(self.left) == 4 and (self.over < 4 or time.monotonic() < self.pause_until):
+            return None
+        return super().ask()
+
+    def report(self, key: Key, result: Result) -> bool:
+        self.rounds[key[1] // 4] |= {m.values["worker/pid"] for m in result.epochs}
+        if result.outcome is not None:
+            self.over += 1
+            self.pause_until = time.monotonic() + 1.0
+        return super().report(key, result)
+
+
+@pytest.mark.usefixtures("devices")
+def test_workers_stay_through_a_moment_without_a_trial(tmp_path: Path) -> None:
+    config = simulation.study_of(simulation.Load(8, 4, epochs=40, epoch_seconds=0.1))
+    trial = config.trial(random_point(distributions(config.searched), seed=0, number=0))
+    where = Place(tmp_path, tmp_path, tmp_path)
+    source = Pauses([Job(("study", number), trial, where, attempt=1) for number in range(8)])
+    execute(source, Resources(cpus=1, gpus=0), stop=threading.Event(), run_trial="sweep.simulated:run_trial")
+    first, second = source.rounds
+    assert len(first) == 4
+    assert second == first, "four are ready, and no process was started anew"
+
+
+def test_a_worker_without_a_trial_ends_after_a_while_or_where_it_is_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = _Workers()
+    for name in ("a", "b", "c"):
+        assert workers.cache_object("one CPU", name)
+    assert list(workers.flush_cached_objects()) == []
+    assert workers.pop_cached_object("one CPU") == "a"
+    assert workers.pop_cached_object("a whole GPU") is None
+    workers.increase_max("one CPU")  # a trial of their own kind waits
+    assert list(workers.flush_cached_objects()) == []
+    workers.increase_max("a whole GPU")
+    assert list(workers.flush_cached_objects()) == ["b", "c"]
+    workers.decrease_max("a whole GPU")
+    workers.cache_object("one CPU", "d")
+    assert list(workers.flush_cached_objects()) == []
+    monkeypatch.setattr(executor, "IDLE_AT_MOST", -1.0)
+    assert list(workers.flush_cached_objects()) == ["d"]
+    assert workers.num_cached_objects == 0
 
 
 def test_a_trial_that_must_be_alone_waits_until_no_other_runs(place: Place) -> None:
