@@ -96,7 +96,15 @@ class Progress:
 
 
 class LogLines(Progress):
-    """One line per finished trial: for pipes and log files."""
+    """One line at the start and one per finished trial: for pipes and log files."""
+
+    def started(self, trial: Trial) -> None:
+        """Prints, with the first one, what is to come."""
+        if not self._ended_here and not self.running:
+            epochs, ended = self.config.training.max_epochs, sum(self.counts.values())
+            left = f"{self._left} to train, of {epochs} epochs at most"
+            self.console.print(f"{self.config.name}: {left}; {ended or 'none'} ended before", soft_wrap=True)
+        super().started(trial)
 
     def ended(self, trial: Trial, outcome: Outcome, error: str | None) -> None:
         """Prints the line."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -168,3 +169,13 @@ def test_a_name_that_the_plan_lacks_is_refused() -> None:
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "not in the plan: mnist-guidance-d80" in done.stderr
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_page() -> None:
+    readme, page = (
+        re.sub(r"\s+", " ", (ROOT / name).read_text()) for name in ("README.md", "sweep/studies/RESULTS.md")
+    )
+    claims = readme.partition("**The paper's claims**")[2].partition("What guidance does here")[0]
+    numbers = re.findall(r"[-+]?[\d.]+[x%] \[[^\]]+\]", claims)
+    assert len(numbers) >= 9
+    assert [number for number in numbers if number not in page] == []
