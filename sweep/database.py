@@ -68,13 +68,13 @@ class Mirror(_CachedStorage):
         self._reading = threading.Lock()  # one at a time: an older look must not overwrite a later one
         self._written = defaultdict[int, set[int]](set)  # by study: trials written to since the last look at it began
         self._ours: dict[int, Any] = {}  # marks that this process has left on trials
-        self._mine = threading.local()  # of each thread: the study to look at anew, writes that wait for `together`
+        self._mine = threading.local()  # of each thread: studies to look at anew, writes that wait for `together`
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     def look(self, study_id: int) -> None:
         """Sees to it that this thread's next `get_all_trials` reads what others have written."""
-        self._mine.look = study_id
+        self._mine.__dict__.setdefault("looks", set()).add(study_id)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """A trial as this process knows it, a copy."""
@@ -99,10 +99,10 @@ class Mirror(_CachedStorage):
 
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
         """Called before the trials of a study are given out; nobody waits for what need not be the latest."""
-        now = time.monotonic()
-        if study_id not in self._looked or getattr(self._mine, "look", None) == study_id:
+        now, looks = time.monotonic(), self._mine.__dict__.setdefault("looks", set())
+        if study_id not in self._looked or study_id in looks:
             self._look(study_id)
-            self._mine.look = None
+            looks.discard(study_id)
         elif now - self._looked[study_id] >= LOOK_EVERY:
             self._looked[study_id] = now
             threading.Thread(target=self._look_quietly, args=(study_id,), name="look", daemon=True).start()
