@@ -310,12 +310,13 @@ class _Workers(_ObjectCache):
         return worker
 
     def flush_cached_objects(self, force_all: bool = False) -> Iterator[Any]:
-        """The workers to be ended: idle for too long, or in the way of a trial that asks for something else."""
+        """The workers to be ended: idle for too long, but for one, or in the way of a trial of another kind."""
         now = time.monotonic()
         for key, workers in self._cached_objects.items():
             wanted = any(count > 0 for other, count in self._max_num_objects.items() if other != key)
             for worker in list(workers):
-                if force_all or wanted or now - self._since[worker] > IDLE_AT_MOST:
+                idle = now - self._since[worker] > IDLE_AT_MOST and self._num_cached_objects > 1
+                if force_all or wanted or idle:
                     workers.remove(worker)
                     del self._since[worker]
                     self._num_cached_objects -= 1

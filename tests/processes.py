@@ -317,6 +317,13 @@ class Cluster:
                 return training
         return 0
 
+    def clear(self) -> None:
+        """Kills the nodes beside the head."""
+        for node in self._nodes:
+            kill(descendants(node.pid))
+            self._killed.append(node)
+        self._nodes.clear()
+
     def freeze_node(self) -> list[psutil.Process]:
         """Stops all processes of a node that trains, as those of a machine that hangs; returns them."""
         for node in self._nodes:

@@ -463,10 +463,13 @@ def test_a_worker_without_a_trial_ends_after_a_while_or_where_it_is_in_the_way(m
     workers.increase_max("a whole GPU")
     assert list(workers.flush_cached_objects()) == ["b", "c"]
     workers.decrease_max("a whole GPU")
-    workers.cache_object("one CPU", "d")
+    for name in ("d", "e"):
+        workers.cache_object("one CPU", name)
     assert list(workers.flush_cached_objects()) == []
     monkeypatch.setattr(executor, "IDLE_AT_MOST", -1.0)
     assert list(workers.flush_cached_objects()) == ["d"]
+    assert list(workers.flush_cached_objects()) == [], "one is there for a trial that loses its own"
+    assert list(workers.flush_cached_objects(force_all=True)) == ["e"]
     assert workers.num_cached_objects == 0
 
 

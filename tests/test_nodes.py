@@ -161,6 +161,7 @@ def test_sixty_trials_on_two_nodes_are_sixty_when_one_of_the_nodes_is_killed(
         assert command.end() == 0, command.out
     finally:
         command.close()
+        cluster.clear()
     left = left_by(workspace, study_name, open_storage(storage_url))
     assert_whole(left, study_name, trials=60, controls=0)
     assert {trial.state for trial in left.trials} == {TrialState.COMPLETE}
