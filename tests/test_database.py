@@ -23,10 +23,12 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from sweep import database
+from sweep.config import StudyConfig
 from sweep.database import Mirror
 from sweep.storage import open_storage
+from sweep.study import Study
 
-from .conftest import connections_closed
+from .conftest import MakeConfig, connections_closed
 from .processes import wait_for
 
 
@@ -235,6 +237,30 @@ def test_a_waiting_trial_is_taken_by_one_of_two_drivers(url: str, storage: Mirro
     with pytest.raises(UpdateFinishedTrialError):
         storage.set_trial_state_values(waiting, TrialState.RUNNING)
     assert storage.get_all_trials(study)[0].state == TrialState.COMPLETE, "a refusal makes it look"
+
+
+def test_a_decision_rests_on_what_others_wrote_just_now(
+    url: str, study_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOOK_EVERY", 1e9)
+    config: StudyConfig = study_config(search={"trials": 3})
+    ours, theirs = (Study(config, open_storage(url), workspace=tmp_path) for _ in range(2))
+    ours.fill()
+    assert ours.waiting() == 3
+    taken = [theirs.ask(), theirs.ask()]
+    assert [trial.number for trial in taken if trial] == [0, 1]
+    assert taken[1] is not None
+    theirs.tell(taken[1], "failed", checkpoint=None, error=None)
+    assert ours.waiting() == 3, "memory alone"
+    mine = ours.ask()
+    assert mine is not None
+    assert mine.number == 2, "neither one that runs elsewhere nor one that has ended"
+    assert ours.ask() is None
+    assert [row.state for row in ours.rows()] == ["running", "finished", "running"]
+    theirs.enqueue({"lambda1": 1e-3})
+    added = ours.ask()
+    assert added is not None, "looked again before saying that there is none"
+    assert added.number == 3
 
 
 def test_writing_takes_few_statements(storage: Mirror) -> None:

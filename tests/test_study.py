@@ -18,6 +18,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from sweep import checkpoint
@@ -25,7 +26,7 @@ from sweep.config import StudyConfig
 from sweep.errors import StorageError, without_password
 from sweep.metrics import EpochMetrics
 from sweep.storage import FORMAT, open_storage, stored_config, study_names
-from sweep.study import Study, Trial, decision_epochs, read_rows
+from sweep.study import _TPE, Study, Trial, decision_epochs, read_rows
 
 from .conftest import MakeConfig
 
@@ -201,6 +202,19 @@ def test_the_sampler_qmc_draws_sobol_points(opened: Any, study_config: MakeConfi
     study = opened(study_config(search={"trials": 16, "sampler": "qmc"}), journal_url)
     study.fill()
     assert parts([t.hyperparameters["lambda1"] for t in everything(study)], 16) == list(range(16))
+
+
+def test_the_sampler_that_is_told_the_space_draws_the_points_of_optunas() -> None:
+    space = {"x": FloatDistribution(1e-3, 1.0, log=True), "kind": CategoricalDistribution(("a", "b"))}
+
+    def points(sampler: optuna.samplers.BaseSampler) -> list[dict[str, object]]:
+        study = optuna.create_study(sampler=sampler)
+        for number in range(30):
+            trial = study.ask(space)
+            study.tell(trial, trial.params["x"] + (number % 3))
+        return [trial.params for trial in study.trials]
+
+    assert points(_TPE(space, seed=7)) == points(optuna.samplers.TPESampler(seed=7))
 
 
 def test_a_users_own_trial_is_one_more(opened: Any, study_config: MakeConfig, storage_url: str) -> None:
