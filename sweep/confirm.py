@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import checkpoint, running
-from .config import OF_CONFIRM, Scalar, StudyConfig
+from .config import OF_CONFIRM, StudyConfig
 from .data import reader
+from .dimensions import Scalar
 from .errors import ConfigError, TrackingError, nearest
 from .finalists import missing
 from .finding import load, stored

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .config import Resources, StudyConfig
+from .config import StudyConfig
+from .sections import Resources
 from .settings import Settings
 
 if TYPE_CHECKING:

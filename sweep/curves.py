@@ -11,7 +11,7 @@ from .results import Summary
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from .config import Scalar
+    from .dimensions import Scalar
     from .metrics import EpochMetrics
     from .study import Kind, Row
 

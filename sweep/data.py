@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .batches import Part
-    from .config import DataConfig
+    from .sections import DataConfig
 
 DATASETS: dict[str, type[Reader]] = {
     "digits": Digits,

@@ -29,7 +29,7 @@ from .places import is_remote
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .config import DataConfig
+    from .sections import DataConfig
 
     Arrays = tuple[NDArray[Any], NDArray[Any]]  # inputs and labels of one part, as they are stored
 

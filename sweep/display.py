@@ -15,7 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from .config import ALIASES, StudyConfig
+from .config import StudyConfig
+from .dimensions import ALIASES
 from .explain import WIDE, meaning, standing_out, trust
 from .words import duration, inline, short, spread, verdicts
 

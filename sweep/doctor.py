@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import torch
 
-from .config import DataConfig
 from .data import DATASETS, load
 from .errors import SweepError, without_password
 from .places import check, here, is_remote
+from .sections import DataConfig
 from .settings import Settings
 from .storage import open_storage
 from .tracking import Tracker

@@ -38,12 +38,13 @@ from ray.tune.utils.object_cache import _ObjectCache
 
 from cluster.connect import quiet
 
-from .config import Resources, TrialConfig
+from .config import TrialConfig
 from .errors import SweepError
 from .memory import cap, hint, killed_for_lack, lacking
 from .metrics import EpochMetrics, Report
 from .places import AwayError, Place, place
 from .room import Room
+from .sections import Resources
 from .source import Job, Key, Result, Source
 
 RUN_TRIAL = "sweep.trial:run_trial"

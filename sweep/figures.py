@@ -14,7 +14,7 @@ from optuna.trial import TrialState, create_trial
 from optuna.visualization import plot_parallel_coordinate, plot_slice
 from plotly.colors import sample_colorscale
 
-from .config import Choices, Range
+from .dimensions import Choices, Range
 from .space import distributions
 
 if TYPE_CHECKING:

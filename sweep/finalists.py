@@ -10,7 +10,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .config import Choices, Range, Scalar, StudyConfig
+from .config import StudyConfig
+from .dimensions import Choices, Range, Scalar
 from .space import distributions, sobol_points
 from .study import Kind, Row
 

@@ -14,7 +14,7 @@ from .sensitivity import Analysis, Effect, Surface, effect, surface
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from .config import Choices, Range
+    from .dimensions import Choices, Range
     from .study import Row
 
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from .config import DataConfig
     from .datasets import Arrays
+    from .sections import DataConfig
 
 # Of ImageNet's training images, as torchvision and most others take for photographs of any kind.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

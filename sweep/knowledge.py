@@ -15,7 +15,8 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from .config import Scalar, StudyConfig
+from .config import StudyConfig
+from .dimensions import Scalar
 from .space import contains, distributions
 
 STATES = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.PRUNED}

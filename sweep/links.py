@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from .config import ALIASES, Range
+from .dimensions import ALIASES, Range
 
 if TYPE_CHECKING:
     from .config import StudyConfig

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from models import MODELS, SIZES, model_class, options, takes_any
 
-from .config import DataConfig, TaskConfig
 from .errors import nearest
 from .own import ImportPathError, imported, is_import_path
+from .sections import DataConfig, TaskConfig
 
 
 def check_names(raw: Mapping[str, Any]) -> list[str]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from . import places
-from .config import DataConfig, StudyConfig
+from .config import StudyConfig
 from .errors import SweepError, without_password
+from .sections import DataConfig
 from .settings import Settings
 
 if TYPE_CHECKING:

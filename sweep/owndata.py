@@ -30,8 +30,8 @@ from .own import ImportPathError, imported, place_of, source_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .config import DataConfig
     from .datasets import Arrays
+    from .sections import DataConfig
 
 PARTS = ("train", "val", "test")
 

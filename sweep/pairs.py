@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import Objective
 from .metrics import EpochMetrics
+from .sections import Objective
 
 ALPHA, POWER = 0.05, 0.8
 RESAMPLES = 9_999

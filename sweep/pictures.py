@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from .config import Choices, Range
+from .dimensions import Choices, Range
 from .figures import FIRST, LAYERS, ROLES, TOTAL, evenly, spans_decades
 
 if TYPE_CHECKING:

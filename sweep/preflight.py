@@ -11,10 +11,12 @@ from pydantic import ValidationError
 
 from models import model_class
 
-from .config import Choices, DataConfig, Range, Scalar, StudyConfig
+from .config import StudyConfig
+from .dimensions import Choices, Range, Scalar
 from .errors import DataError
 from .names import check_names
 from .own import is_import_path
+from .sections import DataConfig
 from .settings import Settings
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from .config import Scalar
+    from .dimensions import Scalar
     from .metrics import EpochMetrics
     from .settings import Settings
 

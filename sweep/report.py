@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from . import explain, figures, pictures, words
-from .config import ALIASES
+from .dimensions import ALIASES
 from .findings import Findings
 from .provenance import tags as code_tags
 from .studyfile import to_yaml

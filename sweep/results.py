@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .config import FinalistsConfig, SearchConfig, StudyConfig
+from .config import StudyConfig
 from .finding import connect, stored, studies
 from .links import VIEW, experiment_url, run_url, view_url
+from .sections import FinalistsConfig, SearchConfig
 from .settings import Settings
 from .studyfile import to_yaml
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .config import OF_CONFIRM, Choices, Dimension, FinalistsConfig, Range, Scalar, StudyConfig
+from .config import OF_CONFIRM, StudyConfig
+from .dimensions import Choices, Dimension, Range, Scalar
 from .finalists import Wanted, best_rows, of_guidance, tuned_space, unguided
+from .sections import FinalistsConfig
 from .study import Arm, Row
 
 METHODS: tuple[Arm, ...] = ("dropout", "weight_decay", "batch_norm", "he", "orthogonal", "lsuv")

@@ -10,8 +10,8 @@ from typing import Any
 
 from cluster.room import Node, Placeholders, bundle, can_grow, nodes
 
-from .config import Resources
 from .errors import SweepError
+from .sections import Resources
 
 LOOK_EVERY = 2.0  # seconds
 PATIENCE = 900.0  # seconds without a node that has room for a trial

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from . import classifiers
-from .config import Scalar
+from .dimensions import Scalar
 from .errors import SweepError
 from .surrogates import Array, GaussianProcess, Input, Inputs, Mask, PolynomialChaos, Surrogate, uniform_points
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .conclusions import importances, publish, report, sensitivity
-from .config import Scalar, StudyConfig, TrialConfig
+from .config import StudyConfig, TrialConfig
+from .dimensions import Scalar
 from .errors import ConfigError, DivergenceError, SweepError, nearest
 from .finding import agree, connect, continued, load, stored, studies
 from .results import Summary, export, finished_rows, run_links, summarise, ui

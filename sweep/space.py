@@ -14,7 +14,7 @@ from optuna.distributions import (
 )
 from optuna.trial import Trial
 
-from .config import Choices, Range, Scalar
+from .dimensions import Choices, Range, Scalar
 
 Distribution = BaseDistribution
 Distributions = Mapping[str, BaseDistribution]

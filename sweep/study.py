@@ -18,8 +18,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from .config import Scalar, StudyConfig, TrialConfig
+from .config import StudyConfig, TrialConfig
 from .database import latest_trial, look_again, owner_mark, together
+from .dimensions import Scalar
 from .errors import StorageError
 from .knowledge import KnowingSampler, known_trials
 from .lease import FileLock, Watch, lease, owner, released

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from losses.options import PAPER
 
-from .config import ALIASES, StudyConfig
+from .config import StudyConfig
+from .dimensions import ALIASES
 from .errors import ConfigError, SweepError, sentences
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import Scalar
+from .dimensions import Scalar
 from .space import Distribution, from_unit
 
 Array = NDArray[np.float64]

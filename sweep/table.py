@@ -18,7 +18,8 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from .config import Scalar, StudyConfig
+from .config import StudyConfig
+from .dimensions import Scalar
 from .errors import SweepError, nearest
 from .finalists import unguided
 from .settings import Settings

@@ -18,9 +18,10 @@ from losses import EntropyGuidance
 from losses.task import Task
 
 from .batches import Part, batches
-from .config import TrainingConfig, TrialConfig
+from .config import TrialConfig
 from .datasets import DatasetInfo
 from .metrics import EpochMetrics
+from .sections import TrainingConfig
 
 EVALUATED = 512 * 3 * 32 * 32  # numbers of a batch that is evaluated
 METER_BUFFER = 2**22  # numbers, 16 MB of float32; an epoch of 54,000 images and 10 classes fits

@@ -19,12 +19,13 @@ from losses.task import TASKS, Task, customised
 from models import build_model
 
 from . import checkpoint
-from .config import TaskConfig, TrialConfig
+from .config import TrialConfig
 from .data import Dataset, load
 from .datasets import DatasetInfo
 from .metrics import Report
 from .own import imported, is_import_path
 from .places import Place
+from .sections import TaskConfig
 from .training import Diverged, Run, build_optimizer, fit, initialise, input_batches
 
 LOOKED_AT = 256  # training images that an initialisation may look at

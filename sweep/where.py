@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .config import Scalar
+from .dimensions import Scalar
 from .errors import SweepError, nearest
 
 Condition = Callable[[Any], bool]  # of one hyperparameter's value

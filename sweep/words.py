@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from .config import Scalar, StudyConfig
+from .config import StudyConfig
+from .dimensions import Scalar
 
 if TYPE_CHECKING:  # a terminal shows something sooner where a line of text does not wait for what the driver imports
     from .finalists import Comparison, Sample

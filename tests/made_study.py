@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweep import checkpoint
 from sweep.conclusions import report
-from sweep.config import Scalar, StudyConfig
+from sweep.config import StudyConfig
+from sweep.dimensions import Scalar
 from sweep.finalists import unguided
 from sweep.metrics import EpochMetrics
 from sweep.report import Report

@@ -25,7 +25,8 @@ import pytest
 import scipy.stats  # noqa: F401
 
 from sweep import confirm, driver, executor, room, running, service, tracking, trial  # noqa: F401
-from sweep.config import Resources, StudyConfig
+from sweep.config import StudyConfig
+from sweep.sections import Resources
 from sweep.settings import Settings
 from sweep.source import Job, Result, Source
 from sweep.trial import run_trial

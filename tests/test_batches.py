@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sweep.batches import Split, batches
-from sweep.config import DataConfig
 from sweep.data import load
+from sweep.sections import DataConfig
 
 
 @pytest.fixture(scope="module")

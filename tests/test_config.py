@@ -16,7 +16,9 @@ from torch import nn
 
 from losses import EntropyGuidance
 from losses.options import PAPER
-from sweep.config import ALIASES, Choices, GuidanceConfig, Objective, Range, Resources, StudyConfig, TrainingConfig
+from sweep.config import StudyConfig
+from sweep.dimensions import ALIASES, Choices, Range
+from sweep.sections import GuidanceConfig, Objective, Resources, TrainingConfig
 from sweep.studyfile import parse, read_yaml, to_yaml
 
 from .conftest import MakeConfig

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
 
-from sweep.config import DataConfig
 from sweep.data import DATASETS, load, reader, split_sizes
 from sweep.data import prepare as prepare_reader
 from sweep.datasets import balanced_order
 from sweep.errors import DataError
+from sweep.sections import DataConfig
 
 NOWHERE = Path("/nonexistent")  # a data root that the digits do not need
 
@@ -227,7 +227,7 @@ def test_processes_may_prepare_at_once(tmp_path, digits):
 from pathlib import Path
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
-from sweep.config import DataConfig
+from sweep.sections import DataConfig
 from sweep.data import load
 print("ready", flush=True)
 input()
@@ -366,7 +366,7 @@ PREPARE = """
 import gzip, hashlib, sys
 from pathlib import Path
 from torchvision.datasets import MNIST
-from sweep.config import DataConfig
+from sweep.sections import DataConfig
 from sweep.data import load
 folder, served, url = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 MNIST.mirrors = [url]
@@ -420,7 +420,7 @@ def test_workers_that_map_the_cache_load_no_reader(cache):
     code = f"""
 import sys
 from pathlib import Path
-from sweep.config import DataConfig
+from sweep.sections import DataConfig
 from sweep.data import load
 load(DataConfig(name="digits"), root=Path("/nonexistent"), cache=Path({str(cache)!r}))
 print([name for name in ("sklearn", "torchvision") if name in sys.modules])

@@ -22,12 +22,13 @@ from ray.util.placement_group import placement_group_table
 
 from cluster.connect import connected
 from sweep import checkpoint, executor, simulation
-from sweep.config import DataConfig, Resources, TrialConfig
+from sweep.config import TrialConfig
 from sweep.data import load
 from sweep.errors import SweepError
 from sweep.executor import RUN_TRIAL, Worker, _Bridge, _Scheduler, _Searcher, _StopAll, _Workers, execute
 from sweep.memory import Memory
 from sweep.room import Room
+from sweep.sections import DataConfig, Resources
 from sweep.source import Job, Key, Result, Source
 from sweep.space import distributions, random_point
 from sweep.trial import Place, run_trial

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweep.config import Scalar, StudyConfig
+from sweep.config import StudyConfig
+from sweep.dimensions import Scalar
 from sweep.finalists import (
     Sample,
     Wanted,

@@ -20,10 +20,11 @@ from torchvision.datasets import ImageFolder, VOCSegmentation
 from losses.task import IGNORED
 from sweep import folders
 from sweep.batches import batches
-from sweep.config import DataConfig, GuidanceConfig, Objective, TrainingConfig, TrialConfig
+from sweep.config import TrialConfig
 from sweep.data import Dataset, load, prepare, reader, split_sizes
 from sweep.errors import ConfigError, DataError
 from sweep.preflight import check
+from sweep.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
 from sweep.settings import Settings
 from sweep.studyfile import built_in, parse, read_yaml, to_yaml
 from sweep.trial import Place, Report, run_trial

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sweep import memory
-from sweep.config import Resources
 from sweep.memory import cap, hint, lacking, share
+from sweep.sections import Resources
 
 GIB = 2**30
 

@@ -16,9 +16,9 @@ import pytest
 import ray
 from optuna.trial import TrialState
 
-from sweep.config import DataConfig, Resources
 from sweep.data import load
 from sweep.executor import execute
+from sweep.sections import DataConfig, Resources
 from sweep.services import down, environment_file, up
 from sweep.settings import Settings
 from sweep.storage import open_storage

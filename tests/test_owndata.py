@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from sweep.config import DataConfig
 from sweep.data import load, prepare, reader
 from sweep.errors import DataError
 from sweep.preflight import check
+from sweep.sections import DataConfig
 from sweep.settings import Settings
 from sweep.training import fit
 from sweep.trial import Place, assemble

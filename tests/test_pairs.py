@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweep.config import Objective
 from sweep.metrics import EpochMetrics
 from sweep.pairs import Comparison, Estimate, Member, compare, decided, difference, holm, pairs_needed, ratio
+from sweep.sections import Objective
 
 LOSS = Objective(metric="val_loss", direction="minimize")
 ACCURACY = Objective(metric="val_accuracy", direction="maximize")

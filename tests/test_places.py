@@ -23,13 +23,13 @@ from upath import UPath
 from sweep import checkpoint, mirror, places
 from sweep.archive import export_study, import_study
 from sweep.cleaning import clean
-from sweep.config import DataConfig
 from sweep.data import load
 from sweep.errors import DataError, SweepError
 from sweep.executor import RUN_TRIAL, Worker, _Bridge
 from sweep.nodes import examine, prepare
 from sweep.places import AwayError, place
 from sweep.profile import load as profiles
+from sweep.sections import DataConfig
 from sweep.settings import Settings
 from sweep.trial import Place
 

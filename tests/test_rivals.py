@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sweep import studyfile
-from sweep.config import Choices, Range, StudyConfig
+from sweep.config import StudyConfig
+from sweep.dimensions import Choices, Range
 from sweep.finalists import fresh_seeds
 from sweep.names import check_names
 from sweep.rivals import METHODS, configurations, members, rival, trained, wanted_pairs

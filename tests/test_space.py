@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from scipy import stats
 
-from sweep.config import Choices, Range
+from sweep.dimensions import Choices, Range
 from sweep.space import contains, distributions, from_unit, random_point, sobol_points, suggest
 
 SPACE: dict[str, Range | Choices] = {

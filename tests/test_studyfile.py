@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from sweep.config import GuidanceConfig, Range, StudyConfig
+from sweep.config import StudyConfig
+from sweep.dimensions import Range
 from sweep.errors import ConfigError, SweepError
+from sweep.sections import GuidanceConfig
 from sweep.service import load
 from sweep.settings import Settings
 from sweep.studyfile import built_in, built_in_names, json_schema, override, parse, read_file, read_yaml

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from losses import EntropyGuidance
 from losses.task import TASKS
 from models import build_model
-from sweep.config import DataConfig, GuidanceConfig, Objective, TrainingConfig, TrialConfig
+from sweep.config import TrialConfig
 from sweep.datasets import balanced_order
 from sweep.metrics import EpochMetrics
+from sweep.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
 from sweep.training import Diverged, Run, evaluate, fit, initialise, input_batches
 from sweep.trial import Place, assemble
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from sweep.config import Objective
 from sweep.confirm import Confirmation, Found
 from sweep.metrics import EpochMetrics
 from sweep.pairs import Member, compare, decided
+from sweep.sections import Objective
 from sweep.verdicts import print_confirmation
 
 LOSS = Objective(metric="val_loss", direction="minimize")

@@ -21,7 +21,8 @@ import torch
 
 from losses.task import TASKS
 from sweep.batches import Split
-from sweep.config import DataConfig, GuidanceConfig, Objective, TrainingConfig, TrialConfig
+from sweep.config import TrialConfig
+from sweep.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
 from sweep.training import Run, fit
 from sweep.trial import Place, assemble
 

@@ -42,7 +42,8 @@ def trial(root: Path) -> None:
     import torch
 
     import sweep.executor  # noqa: F401 (what a worker has loaded)
-    from sweep.config import DataConfig, GuidanceConfig, Objective, TrainingConfig, TrialConfig
+    from sweep.config import TrialConfig
+    from sweep.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
     from sweep.trial import Place, run_trial
 
     peak, process, over = 0, psutil.Process(), threading.Event()

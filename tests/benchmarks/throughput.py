@@ -42,8 +42,8 @@ def bare(part: int) -> None:
 
     from models import build_model
     from sweep import studyfile
-    from sweep.config import DataConfig
     from sweep.data import load
+    from sweep.sections import DataConfig
     from sweep.space import distributions, random_point
 
     torch.set_num_threads(1)
@@ -82,8 +82,8 @@ def stock() -> None:
     from torch.nn import functional as F
 
     from models import build_model
-    from sweep.config import DataConfig
     from sweep.data import load
+    from sweep.sections import DataConfig
 
     cache = Path(os.environ["BENCH_CACHE"])
 
@@ -176,8 +176,8 @@ def main() -> int:
     if arguments.mode != "all":
         stock() if arguments.mode == "stock" else bare(int(arguments.mode[-1]))
         return 0
-    from sweep.config import DataConfig
     from sweep.data import load
+    from sweep.sections import DataConfig
 
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"

@@ -22,8 +22,8 @@ from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from sweep.config import DataConfig
 from sweep.data import load
+from sweep.sections import DataConfig
 
 from ..invariants import Curves, Left, flaws, left_by, strange_curves
 from ..processes import Cluster, Command
