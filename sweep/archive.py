@@ -34,8 +34,8 @@ from .settings import Settings
 from .studyfile import to_yaml
 
 if TYPE_CHECKING:
+    from .rows import Row
     from .storage import Storage
-    from .study import Row
 
 JOURNAL = "optuna.journal"
 DAMAGED = (EOFError, BadZipFile, zlib.error, RuntimeError)  # what zipfile raises

@@ -27,8 +27,8 @@ from .pairs import Comparison, Member, compare, decided
 from .preflight import check
 from .results import Summary, summarise
 from .rivals import METHODS, configurations, members, rival, trained, wanted_pairs
+from .rows import ARMS, Arm, Row
 from .settings import Settings
-from .study import ARMS, Arm, Row
 from .tracking import Tracker
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from .sections import Resources
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from .study import Row
+    from .rows import Row
 
 
 @dataclass(frozen=True)

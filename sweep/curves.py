@@ -13,7 +13,7 @@ from .settings import Settings
 if TYPE_CHECKING:
     from .dimensions import Scalar
     from .metrics import EpochMetrics
-    from .study import Kind, Row
+    from .rows import Kind, Row
 
 Role = Literal["best", "median", "finalist", "control", "tuned"]
 

@@ -24,9 +24,10 @@ if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for wh
     from .finalists import Comparison
     from .metrics import EpochMetrics
     from .profile import Profile
+    from .rows import Outcome, Row
     from .sensitivity import Analysis, Interval
     from .service import Summary
-    from .study import Outcome, Row, Trial
+    from .study import Trial
 
 
 class Progress:

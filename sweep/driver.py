@@ -24,10 +24,11 @@ from .lease import RENEW_EVERY
 from .memory import Memory
 from .metrics import EpochMetrics
 from .places import Place
+from .rows import ARMS, Kind, Outcome, Row
 from .settings import Settings
 from .source import Job, Key, Result
 from .storage import UNREACHABLE, Patience
-from .study import ARMS, Kind, Outcome, Row, Study, Trial
+from .study import Study, Trial
 from .tracking import RunKey, Tracker
 
 TRACEBACK = 4000  # characters of its end that are kept in MLflow

@@ -18,9 +18,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -38,20 +36,17 @@ from ray.tune.utils.object_cache import _ObjectCache
 
 from cluster.connect import quiet
 
+from .bridge import Bridge
 from .config import TrialConfig
-from .errors import SweepError
-from .memory import cap, hint, killed_for_lack, lacking
-from .metrics import EpochMetrics, Report
+from .memory import cap, hint, lacking
+from .metrics import Report
 from .places import AwayError, Place, place
 from .room import Room
 from .sections import Resources
-from .source import Job, Key, Result, Source
+from .source import Job, Source
 
 RUN_TRIAL = "sweep.trial:run_trial"
-ASK_AGAIN = 1.0  # seconds; a source that has nothing now may have something when a trial ends, or after this long
-SLOTS_PER_ASK = 4  # so that many slots wait for no sampler when several become free at once
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-LOST_AT_MOST = 3  # times in the same epoch; then the trial is failed
 SWITCH = 5e-4  # seconds after which Python's threads take turns: the sampler's waits for a database many times a trial
 IDLE_AT_MOST = 10.0  # seconds that a worker waits for its next trial; a new one takes as long to start
 
@@ -78,7 +73,7 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event, run_
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     room = Room(resources, waiting=source.waiting, notice=source.noticed)
-    bridge = _Bridge(source, limit=room.slots, stop=stop, retry_oom=resources.retry_oom)
+    bridge = Bridge(source, limit=room.slots, stop=stop, retry_oom=resources.retry_oom)
     # What Tune writes is not kept.
     with (
         room,
@@ -178,118 +173,6 @@ def _device() -> str:
     return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "cpu"
 
 
-class _Bridge:
-    """What the adapters share: the source, the trials that are out, and an error to be raised at the end."""
-
-    def __init__(self, source: Source, *, limit: Callable[[int], int], stop: threading.Event, retry_oom: bool = False):
-        self.source, self.stop, self._limit, self._retry_oom = source, stop, limit, retry_oom
-        self.jobs: dict[str, Job] = {}  # Tune's id -> job, of the trials that are out
-        self.error: BaseException | None = None
-        self.moves: dict[Key, int] = {}  # workers lost
-        self._epochs: dict[Key, int] = {}  # last epoch reported
-        self._losses: dict[Key, tuple[int, int]] = {}  # last epoch at the last loss of a worker, losses in that epoch
-        self._again: list[Job] = []  # trials that have lost their worker
-        self._alone: list[Job] = []  # trials that wait until no other runs
-        self._asker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ask")
-        self._next: deque[Future[Job | None]] = deque()  # asked ahead of need
-        self._quiet_until = 0.0
-
-    def __enter__(self) -> _Bridge:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._asker.shutdown()  # a trial that was asked ahead is known to the source when this returns
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Empty: Tune pickles its adapters into a snapshot, which must hold nothing of the study."""
-        return {}
-
-    @property
-    def ended(self) -> bool:
-        return self.stop.is_set() or self.error is not None
-
-    def take(self) -> Job | str | None:
-        """The next job; None: not now; `Searcher.FINISHED`. Those after it are asked for at once, in a thread."""
-        if self.ended:
-            return Searcher.FINISHED
-        limit = self._limit(len(self.jobs))
-        if self._again:
-            return self._again.pop(0)
-        if len(self.jobs) >= limit or (self.jobs and time.monotonic() < self._quiet_until):
-            return None
-        if any(job.alone for job in self.jobs.values()):
-            return None
-        if not self._next:
-            if self.source.finished() and not self._alone:
-                return None if self.jobs else Searcher.FINISHED  # one that is out may lose its worker
-            self._next.append(self._asker.submit(self.source.ask))
-        if self.jobs and not self._next[0].done():
-            return None  # a result may come while the sampler thinks
-        job = self._next.popleft().result()
-        if job is not None and job.alone:
-            self._alone.append(job)
-            return None
-        if job is None:
-            if not self.jobs and self._alone:
-                return self._alone.pop(0)
-            if not self.jobs and self.source.finished():
-                return Searcher.FINISHED  # Tune would sleep a second before it asks again
-            self._quiet_until = time.monotonic() + ASK_AGAIN
-        elif not self.source.finished():
-            while len(self._next) < max(1, limit // SLOTS_PER_ASK):
-                self._next.append(self._asker.submit(self.source.ask))
-        return job
-
-    def gives_more(self) -> bool:
-        """Whether one more trial is on its way, beside those that are out."""
-        room = not self.ended and len(self.jobs) < self._limit(len(self.jobs))
-        return room and bool(self._again or self._next)
-
-    def guard(self, call: Callable[[], Any], default: Any = None) -> Any:
-        """Calls; an exception ends the run instead of being swallowed by Tune's loop."""
-        try:
-            return call()
-        except Exception as error:  # noqa: BLE001 (raised again by execute())
-            self.error = self.error or error
-            return default
-
-    def result(self, trial_id: str, payload: str, halt: str | None = None) -> bool:
-        """Hands a worker's report to the source; returns whether the trial must stop."""
-        job = self.jobs.get(trial_id)
-        if job is None:
-            return True
-        if halt is not None:  # the next trial would fare no better
-            self.error = self.error or SweepError(f"{halt}, then resume the study.")
-            return True
-        epochs, *rest = json.loads(payload)
-        result = Result([EpochMetrics(*metrics) for metrics in epochs], *rest)
-        stop = bool(self.guard(lambda: self.source.report(job.key, result), default=True)) or result.outcome is not None
-        if result.epochs:
-            self._epochs[job.key] = result.epochs[-1].epoch
-        if stop:
-            self.jobs.pop(trial_id)
-            self._quiet_until = 0.0
-        return stop or self.ended
-
-    def lost(self, trial_id: str, error: str) -> None:
-        """Runs a trial that has lost its worker again, from its checkpoint, while there is progress between losses."""
-        job = self.jobs.pop(trial_id, None)
-        if job is None:
-            return
-        self.moves[job.key] = self.moves.get(job.key, 0) + 1
-        epoch = self._epochs.get(job.key, 0)
-        before, count = self._losses.get(job.key, (epoch, 0))
-        count = count + 1 if epoch == before else 1
-        self._losses[job.key] = epoch, count
-        lack = killed_for_lack(error)
-        if count < LOST_AT_MOST and not (lack and self._retry_oom):
-            self._again.append(job)
-            return
-        often = f"the worker died {count} times in the same epoch" if count > 1 else "the worker died"
-        last_line = f"{often}, {hint(lack)}" if lack else often
-        self.guard(lambda: self.source.lost(job.key, f"{error.strip()}\n{last_line}".strip(), lack))
-
-
 class _Workers(_ObjectCache):
     """Workers without a trial, by what they ask of a node. Tune keeps one, and ends any other before the next trial."""
 
@@ -349,7 +232,7 @@ class _Controller(TuneController):
 class _Searcher(Searcher):
     """Asks the source. Tune calls `suggest` in its loop whenever it could start a trial."""
 
-    def __init__(self, bridge: _Bridge, room: Room, run_trial: str):
+    def __init__(self, bridge: Bridge, room: Room, run_trial: str):
         super().__init__()
         self._bridge, self._room, self._run_trial = bridge, room, run_trial
 
@@ -384,7 +267,7 @@ class _Searcher(Searcher):
 class _StopAll(Stopper):
     """Ends Tune's loop at once where the driver itself has failed."""
 
-    def __init__(self, bridge: _Bridge):
+    def __init__(self, bridge: Bridge):
         self._bridge = bridge
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -397,7 +280,7 @@ class _StopAll(Stopper):
 class _Scheduler(TrialScheduler):
     """Hands each result to the source, which says whether to stop; trials start in the order they were asked."""
 
-    def __init__(self, bridge: _Bridge, room: Room):
+    def __init__(self, bridge: Bridge, room: Room):
         super().__init__()
         self.bridge, self._room = bridge, room
 

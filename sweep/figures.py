@@ -20,7 +20,7 @@ from .space import distributions
 if TYPE_CHECKING:
     from .curves import Role
     from .findings import Findings
-    from .study import Row
+    from .rows import Row
 
 FIRST, TOTAL = "#1f5f99", "#a9c8e6"
 ROLES: dict[Role, tuple[str, str]] = {  # colour (Okabe and Ito's, which the colour-blind can tell apart), dash

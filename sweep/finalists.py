@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from .config import StudyConfig
 from .dimensions import Choices, Range, Scalar
+from .rows import Kind, Row
 from .space import distributions, sobol_points
-from .study import Kind, Row
 
 Wanted = tuple[Kind, int, int, dict[str, Scalar]]  # kind, of, seed, hyperparameters: a row of the sister study
 

@@ -15,7 +15,7 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from .dimensions import Choices, Range
-    from .study import Row
+    from .rows import Row
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -56,42 +55,6 @@ def fit(
         return None
     params = {name: values[name] for name in space}
     return params if config.trial(params) == trained else None
-
-
-class KnowingSampler(BaseSampler):
-    """A sampler that is shown the trials a study knows of, beside its own.
-
-    Args:
-        sampler: that chooses; used for one trial.
-        known: from `known_trials`.
-        space: of the study.
-    """
-
-    def __init__(self, sampler: BaseSampler, known: Sequence[FrozenTrial], space: Mapping[str, BaseDistribution]):
-        self._sampler, self._known, self._space = sampler, known, dict(space)
-        self._chosen: dict[str, Any] = {}
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Nothing: all values are chosen at the first call of `sample_independent`."""
-        return {}
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A value of a point that is chosen in a copy of the study in memory."""
-        if not self._chosen:
-            memory = optuna.create_study(direction=study.direction, sampler=self._sampler)
-            begun = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
-            own = [t for t in study.get_trials(deepcopy=False, states=begun) if t.number != trial.number]
-            memory.add_trials([*self._known, *own])
-            self._chosen = memory.ask(self._space).params
-        return self._chosen[param_name]
 
 
 def known_trials(records: Sequence[Mapping[str, Any]], space: Mapping[str, BaseDistribution]) -> list[FrozenTrial]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .finalists import Comparison
+    from .rows import Row
     from .sensitivity import Analysis
-    from .study import Row
 
 PORT = 5000  # of `sweep ui` on this machine
 

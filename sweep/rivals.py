@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from .config import OF_CONFIRM, StudyConfig
 from .dimensions import Choices, Dimension, Range, Scalar
 from .finalists import Wanted, best_rows, of_guidance, tuned_space, unguided
+from .rows import Arm, Row
 from .sections import FinalistsConfig
-from .study import Arm, Row
 
 METHODS: tuple[Arm, ...] = ("dropout", "weight_decay", "batch_norm", "he", "orthogonal", "lsuv")
 FIRST_SEED = 10_000  # above the study's own: no finalist gets there

@@ -19,10 +19,11 @@ from .driver import Driver
 from .finding import connect
 from .places import Place
 from .running import on_ray
+from .sampling import decision_epochs
 from .settings import Settings
 from .source import Job, Key, Result
 from .space import distributions, random_point
-from .study import Study, decision_epochs
+from .study import Study
 from .tracking import Tracker
 
 if TYPE_CHECKING:

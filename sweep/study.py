@@ -9,11 +9,10 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 from uuid import uuid4
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -22,21 +21,14 @@ from .config import StudyConfig, TrialConfig
 from .database import latest_trial, look_again, owner_mark, together
 from .dimensions import Scalar
 from .errors import StorageError
-from .knowledge import KnowingSampler, known_trials
+from .knowledge import known_trials
 from .lease import FileLock, Watch, lease, owner, released
 from .metrics import EpochMetrics
 from .places import files, here
-from .space import Distributions, distributions, random_point, sobol_points, suggest
+from .rows import ARMS, Kind, Outcome, Row
+from .sampling import KnowingSampler, decision_epochs, pruner_of, sampler_of
+from .space import distributions, random_point, sobol_points, suggest
 from .storage import FORMAT, exclusive, stored_config
-
-Outcome = Literal["completed", "pruned", "diverged", "failed"]
-Arm = Literal[
-    "guided", "plain", "strongest", "placebo", "dropout", "weight_decay", "batch_norm", "he", "orthogonal", "lsuv"
-]
-"""What `sweep confirm` trains on the same seeds, with the test set measured."""
-
-ARMS: tuple[Arm, ...] = get_args(Arm)
-Kind = Literal["trial", "control", "tuned", "finalist"] | Arm
 
 _STATES: dict[Outcome, TrialState] = {
     "completed": TrialState.COMPLETE,
@@ -86,29 +78,6 @@ class Trial:
     def key(self) -> tuple[str, int]:
         """What identifies the trial within the storage."""
         return self.study, self.number
-
-
-@dataclass(frozen=True)
-class Row:
-    """One trial as the storage has it."""
-
-    number: int
-    kind: Kind
-    state: Literal["waiting", "running", "finished"]
-    outcome: Outcome | None
-    value: float | None
-    hyperparameters: dict[str, Scalar]
-    seed: int
-    epochs: int
-    design: bool
-    of: int | None
-    checkpoint: str | None
-    error: str | None
-    owner: str | None
-    orphan: bool
-    started: float | None
-    ended: float | None
-    tags: dict[str, str] = field(default_factory=dict)
 
 
 class Study:
@@ -272,7 +241,7 @@ class Study:
 
     def _trial(self, frozen: FrozenTrial, mark: dict[str, Any]) -> Trial:
         # A seed for each trial: drivers that share one, at once or one after the other, would draw the same points.
-        sampler = _sampler(self.config, self._space, seed=self.config.training.seed * 1_000_003 + frozen.number)
+        sampler = sampler_of(self.config, self._space, seed=self.config.training.seed * 1_000_003 + frozen.number)
         self._study.sampler = KnowingSampler(sampler, self._known, self._space) if self._known else sampler
         handle = optuna.Trial(self._study, frozen._trial_id)
         attrs = handle.user_attrs
@@ -477,7 +446,7 @@ def _row(frozen: FrozenTrial, orphan: bool) -> Row:
 
 def _create(name: str, config: StudyConfig, storage: BaseStorage) -> optuna.Study:
     """Creates an Optuna study, or opens it where it is ours (or empty: its driver died before it described it)."""
-    direction, pruner = config.objective.direction, _pruner(config)
+    direction, pruner = config.objective.direction, pruner_of(config)
     if name not in optuna.get_all_study_names(storage):
         return optuna.create_study(study_name=name, storage=storage, direction=direction, pruner=pruner)
     study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
@@ -489,54 +458,3 @@ def _create(name: str, config: StudyConfig, storage: BaseStorage) -> optuna.Stud
     if present != direction:
         raise StorageError(f"study {name}: it is there to {present}, not to {direction}; choose another name")
     return study
-
-
-def decision_epochs(config: StudyConfig) -> frozenset[int]:
-    """The epochs at which the pruner decides, and which the storage therefore holds; the last one always."""
-    last = config.training.max_epochs
-    if config.search.pruner in ("successive_halving", "hyperband"):
-        rungs = {3**k for k in range(20) if 3**k <= last}
-        return frozenset(rungs | {last})
-    interval = max(1, last // 10)
-    return frozenset({*range(interval, last, interval), last})
-
-
-def _pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
-    last = config.training.max_epochs
-    match config.search.pruner:
-        case "none":
-            return optuna.pruners.NopPruner()
-        case "median":
-            return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, last // 5))
-        case "successive_halving":
-            return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
-        case "hyperband":
-            # `auto` would never prune before a completion.
-            return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=last, reduction_factor=3)
-
-
-class _TPE(optuna.samplers.TPESampler):
-    """TPE that is told the space, which it otherwise infers from all trials: half of its time at 10,000 of them."""
-
-    def __init__(self, space: Distributions, seed: int):
-        super().__init__(seed=seed)
-        self._dimensions = {name: space[name] for name in sorted(space) if not space[name].single()}
-
-    def infer_relative_search_space(
-        self,
-        study: optuna.Study,  # noqa: ARG002 (the signature is Optuna's)
-        trial: FrozenTrial,  # noqa: ARG002
-    ) -> dict[str, BaseDistribution]:
-        """All that is searched, in the order of names as Optuna has it."""
-        return self._dimensions
-
-
-def _sampler(config: StudyConfig, space: Distributions, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler of rows that wait without values."""
-    match config.search.sampler:
-        case "gp":
-            return optuna.samplers.GPSampler(seed=seed % 2**32)
-        case "tpe":
-            return _TPE(space, seed=seed % 2**32)
-        case "random" | "qmc":
-            return optuna.samplers.RandomSampler(seed=seed % 2**32)

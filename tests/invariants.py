@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 from sweep import checkpoint
 from sweep.config import StudyConfig
 from sweep.places import files
-from sweep.study import ARMS
+from sweep.rows import ARMS
 from sweep.trial import Place, run_trial
 
 Checkpointed = dict[str, dict[int, int]]  # run -> epoch -> the time it ended

@@ -22,9 +22,10 @@ from sweep import confirm, service, studyfile
 from sweep.config import StudyConfig
 from sweep.errors import ConfigError
 from sweep.metrics import EpochMetrics
+from sweep.rows import ARMS
 from sweep.settings import Settings
 from sweep.storage import open_storage
-from sweep.study import ARMS, Study
+from sweep.study import Study
 
 from . import rayless
 from .conftest import MakeConfig, Package

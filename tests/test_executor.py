@@ -22,10 +22,11 @@ from ray.util.placement_group import placement_group_table
 
 from cluster.connect import connected
 from sweep import checkpoint, executor, simulation
+from sweep.bridge import Bridge
 from sweep.config import TrialConfig
 from sweep.data import load
 from sweep.errors import SweepError
-from sweep.executor import RUN_TRIAL, Worker, _Bridge, _Scheduler, _Searcher, _StopAll, _Workers, execute
+from sweep.executor import RUN_TRIAL, Worker, _Scheduler, _Searcher, _StopAll, _Workers, execute
 from sweep.memory import Memory
 from sweep.room import Room
 from sweep.sections import DataConfig, Resources
@@ -220,7 +221,7 @@ def test_a_cluster_that_loses_its_nodes_is_waited_for_but_not_for_ever(monkeypat
 def test_there_are_as_many_trials_as_the_room_of_the_moment_has(place: Place) -> None:
     room = 1
     source = Trials([job(place, n, 1) for n in range(9)])
-    with _Bridge(source, limit=lambda _: room, stop=threading.Event()) as bridge:
+    with Bridge(source, limit=lambda _: room, stop=threading.Event()) as bridge:
         for room, out in ((1, 1), (3, 3), (0, 3), (4, 4)):  # noqa: B007 (the bridge asks for it)
             deadline = time.monotonic() + 10
             while len(bridge.jobs) < out and time.monotonic() < deadline:
@@ -324,7 +325,7 @@ def test_the_numbers_are_those_of_the_same_trial_in_this_process(shared: Shared,
 @pytest.mark.usefixtures("devices")
 def test_a_worker_is_told_its_share_of_a_gpu(place: Place) -> None:
     room = Room(Resources(gpus=0.25), waiting=lambda: 0, notice=pytest.fail)
-    bridge = _Bridge(Trials([job(place, 0, 1)]), limit=room.slots, stop=threading.Event())
+    bridge = Bridge(Trials([job(place, 0, 1)]), limit=room.slots, stop=threading.Event())
     with bridge:
         told = _Searcher(bridge, room, RUN_TRIAL).suggest("tune's id")
     assert isinstance(told, dict)
@@ -398,7 +399,7 @@ def test_a_stop_leaves_every_reported_epoch_in_a_checkpoint(mortal: Mortal, plac
 
 def test_losses_count_as_long_as_a_trial_makes_no_progress(place: Place) -> None:
     source = Trials([job(place, 0, ENDLESS)])
-    with _Bridge(source, limit=lambda _: 1, stop=threading.Event()) as bridge:
+    with Bridge(source, limit=lambda _: 1, stop=threading.Event()) as bridge:
 
         def loses_its_worker(*epochs: int) -> None:
             given = bridge.take()
@@ -476,7 +477,7 @@ def test_a_worker_without_a_trial_ends_after_a_while_or_where_it_is_in_the_way(m
 
 def test_a_trial_that_must_be_alone_waits_until_no_other_runs(place: Place) -> None:
     source = Trials([job(place, 0, 3, alone=True), job(place, 1, 3), job(place, 2, 3)])
-    with _Bridge(source, limit=lambda _: 2, stop=threading.Event()) as bridge:
+    with Bridge(source, limit=lambda _: 2, stop=threading.Event()) as bridge:
 
         def takes(number: int) -> None:
             deadline = time.monotonic() + 10
@@ -502,7 +503,7 @@ def test_a_trial_that_must_be_alone_waits_until_no_other_runs(place: Place) -> N
 
 def test_a_worker_that_ray_has_ended_for_memory_is_not_tried_again_beside_others(place: Place) -> None:
     source = Trials([job(place, 0, ENDLESS)])
-    with _Bridge(source, limit=lambda _: 1, stop=threading.Event(), retry_oom=True) as bridge:
+    with Bridge(source, limit=lambda _: 1, stop=threading.Event(), retry_oom=True) as bridge:
         given = bridge.take()
         assert isinstance(given, Job)
         bridge.jobs["tune's id"] = given
@@ -531,7 +532,7 @@ def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(place: Place) ->
     )
     said = worker.step()
     source = Trials([])
-    bridge = _Bridge(source, limit=lambda _: 1, stop=threading.Event())
+    bridge = Bridge(source, limit=lambda _: 1, stop=threading.Event())
     bridge.jobs["tune's id"] = full
     assert bridge.result("tune's id", said["report"], said["halt"])
     assert bridge.ended
@@ -558,6 +559,6 @@ def test_tune_can_write_nothing_of_the_study() -> None:
     source = Trials([])
     source.password = "secret"  # type: ignore[attr-defined]
     room = Room(Resources(), waiting=source.waiting, notice=source.noticed)
-    bridge = _Bridge(source, limit=room.slots, stop=threading.Event())
+    bridge = Bridge(source, limit=room.slots, stop=threading.Event())
     for adapter in (_Searcher(bridge, room, RUN_TRIAL), _Scheduler(bridge, room), _StopAll(bridge)):
         assert b"secret" not in pickle.dumps(adapter)

@@ -24,7 +24,7 @@ from sweep.finalists import (
     wanted_rows,
     wanted_tuned,
 )
-from sweep.study import Row
+from sweep.rows import Row
 from sweep.words import _verdict
 
 from .conftest import MakeConfig

@@ -22,10 +22,11 @@ from upath import UPath
 
 from sweep import checkpoint, mirror, places
 from sweep.archive import export_study, import_study
+from sweep.bridge import Bridge
 from sweep.cleaning import clean
 from sweep.data import load
 from sweep.errors import DataError, SweepError
-from sweep.executor import RUN_TRIAL, Worker, _Bridge
+from sweep.executor import RUN_TRIAL, Worker
 from sweep.nodes import examine, prepare
 from sweep.places import AwayError, place
 from sweep.profile import load as profiles
@@ -274,7 +275,7 @@ def test_a_store_that_refuses_ends_the_run_and_says_that_nothing_is_lost(bucket:
     )
     said = worker.step()
     source = Trials([])
-    bridge = _Bridge(source, limit=lambda _: 1, stop=threading.Event())
+    bridge = Bridge(source, limit=lambda _: 1, stop=threading.Event())
     bridge.jobs["tune's id"] = gone
     assert bridge.result("tune's id", said["report"], said["halt"])
     assert isinstance(bridge.error, SweepError)

@@ -12,7 +12,7 @@ from sweep.dimensions import Choices, Range
 from sweep.finalists import fresh_seeds
 from sweep.names import check_names
 from sweep.rivals import METHODS, configurations, members, rival, trained, wanted_pairs
-from sweep.study import ARMS
+from sweep.rows import ARMS
 
 from .conftest import MakeConfig
 from .test_finalists import SPACE, point, row, search_rows

@@ -25,8 +25,9 @@ from sweep import checkpoint
 from sweep.config import StudyConfig
 from sweep.errors import StorageError, without_password
 from sweep.metrics import EpochMetrics
+from sweep.sampling import _TPE, decision_epochs
 from sweep.storage import FORMAT, open_storage, stored_config, study_names
-from sweep.study import _TPE, Study, Trial, decision_epochs, read_rows
+from sweep.study import Study, Trial, read_rows
 
 from .conftest import MakeConfig
 

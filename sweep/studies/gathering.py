@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..batches import Part
-    from ..study import Row
+    from ..rows import Row
 
 FOLDER = Path(__file__).parent / "RESULTS"
 PROBED = 10_000  # training images that a linear probe is fitted to
@@ -144,7 +144,7 @@ def _seconds(study: str, row: Row, settings: Settings) -> float:
 
 
 def _arms() -> tuple[str, ...]:
-    from ..study import ARMS
+    from ..rows import ARMS
 
     return ARMS
 

@@ -1,0 +1,40 @@
+"""What a trial of a study is to whoever reads it: its kind, its outcome, and its row in the storage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from .dimensions import Scalar
+
+Outcome = Literal["completed", "pruned", "diverged", "failed"]
+Arm = Literal[
+    "guided", "plain", "strongest", "placebo", "dropout", "weight_decay", "batch_norm", "he", "orthogonal", "lsuv"
+]
+"""What `sweep confirm` trains on the same seeds, with the test set measured."""
+
+ARMS: tuple[Arm, ...] = get_args(Arm)
+Kind = Literal["trial", "control", "tuned", "finalist"] | Arm
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial as the storage has it."""
+
+    number: int
+    kind: Kind
+    state: Literal["waiting", "running", "finished"]
+    outcome: Outcome | None
+    value: float | None
+    hyperparameters: dict[str, Scalar]
+    seed: int
+    epochs: int
+    design: bool
+    of: int | None
+    checkpoint: str | None
+    error: str | None
+    owner: str | None
+    orphan: bool
+    started: float | None
+    ended: float | None
+    tags: dict[str, str] = field(default_factory=dict)
