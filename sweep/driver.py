@@ -1,7 +1,7 @@
 """The driver of one run: hands the study's trials to the executor, and what comes back to the study and the tracker.
 
-Order of writing: the worker's checkpoint, then tracking, then Optuna. What a dead driver left out is put right here, at
-the start of the next one, from the checkpoints. Only what reads these imports torch.
+Order of writing: the worker's checkpoint, then the storage, then tracking; what a dead driver has not sent there, the
+next one does (`sweep.recording`). Only what reads checkpoints imports torch.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol, Self, cast
+from typing import Literal, Protocol, Self
 
 from losses.options import DOMINANT, INERT
 
-from . import provenance
 from .config import StudyConfig
 from .errors import reason
 from .finalists import best_rows, wanted_rows, wanted_tuned
@@ -24,12 +23,13 @@ from .lease import RENEW_EVERY
 from .memory import Memory
 from .metrics import EpochMetrics
 from .places import Place
-from .rows import ARMS, Kind, Outcome, Row
+from .recording import Recording
+from .rows import Outcome
 from .settings import Settings
 from .source import Job, Key, Result
 from .storage import UNREACHABLE, Patience
 from .study import Study, Trial
-from .tracking import RunKey, Tracker
+from .tracking import Tracker
 
 TRACEBACK = 4000  # characters of its end that are kept in MLflow
 CONFIRM_EVERY = 10.0  # seconds after which a trial is looked at again: another driver may have taken it over
@@ -72,6 +72,7 @@ class Driver:
         self._config, self._settings, self._tracker, self._listener = config, settings, tracker, listener
         self._studies = {search.name: search, controls.name: controls}
         self._search, self._controls = search, controls
+        self.recording = Recording(config, settings, search, controls, tracker, listener.noticed)
         self._trials: dict[Key, Trial] = {}
         self._stage: str = stage
         self._began = time.monotonic()
@@ -84,11 +85,8 @@ class Driver:
         self._patience = Patience()
         self._over = threading.Event()
         self._left = threading.Event()
-        self._sent: set[RunKey] = set()  # runs that this driver has ended
         self._interrupted = False
         self._told = False  # that the tracker cannot send
-        before = cast("list[provenance.Code]", search.noted("code") or [])
-        self._codes = provenance.followed_by(before, provenance.environment())
 
     def __enter__(self) -> Self:
         self._tell_of_tracking()
@@ -132,7 +130,7 @@ class Driver:
     def started(self, key: Key) -> None:
         """Opens the trial's MLflow run."""
         trial = self._trials[key]
-        self._start_run(_run_key(trial), trial)
+        self.recording.start(trial)
         self._listener.started(trial)
 
     def report(self, key: Key, result: Result) -> bool:
@@ -210,7 +208,7 @@ class Driver:
             self._listener.noticed(f"trial {trial.number} of {trial.study}: {notice}")
         # Epochs beyond the pruner's word were trained ahead of it and do not count.
         epochs = [m for m in reported if pruned_at is None or m.epoch <= pruned_at]
-        self._tracker.log_epochs(_run_key(trial), epochs)
+        self.recording.epochs(trial, epochs)
         for metrics in epochs:  # each one, so that the tag does not depend on how they were batched
             self._watch_guidance(trial, metrics)
         if epochs:
@@ -234,7 +232,7 @@ class Driver:
             study.note_failure(trial, last.error or "")
         else:
             return False
-        self._tracker.set_tags(_run_key(trial), _error_tag(last.error))
+        self.recording.failed(trial, last.error)
         return True
 
     def _is_ours(self, trial: Trial) -> bool:
@@ -331,30 +329,6 @@ class Driver:
             )
         self._guidance[trial.key] = state
 
-    def _start_run(self, key: RunKey, trial: Trial | Row, started: float | None = None) -> None:
-        config = self._config.trial(trial.hyperparameters, seed=_seed(trial))
-        tags = {
-            **self._code_tags(trial),
-            "sweep.design": str(trial.design).lower(),
-            "sweep.seed": str(_seed(trial)),
-            **({"sweep.of": str(trial.of)} if trial.of is not None else {}),
-            **({"sweep.arm": trial.kind} if key.kind == "confirm" else {}),
-            **({"sweep.control": "tuned" if trial.kind == "tuned" else "plain"} if key.kind == "control" else {}),
-        }
-        # A control may have hyperparameters that the space has not.
-        params = {**self._config.hyperparameters(config), **trial.hyperparameters}
-        start_time = int((started or time.time()) * 1000)
-        # Another driver may have opened the run of a trial that was adopted, or that is over.
-        adopted = isinstance(trial, Row) or trial.attempt > 1
-        self._tracker.start_trial(key, params=params, tags=tags, start_time=start_time, resumed=adopted)
-
-    def _code_tags(self, trial: Trial | Row) -> dict[str, str]:
-        """Tags of the code that a trial is or was trained with, and of the one it began with where that was another."""
-        now = time.time()
-        ended = trial.ended if isinstance(trial, Row) else None
-        before, code = (provenance.code_at(self._codes, moment or now) for moment in (trial.started, ended))
-        return {**code, **{f"{name}.at_start": value for name, value in before.items() if code.get(name) != value}}
-
     def _end(
         self, trial: Trial, outcome: Outcome, *, checkpoint: str | None, error: str | None, tags: Mapping[str, str]
     ) -> None:
@@ -365,103 +339,12 @@ class Driver:
         except BaseException:
             self._trials[trial.key] = trial
             raise
-        # After the storage, which may be away; a driver that dies in between leaves it to repair().
-        self._end_run(_run_key(trial), outcome, trial.best, error, tags, time.time())
+        # After the storage, which may be away; a driver that dies in between leaves it to `Recording.repair`.
+        self.recording.end(trial, outcome, error, tags)
         self._listener.ended(trial, outcome, error)
-
-    def _end_run(
-        self,
-        key: RunKey,
-        outcome: Outcome,
-        value: float | None,
-        error: str | None,
-        tags: Mapping[str, str],
-        ended: float,
-    ) -> None:
-        """Ends a run. `objective` is for completed search trials alone, so that sorting by it shows the truth."""
-        name = "final_objective" if key.kind != "trial" else "objective" if outcome == "completed" else "last_objective"
-        metrics = {name: value} if value is not None and outcome in ("completed", "pruned") else {}
-        tags, end_time = {**tags, **_error_tag(error)}, int(ended * 1000)
-        self._tracker.end_trial(key, outcome=outcome, metrics=metrics, tags=tags, end_time=end_time)
-        self._sent.add(key)
-
-    def repair(self) -> int:
-        """Sends to the tracker what it lacks of finished trials, from their checkpoints; returns how many lacked it.
-
-        Called at the start and at the end: in between, another driver may have died before it had sent all of its own.
-        """
-        known = self._tracker.runs()
-        lacking = 0
-        for study in self._studies.values():
-            rows, elsewhere = study.rows(), study.elsewhere()
-            for row in rows:
-                key = RunKey(study.name, _mlflow_kind(row.kind), row.number)
-                state = known.get(key)
-                whole = state is not None and state.outcome is not None and state.status in ("FINISHED", "FAILED")
-                sent = whole or key in self._sent or row.number in elsewhere
-                if row.state != "finished" or row.outcome is None or sent:
-                    continue
-                lacking += 1
-                from . import checkpoint
-
-                self._start_run(key, row, row.started)
-                saved = checkpoint.load_latest(self._settings.checkpoints(study.name, row.number))
-                if saved is not None:
-                    self._tracker.log_epochs(key, [m for m in saved.history if m.epoch <= row.epochs])
-                self._end_run(key, row.outcome, row.value, row.error, row.tags, row.ended or time.time())
-        return lacking
-
-    def note_code(self) -> None:
-        """Keeps what code the study is trained with, and says what has changed since it was last."""
-        before, now = self._codes[-2:][0], self._codes[-1]
-        if self._search.noted("code") != self._codes:
-            self._search.note("code", self._codes)
-            if changes := provenance.changes(provenance.tags(before), provenance.tags(now)):
-                self._listener.noticed(
-                    f"the code has changed since this study was last trained: {', '.join(changes)}. The MLflow tags "
-                    "of a trial say which made it; to replay an older one bit for bit, use its code"
-                )
-        self._tracker.set_tags(None, provenance.all_tags(self._codes))
 
     def record(self, study_file: str) -> None:
         """Waits for the end of the run, then keeps the study file and, of the best trial, its weights and model."""
         self._over.wait()
-        if self._interrupted:
-            return
-        from . import checkpoint
-        from .trial import trained_model
-
-        self._tracker.log_text(None, study_file, "study.yaml")
-        best = best_rows(self._config, self._search.rows(), 1)
-        if not best or self._search.noted("recorded_best") == best[0].number:
-            return
-        row = best[0]
-        saved = checkpoint.load_latest(self._settings.checkpoints(self._search.name, row.number))
-        if saved is None or not saved.state:
-            self._listener.noticed(f"trial {row.number} is the best, but its checkpoint is gone: no model was logged")
-            return
-        config = self._config.trial(row.hyperparameters, seed=row.seed)
-        key = RunKey(self._search.name, "trial", row.number)
-        self._tracker.log_text(key, config.model_dump_json(indent=2), "config.json")
-        self._tracker.log_files(key, [saved.path], "checkpoint")
-        place = Place(saved.path.parent.parent, self._settings.data, self._settings.cache)
-        self._tracker.log_model(key, *trained_model(config, place, saved))
-        self._tracker.set_tags(None, {"sweep.best": str(row.number)})
-        if self._tracker.flush(timeout=0 if self._tracker.away else 60) and self._tracker.problem is None:
-            self._search.note("recorded_best", row.number)
-
-
-def _run_key(trial: Trial) -> RunKey:
-    return RunKey(trial.study, _mlflow_kind(trial.kind), trial.number)
-
-
-def _error_tag(error: str | None) -> dict[str, str]:
-    return {"sweep.error": error[-TRACEBACK:]} if error else {}
-
-
-def _mlflow_kind(kind: Kind) -> str:
-    return "confirm" if kind in ARMS else "control" if kind == "tuned" else kind
-
-
-def _seed(trial: Trial | Row) -> int:
-    return trial.config.training.seed if isinstance(trial, Trial) else trial.seed
+        if not self._interrupted:
+            self.recording.keep(study_file)

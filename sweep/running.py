@@ -108,15 +108,15 @@ def run(
                     listener.noticed(f"{config.name} has {budget} trials: its budget grows, and never shrinks")
                 parts = config, settings, search, controls, tracker, listener
                 with Driver(*parts, stage="search" if pairs is None else "tuned") as driver:
-                    driver.repair()
+                    driver.recording.repair()
                     if concluded:
                         recording = pool.submit(driver.record, to_yaml(config))  # at the end, while Ray cleans up
                     if not complete:
-                        driver.note_code()
+                        driver.recording.note_code()
                         execute(driver, config.resources, stop=stop or threading.Event())
                         interrupted = not driver.finished()
                         if not interrupted:
-                            driver.repair()
+                            driver.recording.repair()
                     if concluded and not interrupted:
                         page = settings.reports(config.name) / "report.html"
                         wanted = settings.report and not (complete and page.exists())

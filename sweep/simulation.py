@@ -105,7 +105,7 @@ def simulate(
             search.add_finished(_finished(load, config))
             search.fill()
             with _Measured(config, settings, search, controls, tracker, listener) as driver:
-                driver.note_code()
+                driver.recording.note_code()
                 execute(driver, config.resources, stop=stop, run_trial=f"{simulated.__name__}:run_trial")
             over = driver.finished()
         except BaseException:

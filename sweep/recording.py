@@ -1,0 +1,182 @@
+"""What MLflow is told of a run's trials, from their start to the best one's model; and what a dead driver left out.
+
+Called by the driver, after the storage has taken the same. Only what reads checkpoints imports torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+from . import provenance
+from .config import StudyConfig
+from .finalists import best_rows
+from .metrics import EpochMetrics
+from .places import Place
+from .rows import ARMS, Kind, Outcome, Row
+from .settings import Settings
+from .study import Study, Trial
+from .tracking import RunKey, Tracker
+
+TRACEBACK = 4000  # characters of its end that are kept
+
+
+class Recording:
+    """The MLflow runs of a study's trials.
+
+    Args:
+        noticed: is told what the user should know.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        settings: Settings,
+        search: Study,
+        controls: Study,
+        tracker: Tracker,
+        noticed: Callable[[str], None],
+    ):
+        self._config, self._settings, self._tracker, self._noticed = config, settings, tracker, noticed
+        self._search, self._controls = search, controls
+        self._sent: set[RunKey] = set()  # runs that this driver has ended
+        before = cast("list[provenance.Code]", search.noted("code") or [])
+        self._codes = provenance.followed_by(before, provenance.environment())
+
+    # -- a trial of this driver ----------------------------------------------------------------------------------
+
+    def start(self, trial: Trial) -> None:
+        """Opens a trial's run, or the one that an earlier driver has opened."""
+        self._start(_run_key(trial), trial)
+
+    def epochs(self, trial: Trial, epochs: Sequence[EpochMetrics]) -> None:
+        """Logs epochs that count."""
+        self._tracker.log_epochs(_run_key(trial), epochs)
+
+    def failed(self, trial: Trial, error: str | None) -> None:
+        """Keeps an error of a trial that is tried again."""
+        self._tracker.set_tags(_run_key(trial), _error_tag(error))
+
+    def end(self, trial: Trial, outcome: Outcome, error: str | None, tags: Mapping[str, str]) -> None:
+        """Ends a trial's run."""
+        self._end(_run_key(trial), outcome, trial.best, error, tags, time.time())
+
+    # -- the study -------------------------------------------------------------------------------------------------
+
+    def repair(self) -> None:
+        """Sends to the tracker what it lacks of finished trials, from their checkpoints.
+
+        Called at the start and at the end: in between, another driver may have died before it had sent all of its own.
+        """
+        known = self._tracker.runs()
+        for study in (self._search, self._controls):
+            rows, elsewhere = study.rows(), study.elsewhere()
+            for row in rows:
+                key = RunKey(study.name, _mlflow_kind(row.kind), row.number)
+                state = known.get(key)
+                whole = state is not None and state.outcome is not None and state.status in ("FINISHED", "FAILED")
+                sent = whole or key in self._sent or row.number in elsewhere
+                if row.state != "finished" or row.outcome is None or sent:
+                    continue
+                from . import checkpoint
+
+                self._start(key, row, row.started)
+                saved = checkpoint.load_latest(self._settings.checkpoints(study.name, row.number))
+                if saved is not None:
+                    self._tracker.log_epochs(key, [m for m in saved.history if m.epoch <= row.epochs])
+                self._end(key, row.outcome, row.value, row.error, row.tags, row.ended or time.time())
+
+    def note_code(self) -> None:
+        """Keeps what code the study is trained with, and says what has changed since it was last."""
+        before, now = self._codes[-2:][0], self._codes[-1]
+        if self._search.noted("code") != self._codes:
+            self._search.note("code", self._codes)
+            if changes := provenance.changes(provenance.tags(before), provenance.tags(now)):
+                self._noticed(
+                    f"the code has changed since this study was last trained: {', '.join(changes)}. The MLflow tags "
+                    "of a trial say which made it; to replay an older one bit for bit, use its code"
+                )
+        self._tracker.set_tags(None, provenance.all_tags(self._codes))
+
+    def keep(self, study_file: str) -> None:
+        """Keeps the study file and, of the best trial, its weights and model."""
+        from . import checkpoint
+        from .trial import trained_model
+
+        self._tracker.log_text(None, study_file, "study.yaml")
+        best = best_rows(self._config, self._search.rows(), 1)
+        if not best or self._search.noted("recorded_best") == best[0].number:
+            return
+        row = best[0]
+        saved = checkpoint.load_latest(self._settings.checkpoints(self._search.name, row.number))
+        if saved is None or not saved.state:
+            self._noticed(f"trial {row.number} is the best, but its checkpoint is gone: no model was logged")
+            return
+        config = self._config.trial(row.hyperparameters, seed=row.seed)
+        key = RunKey(self._search.name, "trial", row.number)
+        self._tracker.log_text(key, config.model_dump_json(indent=2), "config.json")
+        self._tracker.log_files(key, [saved.path], "checkpoint")
+        place = Place(saved.path.parent.parent, self._settings.data, self._settings.cache)
+        self._tracker.log_model(key, *trained_model(config, place, saved))
+        self._tracker.set_tags(None, {"sweep.best": str(row.number)})
+        if self._tracker.flush(timeout=0 if self._tracker.away else 60) and self._tracker.problem is None:
+            self._search.note("recorded_best", row.number)
+
+    # -- within -----------------------------------------------------------------------------------------------------
+
+    def _start(self, key: RunKey, trial: Trial | Row, started: float | None = None) -> None:
+        config = self._config.trial(trial.hyperparameters, seed=_seed(trial))
+        tags = {
+            **self._code_tags(trial),
+            "sweep.design": str(trial.design).lower(),
+            "sweep.seed": str(_seed(trial)),
+            **({"sweep.of": str(trial.of)} if trial.of is not None else {}),
+            **({"sweep.arm": trial.kind} if key.kind == "confirm" else {}),
+            **({"sweep.control": "tuned" if trial.kind == "tuned" else "plain"} if key.kind == "control" else {}),
+        }
+        # A control may have hyperparameters that the space has not.
+        params = {**self._config.hyperparameters(config), **trial.hyperparameters}
+        start_time = int((started or time.time()) * 1000)
+        # Another driver may have opened the run of a trial that was adopted, or that is over.
+        adopted = isinstance(trial, Row) or trial.attempt > 1
+        self._tracker.start_trial(key, params=params, tags=tags, start_time=start_time, resumed=adopted)
+
+    def _code_tags(self, trial: Trial | Row) -> dict[str, str]:
+        """Tags of the code that a trial is or was trained with, and of the one it began with where that was another."""
+        now = time.time()
+        ended = trial.ended if isinstance(trial, Row) else None
+        before, code = (provenance.code_at(self._codes, moment or now) for moment in (trial.started, ended))
+        return {**code, **{f"{name}.at_start": value for name, value in before.items() if code.get(name) != value}}
+
+    def _end(
+        self,
+        key: RunKey,
+        outcome: Outcome,
+        value: float | None,
+        error: str | None,
+        tags: Mapping[str, str],
+        ended: float,
+    ) -> None:
+        """Ends a run. `objective` is for completed search trials alone, so that sorting by it shows the truth."""
+        name = "final_objective" if key.kind != "trial" else "objective" if outcome == "completed" else "last_objective"
+        metrics = {name: value} if value is not None and outcome in ("completed", "pruned") else {}
+        tags, end_time = {**tags, **_error_tag(error)}, int(ended * 1000)
+        self._tracker.end_trial(key, outcome=outcome, metrics=metrics, tags=tags, end_time=end_time)
+        self._sent.add(key)
+
+
+def _run_key(trial: Trial) -> RunKey:
+    return RunKey(trial.study, _mlflow_kind(trial.kind), trial.number)
+
+
+def _error_tag(error: str | None) -> dict[str, str]:
+    return {"sweep.error": error[-TRACEBACK:]} if error else {}
+
+
+def _mlflow_kind(kind: Kind) -> str:
+    return "confirm" if kind in ARMS else "control" if kind == "tuned" else kind
+
+
+def _seed(trial: Trial | Row) -> int:
+    return trial.config.training.seed if isinstance(trial, Trial) else trial.seed
