@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from .errors import DataError
 from .lease import FileLock
-from .places import AwayError, Object, here, is_remote, objects, read, tag_is_md5
+from .places import AwayError, Object, fetch, here, is_remote, objects, tag_is_md5
 
 AT_ONCE = 8  # objects
 
@@ -75,14 +75,14 @@ def _is_there(path: Path, wanted: Object) -> bool:
 
 def _fetch(there: Path, wanted: Object, target: Path) -> str | None:
     """Copies an object; returns what is wrong with it."""
-    content, path = read(there / wanted.name), target / wanted.name
-    problem = differs(content, wanted)
-    if problem and (len(content) != wanted.size or tag_is_md5(there / wanted.name)):
-        return f"{there / wanted.name}: {problem}"
+    path = target / wanted.name
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        beside.write_bytes(content)
+        fetch(there / wanted.name, beside)
+        problem = differs(beside, wanted)
+        if problem and (beside.stat().st_size != wanted.size or tag_is_md5(there / wanted.name)):
+            return f"{there / wanted.name}: {problem}"
         os.utime(beside, ns=(wanted.modified_ns, wanted.modified_ns))
         beside.replace(path)
     finally:
@@ -90,9 +90,10 @@ def _fetch(there: Path, wanted: Object, target: Path) -> str | None:
     return None
 
 
-def differs(content: bytes, wanted: Object) -> str | None:
-    """In what a content is not the one that was listed: by its size, and its MD5 where the store has that."""
-    if len(content) != wanted.size:
-        return f"expected {wanted.size} bytes, found {len(content)}"
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+def differs(copy: Path, wanted: Object) -> str | None:
+    """In what a copy is not the object that was listed: by its size, and its MD5 where the store has that."""
+    if (size := copy.stat().st_size) != wanted.size:
+        return f"expected {wanted.size} bytes, found {size}"
+    with copy.open("rb") as file:
+        found = hashlib.file_digest(file, functools.partial(hashlib.md5, usedforsecurity=False)).hexdigest()
     return f"expected MD5 {wanted.md5}, found {found}" if wanted.md5 not in (None, found) else None

@@ -23,6 +23,7 @@ from .errors import SweepError, reason, without_password
 
 PATIENCE = 300.0  # seconds that a trial waits for object storage which does not answer
 LONGEST_PAUSE = 30.0  # seconds between two attempts
+ANSWER = 20.0  # seconds in which object storage must answer before anything begins
 
 T = TypeVar("T")
 
@@ -106,7 +107,7 @@ def write(path: Path, content: bytes) -> None:
         OSError: the disk is full or the folder not writable; object storage refuses, or is away for too long.
     """
     if is_remote(path):
-        _reached(path, lambda fs, name: fs.pipe_file(name, content), what="written")
+        _reached(path, lambda fs, name, t: fs.pipe_file(name, content, timeout=t), what="written")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".tmp")
@@ -129,20 +130,20 @@ def read(path: Path) -> bytes:
         OSError: it cannot be read.
     """
     if is_remote(path):
-        return bytes(_reached(path, lambda fs, name: fs.cat_file(name)))
+        return bytes(_reached(path, lambda fs, name, _: fs.cat_file(name)))
     return path.read_bytes()
 
 
 def size(path: Path) -> int:
     """Bytes of a file."""
-    return int(_reached(path, lambda fs, name: fs.size(name)) if is_remote(path) else path.stat().st_size)
+    return int(_reached(path, lambda fs, name, t: fs.size(name, timeout=t)) if is_remote(path) else path.stat().st_size)
 
 
 def remove(path: Path) -> None:
     """Removes a file, if there is one."""
     if is_remote(path):
         with contextlib.suppress(FileNotFoundError):
-            _reached(path, lambda fs, name: fs.rm_file(name))
+            _reached(path, lambda fs, name, t: fs.rm_file(name, timeout=t))
     else:
         path.unlink(missing_ok=True)
 
@@ -151,14 +152,14 @@ def files(folder: Path, pattern: str) -> list[Path]:
     """The files whose path below a folder fits a pattern, part by part; one request for a thousand objects."""
     if not is_remote(folder):
         return list(folder.glob(pattern))
-    found = [str(name) for name in _reached(folder, lambda fs, name: fs.find(name), what="listed")]
+    found = [str(name) for name in _reached(folder, lambda fs, name, t: fs.find(name, timeout=t), what="listed")]
     below = [name.removeprefix(f"{cast('Any', folder).path}/") for name in found]
     return [folder / name for name in below if name.count("/") == pattern.count("/") and fnmatch(name, pattern)]
 
 
 def objects(folder: Path) -> list[Object]:
     """What is below a folder in object storage."""
-    listed = _reached(folder, lambda fs, name: fs.find(name, detail=True), what="listed")
+    listed = _reached(folder, lambda fs, name, t: fs.find(name, detail=True, timeout=t), what="listed")
     found, prefix = [], f"{cast('Any', folder).path.rstrip('/')}/"
     for name, about in listed.items():
         below, tag = name.removeprefix(prefix), str(about.get("ETag", "")).strip('"')
@@ -171,13 +172,23 @@ def objects(folder: Path) -> list[Object]:
 
 def tag_is_md5(path: Path) -> bool:
     """Whether an object's tag is what it looks like: it is not where a key of the user's or of KMS encrypts."""
-    about = _reached(path, lambda fs, name: fs.call_s3("head_object", **_bucket_and_key(name)))
+    about = _reached(path, lambda fs, name, t: fs.call_s3("head_object", **_bucket_and_key(name), timeout=t))
     return about.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in about
 
 
 def _bucket_and_key(name: str) -> dict[str, str]:
     bucket, _, key = name.partition("/")
     return {"Bucket": bucket, "Key": key}
+
+
+def fetch(path: Path, target: Path) -> None:
+    """Copies an object to a file of this machine, in small pieces one after the other: it need not fit into memory.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read, or the copy not be written.
+    """
+    _reached(path, lambda fs, name, _: fs.get_file(name, str(target), max_concurrency=1))
 
 
 @contextlib.contextmanager
@@ -188,7 +199,7 @@ def at_hand(path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="sweep-copy-") as scratch:
         copy = Path(scratch, path.name)
-        copy.write_bytes(read(path))
+        fetch(path, copy)
         yield copy
 
 
@@ -199,17 +210,22 @@ def check(folder: Path) -> None:
         AwayError: one of them fails: says which, and why.
     """
     probe, content = folder / f".probe-{uuid4().hex}", b"written by sweep, to see whether it can"
-    _reached(probe, lambda fs, name: fs.pipe_file(name, content), what="written", patient=False)
-    if _reached(probe, lambda fs, name: fs.cat_file(name), patient=False) != content:
+    _reached(probe, lambda fs, name, t: fs.pipe_file(name, content, timeout=t), what="written", within=ANSWER)
+    if _reached(probe, lambda fs, name, t: fs.cat_file(name, timeout=t), within=ANSWER) != content:
         raise AwayError(f"{probe}: other content was read than was written")
-    _reached(probe, lambda fs, name: fs.rm_file(name), what="removed", patient=False)
+    _reached(probe, lambda fs, name, t: fs.rm_file(name, timeout=t), what="removed", within=ANSWER)
 
 
-def _reached(path: Path, call: Callable[[Any, str], T], *, what: str = "reached", patient: bool = True) -> T:
-    """Calls with a path's file system and its name there.
+def _reached(
+    path: Path, call: Callable[[Any, str, float], T], *, what: str = "reached", within: float | None = None
+) -> T:
+    """Calls with a path's file system, its name there, and the seconds in which an answer must come.
+
+    A server that takes a request and falls silent would otherwise be waited for half an hour: the attempts of s3fs
+    times those of botocore. What transfers data of any size takes the time it needs.
 
     Args:
-        patient: wait for object storage that does not answer.
+        within: try once, for so many seconds; default: again and again, as long as a trial waits.
 
     Raises:
         FileNotFoundError: there is no such object.
@@ -218,14 +234,17 @@ def _reached(path: Path, call: Callable[[Any, str], T], *, what: str = "reached"
     from botocore.exceptions import BotoCoreError, HTTPClientError
     from botocore.exceptions import ConnectionError as NoConnectionError
 
-    remote, deadline, pause = cast("Any", path), time.monotonic() + PATIENCE * patient, 1.0
+    remote, pause, seconds = cast("Any", path), 1.0, PATIENCE if within is None else within
+    deadline = time.monotonic() + (PATIENCE if within is None else 0)
     while True:
         try:
-            return call(remote.fs, remote.path)
+            return call(remote.fs, remote.path, seconds)
         except FileNotFoundError as error:
             if what == "reached":
                 raise
             problem: Exception = error  # nothing but the bucket can be missing
+        except TimeoutError as error:
+            problem = error if str(error) else OSError(f"no answer within {seconds:g} s")
         except (OSError, BotoCoreError) as error:
             problem = error
         final = isinstance(problem, FileNotFoundError | PermissionError)
