@@ -257,7 +257,9 @@ class Cluster:
         host = self.address.partition(":")[0] if "--head" in words else f"127.0.0.{next(self._hosts)}"
         self._last = host
         beside = Path(sys.executable).parent
-        command = [*before, str(beside / "ray"), "start", *words, f"--node-ip-address={host}", "--disable-usage-stats"]
+        agent = f"--dashboard-agent-listen-port={free_port()}"  # by default one for all the Rays of a machine
+        words = (*words, f"--node-ip-address={host}", agent, "--disable-usage-stats")
+        command = [*before, str(beside / "ray"), "start", *words]
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "SWEEP_", "MLFLOW_"))}
         path = {"PATH": f"{beside}:{os.environ['PATH']}"}  # where jobs find Python
         seen = self._log.read_text().count("--block") if self._log.exists() else 0
