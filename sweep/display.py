@@ -98,19 +98,14 @@ class Progress:
 
 
 class LogLines(Progress):
-    """Two lines at the start and one per finished trial: for pipes and log files."""
-
-    def __enter__(self) -> LogLines:
-        """Says at once that something happens: to connect takes seconds."""
-        ended, trials = sum(self.counts.values()), self.config.search.trials
-        self.console.print(f"{self.config.name}: begins; of {trials} trials {ended or 'none'} ended before")
-        return self
+    """One line at the start and one per finished trial: for pipes and log files."""
 
     def started(self, trial: Trial) -> None:
         """Prints, with the first one, what is to come."""
         if not self._ended_here and not self.running:
-            left = f"{self._left} to train, of {self.config.training.max_epochs} epochs at most"
-            self.console.print(f"{self.config.name}: {left}", soft_wrap=True)
+            epochs, ended = self.config.training.max_epochs, sum(self.counts.values())
+            left = f"{self._left} to train, of {epochs} epochs at most"
+            self.console.print(f"{self.config.name}: {left}; {ended or 'none'} ended before", soft_wrap=True)
         super().started(trial)
 
     def ended(self, trial: Trial, outcome: Outcome, error: str | None) -> None:
