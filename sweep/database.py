@@ -55,7 +55,7 @@ class _Write:
     change: Callable[[FrozenTrial], object]
 
 
-class Mirror(_CachedStorage):
+class CachedDatabase(_CachedStorage):
     """A database whose trials lie in memory too: what this process writes at once, what others write when it looks.
 
     Optuna's own cache holds finished trials alone and reads all others, the waiting ones too, whenever a sampler or a
@@ -311,20 +311,24 @@ def _set_times(start: datetime | None, end: datetime | None, trial: FrozenTrial)
 
 def look_again(storage: BaseStorage, study_id: int) -> None:
     """Sees to it that a study's trials are next read as all drivers have left them."""
-    if isinstance(storage, Mirror):
+    if isinstance(storage, CachedDatabase):
         storage.look(study_id)
 
 
 def latest_trial(storage: BaseStorage, trial_id: int) -> FrozenTrial:
     """A trial as all drivers have left it."""
-    return storage.latest(trial_id) if isinstance(storage, Mirror) else storage.get_trial(trial_id)
+    return storage.latest(trial_id) if isinstance(storage, CachedDatabase) else storage.get_trial(trial_id)
 
 
 def owner_mark(storage: BaseStorage, trial_id: int) -> object:
     """The mark of a trial's owner as all drivers have left it, or None."""
-    return storage.mark(trial_id) if isinstance(storage, Mirror) else storage.get_trial(trial_id).user_attrs.get(OWNER)
+    return (
+        storage.mark(trial_id)
+        if isinstance(storage, CachedDatabase)
+        else storage.get_trial(trial_id).user_attrs.get(OWNER)
+    )
 
 
 def together(storage: BaseStorage) -> contextlib.AbstractContextManager[None]:
     """Where the storage is a database: what this thread writes to trials within goes there at once."""
-    return storage.together() if isinstance(storage, Mirror) else contextlib.nullcontext()
+    return storage.together() if isinstance(storage, CachedDatabase) else contextlib.nullcontext()

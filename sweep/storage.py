@@ -19,7 +19,7 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import OperationalError
 
 from .config import StudyConfig
-from .database import Mirror
+from .database import CachedDatabase
 from .errors import StorageError, reason, sentences, without_password
 from .journal import open_journal
 from .lease import FileLock, released
@@ -54,7 +54,7 @@ def open_storage(url: str) -> BaseStorage:
             return open_journal(Path(url.removeprefix("journal:///")))
         options = {"connect_args": {"connect_timeout": 10} if url.startswith("postgresql") else {}}
         with _alone(url, options):
-            return Mirror(RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **options}))
+            return CachedDatabase(RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **options}))
     except StorageError:
         raise
     except Exception as error:  # noqa: BLE001 (every driver has its own errors; all of them mean the same to the user)

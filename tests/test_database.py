@@ -24,7 +24,7 @@ from sqlalchemy.exc import OperationalError
 
 from sweep import database
 from sweep.config import StudyConfig
-from sweep.database import Mirror
+from sweep.database import CachedDatabase
 from sweep.storage import open_storage
 from sweep.study import Study
 
@@ -53,14 +53,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, empty_sqlite: bytes, stu
 
 
 @pytest.fixture
-def storage(url: str) -> Mirror:
+def storage(url: str) -> CachedDatabase:
     """A driver's storage."""
-    return mirror(url)
+    return opened(url)
 
 
-def mirror(url: str) -> Mirror:
+def opened(url: str) -> CachedDatabase:
     found = open_storage(url)
-    assert isinstance(found, Mirror)
+    assert isinstance(found, CachedDatabase)
     return found
 
 
@@ -70,7 +70,7 @@ class TestContract(StorageTestCase):
     test_pickle_storage = None  # type: ignore[assignment]  # a storage is opened where it is used
 
 
-def one_trial(storage: Mirror, **attrs: Any) -> tuple[int, int]:
+def one_trial(storage: CachedDatabase, **attrs: Any) -> tuple[int, int]:
     """A study with a trial that runs; their ids."""
     study = storage.create_new_study([StudyDirection.MINIMIZE], "study")
     trial = storage.create_new_trial(study)
@@ -84,7 +84,7 @@ def everything(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
     return {name: value for name, value in vars(trial).items() if name != "_trial_id"}
 
 
-def test_what_one_driver_writes_is_what_another_and_optuna_itself_read(url: str, storage: Mirror) -> None:
+def test_what_one_driver_writes_is_what_another_and_optuna_itself_read(url: str, storage: CachedDatabase) -> None:
     study, trial = one_trial(storage, owner={"pid": 1})
     depth = CategoricalDistribution((1, 2, 4))
     with storage.together():
@@ -99,7 +99,7 @@ def test_what_one_driver_writes_is_what_another_and_optuna_itself_read(url: str,
     storage.set_trial_state_values(trial, TrialState.COMPLETE, [0.125])
     storage.look(study)
     (here,) = storage.get_all_trials(study)
-    for other in (mirror(url), RDBStorage(url)):
+    for other in (opened(url), RDBStorage(url)):
         (there,) = other.get_all_trials(study)
         assert everything(there) == everything(here)
     assert here.params == {"lambda1": 0.25, "depth": 4}
@@ -107,27 +107,29 @@ def test_what_one_driver_writes_is_what_another_and_optuna_itself_read(url: str,
     assert here.user_attrs == {"owner": {"pid": 2}, "facts": {"a": [1, None, "ü"]}}
 
 
-def test_writes_that_belong_together_are_stored_together_or_not_at_all(url: str, storage: Mirror) -> None:
+def test_writes_that_belong_together_are_stored_together_or_not_at_all(url: str, storage: CachedDatabase) -> None:
     study, trial = one_trial(storage)
     with contextlib.suppress(ZeroDivisionError), storage.together():
         storage.set_trial_user_attr(trial, "first", 1)
         _ = 1 / 0
     with storage.together():
         storage.set_trial_user_attr(trial, "second", 2)
-        assert mirror(url).get_trial(trial).user_attrs == {}
+        assert opened(url).get_trial(trial).user_attrs == {}
         storage.set_trial_param(trial, "x", 0.5, FloatDistribution(0, 1))
-    for each in (storage, mirror(url)):
+    for each in (storage, opened(url)):
         (found,) = each.get_all_trials(study)
         assert (found.user_attrs, found.params) == ({"second": 2}, {"x": 0.5})
     with storage.together():
         storage.set_trial_user_attr(trial, "third", 3)
         storage.set_trial_state_values(trial, TrialState.COMPLETE, [1.0])  # ends it, so the attribute comes first
-    assert mirror(url).get_trial(trial).user_attrs == {"second": 2, "third": 3}
+    assert opened(url).get_trial(trial).user_attrs == {"second": 2, "third": 3}
     with pytest.raises(UpdateFinishedTrialError), storage.together():
         storage.set_trial_user_attr(trial, "late", 4)
 
 
-def test_a_database_that_goes_away_while_it_is_written_to_leaves_memory_as_it_was(url: str, storage: Mirror) -> None:
+def test_a_database_that_goes_away_while_it_is_written_to_leaves_memory_as_it_was(
+    url: str, storage: CachedDatabase
+) -> None:
     study, trial = one_trial(storage)
 
     def away(_connection: object, _cursor: object, statement: str, *_: object) -> None:
@@ -148,12 +150,12 @@ def test_a_database_that_goes_away_while_it_is_written_to_leaves_memory_as_it_wa
     (found,) = storage.get_all_trials(study)
     assert (found.params, found.user_attrs) == ({}, {})
     write(0.75)
-    assert mirror(url).get_trial(trial).params == storage.get_trial(trial).params == {"x": 0.75}
+    assert opened(url).get_trial(trial).params == storage.get_trial(trial).params == {"x": 0.75}
 
 
-def test_rows_of_an_attempt_whose_answer_was_lost_are_replaced(url: str, storage: Mirror) -> None:
+def test_rows_of_an_attempt_whose_answer_was_lost_are_replaced(url: str, storage: CachedDatabase) -> None:
     study, trial = one_trial(storage)
-    twin = mirror(url)  # knows nothing of what the first has written, as after a lost answer
+    twin = opened(url)  # knows nothing of what the first has written, as after a lost answer
     twin.get_all_trials(study)
     storage.set_trial_param(trial, "x", 0.25, FloatDistribution(0, 1))
     storage.set_trial_intermediate_value(trial, 1, 9.0)
@@ -161,14 +163,14 @@ def test_rows_of_an_attempt_whose_answer_was_lost_are_replaced(url: str, storage
         twin.set_trial_param(trial, "x", 0.75, FloatDistribution(0, 1))
         twin.set_trial_intermediate_value(trial, 1, 3.0)
         twin.set_trial_intermediate_value(trial, 2, 4.0)
-    for each in (twin.get_trial(trial), mirror(url).get_trial(trial)):
+    for each in (twin.get_trial(trial), opened(url).get_trial(trial)):
         assert (each.params, each.intermediate_values) == ({"x": 0.75}, {1: 3.0, 2: 4.0})
 
 
-def test_a_running_trial_that_another_driver_takes_over_is_seen_as_theirs(url: str, storage: Mirror) -> None:
+def test_a_running_trial_that_another_driver_takes_over_is_seen_as_theirs(url: str, storage: CachedDatabase) -> None:
     study, trial = one_trial(storage, owner={"pid": 1})
     storage.get_all_trials(study)
-    other = mirror(url)
+    other = opened(url)
     other.set_trial_user_attr(trial, "owner", {"pid": 2})
     other.set_trial_intermediate_value(trial, 1, 0.5)
     assert storage.get_trial(trial).user_attrs == {"owner": {"pid": 1}}, "it is in memory until somebody looks"
@@ -185,11 +187,11 @@ def test_a_running_trial_that_another_driver_takes_over_is_seen_as_theirs(url: s
 
 
 def test_what_others_write_is_seen_after_a_while_without_anybody_waiting_for_it(
-    url: str, storage: Mirror, monkeypatch: pytest.MonkeyPatch
+    url: str, storage: CachedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, trial = one_trial(storage)
     storage.get_all_trials(study)
-    other = mirror(url)
+    other = opened(url)
     other.set_trial_intermediate_value(trial, 1, 0.5)
     second = other.create_new_trial(study)
     assert len(storage.get_all_trials(study)) == 1
@@ -207,7 +209,7 @@ def test_what_others_write_is_seen_after_a_while_without_anybody_waiting_for_it(
 
 
 def test_what_is_written_while_a_look_is_under_way_is_not_undone_by_it(
-    storage: Mirror, monkeypatch: pytest.MonkeyPatch
+    storage: CachedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, trial = one_trial(storage)
     storage.get_all_trials(study)
@@ -224,10 +226,10 @@ def test_what_is_written_while_a_look_is_under_way_is_not_undone_by_it(
     assert found.intermediate_values == {1: 0.5}
 
 
-def test_a_waiting_trial_is_taken_by_one_of_two_drivers(url: str, storage: Mirror) -> None:
+def test_a_waiting_trial_is_taken_by_one_of_two_drivers(url: str, storage: CachedDatabase) -> None:
     study = storage.create_new_study([StudyDirection.MINIMIZE], "study")
     optuna.load_study(study_name="study", storage=storage).enqueue_trial({})
-    other = mirror(url)
+    other = opened(url)
     (waiting,) = (trial._trial_id for trial in storage.get_all_trials(study))
     other.get_all_trials(study)
     taken = [each.set_trial_state_values(waiting, TrialState.RUNNING) for each in (storage, other)]
@@ -263,7 +265,7 @@ def test_a_decision_rests_on_what_others_wrote_just_now(
     assert added.number == 3
 
 
-def test_writing_takes_few_statements(storage: Mirror) -> None:
+def test_writing_takes_few_statements(storage: CachedDatabase) -> None:
     """One driver has many slots: a statement costs a millisecond, and the turns of its threads beside."""
     _, trial = one_trial(storage)
     statements: list[str] = []
@@ -281,7 +283,7 @@ def test_any_order_of_writes_leaves_memory_as_the_database(
     path = tmp_path_factory.mktemp("any") / "optuna.db"
     path.write_bytes(empty_sqlite)
     with connections_closed():
-        storage = mirror(f"sqlite:///{path}")
+        storage = opened(f"sqlite:///{path}")
         study, trial = one_trial(storage)
         storage.get_all_trials(study)
         with storage.together():
