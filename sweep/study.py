@@ -243,6 +243,8 @@ class Study:
         # A seed for each trial: drivers that share one, at once or one after the other, would draw the same points.
         sampler = sampler_of(self.config, self._space, seed=self.config.training.seed * 1_000_003 + frozen.number)
         self._study.sampler = KnowingSampler(sampler, self._known, self._space) if self._known else sampler
+        # As Optuna's ask() does: a thread keeps the trials that its sampler sees, and another one tells of their ends.
+        self._study._thread_local.cached_all_trials = None
         handle = optuna.Trial(self._study, frozen._trial_id)
         attrs = handle.user_attrs
         with together(self._storage):

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -216,6 +216,32 @@ def test_the_sampler_that_is_told_the_space_draws_the_points_of_optunas() -> Non
         return [trial.params for trial in study.trials]
 
     assert points(_TPE(space, seed=7)) == points(optuna.samplers.TPESampler(seed=7))
+
+
+def test_a_sampler_learns_whichever_thread_asks(
+    study_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The executor asks in a thread of its own, and tells in Tune's."""
+    (tmp_path / "results").mkdir()
+    seen: list[int] = []
+    sample = optuna.samplers.TPESampler._sample
+    monkeypatch.setattr(
+        optuna.samplers.TPESampler,
+        "_sample",
+        lambda self, study, trial, *words: (
+            seen.append(len(study._get_trials(deepcopy=False, states=(TrialState.COMPLETE,), use_cache=True))),
+            sample(self, study, trial, *words),
+        )[1],
+    )
+    config = study_config(search={"trials": 16, "sampler": "tpe", "pruner": "none"})
+    study = Study(config, open_storage(f"sqlite:///{tmp_path}/optuna.db"), workspace=tmp_path / "results")
+    study.fill()
+    with ThreadPoolExecutor(1) as asker:
+        for number in range(16):
+            trial = asker.submit(study.ask).result()
+            assert trial is not None
+            train(study, trial, [number / 16])
+    assert seen == list(range(10, 16)), "after ten trials it models those that have ended"
 
 
 def test_a_users_own_trial_is_one_more(opened: Any, study_config: MakeConfig, storage_url: str) -> None:
