@@ -105,6 +105,8 @@ class CachedDatabase(_CachedStorage):
             looks.discard(study_id)
         elif now - self._looked[study_id] >= LOOK_EVERY:
             self._looked[study_id] = now
+            if self._reading.locked():  # a look is under way, and may wait for a database that is silent
+                return
             threading.Thread(target=self._look_quietly, args=(study_id,), name="look", daemon=True).start()
 
     def _look_quietly(self, study_id: int) -> None:
@@ -119,20 +121,21 @@ class CachedDatabase(_CachedStorage):
                 study = self._studies.setdefault(study_id, _StudyInfo())
                 known = {trial._trial_id: trial for trial in study.trials.values()}
                 self._written[study_id].clear()
-            wanted, times = self._news(study_id, known)
+            wanted, times, last = self._news(study_id, known)
             trials = []
             if wanted:
-                those, after = (wanted, max(wanted)) if len(wanted) <= MANY else (set(), min(wanted) - 1)
-                trials = self._backend._get_trials(study_id, None, those, after)
+                those, after = (wanted, last) if len(wanted) <= MANY else (set(), min(wanted) - 1)
+                trials = self._backend._get_trials(study_id, None, those, after)  # those, and all after
             with self._lock:
                 newer = self._written[study_id]  # written while they were read
                 self._add_trials_to_cache(study_id, [t for t in trials if t._trial_id not in newer])
-            for trial_id, exact in times.items():
-                self._change(trial_id, partial(_set_times, *exact))
+                still = times.keys() - newer
+            for trial_id in still:
+                self._change(trial_id, partial(_set_times, *times[trial_id]))
             self._looked[study_id] = now
 
-    def _news(self, study_id: int, known: Mapping[int, FrozenTrial]) -> tuple[set[int], dict[int, Times]]:
-        """The trials to be read, and of those that are known the times which the database has otherwise."""
+    def _news(self, study_id: int, known: Mapping[int, FrozenTrial]) -> tuple[set[int], dict[int, Times], int]:
+        """The trials to be read, of those that are known the times which the database has otherwise, the last trial."""
         trials, attributes = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
         of_study = trials.c.study_id == study_id
         with self._transaction() as connection:
@@ -152,7 +155,7 @@ class CachedDatabase(_CachedStorage):
                 wanted.add(trial_id)
             elif (trial.datetime_start, trial.datetime_complete) != (start, end):
                 times[trial_id] = start, end
-        return wanted, times
+        return wanted, times, max((trial_id for trial_id, *_ in found), default=0)
 
     # -- writing -------------------------------------------------------------------------------------------------
 

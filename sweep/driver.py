@@ -28,7 +28,7 @@ from .rows import Outcome
 from .settings import Settings
 from .source import Job, Key, Result
 from .storage import UNREACHABLE, Patience
-from .study import Study, Trial
+from .study import EndedElsewhereError, Study, Trial
 from .tracking import Tracker
 
 TRACEBACK = 4000  # characters of its end that are kept in MLflow
@@ -195,15 +195,22 @@ class Driver:
 
     def _take_in(self, trial: Trial) -> bool:
         """Hands what a trial reported to the storage and the tracker; returns whether it must stop here."""
-        key, study = trial.key, self._studies[trial.study]
-        results = self._handed_in[key]
-        last = results[-1]
-        if not self._is_ours(trial):
+        try:
+            ended = self._hand_in(trial) if self._is_ours(trial) else None
+        except EndedElsewhereError:
+            ended = None
+        if ended is None:
             self._listener.noticed(f"trial {trial.number} of {trial.study} was taken over while this driver slept")
-            del self._trials[key], self._handed_in[key]
-            return True
+            del self._trials[trial.key]
+        del self._handed_in[trial.key]
+        return ended is not False
+
+    def _hand_in(self, trial: Trial) -> bool:
+        """Does so; returns whether the trial has ended."""
+        results = self._handed_in[trial.key]
+        last = results[-1]
         reported = [m for result in results for m in result.epochs]
-        pruned_at = study.report(trial, reported)
+        pruned_at = self._studies[trial.study].report(trial, reported)
         for notice in (notice for result in results for notice in result.notices):
             self._listener.noticed(f"trial {trial.number} of {trial.study}: {notice}")
         # Epochs beyond the pruner's word were trained ahead of it and do not count.
@@ -220,7 +227,6 @@ class Driver:
         elif outcome is not None:
             tags = {**last.where, **({"sweep.reason": "out of memory"} if last.lack else {})}
             self._end(trial, outcome, checkpoint=last.checkpoint, error=last.error, tags=tags)  # type: ignore[arg-type]
-        del self._handed_in[key]
         return outcome is not None
 
     def _tried_again(self, trial: Trial, last: Result) -> bool:

@@ -295,6 +295,8 @@ class _Scheduler(TrialScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None: ...
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        # Idle ones may have died too, unnoticed: with their node, say. The trial must not lose one after the other.
+        tune_controller._cleanup_cached_actors(force_all=True)
         # get_error() looks where Tune has not copied it yet.
         self.bridge.lost(trial.trial_id, Path(trial.error_file).read_text() if trial.error_file else "")
 

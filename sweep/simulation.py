@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Iterator
@@ -134,6 +133,7 @@ class _Measured(Driver):
         self._wait = [Job((WAITS, number), trial, place, attempt=1, alone=False) for number in range(slots)]
         self._there: dict[Key, float] = {}
         self._slots = slots
+        self._began_waiting: float | None = time.monotonic()  # None: no longer
 
     def ask(self) -> Job | None:
         if self._wait:
@@ -147,9 +147,13 @@ class _Measured(Driver):
         return job
 
     def _all_there(self) -> bool:
-        """Whether each slot has a worker, or no other comes."""
-        last = max(self._there.values(), default=math.inf)
-        return len(self._there) == self._slots or time.monotonic() - last > NO_OTHER
+        """Whether each slot has a worker, or no other comes; from then on always."""
+        if self._began_waiting is not None:
+            last = max(self._there.values(), default=self._began_waiting)
+            if len(self._there) == self._slots or time.monotonic() - last > NO_OTHER:
+                self._began_waiting = None
+                self._wait.clear()
+        return self._began_waiting is None
 
     def started(self, key: Key) -> None:
         if key[0] != WAITS:

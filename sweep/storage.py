@@ -26,6 +26,14 @@ from .lease import FileLock, released
 from .settings import NO_DATABASE
 
 Storage = BaseStorage
+# Of libpq: a server that vanishes, its host included, is an error within half a minute and not after hours.
+PATIENT = {
+    "connect_timeout": 10,  # seconds, as those below
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,  # milliseconds
+}
 UNREACHABLE = (StorageInternalError, OperationalError, OSError)
 """What a storage raises that is away for a while: a server that restarts, a locked file, a full disk."""
 
@@ -52,7 +60,7 @@ def open_storage(url: str) -> BaseStorage:
             if not re.fullmatch("journal:///.+", url):
                 raise ValueError("a journal's URL is journal:///path")  # noqa: TRY301
             return open_journal(Path(url.removeprefix("journal:///")))
-        options = {"connect_args": {"connect_timeout": 10} if url.startswith("postgresql") else {}}
+        options = {"connect_args": PATIENT if url.startswith("postgresql") else {}}
         with _alone(url, options):
             return CachedDatabase(RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **options}))
     except StorageError:

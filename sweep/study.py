@@ -6,7 +6,8 @@ Called by the driver alone. A trial is a row that waits (the budget), is taken b
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -50,6 +51,7 @@ class Trial:
         started: when it was first taken, in seconds since the Unix epoch; None: by this driver, just now.
         reported: last epoch that the storage has.
         judged: last epoch that the pruner has judged.
+        pruned_at: epoch at which it has stopped the trial.
         epochs: epochs that count.
         best: what the objective is so far: the last epoch's metric, or its best one.
         failures: how often its own code has raised an error.
@@ -69,6 +71,7 @@ class Trial:
     started: float | None = None
     reported: int = 0
     judged: int = 0
+    pruned_at: int | None = None
     epochs: int = 0
     best: float | None = None
     failures: int = 0
@@ -78,6 +81,10 @@ class Trial:
     def key(self) -> tuple[str, int]:
         """What identifies the trial within the storage."""
         return self.study, self.number
+
+
+class EndedElsewhereError(Exception):
+    """Another driver has taken a trial for abandoned, and ended it."""
 
 
 class Study:
@@ -218,8 +225,11 @@ class Study:
                 self._taken.pop()  # another driver was faster
             return None
         for latest in (False, True):  # the latest state of all trials is read where the last one known leaves nothing
+            leases = _leases(self._study)
             for frozen in self._frozen(TrialState.RUNNING, latest=latest):
-                if self._is_free(frozen) and self._is_free(frozen := latest_trial(self._storage, frozen._trial_id)):
+                if self._is_free(frozen, leases) and self._is_free(
+                    frozen := latest_trial(self._storage, frozen._trial_id), leases
+                ):
                     mark = owner(frozen.user_attrs.get("owner", {"attempt": 0})["attempt"] + 1)
                     self._taken.append((frozen, mark))
                     return self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
@@ -231,13 +241,13 @@ class Study:
                         return self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
         return None
 
-    def _is_free(self, frozen: FrozenTrial) -> bool:
+    def _is_free(self, frozen: FrozenTrial, leases: Leases) -> bool:
         """Whether a running trial has no driver, or a dead one.
 
         One without a mark has lost its driver before the mark: both are written while the others are kept out.
         """
         running = frozen.state == TrialState.RUNNING
-        return running and ("owner" not in frozen.user_attrs or self._is_orphan(frozen))
+        return running and ("owner" not in frozen.user_attrs or _is_orphan(frozen, self._watch, leases))
 
     def _trial(self, frozen: FrozenTrial, mark: dict[str, Any]) -> Trial:
         # A seed for each trial: drivers that share one, at once or one after the other, would draw the same points.
@@ -283,8 +293,13 @@ class Study:
 
         Only the epochs at which the pruner decides go to the storage; each is reported and judged before the next.
         Epochs may be handed in again: after an error of the storage, or by whoever has adopted the trial.
+
+        Raises:
+            EndedElsewhereError: the trial has ended.
         """
         objective = self.config.objective
+        if trial.pruned_at is not None:
+            return trial.pruned_at  # that it ends was not stored then; others have ended since, but it is decided
         for metrics in epochs:
             value = metrics.values[objective.metric]
             if objective.at == "best" and trial.best is not None and not objective.better(value, trial.best):
@@ -293,11 +308,13 @@ class Study:
             if metrics.epoch <= trial.judged or metrics.epoch not in self._decisions:
                 continue
             if metrics.epoch > trial.reported:
-                trial.handle.report(value, metrics.epoch)
+                with _ended_elsewhere(trial):
+                    trial.handle.report(value, metrics.epoch)
                 trial.reported = metrics.epoch
             judged = trial.kind == "trial" and metrics.epoch < self.config.training.max_epochs
             # Design trials are asked too, though never stopped: the rungs that others are compared with fill by asking.
             if judged and trial.handle.should_prune() and not trial.design:
+                trial.pruned_at = metrics.epoch
                 return metrics.epoch
             trial.judged = metrics.epoch
         return None
@@ -315,6 +332,9 @@ class Study:
 
         Args:
             tags: what the tracker was told beside, kept for the case that it never got there.
+
+        Raises:
+            EndedElsewhereError: another driver has ended it.
         """
         facts = {
             "epochs": trial.epochs,
@@ -331,32 +351,39 @@ class Study:
                 if outcome in ("pruned", "diverged"):
                     # A divergence late in training must not look better to TPE than an early pruning.
                     trial.handle.set_constraint("diverged", 1.0 if outcome == "diverged" else -1.0)
-        except UpdateFinishedTrialError:
-            return  # told before, in a call whose answer was lost
-        state = _STATES[outcome]
-        self._study.tell(trial.handle, trial.best if state == TrialState.COMPLETE else None, state)
+            state = _STATES[outcome]
+            self._study.tell(trial.handle, trial.best if state == TrialState.COMPLETE else None, state)
+        except UpdateFinishedTrialError as error:
+            if not self.owns(trial):
+                raise EndedElsewhereError(str(error)) from error
+            # else it was told before, in a call whose answer was lost
 
     def note_failure(self, trial: Trial, error: str) -> None:
         """Counts an error of the trial's own code that does not end it."""
-        trial.handle.set_user_attr("error", error)
-        trial.handle.set_user_attr("failures", trial.failures + 1)
+        with _ended_elsewhere(trial), together(self._storage):
+            trial.handle.set_user_attr("error", error)
+            trial.handle.set_user_attr("failures", trial.failures + 1)
         trial.failures += 1
 
     def note_lack(self, trial: Trial, error: str) -> None:
         """Keeps that a trial was out of memory, and so must run alone from here on, whoever takes it up."""
-        trial.handle.set_user_attr("error", error)
-        trial.handle.set_user_attr("alone", True)
+        with _ended_elsewhere(trial), together(self._storage):
+            trial.handle.set_user_attr("error", error)
+            trial.handle.set_user_attr("alone", True)
         trial.alone = True
 
     def release(self, trial: Trial) -> None:
-        """Leaves an unfinished trial to whoever comes next, this process included."""
-        trial.handle.set_user_attr("owner", released(trial.mark))
+        """Leaves an unfinished trial to whoever comes next, this process included, unless somebody has it already."""
+        with self._exclusive(), contextlib.suppress(UpdateFinishedTrialError):
+            if self.owns(trial):
+                trial.handle.set_user_attr("owner", released(trial.mark))
 
     # -- looking at it -------------------------------------------------------------------------------------------
 
     def rows(self) -> list[Row]:
         """All trials, by number."""
-        return [_row(t, self._is_orphan(t)) for t in self._frozen()]
+        leases = _leases(self._study)
+        return [_row(t, _is_orphan(t, self._watch, leases)) for t in self._frozen()]
 
     def waiting(self) -> int:
         """How many trials no driver has begun."""
@@ -369,24 +396,30 @@ class Study:
     def elsewhere(self) -> set[int]:
         """Numbers of the trials whose last owner is another living process: it tells the tracker of them itself."""
         mine, living, found = owner(0), dict[str, bool](), set()
+        leases = _leases(self._study)
         for frozen in self._frozen():
             mark = frozen.user_attrs.get("owner")
             if mark is None or {**mark, "attempt": 0} == mine:
                 continue
             if (name := lease(mark)) not in living:
-                living[name] = self._watch.is_alive(mark, self._study.user_attrs.get)
+                living[name] = self._watch.is_alive(mark, lambda lease: leases().get(lease))
             if living[name]:
                 found.add(frozen.number)
         return found
-
-    def _is_orphan(self, frozen: FrozenTrial) -> bool:
-        """Whether no living driver has a running trial."""
-        return _is_orphan(frozen, self._watch, self._study)
 
     def _frozen(self, *states: TrialState, latest: bool = True) -> list[FrozenTrial]:
         if latest:
             look_again(self._storage, self._id)
         return self._storage.get_all_trials(self._id, deepcopy=False, states=states or None)
+
+
+@contextlib.contextmanager
+def _ended_elsewhere(trial: Trial) -> Iterator[None]:
+    """Says so where a trial takes nothing more."""
+    try:
+        yield
+    except UpdateFinishedTrialError as error:
+        raise EndedElsewhereError(f"trial {trial.number} of {trial.study}") from error
 
 
 def refuse_strays(name: str, workspace: Path) -> None:
@@ -406,16 +439,26 @@ def read_rows(name: str, storage: BaseStorage) -> list[Row]:
     """The trials of a study, by number, without opening it for writing; none of a study that does not exist."""
     if name not in optuna.get_all_study_names(storage):
         return []
-    study, watch = optuna.load_study(study_name=name, storage=storage), Watch()
+    leases, watch = _leases(optuna.load_study(study_name=name, storage=storage)), Watch()
     trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
-    return [_row(t, _is_orphan(t, watch, study)) for t in trials]
+    return [_row(t, _is_orphan(t, watch, leases)) for t in trials]
 
 
-def _is_orphan(frozen: FrozenTrial, watch: Watch, study: optuna.Study) -> bool:
+Leases = Callable[[], Mapping[str, Any]]
+"""What the drivers of a study have renewed, by lease."""
+
+
+def _leases(study: optuna.Study) -> Leases:
+    """Read when first asked for, and once: most trials are of this machine, whose processes are known to live."""
+    return functools.cache(lambda: study.user_attrs)
+
+
+def _is_orphan(frozen: FrozenTrial, watch: Watch, leases: Leases) -> bool:
+    """Whether no living driver has a running trial."""
     mark = frozen.user_attrs.get("owner")
     if frozen.state != TrialState.RUNNING or mark is None:  # without a mark it may be about to be taken
         return False
-    return not watch.is_alive(mark, lambda lease: study.user_attrs.get(lease))
+    return not watch.is_alive(mark, lambda lease: leases().get(lease))
 
 
 def _row(frozen: FrozenTrial, orphan: bool) -> Row:

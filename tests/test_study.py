@@ -27,7 +27,7 @@ from sweep.errors import StorageError, without_password
 from sweep.metrics import EpochMetrics
 from sweep.sampling import _TPE, decision_epochs
 from sweep.storage import FORMAT, open_storage, stored_config, study_names
-from sweep.study import Study, Trial, read_rows
+from sweep.study import EndedElsewhereError, Study, Trial, read_rows
 
 from .conftest import MakeConfig
 
@@ -634,6 +634,26 @@ def test_design_trials_controls_and_the_last_epoch_are_never_pruned(
     # The same pruner does stop an ordinary trial.
     study.enqueue({"lambda1": 0.01})
     assert train(study, asked(study), hopeless) == 1
+
+
+def test_a_driver_that_has_lost_a_trial_neither_releases_nor_ends_it(
+    opened: Any, study_config: MakeConfig, storage_url: str
+) -> None:
+    config = study_config(search={"trials": 2})
+    study = opened(config, storage_url)
+    study.fill()
+    taken, ended = asked(study), asked(study)
+    theirs = {**taken.mark, "host": "elsewhere", "attempt": 2}
+    for trial in (taken, ended):
+        trial.handle.set_user_attr("owner", theirs)
+    study.release(taken)
+    optuna.load_study(study_name=config.name, storage=open_storage(storage_url)).tell(ended.number, 0.5)
+    study.release(ended)
+    with pytest.raises(EndedElsewhereError):
+        train(study, ended, [0.25] * LAST)
+    left = in_optuna(config.name, storage_url)
+    assert [trial.user_attrs["owner"] for trial in left] == [theirs, theirs]
+    assert left[ended.number].value == 0.5
 
 
 def test_a_row_shows_only_what_counts(opened: Any, study_config: MakeConfig, journal_url: str) -> None:
