@@ -10,6 +10,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 PATIENCE = 120.0  # seconds; a node's first process takes a few, with a large library to import some more
+SOON = 5.0  # seconds, after which it is said who has not answered
 LONG_PATIENCE = 3600.0  # seconds, for a question that may bring a download with it
 
 
@@ -35,12 +36,18 @@ def count_nodes() -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
 
-def ask_nodes(question: Callable[..., Any], *arguments: object, patience: float = PATIENCE) -> list[Answer]:
+def ask_nodes(
+    question: Callable[..., Any],
+    *arguments: object,
+    patience: float = PATIENCE,
+    slow: Callable[[list[str]], None] = lambda _: None,
+) -> list[Answer]:
     """Calls a function once on each node that has room for trials; where there is none, on all.
 
     Args:
         question: a function of a module that the workers have.
         patience: seconds for all of them.
+        slow: is told, once, which nodes have not answered within ``SOON`` seconds.
     """
     alive = [node for node in ray.nodes() if node["Alive"]]
     workers = [node for node in alive if node["Resources"].get("CPU")] or alive
@@ -49,7 +56,10 @@ def ask_nodes(question: Callable[..., Any], *arguments: object, patience: float 
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_answer)
         asked[task.remote(question, arguments)] = node["NodeManagerAddress"]
-    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=patience)
+    _, late = ray.wait(list(asked), num_returns=len(asked), timeout=min(SOON, patience))
+    if late:
+        slow([asked[reference] for reference in late])
+    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=max(0.0, patience - SOON))
     return [
         *(_taken(asked[reference], reference) for reference in done),
         *(Answer(asked[reference], True, error=f"no answer within {patience:g} s") for reference in late),

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from models import options
+
 from . import checkpoint, running
 from .config import OF_CONFIRM, StudyConfig
 from .data import reader
@@ -26,7 +28,7 @@ from .metrics import EpochMetrics
 from .pairs import Comparison, Member, compare, decided
 from .preflight import check
 from .results import Summary, summarise
-from .rivals import METHODS, configurations, members, rival, trained, wanted_pairs
+from .rivals import METHODS, configurations, has_already, members, rival, trained, wanted_pairs
 from .rows import ARMS, Arm, Row
 from .settings import Settings
 from .tracking import Tracker
@@ -227,6 +229,13 @@ def _problems(
         problems.append(f"{name} has no completed trial yet; go on with it: python -m sweep resume {name}")
     elif top > len(best):
         problems.append(f"--top {top}: {name} has {len(best)} configurations that were completed")
+    defaults = {option: parameter.default for option, parameter in options(config.model.name).items()}
+    problems += [
+        f"--against {method}: the network of trial {row.number} has it already"
+        for method in METHODS
+        for row in best[:top]
+        if method in against and has_already(config, row, method, defaults)
+    ]
     if reader(config.data, settings.data, settings.cache).info.num_test < 1:
         problems.append(f"data: {config.data.name} has no test images to measure on")
     return problems

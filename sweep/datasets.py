@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from .batches import Part, Split
-from .errors import DataError
+from .errors import DataError, MissingDataError
 from .lease import FileLock
 from .mirror import mirrored
 from .places import is_remote
@@ -161,7 +161,7 @@ class InTorchvision:
         folder = root / below
         missing = [file for file in files if not (folder / file).is_file()]
         if missing and is_remote(self._root):
-            raise DataError(f"{self.key}: {', '.join(missing)} not found in {self._root / below}. {place}")
+            raise MissingDataError(f"{self.key}: {', '.join(missing)} not found in {self._root / below}. {place}")
         timeout = socket.getdefaulttimeout()
         socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision's downloads have none of their own
         try:
@@ -176,7 +176,7 @@ class InTorchvision:
         except UNREADABLE as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]  # torchvision puts the cause last
             if missing:
-                raise DataError(
+                raise MissingDataError(
                     f"{self.key}: {', '.join(missing)} not found in {folder}, and the download failed ({reason}). "
                     f"Place these files in {folder}, or run once where there is a network. {place}"
                 ) from error

@@ -29,9 +29,7 @@ from .settings import Settings
 from .source import Job, Key, Result
 from .storage import UNREACHABLE, Patience
 from .study import EndedElsewhereError, Study, Trial
-from .tracking import Tracker
 
-TRACEBACK = 4000  # characters of its end that are kept in MLflow
 CONFIRM_EVERY = 10.0  # seconds after which a trial is looked at again: another driver may have taken it over
 
 
@@ -64,15 +62,15 @@ class Driver:
         settings: Settings,
         search: Study,
         controls: Study,
-        tracker: Tracker,
+        recording: Recording,
         listener: Listener,
         *,
         stage: Literal["search", "tuned"] = "search",
     ):
-        self._config, self._settings, self._tracker, self._listener = config, settings, tracker, listener
+        self._config, self._settings, self._listener = config, settings, listener
         self._studies = {search.name: search, controls.name: controls}
         self._search, self._controls = search, controls
-        self.recording = Recording(config, settings, search, controls, tracker, listener.noticed)
+        self._recording = recording
         self._trials: dict[Key, Trial] = {}
         self._stage: str = stage
         self._began = time.monotonic()
@@ -86,10 +84,9 @@ class Driver:
         self._over = threading.Event()
         self._left = threading.Event()
         self._interrupted = False
-        self._told = False  # that the tracker cannot send
 
     def __enter__(self) -> Self:
-        self._tell_of_tracking()
+        self._recording.tell_of_problems()
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
         return self
 
@@ -130,7 +127,7 @@ class Driver:
     def started(self, key: Key) -> None:
         """Opens the trial's MLflow run."""
         trial = self._trials[key]
-        self.recording.start(trial)
+        self._recording.start(trial)
         self._listener.started(trial)
 
     def report(self, key: Key, result: Result) -> bool:
@@ -215,7 +212,7 @@ class Driver:
             self._listener.noticed(f"trial {trial.number} of {trial.study}: {notice}")
         # Epochs beyond the pruner's word were trained ahead of it and do not count.
         epochs = [m for m in reported if pruned_at is None or m.epoch <= pruned_at]
-        self.recording.epochs(trial, epochs)
+        self._recording.epochs(trial, epochs)
         for metrics in epochs:  # each one, so that the tag does not depend on how they were batched
             self._watch_guidance(trial, metrics)
         if epochs:
@@ -238,7 +235,7 @@ class Driver:
             study.note_failure(trial, last.error or "")
         else:
             return False
-        self.recording.failed(trial, last.error)
+        self._recording.failed(trial, last.error)
         return True
 
     def _is_ours(self, trial: Trial) -> bool:
@@ -263,18 +260,9 @@ class Driver:
             with contextlib.suppress(*UNREACHABLE):
                 for study in self._studies.values():
                     study.renew(beat)
-            self._tell_of_tracking()
+            self._recording.tell_of_problems()
             if self._left.wait(RENEW_EVERY):
                 return
-
-    def _tell_of_tracking(self) -> None:
-        """Says once that the tracker cannot send, and once that it can again."""
-        problem = self._tracker.problem
-        if problem and not self._told:
-            self._listener.noticed(f"tracking: {problem}. Training goes on; what is missing is sent later")
-        elif self._told and not problem:
-            self._listener.noticed("tracking: the server is back, and is sent what it lacks")
-        self._told = problem is not None
 
     @staticmethod
     def _is_lost(folder: Path) -> bool:
@@ -346,11 +334,11 @@ class Driver:
             self._trials[trial.key] = trial
             raise
         # After the storage, which may be away; a driver that dies in between leaves it to `Recording.repair`.
-        self.recording.end(trial, outcome, error, tags)
+        self._recording.end(trial, outcome, error, tags)
         self._listener.ended(trial, outcome, error)
 
     def record(self, study_file: str) -> None:
         """Waits for the end of the run, then keeps the study file and, of the best trial, its weights and model."""
         self._over.wait()
         if not self._interrupted:
-            self.recording.keep(study_file)
+            self._recording.keep(study_file)

@@ -38,6 +38,10 @@ class DataError(SweepError):
     """A data set is missing, incomplete or cannot be read."""
 
 
+class MissingDataError(DataError):
+    """The files of a data set are not where they should be."""
+
+
 class StorageError(SweepError):
     """The Optuna storage is out of reach, or holds another study under this name."""
 

@@ -21,7 +21,7 @@ from losses.task import IGNORED
 
 from .batches import Stream
 from .datasets import TEST_FRACTION, DatasetInfo, balanced_order
-from .errors import DataError
+from .errors import DataError, MissingDataError
 from .images import EXTENSIONS, decode, decode_mask, resize
 from .mirror import mirrored
 
@@ -113,7 +113,9 @@ class VOC:
         self._size, self._classes, self._ignored = config.size, config.num_classes or 0, config.ignore_index
         lists = {part: self._folder / "ImageSets" / "Segmentation" / f"{part}.txt" for part in ("train", "val", "test")}
         if not lists["train"].is_file():
-            raise DataError(f"voc: {lists['train']} does not exist (data.folder holds VOCdevkit; see also data.year)")
+            raise MissingDataError(
+                f"voc: {lists['train']} does not exist (data.folder holds VOCdevkit; see also data.year)"
+            )
         self._names = _roles({part: path.read_text().split() for part, path in lists.items() if path.is_file()})
         digest, missing = hashlib.blake2b(f"{self._classes} {self._ignored}".encode(), digest_size=8), []
         for part, names in self._names.items():
@@ -176,7 +178,7 @@ def _folder(config: DataConfig, root: Path) -> Path:
     """The data set's folder: absolute, or below the root."""
     folder = mirrored(root, config.folder or "") / Path(config.folder or "").expanduser()
     if not folder.is_dir():
-        raise DataError(
+        raise MissingDataError(
             f"data.folder: there is no folder {folder}. Give an absolute path, or one below the data root, which is "
             f"set by SWEEP_DATA (now {root})."
         )

@@ -71,16 +71,17 @@ def lease(mark: Mapping[str, Any]) -> str:
 
 
 class Watch:
-    """Tells the living from the dead by their marks; remembers when it saw a lease renewed.
+    """Tells the living from the dead by their marks; remembers for how long a lease was seen unchanged.
 
     A process of this machine is known to live or not. One of another machine lives as long as it renews its lease: it
     is dead when the lease has not changed for ``DEAD_AFTER`` seconds of this process' own clock, so that the clocks of
-    two machines are never compared.
+    two machines are never compared. Between two looks at most ``RENEW_EVERY`` seconds count: while the storage is away
+    for everybody, nobody can renew a lease, and nobody is dead for that.
     """
 
     def __init__(self) -> None:
         self._me = owner(0)
-        self._seen: dict[str, tuple[object, float]] = {}
+        self._seen: dict[str, tuple[object, float, float]] = {}  # what a lease was, for how long, when last looked at
 
     def is_alive(self, mark: Mapping[str, Any], renewed: Callable[[str], object]) -> bool:
         """Whether the process that left a mark still lives and has not let go; ``renewed`` reads a lease."""
@@ -90,13 +91,19 @@ class Watch:
             return False
         if mark["host"] == socket.gethostname() and mark.get("boot", _boot()) == _boot():
             return is_running(mark["pid"], mark["started"])
-        name = lease(mark)
+        return self._unchanged(lease(mark), renewed) < DEAD_AFTER
+
+    def look(self, renewed: Callable[[str], object]) -> None:
+        """Looks at the leases that were asked for before; to be called every ``RENEW_EVERY`` seconds."""
+        for name in list(self._seen):
+            self._unchanged(name, renewed)
+
+    def _unchanged(self, name: str, renewed: Callable[[str], object]) -> float:
         value, now = renewed(name), time.monotonic()
-        before, since = self._seen.get(name, (None, now))
-        if value != before or name not in self._seen:
-            self._seen[name] = value, now
-            return True
-        return now - since < DEAD_AFTER
+        before, unchanged, looked = self._seen.get(name, (value, 0.0, now))
+        unchanged = unchanged + min(now - looked, RENEW_EVERY) if value == before else 0.0
+        self._seen[name] = value, unchanged, now
+        return unchanged
 
 
 def is_running(pid: int, started: float) -> bool:

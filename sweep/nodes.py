@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from . import places
 from .config import StudyConfig
-from .errors import SweepError, without_password
+from .errors import MissingDataError, SweepError, without_password
 from .sections import DataConfig
 from .settings import Settings
 
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
     from cluster.probe import Answer
 
 
-def check_nodes(config: StudyConfig, settings: Settings, *, insecure: bool) -> list[str]:
+def check_nodes(
+    config: StudyConfig, settings: Settings, *, insecure: bool, noticed: Callable[[str], None]
+) -> list[str]:
     """All that is wrong with the connected cluster; of a private Ray only whether a trial fits.
 
     Args:
         insecure: take a cluster that asks for no token, too.
+        noticed: is told what takes long.
     """
     from .room import require_room
 
@@ -49,7 +53,18 @@ def check_nodes(config: StudyConfig, settings: Settings, *, insecure: bool) -> l
     problems += _told(answers)
     if not problems:  # at last, as it may be a download; each node makes one, whatever runs there
         data, root, cache = config.data.model_dump(mode="json"), str(settings.data), str(settings.cache)
-        problems = _told(ask_nodes(prepare, data, root, cache, patience=LONG_PATIENCE))
+        problems = _told(
+            ask_nodes(
+                prepare,
+                data,
+                root,
+                cache,
+                patience=LONG_PATIENCE,
+                slow=lambda nodes: noticed(
+                    f"{config.data.name} is prepared on node {', '.join(nodes)}: a first time takes minutes"
+                ),
+            )
+        )
     return problems
 
 
@@ -98,11 +113,11 @@ def prepare(data: dict[str, Any], root: str, cache: str) -> list[str]:
 
     try:
         load(DataConfig.model_validate(data), root=places.place(root), cache=places.place(cache))
+    except MissingDataError as error:
+        each = "" if root.startswith("s3://") else ". Each node must have them, or SWEEP_DATA be s3://BUCKET/PREFIX"
+        return [f"data: {str(error).removesuffix('.')}{each}"]
     except SweepError as error:
-        hint = (
-            "" if root.startswith("s3://") else " Each node must have that folder, or SWEEP_DATA be s3://BUCKET/PREFIX"
-        )
-        return [f"data: {error}{hint}"]
+        return [f"data: {error}"]
     return []
 
 

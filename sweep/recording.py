@@ -41,6 +41,7 @@ class Recording:
         self._config, self._settings, self._tracker, self._noticed = config, settings, tracker, noticed
         self._search, self._controls = search, controls
         self._sent: set[RunKey] = set()  # runs that this driver has ended
+        self._told = False  # that the tracker cannot send
         before = cast("list[provenance.Code]", search.noted("code") or [])
         self._codes = provenance.followed_by(before, provenance.environment())
 
@@ -122,6 +123,15 @@ class Recording:
         self._tracker.set_tags(None, {"sweep.best": str(row.number)})
         if self._tracker.flush(timeout=0 if self._tracker.away else 60) and self._tracker.problem is None:
             self._search.note("recorded_best", row.number)
+
+    def tell_of_problems(self) -> None:
+        """Says once that the tracker cannot send, and once that it can again; to be called now and then."""
+        problem = self._tracker.problem
+        if problem and not self._told:
+            self._noticed(f"tracking: {problem}. Training goes on; what is missing is sent later")
+        elif self._told and not problem:
+            self._noticed("tracking: the server is back, and is sent what it lacks")
+        self._told = problem is not None
 
     # -- within -----------------------------------------------------------------------------------------------------
 

@@ -57,6 +57,18 @@ def _own(config: StudyConfig) -> Mapping[Arm, Mapping[str, Dimension]]:
     }
 
 
+def has_already(config: StudyConfig, row: Row, arm: Arm, defaults: Mapping[str, object]) -> bool:
+    """Whether a configuration's network has what a method brings, so that there is nothing to compare.
+
+    Args:
+        defaults: of the model's own options.
+    """
+    trial = config.trial(row.hyperparameters)
+    present: dict[str, Mapping[str, object]] = {"model": {**defaults, **trial.model}, "training": dict(trial.training)}
+    own = {tuple(name.split(".")): dimension for name, dimension in _own(config)[arm].items()}
+    return all(present[section].get(key) == dimension for (section, key), dimension in own.items())
+
+
 def _is_searched(dimension: Dimension) -> bool:
     return isinstance(dimension, Range | Choices)
 

@@ -58,7 +58,7 @@ def run(
         SweepError: storage, tracking server or cluster out of reach, or the cluster cannot run it, before any trial.
     """
     began, interrupted = time.monotonic(), False
-    recording: Future[None] | None = None
+    keeping: Future[None] | None = None
     concluding: Future[Analysis | None] | None = None
     agree(config, settings)
     if is_remote(settings.workspace):
@@ -79,10 +79,13 @@ def run(
             from .driver import Driver
             from .executor import execute
             from .nodes import check_nodes
+            from .recording import Recording
             from .study import Study
 
-            if not complete and (problems := check_nodes(config, settings, insecure=insecure)):
-                raise ConfigError(f"address {settings.address}", problems)  # before anything is written
+            if not complete:
+                problems = check_nodes(config, settings, insecure=insecure, noticed=listener.noticed)
+                if problems:
+                    raise ConfigError(f"address {settings.address}", problems)  # before anything is written
             try:
                 storage, workspace = connect(settings.storage), settings.workspace
                 search, controls = (Study(config, storage, workspace=workspace, sister=s) for s in (False, True))
@@ -106,17 +109,18 @@ def run(
                     controls.add(pairs)
                 elif (budget := search.fill()) > config.search.trials and not complete:
                     listener.noticed(f"{config.name} has {budget} trials: its budget grows, and never shrinks")
-                parts = config, settings, search, controls, tracker, listener
+                recording = Recording(config, settings, search, controls, tracker, listener.noticed)
+                parts = config, settings, search, controls, recording, listener
                 with Driver(*parts, stage="search" if pairs is None else "tuned") as driver:
-                    driver.recording.repair()
+                    recording.repair()
                     if concluded:
-                        recording = pool.submit(driver.record, to_yaml(config))  # at the end, while Ray cleans up
+                        keeping = pool.submit(driver.record, to_yaml(config))  # at the end, while Ray cleans up
                     if not complete:
-                        driver.recording.note_code()
+                        recording.note_code()
                         execute(driver, config.resources, stop=stop or threading.Event())
                         interrupted = not driver.finished()
                         if not interrupted:
-                            driver.recording.repair()
+                            recording.repair()
                     if concluded and not interrupted:
                         page = settings.reports(config.name) / "report.html"
                         wanted = settings.report and not (complete and page.exists())
@@ -125,7 +129,7 @@ def run(
                 tracker.close(status="KILLED", timeout=5)
                 raise
             summary = Summary.of(config, search.rows(), controls.rows(), interrupted=interrupted)
-        if recording and (error := recording.exception()) is not None:
+        if keeping and (error := keeping.exception()) is not None:
             listener.noticed(f"the best model was not recorded: {error}; the next run of {config.name} tries again")
         analysis = concluding.result() if concluding else None
     # Pairs leave the study's own run as it was: they neither end nor interrupt a search.

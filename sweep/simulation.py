@@ -17,6 +17,7 @@ from .config import StudyConfig
 from .driver import Driver
 from .finding import connect
 from .places import Place
+from .recording import Recording
 from .running import on_ray
 from .sampling import decision_epochs
 from .settings import Settings
@@ -103,8 +104,9 @@ def simulate(
         try:
             search.add_finished(_finished(load, config))
             search.fill()
-            with _Measured(config, settings, search, controls, tracker, listener) as driver:
-                driver.recording.note_code()
+            recording = Recording(config, settings, search, controls, tracker, listener.noticed)
+            with _Measured(config, settings, search, controls, recording, listener) as driver:
+                recording.note_code()
                 execute(driver, config.resources, stop=stop, run_trial=f"{simulated.__name__}:run_trial")
             over = driver.finished()
         except BaseException:

@@ -285,8 +285,12 @@ class Study:
         return owner_mark(self._storage, trial.handle._trial_id) == trial.mark
 
     def renew(self, beat: int) -> None:
-        """Tells the drivers on other hosts that this one lives; to be called every ``RENEW_EVERY`` seconds."""
+        """Tells the drivers on other hosts that this one lives, and sees which of them do.
+
+        To be called every ``RENEW_EVERY`` seconds.
+        """
         self.note(lease(owner(0)), beat)
+        self._watch.look(self._study.user_attrs.get)
 
     def report(self, trial: Trial, epochs: Sequence[EpochMetrics]) -> int | None:
         """Reports finished epochs in order; returns the epoch at which the pruner stops the trial, if it does.

@@ -215,6 +215,9 @@ def initialise(model: nn.Module, scheme: str, images: Tensor | None = None) -> N
 
     Args:
         images: training images as the model takes them; ``lsuv`` scales by what each layer makes of them.
+
+    Raises:
+        ValueError: ``lsuv`` without images.
     """
     if scheme == "default":
         return
@@ -228,7 +231,8 @@ def initialise(model: nn.Module, scheme: str, images: Tensor | None = None) -> N
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     if scheme == "lsuv":
-        assert images is not None
+        if images is None:
+            raise ValueError("lsuv needs images")
         _scale_to_unit_variance(model, images)
 
 
@@ -236,7 +240,8 @@ def initialise(model: nn.Module, scheme: str, images: Tensor | None = None) -> N
 def _scale_to_unit_variance(model: nn.Module, x: Tensor) -> None:
     """Scales the weights of each linear and convolutional layer, in the order of their use, by its output's spread.
 
-    Biases are 0 here, so that one division makes the variance 1. A layer whose output does not vary stays as it is.
+    Biases are 0 here, so that one division makes the variance 1. A layer whose output does not vary stays as it is; one
+    that is used twice is scaled at both uses, so that the last counts. Batch norm passes all on, as it does untrained.
 
     Source: Mishkin and Matas, All you need is a good init, ICLR 2016.
     """

@@ -171,6 +171,22 @@ def test_the_code_is_sent_alone_and_is_what_the_workers_run(place: Place, tmp_pa
     assert "/working_dir_files/" in done.stdout, done.stdout + done.stderr
 
 
+def test_who_waits_for_slow_nodes_is_told_of_them_once(place: Place) -> None:
+    script = f"""
+        import time
+        from cluster import probe
+        from cluster.connect import connected
+        probe.SOON = 0.2
+        with connected({place.cluster.address!r}, []):
+            answers = probe.ask_nodes(time.sleep, 1.0, slow=lambda nodes: print("slow", *nodes))
+            print("all", *[answer.node for answer in answers], *[answer.error for answer in answers if answer.error])
+    """
+    done = place.call("-c", textwrap.dedent(script))
+    said = [line.split() for line in done.stdout.splitlines() if line.startswith(("slow", "all"))]
+    assert [words[0] for words in said] == ["slow", "all"], done.stdout + done.stderr
+    assert sorted(said[0][1:]) == sorted(said[1][1:]) != []
+
+
 def test_nothing_of_ray_is_left_to_the_garbage_collector_when_the_connection_ends(place: Place) -> None:
     """A reference that another thread frees while Ray shuts down ends the process without a word of ours."""
     script = f"""
@@ -286,7 +302,10 @@ def test_a_node_says_what_it_does_not_see(tmp_path: Path) -> None:
     (problem,) = prepare_data({"name": "voc", "folder": "away", "image_size": 32, "num_classes": 3}, root, cache)
     assert problem.startswith("data: ")
     assert str(tmp_path / "away") in problem
-    assert "Each node must have that folder, or SWEEP_DATA be s3://BUCKET/PREFIX" in problem
+    assert "Each node must have them, or SWEEP_DATA be s3://BUCKET/PREFIX" in problem
+    (tmp_path / "mine").mkdir()
+    (problem,) = prepare_data({"name": "imagefolder", "folder": "mine", "image_size": 32}, root, cache)
+    assert "Each node" not in problem, "what is there, and wrong, is not helped by other nodes' having it"
 
 
 def test_all_that_a_cluster_lacks_is_said_at_once(place: Place) -> None:

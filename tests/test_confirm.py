@@ -326,6 +326,16 @@ def test_methods_that_the_model_has_not_are_refused(
     assert all("has no such option" in problem for problem in problems)
 
 
+def test_a_method_that_the_network_has_already_is_refused(study_config: MakeConfig, told: Told) -> None:
+    config = study_config(
+        model={"name": "resnet", "depth": 8, "width": 4},
+        space={"lambda1": {"low": 1e-5, "high": 1e-1, "log": True}, "training.init": "he"},
+    )
+    settings = told(config, [0.5])
+    problems = refused(config, settings, against=["batch_norm", "orthogonal", "he"])
+    assert problems == [f"--against {method}: the network of trial 0 has it already" for method in ("batch_norm", "he")]
+
+
 def test_studies_of_its_own_and_names_too_long_are_refused(
     study_config: MakeConfig, told: Told, study_name: str
 ) -> None:

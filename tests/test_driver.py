@@ -20,6 +20,7 @@ from sqlalchemy.engine import make_url
 from sweep.driver import Driver
 from sweep.memory import Memory
 from sweep.metrics import EpochMetrics
+from sweep.recording import Recording
 from sweep.settings import Settings
 from sweep.source import Result
 from sweep.storage import open_storage
@@ -56,7 +57,8 @@ class Stage:
         self.notices, self.config = Notices(), config
         self.tracker = Tracker(settings.tracking_uri, config.name, artifacts=settings.artifacts)
         self.tracker.open(description="", params={}, tags={})
-        self.driver = Driver(config, settings, self.search, controls, self.tracker, self.notices)
+        recording = Recording(config, settings, self.search, controls, self.tracker, self.notices.noticed)
+        self.driver = Driver(config, settings, self.search, controls, recording, self.notices)
 
     def job(self) -> tuple[str, int]:
         """Asks, and starts what came."""
