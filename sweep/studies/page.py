@@ -227,6 +227,14 @@ class Page:
         machines = {f"{h['cores']} cores of {h['processor']}, GPU {h['gpu'] or 'none'}" for h in self._hardware()}
         return "; ".join([*(f"{key} {' and '.join(sorted(v))}" for key, v in sorted(by_key.items())), *machines])
 
+    def made_by(self, *commits: str) -> list[str]:
+        """Names of the studies with pairs that were run with one of some commits, by how their hashes begin."""
+        return [
+            name
+            for name in self.paired().values()
+            if any(tags(code).get("sweep.git_commit", "").startswith(commits) for code in self._made[name]["code"])
+        ]
+
     def hours(self) -> str:
         """Worker hours that all the evidence took, by entry and in all."""
         each = {name: evidence["hours"] for name, evidence in self._made.items()}
