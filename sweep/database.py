@@ -64,17 +64,17 @@ class CachedDatabase(_CachedStorage):
 
     def __init__(self, backend: RDBStorage):
         super().__init__(backend)
-        self._looked: dict[int, float] = {}  # when each study was last read
-        self._reading = threading.Lock()  # one at a time: an older look must not overwrite a later one
+        self._read_at: dict[int, float] = {}  # when each study was last read
+        self._read_lock = threading.Lock()  # one at a time: an older look must not overwrite a later one
         self._written = defaultdict[int, set[int]](set)  # by study: trials written to since the last look at it began
-        self._ours: dict[int, Any] = {}  # marks that this process has left on trials
-        self._mine = threading.local()  # of each thread: studies to look at anew, writes that wait for `together`
+        self._own_marks: dict[int, Any] = {}  # marks that this process has left on trials
+        self._of_thread = threading.local()  # of each thread: studies to look at anew, writes that wait for `together`
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     def look(self, study_id: int) -> None:
         """Sees to it that this thread's next `get_all_trials` reads what others have written."""
-        self._mine.__dict__.setdefault("looks", set()).add(study_id)
+        self._of_thread.__dict__.setdefault("anew", set()).add(study_id)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """A trial as this process knows it, a copy."""
@@ -99,23 +99,23 @@ class CachedDatabase(_CachedStorage):
 
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
         """Called before the trials of a study are given out; nobody waits for what need not be the latest."""
-        now, looks = time.monotonic(), self._mine.__dict__.setdefault("looks", set())
-        if study_id not in self._looked or study_id in looks:
-            self._look(study_id)
-            looks.discard(study_id)
-        elif now - self._looked[study_id] >= LOOK_EVERY:
-            self._looked[study_id] = now
-            if self._reading.locked():  # a look is under way, and may wait for a database that is silent
+        now, anew = time.monotonic(), self._of_thread.__dict__.setdefault("anew", set())
+        if study_id not in self._read_at or study_id in anew:
+            self._read(study_id)
+            anew.discard(study_id)
+        elif now - self._read_at[study_id] >= LOOK_EVERY:
+            self._read_at[study_id] = now
+            if self._read_lock.locked():  # a look is under way, and may wait for a database that is silent
                 return
-            threading.Thread(target=self._look_quietly, args=(study_id,), name="look", daemon=True).start()
+            threading.Thread(target=self._read_quietly, args=(study_id,), name="look", daemon=True).start()
 
-    def _look_quietly(self, study_id: int) -> None:
+    def _read_quietly(self, study_id: int) -> None:
         with contextlib.suppress(Exception):  # a database that is away is told of by whoever writes
-            self._look(study_id)
+            self._read(study_id)
 
-    def _look(self, study_id: int) -> None:
+    def _read(self, study_id: int) -> None:
         """Reads the trials whose state has changed, and those that run for others."""
-        with self._reading:
+        with self._read_lock:
             now = time.monotonic()
             with self._lock:
                 study = self._studies.setdefault(study_id, _StudyInfo())
@@ -132,7 +132,7 @@ class CachedDatabase(_CachedStorage):
                 still = times.keys() - newer
             for trial_id in still:
                 self._change(trial_id, partial(_set_times, *times[trial_id]))
-            self._looked[study_id] = now
+            self._read_at[study_id] = now
 
     def _news(self, study_id: int, known: Mapping[int, FrozenTrial]) -> tuple[set[int], dict[int, Times], int]:
         """The trials to be read, of those that are known the times which the database has otherwise, the last trial."""
@@ -150,7 +150,7 @@ class CachedDatabase(_CachedStorage):
         times: dict[int, Times] = {}
         for trial_id, state, start, end in found:
             trial = known.get(trial_id)
-            ours = trial_id in self._ours and owners.get(trial_id) == self._ours[trial_id]
+            ours = trial_id in self._own_marks and owners.get(trial_id) == self._own_marks[trial_id]
             if trial is None or trial.state != state or (state == TrialState.RUNNING and not ours):
                 wanted.add(trial_id)
             elif (trial.datetime_start, trial.datetime_complete) != (start, end):
@@ -162,12 +162,12 @@ class CachedDatabase(_CachedStorage):
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """What this thread writes to trials within goes to the database in one transaction, all of it or nothing."""
-        self._mine.writes = []
+        self._of_thread.writes = []
         try:
             yield
             self._flush()
         finally:
-            self._mine.writes = None
+            self._of_thread.writes = None
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
@@ -231,7 +231,7 @@ class CachedDatabase(_CachedStorage):
         """Writes an attribute."""
         self._set_attr("user_attrs", models.TrialUserAttributeModel, trial_id, key, value)
         if key == OWNER:
-            self._ours[trial_id] = value
+            self._own_marks[trial_id] = value
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Writes an attribute of Optuna's."""
@@ -244,14 +244,14 @@ class CachedDatabase(_CachedStorage):
         self._write(_Write(trial_id, model, {"key": key, "value_json": json.dumps(value)}, change))
 
     def _write(self, write: _Write) -> None:
-        waiting: list[_Write] | None = getattr(self._mine, "writes", None)
+        waiting: list[_Write] | None = getattr(self._of_thread, "writes", None)
         if waiting is None:
             self._commit([write])
         else:
             waiting.append(write)
 
     def _flush(self) -> None:
-        waiting: list[_Write] | None = getattr(self._mine, "writes", None)
+        waiting: list[_Write] | None = getattr(self._of_thread, "writes", None)
         if waiting:
             self._commit(waiting)
             waiting.clear()

@@ -208,38 +208,51 @@ class Study:
             StorageInternalError, OSError: the storage is away; a trial that was taken by then is handed out next time.
         """
         with self._exclusive():
-            self._take_one(new)
+            if self._taken:
+                self._take_again()
+            else:
+                self._take(new)
         if not self._taken:
             return None
         trial = self._trial(*self._taken[-1])
         self._taken.pop()
         return trial
 
-    def _take_one(self, new: bool) -> None:
-        if self._taken:  # the storage went away in the middle of the last call, perhaps before it had the mark
-            frozen, mark = self._taken[-1]
-            there = latest_trial(self._storage, frozen._trial_id).user_attrs.get("owner", {"attempt": 0})
-            if there["attempt"] < mark["attempt"]:
-                self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
-            elif there != mark:
-                self._taken.pop()  # another driver was faster
-            return None
+    def _take_again(self) -> None:
+        """Marks the trial of a call in whose middle the storage went away, perhaps before it had the mark."""
+        frozen, mark = self._taken[-1]
+        there = latest_trial(self._storage, frozen._trial_id).user_attrs.get("owner", {"attempt": 0})
+        if there["attempt"] < mark["attempt"]:
+            self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
+        elif there != mark:
+            self._taken.pop()  # another driver was faster
+
+    def _take(self, new: bool) -> None:
         for latest in (False, True):  # the latest state of all trials is read where the last one known leaves nothing
-            leases = _leases(self._study)
-            for frozen in self._frozen(TrialState.RUNNING, latest=latest):
-                if self._is_free(frozen, leases) and self._is_free(
-                    frozen := latest_trial(self._storage, frozen._trial_id), leases
-                ):
-                    mark = owner(frozen.user_attrs.get("owner", {"attempt": 0})["attempt"] + 1)
-                    self._taken.append((frozen, mark))
-                    return self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
-            for frozen in self._frozen(TrialState.WAITING, latest=False) if new else []:
-                # WAITING -> RUNNING is Optuna's one atomic step: False means that another driver was faster.
-                with contextlib.suppress(UpdateFinishedTrialError):  # it waits in memory alone
-                    if self._storage.set_trial_state_values(frozen._trial_id, state=TrialState.RUNNING):
-                        self._taken.append((frozen, mark := owner(1)))
-                        return self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
+            frozen = self._abandoned(latest) or (self._begun() if new else None)
+            if frozen is not None:
+                mark = owner(frozen.user_attrs.get("owner", {"attempt": 0})["attempt"] + 1)
+                self._taken.append((frozen, mark))
+                return self._storage.set_trial_user_attr(frozen._trial_id, "owner", mark)
         return None
+
+    def _abandoned(self, latest: bool) -> FrozenTrial | None:
+        """A running trial that no living driver has."""
+        leases = _leases(self._study)
+        for frozen in self._frozen(TrialState.RUNNING, latest=latest):
+            if self._is_free(frozen, leases) and self._is_free(
+                now := latest_trial(self._storage, frozen._trial_id), leases
+            ):
+                return now
+        return None
+
+    def _begun(self) -> FrozenTrial | None:
+        """A trial that waited, and runs now: WAITING -> RUNNING is Optuna's one atomic step."""
+        for frozen in self._frozen(TrialState.WAITING, latest=False):
+            with contextlib.suppress(UpdateFinishedTrialError):  # it waits in memory alone
+                if self._storage.set_trial_state_values(frozen._trial_id, state=TrialState.RUNNING):
+                    return frozen
+        return None  # or other drivers were faster, each time
 
     def _is_free(self, frozen: FrozenTrial, leases: Leases) -> bool:
         """Whether a running trial has no driver, or a dead one.

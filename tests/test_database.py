@@ -198,8 +198,8 @@ def test_what_others_write_is_seen_after_a_while_without_anybody_waiting_for_it(
     monkeypatch.setattr(database, "LOOK_EVERY", 0.0)
     reader = threading.current_thread()
     readers: list[threading.Thread] = []
-    looked = storage._look
-    monkeypatch.setattr(storage, "_look", lambda study: (readers.append(threading.current_thread()), looked(study)))
+    read = storage._read
+    monkeypatch.setattr(storage, "_read", lambda study: (readers.append(threading.current_thread()), read(study)))
     wait_for(lambda: len(storage.get_all_trials(study)) == 2, "the other driver's trial")
     assert reader not in readers
     assert storage.get_trial(trial).intermediate_values == {1: 0.5}
