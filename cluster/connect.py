@@ -79,7 +79,11 @@ def connected(address: str, modules: Sequence[str] = (), cpus: int | None = None
                 check_access(address)
                 if modules and _AS_A_JOB not in os.environ:
                     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sweep-code-"))
-                    options["runtime_env"] = {"working_dir": str(collect(modules, Path(folder)))}
+                    try:
+                        collect(modules, Path(folder))
+                    except OSError as error:
+                        raise ClusterError([f"code: cannot be copied to {folder} to be sent: {error}"]) from None
+                    options["runtime_env"] = {"working_dir": folder}
             _init(address, options)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray has put handlers of its own in its place
@@ -160,7 +164,7 @@ def check_dashboard(url: str) -> None:
         what = _token_problem() if error.code in (401, 403) else f"answers {error.code}: is this Ray's dashboard?"
         raise ClusterError([f"address {url}: {what}"]) from None
     except (OSError, ValueError) as error:
-        raise ClusterError([f"address {url}: no Ray dashboard answers ({_reason(error)})"]) from None
+        raise ClusterError([f"address {url}: no Ray dashboard answers ({first_line(error)})"]) from None
 
 
 def _take_token(address: str) -> None:
@@ -208,13 +212,14 @@ def _reach(address: str, host: str, port: str) -> None:
 def _no_answer(address: str, error: Exception) -> ClusterError:
     return ClusterError(
         [
-            f"address {address}: no Ray cluster answers ({_reason(error)}). Start one there, or use --address "
+            f"address {address}: no Ray cluster answers ({first_line(error)}). Start one there, or use --address "
             "local; from a machine that is none of its nodes, python -m sweep submit, or ray://HOST:10001."
         ]
     )
 
 
-def _reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says first, or its name where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

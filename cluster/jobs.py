@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .connect import ClusterError, check_dashboard, quiet
+from .connect import ClusterError, check_dashboard, first_line, quiet
 
 AT_ONCE = 16  # drivers on one head, each of which takes some 600 MB
 STOP_SECONDS = 600  # for checkpoints; Ray's own 3 s are too short
@@ -61,16 +61,17 @@ def submit(address: str, study: str, command: Sequence[str], *, code: Path, envi
     if len(running) >= AT_ONCE:
         raise ClusterError([f"queue: {len(running)} studies run, which is all that a head takes: stop one, or wait"])
     name = f"{study}-{datetime.now(tz=UTC):%Y%m%d-%H%M%S}"
-    # Ray runs it by a shell; exec, so that SIGTERM reaches the driver itself.
+    # Ray runs it by a shell; exec, so that SIGTERM reaches the driver itself. What was given goes before the file's.
     secrets = f'set -a; [ ! -f "$HOME/{SECRETS}" ] || . "$HOME/{SECRETS}"; set +a'
+    given = shlex.join(f"{name}={value}" for name, value in environment.items())
     with _client(address) as client:
         client.submit_job(
-            entrypoint=f"{secrets}; exec python -m sweep {shlex.join(command)}",
+            entrypoint=f"{secrets}; exec env {given} python -m sweep {shlex.join(command)}",
             submission_id=name,
             metadata={"study": study},
             runtime_env={
                 "working_dir": str(code),
-                "env_vars": {**environment, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "PYTHONUNBUFFERED": "1"},
+                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "PYTHONUNBUFFERED": "1"},
             },
         )
     return find(address, name)
@@ -113,14 +114,37 @@ def logs(address: str, job: Job, *, follow: bool) -> Iterator[str]:
         if not follow:
             yield client.get_job_logs(job.id)
             return
-        tail, loop = client.tail_job_logs(job.id), asyncio.new_event_loop()
+        loop = asyncio.new_event_loop()
+        try:
+            yield from _followed(client, job, loop)
+        finally:
+            loop.close()
+
+
+def _followed(client: Any, job: Job, loop: asyncio.AbstractEventLoop) -> Iterator[str]:
+    """What a job prints, until it ends; a connection that was closed before is opened again, and says all anew."""
+    said = 0  # characters
+    while True:
+        tail, heard = client.tail_job_logs(job.id), 0
         try:
             with contextlib.suppress(StopAsyncIteration):
                 while True:
-                    yield loop.run_until_complete(anext(tail))
+                    waiting = loop.create_task(anext(tail))
+                    try:
+                        text = loop.run_until_complete(waiting)
+                    except KeyboardInterrupt:
+                        waiting.cancel()
+                        loop.run_until_complete(asyncio.gather(waiting, return_exceptions=True))
+                        raise
+                    heard += len(text)
+                    if heard > said:
+                        yield text[-(heard - said) :]
+                        said = heard
         finally:
             loop.run_until_complete(tail.aclose())
-            loop.close()
+        if str(client.get_job_status(job.id).value) not in ACTIVE:
+            return
+        time.sleep(1)
 
 
 def stop(address: str, job: Job) -> Job:
@@ -152,7 +176,7 @@ def _client(address: str) -> Iterator[Any]:
     except ClusterError:
         raise
     except (RuntimeError, OSError) as error:
-        raise ClusterError([f"address {address}: {str(error).strip().splitlines()[0]}"]) from None
+        raise ClusterError([f"address {address}: {first_line(error)}"]) from None
 
 
 def _written(milliseconds: int | None) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from math import isfinite
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -40,6 +42,7 @@ class Progress:
 
     def __init__(self, config: StudyConfig, console: Console, done: Sequence[Row] = (), left: int | None = None):
         self.config, self.console = config, console
+        setattr(console, "on_broken_pipe", partial(silence, console.file))  # noqa: B010 (Rich's own would end the run)
         self.counts = dict.fromkeys(("completed", "pruned", "diverged", "failed"), 0)
         for row in done:
             if row.outcome is not None:
@@ -154,7 +157,17 @@ class JsonLines(Progress):
     def _print(self, event: str, trial: Trial | None = None, **facts: object) -> None:
         of = {"study": trial.study, "trial": trial.number, "kind": trial.kind} if trial else {}
         line = {"time": time.time(), "study": self.config.name, "event": event, **of, **facts}
-        print(json.dumps(line), file=self._stream, flush=True)
+        try:
+            print(json.dumps(line), file=self._stream, flush=True)
+        except BrokenPipeError:
+            silence(self._stream)
+
+
+def silence(stream: IO[str]) -> None:
+    """Sends what is printed from here on to nobody: the reader has gone, and a run needs none."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 class LiveView(Progress):

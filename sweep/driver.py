@@ -95,7 +95,8 @@ class Driver:
         self._interrupted = exc[0] is not None or bool(self._trials)
         self._left.set()
         try:
-            for trial in list(self._trials.values()):
+            self._recording.interrupted(left := list(self._trials.values()))
+            for trial in left:
                 self._studies[trial.study].release(trial)
         except UNREACHABLE as error:
             self._listener.noticed(f"the storage is away ({reason(error)}): another host waits a minute for our trials")
@@ -126,7 +127,9 @@ class Driver:
 
     def started(self, key: Key) -> None:
         """Opens the trial's MLflow run."""
-        trial = self._trials[key]
+        trial = self._trials.get(key)
+        if trial is None:  # it ended while it waited for another worker: the first report is told to stop
+            return
         self._recording.start(trial)
         self._listener.started(trial)
 
@@ -198,6 +201,7 @@ class Driver:
             ended = None
         if ended is None:
             self._listener.noticed(f"trial {trial.number} of {trial.study} was taken over while this driver slept")
+            self._recording.taken_over(trial)
             del self._trials[trial.key]
         del self._handed_in[trial.key]
         return ended is not False
@@ -260,7 +264,8 @@ class Driver:
             with contextlib.suppress(*UNREACHABLE):
                 for study in self._studies.values():
                     study.renew(beat)
-            self._recording.tell_of_problems()
+            with contextlib.suppress(OSError):  # a terminal that is gone must not keep the lease from being renewed
+                self._recording.tell_of_problems()
             if self._left.wait(RENEW_EVERY):
                 return
 

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
 RENEW_EVERY = 15.0  # seconds between two renewals of a driver's lease
 DEAD_AFTER = 60.0  # seconds without one, after which another host takes the driver for dead
+OVER = "over"  # what a lease says whose driver has ended
 
 
 class FileLock:
@@ -70,6 +71,21 @@ def lease(mark: Mapping[str, Any]) -> str:
     return f"lease {mark['host']} {mark['pid']} {mark['started']:.0f}"
 
 
+class _Seen(NamedTuple):
+    """A lease, as far as it was looked at.
+
+    Attributes:
+        unchanged: for how many seconds.
+        looked: when, at last.
+        renewed: whether it has ever changed.
+    """
+
+    value: object
+    unchanged: float
+    looked: float
+    renewed: bool
+
+
 class Watch:
     """Tells the living from the dead by their marks; remembers for how long a lease was seen unchanged.
 
@@ -81,7 +97,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._me = owner(0)
-        self._seen: dict[str, tuple[object, float, float]] = {}  # what a lease was, for how long, when last looked at
+        self._seen: dict[str, _Seen] = {}
 
     def is_alive(self, mark: Mapping[str, Any], renewed: Callable[[str], object]) -> bool:
         """Whether the process that left a mark still lives and has not let go; ``renewed`` reads a lease."""
@@ -91,19 +107,28 @@ class Watch:
             return False
         if mark["host"] == socket.gethostname() and mark.get("boot", _boot()) == _boot():
             return is_running(mark["pid"], mark["started"])
-        return self._unchanged(lease(mark), renewed) < DEAD_AFTER
+        seen = self._look(lease(mark), renewed)
+        return seen.value != OVER and seen.unchanged < DEAD_AFTER
+
+    def is_sure(self, mark: Mapping[str, Any]) -> bool:
+        """Whether what `is_alive` said is known: a lease that was not seen for long may be a dead driver's."""
+        seen = self._seen.get(lease(mark))
+        return seen is None or seen.renewed or seen.value == OVER or seen.unchanged >= DEAD_AFTER
 
     def look(self, renewed: Callable[[str], object]) -> None:
         """Looks at the leases that were asked for before; to be called every ``RENEW_EVERY`` seconds."""
         for name in list(self._seen):
-            self._unchanged(name, renewed)
+            self._look(name, renewed)
 
-    def _unchanged(self, name: str, renewed: Callable[[str], object]) -> float:
+    def _look(self, name: str, renewed: Callable[[str], object]) -> _Seen:
         value, now = renewed(name), time.monotonic()
-        before, unchanged, looked = self._seen.get(name, (value, 0.0, now))
-        unchanged = unchanged + min(now - looked, RENEW_EVERY) if value == before else 0.0
-        self._seen[name] = value, unchanged, now
-        return unchanged
+        before = self._seen.get(name, _Seen(value, 0.0, now, renewed=False))
+        if value == before.value:
+            unchanged = before.unchanged + min(now - before.looked, RENEW_EVERY)
+            self._seen[name] = _Seen(value, unchanged, now, before.renewed)
+        else:
+            self._seen[name] = _Seen(value, 0.0, now, renewed=True)
+        return self._seen[name]
 
 
 def is_running(pid: int, started: float) -> bool:

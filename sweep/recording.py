@@ -5,6 +5,7 @@ Called by the driver, after the storage has taken the same. Only what reads chec
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
@@ -19,6 +20,7 @@ from .settings import Settings
 from .study import Study, Trial
 from .tracking import RunKey, Tracker
 
+REPAIR_EVERY = 5.0  # seconds, while it is not known whether another driver lives
 TRACEBACK = 4000  # characters of its end that are kept
 
 
@@ -42,6 +44,7 @@ class Recording:
         self._search, self._controls = search, controls
         self._sent: set[RunKey] = set()  # runs that this driver has ended
         self._told = False  # that the tracker cannot send
+        self._drops = 0  # that were told of
         before = cast("list[provenance.Code]", search.noted("code") or [])
         self._codes = provenance.followed_by(before, provenance.environment())
 
@@ -59,26 +62,43 @@ class Recording:
         """Keeps an error of a trial that is tried again."""
         self._tracker.set_tags(_run_key(trial), _error_tag(error))
 
+    def taken_over(self, trial: Trial) -> None:
+        """Leaves a trial's run to another driver."""
+        self._tracker.leave_trial(_run_key(trial))
+
+    def interrupted(self, trials: Sequence[Trial]) -> None:
+        """Ends the runs of unfinished trials, before another driver can go on with them."""
+        for trial in trials:
+            end_time = int(time.time() * 1000)
+            self._tracker.end_trial(_run_key(trial), outcome=None, metrics={}, tags={}, end_time=end_time)
+        if trials and not self._tracker.away:
+            self._tracker.flush(timeout=5)
+
     def end(self, trial: Trial, outcome: Outcome, error: str | None, tags: Mapping[str, str]) -> None:
         """Ends a trial's run."""
         self._end(_run_key(trial), outcome, trial.best, error, tags, time.time())
 
     # -- the study -------------------------------------------------------------------------------------------------
 
-    def repair(self) -> None:
+    def repair(self) -> bool:
         """Sends to the tracker what it lacks of finished trials, from their checkpoints.
 
         Called at the start and at the end: in between, another driver may have died before it had sent all of its own.
+
+        Returns:
+            Whether nobody is to be waited for: False where trials are left to a driver that may be dead.
         """
-        known = self._tracker.runs()
+        known, all_known = self._tracker.runs(), True
         for study in (self._search, self._controls):
             rows, elsewhere = study.rows(), study.elsewhere()
             for row in rows:
                 key = RunKey(study.name, _mlflow_kind(row.kind), row.number)
                 state = known.get(key)
                 whole = state is not None and state.outcome is not None and state.status in ("FINISHED", "FAILED")
-                sent = whole or key in self._sent or row.number in elsewhere
-                if row.state != "finished" or row.outcome is None or sent:
+                if row.state != "finished" or row.outcome is None or whole or key in self._sent:
+                    continue
+                if row.number in elsewhere:
+                    all_known = all_known and elsewhere[row.number]
                     continue
                 from . import checkpoint
 
@@ -87,6 +107,18 @@ class Recording:
                 if saved is not None:
                     self._tracker.log_epochs(key, [m for m in saved.history if m.epoch <= row.epochs])
                 self._end(key, row.outcome, row.value, row.error, row.tags, row.ended or time.time())
+        return all_known
+
+    def complete(self, stop: threading.Event) -> bool:
+        """Repairs until all is told of that no living driver tells of; False where it was stopped before."""
+        told = False
+        while not self.repair():
+            if not told:
+                self._noticed("up to a minute: finds out whether a driver on another host lives, to tell of its trials")
+                told = True
+            if stop.wait(REPAIR_EVERY):
+                return False
+        return True
 
     def note_code(self) -> None:
         """Keeps what code the study is trained with, and says what has changed since it was last."""
@@ -115,23 +147,26 @@ class Recording:
             self._noticed(f"trial {row.number} is the best, but its checkpoint is gone: no model was logged")
             return
         config = self._config.trial(row.hyperparameters, seed=row.seed)
-        key = RunKey(self._search.name, "trial", row.number)
+        key, dropped = RunKey(self._search.name, "trial", row.number), len(self._tracker.dropped)
         self._tracker.log_text(key, config.model_dump_json(indent=2), "config.json")
         self._tracker.log_files(key, [saved.path], "checkpoint")
         place = Place(saved.path.parent.parent, self._settings.data, self._settings.cache)
         self._tracker.log_model(key, *trained_model(config, place, saved))
         self._tracker.set_tags(None, {"sweep.best": str(row.number)})
-        if self._tracker.flush(timeout=0 if self._tracker.away else 60) and self._tracker.problem is None:
+        if self._tracker.flush(timeout=0 if self._tracker.away else 60) and len(self._tracker.dropped) == dropped:
             self._search.note("recorded_best", row.number)
 
     def tell_of_problems(self) -> None:
-        """Says once that the tracker cannot send, and once that it can again; to be called now and then."""
-        problem = self._tracker.problem
-        if problem and not self._told:
-            self._noticed(f"tracking: {problem}. Training goes on; what is missing is sent later")
-        elif self._told and not problem:
+        """Says once that the tracker cannot send, or that it can again, or what it drops; to be called now and then."""
+        for dropped in self._tracker.dropped[self._drops :]:
+            self._noticed(f"tracking: {dropped}. Training goes on")
+            self._drops += 1
+        trouble = self._tracker.trouble
+        if trouble and not self._told:
+            self._noticed(f"tracking: {trouble}. Training goes on; what is missing is sent later")
+        elif self._told and not trouble:
             self._noticed("tracking: the server is back, and is sent what it lacks")
-        self._told = problem is not None
+        self._told = trouble is not None
 
     # -- within -----------------------------------------------------------------------------------------------------
 

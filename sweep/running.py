@@ -24,6 +24,7 @@ from .studyfile import to_yaml
 if TYPE_CHECKING:
     from .driver import Listener
     from .finalists import Wanted
+    from .rows import Row
     from .sensitivity import Analysis
     from .storage import Storage
     from .study import Study
@@ -57,7 +58,7 @@ def run(
     Raises:
         SweepError: storage, tracking server or cluster out of reach, or the cluster cannot run it, before any trial.
     """
-    began, interrupted = time.monotonic(), False
+    began, interrupted, stop = time.monotonic(), False, stop or threading.Event()
     keeping: Future[None] | None = None
     concluding: Future[Analysis | None] | None = None
     agree(config, settings)
@@ -80,6 +81,7 @@ def run(
             from .executor import execute
             from .nodes import check_nodes
             from .recording import Recording
+            from .storage import UNREACHABLE
             from .study import Study
 
             if not complete:
@@ -112,35 +114,55 @@ def run(
                 recording = Recording(config, settings, search, controls, tracker, listener.noticed)
                 parts = config, settings, search, controls, recording, listener
                 with Driver(*parts, stage="search" if pairs is None else "tuned") as driver:
-                    recording.repair()
                     if concluded:
                         keeping = pool.submit(driver.record, to_yaml(config))  # at the end, while Ray cleans up
                     if not complete:
+                        recording.repair()
                         recording.note_code()
-                        execute(driver, config.resources, stop=stop or threading.Event())
+                        execute(driver, config.resources, stop=stop)
                         interrupted = not driver.finished()
-                        if not interrupted:
-                            recording.repair()
+                    interrupted = interrupted or not recording.complete(stop)
                     if concluded and not interrupted:
                         page = settings.reports(config.name) / "report.html"
                         wanted = settings.report and not (complete and page.exists())
                         concluding = pool.submit(conclude, config.name, settings, tracker, listener, report=wanted)
+                rows = [_rows(study, interrupted=interrupted) for study in (search, controls)]
+                summary = Summary.of(config, *rows, interrupted=interrupted)
             except BaseException:
                 tracker.close(status="KILLED", timeout=5)
                 raise
-            summary = Summary.of(config, search.rows(), controls.rows(), interrupted=interrupted)
         if keeping and (error := keeping.exception()) is not None:
             listener.noticed(f"the best model was not recorded: {error}; the next run of {config.name} tries again")
-        analysis = concluding.result() if concluding else None
-    # Pairs leave the study's own run as it was: they neither end nor interrupt a search.
-    over = not interrupted if pairs is None else tracker.was_over or is_complete(config, settings)
+        try:
+            analysis = concluding.result() if concluding else None
+            # Pairs leave the study's own run as it was: they neither end nor interrupt a search.
+            over = not interrupted if pairs is None else tracker.was_over or is_complete(config, settings)
+        except BaseException:
+            tracker.close(status="KILLED", timeout=5)
+            raise
     # A server that is away already has had its time: the next run sends what it lacks.
     whole = tracker.close(status="FINISHED" if over else "KILLED", timeout=5 if tracker.away else 60)
+    with contextlib.suppress(*UNREACHABLE):  # another host then finds out in a minute
+        for study in (search, controls):
+            study.leave()
     for notice in tracker.notices:
         listener.noticed(notice)
     if tracker.problem or not whole:
-        listener.noticed(f"tracking: {tracker.problem}; the next run of {config.name} sends what is missing")
+        problem = tracker.problem or "the server has not taken all in time"
+        listener.noticed(f"tracking: {problem}; the next run of {config.name} sends what is missing")
     return replace(summary, seconds=time.monotonic() - began, analysis=analysis)
+
+
+def _rows(study: Study, *, interrupted: bool) -> list[Row]:
+    """All trials of a study; of a run that was interrupted while the storage is away, those that were known last."""
+    from .storage import UNREACHABLE
+
+    try:
+        return study.rows()
+    except UNREACHABLE:
+        if not interrupted:
+            raise
+        return study.rows(latest=False)
 
 
 def _learn(search: Study, forerunners: Sequence[StudyConfig], storage: Storage, listener: Listener) -> dict[str, str]:

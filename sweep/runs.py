@@ -11,9 +11,10 @@ import math
 import os
 import re
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from .errors import TrackingError, without_password
@@ -38,7 +39,10 @@ ID, OWNER = "sweep.id", "sweep.owner"  # tags of an experiment
 KINDS = {"trial", "control", "finalist", "confirm"}  # of runs whose trials are in the study's storage
 
 # Errors that another attempt cannot mend.
-FINAL_ERRORS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST"}
+FINAL_ERRORS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
+# What MLflow makes of most errors of its own database, such as a pool without a free connection: they pass.
+DATABASE_ERROR = "BAD_REQUEST"
+PASSING = {401, 403, 408, 425, 429}  # of HTTP, beside 5xx: the server is there, but takes nothing from us now
 REFUSALS = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"}
 
 # MLflow's defaults retry for minutes, print two lines a run and call home. The user's own values win.
@@ -93,6 +97,7 @@ class KnownRun:
     start_time: int
     params: set[str] = field(default_factory=set)
     metrics: dict[str, int] = field(default_factory=dict)
+    twins: bool = False  # whether there may be a second run of the trial
 
 
 @dataclass
@@ -110,6 +115,7 @@ class Work:
     end: tuple[str, int] | None = None  # status, milliseconds since the Unix epoch
     end_tags: dict[str, str] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
+    failing: float | None = None  # since when its next job fails
 
     def add(self, later: Work) -> None:
         """Takes over what came later; a new start takes an end back."""
@@ -123,6 +129,25 @@ class Work:
         self.jobs += later.jobs
         self.end = later.end or self.end
         self.end_tags |= later.end_tags
+
+    def is_down_to_jobs(self) -> bool:
+        """Whether all that comes before the jobs was taken."""
+        return bool(self.jobs) and not (self.params or self.tags or self.epochs or self.metrics)
+
+    def give_up(self) -> bool:
+        """Drops what the server refuses, so that the rest can be sent: the next job, or what comes before the jobs.
+
+        Returns:
+            Whether anything is left.
+        """
+        if self.is_down_to_jobs():
+            del self.jobs[0]
+            self.failing = None
+        elif self.params or self.tags or self.epochs or self.metrics:
+            self.params, self.tags, self.epochs, self.metrics = {}, {}, [], {}
+        else:
+            self.end, self.end_tags = None, {}
+        return bool(self.jobs or self.end)
 
 
 class Runs:
@@ -210,11 +235,12 @@ class Runs:
             found = {key: self._search(self._client(), experiment_id, key) for key in keys}
         except _store_errors() as error:
             raise TrackingError(self.explain(error)) from None
-        return {key: run.info.run_id for key, run in found.items() if run is not None}
+        return {key: runs[0].info.run_id for key, runs in found.items() if runs}
 
-    def _search(self, client: MlflowClient, experiment_id: str, key: RunKey) -> Run | None:
+    def _search(self, client: MlflowClient, experiment_id: str, key: RunKey) -> list[Run]:
+        """The runs of a trial, the one that counts first; there is a second where two creations crossed."""
         filters = " and ".join(f"tags.`{name}` = '{value}'" for name, value in key.tags.items())
-        return next(iter(client.search_runs([experiment_id], filters, max_results=1)), None)
+        return sorted(client.search_runs([experiment_id], filters, max_results=10), key=_rank)
 
     def _mlflow(self, what: str, experiment_id: str) -> str:
         """A command of MLflow that restores an experiment, or gives it another name."""
@@ -322,9 +348,19 @@ class Runs:
             work.jobs[0](client, run.run_id)
             del work.jobs[0]
         client.log_batch(run.run_id, tags=end_tags)
-        if work.end is not None:
+        if work.end is not None and not self._ended_by_another(client, run, work):
             run.status, end_time = work.end
             client.set_terminated(run.run_id, run.status, end_time)
+        if work.end is not None and work.key is not None and run.twins:
+            for twin in self._search(client, self.experiment_id, work.key):
+                if twin.info.run_id != run.run_id and not _outcome(twin):
+                    client.delete_run(twin.info.run_id)
+            run.twins = False
+
+    def _ended_by_another(self, client: MlflowClient, run: KnownRun, work: Work) -> bool:
+        """Whether a trial that this driver leaves unfinished was taken over, and has an outcome."""
+        left = work.key is not None and work.end is not None and work.end[0] == "KILLED"
+        return left and bool(_outcome(client.get_run(run.run_id)))
 
     def close(self) -> None:
         """Takes back what the connection changed in the process's environment."""
@@ -332,8 +368,13 @@ class Runs:
             os.environ.pop(name, None)
         self._environment.clear()
 
-    def explain(self, error: BaseException, dropped: str = "") -> str:
-        """One message for the user, without the password."""
+    def explain(self, error: BaseException, *, dropped: str = "", doubtful: str = "") -> str:
+        """One message for the user, without the password.
+
+        Args:
+            dropped: what was dropped for it.
+            doubtful: what is tried again, while other things may get through.
+        """
         code = getattr(error, "error_code", "")
         while error.__cause__ or error.__context__:  # the innermost says it shortest: "Connection refused"
             error = error.__cause__ or error.__context__ or error
@@ -342,6 +383,8 @@ class Runs:
         reason = f"{type(error).__name__}: {reason.strip().partition(chr(10))[0][:300]}"
         if dropped:
             return f"dropped what MLflow at {where} does not take for {dropped} ({reason})"
+        if doubtful:
+            return f"MLflow at {where} does not take what is there for {doubtful} ({reason}); it is tried again"
         if code in REFUSALS:
             advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account that may write there"
             return f"MLflow at {where} refuses access ({reason}); {advice}"
@@ -368,52 +411,69 @@ class Runs:
 
     def _start(self, client: MlflowClient, work: Work) -> KnownRun:
         """Finds or creates a run. If the answer to its creation is lost, the next attempt looks for it."""
-        if work.start_time is None:
-            raise ValueError(f"{work.key} was never started")
         key, tags = work.key, work.tags
         if key is not None:
             tags = {**tags, **key.tags, "mlflow.parentRunId": self._known[None].run_id}
-        if key is not None and work.search:
-            found = self._search(client, self.experiment_id, key)
-            if found is not None:
-                self._known[key] = _known(found)
-                return self._known[key]
-        work.search = True
+        wanted = key is not None and (work.search or work.start_time is None)  # None: another driver has started it
+        if wanted and key is not None and (found := self._search(client, self.experiment_id, key)):
+            self._known[key] = _known(found[0])
+            return self._known[key]
+        if work.start_time is None:
+            raise ValueError(f"{work.key} was never started")
+        twins, work.search = work.search, True
         run = client.create_run(
             self.experiment_id,
             start_time=work.start_time,
             tags={tag.key: tag.value for tag in _tags(tags)},
             run_name=key.name if key else self.study,
         )
-        self._known[key] = KnownRun(run.info.run_id, "RUNNING", work.start_time)
+        self._known[key] = KnownRun(run.info.run_id, "RUNNING", work.start_time, twins=twins)
         work.tags = {}
         return self._known[key]
 
     def _remember(self, client: MlflowClient) -> None:
-        """Learns all runs of the experiment that this service made; the oldest wins where a key is there twice."""
+        """Learns all runs of the experiment that this service made; of a trial's two that which is not whole goes."""
+        runs: dict[RunKey | None, list[Run]] = defaultdict(list)
         token: str | None = None
-        while True:
-            page = client.search_runs(
-                [self.experiment_id], max_results=1_000, order_by=["attributes.start_time ASC"], page_token=token
-            )
+        while token is None or token:
+            page = client.search_runs([self.experiment_id], max_results=1_000, page_token=token)
             for run in page:
                 tags = run.data.tags
                 if tags.get("sweep.kind") == "study":
-                    self._known.setdefault(None, _known(run))
+                    runs[None].append(run)
                 elif {"sweep.study", "sweep.kind", "sweep.trial"} <= tags.keys():
-                    key = RunKey(tags["sweep.study"], tags["sweep.kind"], int(tags["sweep.trial"]))
-                    self._known.setdefault(key, _known(run))
-                    self.found.setdefault(key, RunState(run.info.run_id, tags.get("sweep.outcome"), run.info.status))
-            token = page.token
-            if not token:
-                return
+                    runs[RunKey(tags["sweep.study"], tags["sweep.kind"], int(tags["sweep.trial"]))].append(run)
+            token = page.token or ""
+        for key, found in runs.items():
+            chosen, *others = sorted(found, key=_rank)
+            self._known[key] = _known(chosen)
+            if key is not None:
+                self.found[key] = RunState(chosen.info.run_id, _outcome(chosen), chosen.info.status)
+                for other in others if _outcome(chosen) else ():
+                    client.delete_run(other.info.run_id)
 
 
-def may_pass(error: Exception) -> bool:
-    """Whether another attempt may succeed: with a server that is gone it may, with data that it refuses it may not."""
-    if isinstance(error, OSError):  # requests' errors are OSErrors
-        return not isinstance(error, FileNotFoundError)
-    return getattr(error, "error_code", "INVALID_PARAMETER_VALUE") not in FINAL_ERRORS
+Meaning = Literal["away", "doubtful", "final"]
+
+
+def meaning(error: Exception) -> Meaning:
+    """What an error says of what was to be sent.
+
+    Returns:
+        ``away``: nothing gets through now; ``doubtful``: another attempt may mend it, and other things may get through;
+        ``final``: no attempt will.
+    """
+    import requests
+
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        status = error.response.status_code
+        return "away" if status >= 500 or status in PASSING else "doubtful"
+    if isinstance(error, requests.ConnectionError | requests.Timeout | ConnectionError | TimeoutError):
+        return "away"
+    if isinstance(error, OSError):  # of a file, or of object storage
+        return "final" if isinstance(error, FileNotFoundError) else "doubtful"
+    code = getattr(error, "error_code", "INVALID_PARAMETER_VALUE")
+    return "final" if code in FINAL_ERRORS else "doubtful" if code == DATABASE_ERROR else "away"
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
@@ -437,6 +497,16 @@ def _unsent(work: Work, run: KnownRun) -> list[Metric]:
             if metric.step > known.get(metric.key, -1):
                 metrics.setdefault((metric.key, metric.step), metric)
     return list(metrics.values())
+
+
+def _outcome(run: Run) -> str | None:
+    outcome: str | None = run.data.tags.get("sweep.outcome")
+    return outcome
+
+
+def _rank(run: Run) -> tuple[bool, int, str]:
+    """Where a trial has two runs, the whole one counts, else the older."""
+    return not _outcome(run), run.info.start_time, run.info.run_id
 
 
 def _known(run: Run) -> KnownRun:

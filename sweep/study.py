@@ -23,7 +23,7 @@ from .database import latest_trial, look_again, owner_mark, together
 from .dimensions import Scalar
 from .errors import StorageError
 from .knowledge import known_trials
-from .lease import FileLock, Watch, lease, owner, released
+from .lease import OVER, FileLock, Watch, lease, owner, released
 from .metrics import EpochMetrics
 from .places import files, here
 from .rows import ARMS, Kind, Outcome, Row
@@ -305,6 +305,10 @@ class Study:
         self.note(lease(owner(0)), beat)
         self._watch.look(self._study.user_attrs.get)
 
+    def leave(self) -> None:
+        """Tells them that this driver has ended, and told the tracker what it had to."""
+        self.note(lease(owner(0)), OVER)
+
     def report(self, trial: Trial, epochs: Sequence[EpochMetrics]) -> int | None:
         """Reports finished epochs in order; returns the epoch at which the pruner stops the trial, if it does.
 
@@ -397,10 +401,10 @@ class Study:
 
     # -- looking at it -------------------------------------------------------------------------------------------
 
-    def rows(self) -> list[Row]:
-        """All trials, by number."""
-        leases = _leases(self._study)
-        return [_row(t, _is_orphan(t, self._watch, leases)) for t in self._frozen()]
+    def rows(self, *, latest: bool = True) -> list[Row]:
+        """All trials, by number; not the ``latest``: as they were known last, also while the storage is away."""
+        leases = _leases(self._study) if latest else dict
+        return [_row(t, _is_orphan(t, self._watch, leases)) for t in self._frozen(latest=latest)]
 
     def waiting(self) -> int:
         """How many trials no driver has begun."""
@@ -410,9 +414,13 @@ class Study:
         """Keys of the trials that some driver has begun."""
         return {(self.name, t.number) for t in self._frozen() if t.state != TrialState.WAITING}
 
-    def elsewhere(self) -> set[int]:
-        """Numbers of the trials whose last owner is another living process: it tells the tracker of them itself."""
-        mine, living, found = owner(0), dict[str, bool](), set()
+    def elsewhere(self) -> dict[int, bool]:
+        """Numbers of the trials whose last owner is another living process: it tells the tracker of them itself.
+
+        Returns:
+            For each, whether that is known: a driver on another host may be dead, and nobody has seen it for long.
+        """
+        mine, living, found = owner(0), dict[str, bool](), dict[int, bool]()
         leases = _leases(self._study)
         for frozen in self._frozen():
             mark = frozen.user_attrs.get("owner")
@@ -421,7 +429,7 @@ class Study:
             if (name := lease(mark)) not in living:
                 living[name] = self._watch.is_alive(mark, lambda lease: leases().get(lease))
             if living[name]:
-                found.add(frozen.number)
+                found[frozen.number] = self._watch.is_sure(mark)
         return found
 
     def _frozen(self, *states: TrialState, latest: bool = True) -> list[FrozenTrial]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from .errors import TrackingError
 from .logged_model import log_model
 from .places import at_hand
-from .runs import ENVIRONMENT, RunKey, Runs, RunState, Work, may_pass
+from .runs import ENVIRONMENT, RunKey, Runs, RunState, Work, meaning
 from .settings import NO_DATABASE
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = ["RunKey", "RunState", "Tracker", "serve"]
 ROUND_SECONDS = 1.0  # between two looks at the queue: trials that end gather for this long
 RUNNING_SECONDS = 5.0  # between two calls for a trial that still runs: a call costs 10 ms whatever it holds
 RETRY_SECONDS = 30.0  # the longest pause while the server is gone
+JOB_SECONDS = 30.0  # for so long an upload may fail while other things get through; then it is dropped
 
 
 class Tracker:
@@ -45,17 +46,21 @@ class Tracker:
     called before `open` has returned, and from any thread.
 
     Attributes:
-        problem: what keeps the recorder from sending, or made it drop something; None while all is well, and again
-            when a server that was gone is back.
+        away: why the server is out of reach, or refuses us; None while it is not.
+        dropped: what it does not take, run by run, and why.
         notices: what else the user should know, when all is sent.
     """
 
     def __init__(self, uri: str, study: str, *, artifacts: Path, experiment: str | None = None):
-        self.problem: str | None = None
+        self.away: str | None = None
+        self.dropped: list[str] = []
         self.notices: list[str] = []
         self._runs = Runs(uri, study, artifacts, experiment or study)
-        self._queue: list[Work] = []
-        self._pending: dict[RunKey | None, Work] = {}  # the recorder's; read and changed under the lock of _changed
+        self._pending: dict[RunKey | None, Work] = {}  # what is not being sent; under the lock of _changed, as the next
+        self._sending: list[Work] = []
+        self._sent = 0  # works
+        self._doubtful: dict[RunKey | None, str] = {}  # why a run's work is tried again while others are sent
+        self._partial: set[RunKey | None] = set()  # runs of which something was dropped: they are not whole
         self._running: set[RunKey] = set()
         self._changed = threading.Condition()
         self._hurry = False
@@ -81,9 +86,14 @@ class Tracker:
         return self._runs.experiment_id
 
     @property
-    def away(self) -> bool:
-        """Whether the server is out of reach, or refuses."""
-        return self.problem is not None and not self.problem.startswith("dropped")
+    def trouble(self) -> str | None:
+        """Why something was not taken that is sent again."""
+        return self.away or next(iter([*self._doubtful.values()]), None)
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps the recorder from sending, or made it drop something; None while all is well."""
+        return self.trouble or next(iter(self.dropped[-1:]), None)
 
     @property
     def was_over(self) -> bool:
@@ -148,7 +158,7 @@ class Tracker:
         except TrackingError as error:
             if not offline_ok:
                 raise
-            self.problem = str(error)
+            self.away = str(error)
         else:
             self._begin = None
         self._start_recorder()
@@ -237,6 +247,10 @@ class Tracker:
         end_tags = {**tags, "sweep.outcome": outcome} if outcome else dict(tags)
         self._put(Work(key, metrics=dict(metrics), end=(status, end_time), end_tags=end_tags))
 
+    def leave_trial(self, key: RunKey) -> None:
+        """Leaves a trial's run to another driver, who has taken it over."""
+        self._running.discard(key)
+
     def set_tags(self, key: RunKey | None, tags: Mapping[str, str]) -> None:
         """Writes tags of a run."""
         self._put(Work(key, tags=dict(tags)))
@@ -266,9 +280,18 @@ class Tracker:
         with self._changed:
             self._hurry = True
             self._changed.notify_all()
-            sent = self._changed.wait_for(lambda: not self._queue and not self._pending, timeout)
+            sent = self._changed.wait_for(lambda: not self._pending and not self._sending, timeout)
             self._hurry = False
         return sent
+
+    def _drain(self, timeout: float) -> bool:
+        """Sends all, however long it takes, as long as the server takes something every `timeout` seconds."""
+        while True:
+            before = self._sent
+            if self.flush(timeout):
+                return True
+            if self._sent == before:
+                return False
 
     def close(self, *, status: Literal["FINISHED", "KILLED", "FAILED"] | None, timeout: float = 30.0) -> bool:
         """Ends trials that still run as KILLED, then the parent run with `status`, if any, and stops the recorder.
@@ -278,15 +301,14 @@ class Tracker:
         """
         if self._thread is None:
             self._runs.close()
-            return not self._queue
+            return not self._pending
         now = time.time_ns() // 1_000_000
         for key in sorted(self._running, key=lambda key: key.name):
             self.end_trial(key, outcome=None, metrics={}, tags={}, end_time=now)
-        deadline = time.monotonic() + timeout
-        sent = self.flush(timeout)
+        sent = self._drain(timeout)
         if status is not None:
             self._put(Work(None, end=(status, now)))
-        sent = self.flush(max(0.1, deadline - time.monotonic())) and sent
+            sent = self.flush(timeout if sent else 1.0) and sent
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -296,7 +318,10 @@ class Tracker:
 
     def _put(self, work: Work) -> None:
         with self._changed:
-            self._queue.append(work)
+            if work.key in self._pending:
+                self._pending[work.key].add(work)
+            else:
+                self._pending[work.key] = work
 
     def _record(self) -> None:
         """The recorder's thread."""
@@ -307,45 +332,67 @@ class Tracker:
                     self._changed.wait(ROUND_SECONDS if self._hurry else pause)
                 else:
                     self._changed.wait_for(self._wanted, ROUND_SECONDS)
-                for work in self._queue:
-                    if work.key in self._pending:
-                        self._pending[work.key].add(work)
-                    else:
-                        self._pending[work.key] = work
-                self._queue.clear()
-                due = [work for work in self._pending.values() if self._hurry or _due(work)]
-            pause = ROUND_SECONDS if self._send(due) else min(2 * pause, RETRY_SECONDS)
+                self._sending = [work for work in self._pending.values() if self._hurry or _due(work)]
+                for work in self._sending:
+                    del self._pending[work.key]
+            kept = self._send_all()
+            with self._changed:
+                for work in kept:
+                    if later := self._pending.pop(work.key, None):
+                        work.add(later)
+                    self._pending[work.key] = work
+                self._sending = []
+                self._changed.notify_all()
+            pause = min(2 * pause, RETRY_SECONDS) if kept else ROUND_SECONDS
 
     def _wanted(self) -> bool:
         """Whether somebody waits for the recorder."""
-        return self._closed or (self._hurry and bool(self._queue or self._pending))
+        return self._closed or (self._hurry and bool(self._pending))
 
-    def _send(self, due: Sequence[Work]) -> bool:
-        """Sends what is due; False if the server is gone, with all that it did not take kept."""
+    def _send_all(self) -> list[Work]:
+        """Sends what is due; returns what was not taken, the troublesome last, lest one run hold up all others."""
         if self._begin is not None:
             try:
                 self._begin()
-            except TrackingError as error:
-                self.problem = str(error)
-                return False
+            except Exception as error:  # noqa: BLE001  the recorder must outlive a storage that is away, too
+                self.away = str(error)
+                return self._sending
             self._begin = None
-        for work in due:
+        kept: list[Work] = []
+        for number, work in enumerate(self._sending):
             try:
-                self._runs.send(work)
+                self._send(work)
             except Exception as error:  # noqa: BLE001  the recorder must outlive whatever one run's data raise
-                if may_pass(error):
-                    self.problem = self._runs.explain(error)
-                    with self._changed:  # last in the next round, lest one run's trouble hold up all others
-                        self._pending[work.key] = self._pending.pop(work.key)
-                    return False
-                self.problem = self._runs.explain(error, dropped=work.key.name if work.key else "the study")
+                if meaning(error) == "away":
+                    self.away = self._runs.explain(error)
+                    return [*self._sending[number + 1 :], *kept, work]
+                if self._is_kept(work, error):
+                    kept.append(work)
             else:
-                if self.away:
-                    self.problem = None
-            with self._changed:
-                del self._pending[work.key]
-                self._changed.notify_all()
-        return True
+                self._doubtful.pop(work.key, None)
+                self._sent += 1
+            self.away = None
+        return kept
+
+    def _send(self, work: Work) -> None:
+        if work.key in self._partial:
+            work.end_tags.pop("sweep.outcome", None)  # the next run of the study sends what is missing
+        self._runs.send(work)
+
+    def _is_kept(self, work: Work, error: Exception) -> bool:
+        """Whether anything of a work is left to be sent again after an error that is its own."""
+        name, now = work.key.name if work.key else "the study", time.monotonic()
+        if meaning(error) == "doubtful":
+            if work.is_down_to_jobs() and work.failing is None:
+                work.failing = now
+            if work.failing is None or now - work.failing < JOB_SECONDS:
+                self._doubtful[work.key] = self._runs.explain(error, doubtful=name)
+                return True
+        if not work.is_down_to_jobs():
+            self._partial.add(work.key)
+        self._doubtful.pop(work.key, None)
+        self.dropped.append(self._runs.explain(error, dropped=name))
+        return work.give_up()
 
 
 def serve(uri: str, artifacts: Path, *, host: str = "127.0.0.1", port: int = 5000) -> tuple[list[str], dict[str, str]]:

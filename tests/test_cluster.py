@@ -5,22 +5,26 @@ Commands run as a user's would, in processes of their own: Ray keeps what it kno
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 
+from cluster import jobs
 from cluster.connect import collect
 from sweep import own
 from sweep.errors import ConfigError
@@ -287,6 +291,61 @@ def test_a_password_is_not_sent() -> None:
     assert len(caught.value.problems) == 2
     assert SECRET not in str(caught.value)
     assert "~/sweep.env" in str(caught.value)
+
+
+def test_settings_that_are_given_win_over_those_of_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head's are in ~/sweep.env; the entrypoint is run as Ray does, by a shell, with a python that tells."""
+    sent: list[str] = []
+
+    class Client:
+        def submit_job(self, *, entrypoint: str, **_more: Any) -> None:
+            sent.append(entrypoint)
+
+    monkeypatch.setattr(jobs, "_client", lambda _address: contextlib.nullcontext(Client()))
+    monkeypatch.setattr(jobs, "jobs", lambda _address: [])
+    monkeypatch.setattr(jobs, "find", lambda *_words: None)
+    given = {"SWEEP_WORKSPACE": "/shared/with spaces", "SWEEP_OWNER": "me"}
+    jobs.submit("http://head", "digits", ["run", "digits"], code=tmp_path, environment=given)
+    (tmp_path / "sweep.env").write_text("SWEEP_WORKSPACE=/of/the/head\nSWEEP_STORAGE=of-the-head\n")
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$SWEEP_WORKSPACE|$SWEEP_OWNER|$SWEEP_STORAGE|$*"\n')
+    (tmp_path / "python").chmod(0o755)
+    there = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(sent[0], shell=True, env=there, check=True, stdout=subprocess.PIPE, text=True)
+    assert done.stdout == "/shared/with spaces|me|of-the-head|-m sweep run digits\n"
+
+
+class Tail:
+    """A head whose connection is closed once in the middle of a job's log; then Ctrl-C comes, or the job ends."""
+
+    def __init__(self, *, interrupted: bool):
+        self._interrupted, self.opened, self.closed = interrupted, 0, 0
+
+    async def tail_job_logs(self, _job: str) -> AsyncIterator[str]:
+        self.opened += 1
+        try:
+            for line in ("one\n", "two\n", "three\n")[: self.opened + 1]:
+                yield line
+            if self.opened == 2 and self._interrupted:
+                signal.raise_signal(signal.SIGINT)
+                await asyncio.sleep(60)
+        finally:
+            self.closed += 1
+
+    def get_job_status(self, _job: str) -> SimpleNamespace:
+        return SimpleNamespace(value="RUNNING" if self.opened < 2 else "SUCCEEDED")
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_log_is_followed_to_its_end_or_until_one_has_seen_enough(
+    monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
+    head, seen = Tail(interrupted=interrupted), []
+    monkeypatch.setattr(jobs, "_client", lambda _address: contextlib.nullcontext(head))
+    job = jobs.Job("digits-1", "digits", "RUNNING", "", "", "")
+    with pytest.raises(KeyboardInterrupt) if interrupted else contextlib.nullcontext():
+        seen.extend(jobs.logs("http://head", job, follow=True))
+    assert "".join(seen) == "one\ntwo\nthree\n"
+    assert (head.opened, head.closed) == (2, 2)
 
 
 # -- what a cluster lacks ----------------------------------------------------------------------------------------------

@@ -190,6 +190,7 @@ def test_while_the_storage_is_away_trials_go_on_and_nothing_is_lost(
     assert there.report(second, 1, 2, 3, outcome="completed")  # its worker is done
     assert there.driver.ask() is None
     assert not there.driver.finished()
+    assert [row.state for row in there.search.rows(latest=False)] == ["running"] * 2  # for whoever stops it now
     assert len([said for said in there.notices.said if "the storage is away" in said]) == 1
     bring_back()
     deadline = time.monotonic() + 60
@@ -217,6 +218,66 @@ def test_a_trial_that_was_taken_over_is_given_up(stage: Callable[..., Stage], tm
     assert there.search.rows()[0].owner == f"elsewhere pid {os.getpid()}"
     assert there.report(key, 3)  # whatever comes later of its worker
     assert there.curve(0) == [1]
+    assert there.tracker.close(status="KILLED")
+    assert there.run(0).info.status == "RUNNING"  # as the other one has it
+
+
+def test_a_trial_that_ended_while_it_waited_for_another_worker_is_stopped_there(
+    stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal")
+    key = there.job()
+    assert there.report(key, 1, 2, 3, outcome="completed")
+    there.driver.started(key)
+    assert there.report(key, 3)
+    assert there.run(0).info.status == "FINISHED"
+
+
+def test_a_trial_is_interrupted_in_mlflow_before_another_driver_can_take_it(
+    stage: Callable[..., Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal")
+    key, seen = there.job(), []
+    assert not there.report(key, 1)
+    release = there.search.release
+
+    def released(trial: Any) -> None:
+        seen.append(there.run(0).info.status)
+        release(trial)
+
+    monkeypatch.setattr(there.search, "release", released)
+    there.driver.__exit__(None, None, None)
+    assert seen == ["KILLED"]
+    assert there.search.rows()[0].orphan
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_what_a_driver_of_another_host_has_not_recorded_is_recorded_when_it_is_known_to_be_dead(
+    stage: Callable[..., Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    url = f"journal:///{tmp_path}/optuna.journal"
+    dead = stage(url, trials=1).search
+    with monkeypatch.context() as there:
+        there.setattr("socket.gethostname", lambda: "elsewhere")
+        trial = dead.ask()
+        assert trial is not None
+        dead.renew(1)
+        dead.report(trial, [EpochMetrics(e, {"val_loss": 1 / e}, 1000 * e) for e in (1, 2, 3)])
+        dead.tell(trial, "completed", checkpoint=None, error=None)
+        if left:
+            dead.leave()
+    heir = stage(url, trials=1)
+    recording = heir.driver._recording
+    assert recording.repair() is left
+    stopped = threading.Event()
+    stopped.set()
+    assert recording.complete(stopped) is left  # it is not for ever that one waits
+    monkeypatch.setattr("sweep.lease.DEAD_AFTER", 0.5)
+    monkeypatch.setattr("sweep.recording.REPAIR_EVERY", 0.1)
+    assert recording.complete(threading.Event())
+    assert heir.run(0).info.status == "FINISHED"
+    assert heir.run(0).data.tags["sweep.outcome"] == "completed"
+    assert any("another host" in said for said in heir.notices.said) is not left
 
 
 def test_a_trial_whose_checkpoints_are_elsewhere_begins_anew_and_it_is_said(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from sweep import ending
-from sweep.display import JsonLines
+from sweep.display import JsonLines, LogLines
 from sweep.ending import check_webhooks, describe, tell
 from sweep.errors import ConfigError
 from sweep.metrics import EpochMetrics
@@ -150,3 +151,19 @@ def test_what_is_no_number_is_null(study_config: MakeConfig) -> None:
     first, second = map(json.loads, stream.getvalue().splitlines())
     assert first["metrics"] == {"val_loss": None, "val_accuracy": 0.5}
     assert (second["value"], second["outcome"], second["error"]) == (None, "diverged", "diverged in epoch 2")
+
+
+@pytest.mark.parametrize("view", ["text", "json"])
+def test_a_run_goes_on_when_nobody_reads_what_it_prints(study_config: MakeConfig, view: str) -> None:
+    """As in `sweep run digits | head -1`; the command's exit code is then that of the run."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:
+        console = Console(file=stream if view == "text" else io.StringIO())
+        progress = (
+            LogLines(study_config(), console) if view == "text" else JsonLines(study_config(), console, stream=stream)
+        )
+        with progress:
+            progress.noticed("the first")
+            progress.noticed("the second")
+    assert progress.notices == ["the first", "the second"]

@@ -16,15 +16,19 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import mlflow
 import numpy as np
 import pytest
+import requests
 import torch
 from click.testing import CliRunner
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from mlflow.experiments import commands
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE
+from optuna.exceptions import StorageInternalError
 
 from sweep.errors import TrackingError, without_password
 from sweep.metrics import EpochMetrics
@@ -697,3 +701,167 @@ def test_an_experiment_belongs_to_one_study_and_to_whoever_began_it(uri: str, tm
     with pytest.raises(TrackingError, match="'vision/digits' is another study's of this name, which ann owns") as error:
         begin(**{"sweep.id": "two"})
     assert "SWEEP_EXPERIMENT_PREFIX" in str(error.value)
+
+
+# -- a server that stumbles, two drivers -------------------------------------------------------------------------------
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, tracker: Tracker, call: str, *errors: Exception, of: str = "") -> None:
+    """The next calls of a kind raise errors, those about one run alone where ``of`` is its name."""
+    client, left = tracker._runs._client(), list(errors)
+    real = getattr(client, call)
+
+    def stumbles(run_id: str, *words: Any, **more: Any) -> Any:
+        if left and (not of or client.get_run(run_id).info.run_name == of):
+            raise left.pop(0)
+        return real(run_id, *words, **more)
+
+    monkeypatch.setattr(client, call, stumbles)
+
+
+def test_what_the_servers_database_refuses_for_a_while_is_not_lost_and_holds_nobody_up(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker, other = opened(uri), RunKey("digits", "trial", 18)
+    busy = MlflowException("QueuePool limit of size 5 overflow 10 reached", error_code=BAD_REQUEST)
+    failing(monkeypatch, tracker, "log_batch", *[busy] * 3, of=TRIAL.name)
+    start(tracker, TRIAL, lambda1=0.5)
+    tracker.log_epochs(TRIAL, epochs(1, 5))
+    start(tracker, other)
+    end(tracker, other)
+    assert not tracker.flush(2)
+    assert "QueuePool" in (tracker.problem or "")
+    assert {run.info.run_name: run.info.status for run in runs(uri)}[other.name] == "FINISHED"
+    tracker.log_epochs(TRIAL, epochs(6, 8))
+    end(tracker, TRIAL)
+    assert tracker.close(status="FINISHED")
+    assert (tracker.problem, tracker.dropped) == (None, [])
+    whole = next(run for run in runs(uri) if run.info.run_name == TRIAL.name)
+    assert whole.data.params == {"lambda1": "0.5"}
+    assert [step for step, _ in history(uri, whole, "val_loss")] == [*range(1, 9)]
+
+
+def test_a_run_that_lacks_what_was_refused_has_no_outcome_and_is_sent_again_by_the_next_driver(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = opened(uri)
+    refused = MlflowException("not a parameter", error_code=INVALID_PARAMETER_VALUE)
+    failing(monkeypatch, tracker, "log_batch", refused, of=TRIAL.name)
+    start(tracker, TRIAL, lambda1=0.5)
+    assert tracker.flush(10)
+    assert "not a parameter" in tracker.dropped[0]
+    end(tracker, TRIAL)
+    tracker.close(status="FINISHED")
+    late = opened(uri)
+    assert late.runs()[TRIAL].outcome is None
+    start(late, TRIAL, lambda1=0.5)
+    end(late, TRIAL)
+    assert late.close(status="FINISHED")
+    assert (runs(uri)[0].data.params, runs(uri)[0].data.tags["sweep.outcome"]) == ({"lambda1": "0.5"}, "completed")
+
+
+def test_an_upload_that_is_refused_is_dropped_after_a_while_and_nothing_else(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.tracking.JOB_SECONDS", 1.0)
+    response = requests.Response()
+    response.status_code = 413
+    tracker = opened(uri, artifacts=tmp_path / "artifacts")
+    client = tracker._runs._client()
+    log = client.log_artifact
+
+    def small_ones(run_id: str, path: str, folder: str | None = None) -> None:
+        if path.endswith(".pt"):
+            raise requests.HTTPError("too large", response=response)
+        log(run_id, path, folder)
+
+    monkeypatch.setattr(client, "log_artifact", small_ones)
+    (tmp_path / "weights.pt").touch()
+    start(tracker, TRIAL)
+    tracker.log_files(TRIAL, [tmp_path / "weights.pt"])
+    tracker.log_text(TRIAL, "seed: 1", "study.yaml")
+    end(tracker, TRIAL)
+    assert tracker.close(status="FINISHED")
+    assert tracker.away is None
+    assert [("too large" in each, TRIAL.name in each) for each in tracker.dropped] == [(True, True)]
+    [run] = runs(uri)
+    assert (run.info.status, run.data.tags["sweep.outcome"]) == ("FINISHED", "completed")
+    assert [each.path for each in MlflowClient(uri).list_artifacts(run.info.run_id)] == ["study.yaml"]
+
+
+def test_a_trial_that_another_driver_has_ended_stays_ended(uri: str) -> None:
+    asleep = opened(uri)
+    start(asleep, TRIAL)
+    assert asleep.flush(10)
+    heir = opened(uri)
+    heir.start_trial(TRIAL, params={}, tags={}, start_time=1_000_000, resumed=True)
+    end(heir, TRIAL)
+    assert heir.close(status="FINISHED")
+    asleep.close(status="KILLED")
+    [run] = runs(uri)
+    assert (run.info.status, run.data.tags["sweep.outcome"]) == ("FINISHED", "completed")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_second_run_of_a_trial_goes_when_one_is_whole(uri: str, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    """Its creation took longer than its driver waited, and no search found it; or two drivers created it at once."""
+    tracker = opened(uri)
+    client, late = tracker._runs._client(), []
+    create = client.create_run
+
+    def slowly(*words: Any, **more: Any) -> Any:
+        late.append(1)
+        if len(late) == 1:
+            raise requests.Timeout("no answer")
+        create(*words, **more)  # that which was late
+        return create(*words, **more)
+
+    monkeypatch.setattr(client, "create_run", slowly)
+    start(tracker, TRIAL, lambda1=0.5)
+    assert tracker.flush(20)
+    first, second = runs(uri)
+    if whole:  # by another driver, at the same time
+        for run in (first, second):
+            client.set_tag(run.info.run_id, "sweep.outcome", "completed")
+    end(tracker, TRIAL)
+    assert tracker.close(status="FINISHED")
+    assert len(runs(uri)) == 1 + whole
+    late_one = opened(uri)
+    assert late_one.close(status="FINISHED")
+    assert [run.info.run_id for run in runs(uri)] == [late_one.runs()[TRIAL].run_id]
+    assert runs(uri)[0].data.tags["sweep.outcome"] == "completed"
+
+
+def test_files_for_a_trial_that_another_driver_has_run_reach_its_run(uri: str, tmp_path: Path) -> None:
+    ours = opened(uri, artifacts=tmp_path / "artifacts")
+    other = opened(uri, artifacts=tmp_path / "artifacts")
+    start(other, TRIAL)
+    end(other, TRIAL)
+    assert other.close(status=None)
+    ours.log_text(TRIAL, "seed: 1", "study.yaml")
+    assert ours.close(status="FINISHED")
+    assert ours.dropped == []
+    assert [each.path for each in MlflowClient(uri).list_artifacts(runs(uri)[0].info.run_id)] == ["study.yaml"]
+
+
+def test_a_storage_that_is_away_when_the_server_is_back_does_not_end_the_recorder(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(uri).close(status="FINISHED")  # so that there is something to compare with what was taken
+    monkeypatch.setattr("sweep.tracking.ROUND_SECONDS", 0.1)
+    tracker = Tracker(uri, "digits", artifacts=Path("artifacts"))
+    answers = iter([TrackingError("away"), StorageInternalError("away, too"), set()])
+    begin = tracker._runs.begin
+
+    def beginning(*words: Any) -> None:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        begin(*words)
+
+    monkeypatch.setattr(tracker._runs, "begin", beginning)
+    tracker.open(description="", params={}, tags={}, offline_ok=True)
+    start(tracker, TRIAL)
+    end(tracker, TRIAL)
+    assert tracker.close(status="FINISHED", timeout=20)
+    assert runs(uri)[0].info.status == "FINISHED"

@@ -115,6 +115,8 @@ def stop(name: JobArg, address: Head = HEAD) -> None:
 
     Example: `python -m sweep stop digits`
     """
+    from ..errors import SweepError
+
     with _told():
         from cluster.jobs import ACTIVE, find
         from cluster.jobs import stop as ask
@@ -124,6 +126,8 @@ def stop(name: JobArg, address: Head = HEAD) -> None:
             make_console().print(f"{job.id} does not run: {job.status.lower()}.", soft_wrap=True)
             return
         job = ask(address, job)
+        if job.status in ACTIVE:
+            raise SweepError(f"{job.id} does not stop: after minutes it is still {job.status.lower()}; ask again later")
     make_console().print(
         f"{job.id}: {job.status.lower()}. Nothing is lost; submit the study again to go on.", soft_wrap=True
     )
