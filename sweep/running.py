@@ -100,9 +100,7 @@ def run(
                         **experiment_tags(config, settings.experiment(config.name)),
                         **_whose(search, settings),
                     },
-                    taken=lambda: {
-                        (s.name, r.number) for s in (search, controls) for r in s.rows() if r.state != "waiting"
-                    },
+                    taken=lambda: search.taken() | controls.taken(),
                     offline_ok=offline_ok,
                 )
                 if config.import_paths:

@@ -145,12 +145,13 @@ def _start_mlflow(settings: Settings, folder: Path, host: str, port: int, names:
             command, env=environment, cwd=folder, stdout=output, stderr=output, start_new_session=True
         )
     started = psutil.Process(process.pid).create_time()
+    _record(folder, "mlflow", {"pid": process.pid, "started": started, "url": url, "log": str(log)})
     try:
         _wait(process, url, password, log, store)
     except BaseException:
         _end(process.pid)
+        _record(folder, "mlflow", None)
         raise
-    _record(folder, "mlflow", {"pid": process.pid, "started": started, "url": url, "log": str(log)})
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, password: str, log: Path, store: str) -> None:
@@ -271,9 +272,13 @@ def _folder(settings: Settings) -> Path:
 
 
 def _write(path: Path, variables: dict[str, str]) -> None:
+    _replace(path, "".join(f"{name}={value}\n" for name, value in variables.items()))
+
+
+def _replace(path: Path, text: str) -> None:
     beside = path.with_suffix(".tmp")
     beside.touch(mode=0o600)
-    beside.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+    beside.write_text(text)
     beside.replace(path)
 
 
@@ -291,4 +296,4 @@ def _records(folder: Path) -> dict[str, Any]:
 def _record(folder: Path, name: str, record: dict[str, Any] | None) -> None:
     """Keeps what was started; None: it was taken down."""
     records = {k: v for k, v in _records(folder).items() if k != name} | ({name: record} if record else {})
-    (folder / "services.json").write_text(json.dumps(records, indent=2))
+    _replace(folder / "services.json", json.dumps(records, indent=2))
