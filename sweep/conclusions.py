@@ -113,7 +113,8 @@ def publish(name: str, written: Report, settings: Settings) -> str | None:
     if not tracker.attach():
         return f"it has no experiment {name}"
     _log(written, tracker)
-    return None if tracker.close(status=None, timeout=60) else tracker.problem
+    tracker.close(status=None, timeout=60)
+    return tracker.problem
 
 
 def _log(written: Report, tracker: Tracker) -> None:

@@ -284,7 +284,8 @@ def publish(confirmation: Confirmation, settings: Settings) -> str | None:
         return str(error)
     tracker.log_text(None, confirmation.to_json(), "confirm.json")
     tracker.log_epochs(None, [confirmation.metrics()])
-    return None if tracker.close(status=None, timeout=60) else tracker.problem
+    tracker.close(status=None, timeout=60)
+    return tracker.problem
 
 
 class _Runs:

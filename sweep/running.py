@@ -139,15 +139,14 @@ def run(
             tracker.close(status="KILLED", timeout=5)
             raise
     # A server that is away already has had its time: the next run sends what it lacks.
-    whole = tracker.close(status="FINISHED" if over else "KILLED", timeout=5 if tracker.away else 60)
+    tracker.close(status="FINISHED" if over else "KILLED", timeout=5 if tracker.away else 60)
     with contextlib.suppress(*UNREACHABLE):  # another host then finds out in a minute
         for study in (search, controls):
             study.leave()
     for notice in tracker.notices:
         listener.noticed(notice)
-    if tracker.problem or not whole:
-        problem = tracker.problem or "the server has not taken all in time"
-        listener.noticed(f"tracking: {problem}; the next run of {config.name} sends what is missing")
+    if tracker.problem:
+        listener.noticed(f"tracking: {tracker.problem}; the next run of {config.name} sends what is missing")
     return replace(summary, seconds=time.monotonic() - began, analysis=analysis)
 
 

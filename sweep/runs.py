@@ -174,6 +174,11 @@ class Runs:
         self._connection: MlflowClient | None = None
         self._environment: list[str] = []
 
+    @property
+    def where(self) -> str:
+        """The server, in words."""
+        return f"MLflow at {without_password(self.uri)}"
+
     def find_experiment(self, *, create: bool = False) -> str | None:
         """Connects, and returns the experiment's id if it exists.
 
@@ -378,18 +383,19 @@ class Runs:
         code = getattr(error, "error_code", "")
         while error.__cause__ or error.__context__:  # the innermost says it shortest: "Connection refused"
             error = error.__cause__ or error.__context__ or error
-        where = without_password(self.uri)
-        reason = str(error).replace(self.uri, where).replace(urlsplit(self.uri).password or "\0", "***")
+        reason = (
+            str(error).replace(self.uri, without_password(self.uri)).replace(urlsplit(self.uri).password or "\0", "***")
+        )
         reason = f"{type(error).__name__}: {reason.strip().partition(chr(10))[0][:300]}"
         if dropped:
-            return f"dropped what MLflow at {where} does not take for {dropped} ({reason})"
+            return f"dropped what {self.where} does not take for {dropped} ({reason})"
         if doubtful:
-            return f"MLflow at {where} does not take what is there for {doubtful} ({reason}); it is tried again"
+            return f"{self.where} does not take what is there for {doubtful} ({reason}); it is tried again"
         if code in REFUSALS:
             advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account that may write there"
-            return f"MLflow at {where} refuses access ({reason}); {advice}"
+            return f"{self.where} refuses access ({reason}); {advice}"
         advice = "start the server or correct MLFLOW_TRACKING_URI" if self._remote else "check that it can be written"
-        return f"MLflow at {where} is out of reach ({reason}); {advice}"
+        return f"{self.where} is out of reach ({reason}); {advice}"
 
     def _client(self) -> MlflowClient:
         if self._connection is None:

@@ -113,7 +113,7 @@ def simulate(
             tracker.close(status="KILLED", timeout=5)
             raise
     if not tracker.close(status="FINISHED" if over else "KILLED", timeout=60):
-        listener.noticed(f"tracking: {tracker.problem or 'the server has not taken everything within a minute'}")
+        listener.noticed(f"tracking: {tracker.problem}")
     return capacity(driver.samples, slots=load.slots, epoch_seconds=load.epoch_seconds)
 
 

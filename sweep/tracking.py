@@ -297,7 +297,8 @@ class Tracker:
         """Ends trials that still run as KILLED, then the parent run with `status`, if any, and stops the recorder.
 
         Returns:
-            Whether the server has everything. If not, `problem` says why, and the study's next run has to send it.
+            Whether the server has everything but what was dropped. If not, `problem` says why, and the study's next
+            run has to send it.
         """
         if self._thread is None:
             self._runs.close()
@@ -314,6 +315,8 @@ class Tracker:
             self._changed.notify_all()
         self._thread.join(timeout=1.0)
         self._runs.close()
+        if not sent and self.problem is None:
+            self.away = f"{self._runs.where} has not taken all in time"
         return sent
 
     def _put(self, work: Work) -> None:
