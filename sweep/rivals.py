@@ -58,11 +58,13 @@ def _own(config: StudyConfig) -> Mapping[Arm, Mapping[str, Dimension]]:
 
 
 def has_already(config: StudyConfig, row: Row, arm: Arm, defaults: Mapping[str, object]) -> bool:
-    """Whether a configuration's network has what a method brings, so that there is nothing to compare.
+    """Whether a configuration's network has what a method brings, unsearched, so that there is nothing to compare.
 
     Args:
         defaults: of the model's own options.
     """
+    if any(name in config.searched for name in _own(config)[arm]):
+        return False
     trial = config.trial(row.hyperparameters)
     present: dict[str, Mapping[str, object]] = {"model": {**defaults, **trial.model}, "training": dict(trial.training)}
     own = {tuple(name.split(".")): dimension for name, dimension in _own(config)[arm].items()}
