@@ -33,6 +33,8 @@ _connected: list[str] = []  # the address of the block that this process is in
 _AS_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for a driver that was submitted: its code is on the workers already
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "RESULTS*")
 TOKEN_HINT = "RAY_AUTH_TOKEN, or a file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"  # noqa: S105
+# Of the process that the head starts for a client, and of a node of our own.
+NOT_STARTED = ("Initialization failure", "timed out during startup")
 
 
 class ClusterError(ConnectionError):
@@ -101,12 +103,17 @@ def connected(address: str, modules: Sequence[str] = (), cpus: int | None = None
 
 
 def _init(address: str, options: dict[str, Any]) -> None:
+    """Starts Ray, or connects to it; once more where one of its processes did not start, as on a busy machine."""
     try:
         ray.init(address=address, **options)
-    except ConnectionError as error:
-        if "Initialization failure" not in str(error):
+    except Exception as error:  # Ray raises plain ones
+        if not any(said in str(error) for said in NOT_STARTED):
             raise
-        ray.init(address=address, **options)  # the process that the head starts for a client fails now and then
+        ray.shutdown()
+        try:
+            ray.init(address=address, **options)
+        except Exception as again:  # noqa: BLE001
+            raise RuntimeError(str(again)) from None
 
 
 def collect(modules: Sequence[str], folder: Path) -> Path:
@@ -210,6 +217,8 @@ def _reach(address: str, host: str, port: str) -> None:
 
 
 def _no_answer(address: str, error: Exception) -> ClusterError:
+    if address == "local":
+        return ClusterError([f"address local: Ray did not start ({first_line(error)}); try again. Nothing is lost"])
     return ClusterError(
         [
             f"address {address}: no Ray cluster answers ({first_line(error)}). Start one there, or use --address "

@@ -25,7 +25,7 @@ import pytest
 import ray
 
 from cluster import jobs
-from cluster.connect import collect
+from cluster.connect import ClusterError, collect, connected
 from sweep import own
 from sweep.errors import ConfigError
 from sweep.nodes import examine
@@ -312,6 +312,26 @@ def test_settings_that_are_given_win_over_those_of_the_head(tmp_path: Path, monk
     there = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(sent[0], shell=True, env=there, check=True, stdout=subprocess.PIPE, text=True)
     assert done.stdout == "/shared/with spaces|me|of-the-head|-m sweep run digits\n"
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_node_of_our_own_that_does_not_start_in_time_is_started_once_more(
+    monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    """As Ray says it, a plain Exception, where the machine is busy."""
+    calls: list[str] = []
+
+    def init(**_options: object) -> None:
+        calls.append("init")
+        if calls.count("init") <= fails:
+            raise Exception("The current node timed out during startup. This could happen because ...")  # noqa: TRY002
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
+    told = pytest.raises(ClusterError, match=r"address local: Ray did not start .* Nothing is lost")
+    with told if fails == 2 else contextlib.nullcontext(), connected("local"):
+        assert calls == ["init", "shutdown", "init"]
+    assert calls.count("init") == 2
 
 
 class Tail:

@@ -328,7 +328,7 @@ def test_methods_that_the_model_has_not_are_refused(
 
 def test_a_method_that_the_network_has_already_is_refused(study_config: MakeConfig, told: Told) -> None:
     config = study_config(
-        model={"name": "resnet", "depth": 8, "width": 4},
+        model={"name": "resnet", "depth": 20, "width": 4},
         space={"lambda1": {"low": 1e-5, "high": 1e-1, "log": True}, "training.init": "he"},
     )
     settings = told(config, [0.5])
