@@ -48,6 +48,7 @@ from .source import Job, Source
 RUN_TRIAL = "sweep.trial:run_trial"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 SWITCH = 5e-4  # seconds after which Python's threads take turns: the sampler's waits for a database many times a trial
+ANSWER = 1.0  # seconds in which an idle worker that lives has answered
 IDLE_AT_MOST = 10.0  # seconds that a worker waits for its next trial; a new one takes as long to start
 
 _ENVIRONMENT = {
@@ -179,6 +180,12 @@ class _Workers(_ObjectCache):
     def __init__(self) -> None:
         super().__init__()
         self._since: dict[Any, float] = {}
+        self.lost: set[Any] = set()  # those that have died
+
+    @property
+    def idle(self) -> list[Any]:
+        """All that are kept."""
+        return list(self._since)
 
     def cache_object(self, key: Any, obj: Any) -> bool:
         """Keeps a worker."""
@@ -200,7 +207,7 @@ class _Workers(_ObjectCache):
             wanted = any(count > 0 for other, count in self._max_num_objects.items() if other != key)
             for worker in list(workers):
                 idle = now - self._since[worker] > IDLE_AT_MOST and self._num_cached_objects > 1
-                if force_all or wanted or idle:
+                if force_all or wanted or idle or worker in self.lost:
                     workers.remove(worker)
                     del self._since[worker]
                     self._num_cached_objects -= 1
@@ -224,9 +231,31 @@ class _Controller(TuneController):
             return False
         return bool(super()._maybe_reuse_cached_actor(trial))
 
+    def end_lost_workers(self) -> None:
+        """Ends the idle workers that have died unnoticed, as those of a lost node: they do not answer.
+
+        A trial would lose one of them after the other; those that live have it at once, where a new one takes seconds.
+        """
+        actors = self._actor_manager._live_actors_to_ray_actors_resources
+        asked = {actors[worker][0].__ray_ready__.remote(): worker for worker in self._actor_cache.idle}
+        answered = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER)[0] if asked else []
+        self._actor_cache.lost = {worker for answer, worker in asked.items() if not _is_there(answer, answered)}
+        self._cleanup_cached_actors()
+
     def _others_wait(self) -> bool:
         """Whether a trial waits for which no worker starts."""
         return any(trial not in self._trial_to_actor for trial in self._pending_trials)
+
+
+def _is_there(answer: Any, answered: list[Any]) -> bool:
+    """Whether a worker has answered, and not Ray for it."""
+    if answer not in answered:
+        return False
+    try:
+        ray.get(answer)
+    except ray.exceptions.RayError:
+        return False
+    return True
 
 
 class _Searcher(Searcher):
@@ -295,8 +324,7 @@ class _Scheduler(TrialScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None: ...
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        # Idle ones may have died too, unnoticed: with their node, say. The trial must not lose one after the other.
-        tune_controller._cleanup_cached_actors(force_all=True)
+        tune_controller.end_lost_workers()
         # get_error() looks where Tune has not copied it yet.
         self.bridge.lost(trial.trial_id, Path(trial.error_file).read_text() if trial.error_file else "")
 

@@ -453,6 +453,42 @@ def test_workers_stay_through_a_moment_without_a_trial(tmp_path: Path) -> None:
     assert second == first, "four are ready, and no process was started anew"
 
 
+class Idle(Trials):
+    """Three trials end; then the worker of the fourth is killed with two of those that are idle."""
+
+    def __init__(self, jobs: list[Job]):
+        super().__init__(jobs)
+        self.workers: list[list[float]] = [[], [], [], []]  # process ids, in the order in which trials had them
+        self.since = 0.0  # when the last of them was met
+
+    def report(self, key: Key, result: Result) -> bool:
+        super().report(key, result)
+        mine = self.workers[key[1]]
+        for pid in (m.values["worker/pid"] for m in result.epochs):
+            if pid not in mine:
+                mine.append(pid)
+                self.since = time.monotonic()
+        if key[1] < 3:
+            return bool(mine)
+        if len(mine) == 1 and all(self.workers[:3]) and time.monotonic() - self.since > 2:  # the others are idle
+            for pid in (*self.workers[0], *self.workers[1], *mine):
+                psutil.Process(int(pid)).kill()
+        return len(mine) > 1 or time.monotonic() > self.deadline
+
+
+@pytest.mark.usefixtures("devices")
+def test_a_trial_that_loses_its_worker_has_an_idle_one_that_lives(tmp_path: Path) -> None:
+    config = simulation.study_of(simulation.Load(4, 4, epochs=2000, epoch_seconds=0.2))
+    trial = config.trial(random_point(distributions(config.searched), seed=0, number=0))
+    where = Place(tmp_path, tmp_path, tmp_path)
+    source = Idle([Job(("study", number), trial, where, attempt=1) for number in range(4)])
+    execute(source, Resources(cpus=1, gpus=0), stop=threading.Event(), run_trial="sweep.simulated:run_trial")
+    first, second, third, fourth = source.workers
+    assert len({*first, *second, *third, *fourth}) == 4
+    assert fourth[1:] == third, "neither one of the dead, nor one that was started anew"
+    assert source.given_up == {}
+
+
 def test_a_worker_without_a_trial_ends_after_a_while_or_where_it_is_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     workers = _Workers()
     for name in ("a", "b", "c"):
