@@ -43,13 +43,14 @@ def taps(weight: Tensor) -> Tensor:
 
 
 def taps_and_gradient(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Log max(|c11|, TAP_FLOOR) and its derivative sign(c11) / max(|c11|, TAP_FLOOR), both [a, b].
+    """Log|c11|, finite for an exact zero too, and sign(c11) / max(|c11|, TAP_FLOOR), its derivative, both [a, b].
 
     The floor bounds the gradient where `taps` has a pole; sign(0) is +1, or an exact zero would never move.
     """
     tap = corner_taps(at_least_float32(weight.detach()))
-    magnitude = tap.abs().clamp_min(TAP_FLOOR)
-    return magnitude.log(), torch.where(tap < 0, -1.0, 1.0) / magnitude
+    magnitude = tap.abs()
+    gradient = torch.where(tap < 0, -1.0, 1.0) / magnitude.clamp_min(TAP_FLOOR)
+    return magnitude.clamp_min(torch.finfo(tap.dtype).tiny).log(), gradient
 
 
 def channels(weight: Tensor, groups: int = 1, ridge: float = 0.0) -> Tensor:

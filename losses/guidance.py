@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import options
+from .conv import TAP_FLOOR
 from .entropy import FORMS, Form
 from .layers import Layer, guidable_layers, select
 from .normalized import feeding_a_norm
@@ -58,7 +59,7 @@ class EntropyGuidance:
         conv_measure: Of convolutions (see `conv.py`): the paper's `taps`, one log|c11| per filter, or `channels`, the
             entropy change, K11 of each group being measured as a dense layer's matrix is.
         conv_form: As `form`, of convolutions: the mean over a layer's filters, or over its groups. In gradients a tap
-            below 1e-2 counts as 1e-2, which bounds them.
+            below 1e-2 counts as 1e-2, which bounds them; `target` still sees its h, or it could set none below -4.6.
         target: Of `target`, nats per dimension; 0 keeps volumes as they are.
         scale: `determinant` takes h of a matrix as it is, `per_dimension` h / k, the log of the geometric-mean gain.
             Neither multiplies by a convolution's number of anchors, which depends on the image.
@@ -240,10 +241,12 @@ class EntropyGuidance:
     def _refresh(self, index: int) -> None:
         """Computes the lambda-weighted gradient of one layer's part of the loss."""
         layer = self._guided[index]
-        form, constant = self._form(layer)
+        name, (form, constant) = self._forms[layer.kind], self._form(layer)
         dimensions = layer.dimensions if self._per_dimension else 1
 
         def slope(h: Tensor) -> Tensor:
+            if layer.measure == "taps" and name != "target":  # which must see how far below the floor a tap is
+                h = h.clamp_min(math.log(TAP_FLOOR))
             return form.slope(h / dimensions, constant) * (self._factors[index] / (dimensions * h.numel()))
 
         h, gradients = layer.gradient(self._ridge, slope)

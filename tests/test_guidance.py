@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from losses import EntropyGuidance
+from losses.conv import taps
 from losses.entropy import volume
 from losses.layers import MAX_EVERY, MIN_EVERY, guidable_layers
 
@@ -123,6 +124,23 @@ def test_every_1_equals_autograd_of_the_literal_loss_after_10_sgd_steps(
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
     unguided = small_net()
     assert not torch.allclose(guided.hidden.weight, unguided.hidden.weight, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("target", "step"), [(-3.0, 1e-4), (-7.0, 1e-5)], ids=["above the floor of gradients", "below it"]
+)
+def test_taps_come_to_their_target(target: float, step: float) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(2, 4, 3, dtype=torch.float64)
+    options: dict[str, Any] = {"conv_form": "target", "target": target, "every": 1, "max_ratio": None}
+    guidance = EntropyGuidance(conv, lambda1=0.0, lambda2=step, **options)
+    for _ in range(3000):
+        conv.weight.grad = torch.zeros_like(conv.weight)
+        guidance.add_gradients()
+        with torch.no_grad():
+            conv.weight -= conv.weight.grad
+    expected = torch.full((4, 2), target, dtype=torch.float64)
+    torch.testing.assert_close(taps(conv.weight.detach()), expected, atol=1e-3, rtol=0)
 
 
 def test_metrics_are_the_terms_entropies_and_norms() -> None:
