@@ -23,12 +23,12 @@ from .data import reader
 from .dimensions import Scalar
 from .errors import ConfigError, TrackingError, nearest
 from .finalists import missing
-from .finding import load, stored
+from .finding import connect, load, stored
 from .metrics import EpochMetrics
 from .pairs import Comparison, Member, compare, decided
 from .preflight import check
 from .results import Summary, summarise
-from .rivals import METHODS, configurations, has_already, members, rival, trained, wanted_pairs
+from .rivals import METHODS, configurations, first_points, has_already, members, rival, trained, wanted_pairs
 from .rows import ARMS, Arm, Row
 from .settings import Settings
 from .tracking import Tracker
@@ -47,12 +47,14 @@ class Plan:
         config: the study's.
         top: the configurations, best first.
         rivals: the studies that find the rivals' best.
+        first: points that these are to try: the configurations without guidance.
         notes: what a reader must know of it.
     """
 
     config: StudyConfig
     top: list[Row]
     rivals: dict[Arm, StudyConfig]
+    first: dict[Arm, list[dict[str, Scalar]]]
     notes: list[str]
 
 
@@ -170,9 +172,9 @@ def confirm(
             with listen(rival, None) as listener:
                 for note in notes:  # before the first
                     listener.noticed(note)
-                if not running.is_complete(rival, settings):
+                if not running.is_complete(rival, settings, first=plan.first[arm]):
                     ray.enter_context(running.on_ray(settings.address, rival))
-                summary = train(rival, listener=listener)
+                summary = train(rival, listener=listener, first=plan.first[arm])
             if summary.interrupted:
                 return None
             found.append(Found.of(arm, summary))
@@ -196,19 +198,26 @@ def prepared(name: str, settings: Settings, *, top: int, against: Sequence[str])
         ConfigError: all problems at once.
         SweepError: no such study.
     """
+    from .storage import noted
+
     stored(name, settings)
     config, _ = load(name, settings)
+    knows = len(noted(name, "knowledge", connect(settings.storage)) or [])
     summary = summarise(name, settings)
     best, total = configurations(config, summary.rows), max(len(summary.rows), config.search.trials)
     ended = sum(row.state == "finished" for row in summary.rows)
     rivals: dict[Arm, StudyConfig] = {}
     if not (problems := _problems(config, best, settings, top=top, against=against)):
-        rivals = {arm: rival(config, arm, ended) for arm in ("strongest", *METHODS) if arm in ("strongest", *against)}
+        rivals = {
+            arm: rival(config, arm, ended + knows) for arm in ("strongest", *METHODS) if arm in ("strongest", *against)
+        }
         problems = [f"{arm}: {each}" for arm, study in rivals.items() for each in check(study, settings)[0]]
     if problems:
         raise ConfigError(f"confirm {name}", problems)
+    first = {arm: first_points(config, best[:top], study) for arm, study in rivals.items()}
     note = f"{name} is not over: of its {total} trials {ended} have ended, and these are all that is used"
-    return Plan(config, best[:top], rivals, [note] if ended < total else [])
+    shown = f"{name} was shown {knows} trials of other studies; each rival has as many more of its own"
+    return Plan(config, best[:top], rivals, first, [note] * (ended < total) + [shown] * (knows > 0))
 
 
 def _problems(

@@ -175,7 +175,7 @@ class Driver:
     def _next(self) -> Trial | None:
         if self._stage == "search":
             trial = self._search.ask(new=not self._spent())
-            if trial is not None or self._trials or self._busy(self._search):
+            if trial is not None or self._trials or self._search.is_busy():
                 return trial
             wanted = wanted_rows(self._config, self._search.rows())
             if wanted:
@@ -183,12 +183,12 @@ class Driver:
             self._stage = "controls"
         if self._stage == "controls":
             trial = self._controls.ask()
-            if trial is not None or self._trials or self._busy(self._controls):
+            if trial is not None or self._trials or self._controls.is_busy():
                 return trial
             self._controls.add(wanted_tuned(self._config, self._search.rows(), self._controls.rows()))
             self._stage = "tuned"
         trial = self._controls.ask()
-        if trial is None and not self._trials and not self._busy(self._controls):
+        if trial is None and not self._trials and not self._controls.is_busy():
             self._stage = "done"
             self._over.set()
         return trial
@@ -287,10 +287,6 @@ class Driver:
             )
         place = Place(folder=folder, data=self._settings.data, cache=self._settings.cache)
         return Job(trial.key, trial.config, place, trial.attempt, trial.alone)
-
-    def _busy(self, study: Study) -> bool:
-        """Whether another living driver still works on a trial that this stage must wait for."""
-        return any(r.state == "running" and not r.orphan for r in study.rows())
 
     def _spent(self) -> bool:
         """Whether the hours are over, or the target is reached: no new search trials then."""

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 
 from .config import StudyConfig
 from .dimensions import Choices, Range, Scalar
-from .rows import Kind, Row
+from .rows import Kind, Row, Wanted
 from .space import distributions, sobol_points
-
-Wanted = tuple[Kind, int, int, dict[str, Scalar]]  # kind, of, seed, hyperparameters: a row of the sister study
 
 
 def best_rows(config: StudyConfig, rows: Iterable[Row], top: int | None = None) -> list[Row]:
@@ -67,7 +65,7 @@ def wanted_rows(config: StudyConfig, search: Sequence[Row]) -> list[Wanted]:
 
 
 def tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Range | Choices]:
-    """The tuned control's search: the study's own ranges where it has them, else a decade around its lr, all inits.
+    """The tuned control's search: the study's ranges where it has them, else a decade around its lr, and several inits.
 
     Args:
         base: hyperparameters, of which that lr is taken.
@@ -75,7 +73,7 @@ def tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Ra
     lr = float(base.get("training.lr") or config.training.lr)
     space: dict[str, Range | Choices] = {
         "training.lr": Range(low=lr / 10**0.5, high=lr * 10, log=True),
-        "training.init": Choices(choices=("default", "he", "orthogonal")),
+        "training.init": Choices(choices=tuple(dict.fromkeys(("default", "he", "orthogonal", config.training.init)))),
     }
     return {name: config.searched.get(name, dimension) for name, dimension in space.items()}
 

@@ -9,7 +9,7 @@ import bisect
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +77,7 @@ class Comparison:
         first, second: what they are.
         seeds: of the pairs that are compared.
         diverged: how many of either have diverged; such a pair has no gain, and a first member no speed-up but 0.
+        survival: p, corrected for all configurations, of the exact test that both diverge as often (McNemar's).
         levels: means of the final metric.
         gaps: means of how much better the metric of the training set is than that of the test set, both final; the
             former is the mean over the last epoch's steps.
@@ -84,7 +85,8 @@ class Comparison:
         best: gain in the best one over the run.
         speedup: epochs in which the second reaches its final value, over those in which the first reaches it. 0 for
             never, which is less than any speed-up: its median is exact as long as that is less than half of the pairs.
-        speedup_seconds: the same in seconds of training.
+        speedup_seconds: the same in seconds of training, an epoch's being the median of all runs of that member: what
+            else a shared machine had to do is not in it.
         speedup_whole: the paper's: all epochs of the second over those of the first. More than 1 also for two runs
             that are the same, where the metric is noisy or gets worse in the end.
         never: how many of the first members do not get there.
@@ -97,6 +99,7 @@ class Comparison:
     second: str
     seeds: tuple[int, ...]
     diverged: tuple[int, int]
+    survival: float
     levels: tuple[float, float]
     gaps: tuple[float, float]
     final: Estimate
@@ -113,6 +116,12 @@ class Comparison:
         better = self.final.value > 0
         survivors = self.diverged[0 if better else 1] > 0
         return "not shown" if not self.final.clear or survivors else "better" if better else "worse"
+
+    @property
+    def survives(self) -> str:
+        """``more often`` or ``less often`` than the second; empty where that is not shown."""
+        more = "more often" if self.diverged[0] < self.diverged[1] else "less often"
+        return more if self.survival < ALPHA else ""
 
 
 def compare(
@@ -133,7 +142,8 @@ def compare(
     whole = {seed: pair for (seed, pair), gone in zip(pairs.items(), lost, strict=True) if not any(gone)}
     paced = [pair for pair, (_, gone) in zip(pairs.values(), lost, strict=True) if not gone]
     curves = [tuple(sign * m.curve(f"test_{name}") for m in pair) for pair in whole.values()]
-    speedups = [_speedups(*pair, name=f"test_{name}", sign=sign) for pair in paced]
+    cost = _seconds(members[1].values()) / _seconds(members[0].values())
+    speedups = [_speedups(*pair, name=f"test_{name}", sign=sign, cost=cost) for pair in paced]
     levels, gaps = [], []
     for which in (0, 1):
         test = [pair[which].curve(f"test_{name}")[-1] for pair in whole.values()]
@@ -147,6 +157,7 @@ def compare(
         second=arms[1],
         seeds=tuple(whole),
         diverged=(sum(a for a, _ in lost), sum(b for _, b in lost)),
+        survival=_sign_test([1.0 + b - a for a, b in lost]),
         levels=(levels[0], levels[1]),
         gaps=(gaps[0], gaps[1]),
         final=difference([a[-1] - b[-1] for a, b in curves]),
@@ -166,15 +177,24 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else math.nan
 
 
-def _speedups(first: Member, second: Member, *, name: str, sign: int) -> tuple[float, float, float]:
-    """By epochs, by seconds, and as the paper has it; 0 where the first never reaches the second's final value."""
+def _seconds(members: Iterable[Member]) -> float:
+    """The median seconds of an epoch; NaN where none has any."""
+    seconds = np.concatenate([np.empty(0), *(member.curve("seconds") for member in members)])
+    return float(np.median(known)) if len(known := seconds[np.isfinite(seconds)]) else math.nan
+
+
+def _speedups(first: Member, second: Member, *, name: str, sign: int, cost: float) -> tuple[float, float, float]:
+    """By epochs, by seconds, and as the paper has it; 0 where the first never reaches the second's final value.
+
+    Args:
+        cost: an epoch's of the second over one of the first.
+    """
     target = sign * second.curve(name)[-1]
     arrivals = [np.flatnonzero(sign * member.curve(name) >= target) for member in (first, second)]
     if _is_lost(first, name) or not len(arrivals[0]):
         return 0.0, 0.0, 0.0
     epochs = [int(arrival[0]) + 1 for arrival in arrivals]
-    seconds = [float(m.curve("seconds")[:n].sum()) for m, n in zip((first, second), epochs, strict=True)]
-    return epochs[1] / epochs[0], seconds[1] / seconds[0], len(second.history) / epochs[0]
+    return epochs[1] / epochs[0], cost * epochs[1] / epochs[0], len(second.history) / epochs[0]
 
 
 # -- estimates ---------------------------------------------------------------------------------------------------------
@@ -196,18 +216,22 @@ def difference(values: Sequence[float]) -> Estimate:
 
 
 def ratio(values: Sequence[float]) -> Estimate:
-    """The median of ratios, with a paired t-test of their logarithms; with a 0 among them a sign test that it is 1."""
+    """The median of ratios, with a paired t-test of their logarithms that it is 1.
+
+    With a 0 among them, or where all are the same, it is a sign test.
+    """
     values = tuple(map(float, values))
     if not values:
         return Estimate(values, math.nan, note="no pairs")
     estimate = Estimate(values, float(middle(values)))
     never = sum(value == 0 for value in values)
     note = f"{never} of {len(values)} never get there" if never else ""
-    if len(values) == 1 or len(set(values)) == 1:
-        alone = "one pair has no interval" if len(values) == 1 else "all pairs are the same"
-        return dataclasses.replace(estimate, note="; ".join(filter(None, (note, alone))))
+    if len(values) == 1:
+        return dataclasses.replace(estimate, note="; ".join(filter(None, (note, "one pair has no interval"))))
     low, high = _interval(values, middle, 1 - ALPHA)
-    p = _sign_test(values) if never else _t_test([math.log(value) for value in values])
+    alike = len(set(values)) == 1
+    p = _sign_test(values) if never or alike else _t_test([math.log(value) for value in values])
+    note = note or ("all pairs are the same" if alike else "")
     return dataclasses.replace(estimate, low=low, high=high, p=p, note=note)
 
 
@@ -224,19 +248,26 @@ def holm(estimates: Sequence[Estimate], *, no_effect: float, statistic: Statisti
 
     Source: Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979).
     """
-    order = sorted(range(len(estimates)), key=lambda i: 1.0 if (p := estimates[i].p) is None else p)
-    found, largest, going = list(estimates), 0.0, True
-    for rank, i in enumerate(order):
+    ps = [1.0 if estimate.p is None else estimate.p for estimate in estimates]
+    found, corrected, going = list(estimates), _holm(ps), True
+    for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
         estimate, left = estimates[i], len(estimates) - rank
         if estimate.p is None or estimate.low is None or estimate.high is None:
             continue
-        largest = max(largest, min(1.0, left * estimate.p))
         low, high = estimate.low, estimate.high
         if left > 1:
             low, high = _interval(estimate.values, statistic, 1 - ALPHA / left)
-        going = going and largest < ALPHA and not low <= no_effect <= high
-        found[i] = dataclasses.replace(estimate, p_holm=largest, clear=going)
+        going = going and corrected[i] < ALPHA and not low <= no_effect <= high
+        found[i] = dataclasses.replace(estimate, p_holm=corrected[i], clear=going)
     return found
+
+
+def _holm(ps: Sequence[float]) -> list[float]:
+    """P values, corrected by Holm's procedure."""
+    corrected, largest = list(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        corrected[i] = largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
+    return corrected
 
 
 def decided(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -252,15 +283,24 @@ def decided(comparisons: Sequence[Comparison]) -> list[Comparison]:
         estimates = holm([getattr(c, name) for c in comparisons], no_effect=no_effect, statistic=statistic)
         pairs = zip(decided, estimates, strict=True)
         decided = [dataclasses.replace(c, **{name: e}) for c, e in pairs]  # type: ignore[arg-type]
-    return [c if c.final.clear else dataclasses.replace(c, needed=pairs_needed(c.final.values)) for c in decided]
+    survival = _holm([c.survival for c in decided])
+    decided = [dataclasses.replace(c, survival=p) for c, p in zip(decided, survival, strict=True)]
+    return [c if c.final.clear else dataclasses.replace(c, needed=_more(c, len(decided))) for c in decided]
 
 
-def pairs_needed(values: Sequence[float], difference: float | None = None) -> int | None:
+def _more(c: Comparison, comparisons: int) -> int | None:
+    """Pairs that would show a difference of this size: more than there are."""
+    needed = pairs_needed(c.final.values, comparisons=comparisons)
+    return None if needed is None else max(needed, len(c.final.values) + 1)
+
+
+def pairs_needed(values: Sequence[float], difference: float | None = None, *, comparisons: int = 1) -> int | None:
     """Pairs with which a paired t-test at 5 %, two-sided, finds a mean difference in 80 % of all cases.
 
     Args:
         values: differences, whose spread is taken for that of the population.
         difference: the mean to be found; default: that of ``values``.
+        comparisons: how many the 5 % are for; each is tested at its share, the strictest of Holm's levels.
 
     Returns:
         None beyond a million, and where there is no spread, or nothing to find.
@@ -273,7 +313,7 @@ def pairs_needed(values: Sequence[float], difference: float | None = None) -> in
         return None
 
     def power(n: int) -> float:
-        threshold, shift = t.ppf(1 - ALPHA / 2, n - 1), effect * math.sqrt(n)
+        threshold, shift = t.ppf(1 - ALPHA / comparisons / 2, n - 1), effect * math.sqrt(n)
         return float(nct.sf(threshold, n - 1, shift) + nct.cdf(-threshold, n - 1, shift))
 
     needed = 2 + bisect.bisect_left(range(2, MOST_PAIRS), POWER, key=power)
@@ -287,6 +327,8 @@ def _interval(values: Sequence[float], statistic: Statistic, level: float) -> tu
     """
     from scipy.stats import bootstrap
 
+    if len(set(values)) == 1:  # of which every sample is the same
+        return values[0], values[0]
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # the jackknife of a median may have no spread
@@ -306,7 +348,9 @@ def _interval(values: Sequence[float], statistic: Statistic, level: float) -> tu
 def _t_test(values: Sequence[float]) -> float:
     from scipy.stats import ttest_1samp
 
-    return float(ttest_1samp(values, 0.0).pvalue)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of differences that are nearly the same
+        return float(ttest_1samp(values, 0.0).pvalue)
 
 
 def _sign_test(ratios: Sequence[float]) -> float:

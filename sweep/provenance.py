@@ -16,9 +16,17 @@ def environment() -> dict[str, str]:
     """Tags that say what code makes a number here and now: versions, and the git commit where there is one."""
     packages = ("torch", "ray", "optuna", "mlflow")
     tags = {f"sweep.version.{name}": importlib.metadata.version(name) for name in packages}
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    git = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return {**tags, **({"sweep.git_commit": git.stdout.strip()} if git.returncode == 0 else {})}
+    commit = _git("describe", "--always", "--abbrev=40")
+    if commit.returncode != 0:
+        return tags
+    # The pages of results are written from runs, and change none.
+    changed = _git("diff", "--quiet", "HEAD", "--", ":/", ":(exclude,glob)**/RESULTS*", ":(exclude,glob)**/RESULTS/**")
+    return {**tags, "sweep.git_commit": commit.stdout.strip() + "-dirty" * (changed.returncode != 0)}
+
+
+def _git(*words: str) -> subprocess.CompletedProcess[str]:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
 
 
 def followed_by(codes: Sequence[Code], now: Mapping[str, str]) -> list[Code]:

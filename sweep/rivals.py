@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 
 from .config import OF_CONFIRM, StudyConfig
 from .dimensions import Choices, Dimension, Range, Scalar
-from .finalists import Wanted, best_rows, of_guidance, tuned_space, unguided
-from .rows import Arm, Row
+from .finalists import best_rows, of_guidance, tuned_space, unguided
+from .rows import Arm, Row, Wanted
 from .sections import FinalistsConfig
+from .space import contains, distributions
 
 METHODS: tuple[Arm, ...] = ("dropout", "weight_decay", "batch_norm", "he", "orthogonal", "lsuv")
 FIRST_SEED = 10_000  # above the study's own: no finalist gets there
@@ -23,7 +24,7 @@ def rival(config: StudyConfig, arm: Arm, trials: int) -> StudyConfig:
 
     Args:
         arm: ``strongest``, or one of ``METHODS``.
-        trials: how many the search of the guided ones has had; one is enough where nothing is left to search.
+        trials: how many the sampler of the guided ones has seen; one is enough where nothing is left to search.
     """
     kept = {name: dimension for name, dimension in config.space.items() if not of_guidance(name)}
     own = {name: config.searched.get(name, d) if _is_searched(d) else d for name, d in _own(config)[arm].items()}
@@ -69,6 +70,21 @@ def has_already(config: StudyConfig, row: Row, arm: Arm, defaults: Mapping[str, 
     present: dict[str, Mapping[str, object]] = {"model": {**defaults, **trial.model}, "training": dict(trial.training)}
     own = {tuple(name.split(".")): dimension for name, dimension in _own(config)[arm].items()}
     return all(present[section].get(key) == dimension for (section, key), dimension in own.items())
+
+
+def first_points(config: StudyConfig, top: Sequence[Row], rival: StudyConfig) -> list[dict[str, Scalar]]:
+    """The plain controls of configurations, as points of a rival's search: it is to be no worse for want of them.
+
+    What a control has outside the rival's space is left open.
+    """
+    space = distributions(rival.searched)
+    points: list[dict[str, Scalar]] = []
+    for row in top:
+        values = rival.hyperparameters(config.trial(unguided({**config.constants, **row.hyperparameters})))
+        point = {name: values[name] for name in space if name in values and contains(space[name], values[name])}
+        if point and point not in points:
+            points.append(point)
+    return points
 
 
 def _is_searched(dimension: Dimension) -> bool:

@@ -15,6 +15,8 @@ Arm = Literal[
 
 ARMS: tuple[Arm, ...] = get_args(Arm)
 Kind = Literal["trial", "control", "tuned", "finalist"] | Arm
+Wanted = tuple[Kind, int, int, dict[str, Scalar]]
+"""A row that the sister study is to have: its kind, the search trial it belongs to, its seed, its hyperparameters."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,13 +18,14 @@ from .links import describe, experiment_tags
 from .own import modules_to_send, packages, search_folders
 from .places import check, is_remote
 from .results import Summary, summarise
+from .rows import ARMS
 from .settings import NO_DATABASE, Settings
 from .studyfile import to_yaml
 
 if TYPE_CHECKING:
+    from .dimensions import Scalar
     from .driver import Listener
-    from .finalists import Wanted
-    from .rows import Row
+    from .rows import Row, Wanted
     from .sensitivity import Analysis
     from .storage import Storage
     from .study import Study
@@ -38,6 +39,7 @@ def run(
     *,
     forerunners: Sequence[StudyConfig] = (),
     pairs: Sequence[Wanted] | None = None,
+    first: Sequence[Mapping[str, Scalar]] = (),
     concluded: bool = True,
     stop: threading.Event | None = None,
     offline_ok: bool = False,
@@ -50,6 +52,7 @@ def run(
         listener: told of every step.
         forerunners: from `continued`: studies of another search space, whose trials the sampler is shown.
         pairs: rows of the sister study that are trained in place of all that the study itself would train.
+        first: values of points that must be among the trials of the search.
         concluded: whether at the end the best model is kept, what matters is analysed and the report written.
         stop: when set, running trials checkpoint and the run ends early.
         offline_ok: go on without a tracking server that is out of reach; it is sent everything when it is back.
@@ -66,7 +69,7 @@ def run(
         if not settings.tracking_uri:
             raise SweepError(NO_DATABASE)
         check(settings.workspace)
-    complete = is_complete(config, settings, pairs)
+    complete = is_complete(config, settings, pairs, first)
     if complete and concluded:
         listener.noticed(
             f"{config.name} is finished: nothing is left to train; --trials with a larger number extends it"
@@ -90,7 +93,8 @@ def run(
                     raise ConfigError(f"address {settings.address}", problems)  # before anything is written
             try:
                 storage, workspace = connect(settings.storage), settings.workspace
-                search, controls = (Study(config, storage, workspace=workspace, sister=s) for s in (False, True))
+                search = Study(config, storage, workspace=workspace)
+                controls = Study(config, storage, workspace=workspace, sister=True, pairs=pairs)
                 tags = {**_budget(config), **_learn(search, forerunners, storage, listener)}
                 tracker.open(
                     description=describe(config),
@@ -107,7 +111,7 @@ def run(
                     search.note(OWN_CODE, search_folders())
                 if pairs is not None:
                     controls.add(pairs)
-                elif (budget := search.fill()) > config.search.trials and not complete:
+                elif (budget := search.fill(first)) > config.search.trials and not complete:
                     listener.noticed(f"{config.name} has {budget} trials: its budget grows, and never shrinks")
                 recording = Recording(config, settings, search, controls, tracker, listener.noticed)
                 parts = config, settings, search, controls, recording, listener
@@ -220,16 +224,26 @@ def on_ray(address: str, config: StudyConfig, *, cpus: int | None = None) -> Ite
         yield
 
 
-def is_complete(config: StudyConfig, settings: Settings, pairs: Sequence[Wanted] | None = None) -> bool:
-    """Whether nothing is left to train, as far as the storage knows; where ``pairs`` are given, of these."""
+def is_complete(
+    config: StudyConfig,
+    settings: Settings,
+    pairs: Sequence[Wanted] | None = None,
+    first: Sequence[Mapping[str, Scalar]] = (),
+) -> bool:
+    """Whether nothing is left to train, as far as the storage knows; where ``pairs`` are given, of these.
+
+    Args:
+        pairs, first: as for `run`.
+    """
     from .finalists import missing, wanted_rows, wanted_tuned
 
     if config.name not in studies(settings):
         return False
     summary = summarise(config.name, settings)
-    rows, controls = summary.rows, summary.controls
+    rows, controls = summary.rows, [row for row in summary.controls if pairs is not None or row.kind not in ARMS]
     if pairs is not None:
         return not missing(pairs, [r for r in controls if r.state == "finished"])
     wanted = [*wanted_rows(config, rows), *wanted_tuned(config, rows, controls)]
     done = all(r.state == "finished" for r in [*rows, *controls])
+    done = done and all(any(point.items() <= row.hyperparameters.items() for row in rows) for point in first)
     return done and len(rows) >= config.search.trials and not missing(wanted, controls)

@@ -26,7 +26,7 @@ from .knowledge import known_trials
 from .lease import OVER, FileLock, Watch, lease, owner, released
 from .metrics import EpochMetrics
 from .places import files, here
-from .rows import ARMS, Kind, Outcome, Row
+from .rows import ARMS, Kind, Outcome, Row, Wanted
 from .sampling import KnowingSampler, decision_epochs, pruner_of, sampler_of
 from .space import distributions, random_point, sobol_points, suggest
 from .storage import FORMAT, exclusive, stored_config
@@ -90,8 +90,26 @@ class EndedElsewhereError(Exception):
 class Study:
     """One Optuna study: the search, or the sister study that holds its finalists, controls and pairs."""
 
-    def __init__(self, config: StudyConfig, storage: BaseStorage, *, workspace: Path, sister: bool = False):
+    def __init__(
+        self,
+        config: StudyConfig,
+        storage: BaseStorage,
+        *,
+        workspace: Path,
+        sister: bool = False,
+        pairs: Sequence[Wanted] | None = None,
+    ):
+        """Opens it, or creates it.
+
+        Args:
+            sister: the study of finalists, controls and pairs.
+            pairs: of the sister's rows those that are trained; by default all but the pairs of `sweep confirm`.
+
+        Raises:
+            StorageError: the storage has something else of its name.
+        """
         self.config = config
+        self._pairs = None if pairs is None else [(kind, seed, values) for kind, _, seed, values in pairs]
         self.name = f"{config.name}.controls" if sister else config.name
         self._storage = storage
         self._space = {} if sister else distributions(config.searched)
@@ -141,10 +159,13 @@ class Study:
                 self.note("knowledge", [dict(record) for record in records])
         self._known = known_trials(cast("list[Any]", self.noted("knowledge")), self._space)
 
-    def fill(self) -> int:
+    def fill(self, first: Sequence[Mapping[str, Scalar]] = ()) -> int:
         """Puts the budget into the storage: WAITING rows up to ``trials``, of which ``design`` are Sobol' points.
 
         Rows of samplers that do not learn get their values here, so that they depend on nothing but the seed.
+
+        Args:
+            first: values of points that must be among the trials; those that are not yet come before all others.
 
         Returns:
             The budget: more than ``trials`` where it was larger before, since it never shrinks.
@@ -152,19 +173,28 @@ class Study:
         search, seed = self.config.search, self.config.training.seed
         with self._exclusive():
             rows = self._frozen()
+            there = [{**t.params, **t.system_attrs.get("fixed_params", {})} for t in rows]
+            given = [point for point in first if not any(point.items() <= values.items() for values in there)]
+            for number, point in enumerate(given, len(rows)):
+                self._wait({**self._drawn(number), **point}, {"seed": seed, "design": False})
+            present = len(rows) + len(given)
             designed = sum(bool(t.user_attrs.get("design")) for t in rows)
-            design = max(0, min(search.design - designed, search.trials - len(rows)))
+            design = max(0, min(search.design - designed, search.trials - present))
             points = sobol_points(self._space, count=design, skip=designed, seed=seed)
             for point in points:
                 self._wait(point, {"seed": seed, "design": True})
-            for number in range(len(rows) + design, search.trials):
-                values: dict[str, Scalar] = {}
-                if search.sampler == "random":
-                    values = random_point(self._space, seed=seed, number=number)
-                elif search.sampler == "qmc":
-                    values = sobol_points(self._space, count=1, skip=number, seed=seed + 1)[0]
-                self._wait(values, {"seed": seed, "design": False})
-            return max(len(rows), search.trials)
+            for number in range(present + design, search.trials):
+                self._wait(self._drawn(number), {"seed": seed, "design": False})
+            return max(present, search.trials)
+
+    def _drawn(self, number: int) -> dict[str, Scalar]:
+        """The values of a trial by a sampler that does not learn; none by one that does."""
+        search, seed = self.config.search, self.config.training.seed
+        if search.sampler == "random":
+            return random_point(self._space, seed=seed, number=number)
+        if search.sampler == "qmc":
+            return sobol_points(self._space, count=1, skip=number, seed=seed + 1)[0]
+        return {}
 
     def add_finished(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Puts finished trials into the storage (records: see `sweep.knowledge`): for simulations."""
@@ -176,7 +206,7 @@ class Study:
             self._wait(hyperparameters, {"seed": self.config.training.seed, "design": False})
             return len(self._frozen()) - 1
 
-    def add(self, wanted: Sequence[tuple[Kind, int, int, dict[str, Scalar]]]) -> None:
+    def add(self, wanted: Sequence[Wanted]) -> None:
         """Puts rows (kind, of, seed, hyperparameters) into the sister study, each once however often it is asked.
 
         A row that is there for another trial serves this one too: it would be trained to the same numbers.
@@ -239,7 +269,7 @@ class Study:
     def _abandoned(self, latest: bool) -> FrozenTrial | None:
         """A running trial that no living driver has."""
         leases = _leases(self._study)
-        for frozen in self._frozen(TrialState.RUNNING, latest=latest):
+        for frozen in self._trained(TrialState.RUNNING, latest=latest):
             if self._is_free(frozen, leases) and self._is_free(
                 now := latest_trial(self._storage, frozen._trial_id), leases
             ):
@@ -248,7 +278,7 @@ class Study:
 
     def _begun(self) -> FrozenTrial | None:
         """A trial that waited, and runs now: WAITING -> RUNNING is Optuna's one atomic step."""
-        for frozen in self._frozen(TrialState.WAITING, latest=False):
+        for frozen in self._trained(TrialState.WAITING, latest=False):
             with contextlib.suppress(UpdateFinishedTrialError):  # it waits in memory alone
                 if self._storage.set_trial_state_values(frozen._trial_id, state=TrialState.RUNNING):
                     return frozen
@@ -408,7 +438,12 @@ class Study:
 
     def waiting(self) -> int:
         """How many trials no driver has begun."""
-        return len(self._frozen(TrialState.WAITING, latest=False))
+        return sum(1 for _ in self._trained(TrialState.WAITING, latest=False))
+
+    def is_busy(self) -> bool:
+        """Whether a living driver is at one of the trials that this one would train."""
+        leases = _leases(self._study)
+        return any(not _is_orphan(frozen, self._watch, leases) for frozen in self._trained(TrialState.RUNNING))
 
     def taken(self) -> set[tuple[str, int]]:
         """Keys of the trials that some driver has begun."""
@@ -431,6 +466,14 @@ class Study:
             if living[name]:
                 found[frozen.number] = self._watch.is_sure(mark)
         return found
+
+    def _trained(self, state: TrialState, *, latest: bool = True) -> Iterator[FrozenTrial]:
+        """Those of a state that this driver would train."""
+        for frozen in self._frozen(state, latest=latest):
+            attrs = frozen.user_attrs
+            row = attrs.get("kind"), attrs.get("seed"), attrs.get("hyperparameters")
+            if row[0] not in ARMS if self._pairs is None else row in self._pairs:
+                yield frozen
 
     def _frozen(self, *states: TrialState, latest: bool = True) -> list[FrozenTrial]:
         if latest:

@@ -114,7 +114,8 @@ def verdict(c: Comparison, metric: str) -> str:
         faster = "sooner" if c.speedup.value > 1 else "later"
         sentences.append(f"reaches its end {faster}, by {c.speedup.value:.2g}x in epochs ({_range(c.speedup)})")
     if any(c.diverged):
-        sentences.append(f"diverged: {c.diverged[0]} guided, {c.diverged[1]} of the others")
+        survives = f": survives {c.survives} (p {c.survival:.2g})" if c.survives else ""
+        sentences.append(f"diverged: {c.diverged[0]} guided, {c.diverged[1]} of the others{survives}")
     return head + "; ".join(sentences) + "."
 
 

@@ -22,7 +22,7 @@ from sweep import confirm, service, studyfile
 from sweep.config import StudyConfig
 from sweep.errors import ConfigError
 from sweep.metrics import EpochMetrics
-from sweep.rows import ARMS
+from sweep.rows import ARMS, Wanted
 from sweep.settings import Settings
 from sweep.storage import open_storage
 from sweep.study import Study
@@ -166,6 +166,14 @@ def test_the_strongest_control_has_a_search_of_its_own_with_as_many_trials(confi
     assert_whole(confirmed.strongest, "pairs.confirm.strongest", trials=3, controls=0)
     searched = {"depth", "training.lr", "training.init", "training.lr_schedule"}
     assert [set(t.params) for t in confirmed.strongest.trials] == [searched] * 3
+    # The first of its trials is the plain control.
+    [plain] = {
+        frozenset(t.user_attrs["hyperparameters"].items())
+        for t in confirmed.left.controls
+        if t.user_attrs["kind"] == "plain"
+    }
+    as_it_is = {"training.lr": 1e-3, "training.init": "default", "training.lr_schedule": "constant"}
+    assert confirmed.strongest.trials[0].params == {"depth": dict(plain)["depth"], **as_it_is}
     best = max(confirmed.strongest.trials, key=lambda t: (t.value or 0.0, -t.number))
     [strongest] = confirmed.data["rivals"]
     assert (strongest["trials"], strongest["completed"], strongest["number"]) == (3, 3, best.number)
@@ -295,6 +303,17 @@ def test_more_configurations_than_there_are_are_refused(study_config: MakeConfig
     ]
 
 
+def test_rivals_of_a_study_that_was_shown_others_have_as_many_trials_more(study_config: MakeConfig, told: Told) -> None:
+    config = study_config(search={"trials": 2})
+    settings = told(config, [0.5, 0.4])
+    known = {"outcome": "completed", "value": 0.3, "params": {"lambda1": 0.01}, "intermediate": {}}
+    study = Study(config, open_storage(settings.storage), workspace=settings.workspace)
+    study.know([{"trial": f"earlier-{n:04d}", **known} for n in range(3)])
+    plan = confirm.prepared(config.name, settings, top=1, against=["dropout"])
+    assert {arm: rival.search.trials for arm, rival in plan.rivals.items()} == {"strongest": 5, "dropout": 5}
+    assert plan.notes == [f"{config.name} was shown 3 trials of other studies; each rival has as many more of its own"]
+
+
 def test_a_data_set_without_test_images_is_refused(study_config: MakeConfig, told: Told, tmp_path: Path) -> None:
     image_folder(tmp_path / "data" / "photos", {"train": (5, 5, 5)})
     for name in "abc":
@@ -365,9 +384,10 @@ def test_runs_that_failed_or_lost_their_checkpoints_are_named(study_config: Make
     config = study_config()
     settings = told(config, [0.5, 0.4, 0.3, 0.2, 0.1, 0.6])
     plan = confirm.prepared(config.name, settings, top=1, against=[])
-    sister = Study(config, open_storage(settings.storage), workspace=settings.workspace, sister=True)
-    values = plan.top[0].hyperparameters
-    sister.add([("guided", 4, 10_000, values), ("guided", 4, 10_001, values)])
+    pairs: list[Wanted] = [("guided", 4, seed, plan.top[0].hyperparameters) for seed in (10_000, 10_001)]
+    storage = open_storage(settings.storage)
+    sister = Study(config, storage, workspace=settings.workspace, sister=True, pairs=pairs)
+    sister.add(pairs)
     for outcome in ("failed", "completed"):
         trial = sister.ask()
         assert trial is not None

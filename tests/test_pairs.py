@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sweep.metrics import EpochMetrics
 from sweep.pairs import Comparison, Estimate, Member, compare, decided, difference, holm, pairs_needed, ratio
 from sweep.sections import Objective
+from sweep.verdicts import verdict
 
 LOSS = Objective(metric="val_loss", direction="minimize")
 ACCURACY = Objective(metric="val_accuracy", direction="maximize")
@@ -277,6 +278,34 @@ def test_a_speed_up_with_runs_that_never_get_there_has_a_sign_test() -> None:
     assert ratio([2.0, 8.0]).p == pytest.approx(1 - 2 / math.pi * math.atan(2.0))
 
 
+def test_a_speed_up_that_is_the_same_in_all_pairs_is_shown_by_their_signs() -> None:
+    """Eight of eight are faster: twice the chance of eight heads, 2 / 256. Four may be by chance, 2 / 16."""
+    plain, guided = member([4, 3, 2, 1.0]), member([4, 1.0, 1, 1])
+    c = compared([guided] * 8, [plain] * 8)
+    assert (c.speedup.value, c.speedup.low, c.speedup.high) == (2.0, 2.0, 2.0)
+    assert c.speedup.p == pytest.approx(2 / 256)
+    assert c.speedup.clear
+    assert compared([guided] * 4, [plain] * 4).speedup.p == pytest.approx(2 / 16)
+    assert not compared([guided] * 4, [plain] * 4).speedup.clear
+    never = compared([member([4, 4, 4, 4.0])] * 8, [plain] * 8)
+    assert (never.speedup.value, never.speedup.high, never.speedup.clear) == (0.0, 0.0, True)
+
+
+def test_seconds_are_not_those_in_which_the_machine_had_something_else_to_do() -> None:
+    plain, guided = member([4, 3, 2, 1.0], seconds=[1, 1, 1, 90]), member([4, 1.0, 1, 1], seconds=[50, 2, 2, 2])
+    assert compared([guided] * 3, [plain] * 3).speedup_seconds.values == (1.0, 1.0, 1.0)
+
+
+def test_more_pairs_are_needed_than_there_are_and_for_several_configurations_than_for_one() -> None:
+    differences = [0.0, 0.2, 0.9, 1.2, 1.4]
+    members = [member([3.0, 2.0 - d]) for d in differences], [member([3.0, 2.0]) for _ in differences]
+    one = compare(0, ("guided", "plain"), (dict(enumerate(members[0])), dict(enumerate(members[1]))), LOSS)
+    [alone] = decided([one])
+    several = decided([one] * 4)[0]
+    assert alone.needed is not None and several.needed is not None  # noqa: PT018 (for the types)
+    assert len(differences) < alone.needed < several.needed
+
+
 def test_a_clear_gain_is_called_better_or_worse() -> None:
     plain = [member([3.0, 2.0 + 0.01 * i]) for i in range(6)]
     guided = [member([3.0, 1.0 + 0.013 * i]) for i in range(6)]
@@ -304,6 +333,20 @@ def test_pairs_of_which_one_has_diverged_are_counted_and_the_survivors_are_not_c
     assert len(turned.speedup.values) == 6  # there is no final value to reach
     # It is no excuse for those that are worse.
     assert compared([*guided, guided[5]], [*plain[:6], member([3.0], diverged=True)]).verdict == "better"
+
+
+def test_what_survives_where_the_other_diverges_is_said_to() -> None:
+    """Of eight pairs, one member diverges in all: twice the chance of eight heads, by McNemar's exact test."""
+    lost, whole = [member([3.0], diverged=True)] * 8, [member([3.0, 2.0 + 0.1 * i]) for i in range(8)]
+    c = compared(whole, lost)
+    assert (c.survival, c.survives, c.verdict) == (pytest.approx(2 / 256), "more often", "not shown")
+    assert verdict(c, "test_loss").endswith("diverged: 0 guided, 8 of the others: survives more often (p 0.0078).")
+    assert compared(lost, whole).survives == "less often"
+    assert compared(whole, [*lost[:4], *whole[4:]]).survives == "", "four of four may be by chance"
+    [first, second] = decided(
+        [compare(n, ("guided", "plain"), (dict(enumerate(whole)), dict(enumerate(lost))), LOSS) for n in (1, 2)]
+    )
+    assert first.survival == second.survival == pytest.approx(4 / 256)
 
 
 def test_a_metric_that_is_not_a_number_at_the_end_is_lost_and_before_it_is_passed_over() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 from sweep.provenance import all_tags, changes, code_at, environment, followed_by
 
@@ -15,6 +18,29 @@ def test_the_present_code_is_known_by_versions_and_commit() -> None:
     here = environment()
     assert here["sweep.version.optuna"] == importlib.metadata.version("optuna")
     assert re.fullmatch("[0-9a-f]{40}(-dirty)?", here["sweep.git_commit"])
+
+
+def test_pages_of_results_that_have_been_written_since_the_commit_do_not_count(tmp_path: Path) -> None:
+    repository = Path(__file__).parent.parent
+    subprocess.run(["git", "clone", "--quiet", str(repository), str(tmp_path / "clone")], check=True)
+    (tmp_path / "clone" / "sweep" / "provenance.py").write_text((repository / "sweep" / "provenance.py").read_text())
+    who = ["-c", "user.name=a test", "-c", "user.email=a@test"]
+    subprocess.run(
+        ["git", *who, "commit", "--quiet", "--all", "--allow-empty", "-m", "x"], cwd=tmp_path / "clone", check=True
+    )
+
+    def commit() -> str:
+        program = "from sweep.provenance import environment as e; print(e()['sweep.git_commit'])"
+        words = [sys.executable, "-c", program]
+        return subprocess.run(words, cwd=tmp_path / "clone", capture_output=True, text=True, check=True).stdout
+
+    clean = commit()
+    assert re.fullmatch("[0-9a-f]{40}\n", clean)
+    for name in ("RESULTS.md", "RESULTS/space.json"):
+        (tmp_path / "clone" / "sweep" / "studies" / name).write_text("written anew")
+    assert commit() == clean
+    (tmp_path / "clone" / "losses" / "entropy.py").write_text("# changed")
+    assert commit() == clean.strip() + "-dirty\n"
 
 
 def test_a_code_is_added_when_it_changes_and_again_when_it_changes_back() -> None:

@@ -25,6 +25,7 @@ from sweep.confirm import confirm
 from sweep.data import load
 from sweep.results import summarise
 from sweep.settings import Settings
+from sweep.studies import __main__ as results
 from sweep.studies import gathering, page
 from sweep.studies.gathering import Entry, evidence, read_plan, tap_spread
 from sweep.studyfile import assigned, built_in_names
@@ -162,6 +163,34 @@ def test_the_page_in_the_repository_is_the_one_that_its_evidence_makes(
     monkeypatch.setattr(page, "draw", lambda *_: None)
     page.write(PLAN)
     assert (tmp_path / "RESULTS.md").read_text() == (ROOT / "sweep/studies/RESULTS.md").read_text()
+
+
+PLAN_OF_TWO = """
+wrong:
+  label: no trial
+  study: digits
+  set: {search.trials: 0}
+right:
+  label: one trial
+  study: digits
+  set: {search.trials: 1, search.design: 0, search.finalists.top: 0, training.max_epochs: 2}
+"""
+
+
+def test_what_fails_keeps_nothing_else_from_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "FOLDER", tmp_path)
+    monkeypatch.setattr(results, "write", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["python -m sweep.studies"])
+    monkeypatch.setenv("SWEEP_WORKSPACE", str(tmp_path / "results"))
+    (tmp_path / "plan.yaml").write_text(PLAN_OF_TWO)
+    assert results.main() == 2, "the exit code of a study that is refused"
+    assert not (tmp_path / "wrong.json").exists()
+    made = json.loads((tmp_path / "right.json").read_text())
+    assert [trial["epochs"] for trial in made["trials"]] == [2]
+    # It is not made again.
+    before = (tmp_path / "right.json").stat().st_mtime_ns
+    assert results.main() == 2
+    assert (tmp_path / "right.json").stat().st_mtime_ns == before
 
 
 def test_a_name_that_the_plan_lacks_is_refused() -> None:

@@ -43,8 +43,8 @@ def journal_url(tmp_path: Path) -> str:
 def opened(tmp_path: Path) -> Callable[..., Study]:
     """Opens a study as a driver does: a storage and a study of its own."""
 
-    def make(config: StudyConfig, url: str, *, sister: bool = False) -> Study:
-        return Study(config, open_storage(url), workspace=tmp_path / "results", sister=sister)
+    def make(config: StudyConfig, url: str, **options: Any) -> Study:
+        return Study(config, open_storage(url), workspace=tmp_path / "results", **options)
 
     return make
 
@@ -177,6 +177,43 @@ def test_the_budget_is_rows_that_wait(opened: Any, study_config: MakeConfig, sto
     assert len(study.rows()) == 9
     assert len(everything(study)) == 9
     assert study.ask() is None
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
+def test_points_that_must_be_among_the_trials_come_first_and_once(
+    opened: Any, study_config: MakeConfig, storage_url: str, sampler: str
+) -> None:
+    space = {"lambda1": {"low": 1e-5, "high": 1e-1, "log": True}, "depth": {"low": 1, "high": 4}}
+    config = study_config(space=space, search={"trials": 5, "design": 2, "sampler": sampler})
+    study, whole, part = opened(config, storage_url), {"lambda1": 1e-3, "depth": 2}, {"depth": 3}
+    for _ in range(2):
+        assert study.fill([whole, part]) == 5
+    assert [row.design for row in study.rows()] == [False, False, True, True, False]
+    first, second = asked(study), asked(study)
+    assert first.hyperparameters == whole
+    assert second.hyperparameters["depth"] == 3
+    assert 1e-5 <= float(second.hyperparameters["lambda1"]) <= 1e-1
+    # One that is asked for later is one more.
+    assert opened(config, storage_url).fill([whole, {"lambda1": 1e-2, "depth": 1}, part]) == 6
+    assert [t.hyperparameters["depth"] for t in everything(study)][-1] == 1
+
+
+def test_of_the_sister_study_a_run_takes_what_it_wants_and_leaves_the_rest(
+    opened: Any, study_config: MakeConfig, storage_url: str
+) -> None:
+    config, controls = study_config(), [("control", 0, seed, {"lambda1": 0.0}) for seed in (1, 2)]
+    pairs = [(arm, 0, seed, {"lambda1": x}) for seed in (10, 11) for arm, x in (("guided", 0.5), ("plain", 0.0))]
+    larger = opened(config, storage_url, sister=True, pairs=pairs)
+    larger.add([*controls, *pairs])
+    assert (larger.waiting(), opened(config, storage_url, sister=True).waiting()) == (4, 2)
+    left = asked(larger)  # by a driver that is still at it
+    smaller = opened(config, storage_url, sister=True, pairs=pairs[:2])
+    assert (left.config.training.seed, smaller.is_busy()) == (10, True)
+    assert [(t.kind, t.config.training.seed) for t in everything(smaller)] == [("plain", 10)]
+    own = opened(config, storage_url, sister=True)
+    assert not own.is_busy()
+    assert [(t.kind, t.config.training.seed) for t in everything(own)] == [("control", 1), ("control", 2)]
+    assert [(t.kind, t.config.training.seed) for t in everything(larger)] == [("guided", 11), ("plain", 11)]
 
 
 def test_failed_trials_count(opened: Any, study_config: MakeConfig, journal_url: str) -> None:

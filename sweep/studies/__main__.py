@@ -21,7 +21,10 @@ from .page import write
 
 
 def main() -> int:
-    """Runs what is missing; the exit code is that of the first command that fails."""
+    """Runs what is missing; the exit code is that of the first command that fails, which keeps no other from running.
+
+    One that was interrupted ends it.
+    """
     parser = argparse.ArgumentParser(prog="python -m sweep.studies", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="entries of the plan; default: all")
     parser.add_argument("--long", action="store_true", help="those too that take many hours without a GPU")
@@ -30,14 +33,17 @@ def main() -> int:
     plan = read_plan()
     if unknown := [name for name in options.names if name not in plan]:
         parser.error(f"not in the plan: {', '.join(unknown)}; there are {', '.join(plan)}")
+    first = 0
     for entry in plan.values() if not options.write else ():
         asked = entry.name in options.names if options.names else options.long or not entry.long
         if asked and not entry.is_made():
-            if code := _make(entry):
+            code = _make(entry)
+            if code < 0 or code > 128:  # a signal
                 return code
+            first = first or code
             write(plan)
     write(plan)
-    return 0
+    return first
 
 
 def _make(entry: Entry) -> int:
