@@ -94,7 +94,8 @@ class Layer:
 
         Of a kernel the tap in the middle is guided in place of the corner. A matrix's gradient is turned into another
         orthogonal frame, drawn by ``seed``: rows and columns are shuffled and change signs, so that its norm, its
-        singular values and the sizes of its elements stay.
+        singular values and the sizes of its elements stay. It makes weights grow as guidance does, and entropy rise
+        with them, if less (`tests/benchmarks/placebo.py`): what it does as well is not due to the direction.
         """
         kernel = self._weight().shape[2:]
         if any(size > 1 for size in kernel):
@@ -147,8 +148,8 @@ def guidable_layers(model: nn.Module, measure: str = "volume", conv_measure: str
     Dense are `nn.Linear`, the projections within `nn.MultiheadAttention`, and 1x1 convolutions, a linear map per pixel;
     in groups, each group is a matrix. Other `nn.Conv1d` to `nn.Conv3d` and transposed ones are convolutions; of
     depthwise ones `channels` are their taps. Pruned and parametrised weights are measured as they act, and their
-    gradient goes to what is trained. Left out are frozen weights, and recurrent layers: a matrix of theirs is not the
-    entropy change of the recurrence.
+    gradient goes to what is trained. Left out are frozen and empty weights, and recurrent layers: a matrix of theirs is
+    not the entropy change of the recurrence.
 
     Raises:
         ValueError: A lazy layer that has no weight yet.
@@ -159,7 +160,7 @@ def guidable_layers(model: nn.Module, measure: str = "volume", conv_measure: str
             parameters, compute = _source(module, attribute)
             if any(is_lazy(parameter) for parameter in parameters):
                 raise ValueError(f"{path} is lazy and has no weight yet: run a batch through the model first")
-            if not parameters or any(id(parameter) in seen for parameter in parameters):
+            if not parameters or any(not p.numel() or id(p) in seen for p in parameters):
                 continue
             seen.update(map(id, parameters))
             name = ".".join(part for part in (path or type(module).__name__.lower(), suffix) if part)

@@ -178,8 +178,7 @@ def confirm(
             if summary.interrupted:
                 return None
             found.append(Found.of(arm, summary))
-        best = {each.arm: each.hyperparameters for each in found if each.hyperparameters}
-        wanted = wanted_pairs(plan.config, plan.top, best, seeds=seeds, placebo=placebo)
+        wanted = wanted_pairs(plan.config, plan.top, best_of(found), seeds=seeds, placebo=placebo)
         left = len(missing(wanted, [r for r in summarise(name, settings).controls if r.state == "finished"]))
         with listen(plan.config, left) as listener:
             summary = train(plan.config, listener=listener, pairs=wanted)
@@ -189,6 +188,11 @@ def confirm(
             if problem := publish(confirmation, settings):
                 listener.noticed(f"tracking: {problem}; the next sweep confirm {name} sends what is missing")
     return confirmation
+
+
+def best_of(found: Sequence[Found]) -> dict[Arm, dict[str, Scalar]]:
+    """The hyperparameters of the rivals that there are."""
+    return {each.arm: each.hyperparameters for each in found if each.hyperparameters}
 
 
 def prepared(name: str, settings: Settings, *, top: int, against: Sequence[str]) -> Plan:
@@ -252,8 +256,7 @@ def _problems(
 
 def read(plan: Plan, found: Sequence[Found], summary: Summary, settings: Settings, *, placebo: bool) -> Confirmation:
     """Compares all pairs that there are; reads their metrics from the checkpoints."""
-    config, runs = plan.config, _Runs(f"{plan.config.name}.controls", settings)
-    best = {each.arm: each.hyperparameters for each in found if each.hyperparameters}
+    config, runs, best = plan.config, _Runs(f"{plan.config.name}.controls", settings), best_of(found)
     compared: dict[tuple[Arm, Arm], list[Comparison]] = {}
     for row in plan.top:
         arms = {

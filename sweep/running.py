@@ -139,11 +139,12 @@ def run(
             analysis = concluding.result() if concluding else None
             # Pairs leave the study's own run as it was: they neither end nor interrupt a search.
             over = not interrupted if pairs is None else tracker.was_over or is_complete(config, settings)
+            another = pairs is not None and search.is_busy()  # whose end will be that of the study's own run
         except BaseException:
             tracker.close(status="KILLED", timeout=5)
             raise
     # A server that is away already has had its time: the next run sends what it lacks.
-    tracker.close(status="FINISHED" if over else "KILLED", timeout=5 if tracker.away else 60)
+    tracker.close(status="FINISHED" if over else None if another else "KILLED", timeout=5 if tracker.away else 60)
     with contextlib.suppress(*UNREACHABLE):  # another host then finds out in a minute
         for study in (search, controls):
             study.leave()

@@ -243,6 +243,23 @@ def test_an_interrupted_study_is_confirmed_as_it_is_and_stays_interrupted(
     assert_whole(left_by(settings.workspace, config.name), config.name, trials=3, controls=6)
 
 
+def test_a_run_that_goes_on_meanwhile_keeps_the_studys_own_run(
+    study_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rayless.without_ray(monkeypatch)
+    config = study_config(search={"trials": 2, "sampler": "random", "finalists": {"top": 0}})
+    settings, told = Settings(workspace=tmp_path / "results"), rayless.Listener()
+    impatient = rayless.Impatient(trials=1)
+    assert service.run(config, settings, impatient, stop=impatient.stop).interrupted
+    running = Study(config, open_storage(settings.storage), workspace=settings.workspace).ask()  # this process lives
+    assert running is not None
+    assert confirm.confirm(config.name, settings, lambda *_: contextlib.nullcontext(told), seeds=1) is not None
+    left = left_by(settings.workspace, config.name)
+    assert left.parent.run.info.status == "RUNNING"
+    assert [trial.state for trial in left.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
+    assert {trial.state for trial in left.controls} == {TrialState.COMPLETE}
+
+
 def test_interrupted_it_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

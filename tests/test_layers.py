@@ -126,6 +126,12 @@ def test_a_tied_weight_counts_once() -> None:
     torch.testing.assert_close(tied["2.weight"], alone["2.weight"], rtol=1e-6, atol=1e-12)
 
 
+def test_empty_weights_are_left_out() -> None:
+    with pytest.warns(UserWarning, match="zero-element"):
+        model = nn.Sequential(nn.Linear(0, 3), nn.Linear(3, 2))
+    assert [layer.name for layer in guidable_layers(model)] == ["1"]
+
+
 def test_frozen_weights_are_left_out() -> None:
     model = dense_net(50, 8, 8, 6)
     model[0].weight.requires_grad_(False)

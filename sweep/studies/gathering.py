@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .. import checkpoint
 from ..config import StudyConfig, TrialConfig
+from ..confirm import Found, best_of
 from ..errors import ConfigError
 from ..finding import connect, stored
 from ..results import Summary, summarise
+from ..rivals import configurations, members, trained
 from ..settings import Settings
 from ..studyfile import built_in, override, parse, read_file
 
@@ -119,10 +121,13 @@ def evidence(entry: Entry, said: Mapping[str, str], settings: Settings) -> dict[
 
     summary, config = summarise(entry.name, settings), stored(entry.name, settings)
     confirmed = json.loads(said.get("confirm", "null"))
-    rivals = [summarise(found["study"], settings) for found in (confirmed or {"rivals": ()})["rivals"]]
+    found = [Found(**each) for each in (confirmed or {"rivals": ()})["rivals"]]
+    rivals = [summarise(each.study, settings) for each in found]
     runs = [(each.config.name, row) for each in (summary, *rivals) for row in each.rows]
     runs += [(f"{entry.name}.controls", row) for row in summary.controls]
-    pairs = [row for row in summary.controls if row.state == "finished" and row.kind in _arms()]
+    [best] = configurations(config, summary.rows)[:1] if confirmed else [None]
+    arms = members(config, best, best_of(found), placebo=bool((entry.confirm or {}).get("placebo"))) if best else {}
+    pairs = [row for arm, values in arms.items() for row in trained(arm, values, summary.controls).values()]
     return {
         "commands": [shlex.join(words) for words in entry.commands()],
         "code": noted(entry.name, "code", connect(settings.storage)),
@@ -141,12 +146,6 @@ def _seconds(study: str, row: Row, settings: Settings) -> float:
     """Seconds that a run has trained, as its epochs have noted them."""
     saved = checkpoint.load_latest(settings.checkpoints(study, row.number))
     return sum(epoch.values.get("seconds", 0.0) for epoch in saved.history) if saved else 0.0
-
-
-def _arms() -> tuple[str, ...]:
-    from ..rows import ARMS
-
-    return ARMS
 
 
 def _hardware() -> dict[str, Any]:
@@ -196,7 +195,11 @@ def tap_spread(weights: dict[str, Any]) -> float | None:
 
 
 def _curves(pairs: list[Row], config: StudyConfig, settings: Settings) -> dict[str, dict[int, list[float | None]]]:
-    """The objective's metric on the test set by epoch, of each member by seed."""
+    """The objective's metric on the test set by epoch, of each member by seed.
+
+    Args:
+        pairs: the rows of one configuration.
+    """
     name = f"test_{config.objective.metric.removeprefix('val_')}"
     curves: dict[str, dict[int, list[float | None]]] = {}
     for row in pairs:

@@ -129,13 +129,15 @@ class Page:
         words = {"better": "better in", "not shown": "no difference shown in", "worse": "worse in"}
         return ", ".join(f"{word} {verdicts[verdict]}" for verdict, word in words.items())
 
-    def share(self, name: str, second: str, part: str = "final") -> str:
-        """One comparison in a sentence: the gain as a share of the second's level, or the speed-up."""
-        if (c := comparisons(self._made.get(name, {})).get(("guided", second))) is None:
-            return self._missing(name)
-        if part == "final":
-            return percent(c)
-        return speedup(c[part])
+    def whole_speedup(self, name: str) -> str:
+        """The paper's count in a sentence: all epochs of the plain control over those of the guided network."""
+        c = comparisons(self._made.get(name, {})).get(("guided", "plain"))
+        return self._missing(name) if c is None else speedup(c["speedup_whole"])
+
+    def behind(self) -> list[str]:
+        """Names of the studies whose strongest control came out behind the plain one on the test set."""
+        found = {name: comparisons(self._made[name]).get(("strongest", "plain")) for name in self.paired().values()}
+        return [name for name, c in found.items() if c and (c["final"]["value"] or 0.0) < 0]
 
     def paired(self) -> dict[str, str]:
         """All studies with pairs: what they are, and their names."""
@@ -162,14 +164,17 @@ class Page:
     def outcomes(self, name: str, *by: str) -> str:
         """Shares of diverged, inert and dominant trials, and what the completed ones came to, by hyperparameters."""
         groups: dict[tuple[str, ...], list[Evidence]] = defaultdict(list)
+        worst = (
+            min if name in self._made and self._made[name]["config"]["objective"]["direction"] == "maximize" else max
+        )
         for trial in self._made.get(name, {}).get("trials", ()):
             groups[tuple(str(trial["hyperparameters"].get(key)) for key in by)].append(trial)
         lines = []
         for values, trials in sorted(groups.items()):
             tagged = Counter(trial["guidance"] for trial in trials)
             diverged = sum(trial["outcome"] == "diverged" for trial in trials)
-            levels = sorted(trial["value"] for trial in trials if trial["outcome"] == "completed")
-            spread = [number(statistics.median(levels)), number(levels[-1])] if levels else ["-", "-"]
+            levels = [trial["value"] for trial in trials if trial["outcome"] == "completed"]
+            spread = [number(statistics.median(levels)), number(worst(levels))] if levels else ["-", "-"]
             counts = [f"{n} of {len(trials)}" for n in (diverged, tagged["inert"], tagged["dominant"])]
             lines.append([*values, *counts, *spread])
         heads = [*(key.rpartition(".")[2] for key in by), "diverged", "inert", "dominant", "median", "worst completed"]
@@ -223,7 +228,8 @@ class Page:
         codes = {tuple(sorted(tags(code).items())) for each in self._made.values() for code in each["code"]}
         by_key: dict[str, set[str]] = defaultdict(set)
         for key, value in (pair for code in codes for pair in code):
-            by_key[key.removeprefix("sweep.").removeprefix("version.")].add(value[:12])
+            dirty = "-dirty" * value.endswith("-dirty")
+            by_key[key.removeprefix("sweep.").removeprefix("version.")].add(value[:12].removesuffix(dirty) + dirty)
         machines = {f"{h['cores']} cores of {h['processor']}, GPU {h['gpu'] or 'none'}" for h in self._hardware()}
         return "; ".join([*(f"{key} {' and '.join(sorted(v))}" for key, v in sorted(by_key.items())), *machines])
 
