@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LOOK_EVERY = 5.0  # seconds between two looks at what other drivers have done, where nobody asks for the latest
 MANY = 1000  # trials that are asked for one by one, at most
 OWNER = "owner"  # the attribute that says whose a running trial is
+ATTEMPTS = 10  # at rows that another driver writes at the same moment
 
 Times = tuple[datetime | None, datetime | None]
 """When a trial began and ended."""
@@ -257,10 +258,13 @@ class CachedDatabase(_CachedStorage):
             waiting.clear()
 
     def _commit(self, writes: Sequence[_Write]) -> None:
-        try:
-            self._send(writes)
-        except IntegrityError:  # a row is there: of an earlier attempt, say, whose answer was lost
-            self._send(writes, replace=True)
+        for attempt in range(ATTEMPTS):
+            try:
+                self._send(writes, replace=attempt > 0)
+                break
+            except IntegrityError as error:  # a row is there: of an attempt whose answer was lost; or another writes it
+                if attempt == ATTEMPTS - 1:
+                    raise StorageInternalError("The same rows are written by others again and again.") from error
         for write in writes:
             self._change(write.trial_id, write.change)
 

@@ -167,6 +167,27 @@ def test_rows_of_an_attempt_whose_answer_was_lost_are_replaced(url: str, storage
         assert (each.params, each.intermediate_values) == ({"x": 0.75}, {1: 3.0, 2: 4.0})
 
 
+def test_two_drivers_that_write_the_same_row_at_once_both_get_an_answer(url: str, storage: CachedDatabase) -> None:
+    study = storage.create_new_study([StudyDirection.MINIMIZE], "both")
+    trial, start, failed = storage.create_new_trial(study), threading.Barrier(2), []
+
+    def write(driver: CachedDatabase, value: str) -> None:
+        start.wait()
+        for _ in range(40):
+            try:
+                driver.set_trial_user_attr(trial, "owner", value)
+            except Exception as error:  # noqa: BLE001 (whatever it is)
+                failed.append(error)
+
+    writers = [threading.Thread(target=write, args=each) for each in ((storage, "a"), (opened(url), "b"))]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert failed == []
+    assert opened(url).get_trial(trial).user_attrs["owner"] in ("a", "b")
+
+
 def test_a_running_trial_that_another_driver_takes_over_is_seen_as_theirs(url: str, storage: CachedDatabase) -> None:
     study, trial = one_trial(storage, owner={"pid": 1})
     storage.get_all_trials(study)
