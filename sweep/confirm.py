@@ -211,21 +211,28 @@ def prepared(name: str, settings: Settings, *, top: int, against: Sequence[str])
     best, total = configurations(config, summary.rows), max(len(summary.rows), config.search.trials)
     ended = sum(row.state == "finished" for row in summary.rows)
     rivals: dict[Arm, StudyConfig] = {}
-    if not (problems := _problems(config, best, settings, top=top, against=against)):
+    defaults = {option: parameter.default for option, parameter in options(config.model.name).items()}
+    if not (problems := _problems(config, best, defaults, settings, top=top, against=against)):
         rivals = {
             arm: rival(config, arm, ended + knows) for arm in ("strongest", *METHODS) if arm in ("strongest", *against)
         }
         problems = [f"{arm}: {each}" for arm, study in rivals.items() for each in check(study, settings)[0]]
     if problems:
         raise ConfigError(f"confirm {name}", problems)
-    first = {arm: first_points(config, best[:top], study) for arm, study in rivals.items()}
+    first = {arm: first_points(config, best[:top], study, defaults) for arm, study in rivals.items()}
     note = f"{name} is not over: of its {total} trials {ended} have ended, and these are all that is used"
     shown = f"{name} was shown {knows} trials of other studies; each rival has as many more of its own"
     return Plan(config, best[:top], rivals, first, [note] * (ended < total) + [shown] * (knows > 0))
 
 
 def _problems(
-    config: StudyConfig, best: Sequence[Row], settings: Settings, *, top: int, against: Sequence[str]
+    config: StudyConfig,
+    best: Sequence[Row],
+    defaults: Mapping[str, object],
+    settings: Settings,
+    *,
+    top: int,
+    against: Sequence[str],
 ) -> list[str]:
     """What keeps a study from being confirmed, the rivals' studies aside."""
     name = config.name
@@ -242,7 +249,6 @@ def _problems(
         problems.append(f"{name} has no completed trial yet; go on with it: python -m sweep resume {name}")
     elif top > len(best):
         problems.append(f"--top {top}: {name} has {len(best)} configurations that were completed")
-    defaults = {option: parameter.default for option, parameter in options(config.model.name).items()}
     problems += [
         f"--against {method}: the network of trial {row.number} has it already"
         for method in METHODS

@@ -20,6 +20,7 @@ from rich.text import Text
 from .config import StudyConfig
 from .dimensions import ALIASES
 from .explain import WIDE, meaning, standing_out, trust
+from .rows import ARMS
 from .words import duration, inline, short, spread, verdicts
 
 if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for what the driver imports
@@ -272,21 +273,24 @@ def status_lines(summary: Summary, *, tracebacks: bool) -> Iterator[str]:
     """
     study = summary.config.name
     rows = [*((study, row) for row in summary.rows), *((f"{study}.controls", row) for row in summary.controls)]
-    drivers: dict[tuple[str | None, bool], list[str]] = {}
+    drivers: dict[tuple[str | None, bool, bool], list[str]] = {}
     for name, row in rows:
         before = f"; its code has failed before: {_last_line(row)}" if row.error else ""
         if row.state == "running":
             line = f"    {_title(name, row)}: epoch {row.epochs} of {summary.config.training.max_epochs}{before}"
-            drivers.setdefault((row.owner, row.orphan), []).append(line)
-    for (owner, orphan), trials in drivers.items():
+            drivers.setdefault((row.owner, row.orphan, row.kind in ARMS), []).append(line)
+    for (owner, orphan, of_pair), trials in drivers.items():
+        then = f"the next sweep confirm {study}" if of_pair else "the next run"
         if owner is None:
-            yield "  trials that a driver takes just now, or had taken when it died; the next run goes on with those:"
+            yield f"  trials that a driver takes just now, or had taken when it died; {then} goes on with those:"
         elif orphan:
-            yield f"  driver {owner} is dead or was stopped; the next run goes on with its trials, now orphans:"
+            yield f"  driver {owner} is dead or was stopped; {then} goes on with its trials, now orphans:"
         else:
             here = owner.startswith(f"{socket.gethostname()} ")
             yield f"  driver {owner} is at work{'' if here else ', as far as can be seen from another host'}:"
         yield from trials
+    if waiting := sum(row.state == "waiting" and row.kind in ARMS for row in summary.controls):
+        yield f"  {waiting} members of pairs wait for a sweep confirm {study} that wants them"
     for name, row in rows:
         if row.outcome in ("failed", "diverged"):
             error = (row.error or "").strip() if tracebacks else _last_line(row)

@@ -65,7 +65,7 @@ def wanted_rows(config: StudyConfig, search: Sequence[Row]) -> list[Wanted]:
 
 
 def tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Range | Choices]:
-    """The tuned control's search: the study's ranges where it has them, else a decade around its lr, and several inits.
+    """The tuned control's search: the study's ranges where it has them, else a decade around its lr, and three inits.
 
     Args:
         base: hyperparameters, of which that lr is taken.
@@ -73,7 +73,7 @@ def tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Ra
     lr = float(base.get("training.lr") or config.training.lr)
     space: dict[str, Range | Choices] = {
         "training.lr": Range(low=lr / 10**0.5, high=lr * 10, log=True),
-        "training.init": Choices(choices=tuple(dict.fromkeys(("default", "he", "orthogonal", config.training.init)))),
+        "training.init": Choices(choices=("default", "he", "orthogonal")),
     }
     return {name: config.searched.get(name, dimension) for name, dimension in space.items()}
 

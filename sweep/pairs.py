@@ -9,7 +9,7 @@ import bisect
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,13 +85,12 @@ class Comparison:
         best: gain in the best one over the run.
         speedup: epochs in which the second reaches its final value, over those in which the first reaches it. 0 for
             never, which is less than any speed-up: its median is exact as long as that is less than half of the pairs.
-        speedup_seconds: the same in seconds of training, an epoch's being the median of all runs of that member: what
-            else a shared machine had to do is not in it.
+        speedup_seconds: the same in seconds of training, by the clock: what else a shared machine had to do is in it.
         speedup_whole: the paper's: all epochs of the second over those of the first. More than 1 also for two runs
             that are the same, where the metric is noisy or gets worse in the end.
         never: how many of the first members do not get there.
         needed: pairs with which a gain of this size and spread would be found four times out of five; None where it is
-            found, or beyond a million.
+            found, should have been with those there are, or beyond a million.
     """
 
     number: int
@@ -142,8 +141,7 @@ def compare(
     whole = {seed: pair for (seed, pair), gone in zip(pairs.items(), lost, strict=True) if not any(gone)}
     paced = [pair for pair, (_, gone) in zip(pairs.values(), lost, strict=True) if not gone]
     curves = [tuple(sign * m.curve(f"test_{name}") for m in pair) for pair in whole.values()]
-    cost = _seconds(members[1].values()) / _seconds(members[0].values())
-    speedups = [_speedups(*pair, name=f"test_{name}", sign=sign, cost=cost) for pair in paced]
+    speedups = [_speedups(*pair, name=f"test_{name}", sign=sign) for pair in paced]
     levels, gaps = [], []
     for which in (0, 1):
         test = [pair[which].curve(f"test_{name}")[-1] for pair in whole.values()]
@@ -177,24 +175,15 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else math.nan
 
 
-def _seconds(members: Iterable[Member]) -> float:
-    """The median seconds of an epoch; NaN where none has any."""
-    seconds = np.concatenate([np.empty(0), *(member.curve("seconds") for member in members)])
-    return float(np.median(known)) if len(known := seconds[np.isfinite(seconds)]) else math.nan
-
-
-def _speedups(first: Member, second: Member, *, name: str, sign: int, cost: float) -> tuple[float, float, float]:
-    """By epochs, by seconds, and as the paper has it; 0 where the first never reaches the second's final value.
-
-    Args:
-        cost: an epoch's of the second over one of the first.
-    """
+def _speedups(first: Member, second: Member, *, name: str, sign: int) -> tuple[float, float, float]:
+    """By epochs, by seconds, and as the paper has it; 0 where the first never reaches the second's final value."""
     target = sign * second.curve(name)[-1]
     arrivals = [np.flatnonzero(sign * member.curve(name) >= target) for member in (first, second)]
     if _is_lost(first, name) or not len(arrivals[0]):
         return 0.0, 0.0, 0.0
     epochs = [int(arrival[0]) + 1 for arrival in arrivals]
-    return epochs[1] / epochs[0], cost * epochs[1] / epochs[0], len(second.history) / epochs[0]
+    seconds = [float(m.curve("seconds")[:n].sum()) for m, n in zip((first, second), epochs, strict=True)]
+    return epochs[1] / epochs[0], seconds[1] / seconds[0], len(second.history) / epochs[0]
 
 
 # -- estimates ---------------------------------------------------------------------------------------------------------
@@ -285,13 +274,13 @@ def decided(comparisons: Sequence[Comparison]) -> list[Comparison]:
         decided = [dataclasses.replace(c, **{name: e}) for c, e in pairs]  # type: ignore[arg-type]
     survival = _holm([c.survival for c in decided])
     decided = [dataclasses.replace(c, survival=p) for c, p in zip(decided, survival, strict=True)]
-    return [c if c.final.clear else dataclasses.replace(c, needed=_more(c, len(decided))) for c in decided]
+    return [c if c.final.clear else dataclasses.replace(c, needed=_more_needed(c, len(decided))) for c in decided]
 
 
-def _more(c: Comparison, comparisons: int) -> int | None:
-    """Pairs that would show a difference of this size: more than there are."""
+def _more_needed(c: Comparison, comparisons: int) -> int | None:
+    """Pairs that would show a difference of this size; None where those there are should have."""
     needed = pairs_needed(c.final.values, comparisons=comparisons)
-    return None if needed is None else max(needed, len(c.final.values) + 1)
+    return None if needed is None or needed <= len(c.final.values) else needed
 
 
 def pairs_needed(values: Sequence[float], difference: float | None = None, *, comparisons: int = 1) -> int | None:

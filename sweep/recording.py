@@ -95,6 +95,8 @@ class Recording:
                 key = RunKey(study.name, _mlflow_kind(row.kind), row.number)
                 state = known.get(key)
                 whole = state is not None and state.outcome is not None and state.status in ("FINISHED", "FAILED")
+                if row.orphan and state is not None and state.status == "RUNNING" and not _goes_on(study, row):
+                    self._tracker.end_trial(key, outcome=None, metrics={}, tags={}, end_time=int(time.time() * 1000))
                 if row.state != "finished" or row.outcome is None or whole or key in self._sent:
                     continue
                 if row.number in elsewhere:
@@ -209,6 +211,11 @@ class Recording:
         tags, end_time = {**tags, **_error_tag(error)}, int(ended * 1000)
         self._tracker.end_trial(key, outcome=outcome, metrics=metrics, tags=tags, end_time=end_time)
         self._sent.add(key)
+
+
+def _goes_on(study: Study, row: Row) -> bool:
+    """Whether this driver takes an orphan up."""
+    return study.trains(row.kind, row.seed, row.hyperparameters)
 
 
 def _run_key(trial: Trial) -> RunKey:

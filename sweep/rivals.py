@@ -46,9 +46,13 @@ def _own(config: StudyConfig) -> Mapping[Arm, Mapping[str, Dimension]]:
     """The hyperparameters that a rival has in guidance's place; ranges give way to the study's own."""
     # Decoupled decay is in units of the learning rate; as part of the gradient it is a penalty on the weights.
     decay = (1e-3, 1.0) if config.training.optimizer == "adamw" else (1e-6, 1e-2)
-    schedules = Choices(choices=("constant", "cosine"))
+    tuned, schedules = tuned_space(config, config.constants), Choices(choices=("constant", "cosine"))
+    if config.constants.get("training.init", config.training.init) == "lsuv":
+        tuned["training.init"] = config.searched.get(
+            "training.init", Choices(choices=("default", "he", "orthogonal", "lsuv"))
+        )
     return {
-        "strongest": {**tuned_space(config, config.constants), "training.lr_schedule": schedules},
+        "strongest": {**tuned, "training.lr_schedule": schedules},
         "dropout": {"model.dropout": Range(low=0.0, high=0.5)},
         "weight_decay": {"training.weight_decay": Range(low=decay[0], high=decay[1], log=True)},
         "batch_norm": {"model.batch_norm": True},
@@ -72,15 +76,21 @@ def has_already(config: StudyConfig, row: Row, arm: Arm, defaults: Mapping[str, 
     return all(present[section].get(key) == dimension for (section, key), dimension in own.items())
 
 
-def first_points(config: StudyConfig, top: Sequence[Row], rival: StudyConfig) -> list[dict[str, Scalar]]:
+def first_points(
+    config: StudyConfig, top: Sequence[Row], rival: StudyConfig, defaults: Mapping[str, object]
+) -> list[dict[str, Scalar]]:
     """The plain controls of configurations, as points of a rival's search: it is to be no worse for want of them.
 
     What a control has outside the rival's space is left open.
+
+    Args:
+        defaults: of the model's own options.
     """
     space = distributions(rival.searched)
     points: list[dict[str, Scalar]] = []
     for row in top:
-        values = rival.hyperparameters(config.trial(unguided({**config.constants, **row.hyperparameters})))
+        trial = config.trial(unguided({**config.constants, **row.hyperparameters}))
+        values = rival.hyperparameters(trial.model_copy(update={"model": {**defaults, **trial.model}}))
         point = {name: values[name] for name in space if name in values and contains(space[name], values[name])}
         if point and point not in points:
             points.append(point)

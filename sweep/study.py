@@ -165,7 +165,8 @@ class Study:
         Rows of samplers that do not learn get their values here, so that they depend on nothing but the seed.
 
         Args:
-            first: values of points that must be among the trials; those that are not yet come before all others.
+            first: values of points that must be among the trials; those that are not yet come on top of the budget, in
+                a new study before all others.
 
         Returns:
             The budget: more than ``trials`` where it was larger before, since it never shrinks.
@@ -174,18 +175,19 @@ class Study:
         with self._exclusive():
             rows = self._frozen()
             there = [{**t.params, **t.system_attrs.get("fixed_params", {})} for t in rows]
-            given = [point for point in first if not any(point.items() <= values.items() for values in there)]
-            for number, point in enumerate(given, len(rows)):
-                self._wait({**self._drawn(number), **point}, {"seed": seed, "design": False})
-            present = len(rows) + len(given)
+            for point in first:
+                if not any(point.items() <= values.items() for values in there):
+                    self._wait({**self._drawn(len(there)), **point}, {"seed": seed, "design": False, "given": True})
+                    there.append(dict(point))
+            rows = [t for t in rows if not t.user_attrs.get("given")]
             designed = sum(bool(t.user_attrs.get("design")) for t in rows)
-            design = max(0, min(search.design - designed, search.trials - present))
+            design = max(0, min(search.design - designed, search.trials - len(rows)))
             points = sobol_points(self._space, count=design, skip=designed, seed=seed)
             for point in points:
                 self._wait(point, {"seed": seed, "design": True})
-            for number in range(present + design, search.trials):
+            for number in range(len(rows) + design, search.trials):
                 self._wait(self._drawn(number), {"seed": seed, "design": False})
-            return max(present, search.trials)
+            return max(len(rows), search.trials)
 
     def _drawn(self, number: int) -> dict[str, Scalar]:
         """The values of a trial by a sampler that does not learn; none by one that does."""
@@ -467,12 +469,15 @@ class Study:
                 found[frozen.number] = self._watch.is_sure(mark)
         return found
 
+    def trains(self, kind: object, seed: object, hyperparameters: object) -> bool:
+        """Whether a row is one that this driver would train."""
+        return kind not in ARMS if self._pairs is None else (kind, seed, hyperparameters) in self._pairs
+
     def _trained(self, state: TrialState, *, latest: bool = True) -> Iterator[FrozenTrial]:
         """Those of a state that this driver would train."""
         for frozen in self._frozen(state, latest=latest):
             attrs = frozen.user_attrs
-            row = attrs.get("kind"), attrs.get("seed"), attrs.get("hyperparameters")
-            if row[0] not in ARMS if self._pairs is None else row in self._pairs:
+            if self.trains(attrs.get("kind"), attrs.get("seed"), attrs.get("hyperparameters")):
                 yield frozen
 
     def _frozen(self, *states: TrialState, latest: bool = True) -> list[FrozenTrial]:

@@ -163,9 +163,9 @@ def test_members_of_a_pair_begin_alike(confirmed: Confirmed) -> None:
 
 
 def test_the_strongest_control_has_a_search_of_its_own_with_as_many_trials(confirmed: Confirmed) -> None:
-    assert_whole(confirmed.strongest, "pairs.confirm.strongest", trials=3, controls=0)
+    assert_whole(confirmed.strongest, "pairs.confirm.strongest", trials=4, controls=0)
     searched = {"depth", "training.lr", "training.init", "training.lr_schedule"}
-    assert [set(t.params) for t in confirmed.strongest.trials] == [searched] * 3
+    assert [set(t.params) for t in confirmed.strongest.trials] == [searched] * 4
     # The first of its trials is the plain control.
     [plain] = {
         frozenset(t.user_attrs["hyperparameters"].items())
@@ -176,7 +176,7 @@ def test_the_strongest_control_has_a_search_of_its_own_with_as_many_trials(confi
     assert confirmed.strongest.trials[0].params == {"depth": dict(plain)["depth"], **as_it_is}
     best = max(confirmed.strongest.trials, key=lambda t: (t.value or 0.0, -t.number))
     [strongest] = confirmed.data["rivals"]
-    assert (strongest["trials"], strongest["completed"], strongest["number"]) == (3, 3, best.number)
+    assert (strongest["trials"], strongest["completed"], strongest["number"]) == (4, 4, best.number)
     rows = [t.user_attrs["hyperparameters"] for t in confirmed.left.controls if t.user_attrs["kind"] == "strongest"]
     assert rows == [{"lambda1": 0.0, "lambda2": 0.0, "width": 64, **best.params}] * SEEDS
     params = confirmed.left.runs["pairs.controls-0003"].run.data.params
@@ -234,7 +234,7 @@ def test_an_interrupted_study_is_confirmed_as_it_is_and_stays_interrupted(
     assert done is not None
     assert told.said == done.notes == [note]
     [strongest] = done.rivals
-    assert strongest.trials == 2
+    assert strongest.trials == 3, "as many, and the plain control"
     left = left_by(settings.workspace, config.name)
     assert left.parent.run.info.status == "KILLED"
     assert [trial.state for trial in left.trials] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.WAITING]

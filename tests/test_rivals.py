@@ -63,17 +63,23 @@ def test_a_rival_tries_the_plain_controls_as_far_as_it_searches_what_they_are(co
     rows = [row(n, 0.5, point(lambda1, depth)) for n, lambda1, depth in ((0, 0.1, 3), (1, 0.2, 3), (2, 0.1, 1))]
     as_it_is = {"training.lr": 1e-3, "training.init": "default", "training.lr_schedule": "constant"}
     strongest = rival(config, "strongest", 40)
-    assert first_points(config, rows, strongest) == [{"depth": 3, **as_it_is}, {"depth": 1, **as_it_is}]
+    assert first_points(config, rows, strongest, {}) == [{"depth": 3, **as_it_is}, {"depth": 1, **as_it_is}]
     # No decay is nothing that a logarithmic range of decays has.
-    assert first_points(config, rows[:1], rival(config, "weight_decay", 40)) == [{"depth": 3}]
+    assert first_points(config, rows[:1], rival(config, "weight_decay", 40), {}) == [{"depth": 3}]
+    # No dropout is what a network has by default.
+    dropout = rival(config, "dropout", 40)
+    assert first_points(config, rows[:1], dropout, {"dropout": 0.0}) == [{"depth": 3, "model.dropout": 0.0}]
 
 
 def test_an_initialisation_of_the_studys_own_is_among_those_of_the_strongest(study_config: MakeConfig) -> None:
-    config = study_config(space=SPACE, training={"init": "lsuv"})
-    strongest = rival(config, "strongest", 5)
-    assert strongest.space["training.init"] == Choices(choices=("default", "he", "orthogonal", "lsuv"))
-    [first] = first_points(config, [row(0, 0.5, point(0.1, 2))], strongest)
-    assert first["training.init"] == "lsuv"
+    for config in (
+        study_config(space=SPACE, training={"init": "lsuv"}),
+        study_config(space={**SPACE, "training.init": "lsuv"}),
+    ):
+        strongest = rival(config, "strongest", 5)
+        assert strongest.space["training.init"] == Choices(choices=("default", "he", "orthogonal", "lsuv"))
+        [first] = first_points(config, [row(0, 0.5, point(0.1, 2))], strongest, {})
+        assert first["training.init"] == "lsuv"
 
 
 def test_it_searches_the_studys_own_ranges_where_there_are_any(study_config: MakeConfig) -> None:

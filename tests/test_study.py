@@ -188,14 +188,15 @@ def test_points_that_must_be_among_the_trials_come_first_and_once(
     study, whole, part = opened(config, storage_url), {"lambda1": 1e-3, "depth": 2}, {"depth": 3}
     for _ in range(2):
         assert study.fill([whole, part]) == 5
-    assert [row.design for row in study.rows()] == [False, False, True, True, False]
+    assert [row.design for row in study.rows()] == [False, False, True, True, False, False, False]
     first, second = asked(study), asked(study)
     assert first.hyperparameters == whole
     assert second.hyperparameters["depth"] == 3
     assert 1e-5 <= float(second.hyperparameters["lambda1"]) <= 1e-1
-    # One that is asked for later is one more.
-    assert opened(config, storage_url).fill([whole, {"lambda1": 1e-2, "depth": 1}, part]) == 6
+    # One that is asked for later is one more, whether the others are there or not.
+    assert opened(config, storage_url).fill([whole, {"lambda1": 1e-2, "depth": 1}, part]) == 5
     assert [t.hyperparameters["depth"] for t in everything(study)][-1] == 1
+    assert len(study.rows()) == 8
 
 
 def test_of_the_sister_study_a_run_takes_what_it_wants_and_leaves_the_rest(
