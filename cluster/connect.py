@@ -171,7 +171,8 @@ def check_dashboard(url: str) -> None:
         what = _token_problem() if error.code in (401, 403) else f"answers {error.code}: is this Ray's dashboard?"
         raise ClusterError([f"address {url}: {what}"]) from None
     except (OSError, ValueError) as error:
-        raise ClusterError([f"address {url}: no Ray dashboard answers ({first_line(error)})"]) from None
+        hint = "a head has one where ray[default] is installed: pip install 'entropy-sweep[cluster]'"
+        raise ClusterError([f"address {url}: no Ray dashboard answers ({first_line(error)}); {hint}"]) from None
 
 
 def _take_token(address: str) -> None:

@@ -49,7 +49,7 @@ def submit(address: str, study: str, command: Sequence[str], *, code: Path, envi
         address: HTTP address of the head's dashboard.
         command: the words.
         code: folder that becomes the driver's and the workers' current folder.
-        environment: settings of the driver; no secrets.
+        environment: settings of the driver; no secrets. Workspace and data are by default in the home of the head.
 
     Raises:
         ClusterError: out of reach, the queue is full, or the study runs already.
@@ -63,10 +63,12 @@ def submit(address: str, study: str, command: Sequence[str], *, code: Path, envi
     name = f"{study}-{datetime.now(tz=UTC):%Y%m%d-%H%M%S}"
     # Ray runs it by a shell; exec, so that SIGTERM reaches the driver itself. What was given goes before the file's.
     secrets = f'set -a; [ ! -f "$HOME/{SECRETS}" ] || . "$HOME/{SECRETS}"; set +a'
+    # The current folder is Ray's copy of the code, another one as soon as that changes: nothing may be kept there.
+    kept = 'export SWEEP_WORKSPACE="${SWEEP_WORKSPACE:-$HOME/results}" SWEEP_DATA="${SWEEP_DATA:-$HOME/.data}"'
     given = shlex.join(f"{name}={value}" for name, value in environment.items())
     with _client(address) as client:
         client.submit_job(
-            entrypoint=f"{secrets}; exec env {given} python -m sweep {shlex.join(command)}",
+            entrypoint=f"{secrets}; {kept}; exec env {given} python -m sweep {shlex.join(command)}",
             submission_id=name,
             metadata={"study": study},
             runtime_env={

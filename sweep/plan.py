@@ -64,7 +64,8 @@ def _epoch_seconds(run: Run) -> float:
     whole, part = run.train.size, 24 * run.config.training.batch_size
     if whole > part:
         run = dataclasses.replace(run, train=run.train.first(part))
-    epochs, started = fit(run), time.perf_counter()
+    epochs, started, threads = fit(run), time.perf_counter(), torch.get_num_threads()
+    torch.set_num_threads(run.config.threads)  # as a trial's
     try:
         next(epochs)  # the first one warms up
         started = time.perf_counter()
@@ -73,4 +74,6 @@ def _epoch_seconds(run: Run) -> float:
         return run.history[-1].values["seconds"] * max(1.0, whole / part)
     except Diverged:  # at the end of an epoch
         pass
+    finally:
+        torch.set_num_threads(threads)
     return (time.perf_counter() - started) * max(1.0, whole / part)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .config import StudyConfig
+from .errors import SweepError
 from .finding import connect, stored, studies
 from .links import VIEW, experiment_url, run_url, view_url
 from .sections import FinalistsConfig, SearchConfig
@@ -89,7 +91,7 @@ def ui(name: str | None, settings: Settings, *, port: int = PORT) -> tuple[list[
         the one to open; of a study, the last is the one that asks nothing of MLflow beyond its documented ways.
 
     Raises:
-        SweepError: no such study, or a tracking server out of reach.
+        SweepError: no such study, a tracking server out of reach, or a port that is taken.
     """
     from .tracking import Tracker, serve
 
@@ -102,8 +104,15 @@ def ui(name: str | None, settings: Settings, *, port: int = PORT) -> tuple[list[
             if VIEW in tracker.experiment_tags:
                 links.insert(0, view_url(url, experiment))
     remote = url == settings.tracking_uri
+    if not remote and _is_taken(port):
+        raise SweepError(f"--port: {port} of this machine is taken (sweep services status shows a server of yours)")
     command, environment = ([], {}) if remote else serve(settings.tracking_uri, settings.artifacts, port=port)
     return command, environment, links
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 def run_links(name: str, rows: Iterable[Row], settings: Settings) -> dict[int, str]:

@@ -250,9 +250,10 @@ def _unfit(trials: pd.DataFrame, y: Array, uniform: Mask, d: int, method: Method
     if len(y) > 1 and np.ptp(y[uniform] if uniform.any() else y) <= 1e-12 * np.abs(y).max():
         return "all values are equal: there is no variance to explain"
     if uniform.sum() < MIN_UNIFORM:
+        why = ": a sampler looks where it expects good results, which says little about the rest"
         return (
-            f"{uniform.sum()} of {len(y)} full-budget trials are uniform over the space, {MIN_UNIFORM} are needed: a "
-            f"sampler looks where it expects good results, which says little about the rest. Add some: {remedy}"
+            f"{uniform.sum()} of {len(y)} full-budget trials are uniform over the space, {MIN_UNIFORM} are needed"
+            f"{'' if uniform.all() else why}. Add some: {remedy}"
         )
     if len(y) < MIN_PER_INPUT * d:
         return f"{len(y)} full-budget trials are few for {d} hyperparameters, {MIN_PER_INPUT * d} are needed: {remedy}"

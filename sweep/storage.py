@@ -65,6 +65,10 @@ def open_storage(url: str) -> BaseStorage:
             return CachedDatabase(RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **options}))
     except StorageError:
         raise
+    except ImportError as error:
+        raise StorageError(
+            f"storage {without_password(url)}: {error}; for PostgreSQL: pip install 'entropy-sweep[postgres]'"
+        ) from None
     except Exception as error:  # noqa: BLE001 (every driver has its own errors; all of them mean the same to the user)
         raise StorageError(
             f"storage {without_password(url)}: out of reach ({_hide(reason(error), url)}). Start it, or set "

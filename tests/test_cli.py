@@ -303,7 +303,8 @@ def test_doctor_fails_where_a_check_does(here: Sweep) -> None:
 # -- ui --------------------------------------------------------------------------------------------------------------
 
 
-def test_ui_serves_on_loopback_until_interrupted(tiny: Finished, copy: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ui_serves_on_loopback_until_interrupted(tiny: Finished, copy: Path, number: signal.Signals) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -320,8 +321,11 @@ def test_ui_serves_on_loopback_until_interrupted(tiny: Finished, copy: Path) -> 
             family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
             sockets = [s for each in family for s in each.net_connections("inet") if s.status == psutil.CONN_LISTEN]
             assert {s.laddr.ip for s in sockets} == {"127.0.0.1"}
-            os.killpg(process.pid, signal.SIGINT)
-            assert process.wait(timeout=30) in (0, 130)
+            taken = subprocess.run([*command], env=environment(copy), capture_output=True, text=True, check=False)
+            assert taken.returncode == 2
+            assert f"--port: {port} of this machine is taken" in taken.stderr
+            os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+            assert process.wait(timeout=30) in (0, 128 + number)
             _, alive = psutil.wait_procs(family, timeout=15)
             assert not alive
         finally:

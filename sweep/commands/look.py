@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -109,8 +110,10 @@ def ui(
     if len(links) > 1:
         print(f"Should this MLflow not know that view: {links[-1]}", file=sys.stderr)
     if command:
-        with contextlib.suppress(KeyboardInterrupt):
-            raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603
+        with contextlib.suppress(KeyboardInterrupt), subprocess.Popen(command, env=environment) as server:  # noqa: S603
+            signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+            code = server.wait()
+            raise typer.Exit(code if code >= 0 else 128 - code)
 
 
 def profile(
