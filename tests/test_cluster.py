@@ -357,9 +357,11 @@ class Tail:
 
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_a_log_is_followed_to_its_end_or_until_one_has_seen_enough(
-    monkeypatch: pytest.MonkeyPatch, interrupted: bool
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, interrupted: bool
 ) -> None:
     head, seen = Tail(interrupted=interrupted), []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     monkeypatch.setattr(jobs, "_client", lambda _address: contextlib.nullcontext(head))
     job = jobs.Job("digits-1", "digits", "RUNNING", "", "", "")
     with pytest.raises(KeyboardInterrupt) if interrupted else contextlib.nullcontext():
