@@ -90,7 +90,7 @@ class Comparison:
             that are the same, where the metric is noisy or gets worse in the end.
         never: how many of the first members do not get there.
         needed: pairs with which a gain of this size and spread would be found four times out of five; None where it is
-            found, should have been with those there are, or beyond a million.
+            found, or beyond a million.
     """
 
     number: int
@@ -274,13 +274,8 @@ def decided(comparisons: Sequence[Comparison]) -> list[Comparison]:
         decided = [dataclasses.replace(c, **{name: e}) for c, e in pairs]  # type: ignore[arg-type]
     survival = _holm([c.survival for c in decided])
     decided = [dataclasses.replace(c, survival=p) for c, p in zip(decided, survival, strict=True)]
-    return [c if c.final.clear else dataclasses.replace(c, needed=_more_needed(c, len(decided))) for c in decided]
-
-
-def _more_needed(c: Comparison, comparisons: int) -> int | None:
-    """Pairs that would show a difference of this size; None where those there are should have."""
-    needed = pairs_needed(c.final.values, comparisons=comparisons)
-    return None if needed is None or needed <= len(c.final.values) else needed
+    needed = [None if c.final.clear else pairs_needed(c.final.values, comparisons=len(decided)) for c in decided]
+    return [dataclasses.replace(c, needed=n) for c, n in zip(decided, needed, strict=True)]
 
 
 def pairs_needed(values: Sequence[float], difference: float | None = None, *, comparisons: int = 1) -> int | None:
