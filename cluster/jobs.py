@@ -65,7 +65,7 @@ def submit(address: str, study: str, command: Sequence[str], *, code: Path, envi
     secrets = f'set -a; [ ! -f "$HOME/{SECRETS}" ] || . "$HOME/{SECRETS}"; set +a'
     # The current folder is Ray's copy of the code, another one as soon as that changes: nothing may be kept there.
     kept = 'export SWEEP_WORKSPACE="${SWEEP_WORKSPACE:-$HOME/results}" SWEEP_DATA="${SWEEP_DATA:-$HOME/.data}"'
-    given = shlex.join(f"{name}={value}" for name, value in environment.items())
+    given = shlex.join(f"{key}={value}" for key, value in {**environment, "SWEEP_JOB": name}.items())
     with _client(address) as client:
         client.submit_job(
             entrypoint=f"{secrets}; {kept}; exec env {given} python -m sweep {shlex.join(command)}",

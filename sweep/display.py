@@ -37,7 +37,7 @@ class Progress:
     """The driver's listener: counts what happens; its children show it.
 
     Args:
-        done: trials of the search that have ended before.
+        done: rows that have ended before.
         left: how many rows are to be trained; by default what is left of the search, its finalists and controls.
     """
 
@@ -45,17 +45,21 @@ class Progress:
         self.config, self.console = config, console
         setattr(console, "on_broken_pipe", partial(silence, console.file))  # noqa: B010 (Rich's own would end the run)
         self.counts = dict.fromkeys(("completed", "pruned", "diverged", "failed"), 0)
-        for row in done:
+        searched = [row for row in done if row.kind == "trial"]
+        for row in searched:
             if row.outcome is not None:
                 self.counts[row.outcome] += 1
         self.running: dict[tuple[str, int], tuple[Trial, EpochMetrics | None]] = {}
-        completed = [(row.value, row.number) for row in done if row.outcome == "completed" and row.value is not None]
+        completed = [
+            (row.value, row.number) for row in searched if row.outcome == "completed" and row.value is not None
+        ]
         choose = min if config.objective.direction == "minimize" else max
         self.best: tuple[float, int] | None = choose(completed, default=None)
         self.notices: list[str] = []
         self._began, self._ended_here, self._after = time.monotonic(), 0, 0
         search = config.search
-        self._left = search.trials - sum(self.counts.values()) + search.afterwards if left is None else left
+        beside = max(0, search.afterwards - (len(done) - len(searched)))
+        self._left = max(0, search.trials - len(searched)) + beside if left is None else left
 
     def started(self, trial: Trial) -> None:
         """Adds a running trial."""
@@ -104,13 +108,13 @@ class Progress:
 class LogLines(Progress):
     """One line at the start and one per finished trial: for pipes and log files."""
 
-    def started(self, trial: Trial) -> None:
-        """Prints, with the first one, what is to come."""
-        if not self._ended_here and not self.running:
+    def __enter__(self) -> LogLines:
+        """Prints what is to come, at once: Ray's start and a look at every node take seconds."""
+        if self._left:
             epochs, ended = self.config.training.max_epochs, sum(self.counts.values())
-            left = f"{self._left} to train, of {epochs} epochs at most"
+            left = f"up to {self._left} to train, of {epochs} epochs at most"
             self.console.print(f"{self.config.name}: {left}; {ended or 'none'} ended before", soft_wrap=True)
-        super().started(trial)
+        return self
 
     def ended(self, trial: Trial, outcome: Outcome, error: str | None) -> None:
         """Prints the line."""

@@ -10,6 +10,7 @@ from .config import StudyConfig
 from .errors import SweepError
 from .finding import connect, stored, studies
 from .links import VIEW, experiment_url, run_url, view_url
+from .rows import ARMS
 from .sections import FinalistsConfig, SearchConfig
 from .settings import Settings
 from .studyfile import to_yaml
@@ -68,10 +69,12 @@ def summarise(name: str, settings: Settings) -> Summary:
 
 
 def finished_rows(config: StudyConfig, settings: Settings) -> list[Row]:
-    """The trials of the search that have ended; none of a study that was not started."""
+    """What `sweep run` has trained, finalists and controls too; nothing of a study that was not started."""
     if config.name not in studies(settings):
         return []
-    return [row for row in summarise(config.name, settings).rows if row.state == "finished"]
+    summary = summarise(config.name, settings)
+    rows = [*summary.rows, *summary.controls]
+    return [row for row in rows if row.state == "finished" and row.kind not in ARMS]
 
 
 def export(config: StudyConfig, row: Row) -> str:

@@ -79,7 +79,7 @@ def planned(config: StudyConfig, settings: Settings) -> Plan:
     from .plan import plan
 
     agree(config, settings)
-    return plan(config, settings, done=len(finished_rows(config, settings)))
+    return plan(config, settings, done=sum(row.kind == "trial" for row in finished_rows(config, settings)))
 
 
 # -- one trial, in this process --------------------------------------------------------------------------------------

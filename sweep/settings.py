@@ -41,6 +41,7 @@ class Settings(BaseSettings):
         log: what a run prints: for people, or a line of JSON for each event.
         owner: whose studies these are, a tag in MLflow.
         experiment_prefix: of the names of MLflow's experiments, on a server that is shared: ``vision/``.
+        job: the id of the job that this driver is; empty where it is none.
         on_finish, on_failure: URLs that are told how a run has ended; often secrets, so taken from the environment.
     """
 
@@ -55,6 +56,7 @@ class Settings(BaseSettings):
     log: Literal["text", "json"] = "text"
     owner: str = Field(default_factory=user)
     experiment_prefix: str = ""
+    job: str = ""
     on_finish: str = ""
     on_failure: str = ""
 

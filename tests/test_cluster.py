@@ -238,7 +238,9 @@ def test_a_study_is_submitted_stopped_and_goes_on_and_outlives_its_head(place: P
     assert any("-m sweep run study.yaml" in line for line in lines)
 
     assert f"{first['id']}: stopped" in place.job("stop", "shared")
-    assert "Interrupted after" in place.job("logs", first["id"])
+    said = place.job("logs", first["id"])
+    assert f"{first['id']}: driver on " in said
+    assert "Interrupted after" in said
     assert "does not run" in place.job("stop", "shared")
 
     second = json.loads(place.job("submit", "study.yaml", "--json"))
@@ -307,11 +309,13 @@ def test_settings_that_are_given_win_over_those_of_the_head(tmp_path: Path, monk
     given = {"SWEEP_WORKSPACE": "/shared/with spaces", "SWEEP_OWNER": "me"}
     jobs.submit("http://head", "digits", ["run", "digits"], code=tmp_path, environment=given)
     (tmp_path / "sweep.env").write_text("SWEEP_WORKSPACE=/of/the/head\nSWEEP_STORAGE=of-the-head\n")
-    (tmp_path / "python").write_text('#!/bin/sh\necho "$SWEEP_WORKSPACE|$SWEEP_OWNER|$SWEEP_STORAGE|$*"\n')
+    (tmp_path / "python").write_text(
+        '#!/bin/sh\necho "$SWEEP_WORKSPACE|$SWEEP_OWNER|$SWEEP_STORAGE|${SWEEP_JOB%-*-*}|$*"\n'
+    )
     (tmp_path / "python").chmod(0o755)
     there = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(sent[0], shell=True, env=there, check=True, stdout=subprocess.PIPE, text=True)
-    assert done.stdout == "/shared/with spaces|me|of-the-head|-m sweep run digits\n"
+    assert done.stdout == "/shared/with spaces|me|of-the-head|digits|-m sweep run digits\n"
 
 
 @pytest.mark.parametrize("fails", [1, 2])
