@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from .config import StudyConfig
 from .sections import Resources
-from .settings import Settings
 
 if TYPE_CHECKING:
     from .rows import Row
@@ -35,12 +34,12 @@ class Cost:
     epochs_saved: int
 
 
-def cost(config: StudyConfig, search: Iterable[Row], controls: Iterable[Row], settings: Settings) -> Cost:
+def cost(config: StudyConfig, search: Iterable[Row], controls: Iterable[Row]) -> Cost:
     """Adds up the trials that have ended."""
     search, controls = ([r for r in rows if r.state == "finished"] for rows in (search, controls))
     unit = "GPU" if any(_on_gpu(row) for row in [*search, *controls]) else "CPU"
-    spent = {row.number: _hours(row, config.name, unit, config.resources, settings) for row in search}
-    after = sum(_hours(row, f"{config.name}.controls", unit, config.resources, settings) for row in controls)
+    spent = {row.number: _hours(row, unit, config.resources) for row in search}
+    after = sum(_hours(row, unit, config.resources) for row in controls)
     left = {r.number: config.training.max_epochs - r.epochs for r in search if r.outcome == "pruned" and r.epochs}
     saved = sum(spent[r.number] / r.epochs * left[r.number] for r in search if r.number in left)
     return Cost(unit, sum(spent.values()), after, saved, sum(r.epochs for r in search), sum(left.values()))
@@ -50,21 +49,18 @@ def _on_gpu(row: Row) -> bool:
     return row.tags.get("sweep.device", "cpu") != "cpu"
 
 
-def _hours(row: Row, study: str, unit: str, resources: Resources, settings: Settings) -> float:
+def _hours(row: Row, unit: str, resources: Resources) -> float:
     if unit == "CPU":
         units = resources.cpus
     elif _on_gpu(row):
         units = 1.0 if resources.gpus == "auto" else resources.gpus
     else:
         units = 0.0
-    return units * _seconds(row, study, settings) / 3600
+    return units * _seconds(row) / 3600
 
 
-def _seconds(row: Row, study: str, settings: Settings) -> float:
-    """From a trial's start to its end; the seconds of its epochs if it was interrupted and lay idle in between."""
-    if "attempt-01" not in (row.checkpoint or "attempt-01"):
-        from .checkpoint import load_latest
-
-        if (saved := load_latest(settings.checkpoints(study, row.number))) is not None:
-            return sum(m.values.get("seconds", 0.0) for m in saved.history)
+def _seconds(row: Row) -> float:
+    """Of training; else from the trial's start to its end."""
+    if row.seconds is not None:
+        return row.seconds
     return max(0.0, row.ended - row.started) if row.ended and row.started else 0.0

@@ -211,6 +211,7 @@ class Driver:
         results = self._handed_in[trial.key]
         last = results[-1]
         reported = [m for result in results for m in result.epochs]
+        trial.seconds |= {m.epoch: m.values.get("seconds", 0.0) for m in reported}
         pruned_at = self._studies[trial.study].report(trial, reported)
         for notice in (notice for result in results for notice in result.notices):
             self._listener.noticed(f"trial {trial.number} of {trial.study}: {notice}")
@@ -286,7 +287,8 @@ class Driver:
                 "checkpoint of it: it begins anew. The drivers of a study must share one workspace (--workspace)"
             )
         place = Place(folder=folder, data=self._settings.data, cache=self._settings.cache)
-        return Job(trial.key, trial.config, place, trial.attempt, trial.alone)
+        judged = self._studies[trial.study].judges(trial)
+        return Job(trial.key, trial.config, place, trial.attempt, trial.alone, judged)
 
     def _spent(self) -> bool:
         """Whether the hours are over, or the target is reached: no new search trials then."""

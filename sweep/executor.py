@@ -139,11 +139,12 @@ class Worker(tune.Trainable):
             Place(place(where["folder"]), place(where["data"]), place(where["cache"]), where["gpus"]),
             attempt=job["attempt"],
             moves=job["moves"],
+            judged=job["judged"],
         )
         return True
 
     def step(self) -> dict[str, Any]:
-        """Trains for half a second or an epoch, whichever is longer. A trial's own error is a result too."""
+        """Trains until the next report is due. A trial's own error is a result too."""
         halt, lack = None, None
         try:
             report = next(self._reports)
@@ -278,6 +279,7 @@ class _Searcher(Searcher):
             "place": {**where, "gpus": asked.get("GPU", 0.0)},
             "attempt": job.attempt,
             "moves": self._bridge.moves.get(job.key, 0),
+            "judged": None if job.judged is None else sorted(job.judged),
             "demand": asked,
             "run_trial": self._run_trial,
         }

@@ -64,7 +64,7 @@ class Findings:
         curves = compared(summary, settings)
         there = [curve for curve in curves if curve.values(config.objective.metric)]
         missing = [curve for curve in curves if curve not in there]
-        spent = cost(config, summary.rows, summary.controls, settings)
+        spent = cost(config, summary.rows, summary.controls)
         return cls(summary, analysis, effects, shown, there, missing, _failures(rows), spent)
 
     @property

@@ -39,4 +39,5 @@ class Row:
     orphan: bool
     started: float | None
     ended: float | None
+    seconds: float | None = None  # of training; None: of a version that did not count them, or it has not ended
     tags: dict[str, str] = field(default_factory=dict)

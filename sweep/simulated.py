@@ -5,35 +5,37 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import psutil
 
 from .config import TrialConfig
-from .metrics import EpochMetrics, Report
+from .metrics import REPORT_EVERY, EpochMetrics, Report, is_due
 
 MODEL = "simulated"  # the model's name in the study of a simulation; its option epoch_seconds is how long to sleep
 LAYERS = 4  # whose entropy is reported, so that there are as many metrics as real trials have
 
 
-def run_trial(config: TrialConfig, *_place: object, interval: float = 0.5, **_attempt: object) -> Iterator[Report]:
+def run_trial(
+    config: TrialConfig, *_place: object, judged: Collection[int] | None = None, **_attempt: object
+) -> Iterator[Report]:
     """Sleeps through the epochs and reports as often as a real trial does; has no checkpoints, so always begins anew.
 
     A model with the option `waits` has no epochs: it reports that its worker is there until it is stopped.
 
     Args:
-        interval: seconds between two reports, at least.
+        judged: the epochs at which it may be stopped; None: any.
     """
     while config.model.get("waits"):
         yield Report([], None, None)
-        time.sleep(interval)
+        time.sleep(REPORT_EVERY)
     last, pending = config.training.max_epochs, []
     reported = time.monotonic()
     for epoch in range(1, last + 1):
         time.sleep(config.model["epoch_seconds"])
         now = time.time_ns() // 1_000_000
         pending.append(EpochMetrics(epoch, {**metrics(config, epoch), **_worker(whole=epoch in (1, last))}, now))
-        if epoch == last or time.monotonic() - reported >= interval:
+        if epoch == last or is_due(epoch, time.monotonic() - reported, judged):
             reported = time.monotonic()
             yield Report(pending, None, "completed" if epoch == last else None)
             pending = []

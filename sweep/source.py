@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,7 @@ class Job:
         key: what the source knows it by.
         attempt: how often the trial was taken up.
         alone: it was out of memory: it runs when no other trial does, on a whole GPU if on any.
+        judged: the epochs at which the source may stop it; None: any.
     """
 
     key: Key
@@ -29,6 +30,7 @@ class Job:
     place: Place
     attempt: int
     alone: bool = False
+    judged: Collection[int] | None = None
 
 
 @dataclass(frozen=True)

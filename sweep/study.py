@@ -53,6 +53,7 @@ class Trial:
         judged: last epoch that the pruner has judged.
         pruned_at: epoch at which it has stopped the trial.
         epochs: epochs that count.
+        seconds: what each epoch took to train, those included that do not count.
         best: what the objective is so far: the last epoch's metric, or its best one.
         failures: how often its own code has raised an error.
         alone: whether it was out of memory, and goes on when no other trial runs.
@@ -73,6 +74,7 @@ class Trial:
     judged: int = 0
     pruned_at: int | None = None
     epochs: int = 0
+    seconds: dict[int, float] = field(default_factory=dict)
     best: float | None = None
     failures: int = 0
     alone: bool = False
@@ -341,6 +343,10 @@ class Study:
         """Tells them that this driver has ended, and told the tracker what it had to."""
         self.note(lease(owner(0)), OVER)
 
+    def judges(self, trial: Trial) -> frozenset[int]:
+        """The epochs at which the pruner looks at a trial, or at others beside it."""
+        return self._decisions if trial.kind == "trial" and self.config.search.pruner != "none" else frozenset()
+
     def report(self, trial: Trial, epochs: Sequence[EpochMetrics]) -> int | None:
         """Reports finished epochs in order; returns the epoch at which the pruner stops the trial, if it does.
 
@@ -391,6 +397,7 @@ class Study:
         """
         facts = {
             "epochs": trial.epochs,
+            "seconds": sum(trial.seconds.values()),
             "checkpoint": checkpoint,
             "error": error,
             "tags": tags and dict(tags),
@@ -550,6 +557,7 @@ def _row(frozen: FrozenTrial, orphan: bool) -> Row:
         hyperparameters={**frozen.params, **attrs.get("hyperparameters", {})},
         seed=attrs.get("seed", 0),
         epochs=attrs.get("epochs", max(frozen.intermediate_values, default=0)),
+        seconds=attrs.get("seconds"),
         design=bool(attrs.get("design")),
         of=attrs.get("of"),
         checkpoint=attrs.get("checkpoint"),

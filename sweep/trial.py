@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from . import checkpoint
 from .config import TrialConfig
 from .data import Dataset, load
 from .datasets import DatasetInfo
-from .metrics import Report
+from .metrics import REPORT_EVERY, Report, is_due
 from .own import imported, is_import_path
 from .places import Place
 from .sections import TaskConfig
@@ -33,7 +33,13 @@ CHECKPOINT_SHARE = 0.03  # a checkpoint may cost this share of the training time
 
 
 def run_trial(
-    config: TrialConfig, place: Place, *, attempt: int = 1, moves: int = 0, interval: float = 0.5
+    config: TrialConfig,
+    place: Place,
+    *,
+    attempt: int = 1,
+    moves: int = 0,
+    judged: Collection[int] | None = None,
+    interval: float = REPORT_EVERY,
 ) -> Iterator[Report]:
     """Trains one trial, from its newest checkpoint if there is one, and yields a report after every checkpoint.
 
@@ -41,6 +47,7 @@ def run_trial(
 
     Args:
         attempt: names the folder of this attempt's checkpoints, together with ``moves`` (see `checkpoint.attempt`).
+        judged: the epochs at which it may be stopped, so that it reports them soon; None: any.
         interval: seconds between two reports, at least; more where a checkpoint is expensive.
     """
     torch.set_num_threads(config.threads)
@@ -60,7 +67,8 @@ def run_trial(
         for metrics in fit(run):
             pending.append(metrics)
             done = metrics.epoch == config.training.max_epochs
-            if done or time.perf_counter() - last >= max(interval, cost / CHECKPOINT_SHARE):
+            every = max(interval, cost / CHECKPOINT_SHARE)
+            if done or is_due(metrics.epoch, time.perf_counter() - last, judged, every=every):
                 before = time.perf_counter()
                 path = checkpoint.save(folder, run.history, _state(run))
                 last = time.perf_counter()

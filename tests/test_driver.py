@@ -75,7 +75,8 @@ class Stage:
         error: str | None = None,
         lack: Memory | None = None,
     ) -> bool:
-        made = [EpochMetrics(e, {"val_loss": 1 / e, "val_accuracy": 0.5}, 1000 * e) for e in epochs]
+        values = {"val_accuracy": 0.5, "seconds": 0.25}
+        made = [EpochMetrics(e, {"val_loss": 1 / e, **values}, 1000 * e) for e in epochs]
         return self.driver.report(key, Result(made, None, outcome, error, WHERE, lack=lack))
 
     def run(self, number: int) -> Run:
@@ -369,3 +370,28 @@ def test_out_of_memory_is_final_unless_it_is_to_be_tried_again(stage: Callable[.
     assert there.driver.finished()
     [row] = there.search.rows()
     assert (row.outcome, row.tags) == ("failed", {"sweep.reason": "out of memory"})
+
+
+def test_a_worker_is_told_at_which_epochs_its_trial_is_judged(stage: Callable[..., Stage], tmp_path: Path) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal", trials=1, design=1, pruner="successive_halving")
+    job = there.driver.ask()
+    assert job is not None
+    assert job.judged == {1, 3}  # a design trial too: the others are compared with it
+    there.driver.report(job.key, Result([], None, "failed", "no reason", WHERE))
+    never = there.search.config.model_copy(
+        update={"search": there.search.config.search.model_copy(update={"pruner": "none"})}
+    )
+    trial = Study(never, open_storage(f"journal:///{tmp_path}/optuna.journal"), workspace=tmp_path)
+    trial.enqueue({})
+    taken = trial.ask()
+    assert taken is not None
+    assert trial.judges(taken) == frozenset()
+
+
+def test_the_seconds_of_a_trial_are_those_of_its_epochs_each_once(stage: Callable[..., Stage], tmp_path: Path) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal", trials=1)
+    key = there.job()
+    there.report(key, 1, 2)
+    there.report(key, 1, 2)  # the history, of a worker that has taken it up
+    there.report(key, 3, outcome="completed")
+    assert [row.seconds for row in there.search.rows()] == [0.75]

@@ -9,6 +9,7 @@ import re
 import shutil
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -241,13 +242,21 @@ def test_cost_is_time_times_cpus_and_what_pruning_spared(made: tuple[Settings, R
     settings, _ = made
     summary = summarise("made", settings)
     config = summary.config.model_copy(update={"resources": summary.config.resources.model_copy(update={"cpus": 2})})
-    spent = cost(config, summary.rows, summary.controls, settings)
+    spent = cost(config, summary.rows, summary.controls)
     assert spent.unit == "CPU"
     part = SECONDS * 3 / EPOCHS  # of a trial that ended at epoch 3
     assert spent.search == pytest.approx(2 * (COMPLETED * SECONDS + 7 * part) / 3600)
     assert spent.after == pytest.approx(2 * 7 * SECONDS / 3600)
     assert spent.saved == pytest.approx(2 * 4 * (SECONDS - part) / 3600)
     assert (spent.epochs, spent.epochs_saved) == (COMPLETED * EPOCHS + 7 * 3, 4 * (EPOCHS - 3))
+
+
+def test_a_trial_costs_what_its_epochs_took_where_that_is_known(made: tuple[Settings, Report]) -> None:
+    """From its start on it may have waited for a worker, or lain idle between two runs."""
+    summary = summarise("made", made[0])
+    rows = [replace(row, seconds=36.0) for row in summary.rows if row.outcome == "completed"]
+    spent = cost(summary.config, rows, [])
+    assert (spent.search, spent.after) == (pytest.approx(0.01 * COMPLETED), 0)
 
 
 def test_causes_are_grouped(made: tuple[Settings, Report]) -> None:

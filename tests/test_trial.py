@@ -116,6 +116,32 @@ def test_checkpoints_are_the_rarer_the_longer_they_take(place: Place, monkeypatc
     assert len(gaps) >= 2
 
 
+@pytest.mark.parametrize(
+    ("judged", "expected"),
+    [
+        (None, [2, 4, 6, 8, 10, 12]),  # each half second
+        ({1, 4, 5, 8, 12}, [4, 8, 12]),  # at 1 and 5 it has just begun, or reported
+        (set(), [7, 12]),  # two seconds
+    ],
+)
+def test_a_report_waits_for_an_epoch_at_which_the_trial_may_be_stopped(
+    place: Place, monkeypatch: pytest.MonkeyPatch, judged: set[int] | None, expected: list[int]
+) -> None:
+    """By a clock of the test's own an epoch takes 0.3 s and a checkpoint nothing."""
+    clock = [0.0]
+    monkeypatch.setattr(trial, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def short_epochs(run: Any) -> Iterator[EpochMetrics]:
+        for metrics in fit(run):
+            clock[0] += 0.3
+            yield metrics
+
+    monkeypatch.setattr(trial, "fit", short_epochs)
+    reports = list(run_trial(trial_config(training={"max_epochs": 12}), place, judged=judged))
+    assert [report.epochs[-1].epoch for report in reports] == expected
+    assert [m.epoch for m in epochs_of(reports)] == list(range(1, 13))
+
+
 def test_a_report_is_not_changed_by_what_comes_after_it(place: Place) -> None:
     copies, reports = [], []
     for report in run_trial(trial_config(), place, interval=0):
