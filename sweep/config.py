@@ -175,12 +175,13 @@ class StudyConfig(Section):
         if not changed:
             return
         old, new = self.identity(), now.identity()
-        advice = f"its trials would not compare: start a new study, for instance with --set name={self.name}-2"
+        advice = f"Its trials would not compare: start a new study, for instance with --set name={self.name}-2"
         if all(key.startswith("space.") for key in changed):
             advice += ", or with --new-space one whose sampler is shown the trials that fit"
         raise ConfigError(
             f"study {self.name} exists and differs",
-            [f"{key}: was {old.get(key, 'absent')}, now {new.get(key, 'absent')}" for key in changed] + [advice],
+            [f"{key}: was {old.get(key, 'absent')}, now {new.get(key, 'absent')}" for key in changed],
+            advice,
         )
 
 

@@ -26,6 +26,7 @@ from .finalists import missing
 from .finding import connect, load, stored
 from .metrics import EpochMetrics
 from .pairs import Comparison, Member, compare, decided
+from .places import write
 from .preflight import check
 from .results import Summary, summarise
 from .rivals import METHODS, configurations, first_points, has_already, members, rival, trained, wanted_pairs
@@ -185,6 +186,7 @@ def confirm(
             if summary.interrupted:
                 return None
             confirmation = read(plan, found, summary, settings, placebo=placebo)
+            write(settings.confirmation(name), confirmation.to_json().encode())  # for the report
             if problem := publish(confirmation, settings):
                 listener.noticed(f"tracking: {problem}; the next sweep confirm {name} sends what is missing")
     return confirmation

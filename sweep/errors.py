@@ -28,10 +28,12 @@ class ConfigError(SweepError):
         problems: one sentence each, beginning with the key path.
     """
 
-    def __init__(self, source: str, problems: list[str]):
+    def __init__(self, source: str, problems: list[str], advice: str = ""):
         self.problems = problems
         count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
-        super().__init__(f"{source}: {count}\n" + "\n".join(f"  - {p}" for p in problems))
+        super().__init__(
+            "\n".join([f"{source}: {count}", *(f"  - {p}" for p in problems), *([advice] if advice else [])])
+        )
 
 
 class DataError(SweepError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -163,8 +164,14 @@ def _scale(update: Any, dimension: Range | Choices) -> None:
     elif dimension.log:
         update(type="log", exponentformat="power", dtick=1)
         update(range=[float(np.log10(float(edge))) for edge in (dimension.low, dimension.high)])
-    elif dimension.is_int and dimension.high - dimension.low < 12:
-        update(dtick=dimension.step or 1)
+    elif ticks := _whole(dimension):
+        update(tickvals=ticks)
+
+
+def _whole(dimension: Range) -> list[int]:
+    """At most a dozen whole numbers of a range to mark an axis with; none where it is not one of whole numbers."""
+    values = range(int(dimension.low), int(dimension.high) + 1, int(dimension.step or 1)) if dimension.is_int else ()
+    return list(values[:: math.ceil(len(values) / 12) or 1])
 
 
 # -- trials ----------------------------------------------------------------------------------------------------------
@@ -178,11 +185,16 @@ def learning_curves(findings: Findings) -> go.Figure:
         points = curve.values(findings.metric)
         line = go.Scatter(x=[e for e, _ in points], y=[v for _, v in points], name=curve.label, mode="lines")
         figure.add_trace(line.update(line={"color": colour, "dash": dash, "width": 2}))
-    figure.update_xaxes(title_text="epoch")
+    _epochs(figure, [e for curve in findings.curves for e, _ in curve.values(findings.metric)])
     figure.update_yaxes(title_text=findings.metric)
     if spans_decades(findings):
         figure.update_yaxes(type="log", dtick="D2", tickformat="~g")
     return figure.update_layout(height=400)
+
+
+def _epochs(figure: go.Figure, epochs: Sequence[int]) -> None:
+    """An axis of epochs, which are whole."""
+    figure.update_xaxes(title_text="epoch", **({"dtick": 1} if max(epochs, default=0) < 12 else {}))
 
 
 def spans_decades(findings: Findings) -> bool:
@@ -203,7 +215,7 @@ def entropies(findings: Findings) -> go.Figure:
             line = go.Scatter(x=[e for e, _ in points], y=[v for _, v in points], mode="lines", legendgroup=layer)
             line.update(name=layer, showlegend=curve is guided, line={"color": colour, "dash": dash, "width": 2})
             figure.add_trace(line)
-    figure.update_xaxes(title_text="epoch")
+    _epochs(figure, [e for layer in shown for e, _ in guided.values(f"entropy/{layer}")])
     figure.update_yaxes(title_text="entropy change, nats per dimension")
     return figure.update_layout(height=400 + 8 * len(shown))
 
@@ -211,7 +223,23 @@ def entropies(findings: Findings) -> go.Figure:
 def parallel(findings: Findings) -> go.Figure:
     """Parallel coordinates of completed trials, from the best to the worst; of many, at evenly spaced ranks."""
     study = _study(findings, evenly(findings.best))
-    return plot_parallel_coordinate(study, target_name=findings.metric).update_layout(height=430, margin_l=48)
+    figure = plot_parallel_coordinate(study, target_name=findings.metric).update_layout(height=430, margin_l=48)
+    axes = [findings.searched.get(name) for name in figure.layout.xaxis.ticktext]
+    whole = [isinstance(axis, Range) and axis.is_int and not axis.log for axis in axes]
+    texts = [a for a in figure.layout.annotations if not whole[a.x] or float(a.text).is_integer()]
+    figure.layout.annotations = texts
+    for trace in figure.data:
+        if trace.mode == "lines":
+            trace.line.color = _darker(trace.line.color)
+        else:
+            trace.marker.colorscale = [[place, _darker(colour)] for place, colour in trace.marker.colorscale]
+    return figure
+
+
+def _darker(colour: str) -> str:
+    """Of ``rgb(r,g,b)``: Optuna's scale begins with white, which is no line on a page."""
+    channels = [float(channel) for channel in colour.removeprefix("rgb(").removesuffix(")").split(",")]
+    return "rgb({:.0f},{:.0f},{:.0f})".format(*(c * part for c, part in zip(channels, (0.66, 0.8, 0.92), strict=True)))
 
 
 def evenly(best: Sequence[Row]) -> list[Row]:

@@ -24,7 +24,7 @@ class Plan:
 
     Attributes:
         trials: of the search, still to be trained.
-        controls: finalists, controls and tuning trials, at most.
+        controls: finalists, controls and tuning trials, at most, still to be trained.
         epoch_seconds: of one epoch of a middling configuration, measured here.
         slots: trials at once on this machine.
         hours: estimated, without pruning.
@@ -37,11 +37,12 @@ class Plan:
     hours: float
 
 
-def plan(config: StudyConfig, settings: Settings, *, done: int) -> Plan:
+def plan(config: StudyConfig, settings: Settings, *, done: int, beside: int) -> Plan:
     """Estimates a run by training a few batches of a configuration from the middle of the space.
 
     Args:
         done: trials of the search that have ended.
+        beside: finalists, controls and tuning trials that have.
     """
     middle = {name: from_unit(d, 0.5) for name, d in distributions(config.searched).items()}
     present, resources = torch.cuda.device_count(), config.resources
@@ -53,7 +54,7 @@ def plan(config: StudyConfig, settings: Settings, *, done: int) -> Plan:
     # 1 where this machine has no room for any, and a cluster is meant.
     room = max(1, resources.room(os.cpu_count() or 1, present, gpus))
     slots = min(room, resources.max_concurrent or room)
-    controls = config.search.afterwards
+    controls = max(0, config.search.afterwards - beside)
     trials = max(0, config.search.trials - done)
     epochs = (trials + controls) * config.training.max_epochs
     return Plan(trials, controls, seconds, slots, epochs * seconds / slots / 3600)

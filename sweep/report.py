@@ -1,6 +1,7 @@
 """The report of a study: one HTML page that needs nothing else, its figures as pictures, and its numbers as files.
 
-Read from the storage and the checkpoints; no tracking server is needed. What the user wrote is shown as text.
+Read from the storage, the checkpoints and what `sweep confirm` has left; no tracking server is needed. What the user
+wrote is shown as text.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def write(summary: Summary, analysis: Analysis, codes: Sequence[Code], settings:
     folder.mkdir(parents=True, exist_ok=True)
     findings = Findings.of(summary, analysis, settings)
     page, data, trials = folder / "report.html", folder / "sensitivity.json", folder / "trials.csv"
-    page.write_text(_render(findings, codes), encoding="utf-8")
+    confirmation = settings.confirmation(summary.config.name)
+    confirmed = json.loads(confirmation.read_text()) if confirmation.exists() else None
+    page.write_text(_render(findings, codes, confirmed), encoding="utf-8")
     data.write_text(json.dumps(explain.as_data(analysis), indent=2) + "\n")
     _write_trials(summary, trials)
     ended = [row.ended for row in summary.rows if row.state == "finished" and row.ended]
@@ -78,7 +81,7 @@ def write(summary: Summary, analysis: Analysis, codes: Sequence[Code], settings:
 # -- the page --------------------------------------------------------------------------------------------------------
 
 
-def _render(findings: Findings, codes: Sequence[Code]) -> str:
+def _render(findings: Findings, codes: Sequence[Code], confirmed: dict[str, Any] | None) -> str:
     summary, config = findings.summary, findings.summary.config
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
@@ -94,6 +97,7 @@ def _render(findings: Findings, codes: Sequence[Code]) -> str:
         fixed=_fixed(config),
         study_file=to_yaml(config),
         codes=[code_tags(code) for code in codes],
+        confirmed=confirmed,
         commands=_commands(config.name, findings.best[0].number if findings.best else 0),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         words=words,

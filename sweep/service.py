@@ -79,7 +79,9 @@ def planned(config: StudyConfig, settings: Settings) -> Plan:
     from .plan import plan
 
     agree(config, settings)
-    return plan(config, settings, done=sum(row.kind == "trial" for row in finished_rows(config, settings)))
+    rows = finished_rows(config, settings)
+    done = sum(row.kind == "trial" for row in rows)
+    return plan(config, settings, done=done, beside=len(rows) - done)
 
 
 # -- one trial, in this process --------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def verdicts(config: StudyConfig, comparison: Comparison) -> list[str]:
     n = config.search.finalists.seeds
     words.append(
         f"{n} seed{'s are' if n > 1 else ' is'} a small sample, on the validation set: an indication, not a test. "
-        "For one, sweep confirm, as below."
+        "For one: sweep confirm."
     )
     return words
 
@@ -38,7 +38,7 @@ def _verdict(gain: Sample, control: str) -> str:
     wins = sum(v > 0 for v in values)
     clear = not math.isnan(gain.spread) and abs(gain.mean) > _half_width(gain.spread, len(values))
     direction = "better" if gain.mean > 0 else "worse"
-    size = f"is {abs(gain.mean):.3g} {direction} than" if clear else "does not differ beyond the spread from"
+    size = f"is {abs(gain.mean):.3g} {direction} than" if clear else "is not clearly different from"
     return f"The best configuration {size} {control}; better on {wins} of {len(values)} seeds."
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import signal
 import statistics
 from collections import Counter
@@ -208,6 +209,18 @@ def test_what_it_says_is_what_mlflow_holds(confirmed: Confirmed) -> None:
     assert {step for step, *_ in confirmed.left.parent.history[f"{name} final"]} == {SEEDS * len(MEMBERS)}
     uri = confirmed.left.parent.run.info.artifact_uri
     assert json.loads(load_text(f"{uri}/confirm.json")) == confirmed.data
+
+
+def test_the_report_shows_it(confirmed: Confirmed, tmp_path: Path) -> None:
+    page = service.report("pairs", Settings(workspace=confirmed.workspace), tmp_path).page
+    rows = re.findall(r"<tr>(.*?)</tr>", page.read_text(), flags=re.DOTALL)
+    shown = [re.sub(r"<[^>]+>", " ", row).split() for row in rows if ">guided<" not in row]
+    for c in confirmed.data["comparisons"]:
+        if c["first"] == "guided":
+            levels = [f"{level:.4g}" for level in c["levels"]]
+            [row] = [words for words in shown if words[:5] == [str(c["number"]), c["second"], str(SEEDS), *levels]]
+            assert row[5] == f"{c['final']['value']:+.2g}"
+            assert " ".join(row).endswith(c["verdict"])
 
 
 def test_a_second_call_trains_nothing_and_pairs_that_are_there_count(
