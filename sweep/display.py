@@ -108,13 +108,13 @@ class Progress:
 class LogLines(Progress):
     """One line at the start and one per finished trial: for pipes and log files."""
 
-    def __enter__(self) -> LogLines:
-        """Prints what is to come, at once: Ray's start and a look at every node take seconds."""
-        if self._left:
+    def started(self, trial: Trial) -> None:
+        """Prints, with the first one, what is to come: a run that is refused before prints nothing."""
+        if not self._ended_here and not self.running:
             epochs, ended = self.config.training.max_epochs, sum(self.counts.values())
             left = f"up to {self._left} to train, of {epochs} epochs at most"
             self.console.print(f"{self.config.name}: {left}; {ended or 'none'} ended before", soft_wrap=True)
-        return self
+        super().started(trial)
 
     def ended(self, trial: Trial, outcome: Outcome, error: str | None) -> None:
         """Prints the line."""
@@ -129,8 +129,16 @@ class LogLines(Progress):
 class JsonLines(Progress):
     """One line of JSON per event, for programs that watch a run."""
 
-    def __init__(self, config: StudyConfig, console: Console, done: Sequence[Row] = (), *, stream: TextIO):
-        super().__init__(config, console, done)
+    def __init__(
+        self,
+        config: StudyConfig,
+        console: Console,
+        done: Sequence[Row] = (),
+        left: int | None = None,
+        *,
+        stream: TextIO,
+    ):
+        super().__init__(config, console, done, left)
         self._stream = stream
 
     def started(self, trial: Trial) -> None:

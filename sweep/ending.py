@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .errors import ConfigError
+from .verdicts import verdict
 
 if TYPE_CHECKING:
+    from .confirm import Confirmation
     from .results import Summary
     from .settings import Settings
 
@@ -55,14 +57,30 @@ def describe(study: str, summary: Summary | None = None, error: BaseException | 
             said.append(f"best {row.value:.5g} (trial {row.number})")
     if error is not None:
         said = [str(error) or type(error).__name__]
+    seconds = summary.seconds if summary else None
+    return {**_end(study, event, ", ".join(said), error), "outcomes": dict(counts), "best": best, "seconds": seconds}
+
+
+def describe_confirmation(
+    study: str, confirmation: Confirmation | None = None, error: BaseException | None = None
+) -> dict[str, Any]:
+    """A confirmation that was made, was stopped (neither), or ended with an error, as data like a run's."""
+    failed = error is not None and not isinstance(error, KeyboardInterrupt)
+    event, said, verdicts = "failed" if failed else "interrupted", str(error or ""), list[dict[str, Any]]()
+    if confirmation is not None:
+        event = "finished"
+        guided = [c for c in confirmation.comparisons if c.first == "guided"]
+        said = " ".join(verdict(c, confirmation.metric) for c in guided)
+        verdicts = [{"trial": c.number, "against": c.second, "guided is": c.verdict} for c in guided]
+    return {**_end(f"confirm {study}", event, said, error), "study": study, "verdicts": verdicts}
+
+
+def _end(what: str, event: str, said: str, error: BaseException | None) -> dict[str, Any]:
     return {
         "event": event,
-        "study": study,
-        "text": ": ".join([f"{study} {event}", *filter(None, [", ".join(said)])]),
-        "outcomes": dict(counts),
-        "best": best,
-        "error": None if error is None else said[0],
-        "seconds": summary.seconds if summary else None,
+        "study": what,
+        "text": f"{what} {event}: {said}" if said else f"{what} {event}",
+        "error": None if error is None else said,
         "host": socket.gethostname(),
     }
 

@@ -8,6 +8,7 @@ import math
 import os
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sweep import ending
+from sweep import confirm, ending
 from sweep.display import JsonLines, LogLines
 from sweep.ending import check_webhooks, describe, tell
-from sweep.errors import ConfigError
+from sweep.errors import ConfigError, SweepError
 from sweep.metrics import EpochMetrics
 from sweep.settings import Settings
 
@@ -140,6 +141,37 @@ def test_a_run_prints_lines_of_json_alone_and_tells_how_it_ended(
     ended = sweep_here(monkeypatch, capsys, workspace, *run, SWEEP_ON_FINISH="nonsense")
     assert (ended.code, ended.out) == (2, "")
     assert "SWEEP_ON_FINISH: must be a URL" in ended.err
+
+
+def test_a_confirmation_does_so_too(
+    hooks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rayless.without_ray(monkeypatch)
+    file, workspace, good, bad = tmp_path / "small.yaml", tmp_path / "results", hooks(200), hooks(200)
+    file.write_text(SMALL)
+    urls = {"SWEEP_ON_FINISH": good.url, "SWEEP_ON_FAILURE": bad.url}
+    assert sweep_here(monkeypatch, capsys, workspace, "run", str(file)).code == 0
+    refused = sweep_here(monkeypatch, capsys, workspace, "confirm", "small", "--top", "99", **urls)
+    assert (refused.code, good.got, bad.got) == (2, [], [])
+    words = ("confirm", "small", "--seeds", "2", "--log", "json")
+    ended = sweep_here(monkeypatch, capsys, workspace, *words, **urls)
+    assert ended.code == 0, ended.err
+    *lines, last = map(json.loads, ended.out.splitlines())
+    assert {line["study"] for line in lines} == {"small.controls", "small.confirm.strongest"}
+    assert Counter(line["kind"] for line in lines if line["event"] == "ended")["guided"] == 2
+    [told] = good.got
+    assert told == {name: value for name, value in last.items() if name != "time"}
+    assert (told["event"], told["study"], bad.got) == ("finished", "small", [])
+    assert [each["against"] for each in told["verdicts"]] == ["plain", "strongest"]
+    assert told["text"].startswith("confirm small finished: Trial ")
+
+    def broken(*_: object, **__: object) -> None:
+        raise SweepError("the storage is full")
+
+    monkeypatch.setattr(confirm, "read", broken)
+    failed = sweep_here(monkeypatch, capsys, workspace, "confirm", "small", "--seeds", "2", **urls)
+    assert (failed.code, len(good.got)) == (2, 1)
+    assert [end["text"] for end in bad.got] == ["confirm small failed: the storage is full"]
 
 
 def test_what_is_no_number_is_null(study_config: MakeConfig) -> None:

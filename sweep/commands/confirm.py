@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,7 @@ from .options import (
     AsJson,
     Data,
     Insecure,
+    Log,
     NameArg,
     OfflineOk,
     Storage,
@@ -23,7 +25,7 @@ from .options import (
     make_settings,
 )
 from .output import make_console, print_json
-from .run import graceful, interrupted
+from .run import graceful, interrupted, make_view, told
 
 if TYPE_CHECKING:
     from ..config import StudyConfig
@@ -46,6 +48,7 @@ def confirm(
     data: Data = None,
     offline_ok: OfflineOk = False,
     insecure: Insecure = False,
+    log: Log = None,
     as_json: AsJson = False,
 ) -> None:
     """Find out whether guidance helped: pairs on fresh seeds and the test set, against tuned controls, with intervals.
@@ -55,19 +58,30 @@ def confirm(
 
     Example: `python -m sweep confirm digits --top 2 --seeds 8 --placebo`
     """
-    from .. import display, service, verdicts
+    from .. import ending, service, verdicts
     from ..confirm import confirm
 
-    settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address)
-    console = make_console(to_stderr=as_json)
+    settings = make_settings(
+        workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, log=log
+    )
+    ending.check_webhooks(settings)
+    console = make_console(to_stderr=as_json or settings.log == "json")
     methods = list(dict.fromkeys(method.strip() for method in against.split(",") if method.strip()))
 
-    def listen(config: StudyConfig, left: int | None) -> Progress:
-        view = display.LiveView if console.is_terminal else display.LogLines
-        return view(config, console, service.finished_rows(config, settings), left)
+    view = make_view(settings, console, as_json=as_json)
+    views = list["Progress"]()  # one for each study that is run
 
-    out = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
-    with out, graceful(console) as (stop, caught):
+    def listen(config: StudyConfig, left: int | None) -> Progress:
+        views.append(view(config, console, service.finished_rows(config, settings), left))
+        return views[-1]
+
+    # Ray prints to stdout when a worker dies; that may be for data alone.
+    out = contextlib.redirect_stdout(sys.stderr) if as_json or settings.log == "json" else contextlib.nullcontext()
+    with (
+        out,
+        graceful(console) as (stop, caught),
+        told(settings, views, partial(ending.describe_confirmation, name)) as ended,
+    ):
         confirmation = confirm(
             name,
             settings,
@@ -80,6 +94,7 @@ def confirm(
             offline_ok=offline_ok,
             insecure=insecure,
         )
+        ended.append(confirmation)
     if confirmation is None:
         options = [f"--top {top}", f"--seeds {seeds}", *([f"--against {','.join(methods)}"] if methods else [])]
         options += ["--placebo"] if placebo else []
@@ -88,5 +103,5 @@ def confirm(
         raise typer.Exit(interrupted(caught))
     if as_json:
         print_json(json.loads(confirmation.to_json()))
-    else:
+    elif settings.log == "text":
         verdicts.print_confirmation(confirmation, console)

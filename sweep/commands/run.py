@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -133,8 +133,7 @@ def _run(
     from .. import display, ending, service
 
     ending.check_webhooks(settings)
-    lines = partial(display.JsonLines, stream=sys.stderr if as_json else sys.stdout)
-    view = lines if settings.log == "json" else display.LiveView if console.is_terminal else display.LogLines
+    view = make_view(settings, console, as_json=as_json)
     before = service.finished_rows(config, settings)
     # Ray prints to stdout when a worker dies; that may be for data alone.
     out = contextlib.redirect_stdout(sys.stderr) if as_json or settings.log == "json" else contextlib.nullcontext()
@@ -142,7 +141,7 @@ def _run(
         out,
         graceful(console) as (stop, caught),
         view(config, console, before) as progress,
-        _told(progress, settings) as ended,
+        told(settings, [progress], partial(ending.describe, config.name)) as ended,
     ):
         summary = service.run(
             config,
@@ -171,22 +170,36 @@ def _run(
         raise typer.Exit(1)
 
 
+def make_view(settings: Settings, console: Console, *, as_json: bool) -> Callable[..., Progress]:
+    """What shows a run's progress, of its config, the console, the rows that have ended and how many are left."""
+    from .. import display
+
+    if settings.log == "json":
+        return partial(display.JsonLines, stream=sys.stderr if as_json else sys.stdout)
+    return display.LiveView if console.is_terminal else display.LogLines
+
+
 @contextlib.contextmanager
-def _told(progress: Progress, settings: Settings) -> Iterator[list[Summary]]:
-    """Tells other programs how the run ends, whose summary is appended where there is one."""
+def told(
+    settings: Settings,
+    views: Sequence[Progress],
+    describe: Callable[[Any, BaseException | None], dict[str, Any]],
+) -> Iterator[list[Any]]:
+    """Tells other programs how it ends, once there is a view; the result is appended where there is one."""
     from .. import ending
 
-    summaries, error = list["Summary"](), None
+    results, error = list[Any](), None
     try:
-        yield summaries
+        yield results
     except BaseException as problem:
         error = problem
         raise
     finally:
-        end = ending.describe(progress.config.name, summaries[0] if summaries else None, error)
-        if (untold := ending.tell(settings, end)) is not None:
-            progress.noticed(untold)
-        progress.told(end)
+        if views:
+            end = describe(results[0] if results else None, error)
+            if (untold := ending.tell(settings, end)) is not None:
+                views[-1].noticed(untold)
+            views[-1].told(end)
 
 
 def enqueue(
