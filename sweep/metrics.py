@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,15 +11,19 @@ REPORT_EVERY = 0.5  # seconds between two reports of a trial, at least
 REPORT_WITHIN = 2.0  # seconds after which it reports epochs that nobody judges, to be seen, and safe on disk
 
 
-def is_due(epoch: int, seconds: float, judged: Collection[int] | None, *, every: float = REPORT_EVERY) -> bool:
-    """Whether a trial reports after an epoch: each report costs the driver time, and the trial until it answers.
+def is_due(
+    pending: Iterable[int], seconds: float, judged: Collection[int] | None, *, every: float = REPORT_EVERY
+) -> bool:
+    """Whether a trial reports its pending epochs: each report costs the driver time, and the trial until it answers.
 
     Args:
         seconds: since its last report.
         judged: the epochs at which it may be stopped; None: any.
         every: seconds between two reports, at least.
     """
-    return seconds >= (every if judged is None or epoch in judged else max(every, REPORT_WITHIN))
+    return seconds >= (
+        every if judged is None or any(epoch in judged for epoch in pending) else max(every, REPORT_WITHIN)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ def run_trial(
         time.sleep(config.model["epoch_seconds"])
         now = time.time_ns() // 1_000_000
         pending.append(EpochMetrics(epoch, {**metrics(config, epoch), **_worker(whole=epoch in (1, last))}, now))
-        if epoch == last or is_due(epoch, time.monotonic() - reported, judged):
+        if epoch == last or is_due((m.epoch for m in pending), time.monotonic() - reported, judged):
             reported = time.monotonic()
             yield Report(pending, None, "completed" if epoch == last else None)
             pending = []

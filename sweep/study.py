@@ -343,9 +343,12 @@ class Study:
         """Tells them that this driver has ended, and told the tracker what it had to."""
         self.note(lease(owner(0)), OVER)
 
-    def judges(self, trial: Trial) -> frozenset[int]:
-        """The epochs at which the pruner looks at a trial, or at others beside it."""
-        return self._decisions if trial.kind == "trial" and self.config.search.pruner != "none" else frozenset()
+    def judges(self, trial: Trial) -> frozenset[int] | None:
+        """The epochs at which the pruner looks at a trial, design trials too: others are compared with them.
+
+        None where there is no pruner: all epochs are the same then.
+        """
+        return self._decisions if trial.kind == "trial" and self.config.search.pruner != "none" else None
 
     def report(self, trial: Trial, epochs: Sequence[EpochMetrics]) -> int | None:
         """Reports finished epochs in order; returns the epoch at which the pruner stops the trial, if it does.
@@ -397,7 +400,7 @@ class Study:
         """
         facts = {
             "epochs": trial.epochs,
-            "seconds": sum(trial.seconds.values()),
+            "seconds": sum(trial.seconds.values()) if trial.seconds else None,
             "checkpoint": checkpoint,
             "error": error,
             "tags": tags and dict(tags),

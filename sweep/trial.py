@@ -68,7 +68,7 @@ def run_trial(
             pending.append(metrics)
             done = metrics.epoch == config.training.max_epochs
             every = max(interval, cost / CHECKPOINT_SHARE)
-            if done or is_due(metrics.epoch, time.perf_counter() - last, judged, every=every):
+            if done or is_due((m.epoch for m in pending), time.perf_counter() - last, judged, every=every):
                 before = time.perf_counter()
                 path = checkpoint.save(folder, run.history, _state(run))
                 last = time.perf_counter()

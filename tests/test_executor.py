@@ -562,7 +562,14 @@ def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(place: Place) ->
     worker = Worker(
         {
             "job": json.dumps(
-                {"config": full.config.model_dump(), "place": where, "attempt": 1, "moves": 0, "run_trial": RUN_TRIAL}
+                {
+                    "config": full.config.model_dump(),
+                    "place": where,
+                    "attempt": 1,
+                    "moves": 0,
+                    "judged": None,
+                    "run_trial": RUN_TRIAL,
+                }
             )
         }
     )

@@ -296,7 +296,14 @@ def test_a_store_that_refuses_ends_the_run_and_says_that_nothing_is_lost(bucket:
     worker = Worker(
         {
             "job": json.dumps(
-                {"config": gone.config.model_dump(), "place": where, "attempt": 1, "moves": 0, "run_trial": RUN_TRIAL}
+                {
+                    "config": gone.config.model_dump(),
+                    "place": where,
+                    "attempt": 1,
+                    "moves": 0,
+                    "judged": None,
+                    "run_trial": RUN_TRIAL,
+                }
             )
         }
     )
