@@ -17,7 +17,8 @@ def is_due(
     """Whether a trial reports its pending epochs: each report costs the driver time, and the trial until it answers.
 
     Args:
-        seconds: since its last report.
+        pending: epochs that it has trained since its last report.
+        seconds: since then.
         judged: the epochs at which it may be stopped; None: any.
         every: seconds between two reports, at least.
     """
