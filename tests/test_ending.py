@@ -19,10 +19,10 @@ import pytest
 from rich.console import Console
 
 from sweep import confirm, ending
-from sweep.display import JsonLines, LogLines
 from sweep.ending import check_webhooks, describe, tell
 from sweep.errors import ConfigError, SweepError
 from sweep.metrics import EpochMetrics
+from sweep.progress import JsonLines, LogLines
 from sweep.settings import Settings
 
 from . import rayless

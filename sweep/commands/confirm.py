@@ -29,7 +29,7 @@ from .run import graceful, interrupted, make_view, told
 
 if TYPE_CHECKING:
     from ..config import StudyConfig
-    from ..display import Progress
+    from ..progress import Progress
 
 
 def confirm(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..config import StudyConfig
-    from ..display import Progress
+    from ..progress import Progress
     from ..results import Summary
     from ..settings import Settings
 
@@ -172,11 +172,11 @@ def _run(
 
 def make_view(settings: Settings, console: Console, *, as_json: bool) -> Callable[..., Progress]:
     """What shows a run's progress, of its config, the console, the rows that have ended and how many are left."""
-    from .. import display
+    from .. import progress
 
     if settings.log == "json":
-        return partial(display.JsonLines, stream=sys.stderr if as_json else sys.stdout)
-    return display.LiveView if console.is_terminal else display.LogLines
+        return partial(progress.JsonLines, stream=sys.stderr if as_json else sys.stdout)
+    return progress.LiveView if console.is_terminal else progress.LogLines
 
 
 @contextlib.contextmanager

@@ -43,7 +43,8 @@ def simulate(
     Its files go to a folder that is removed; storage and tracking too, unless they are given or set, as for a run.
     Example: `python -m sweep simulate --trials 500 --slots 64 --epochs 20 --epoch-seconds 1`
     """
-    from .. import display, simulation
+    from .. import progress as views
+    from .. import simulation
     from ..errors import without_password
 
     console = make_console(to_stderr=as_json)
@@ -54,7 +55,7 @@ def simulate(
         config = simulation.study_of(load)
         console.print(f"{config.name}: storage {without_password(settings.storage)}", soft_wrap=True)
         console.print(f"tracking {without_password(settings.tracking_uri)}", soft_wrap=True)
-        view = display.LiveView if console.is_terminal else display.LogLines
+        view = views.LiveView if console.is_terminal else views.LogLines
         with out, graceful(console) as (stop, caught), view(config, console, left=trials) as progress:
             found = simulation.simulate(load, config, settings, progress, stop=stop)
     if as_json:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from sweep.display import LogLines
+from sweep.progress import LogLines
 from sweep.rows import Row
 
 from .conftest import MakeConfig
