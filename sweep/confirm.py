@@ -186,9 +186,12 @@ def confirm(
             if summary.interrupted:
                 return None
             confirmation = read(plan, found, summary, settings, placebo=placebo)
-            write(settings.confirmation(name), confirmation.to_json().encode())  # for the report
             if problem := publish(confirmation, settings):
                 listener.noticed(f"tracking: {problem}; the next sweep confirm {name} sends what is missing")
+            try:
+                write(settings.confirmation(name), confirmation.to_json().encode())
+            except OSError as error:
+                listener.noticed(f"the report will lack it ({error}); the next sweep confirm {name} keeps it")
     return confirmation
 
 

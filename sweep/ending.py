@@ -66,7 +66,11 @@ def describe_confirmation(
 ) -> dict[str, Any]:
     """A confirmation that was made, was stopped (neither), or ended with an error, as data like a run's."""
     failed = error is not None and not isinstance(error, KeyboardInterrupt)
-    event, said, verdicts = "failed" if failed else "interrupted", str(error or ""), list[dict[str, Any]]()
+    event, said, verdicts = (
+        "failed" if failed else "interrupted",
+        "" if error is None else str(error) or type(error).__name__,
+        list[dict[str, Any]](),
+    )
     if confirmation is not None:
         event = "finished"
         guided = [c for c in confirmation.comparisons if c.first == "guided"]

@@ -54,8 +54,8 @@ def plan(config: StudyConfig, settings: Settings, *, done: int, beside: int) -> 
     # 1 where this machine has no room for any, and a cluster is meant.
     room = max(1, resources.room(os.cpu_count() or 1, present, gpus))
     slots = min(room, resources.max_concurrent or room)
-    controls = max(0, config.search.afterwards - beside)
     trials = max(0, config.search.trials - done)
+    controls = max(0, config.search.afterwards - (0 if trials else beside))  # an extension may overtake those there are
     epochs = (trials + controls) * config.training.max_epochs
     return Plan(trials, controls, seconds, slots, epochs * seconds / slots / 3600)
 

@@ -49,7 +49,9 @@ class Progress:
         self.notices: list[str] = []
         self._began, self._ended_here, self._after = time.monotonic(), 0, 0
         search = config.search
-        beside = max(0, search.afterwards - (len(done) - len(searched)))
+        # Finalists that are there may be overtaken until the search is through.
+        there = len(done) - len(searched) if len(searched) >= search.trials else 0
+        beside = max(0, search.afterwards - there)
         self._left = max(0, search.trials - len(searched)) + beside if left is None else left
 
     def started(self, trial: Trial) -> None:

@@ -215,12 +215,25 @@ def test_the_report_shows_it(confirmed: Confirmed, tmp_path: Path) -> None:
     page = service.report("pairs", Settings(workspace=confirmed.workspace), tmp_path).page
     rows = re.findall(r"<tr>(.*?)</tr>", page.read_text(), flags=re.DOTALL)
     shown = [re.sub(r"<[^>]+>", " ", row).split() for row in rows if ">guided<" not in row]
-    for c in confirmed.data["comparisons"]:
-        if c["first"] == "guided":
-            levels = [f"{level:.4g}" for level in c["levels"]]
-            [row] = [words for words in shown if words[:5] == [str(c["number"]), c["second"], str(SEEDS), *levels]]
-            assert row[5] == f"{c['final']['value']:+.2g}"
-            assert " ".join(row).endswith(c["verdict"])
+    guided = [c for c in confirmed.data["comparisons"] if c["first"] == "guided"]
+    assert len(guided) == len(MEMBERS) - 1
+    for c in guided:
+        levels = [f"{level:.4g}" for level in c["levels"]]
+        [row] = [words for words in shown if words[:5] == [str(c["number"]), c["second"], str(SEEDS), *levels]]
+        assert row[5] == f"{c['final']['value']:+.2g}"
+        assert " ".join(row).endswith(c["verdict"])
+
+
+def test_a_result_that_cannot_be_kept_for_the_report_is_shown_all_the_same(
+    confirmed: Confirmed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "file"
+    folder.touch()
+    monkeypatch.setattr(Settings, "confirmation", lambda *_: folder / "confirm.json")  # below what is no folder
+    words = ("confirm", "pairs", "--seeds", "1", "--placebo", "--json")
+    ended = sweep_here(monkeypatch, capsys, confirmed.workspace, *words)
+    assert (ended.code, json.loads(ended.out)) == (0, confirmed.data)
+    assert "the report will lack it" in ended.err
 
 
 def test_a_second_call_trains_nothing_and_pairs_that_are_there_count(

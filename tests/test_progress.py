@@ -25,6 +25,7 @@ FINALISTS = {"top": 2, "seeds": 2, "tuned": 3}  # 2 * 2 finalists, as many contr
         ([row(n, 0.5, {}) for n in range(4)], None, "up to 13 to train, of 3 epochs at most; 4 ended before"),
         ([row(n, 0.5, {}) for n in range(9)], None, "up to 13 to train, of 3 epochs at most; 9 ended before"),
         ([row(n, 0.5, {}, kind="finalist" if n > 3 else "trial") for n in range(14)], None, "up to 3 to train"),
+        ([row(n, 0.5, {}, kind="finalist" if n > 1 else "trial") for n in range(14)], None, "up to 15 to train"),
         ([], 6, "up to 6 to train"),
     ],
 )

@@ -79,7 +79,7 @@ def run(
     settings = make_settings(
         workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, report=report, log=log
     )
-    if settings.job and settings.log == "text":  # whoever follows it sees that the code has arrived
+    if settings.job and settings.log == "text" and not as_json:  # whoever follows it sees that the code has arrived
         print(f"{settings.job}: driver on {socket.gethostname()}, pid {os.getpid()}; checking the study", flush=True)
     config, warnings = service.load(study, settings, sets=sets or [], trials=trials, design=design)
     console = make_console(to_stderr=as_json or settings.log == "json")
