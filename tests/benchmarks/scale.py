@@ -9,9 +9,9 @@ The bar is on the time of each slot from its own first trial on, until the last 
 included, is printed beside it.
 
 Measured on two AMD EPYC cores that have the driver, the workers, PostgreSQL and MLflow to themselves. 64 slots: 98.3 %
-of slot time (98.3 and 97.9 % again, n 3), 28.8 reports/s, suggestion 30 ms, driver 393 MB, workers 7.7 GB; with a report of each
-epoch, and not only of those at which the pruner decides, it was 88.9 % (n 2), 51.9 reports/s, suggestion 82 ms. After
-10,000 trials: 97.9 % (n 1; was 94.2 %), suggestion 122 ms, driver 368 MB.
+of slot time (98.3 and 97.9 % again, n 3), 28.8 reports/s, suggestion 30 ms, driver 393 MB, workers 7.7 GB; with a
+report of each epoch, and not only of those at which the pruner decides, it was 88.9 % (n 2), 51.9 reports/s, suggestion
+82 ms. After 10,000 trials: 97.9 % (n 1; was 94.2 %), suggestion 122 ms, driver 368 MB.
 """
 
 from __future__ import annotations
