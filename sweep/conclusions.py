@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .finding import connect, stored
+from .finding import CONFIRMATION, connect, stored
 from .results import summarise
 from .settings import Settings
 
@@ -79,8 +79,9 @@ def _write(name: str, analysis: Analysis, settings: Settings, folder: Path) -> R
     from .report import write
     from .storage import noted
 
-    codes = noted(name, "code", connect(settings.storage)) or []
-    return write(summarise(name, settings), analysis, codes, settings, folder)
+    storage = connect(settings.storage)
+    codes, confirmed = noted(name, "code", storage) or [], noted(name, CONFIRMATION, storage)
+    return write(summarise(name, settings), analysis, codes, settings, folder, confirmed=confirmed)
 
 
 def conclude(name: str, settings: Settings, tracker: Tracker, listener: Listener, *, report: bool) -> Analysis | None:

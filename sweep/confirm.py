@@ -21,12 +21,11 @@ from . import checkpoint, running
 from .config import OF_CONFIRM, StudyConfig
 from .data import reader
 from .dimensions import Scalar
-from .errors import ConfigError, TrackingError, nearest
+from .errors import ConfigError, TrackingError, nearest, reason
 from .finalists import missing
-from .finding import connect, load, stored
+from .finding import CONFIRMATION, connect, load, stored
 from .metrics import EpochMetrics
 from .pairs import Comparison, Member, compare, decided
-from .places import write
 from .preflight import check
 from .results import Summary, summarise
 from .rivals import METHODS, configurations, first_points, has_already, members, rival, trained, wanted_pairs
@@ -110,12 +109,13 @@ class Confirmation:
     rows: int
     ended: int
 
-    def to_json(self) -> str:
-        """All of it; numbers that there are not are null."""
+    def as_data(self) -> dict[str, Any]:
+        """All of it, as JSON has it; numbers that there are not are None."""
         data = dataclasses.asdict(self)
         for shown, comparison in zip(data["comparisons"], self.comparisons, strict=True):
             shown["verdict"] = comparison.verdict
-        return json.dumps(_finite(data), indent=2)
+        finite: dict[str, Any] = _finite(data)
+        return finite
 
     def metrics(self) -> EpochMetrics:
         """The estimates as MLflow has them; the step is the number of rows, with which they change."""
@@ -163,6 +163,8 @@ def confirm(
         ConfigError: all that keeps the study from being confirmed so, at once.
         SweepError: as for `run`.
     """
+    from .storage import UNREACHABLE, note
+
     train = functools.partial(
         running.run, settings=settings, concluded=False, stop=stop, offline_ok=offline_ok, insecure=insecure
     )
@@ -171,8 +173,8 @@ def confirm(
     with contextlib.ExitStack() as ray:  # one for all, when the first has anything to train
         for arm, rival in plan.rivals.items():
             with listen(rival, None) as listener:
-                for note in notes:  # before the first
-                    listener.noticed(note)
+                for said in notes:  # before the first
+                    listener.noticed(said)
                 if not running.is_complete(rival, settings, first=plan.first[arm]):
                     ray.enter_context(running.on_ray(settings.address, rival))
                 summary = train(rival, listener=listener, first=plan.first[arm])
@@ -189,9 +191,9 @@ def confirm(
             if problem := publish(confirmation, settings):
                 listener.noticed(f"tracking: {problem}; the next sweep confirm {name} sends what is missing")
             try:
-                write(settings.confirmation(name), confirmation.to_json().encode())
-            except OSError as error:
-                listener.noticed(f"the report will lack it ({error}); the next sweep confirm {name} keeps it")
+                note(name, CONFIRMATION, confirmation.as_data(), connect(settings.storage))
+            except UNREACHABLE as error:
+                listener.noticed(f"the report will lack it ({reason(error)}); the next sweep confirm {name} keeps it")
     return confirmation
 
 
@@ -305,7 +307,7 @@ def publish(confirmation: Confirmation, settings: Settings) -> str | None:
             return f"it has no experiment {confirmation.study}"
     except TrackingError as error:
         return str(error)
-    tracker.log_text(None, confirmation.to_json(), "confirm.json")
+    tracker.log_text(None, json.dumps(confirmation.as_data(), indent=2), "confirm.json")
     tracker.log_epochs(None, [confirmation.metrics()])
     tracker.close(status=None, timeout=60)
     return tracker.problem

@@ -22,7 +22,7 @@ class Cost:
         search: on trials of the search.
         after: on finalists and controls.
         saved: what the epochs that pruned trials did not train would have taken, at each trial's own pace.
-        epochs: trained in the search.
+        epochs: trained in the search, those included that were trained ahead of the pruner's word and do not count.
         epochs_saved: not trained in it, because of pruning.
     """
 
@@ -40,9 +40,11 @@ def cost(config: StudyConfig, search: Iterable[Row], controls: Iterable[Row]) ->
     unit = "GPU" if any(_on_gpu(row) for row in [*search, *controls]) else "CPU"
     spent = {row.number: _hours(row, unit, config.resources) for row in search}
     after = sum(_hours(row, unit, config.resources) for row in controls)
-    left = {r.number: config.training.max_epochs - r.epochs for r in search if r.outcome == "pruned" and r.epochs}
-    saved = sum(spent[r.number] / r.epochs * left[r.number] for r in search if r.number in left)
-    return Cost(unit, sum(spent.values()), after, saved, sum(r.epochs for r in search), sum(left.values()))
+    trained = {row.number: row.epochs if row.trained is None else row.trained for row in search}
+    pruned = [row.number for row in search if row.outcome == "pruned" and row.epochs]
+    left = {number: config.training.max_epochs - trained[number] for number in pruned}
+    saved = sum(spent[number] / trained[number] * epochs for number, epochs in left.items())
+    return Cost(unit, sum(spent.values()), after, saved, sum(trained.values()), sum(left.values()))
 
 
 def _on_gpu(row: Row) -> bool:

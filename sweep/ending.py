@@ -75,7 +75,7 @@ def describe_confirmation(
         event = "finished"
         guided = [c for c in confirmation.comparisons if c.first == "guided"]
         said = " ".join(verdict(c, confirmation.metric) for c in guided)
-        verdicts = [{"trial": c.number, "against": c.second, "guided is": c.verdict} for c in guided]
+        verdicts = [{"trial": c.number, "against": c.second, "verdict": c.verdict} for c in guided]
     return {**_end(f"confirm {study}", event, said, error), "study": study, "verdicts": verdicts}
 
 

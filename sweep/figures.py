@@ -224,7 +224,7 @@ def parallel(findings: Findings) -> go.Figure:
     """Parallel coordinates of completed trials, from the best to the worst; of many, at evenly spaced ranks."""
     study = _study(findings, evenly(findings.best))
     figure = plot_parallel_coordinate(study, target_name=findings.metric).update_layout(height=430, margin_l=48)
-    axes = [findings.searched.get(name) for name in figure.layout.xaxis.ticktext]
+    axes = [None, *(findings.searched[name] for name in sorted(findings.searched))]  # the objective's, then as Optuna's
     whole = [isinstance(axis, Range) and axis.is_int and not axis.log for axis in axes]
     texts = [a for a in figure.layout.annotations if not whole[a.x] or float(a.text).is_integer()]
     figure.layout.annotations = texts

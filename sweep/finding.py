@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 OWN_CODE = "own_code"  # a fact noted of a study: the folders in which the user's own model and the like were found
+CONFIRMATION = "confirmation"  # another: what `sweep confirm` has found last
 
 
 @functools.cache

@@ -1,13 +1,13 @@
 """The report of a study: one HTML page that needs nothing else, its figures as pictures, and its numbers as files.
 
-Read from the storage, the checkpoints and what `sweep confirm` has left; no tracking server is needed. What the user
-wrote is shown as text.
+Read from the storage and the checkpoints; no tracking server is needed. What the user wrote is shown as text.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,12 +21,14 @@ from . import explain, figures, pictures, words
 from .dimensions import ALIASES
 from .findings import Findings
 from .provenance import tags as code_tags
+from .rivals import configurations
 from .studyfile import to_yaml
 
 if TYPE_CHECKING:
     from .config import StudyConfig
     from .provenance import Code
     from .results import Summary
+    from .rows import Row
     from .sensitivity import Analysis
     from .settings import Settings
 
@@ -54,17 +56,24 @@ class Report:
     moment: int
 
 
-def write(summary: Summary, analysis: Analysis, codes: Sequence[Code], settings: Settings, folder: Path) -> Report:
+def write(
+    summary: Summary,
+    analysis: Analysis,
+    codes: Sequence[Code],
+    settings: Settings,
+    folder: Path,
+    *,
+    confirmed: dict[str, Any] | None = None,
+) -> Report:
     """Writes the page, the pictures, ``sensitivity.json`` and ``trials.csv`` to a folder.
 
     Args:
         codes: what the study was trained with, oldest first.
+        confirmed: what `sweep confirm` found last.
     """
     folder.mkdir(parents=True, exist_ok=True)
     findings = Findings.of(summary, analysis, settings)
     page, data, trials = folder / "report.html", folder / "sensitivity.json", folder / "trials.csv"
-    confirmation = settings.confirmation(summary.config.name)
-    confirmed = json.loads(confirmation.read_text()) if confirmation.exists() else None
     page.write_text(_render(findings, codes, confirmed), encoding="utf-8")
     data.write_text(json.dumps(explain.as_data(analysis), indent=2) + "\n")
     _write_trials(summary, trials)
@@ -98,8 +107,10 @@ def _render(findings: Findings, codes: Sequence[Code], confirmed: dict[str, Any]
         study_file=to_yaml(config),
         codes=[code_tags(code) for code in codes],
         confirmed=confirmed,
+        confirmed_at=confirmed and _utc(confirmed["ended"] / 1000),
+        overtaken=confirmed and _are_overtaken(confirmed, config, findings.best),
         commands=_commands(config.name, findings.best[0].number if findings.best else 0),
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        written=_utc(time.time()),
         words=words,
         explain=explain,
         unfinished=sum(row.state != "finished" for row in summary.rows),
@@ -110,6 +121,16 @@ def _render(findings: Findings, codes: Sequence[Code], confirmed: dict[str, Any]
         look=json.dumps(figures.TEMPLATE),
         plotly=get_plotlyjs(),
     )
+
+
+def _utc(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _are_overtaken(confirmed: dict[str, Any], config: StudyConfig, completed: Sequence[Row]) -> bool:
+    """Whether the configurations that were confirmed are no longer the best ones."""
+    numbers = [*confirmed["configurations"]]
+    return [str(row.number) for row in configurations(config, completed)[: len(numbers)]] != numbers
 
 
 def _fixed(config: StudyConfig) -> dict[str, str]:

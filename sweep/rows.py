@@ -39,5 +39,6 @@ class Row:
     orphan: bool
     started: float | None
     ended: float | None
-    seconds: float | None = None  # of training; None: of a version that did not count them, or it has not ended
+    trained: int | None = None  # epochs, those included that do not count; None, as below: not counted, or not ended
+    seconds: float | None = None  # that they took
     tags: dict[str, str] = field(default_factory=dict)

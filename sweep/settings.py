@@ -90,10 +90,6 @@ class Settings(BaseSettings):
         """Folder of a study's report."""
         return self.here / study / "report"
 
-    def confirmation(self, study: str) -> Path:
-        """File of what `sweep confirm` found."""
-        return self.here / study / "confirm.json"
-
     def checkpoints(self, study: str, number: int) -> Path:
         """Folder of one trial's checkpoints."""
         return self.workspace / study / f"{number:04d}"

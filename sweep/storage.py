@@ -181,8 +181,13 @@ def stored_config(name: str, storage: BaseStorage) -> StudyConfig | None:
 
 
 def noted(name: str, fact: str, storage: BaseStorage) -> Any:
-    """A fact that was noted about a study (see `Study.note`), or None."""
+    """A fact that was noted about a study, or None."""
     return optuna.load_study(study_name=name, storage=storage).user_attrs.get(fact)
+
+
+def note(name: str, fact: str, value: object, storage: BaseStorage) -> None:
+    """Notes a fact about a study, JSON; without opening it, as `Study.note` does."""
+    optuna.load_study(study_name=name, storage=storage).set_user_attr(fact, value)
 
 
 def copy_study(

@@ -400,6 +400,7 @@ class Study:
         """
         facts = {
             "epochs": trial.epochs,
+            "trained": len(trial.seconds) or None,
             "seconds": sum(trial.seconds.values()) if trial.seconds else None,
             "checkpoint": checkpoint,
             "error": error,
@@ -560,6 +561,7 @@ def _row(frozen: FrozenTrial, orphan: bool) -> Row:
         hyperparameters={**frozen.params, **attrs.get("hyperparameters", {})},
         seed=attrs.get("seed", 0),
         epochs=attrs.get("epochs", max(frozen.intermediate_values, default=0)),
+        trained=attrs.get("trained"),
         seconds=attrs.get("seconds"),
         design=bool(attrs.get("design")),
         of=attrs.get("of"),

@@ -145,7 +145,7 @@ def _number(value: float) -> str:
 
 
 def _gain(estimate: Estimate) -> str:
-    bounds = "" if estimate.low is None else f" [{estimate.low:+.2g}, {estimate.high:+.2g}]"
+    bounds = "" if estimate.low is None else f" [{estimate.low:+.3g}, {estimate.high:+.3g}]"
     return "-" if math.isnan(estimate.value) else f"{estimate.value:+.3g}{bounds}"
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import re
 import signal
 import statistics
@@ -19,13 +21,13 @@ import pytest
 from mlflow.artifacts import load_text
 from optuna.trial import TrialState
 
-from sweep import confirm, service, studyfile
+from sweep import archive, confirm, service, studyfile
 from sweep.config import StudyConfig
 from sweep.errors import ConfigError
 from sweep.metrics import EpochMetrics
 from sweep.rows import ARMS, Wanted
 from sweep.settings import Settings
-from sweep.storage import open_storage
+from sweep.storage import note, noted, open_storage
 from sweep.study import Study
 
 from . import rayless
@@ -220,16 +222,36 @@ def test_the_report_shows_it(confirmed: Confirmed, tmp_path: Path) -> None:
     for c in guided:
         levels = [f"{level:.4g}" for level in c["levels"]]
         [row] = [words for words in shown if words[:5] == [str(c["number"]), c["second"], str(SEEDS), *levels]]
-        assert row[5] == f"{c['final']['value']:+.2g}"
+        assert row[5] == f"{c['final']['value']:+.3g}"
         assert " ".join(row).endswith(c["verdict"])
+
+
+def test_a_copy_of_the_study_has_it_too_and_says_where_better_ones_were_found_since(
+    confirmed: Confirmed, tmp_path: Path
+) -> None:
+    there = Settings(workspace=tmp_path / "there")
+    archive.export_study("pairs", tmp_path / "pairs.zip", Settings(workspace=confirmed.workspace))
+    archive.import_study(tmp_path / "pairs.zip", there)
+
+    def page() -> str:
+        return service.report("pairs", there, tmp_path / "report").page.read_text()
+
+    assert "On the test set" in page()
+    assert "better configurations since" not in page()
+    storage = open_storage(there.storage)
+    found = noted("pairs", "confirmation", storage)
+    assert found == confirmed.data
+    note("pairs", "confirmation", {**found, "configurations": {"999": {}}}, storage)
+    assert "better configurations since" in page()
 
 
 def test_a_result_that_cannot_be_kept_for_the_report_is_shown_all_the_same(
     confirmed: Confirmed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "file"
-    folder.touch()
-    monkeypatch.setattr(Settings, "confirmation", lambda *_: folder / "confirm.json")  # below what is no folder
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("sweep.storage.note", full)
     words = ("confirm", "pairs", "--seeds", "1", "--placebo", "--json")
     ended = sweep_here(monkeypatch, capsys, confirmed.workspace, *words)
     assert (ended.code, json.loads(ended.out)) == (0, confirmed.data)
@@ -447,6 +469,6 @@ def test_runs_that_failed_or_lost_their_checkpoints_are_named(study_config: Make
     ]
     [comparison] = concluded.comparisons
     assert (comparison.first, comparison.second, comparison.seeds) == ("guided", "plain", ())
-    assert json.loads(concluded.to_json())["comparisons"][0]["final"]["value"] is None
+    assert concluded.as_data()["comparisons"][0]["final"]["value"] is None
     assert concluded.metrics().values == {}
     assert set(ARMS) >= {"guided", "plain"}

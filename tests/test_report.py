@@ -259,6 +259,16 @@ def test_a_trial_costs_what_its_epochs_took_where_that_is_known(made: tuple[Sett
     assert (spent.search, spent.after) == (pytest.approx(0.01 * COMPLETED), 0)
 
 
+def test_epochs_trained_ahead_of_the_pruners_word_are_neither_saved_nor_a_slower_pace(
+    made: tuple[Settings, Report],
+) -> None:
+    summary = summarise("made", made[0])
+    pruned = next(row for row in summary.rows if row.outcome == "pruned")
+    spent = cost(summary.config, [replace(pruned, epochs=1, trained=EPOCHS - 2, seconds=36.0)], [])
+    assert (spent.epochs, spent.epochs_saved) == (EPOCHS - 2, 2)
+    assert spent.saved == pytest.approx(0.01 / (EPOCHS - 2) * 2)
+
+
 def test_causes_are_grouped(made: tuple[Settings, Report]) -> None:
     settings, _ = made
     summary = summarise("made", settings)

@@ -57,7 +57,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         service.run(config, settings, rayless.Listener())
         done = confirm("small", settings, lambda *_: contextlib.nullcontext(rayless.Listener()), seeds=2)
     assert done is not None
-    (folder / "results" / "said.json").write_text(done.to_json())
+    (folder / "results" / "said.json").write_text(json.dumps(done.as_data()))
     return settings
 
 

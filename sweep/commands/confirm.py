@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -102,6 +101,6 @@ def confirm(
         console.print(f"  {command_line(settings, 'confirm', name, *options)}", soft_wrap=True)
         raise typer.Exit(interrupted(caught))
     if as_json:
-        print_json(json.loads(confirmation.to_json()))
+        print_json(confirmation.as_data())
     elif settings.log == "text":
         verdicts.print_confirmation(confirmation, console)

@@ -123,8 +123,7 @@ def evidence(entry: Entry, said: Mapping[str, str], settings: Settings) -> dict[
     confirmed = json.loads(said.get("confirm", "null"))
     found = [Found(**each) for each in (confirmed or {"rivals": ()})["rivals"]]
     rivals = [summarise(each.study, settings) for each in found]
-    runs = [(each.config.name, row) for each in (summary, *rivals) for row in each.rows]
-    runs += [(f"{entry.name}.controls", row) for row in summary.controls]
+    runs = [row for each in (summary, *rivals) for row in each.rows] + summary.controls
     [best] = configurations(config, summary.rows)[:1] if confirmed else [None]
     arms = members(config, best, best_of(found), placebo=bool((entry.confirm or {}).get("placebo"))) if best else {}
     pairs = [row for arm, values in arms.items() for row in trained(arm, values, summary.controls).values()]
@@ -132,7 +131,7 @@ def evidence(entry: Entry, said: Mapping[str, str], settings: Settings) -> dict[
         "commands": [shlex.join(words) for words in entry.commands()],
         "code": noted(entry.name, "code", connect(settings.storage)),
         "hardware": _hardware(),
-        "hours": sum(_seconds(name, row, settings) for name, row in runs) / 3600,
+        "hours": sum(row.seconds or 0.0 for row in runs) / 3600,
         "config": config.model_dump(mode="json"),
         "trials": [_trial(row, config, settings) for row in summary.rows],
         "curves": _curves(pairs, config, settings),
@@ -140,12 +139,6 @@ def evidence(entry: Entry, said: Mapping[str, str], settings: Settings) -> dict[
         "confirm": confirmed,
         "sensitivity": said.get("sensitivity"),
     }
-
-
-def _seconds(study: str, row: Row, settings: Settings) -> float:
-    """Seconds that a run has trained, as its epochs have noted them."""
-    saved = checkpoint.load_latest(settings.checkpoints(study, row.number))
-    return sum(epoch.values.get("seconds", 0.0) for epoch in saved.history) if saved else 0.0
 
 
 def _hardware() -> dict[str, Any]:
