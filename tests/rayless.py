@@ -85,8 +85,10 @@ def execute(source: Source, *, stop: threading.Event, death: Death | None, every
 
 
 def _results(job: Job, *, every_epoch: bool) -> Iterator[Result]:
+    # Every epoch is one that is due, where a report need not wait.
+    pace = {"interval": 0.0} if every_epoch else {"interval": 0.5, "judged": job.judged}
     try:
-        for report in run_trial(job.config, job.place, attempt=job.attempt, interval=0.0 if every_epoch else 0.5):
+        for report in run_trial(job.config, job.place, attempt=job.attempt, **pace):  # type: ignore[arg-type]
             path = str(report.checkpoint) if report.checkpoint else None
             yield Result(report.epochs, path, report.outcome, report.error, WHERE, report.notices)
     except Exception:  # noqa: BLE001 (a trial's own error is a result)

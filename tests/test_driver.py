@@ -17,6 +17,7 @@ import pytest
 from mlflow.entities import Run
 from sqlalchemy.engine import make_url
 
+from sweep import service
 from sweep.driver import Driver
 from sweep.memory import Memory
 from sweep.metrics import EpochMetrics
@@ -27,6 +28,7 @@ from sweep.storage import open_storage
 from sweep.study import Study
 from sweep.tracking import Tracker
 
+from . import rayless
 from .conftest import MakeConfig, connections_closed
 
 WHERE = {"sweep.host": "here", "sweep.device": "cpu"}
@@ -381,11 +383,30 @@ def test_a_worker_is_told_at_which_epochs_its_trial_is_judged(stage: Callable[..
     never = there.search.config.model_copy(
         update={"search": there.search.config.search.model_copy(update={"pruner": "none"})}
     )
-    trial = Study(never, open_storage(f"journal:///{tmp_path}/optuna.journal"), workspace=tmp_path)
-    trial.enqueue({})
-    taken = trial.ask()
+    study = Study(never, open_storage(f"journal:///{tmp_path}/optuna.journal"), workspace=tmp_path)
+    study.enqueue({})
+    taken = study.ask()
     assert taken is not None
-    assert trial.judges(taken) is None
+    assert study.judges(taken) is None
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_the_pruner_decides_alike_whether_epochs_come_one_by_one_or_all_at_once(
+    study_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruner: str
+) -> None:
+    config = study_config(
+        space={"lambda1": 0.0, "depth": 2, "width": 8, "training.lr": {"low": 1e-5, "high": 1, "log": True}},
+        search={"trials": 16, "pruner": pruner, "finalists": {"top": 0}},
+    )
+    ends = []
+    for every_epoch in (True, False):  # nine epochs take less than the half second between two reports
+        with monkeypatch.context() as patch:
+            rayless.without_ray(patch, every_epoch=every_epoch)
+            settings = Settings(workspace=tmp_path / str(every_epoch), report=False)
+            rows = service.run(config, settings, rayless.Listener()).rows
+        ends.append([(row.outcome, row.value, row.epochs) for row in rows])
+    assert ends[0] == ends[1]
+    assert {outcome for outcome, *_ in ends[0]} >= {"completed", "pruned"}
 
 
 def test_the_seconds_of_a_trial_are_those_of_its_epochs_each_once(stage: Callable[..., Stage], tmp_path: Path) -> None:
