@@ -6,32 +6,28 @@ Their metrics are read from the checkpoints, which hold all epochs of a run and 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import json
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from models import options
 
 from . import checkpoint, running
 from .config import OF_CONFIRM, StudyConfig
+from .confirmation import Confirmation, Found, best_of, keep, publish
 from .data import reader
 from .dimensions import Scalar
-from .errors import ConfigError, TrackingError, nearest, reason
+from .errors import ConfigError, nearest
 from .finalists import missing
-from .finding import CONFIRMATION, connect, load, stored
-from .metrics import EpochMetrics
+from .finding import connect, load, stored
 from .pairs import Comparison, Member, compare, decided
 from .preflight import check
 from .results import Summary, summarise
 from .rivals import METHODS, configurations, first_points, has_already, members, rival, trained, wanted_pairs
 from .rows import ARMS, Arm, Row
 from .settings import Settings
-from .tracking import Tracker
 
 if TYPE_CHECKING:
     from .driver import Listener
@@ -56,79 +52,6 @@ class Plan:
     rivals: dict[Arm, StudyConfig]
     first: dict[Arm, list[dict[str, Scalar]]]
     notes: list[str]
-
-
-@dataclass(frozen=True)
-class Found:
-    """A rival's best configuration.
-
-    Attributes:
-        study: that has found it.
-        trials: how many it was found in, and of these the completed ones.
-        number: the best trial's; None where none has completed.
-        hyperparameters: its, constants included; empty where none has completed.
-    """
-
-    arm: Arm
-    study: str
-    trials: int
-    completed: int
-    number: int | None
-    hyperparameters: dict[str, Scalar]
-
-    @classmethod
-    def of(cls, arm: Arm, summary: Summary) -> Found:
-        """The best of a study that was run."""
-        best = next(iter(summary.best), None)
-        values = {**summary.config.constants, **best.hyperparameters} if best else {}
-        number = best.number if best else None
-        return cls(arm, summary.config.name, len(summary.rows), len(summary.best), number, values)
-
-
-@dataclass(frozen=True)
-class Confirmation:
-    """What the pairs say.
-
-    Attributes:
-        metric: of the test set, as the study's objective is of the validation set.
-        configurations: hyperparameters by number, best first.
-        rivals: what the configurations are compared with beside their plain controls.
-        comparisons: by configuration.
-        notes: what a reader must know of it.
-        rows: how many rows of the sister study it is made of.
-        ended: when the last of them ended, in milliseconds since the Unix epoch.
-    """
-
-    study: str
-    metric: str
-    direction: str
-    configurations: dict[int, dict[str, Scalar]]
-    rivals: list[Found]
-    comparisons: list[Comparison]
-    notes: list[str]
-    rows: int
-    ended: int
-
-    def as_data(self) -> dict[str, Any]:
-        """All of it, as JSON has it; numbers that there are not are None."""
-        data = dataclasses.asdict(self)
-        for shown, comparison in zip(data["comparisons"], self.comparisons, strict=True):
-            shown["verdict"] = comparison.verdict
-        finite: dict[str, Any] = _finite(data)
-        return finite
-
-    def metrics(self) -> EpochMetrics:
-        """The estimates as MLflow has them; the step is the number of rows, with which they change."""
-        values = {}
-        for c in self.comparisons:
-            for name in ("final", "best", "speedup", "speedup_seconds"):
-                estimate = getattr(c, name)
-                for part in ("value", "low", "high"):
-                    number = getattr(estimate, part)
-                    if number is not None and math.isfinite(number):
-                        suffix = "" if part == "value" else f"_{part}"
-                        values[f"confirm/{c.number:04d} {c.first} over {c.second} {name}{suffix}"] = number
-        return EpochMetrics(self.rows, values, self.ended)
 
 
 def confirm(
@@ -163,8 +86,6 @@ def confirm(
         ConfigError: all that keeps the study from being confirmed so, at once.
         SweepError: as for `run`.
     """
-    from .storage import UNREACHABLE, note
-
     train = functools.partial(
         running.run, settings=settings, concluded=False, stop=stop, offline_ok=offline_ok, insecure=insecure
     )
@@ -190,16 +111,9 @@ def confirm(
             confirmation = read(plan, found, summary, settings, placebo=placebo)
             if problem := publish(confirmation, settings):
                 listener.noticed(f"tracking: {problem}; the next sweep confirm {name} sends what is missing")
-            try:
-                note(name, CONFIRMATION, confirmation.as_data(), connect(settings.storage))
-            except UNREACHABLE as error:
-                listener.noticed(f"the report will lack it ({reason(error)}); the next sweep confirm {name} keeps it")
+            if problem := keep(confirmation, settings):
+                listener.noticed(f"the report will lack it ({problem}); the next sweep confirm {name} keeps it")
     return confirmation
-
-
-def best_of(found: Sequence[Found]) -> dict[Arm, dict[str, Scalar]]:
-    """The hyperparameters of the rivals that there are."""
-    return {each.arm: each.hyperparameters for each in found if each.hyperparameters}
 
 
 def prepared(name: str, settings: Settings, *, top: int, against: Sequence[str]) -> Plan:
@@ -299,20 +213,6 @@ def read(plan: Plan, found: Sequence[Found], summary: Summary, settings: Setting
     )
 
 
-def publish(confirmation: Confirmation, settings: Settings) -> str | None:
-    """Adds a confirmation to the study's own run in MLflow; returns why not, where it cannot."""
-    tracker = Tracker.of(confirmation.study, settings)
-    try:
-        if not tracker.attach():
-            return f"it has no experiment {confirmation.study}"
-    except TrackingError as error:
-        return str(error)
-    tracker.log_text(None, json.dumps(confirmation.as_data(), indent=2), "confirm.json")
-    tracker.log_epochs(None, [confirmation.metrics()])
-    tracker.close(status=None, timeout=60)
-    return tracker.problem
-
-
 class _Runs:
     """The members of pairs, by their rows; those that there is nothing to read of are left out, and noted."""
 
@@ -354,11 +254,3 @@ def _opponents(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
     for arm in arms:
         if arm not in ("guided", "plain"):
             yield arm, "plain"
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, Mapping):
-        return {str(key): _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -16,7 +16,7 @@ from .errors import ConfigError
 from .verdicts import verdict
 
 if TYPE_CHECKING:
-    from .confirm import Confirmation
+    from .confirmation import Confirmation
     from .results import Summary
     from .settings import Settings
 

@@ -15,7 +15,7 @@ from .words import inline
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from .confirm import Confirmation, Found
+    from .confirmation import Confirmation, Found
     from .pairs import Comparison, Estimate
 
 NAMES = {

@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 
 from sweep import archive, confirm, service, studyfile
 from sweep.config import StudyConfig
+from sweep.confirmation import Found
 from sweep.errors import ConfigError
 from sweep.metrics import EpochMetrics
 from sweep.rows import ARMS, Wanted
@@ -460,7 +461,7 @@ def test_runs_that_failed_or_lost_their_checkpoints_are_named(study_config: Make
         trial.best = 0.5
         sister.tell(trial, outcome, checkpoint=None, error="broken")  # type: ignore[arg-type]
     summary = confirm.summarise(config.name, settings)
-    found = [confirm.Found("strongest", "other", 6, 0, None, {})]
+    found = [Found("strongest", "other", 6, 0, None, {})]
     concluded = confirm.read(plan, found, summary, settings, placebo=False)
     assert concluded.notes == [
         "strongest: none of the 6 trials of other has completed",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from sweep.confirm import Confirmation, Found
+from sweep.confirmation import Confirmation, Found
 from sweep.metrics import EpochMetrics
 from sweep.pairs import Member, compare, decided
 from sweep.sections import Objective

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .. import checkpoint
 from ..config import StudyConfig, TrialConfig
-from ..confirm import Found, best_of
+from ..confirmation import Found, best_of
 from ..errors import ConfigError
 from ..finding import connect, stored
 from ..results import Summary, summarise
