@@ -36,6 +36,7 @@ __all__ = ["RunKey", "RunState", "Tracker", "serve"]
 ROUND_SECONDS = 1.0  # between two looks at the queue: trials that end gather for this long
 RUNNING_SECONDS = 5.0  # between two calls for a trial that still runs: a call costs 10 ms whatever it holds
 RETRY_SECONDS = 30.0  # the longest pause while the server is gone
+MOST_KEPT = 4000  # runs that are kept for a server that is away: 100 MB for 20 epochs each
 JOB_SECONDS = 30.0  # for so long an upload may fail while other things get through; then it is dropped
 
 
@@ -61,6 +62,7 @@ class Tracker:
         self._sent = 0  # works
         self._doubtful: dict[RunKey | None, str] = {}  # why a run's work is tried again while others are sent
         self._partial: set[RunKey | None] = set()  # runs of which something was dropped: they are not whole
+        self._left: set[RunKey] = set()  # runs left to the study's next run, for want of room
         self._running: set[RunKey] = set()
         self._changed = threading.Condition()
         self._hurry = False
@@ -323,8 +325,24 @@ class Tracker:
         with self._changed:
             if work.key in self._pending:
                 self._pending[work.key].add(work)
-            else:
+            elif self._has_room(work.key):
                 self._pending[work.key] = work
+
+    def _has_room(self, key: RunKey | None) -> bool:
+        """Whether work for one more run is kept; not for one of which something was not: it would not be whole."""
+        if key in self._left:
+            return False
+        if key is None or self.away is None or len(self._pending) + len(self._sending) < MOST_KEPT:
+            return True
+        if any(work.key == key for work in self._sending):
+            return True
+        if not self._left:
+            self.dropped.append(
+                f"{self._runs.where} is away for too long: {MOST_KEPT} trials wait for it, those that follow are left "
+                "to the study's next run"
+            )
+        self._left.add(key)
+        return False
 
     def _record(self) -> None:
         """The recorder's thread."""

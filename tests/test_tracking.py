@@ -865,3 +865,40 @@ def test_a_storage_that_is_away_when_the_server_is_back_does_not_end_the_recorde
     end(tracker, TRIAL)
     assert tracker.close(status="FINISHED", timeout=20)
     assert runs(uri)[0].info.status == "FINISHED"
+
+
+def test_a_server_that_is_away_for_long_does_not_fill_the_memory(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.tracking.ROUND_SECONDS", 0.1)
+    monkeypatch.setattr("sweep.tracking.MOST_KEPT", 2)
+    tracker, back = Tracker(uri, "digits", artifacts=Path("artifacts")), threading.Event()
+    begin = tracker._runs.begin
+
+    def beginning(*words: Any) -> None:
+        if not back.is_set():
+            raise TrackingError("away")
+        begin(*words)
+
+    monkeypatch.setattr(tracker._runs, "begin", beginning)
+    tracker.open(description="", params={}, tags={}, offline_ok=True)
+    keys = [RunKey("digits", "trial", number) for number in range(4)]
+    for key in keys:
+        start(tracker, key)
+        tracker.log_epochs(key, epochs(1, 1))
+    assert len(tracker.dropped) == 1
+    assert "2 trials wait for it" in tracker.dropped[0]
+    back.set()
+    assert tracker.flush(20)
+    for key in keys:
+        tracker.log_epochs(key, epochs(2, 2))
+        end(tracker, key)
+    assert tracker.close(status="FINISHED", timeout=20)
+    assert tracker.problem == tracker.dropped[0]
+    found = {run.info.run_name: run for run in runs(uri)}
+    assert found.keys() == {key.name for key in keys[:2]}  # whole, or not there
+    assert {run.data.metrics["val_loss"] for run in found.values()} == {epochs(2, 2)[0].values["val_loss"]}
+    again = Tracker(uri, "digits", artifacts=Path("artifacts"))
+    again.open(description="", params={}, tags={})
+    assert again.runs().keys() == set(keys[:2])  # so that the next run sees what is missing
+    again.close(status=None)
