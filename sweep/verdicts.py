@@ -153,4 +153,4 @@ def _speedup(estimate: Estimate) -> str:
     if math.isnan(estimate.value):
         return "-"
     value, *bounds = (f"{x:.2f}x" if x else "never" for x in (estimate.value, estimate.low, estimate.high))
-    return value if estimate.low is None else f"{value} [{', '.join(bounds)}]"
+    return value if not estimate.high else f"{value} [{', '.join(bounds)}]"  # no interval, or nothing but never

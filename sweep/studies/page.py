@@ -317,4 +317,4 @@ def speedup(estimate: Evidence) -> str:
     if estimate["value"] is None:
         return "-"
     value, *bounds = (f"{x:.2f}x" if x else "never" for x in (estimate["value"], estimate["low"], estimate["high"]))
-    return value if estimate["low"] is None else f"{value} [{', '.join(bounds)}]"
+    return value if not estimate["high"] else f"{value} [{', '.join(bounds)}]"  # no interval, or nothing but never
