@@ -175,7 +175,8 @@ def test_sixty_trials_on_two_nodes_are_sixty_when_one_of_the_nodes_is_killed(
 def test_trials_of_a_node_that_hangs_go_on_elsewhere_and_nothing_counts_that_it_writes_when_it_does_no_more(
     cluster: Cluster, server: dict[str, str], storage_url: str, study_name: str, place: Path
 ) -> None:
-    with running(cluster, server, storage_url, study_name, place, trials=2, max_epochs=40) as study:
+    # Long enough that a trial is not over before its node is frozen, where other work slows this process.
+    with running(cluster, server, storage_url, study_name, place, trials=2, max_epochs=100) as study:
         frozen: list[psutil.Process] = []
         while not frozen and not study.command.over:
             frozen = cluster.freeze_node()
