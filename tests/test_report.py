@@ -19,7 +19,7 @@ from PIL import Image
 
 from sweep import service
 from sweep.cost import cost
-from sweep.figures import LINES
+from sweep.figures import LINES, parallel
 from sweep.findings import Findings
 from sweep.report import Report, write
 from sweep.results import Summary, summarise
@@ -191,6 +191,19 @@ def test_many_trials_make_no_blur(tmp_path: Path) -> None:
     assert len(lines) == LINES
     assert f"{LINES} of {LINES + 21} at evenly spaced ranks" in page
     assert len(drawn(page)["slice of depth"]["data"][0]["x"]) == LINES + 21  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["depth", "model.layers_of_a_long_name"])  # which Optuna shortens
+def test_axes_of_whole_numbers_are_marked_with_whole_numbers(tmp_path: Path, name: str) -> None:
+    settings = made_study.make(tmp_path, made_study.study(), completed=6, bad=False, saved=False)
+    summary = summarise("made", settings)
+    rows = [replace(row, hyperparameters={name: 2 + 3 * (row.number > 0), "epsilon": 0.1}) for row in summary.rows]
+    space = {name: summary.config.space["depth"], "epsilon": summary.config.space["epsilon"]}
+    summary = Summary.of(summary.config.model_copy(update={"space": space}), rows, [])
+    refused = service.sensitivity("made", settings, where="lambda1 < 2e-5")[0]  # too few: quick
+    figure = parallel(Findings.of(summary, refused, settings))
+    place = sorted(space).index(name) + 1  # the objective's axis comes first
+    assert [float(text.text) for text in figure.layout.annotations if text.x == place] == [2, 5]
 
 
 # -- what is not there is said -----------------------------------------------------------------------------------------
