@@ -32,11 +32,11 @@ studies-smoke: $(VENV)/installed  ## six short trials of each study on real imag
 			--set training.max_epochs=3 --set search.finalists.top=0 || exit 1; \
 	done
 
-results: $(VENV)/installed  ## what sweep/studies/RESULTS.md lacks: does guidance help; hours on two cores, goes on where it was; SWEEP_DATA holds MNIST, CIFAR-10
-	$(BIN)/python -m sweep.studies
+results: $(VENV)/installed  ## what losses/RESULTS.md lacks: does guidance help; hours on two cores, goes on where it was; SWEEP_DATA holds MNIST, CIFAR-10
+	$(BIN)/python -m tests.evidence
 
 results-long: $(VENV)/installed  ## the same on all of the data with more pairs; for a machine with a GPU
-	$(BIN)/python -m sweep.studies --long
+	$(BIN)/python -m tests.evidence --long
 
 torture: $(VENV)/installed-dev  ## kill drivers, workers, nodes and the tracking server 200 times; half an hour
 	$(BIN)/python -m tests.torture

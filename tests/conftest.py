@@ -17,12 +17,12 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
-from sweep.config import StudyConfig
-from sweep.own import search_in
-from sweep.places import place
-from sweep.storage import open_storage
+from sweep.config.filesystem import place
+from sweep.config.study_config import StudyConfig
+from sweep.config.user_code import search_in
+from sweep.study.storages.storage import open_storage
 
-from .processes import ObjectStore
+from .support.processes import ObjectStore
 
 hypothesis.settings.register_profile("busy", deadline=None)  # an example may take long where others work
 hypothesis.settings.load_profile("busy")

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.datasets import MNIST
 
-from losses import EntropyGuidance
-from models import build_model
+from sweep.losses import EntropyGuidance
+from sweep.models import build_model
 
 WIDTHS = {2: 32, 4: 128, 8: 256}  # of the first hidden layer, by depth
 BATCH_SIZE = 128

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.datasets import CIFAR10
 
-from losses import EntropyGuidance, GuidanceWarning
-from losses.conv import corner_taps
-from models import build_model
+from sweep.losses import EntropyGuidance, GuidanceWarning
+from sweep.losses.conv import corner_taps
+from sweep.models import build_model
 
 from .guidance_effect import BATCH_SIZE, autoencoder, final, images, readings
 

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 
-from losses.task import TASKS
-from sweep.batches import Split
-from sweep.config import TrialConfig
-from sweep.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
-from sweep.training import Run, fit
-from sweep.trial import Place, assemble
+from sweep.config.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
+from sweep.config.study_config import TrialConfig
+from sweep.data.batches import Split
+from sweep.losses.task import TASKS
+from sweep.training.loop import Run, fit
+from sweep.training.trial import Place, assemble
 
 BAR = 1.05
 STEPS = 400

@@ -13,8 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..invariants import checkpointed, flaws, left_by
-from ..processes import Command, TrackingServer, wait_for
+from ..support.invariants import checkpointed, flaws, left_by
+from ..support.processes import Command, TrackingServer, wait_for
 
 BAR = 0.95  # of the throughput without an outage
 STEADY = 5.0  # seconds left out around each change: workers start, the server's process takes its share of a core

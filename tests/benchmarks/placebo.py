@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from losses import EntropyGuidance
+from sweep.losses import EntropyGuidance
 
 from .guidance_effect import autoencoder, epochs, images
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from torchvision.models import resnet50
 
-from sweep import checkpoint
-from sweep.metrics import EpochMetrics
+from sweep.training import checkpoint
+from sweep.training.reports import EpochMetrics
 
 BAR, RUNS = 5.0, 3  # seconds
 

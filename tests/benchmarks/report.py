@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from .. import made_study
-from ..processes import environment
+from ..support import made_study
+from ..support.processes import environment
 
 BAR_SECONDS, BAR_BYTES = 20.0, 6e6
 STEPS = """

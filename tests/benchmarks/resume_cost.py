@@ -16,15 +16,15 @@ from pathlib import Path
 
 from optuna.trial import TrialState, create_trial
 
-from sweep import studyfile
-from sweep.config import StudyConfig
-from sweep.metrics import EpochMetrics
-from sweep.space import distributions, random_point
-from sweep.storage import open_storage
-from sweep.study import Study
-from sweep.tracking import RunKey, Tracker
+from sweep.config import study_file as studyfile
+from sweep.config.study_config import StudyConfig
+from sweep.study.distributions import distributions, random_point
+from sweep.study.storages.storage import open_storage
+from sweep.study.study import Study
+from sweep.tracking.tracker import RunKey, Tracker
+from sweep.training.reports import EpochMetrics
 
-from ..processes import Command, title, wait_for
+from ..support.processes import Command, title, wait_for
 
 BAR = 10.0  # seconds
 EPOCHS = 10

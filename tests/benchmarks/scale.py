@@ -27,8 +27,9 @@ from typing import Any
 
 import optuna
 
-from sweep.errors import without_password
-from tests.processes import TrackingServer, environment, wait_for
+from sweep.config.errors import without_password
+
+from ..support.processes import TrackingServer, environment, wait_for
 
 BAR_SLOTS, BAR_FINISHED, BAR_MEMORY = 0.92, 0.90, 600.0
 SLOTS = ("--trials", "500", "--slots", "64", "--epochs", "20", "--epoch-seconds", "1")

@@ -20,13 +20,13 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial
 
-from sweep.sensitivity import Analysis
+from sweep.analysis.sensitivity import Analysis
+from sweep.config.settings import Settings
 from sweep.service import sensitivity
-from sweep.settings import Settings
 
-from ..heldout_cases import HELD_OUT
-from ..sensitivity_cases import CASES
-from ..sensitivity_studies import Errors, errors, searched, shuffled, store, uniform
+from ..support.heldout_cases import HELD_OUT
+from ..support.sensitivity_cases import CASES
+from ..support.sensitivity_studies import Errors, errors, searched, shuffled, store, uniform
 
 SEEDS = range(5)
 WORST = {"slow_start": 0.06, "mixed": 0.07, "ishigami": 0.06}

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from tests.processes import Cluster, environment, wait_for
+from ..support.processes import Cluster, environment, wait_for
 
 BAR, RUNS = 3.0, 5  # seconds
 STUDY = """

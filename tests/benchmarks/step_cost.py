@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses import EntropyGuidance
-from models import build_model
+from sweep.losses import EntropyGuidance
+from sweep.models import build_model
 
 
 class Case(NamedTuple):

@@ -41,10 +41,10 @@ def trial(root: Path) -> None:
     import psutil
     import torch
 
-    import sweep.executor  # noqa: F401 (what a worker has loaded)
-    from sweep.config import TrialConfig
-    from sweep.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
-    from sweep.trial import Place, run_trial
+    import sweep.execution.executor  # noqa: F401 (what a worker has loaded)
+    from sweep.config.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
+    from sweep.config.study_config import TrialConfig
+    from sweep.training.trial import Place, run_trial
 
     peak, process, over = 0, psutil.Process(), threading.Event()
 

@@ -40,11 +40,11 @@ def bare(part: int) -> None:
     import torch
     from torch.nn import functional as F
 
-    from models import build_model
-    from sweep import studyfile
-    from sweep.data import load
-    from sweep.sections import DataConfig
-    from sweep.space import distributions, random_point
+    from sweep.config import study_file as studyfile
+    from sweep.config.sections import DataConfig
+    from sweep.data.loading import load
+    from sweep.models import build_model
+    from sweep.study.distributions import distributions, random_point
 
     torch.set_num_threads(1)
     config, _ = studyfile.parse(studyfile.read_yaml(STUDY, "benchmark"))
@@ -81,9 +81,9 @@ def stock() -> None:
     from ray.tune.search.optuna import OptunaSearch
     from torch.nn import functional as F
 
-    from models import build_model
-    from sweep.data import load
-    from sweep.sections import DataConfig
+    from sweep.config.sections import DataConfig
+    from sweep.data.loading import load
+    from sweep.models import build_model
 
     cache = Path(os.environ["BENCH_CACHE"])
 
@@ -176,8 +176,8 @@ def main() -> int:
     if arguments.mode != "all":
         stock() if arguments.mode == "stock" else bare(int(arguments.mode[-1]))
         return 0
-    from sweep.data import load
-    from sweep.sections import DataConfig
+    from sweep.config.sections import DataConfig
+    from sweep.data.loading import load
 
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"

@@ -22,11 +22,11 @@ from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from sweep.data import load
-from sweep.sections import DataConfig
+from sweep.config.sections import DataConfig
+from sweep.data.loading import load
 
-from ..invariants import Curves, Left, flaws, left_by, strange_curves
-from ..processes import Cluster, Command
+from ..support.invariants import Curves, Left, flaws, left_by, strange_curves
+from ..support.processes import Cluster, Command
 from .rounds import CONTROLS, TRIALS, Outcome, Round, config_of, study_file
 
 SCENARIOS = [  # storage, search, where; then from the start again, with other moments

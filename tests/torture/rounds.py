@@ -22,10 +22,10 @@ import psutil
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
-from sweep import studyfile
-from sweep.config import StudyConfig
+from sweep.config import study_file as studyfile
+from sweep.config.study_config import StudyConfig
 
-from ..invariants import (
+from ..support.invariants import (
     Checkpointed,
     Left,
     checkpointed,
@@ -37,7 +37,7 @@ from ..invariants import (
     trained_again,
     trials_of,
 )
-from ..processes import Cluster, Command, TrackingServer, is_training, wait_for
+from ..support.processes import Cluster, Command, TrackingServer, is_training, wait_for
 
 TRIALS, CONTROLS, EPOCHS = 8, 5, 80
 HANGS = 400.0  # seconds after which what has not happened counts as never

@@ -1,0 +1,89 @@
+"""Conditions on hyperparameters, as `--where "depth >= 4"`: parsed, and never run as Python."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..config.errors import SweepError, nearest
+from ..config.search_space import Scalar
+
+Condition = Callable[[Any], bool]  # of one hyperparameter's value
+
+COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.In: lambda value, several: value in several,
+    ast.NotIn: lambda value, several: value not in several,
+}
+GRAMMAR = (
+    "compare hyperparameters with values by <, <=, >, >=, ==, != and in, and join comparisons by `and`: "
+    "\"2 <= depth < 6 and training.init in ['he', 'default']\""
+)
+
+
+def parse(text: str, names: Mapping[str, object]) -> dict[str, Condition]:
+    """What a condition asks of each hyperparameter; each on its own, so that they stay independent of each other.
+
+    Args:
+        names: hyperparameters that there are.
+
+    Raises:
+        SweepError: not a condition, or on something that is no hyperparameter.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        found = _clauses(tree)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise SweepError(f"--where {text!r}: not a condition; {GRAMMAR}") from None
+    unknown = [name for name, _ in found if name not in names]
+    if unknown:
+        known = list(names)
+        hints = ", ".join(f"{name}{nearest(name, known)}" for name in dict.fromkeys(unknown))
+        raise SweepError(f"--where {text!r}: no such hyperparameter: {hints}; there are {', '.join(known)}")
+    by_name: dict[str, list[Condition]] = {}
+    for name, condition in found:
+        by_name.setdefault(name, []).append(condition)
+    return {name: _all(conditions) for name, conditions in by_name.items()}
+
+
+def _all(conditions: list[Condition]) -> Condition:
+    return lambda value: all(condition(value) for condition in conditions)
+
+
+def _clauses(node: ast.expr) -> list[tuple[str, Condition]]:
+    match node:
+        case ast.BoolOp(op=ast.And(), values=parts):
+            return [clause for part in parts for clause in _clauses(part)]
+        case ast.Compare(left=first, ops=signs, comparators=others):
+            sides = [first, *others]
+            return [_comparison(sign, *sides[i : i + 2]) for i, sign in enumerate(signs)]
+    raise ValueError(ast.dump(node))
+
+
+def _comparison(sign: ast.cmpop, left: ast.expr, right: ast.expr) -> tuple[str, Condition]:
+    if type(sign) not in COMPARISONS or _is_name(left) == _is_name(right):
+        raise ValueError(ast.dump(sign))
+    if _is_name(left):
+        return ast.unparse(left), _condition(COMPARISONS[type(sign)], ast.literal_eval(right), swapped=False)
+    return ast.unparse(right), _condition(COMPARISONS[type(sign)], ast.literal_eval(left), swapped=True)
+
+
+def _condition(compare: Callable[[Any, Any], bool], constant: Scalar, *, swapped: bool) -> Condition:
+    def condition(value: Any) -> bool:
+        try:
+            return bool(compare(constant, value) if swapped else compare(value, constant))
+        except TypeError:  # a text is neither above nor below a number
+            return False
+
+    return condition
+
+
+def _is_name(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) or (isinstance(node, ast.Attribute) and _is_name(node.value))

@@ -1,0 +1,254 @@
+"""The report's interactive figures (plotly); those of parallel coordinates and slices are Optuna's own."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+
+from ...config.search_space import Choices, Range
+from ...study.visualization import parallel_coordinate, slice_plots
+
+if TYPE_CHECKING:
+    from ...study.records import Row
+    from .contents import Findings
+    from .curves import Role
+
+
+FIRST, TOTAL = "#1f5f99", "#a9c8e6"
+ROLES: dict[Role, tuple[str, str]] = {  # colour (Okabe and Ito's, which the colour-blind can tell apart), dash
+    "best": ("#0072B2", "solid"),
+    "finalist": ("#0072B2", "dash"),
+    "median": ("#777777", "solid"),
+    "control": ("#D55E00", "dash"),
+    "tuned": ("#009E73", "dash"),
+}
+LINES = 200  # drawn in parallel coordinates: more are a blur, and slow
+LAYERS = 40  # whose entropies are drawn, the first ones
+AS_THEY_ARE = ("hovertemplate", "bdata")  # written by plotly or us, not by the user
+TEMPLATE: dict[str, Any] = {
+    "layout": {
+        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#222"},
+        "colorway": ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"],
+        "xaxis": {"gridcolor": "#e6e6e6", "zerolinecolor": "#bbb", "automargin": True, "ticks": "outside"},
+        "yaxis": {"gridcolor": "#e6e6e6", "zerolinecolor": "#bbb", "automargin": True, "ticks": "outside"},
+        "margin": {"l": 8, "r": 20, "t": 12, "b": 8},
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
+        "plot_bgcolor": "white",
+        "hoverlabel": {"namelength": -1},
+    }
+}
+
+
+def draw(findings: Findings) -> dict[str, go.Figure]:
+    """All figures that there are grounds for, by what they are called in the page."""
+    found = {}
+    if findings.analysis.trusted:
+        found["indices"] = indices(findings)
+    found |= {f"effect of {name}": effect(findings, name) for name in findings.effects}
+    if findings.surface:
+        found["surface"] = surface(findings)
+    if findings.curves:
+        found["learning curves"] = learning_curves(findings)
+    if findings.best and len(findings.searched) > 1:
+        found["parallel"] = parallel(findings)
+    if findings.best:
+        found |= slices(findings)
+    if findings.networks:
+        found["entropies"] = entropies(findings)
+    return found
+
+
+def as_json(figures: Mapping[str, go.Figure]) -> str:
+    """The figures for a page's script: name -> data and layout; whatever the user wrote is shown as it was written.
+
+    Plotly takes some HTML in texts, so that its characters are escaped here; the result holds no ``<``, which might
+    end the script.
+    """
+    plain = {name: json.loads(figure.to_json(remove_uids=True)) for name, figure in figures.items()}
+    for figure in plain.values():
+        figure["layout"].pop("template", None)
+        figure["layout"].pop("title", None)
+    text = json.dumps({name: _escaped(figure) for name, figure in plain.items()}, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: v if k in AS_THEY_ARE else _escaped(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_escaped(each) for each in value]
+    if isinstance(value, str):
+        return html.escape(value, quote=False)
+    return float(f"{value:.6g}") if isinstance(value, float) else value  # more digits nobody sees
+
+
+# -- sensitivity -----------------------------------------------------------------------------------------------------
+
+
+def indices(findings: Findings) -> go.Figure:
+    """Bars of the first-order and total Sobol index of each hyperparameter, with their intervals."""
+    analysis = findings.analysis
+    ordered = sorted(analysis.parameters.items(), key=lambda item: item[1].total)
+    names = [name for name, _ in ordered]
+    figure = go.Figure()
+    for label, colour, values, spans in (
+        ("total, with interactions", TOTAL, [i.total for _, i in ordered], [i.total_ci for _, i in ordered]),
+        ("first order, alone", FIRST, [i.first for _, i in ordered], [i.first_ci for _, i in ordered]),
+    ):
+        reach = {
+            "array": [high - v for v, (_, high) in zip(values, spans, strict=True)],
+            "arrayminus": [v - low for v, (low, _) in zip(values, spans, strict=True)],
+        }
+        bars = go.Bar(x=values, y=names, orientation="h", name=label, marker_color=colour)
+        figure.add_trace(bars.update(error_x={"type": "data", "symmetric": False, "color": "#444", **reach}))
+    figure.update_layout(barmode="group", height=90 + 55 * len(names), legend_traceorder="reversed")
+    figure.update_xaxes(title_text=f"share of the variance of {analysis.objective}", range=[0, 1.02])
+    return figure.update_yaxes(type="category")
+
+
+def effect(findings: Findings, name: str) -> go.Figure:
+    """The expected objective over one hyperparameter, with its band."""
+    figure, found, dimension = go.Figure(), findings.effects[name], findings.searched[name]
+    mean, low, high = found.mean, found.low, found.high
+    if isinstance(dimension, Choices):
+        reach = {"type": "data", "symmetric": False, "array": high - mean, "arrayminus": mean - low}
+        x = [str(value) for value in found.values]
+        figure.add_trace(go.Scatter(x=x, y=mean, mode="markers", error_y=reach, marker={"color": FIRST, "size": 9}))
+    else:
+        band = go.Scatter(x=[*found.values, *found.values[::-1]], y=np.concatenate([low, high[::-1]]), fill="toself")
+        figure.add_trace(band.update(mode="lines", fillcolor=TOTAL, opacity=0.6, line_width=0, hoverinfo="skip"))
+        mode = "lines+markers" if len(found.values) < 12 else "lines"
+        figure.add_trace(go.Scatter(x=found.values, y=mean, mode=mode, line={"color": FIRST, "width": 2}))
+    _scale(figure.update_xaxes, dimension)
+    figure.update_xaxes(title_text=name)
+    figure.update_yaxes(title_text=findings.analysis.objective, range=findings.reach)
+    return figure.update_layout(showlegend=False, height=260)
+
+
+def surface(findings: Findings) -> go.Figure:
+    """The expected objective over two hyperparameters; completed trials are dots, the best one a star."""
+    assert findings.surface is not None
+    a, b, found = findings.surface
+    dimensions = {name: findings.searched[name] for name in (a, b)}
+    numbers = not any(isinstance(dimension, Choices) for dimension in dimensions.values())
+    x, y = found.a if numbers else [*map(str, found.a)], found.b if numbers else [*map(str, found.b)]
+    trace = go.Contour(contours_coloring="heatmap", line_width=0.5) if numbers else go.Heatmap()
+    bar = {"orientation": "h", "y": -0.2, "yanchor": "top", "thickness": 12}  # below: a phone has no room beside
+    bar["title"] = {"text": findings.analysis.objective, "side": "bottom"}
+    figure = go.Figure(trace.update(x=x, y=y, z=found.mean.T, colorscale="Viridis", colorbar=bar))
+    for rows, name, marker in (
+        (findings.best[1:], "trials", {"size": 6, "color": "white", "line": {"color": "black", "width": 1}}),
+        (findings.best[:1], "the best", {"size": 14, "symbol": "star", "color": "#E69F00", "line": {"width": 1}}),
+    ):
+        x, y = ([row.hyperparameters[each] for row in rows] for each in (a, b))
+        dots = go.Scatter(x=x, y=y, mode="markers", name=name, marker=marker)
+        text = [f"trial {row.number}: {row.value:.4g}" for row in rows]
+        figure.add_trace(dots.update(text=text, hovertemplate="%{text}<br>%{x}, %{y}<extra></extra>"))
+    _scale(figure.update_xaxes, dimensions[a])
+    _scale(figure.update_yaxes, dimensions[b])
+    return figure.update_layout(height=470, xaxis_title_text=a, yaxis_title_text=b)
+
+
+def _scale(update: Any, dimension: Range | Choices) -> None:
+    if isinstance(dimension, Choices):
+        update(type="category")
+    elif dimension.log:
+        update(type="log", exponentformat="power", dtick=1)
+        update(range=[float(np.log10(float(edge))) for edge in (dimension.low, dimension.high)])
+    elif ticks := _whole(dimension):
+        update(tickvals=ticks)
+
+
+def _whole(dimension: Range) -> list[int]:
+    """At most a dozen whole numbers of a range to mark an axis with; none where it is not one of whole numbers."""
+    values = range(int(dimension.low), int(dimension.high) + 1, int(dimension.step or 1)) if dimension.is_int else ()
+    return list(values[:: math.ceil(len(values) / 12) or 1])
+
+
+# -- trials ----------------------------------------------------------------------------------------------------------
+
+
+def learning_curves(findings: Findings) -> go.Figure:
+    """The objective's metric over the epochs."""
+    figure = go.Figure()
+    for curve in findings.curves:
+        colour, dash = ROLES[curve.role]
+        points = curve.values(findings.metric)
+        line = go.Scatter(x=[e for e, _ in points], y=[v for _, v in points], name=curve.label, mode="lines")
+        figure.add_trace(line.update(line={"color": colour, "dash": dash, "width": 2}))
+    _epochs(figure, [e for curve in findings.curves for e, _ in curve.values(findings.metric)])
+    figure.update_yaxes(title_text=findings.metric)
+    if spans_decades(findings):
+        figure.update_yaxes(type="log", dtick="D2", tickformat="~g")
+    return figure.update_layout(height=400)
+
+
+def _epochs(figure: go.Figure, epochs: Sequence[int]) -> None:
+    """An axis of epochs, which are whole."""
+    figure.update_xaxes(title_text="epoch", **({"dtick": 1} if max(epochs, default=0) < 12 else {}))
+
+
+def spans_decades(findings: Findings) -> bool:
+    """Whether the learning curves need a logarithmic scale."""
+    values = [value for curve in findings.curves for _, value in curve.values(findings.metric)]
+    return min(values) > 0 and max(values) > 10 * min(values)
+
+
+def entropies(findings: Findings) -> go.Figure:
+    """Entropy of each layer over the epochs; a guided network's lines are solid, its control's dashed."""
+    assert findings.networks is not None
+    guided, control = findings.networks
+    figure, shown = go.Figure(), guided.layers[:LAYERS]
+    places = [0.92 * i / max(1, len(shown) - 1) for i in range(len(shown))]  # the scale's end is too light for a line
+    for layer, colour in zip(shown, sample_colorscale("Viridis", places), strict=True):
+        for curve, dash in ((guided, "solid"), (control, "dash")):
+            points = curve.values(f"entropy/{layer}") if curve else []
+            line = go.Scatter(x=[e for e, _ in points], y=[v for _, v in points], mode="lines", legendgroup=layer)
+            line.update(name=layer, showlegend=curve is guided, line={"color": colour, "dash": dash, "width": 2})
+            figure.add_trace(line)
+    _epochs(figure, [e for layer in shown for e, _ in guided.values(f"entropy/{layer}")])
+    figure.update_yaxes(title_text="entropy change, nats per dimension")
+    return figure.update_layout(height=400 + 8 * len(shown))
+
+
+def parallel(findings: Findings) -> go.Figure:
+    """Parallel coordinates of completed trials, from the best to the worst; of many, at evenly spaced ranks."""
+    figure = parallel_coordinate(findings.summary.config, evenly(findings.best), findings.metric)
+    figure.update_layout(height=430, margin_l=48)
+    axes = [None, *(findings.searched[name] for name in sorted(findings.searched))]  # the objective's, then as Optuna's
+    whole = [isinstance(axis, Range) and axis.is_int and not axis.log for axis in axes]
+    texts = [a for a in figure.layout.annotations if not whole[a.x] or float(a.text).is_integer()]
+    figure.layout.annotations = texts
+    for trace in figure.data:
+        if trace.mode == "lines":
+            trace.line.color = _darker(trace.line.color)
+        else:
+            trace.marker.colorscale = [[place, _darker(colour)] for place, colour in trace.marker.colorscale]
+    return figure
+
+
+def _darker(colour: str) -> str:
+    """Of ``rgb(r,g,b)``: Optuna's scale begins with white, which is no line on a page."""
+    channels = [float(channel) for channel in colour.removeprefix("rgb(").removesuffix(")").split(",")]
+    return "rgb({:.0f},{:.0f},{:.0f})".format(*(c * part for c, part in zip(channels, (0.66, 0.8, 0.92), strict=True)))
+
+
+def evenly(best: Sequence[Row]) -> list[Row]:
+    """At most ``LINES`` trials, the best and the worst among them."""
+    return [best[round(rank)] for rank in np.linspace(0, len(best) - 1, min(len(best), LINES))]
+
+
+def slices(findings: Findings) -> dict[str, go.Figure]:
+    """The objective over each hyperparameter, of completed trials; darker ones came later."""
+    found = slice_plots(findings.summary.config, findings.best, findings.metric)
+    for name, figure in found.items():
+        _scale(figure.update_xaxes, findings.searched[name])
+        figure.update_layout(height=260).update_traces(marker_showscale=False, cliponaxis=False)
+    return found

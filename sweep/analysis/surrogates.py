@@ -1,0 +1,297 @@
+"""Surrogates of an objective over its search space: sparse polynomial chaos and a Gaussian process.
+
+Each is fitted to encoded trials, says how well it predicts uniform ones that it was not shown (cross-validated R2), and
+holds replicates of itself, from which intervals are made: bootstrap fits, or draws from the posterior.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config.search_space import Scalar
+from ..study.distributions import Distribution, from_unit
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+REPLICATES = 64
+QUANTILES = 4096  # equally likely values that stand for the distribution of one input
+DEGREE = 6
+FOLDS = 8
+TUNED_ON, CONDITIONED_ON = 200, 320  # trials at most, uniform ones first: a Gaussian process takes the cube of them
+FEATURES = 1024  # of a draw from the Gaussian process' prior
+
+
+class Input:
+    """One hyperparameter as the surrogates see it: a column in [0, 1], or one for each of its unordered choices.
+
+    Numbers are scaled to their range, in log where the space says so; numeric choices are taken in order, in log if
+    they span a factor of 4; other choices are one-hot / sqrt 2, so that any two are 1 apart.
+
+    Args:
+        condition: whether it may take a value.
+
+    Attributes:
+        values: equally likely ones, in order: its distribution.
+        levels: the different ones of them.
+        ordered: whether it has one column.
+        width: its columns.
+    """
+
+    def __init__(self, name: str, distribution: Distribution, condition: Callable[[Any], bool] | None = None):
+        self.name = name
+        choices = getattr(distribution, "choices", ())
+        self.ordered = all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices)
+        unit = (np.arange(QUANTILES) + 0.5) / QUANTILES
+        values = [from_unit(distribution, float(u)) for u in unit]
+        self.values: list[Any] = [v for v in values if condition is None or condition(v)]
+        if choices and self.ordered:
+            self.values.sort()
+        self.levels = [v for v, _ in itertools.groupby(self.values)]
+        self._log = bool(getattr(distribution, "log", False))
+        if choices and self.ordered and self.levels:
+            self._log = 0 < 4 * self.levels[0] <= self.levels[-1]
+        self.width = 1 if self.ordered else len(self.levels)
+        self._rows = self.encode(self.values)
+
+    def encode(self, values: Sequence[Any]) -> Array:
+        """Columns [n, width] of values."""
+        if not self.ordered:
+            return np.array([[(v == level) / 2**0.5 for level in self.levels] for v in values]).reshape(-1, self.width)
+        if len(self.levels) < 2:
+            return np.zeros((len(values), 1))
+        scale: Any = np.log if self._log else np.asarray
+        low, high = scale(float(self.levels[0])), scale(float(self.levels[-1]))
+        column: Array = (scale(np.asarray(values, float)) - low) / (high - low)
+        return column[:, None]
+
+    def sample(self, unit: Array) -> Array:
+        """Columns [n, width] at the quantiles ``unit`` [n] of its distribution."""
+        rows: Array = self._rows[(unit * len(self._rows)).astype(int)]
+        return rows
+
+    def shown(self, count: int) -> list[Scalar]:
+        """Its levels, or ``count`` of its values where it has more."""
+        if len(self.levels) <= count:
+            return self.levels
+        return [self.values[i] for i in np.linspace(0, len(self.values) - 1, count).round().astype(int)]
+
+
+class Inputs:
+    """The hyperparameters of a space, their columns side by side."""
+
+    def __init__(self, inputs: Sequence[Input]):
+        ends = np.cumsum([0, *(each.width for each in inputs)]).tolist()
+        self._inputs = {each.name: each for each in inputs}
+        self._columns = {each.name: slice(*ends[i : i + 2]) for i, each in enumerate(inputs)}
+
+    def __iter__(self) -> Iterator[Input]:
+        return iter(self._inputs.values())
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def __getitem__(self, name: str) -> Input:
+        return self._inputs[name]
+
+    def column(self, name: str) -> slice:
+        """Where the columns of a hyperparameter are."""
+        return self._columns[name]
+
+    def encode(self, values: Mapping[str, Sequence[Any]]) -> Array:
+        """Rows [n, columns] of trials."""
+        return np.hstack([each.encode(values[each.name]) for each in self])
+
+    def sample(self, unit: Array) -> Array:
+        """Rows [n, columns] at points of the unit cube [n, d]: uniform ones become uniform over the space."""
+        return np.hstack([each.sample(unit[:, i]) for i, each in enumerate(self)])
+
+
+def uniform_points(count: int, d: int, seed: int) -> Array:
+    """A scrambled Sobol' sequence [count, d]; ``count`` is a power of 2."""
+    from scipy.stats import qmc
+
+    points: Array = qmc.Sobol(d, scramble=True, rng=np.random.default_rng(seed)).random(count)
+    return points
+
+
+class Surrogate(Protocol):
+    """What stands for the objective.
+
+    Attributes:
+        name: for people.
+        r2: share of the variance of uniform trials that it predicts without having been shown them.
+    """
+
+    name: str
+    r2: float
+
+    def mean(self, x: Array) -> Array:
+        """Its value [n] at encoded rows [n, columns]."""
+
+    def replicates(self, x: Array) -> Array:
+        """Values of its replicates, [REPLICATES, n]."""
+
+
+# -- polynomial chaos ------------------------------------------------------------------------------------------------
+
+
+class PolynomialChaos:
+    """Sparse polynomial chaos: Legendre polynomials of single inputs and of pairs, chosen by the lasso.
+
+    After Blatman and Sudret, J. Comput. Phys. 230 (2011). Replicates are fits to bootstrap samples of the trials, with
+    the penalty of the whole.
+
+    Args:
+        inputs: the space.
+        x: encoded trials [n, columns].
+        y: their values [n].
+        uniform: which of them are uniform over the space [n].
+        seed: of folds, bootstrap and the points by which the basis is scaled.
+    """
+
+    name = "polynomial chaos"
+
+    def __init__(self, inputs: Inputs, x: Array, y: Array, uniform: Mask, seed: int):
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import Lasso, LassoCV
+
+        self._basis = Basis(inputs, DEGREE, seed)
+        z, rng = self._basis(x), np.random.default_rng(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            whole = LassoCV(cv=folds(uniform, rng), max_iter=20_000).fit(z, y)
+            self.r2 = float(1 - whole.mse_path_.mean(1).min() / y[uniform].var())
+            fits = [whole]
+            for _ in range(REPLICATES):
+                rows = rng.integers(len(y), size=len(y))
+                fits.append(Lasso(whole.alpha_, max_iter=5_000, tol=1e-3).fit(z[rows], y[rows]))
+        weights = np.array([fit.coef_ for fit in fits])
+        self._used = np.flatnonzero(weights.any(0))
+        self._weights, self._intercepts = weights[:, self._used], np.array([[fit.intercept_] for fit in fits])
+
+    def mean(self, x: Array) -> Array:
+        """See `Surrogate`."""
+        values: Array = self._intercepts[0] + self._basis(x, self._used) @ self._weights[0]
+        return values
+
+    def replicates(self, x: Array) -> Array:
+        """See `Surrogate`."""
+        return self._intercepts[1:] + self._weights[1:] @ self._basis(x, self._used).T
+
+
+def folds(uniform: Mask, rng: np.random.Generator) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Splits (train, test) for cross-validation: a part of the uniform trials is predicted from all other trials."""
+    tested, every = rng.permutation(np.flatnonzero(uniform)), np.arange(len(uniform))
+    return [(np.setdiff1d(every, part), part) for part in np.array_split(tested, FOLDS)]
+
+
+class Basis:
+    """Functions of one and of two inputs, each of mean 0 and variance 1 over the space.
+
+    Of an ordered input they are Legendre polynomials, as many as its levels determine; of others, which choice it is.
+    """
+
+    def __init__(self, inputs: Inputs, degree: int, seed: int):
+        self._inputs, self._degree = inputs, degree
+        degrees = [
+            list(range(1, min(degree, len(each.levels) - 1) + 1)) if each.ordered else [1] * each.width
+            for each in inputs
+        ]
+        terms: list[tuple[tuple[int, int], ...]] = [((i, k),) for i, own in enumerate(degrees) for k in range(len(own))]
+        for (i, a), (j, b) in itertools.combinations(enumerate(degrees), 2):
+            both = itertools.product(range(len(a)), range(len(b)))
+            terms += [((i, k), (j, m)) for k, m in both if a[k] + b[m] <= degree]
+        self._terms = terms
+        self._center, self._scale = np.zeros(len(terms)), np.ones(len(terms))
+        reference = self(inputs.sample(uniform_points(1024, len(inputs), seed)))
+        self._center, self._scale = reference.mean(0), np.maximum(reference.std(0), 1e-12)
+
+    def __call__(self, x: Array, used: Sequence[int] | NDArray[np.intp] | None = None) -> Array:
+        """All functions, or those ``used``, at encoded rows: [n, functions]."""
+        used = np.arange(len(self._terms)) if used is None else np.asarray(used)
+        factors = []
+        for each in self._inputs:
+            part = x[:, self._inputs.column(each.name)]
+            factors.append(
+                np.polynomial.legendre.legvander(2 * part[:, 0] - 1, self._degree)[:, 1:] if each.ordered else part
+            )
+        out = np.ones((len(x), len(used)))
+        for column, term in enumerate(used):
+            for i, k in self._terms[term]:
+                out[:, column] *= factors[i][:, k]
+        return (out - self._center[used]) / self._scale[used]
+
+
+# -- Gaussian process ------------------------------------------------------------------------------------------------
+
+
+class GaussianProcess:
+    """Gaussian process with a Matern-5/2 kernel, a length scale for each column (ARD), and white noise.
+
+    Its R2 is that of leave-one-out prediction (Rasmussen and Williams, Gaussian Processes for Machine Learning, 5.4.2).
+    Replicates are draws from the posterior: of the prior by random Fourier features, then conditioned exactly (Wilson
+    et al., Efficiently sampling functions from Gaussian process posteriors, ICML 2020). Arguments: `PolynomialChaos`'s.
+    """
+
+    name = "Gaussian process"
+
+    def __init__(self, inputs: Inputs, x: Array, y: Array, uniform: Mask, seed: int):
+        del inputs  # the columns are all it needs
+        rng = np.random.default_rng(seed)
+        # Uniform trials first, though not alone: it is to hold all over the space, and where the sampler looked.
+        order = np.r_[rng.permutation(np.flatnonzero(uniform))[: TUNED_ON * 3 // 4], rng.permutation(len(y))]
+        some = np.array(list(dict.fromkeys(order.tolist())))[:CONDITIONED_ON]
+        x, y, uniform = x[some], y[some], uniform[some]
+        self._x, self._center, self._scale = x, y[uniform].mean(), y[uniform].std()
+        target = (y - self._center) / self._scale
+        self._kernel, noise = _fit_kernel(x[:TUNED_ON], target[:TUNED_ON], seed)
+        inverse = np.linalg.inv(self._kernel(x) + (noise + 1e-10) * np.eye(len(y)))
+        missed = (inverse @ target / np.diag(inverse))[uniform]
+        self.r2 = float(1 - np.mean(missed**2) / target[uniform].var())
+        amplitude, scales = self._kernel.k1.constant_value, np.reshape(self._kernel.k2.length_scale, (-1, 1))
+        # The spectral density of Matern-5/2 is Student's t with 5 degrees of freedom.
+        student = rng.standard_normal((x.shape[1], FEATURES)) / np.sqrt(rng.chisquare(5, FEATURES) / 5)
+        self._frequencies, self._phases = student / scales, rng.uniform(0, 2 * np.pi, FEATURES)
+        self._weights = rng.standard_normal((FEATURES, REPLICATES)) * np.sqrt(2 * amplitude / FEATURES)
+        prior = self._prior(x)
+        seen = prior + np.sqrt(noise) * rng.standard_normal(prior.shape)
+        self._update = inverse @ np.c_[target, target[:, None] - seen]
+
+    def _prior(self, x: Array) -> Array:
+        draws: Array = np.cos(x @ self._frequencies + self._phases) @ self._weights
+        return draws
+
+    def mean(self, x: Array) -> Array:
+        """See `Surrogate`."""
+        values: Array = self._center + self._scale * (self._kernel(x, self._x) @ self._update[:, 0])
+        return values
+
+    def replicates(self, x: Array) -> Array:
+        """See `Surrogate`."""
+        draws = self._prior(x) + self._kernel(x, self._x) @ self._update[:, 1:]
+        values: Array = (self._center + self._scale * draws).T
+        return values
+
+
+def _fit_kernel(x: Array, y: Array, seed: int) -> tuple[Any, float]:
+    """The kernel of largest marginal likelihood, and the variance of the noise."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    kernel = ConstantKernel(1.0, (1e-2, 1e3)) * Matern(np.ones(x.shape[1]), (0.05, 1e3), nu=2.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        # One start alone has ended in a bad optimum; more of them make it reliable.
+        fitted = GaussianProcessRegressor(
+            kernel + WhiteKernel(0.1, (1e-6, 10)), n_restarts_optimizer=4, random_state=seed
+        )
+        fitted.fit(x, y)
+    return fitted.kernel_.k1, float(fitted.kernel_.k2.noise_level)

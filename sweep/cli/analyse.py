@@ -1,0 +1,93 @@
+"""Commands that draw conclusions from a study: sensitivity, report."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import AsJson, NameArg, Storage, Tracking, Workspace, make_settings
+from .output import make_console, print_json
+
+
+def sensitivity(
+    name: Annotated[str, typer.Argument(help="A study in the storage: one of sweep's, or any other of Optuna's.")],
+    metric: Annotated[
+        str | None, typer.Option(help="Another metric that the trials logged than the objective.")
+    ] = None,
+    epoch: Annotated[int | None, typer.Option(help="At this epoch, instead of at the last one.")] = None,
+    against_control: Annotated[
+        bool, typer.Option("--against-control", help="Of the gain over the unguided control, instead of the metric.")
+    ] = False,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="CONDITION", help="Within a part of the space: 'depth >= 4 and lambda1 < 1e-3'."),
+    ] = None,
+    optuna: Annotated[
+        bool, typer.Option("--optuna", help="Also Optuna's importances, which answer another question.")
+    ] = False,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which hyperparameters matter, alone and together, and how sure that is; or why it cannot be told.
+
+    Sobol indices: shares of the objective's variance over the search space. They need uniform trials: `run --design`.
+
+    Example: `python -m sweep sensitivity digits --where "depth >= 4"`
+    """
+    from .. import service
+    from ..analysis.sensitivity_text import as_data
+    from . import tables as display
+
+    settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
+    analyses = service.sensitivity(
+        name, settings, metric=metric, epoch=epoch, against_control=against_control, where=where
+    )
+    importances = service.importances(name, settings) if optuna else {}
+    if as_json:
+        data = [as_data(each) for each in analyses]
+        if optuna:
+            data = [{**each, "optuna": importances.get(each["objective"])} for each in data]
+        print_json(data[0] if len(data) == 1 else data)
+        return
+    for analysis in analyses:
+        display.print_analysis(analysis, console)
+    for objective, values in importances.items():
+        console.print(display.importances_table(objective, values))
+
+
+def report(
+    name: NameArg,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; default: WORKSPACE/NAME/report.")] = None,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    tracking: Tracking = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of a study: one HTML page for any browser, its figures as PNG, its numbers as JSON and CSV.
+
+    They are added to the study's own run in MLflow where that is in reach. Example: `python -m sweep report digits`
+    """
+    from .. import service
+    from ..config.errors import TrackingError
+
+    settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking)
+    console = make_console(to_stderr=as_json)
+    gc.disable()  # a seventh of the time would be spent on looking for garbage
+    try:
+        written = service.report(name, settings, out)
+    finally:
+        gc.enable()
+    try:
+        problem = service.publish(name, written, settings)
+    except TrackingError as error:
+        problem = str(error)
+    if as_json:
+        files = [str(path) for path in written.files]
+        print_json({"study": name, "files": files, "metrics": written.metrics, "in_mlflow": problem is None})
+    beside = f"{len(written.files) - 1} pictures and tables beside it"
+    where = f"not in MLflow: {problem}" if problem else f"in MLflow as artifacts of the run {name}"
+    console.print(f"Written: {written.page}, with {beside}; {where}", markup=False, soft_wrap=True)

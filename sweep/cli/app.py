@@ -1,0 +1,76 @@
+"""The command line: puts the commands together, and turns the caller's mistakes into one message and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from .analyse import report, sensitivity
+from .cluster import cluster
+from .confirm import confirm
+from .files import export, gc, import_
+from .inspect import best, doctor, profile, schema, status, ui
+from .jobs import jobs, logs, stop, submit
+from .run import enqueue, resume, run, train
+from .server import services
+from .simulate import simulate
+
+app = typer.Typer(
+    name="sweep",
+    help="Hyperparameter sweeps for entropy-guided networks: Optuna decides, Ray executes, MLflow remembers.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+for command in (
+    run,
+    resume,
+    status,
+    best,
+    sensitivity,
+    report,
+    confirm,
+    enqueue,
+    train,
+    profile,
+    ui,
+    gc,
+    submit,
+    jobs,
+    logs,
+    stop,
+    export,
+    schema,
+    doctor,
+    simulate,
+):
+    app.command()(command)
+app.command("import")(import_)
+app.add_typer(cluster)
+app.add_typer(services)
+
+
+def main() -> NoReturn:
+    """Entry point: the caller's mistakes, and the world's, are one message and exit code 2."""
+    from ..config.errors import SweepError
+
+    try:
+        app()
+    except SweepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:
+        from ..config.errors import reason
+        from ..study.storages.storage import UNREACHABLE
+
+        if not isinstance(error, UNREACHABLE):
+            raise
+        what = "" if isinstance(error, OSError) else "storage: out of reach, nothing is lost: "
+        print(f"error: {what}{reason(error)}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)

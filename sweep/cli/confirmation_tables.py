@@ -1,0 +1,98 @@
+"""What a confirmation looks like in a terminal: two tables and the words to them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..analysis.wording import origin, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ..analysis.confirmation import Confirmation
+    from ..analysis.paired_tests import Comparison, Estimate
+
+
+def print_confirmation(confirmation: Confirmation, console: Console) -> None:
+    """Shows all of it."""
+    for table in tables(confirmation):
+        console.print(table)
+    for comparison in confirmation.comparisons:
+        if comparison.first == "guided":
+            console.print(Text(verdict(comparison, confirmation.metric)))
+    for found in confirmation.rivals:
+        console.print(Text(origin(found)))
+    for note in confirmation.notes:
+        console.print(Text(f"note: {note}", style="yellow"))
+
+
+def tables(confirmation: Confirmation) -> list[Table]:
+    """Gains, speed-ups, and what else there is: a line for each comparison."""
+    metric, comparisons = confirmation.metric, confirmation.comparisons
+    return [
+        _table(
+            f"{metric} at the last epoch, of pairs of fresh seeds: mean gain of the first [95 % interval]",
+            comparisons,
+            {
+                "pairs": lambda c: str(len(c.seeds)),
+                "first": lambda c: _number(c.levels[0]),
+                "second": lambda c: _number(c.levels[1]),
+                "gain": lambda c: _gain(c.final),
+                "p (Holm)": lambda c: "-" if c.final.p_holm is None else f"{c.final.p_holm:.2g}",
+                "first is": lambda c: c.verdict,
+                "needed": lambda c: "-" if c.needed is None else str(c.needed),
+            },
+        ),
+        _table(
+            "Speed-up: what the second takes to its final value over what the first takes, median [95 % interval]",
+            comparisons,
+            {
+                "in epochs": lambda c: _speedup(c.speedup),
+                "in seconds": lambda c: _speedup(c.speedup_seconds),
+                "never there": lambda c: str(c.never) if c.never else "-",
+                "all epochs of the second": lambda c: _speedup(c.speedup_whole),
+            },
+        ),
+        _table(
+            f"{metric} at the best epoch, and how much better the training set's is at the last",
+            comparisons,
+            {
+                "gain at the best": lambda c: _gain(c.best),
+                "gap of the first": lambda c: _number(c.gaps[0]),
+                "gap of the second": lambda c: _number(c.gaps[1]),
+            },
+        ),
+    ]
+
+
+def _table(title: str, comparisons: Sequence[Comparison], columns: Mapping[str, Callable[[Comparison], str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    table.add_column("trial: first over second", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right")
+    for c in comparisons:
+        cells = [f"{c.number}: {c.first} over {c.second}", *(cell(c) for cell in columns.values())]
+        table.add_row(*map(Text, cells))  # brackets are not markup
+    return table
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4g}"
+
+
+def _gain(estimate: Estimate) -> str:
+    bounds = "" if estimate.low is None else f" [{estimate.low:+.3g}, {estimate.high:+.3g}]"
+    return "-" if math.isnan(estimate.value) else f"{estimate.value:+.3g}{bounds}"
+
+
+def _speedup(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
+        return "-"
+    value, *bounds = (f"{x:.2f}x" if x else "never" for x in (estimate.value, estimate.low, estimate.high))
+    return value if not estimate.high else f"{value} [{', '.join(bounds)}]"  # no interval, or nothing but never

@@ -1,0 +1,100 @@
+"""Commands about what a study leaves on disk: gc, export, import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import AsJson, NameArg, Storage, Workspace, command_line, make_settings
+from .output import make_console, print_json
+
+if TYPE_CHECKING:
+    from ..service.maintenance.archive import Archived
+
+
+def gc(
+    name: Annotated[str | None, typer.Argument(help="Name of a study; without it, all studies.")] = None,
+    keep: Annotated[int, typer.Option(min=1, help="The best trials of the search keep their weights: how many.")] = 3,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be freed; remove nothing.")] = False,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove the weights of finished trials beyond the best; all trials keep their metrics, and can be replayed.
+
+    Example: `python -m sweep gc digits --keep 3 --dry-run`
+    """
+    import dataclasses
+
+    from .. import service
+    from ..service.maintenance.gc import clean
+
+    settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
+    names = [name] if name else service.studies(settings)
+    freed = [clean(each, settings, keep=keep, dry_run=dry_run) for each in names]
+    if as_json:
+        print_json([dataclasses.asdict(each) for each in freed])
+        return
+    for each in freed:
+        verb = "would free" if dry_run else "freed"
+        best = ", ".join(map(str, each.kept)) or "none has completed"
+        console.print(
+            f"{each.study}: {verb} {each.bytes / 1e6:.1f} MB, the weights of {each.trials} finished trials; kept are "
+            f"those of the best ({best}) and of what is not finished",
+            soft_wrap=True,
+        )
+    if not names:
+        console.print("No study yet.")
+
+
+def export(
+    name: NameArg,
+    file: Annotated[Path, typer.Argument(help="The zip file to write.")],
+    keep: Annotated[int, typer.Option(min=0, help="The best trials of the search bring their weights: how many.")] = 3,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a study into one file: config, all trials and their metrics, the best weights, what a resume needs.
+
+    Example: `python -m sweep export digits digits.zip`
+    """
+    from ..service.maintenance.archive import export_study
+
+    settings = make_settings(workspace=workspace, storage=storage)
+    archived = export_study(name, file, settings, keep=keep)
+    _say("Wrote", archived, f"Read it in elsewhere with: python -m sweep import {file.name}", as_json=as_json)
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="What sweep export has written.")],
+    workspace: Workspace = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read in a study that was exported: it goes on here as if it had been interrupted here.
+
+    Example: `python -m sweep import digits.zip`
+    """
+    from ..service.maintenance.archive import import_study
+
+    settings = make_settings(workspace=workspace, storage=storage)
+    archived = import_study(file, settings)
+    _say("Read", archived, f"Go on with: {command_line(settings, 'run', archived.study)}", as_json=as_json)
+
+
+def _say(verb: str, archived: Archived, then: str, *, as_json: bool) -> None:
+    import dataclasses
+
+    if as_json:
+        print_json(dataclasses.asdict(archived))
+        return
+    also = [*archived.rivals, f"the weights of {', '.join(archived.weights) or 'none'}"]
+    make_console().print(
+        f"{verb} {archived.file}, {archived.bytes / 1e6:.1f} MB: {archived.study}, {archived.trials} trials, "
+        f"{archived.controls} finalists, controls and pairs, {', '.join(also)}.\n{then}",
+        soft_wrap=True,
+        markup=False,
+    )

@@ -1,0 +1,196 @@
+"""Commands that look: at a study, its results, the keys of a study file, this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import AsJson, Data, NameArg, Storage, Tracking, Workspace, command_line, make_settings
+from .output import make_console, print_json, profile_json, row_json, summary_json
+
+
+def status(
+    name: Annotated[str | None, typer.Argument(help="Name of a study; without it, all studies.")] = None,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a study is: counts, drivers, dead or at work, and their trials, failures and their tracebacks.
+
+    Example: `python -m sweep status digits`
+    """
+    from .. import service
+    from ..config.errors import SweepError
+    from . import tables as display
+
+    settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
+    summaries = []
+    for each in [name] if name else service.studies(settings):
+        try:
+            summaries.append(service.summarise(each, settings))
+        except SweepError as error:
+            if name:
+                raise
+            console.print(str(error), markup=False, soft_wrap=True)  # the others can be looked at
+    if as_json:
+        print_json([summary_json(s) for s in summaries])
+        return
+    if not summaries:
+        console.print("No study yet. Start one: python -m sweep run digits")
+    for summary in summaries:
+        console.print(display.status_table(summary))
+        for line in display.status_lines(summary, tracebacks=name is not None):
+            console.print(line, markup=False, soft_wrap=True)
+
+
+def best(
+    name: NameArg,
+    top: Annotated[int, typer.Option(min=1, help="How many.")] = 5,
+    export: Annotated[Path | None, typer.Option(help="Write the best one as a study file.")] = None,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    tracking: Tracking = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the best configurations of a study, with links to their runs in the MLflow UI where that is in reach.
+
+    Example: `python -m sweep best digits --top 3 --export best.yaml`
+    """
+    from .. import service
+    from ..config.errors import TrackingError
+    from . import tables as display
+
+    settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking)
+    summary, console = service.summarise(name, settings), make_console(to_stderr=as_json)
+    links: dict[int, str] = {}
+    try:
+        links = service.run_links(name, summary.best[:top], settings)
+    except TrackingError as error:
+        console.print(f"No links to runs: {error}", markup=False, soft_wrap=True)
+    if as_json:
+        print_json([{**row_json(row), "link": links.get(row.number)} for row in summary.best[:top]])
+    elif summary.best:
+        console.print(display.best_table(summary.config, summary.best[:top]))
+        if summary.comparison.finalists:
+            console.print(display.comparison_table(summary.config, summary.comparison))
+    if links and not as_json:
+        served = "" if settings.tracking_uri.startswith("http") else f", served by {command_line(settings, 'ui', name)}"
+        console.print(f"Their runs in the MLflow UI{served}:", soft_wrap=True)
+        for row in [row for row in summary.best[:top] if row.number in links]:
+            console.print(f"{row.number:>7}   {links[row.number]}", soft_wrap=True)
+    if not summary.best:
+        console.print(f"{name}: no trial has completed yet.")
+        raise typer.Exit(1)
+    if export is not None:
+        export.write_text(service.export(summary.config, summary.best[0]))
+        console.print(f"Wrote {export}; train it with: python -m sweep train {export}", soft_wrap=True)
+
+
+def ui(
+    name: Annotated[str | None, typer.Argument(help="Study to open, sorted by its objective.")] = None,
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+    workspace: Workspace = None,
+    tracking: Tracking = None,
+    storage: Storage = None,
+) -> None:
+    """Serve the MLflow UI on this machine and print the link to a study, best trials first. Ctrl-C ends it.
+
+    Example: `python -m sweep ui digits`
+    """
+    import subprocess
+
+    from .. import service
+
+    settings = make_settings(workspace=workspace, tracking_uri=tracking, storage=storage)
+    command, environment, links = service.ui(name, settings, port=port)
+    print(links[0], flush=True)
+    if len(links) > 1:
+        print(f"Should this MLflow not know that view: {links[-1]}", file=sys.stderr)
+    if command:
+        with contextlib.suppress(KeyboardInterrupt), subprocess.Popen(command, env=environment) as server:  # noqa: S603
+            signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+            code = server.wait()
+            raise typer.Exit(code if code >= 0 else 128 - code)
+
+
+def profile(
+    source: Annotated[str, typer.Argument(help="A run (digits-0017), a checkpoint file, or package.module:Net.")],
+    out: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")] = Path("profile.png"),
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="What Net is called with: depth=4.")
+    ] = None,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw what a network's weights look like to guidance: entropy by layer and epoch, corner taps, singular values.
+
+    A run is drawn beside its control, where it has one.
+
+    Example: `python -m sweep profile digits-0017 --out profile.png`
+    """
+    import gc
+
+    from ..config.errors import ConfigError
+    from ..config.study_file import assigned
+    from . import tables as display
+
+    settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
+    keywords, problems = assigned(sets or [])
+    if problems:
+        raise ConfigError("options", problems)
+    gc.disable()  # a sixth of the time would be spent on looking for garbage among what torch and matplotlib import
+    try:
+        from ..analysis.weight_profile import draw, load
+
+        profiles = load(source, settings, dict(keywords))
+        draw(profiles, out)
+    finally:
+        gc.enable()
+    if as_json:
+        print_json([profile_json(each) for each in profiles])
+    for each in [] if as_json else profiles:
+        console.print(display.profile_table(each))
+    console.print(f"Drawn to {out}", soft_wrap=True, highlight=False)
+
+
+def schema() -> None:
+    """Print the JSON Schema of study files, for editors: every key with its meaning.
+
+    Example: `python -m sweep schema > study.schema.json`
+    """
+    from ..config.study_file import json_schema
+
+    print_json(json_schema())
+
+
+def doctor(
+    workspace: Workspace = None,
+    storage: Storage = None,
+    tracking: Tracking = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine and the settings: versions, folders, storage, tracking, data. Exit code 1 if a check fails.
+
+    Example: `python -m sweep doctor`
+    """
+    from ..service.maintenance.doctor import examine
+
+    settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking, data=data)
+    checks = examine(settings)
+    console = make_console()
+    if as_json:
+        print_json([{"check": n, "ok": ok, "detail": d} for n, ok, d in checks])
+    else:
+        for what, ok, detail in checks:
+            mark = "[green]ok  [/]" if ok else "[red]FAIL[/]"
+            console.print(f"{mark} {what:10s}", end=" ")
+            console.print(detail, markup=False, soft_wrap=True)
+    if not all(ok for _, ok, _ in checks):
+        raise typer.Exit(1)

@@ -1,0 +1,157 @@
+"""Commands for studies on a cluster whose driver runs there too: submit, jobs, logs, stop."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import AsJson, Data, Insecure, OfflineOk, Sets, Storage, Tracking, Workspace, make_settings
+from .output import make_console, print_json
+
+if TYPE_CHECKING:
+    from ..cluster.jobs import Job
+
+
+Head = Annotated[
+    str,
+    typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="HTTP address of the cluster's head."),
+]
+HEAD = "http://127.0.0.1:8265"
+JobArg = Annotated[str, typer.Argument(help="A study, for its newest job, or the id of a job.")]
+
+
+def submit(
+    study: Annotated[str, typer.Argument(help="A study file, a built-in name, or a study in the cluster's storage.")],
+    sets: Sets = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials in total.")] = None,
+    design: Annotated[int, typer.Option(min=0, help="Add this many uniform, unpruned trials to the total.")] = 0,
+    address: Head = HEAD,
+    workspace: Workspace = None,
+    storage: Storage = None,
+    tracking: Tracking = None,
+    data: Data = None,
+    offline_ok: OfflineOk = False,
+    insecure: Insecure = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study on a cluster, driver included; submitted again, it goes on with the study.
+
+    Settings that are not given are those of the head: its environment, and the file ~/sweep.env there, for passwords.
+
+    Example: `python -m sweep submit digits --address http://127.0.0.1:8265`
+    """
+    import dataclasses
+
+    from ..service.submission import prepare, settings_to_send
+
+    flags = [word for word, said in (("--offline-ok", offline_ok), ("--insecure", insecure)) if said]
+    submission = prepare(study, sets=sets or [], trials=trials, design=design, flags=flags)
+    given = {"workspace": workspace, "storage": storage, "tracking": tracking, "data": data}
+    environment = settings_to_send({**given, "owner": make_settings().owner or None})
+    with _told(), tempfile.TemporaryDirectory(prefix="sweep-code-") as folder:
+        from ..cluster.jobs import submit as to_head
+
+        submission.write(Path(folder))
+        job = to_head(address, submission.study, submission.words, code=Path(folder), environment=environment)
+    if as_json:
+        print_json(dataclasses.asdict(job))
+        return
+    console, where = make_console(), "" if address == HEAD else f" --address {address}"
+    console.print(f"Submitted as {job.id}.", soft_wrap=True)
+    for what, command in (("follow", f"logs {job.study} -f"), ("stop", f"stop {job.study}"), ("all", "jobs")):
+        console.print(f"  {what:8s} python -m sweep {command}{where}", soft_wrap=True)
+
+
+def jobs(address: Head = HEAD, as_json: AsJson = False) -> None:
+    """Show the studies that were submitted to a cluster, oldest first.
+
+    Example: `python -m sweep jobs --address http://127.0.0.1:8265`
+    """
+    import dataclasses
+
+    with _told():
+        from ..cluster.jobs import jobs as known
+
+        found = known(address)
+    if as_json:
+        print_json([dataclasses.asdict(job) for job in found])
+        return
+    for job in found:
+        when = f"{job.started} to {job.ended}" if job.ended else f"since {job.started}"
+        make_console().print(f"{job.id}  {job.status.lower():9s}  {when} UTC", soft_wrap=True)
+    if not found:
+        make_console().print("Nothing was submitted to this head.")
+
+
+def logs(
+    name: JobArg,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    address: Head = HEAD,
+) -> None:
+    """Print what a submitted study has printed. With -f, exit code 1 if it fails; Ctrl-C ends the following alone.
+
+    Example: `python -m sweep logs digits -f`
+    """
+    with _told():
+        from ..cluster.jobs import find
+        from ..cluster.jobs import logs as lines
+
+        job = find(address, name)
+        with contextlib.suppress(KeyboardInterrupt):
+            for text in lines(address, job, follow=follow):
+                sys.stdout.write(text)
+                sys.stdout.flush()
+        if follow and _failed(job := find(address, job.id)):
+            raise typer.Exit(1)
+
+
+def stop(name: JobArg, address: Head = HEAD) -> None:
+    """Stop a submitted study: its running trials write checkpoints. Submitted again, it goes on.
+
+    Example: `python -m sweep stop digits`
+    """
+    from ..config.errors import SweepError
+
+    with _told():
+        from ..cluster.jobs import ACTIVE, find
+        from ..cluster.jobs import stop as ask
+
+        job = find(address, name)
+        if job.status not in ACTIVE:
+            make_console().print(f"{job.id} does not run: {job.status.lower()}.", soft_wrap=True)
+            return
+        job = ask(address, job)
+        if job.status in ACTIVE:
+            raise SweepError(f"{job.id} does not stop: after minutes it is still {job.status.lower()}; ask again later")
+    make_console().print(
+        f"{job.id}: {job.status.lower()}. Nothing is lost; submit the study again to go on.", soft_wrap=True
+    )
+
+
+def _failed(job: Job) -> bool:
+    if job.status != "FAILED":
+        return False
+    make_console(to_stderr=True).print(f"{job.id} failed: {job.message}", markup=False, soft_wrap=True)
+    return True
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What is wrong with a cluster is the caller's to mend: one message.
+
+    Raises:
+        SweepError: it.
+    """
+    from ..cluster.connect import ClusterError
+    from ..config.errors import SweepError
+
+    try:
+        yield
+    except ClusterError as error:
+        raise SweepError("\n".join(error.problems)) from None

@@ -1,0 +1,68 @@
+"""Options that several commands share, and the settings they make."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from ..config.settings import Settings
+
+
+StudyArg = Annotated[str, typer.Argument(help="A study file, a study in the storage, or a built-in name.")]
+NameArg = Annotated[str, typer.Argument(help="Name of a study in the storage.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study, or fix a hyperparameter."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Data on stdout, everything else on stderr.")]
+OfflineOk = Annotated[
+    bool, typer.Option("--offline-ok", help="Go on where the tracking server is out of reach; it is sent all later.")
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Use a cluster without a token: who reaches it can run anything on it.")
+]
+Workspace = Annotated[
+    str | None, typer.Option(help="Folder, or s3://BUCKET/PREFIX, for what a study writes (SWEEP_WORKSPACE; results).")
+]
+Storage = Annotated[str | None, typer.Option(help="Optuna storage URL (SWEEP_STORAGE).")]
+Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI (MLFLOW_TRACKING_URI).")]
+Data = Annotated[str | None, typer.Option(help="Root of the data sets, or s3://BUCKET/PREFIX (SWEEP_DATA; .data).")]
+Address = Annotated[str | None, typer.Option(help="Ray: local, auto, HOST:PORT, ray://HOST:PORT (RAY_ADDRESS; local).")]
+
+
+Report = Annotated[
+    bool | None, typer.Option("--report/--no-report", help="Write the report at the end (SWEEP_REPORT; yes).")
+]
+Log = Annotated[
+    Literal["text", "json"] | None,
+    typer.Option(help="json: a line of JSON for each event on stdout, all else on stderr (SWEEP_LOG; text)."),
+]
+
+
+def make_settings(**options: Any) -> Settings:
+    """The settings of one command: what it was given, the environment and the defaults for the rest."""
+    from ..config.settings import Settings
+
+    return Settings(**{name: value for name, value in options.items() if value is not None})
+
+
+def command_line(settings: Settings, *words: str) -> str:
+    """A command, with the options without which it would look elsewhere."""
+    from ..config.errors import without_password
+
+    options = {"workspace": "--workspace", "storage": "--storage"}
+    options |= (
+        {"tracking_uri": "--tracking"} if words[0] in ("run", "resume", "confirm", "ui", "best", "report") else {}
+    )
+    options |= {"data": "--data", "address": "--address"} if words[0] in ("run", "resume", "confirm") else {}
+    known = {**dict(make_settings(workspace=settings.workspace)), "workspace": Path("results").absolute()}
+    place = [
+        f"{option} {shlex.quote(without_password(str(value)))}"
+        for name, option in options.items()
+        if (value := getattr(settings, name)) != known[name]
+    ]
+    return " ".join(["python -m sweep", *words, *place])

@@ -1,0 +1,71 @@
+"""How commands print: data to stdout, everything else to stderr where data was asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..analysis.summary import Summary
+    from ..analysis.weight_profile import Profile
+
+
+def make_console(*, to_stderr: bool = False) -> Console:
+    """Where people read: stdout, or stderr where that is for data."""
+    from rich.console import Console
+
+    stream = sys.stderr if to_stderr else sys.stdout
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else 120)
+
+
+def print_json(value: Any) -> None:
+    """Prints data."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def row_json(row: Any) -> dict[str, Any]:
+    """One trial as data."""
+    import dataclasses
+
+    return dataclasses.asdict(row)
+
+
+def summary_json(summary: Summary) -> dict[str, Any]:
+    """A whole study as data."""
+    return {
+        "study": summary.config.name,
+        "objective": summary.config.objective.model_dump(),
+        "interrupted": summary.interrupted,
+        "seconds": summary.seconds,
+        "trials": [row_json(r) for r in summary.rows],
+        "best": [r.number for r in summary.best],
+        "controls": [row_json(r) for r in summary.controls],
+        "finalists": [
+            {
+                "trial": f.number,
+                "guided": f.guided.values,
+                "plain": f.plain.values,
+                "tuned": f.tuned.values,
+            }
+            for f in summary.comparison.finalists
+        ],
+    }
+
+
+def profile_json(profile: Profile) -> dict[str, Any]:
+    """One network: its layers, of taps (log|c11|) a box plot's five numbers, and what its trial logged of them."""
+    layers = [
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "shape": layer.shape,
+            "entropy": layer.entropy,
+            **({"singular_values": layer.values.tolist()} if layer.kind == "dense" else {"taps": layer.box.tolist()}),
+            "outliers": len(layer.outliers),
+        }
+        for layer in profile.layers
+    ]
+    return {"title": profile.title, "layers": layers, "epochs": profile.epochs}

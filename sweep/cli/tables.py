@@ -1,0 +1,185 @@
+"""What a terminal shows of a study: its trials, what matters in it, its networks."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from ..analysis.sensitivity_text import WIDE, meaning, standing_out, trust
+from ..analysis.wording import short, spread, verdicts
+from ..config.search_space import ALIASES
+from ..config.study_config import StudyConfig
+from ..study.records import ARMS
+
+if TYPE_CHECKING:
+    from ..analysis.comparison import FinalistComparison
+    from ..analysis.sensitivity import Analysis, Interval
+    from ..analysis.weight_profile import Profile
+    from ..service import Summary
+    from ..study.records import Row
+
+
+def best_table(config: StudyConfig, rows: Sequence[Row]) -> Table:
+    """The best trials of a search."""
+    names = [n for n in [*ALIASES, *config.searched] if any(n in r.hyperparameters for r in rows)]
+    names = list(dict.fromkeys(names))
+    table = Table(box=box.SIMPLE_HEAD, title=f"Best of the search, by {config.objective.metric}", title_justify="left")
+    for name in ("trial", config.objective.metric, *names, "epochs"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        values = [short(row.hyperparameters.get(n, config.constants.get(n))) for n in names]
+        table.add_row(str(row.number), f"{row.value:.5g}", *values, str(row.epochs))
+    return table
+
+
+def comparison_table(config: StudyConfig, comparison: FinalistComparison) -> Table:
+    """The finalists beside their controls, on fresh seeds: mean and standard deviation."""
+    n = config.search.finalists.seeds
+    metric = config.objective.metric
+    title = f"Finalists and controls: {metric} on {n} fresh seeds, mean ± sd; gain is positive where guidance is better"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for name in ("trial", "guided", "plain control", "gain", "tuned control", "gain over tuned"):
+        table.add_column(name, justify="right")
+    for f in comparison.finalists:
+        samples = (f.guided, f.plain, f.gain_over_plain, f.tuned, f.gain_over_tuned)
+        table.add_row(str(f.number), *(spread(s, signed=i in (2, 4)) for i, s in enumerate(samples)))
+    return table
+
+
+def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
+    """The end of a run: tables and words."""
+    config = summary.config
+    counts = ", ".join(
+        f"{n} {o}" for o in ("completed", "pruned", "diverged", "failed")
+        if (n := sum(r.outcome == o for r in summary.rows))
+    )  # fmt: skip
+    console.print(f"[bold]{config.name}[/]: {len(summary.rows)} trials: {counts or 'none finished'}")
+    if summary.best:
+        console.print(best_table(config, summary.best[:top]))
+    if summary.comparison.finalists:
+        console.print(comparison_table(config, summary.comparison))
+    for sentence in verdicts(config, summary.comparison):
+        console.print(sentence)
+    for row in [r for r in summary.rows if r.outcome == "failed"][:3]:
+        reason = _last_line(row) or "no reason recorded"
+        console.print(Text(f"trial {row.number} failed: {reason}", style="red"))
+
+
+def status_table(summary: Summary) -> Table:
+    """How many trials of a study there are of each state and outcome."""
+    table = Table(box=box.SIMPLE_HEAD, title=summary.config.name, title_justify="left")
+    for name in ("", "waiting", "running", "completed", "pruned", "diverged", "failed"):
+        table.add_column(name, justify="right")
+    for name, rows in (("search", summary.rows), ("finalists, controls, pairs", summary.controls)):
+        states: list[str] = [r.outcome or r.state for r in rows]
+        kinds = ("waiting", "running", "completed", "pruned", "diverged", "failed")
+        table.add_row(name, *(str(states.count(k)) for k in kinds))
+    return table
+
+
+def status_lines(summary: Summary, *, tracebacks: bool) -> Iterator[str]:
+    """The drivers of a study's unfinished trials and what they have, then what has failed or diverged.
+
+    Args:
+        tracebacks: say the whole of an error, not its last line alone.
+    """
+    study = summary.config.name
+    rows = [*((study, row) for row in summary.rows), *((f"{study}.controls", row) for row in summary.controls)]
+    drivers: dict[tuple[str | None, bool, bool], list[str]] = {}
+    for name, row in rows:
+        before = f"; its code has failed before: {_last_line(row)}" if row.error else ""
+        if row.state == "running":
+            line = f"    {_title(name, row)}: epoch {row.epochs} of {summary.config.training.max_epochs}{before}"
+            drivers.setdefault((row.owner, row.orphan, row.kind in ARMS), []).append(line)
+    for (owner, orphan, of_pair), trials in drivers.items():
+        then = f"the next sweep confirm {study}" if of_pair else "the next run"
+        if owner is None:
+            yield f"  trials that a driver takes just now, or had taken when it died; {then} goes on with those:"
+        elif orphan:
+            yield f"  driver {owner} is dead or was stopped; {then} goes on with its trials, now orphans:"
+        else:
+            here = owner.startswith(f"{socket.gethostname()} ")
+            yield f"  driver {owner} is at work{'' if here else ', as far as can be seen from another host'}:"
+        yield from trials
+    if waiting := sum(row.state == "waiting" and row.kind in ARMS for row in summary.controls):
+        yield f"  {waiting} members of pairs wait for a sweep confirm {study} that wants them"
+    for name, row in rows:
+        if row.outcome in ("failed", "diverged"):
+            error = (row.error or "").strip() if tracebacks else _last_line(row)
+            yield f"  {_title(name, row)} {row.outcome}: {error or 'no reason recorded'}"
+
+
+def _title(study: str, row: Row) -> str:
+    of = f" of trial {row.of}, seed {row.seed}" if row.of is not None else ""
+    return f"{study}-{row.number:04d} ({row.kind}{of})"
+
+
+def _last_line(row: Row) -> str:
+    return (row.error or "").strip().rpartition("\n")[2]
+
+
+def print_analysis(analysis: Analysis, console: Console, *, brief: bool = False) -> None:
+    """What matters in a study: how far to trust it, the indices, what they mean; ``brief``: without the table."""
+    at = "" if analysis.epoch is None else f", epoch {analysis.epoch}"
+    console.print(Text(f"Sensitivity of {analysis.objective} in {analysis.study}{at}", style="bold"))
+    console.print(Text(trust(analysis)), soft_wrap=True)
+    if analysis.trusted and not brief:
+        console.print(_indices_table(analysis))
+        for (a, b), together in standing_out(analysis):
+            console.print(Text(f"  {a} x {b}  {_share(together.value, together.ci)}"))
+    for name, why in analysis.left_out.items():
+        console.print(Text(f"  {name} is left out: {why}"))
+    console.print(Text(meaning(analysis)), soft_wrap=True)
+    if analysis.divergence is not None and not brief:
+        console.print()
+        print_analysis(analysis.divergence, console)
+
+
+def _indices_table(analysis: Analysis) -> Table:
+    part = f"the part of the search space with {analysis.where}" if analysis.where else "the search space"
+    table = Table(box=box.SIMPLE_HEAD, title=Text(f"Shares of the variance over {part}"), title_justify="left")
+    for name in ("hyperparameter", "alone (first order)", "with interactions (total)"):
+        table.add_column(name, justify="left" if name == "hyperparameter" else "right")
+    for name, index in sorted(analysis.parameters.items(), key=lambda item: -item[1].total):
+        table.add_row(Text(name), _share(index.first, index.first_ci), _share(index.total, index.total_ci))
+    return table
+
+
+def _share(value: float, ci: Interval) -> str:
+    """An index with its interval; a wide interval alone."""
+    low, high = ci
+    return f"{low:.2f} to {high:.2f}" if (high - low) / 2 > WIDE else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def importances_table(objective: str, importances: Mapping[str, float]) -> Group:
+    """Optuna's importances under their true name."""
+    title = Text(
+        f"Optuna's PED-ANOVA importances for {objective}: what separated the best trials of this search from the "
+        "others; they depend on where it looked and what it pruned, and are no shares of the variance"
+    )
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("hyperparameter")
+    table.add_column("importance", justify="right")
+    for name, value in importances.items():
+        table.add_row(Text(name), f"{value:.2f}")
+    return Group(title, table if importances else Text("None: too few completed trials."))
+
+
+def profile_table(profile: Profile) -> Table:
+    """One line a layer: its entropy, and how far its singular values or its filters lie apart."""
+    columns = ("layer", "kind", "shape", "entropy, nats per dimension", "spread")
+    table = Table(*columns, title=profile.title, box=box.SIMPLE)
+    for layer in profile.layers:
+        if layer.kind == "dense":
+            spread = f"singular values {layer.values[-1]:.3g} to {layer.values[0]:.3g}"
+        else:
+            spread = f"{len(layer.outliers)} of {len(layer.values)} filters are outliers"
+        shape = "x".join(str(side) for side in layer.shape)
+        table.add_row(layer.name, layer.kind, shape, f"{layer.entropy:+.3f}", spread)
+    return table

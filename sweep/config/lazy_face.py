@@ -1,0 +1,28 @@
+"""Lets a package re-export names that are imported when they are first used, so that importing it costs nothing."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def lazy_face(package: str, face: Mapping[str, str]) -> Callable[[str], Any]:
+    """Returns the ``__getattr__`` of a package.
+
+    Args:
+        package: ``__name__`` of the package.
+        face: name -> the module, relative to the package, that defines it.
+
+    Example:
+        >>> load = lazy_face("sweep.config", {"Settings": ".settings"})
+        >>> load("Settings").__name__
+        'Settings'
+    """
+
+    def load(name: str) -> Any:
+        if name not in face:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(face[name], package), name)
+
+    return load

@@ -1,0 +1,190 @@
+"""StudyConfig: what the user wrote in a study file, validated; and TrialConfig, what one trial needs of it.
+
+Nothing here imports torch, Ray, Optuna or MLflow, so that reading a study file is instant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+
+from ..losses.options import PAPER
+from .errors import ConfigError, sentences
+from .search_space import ALIASES, Choices, Dimension, Range, Scalar, dimension
+from .sections import (
+    DataConfig,
+    GuidanceConfig,
+    ModelConfig,
+    Objective,
+    Resources,
+    SearchConfig,
+    Section,
+    TaskConfig,
+    TrainingConfig,
+)
+
+OF_CONFIRM = ".confirm."  # in the names of studies that `sweep confirm` makes, and of no others
+# What may change between two runs of one study; everything else is the study's identity.
+MUTABLE = {"search", "resources"}
+
+
+class TrialConfig(Section):
+    """Everything that determines one trial's numbers; with ``test`` the test part is measured after each epoch too."""
+
+    model: dict[str, Any]
+    data: DataConfig
+    objective: Objective
+    guidance: GuidanceConfig
+    training: TrainingConfig
+    task: TaskConfig = TaskConfig()
+    threads: int = 1
+    test: bool = False
+
+    @property
+    def control(self) -> TrialConfig:
+        """The unguided twin: the lambdas are 0, everything else is the same."""
+        return self.model_copy(update={"guidance": self.guidance.model_copy(update={"lambda1": 0.0, "lambda2": 0.0})})
+
+
+class StudyConfig(Section):
+    """One study: a search space, an objective and a budget."""
+
+    name: str = Field(description="Optuna study and MLflow experiment of the same name.", max_length=100)
+    model: ModelConfig
+    data: DataConfig
+    objective: Objective
+    space: dict[str, Dimension] = Field(
+        description="lambda1, lambda2, epsilon, depth, width, and model.*, guidance.* or training.* by their path. "
+        "A range {low, high, log, step}, {choices: [...]}, or a constant."
+    )
+    guidance: GuidanceConfig = Field(GuidanceConfig(), description="default, paper, or a mapping of what differs.")
+    training: TrainingConfig = TrainingConfig()
+    task: TaskConfig = TaskConfig()
+    search: SearchConfig = SearchConfig()
+    resources: Resources = Resources()
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name.endswith(".controls"):
+            raise ValueError(
+                f"{name!r} must start with a letter or digit, go on with letters, digits, '.', '_' and '-' (no slash, "
+                "no blank), and not end in .controls"
+            )
+        return name
+
+    @field_validator("guidance", mode="before")
+    @classmethod
+    def _preset(cls, value: object) -> object:
+        if isinstance(value, str):
+            if value not in ("default", "paper"):
+                raise ValueError(f"{value!r} is not one of default, paper, or a mapping of what differs from default")
+            return dict(PAPER) if value == "paper" else {}
+        return value
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _typed_by_field(cls, space: object, info: ValidationInfo) -> object:
+        if not isinstance(space, Mapping):
+            return space
+        dimensions, model = {}, info.data.get("model")
+        twice = [name for name in ("depth", "width") if name in space and getattr(model, name, None) is not None]
+        problems = [f"{name}: given in model too; keep one of them" for name in twice]
+        for name, value in space.items():
+            try:
+                dimensions[name] = dimension(str(name), value)
+            except ValidationError as error:
+                problems += sentences(error, Choices if "choices" in value else Range, str(name))
+            except ValueError as error:
+                problems.append(f"{name}: {error}")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return dimensions
+
+    @property
+    def searched(self) -> dict[str, Range | Choices]:
+        """The dimensions that are searched, constants left out."""
+        return {n: d for n, d in self.space.items() if isinstance(d, Range | Choices)}
+
+    @property
+    def constants(self) -> dict[str, Scalar]:
+        """The names of the space that hold one value."""
+        return {n: d for n, d in self.space.items() if not isinstance(d, Range | Choices)}
+
+    def trial(self, hyperparameters: Mapping[str, Scalar], *, seed: int | None = None) -> TrialConfig:
+        """Returns the config of one trial: the study's with ``hyperparameters`` (and the space's constants) put in."""
+        values = {**self.constants, **hyperparameters}
+        if seed is not None:
+            values["training.seed"] = seed
+        sections: dict[str, dict[str, Any]] = {
+            "model": self.model.model_dump(exclude_none=True),
+            "guidance": self.guidance.model_dump(),
+            "training": self.training.model_dump(),
+        }
+        for name, value in values.items():
+            section, _, field = ALIASES.get(name, name).partition(".")
+            sections[section][field] = value
+        return TrialConfig(
+            model=sections["model"],
+            guidance=GuidanceConfig(**sections["guidance"]),
+            training=TrainingConfig(**sections["training"]),
+            data=self.data,
+            objective=self.objective,
+            task=self.task,
+            threads=self.resources.threads,
+        )
+
+    def hyperparameters(self, trial: TrialConfig) -> dict[str, Scalar]:
+        """The five, and whatever else the space names, as ``trial`` has them: what MLflow records as params."""
+        names = [*ALIASES, *(n for n in self.space if n not in ALIASES)]
+        sections = {"model": trial.model, "guidance": dict(trial.guidance), "training": dict(trial.training)}
+        values = {}
+        for name in names:
+            section, _, field = ALIASES.get(name, name).partition(".")
+            if field in sections[section]:
+                values[name] = sections[section][field]
+        return values
+
+    @property
+    def import_paths(self) -> dict[str, str]:
+        """The user's own: key path -> import path."""
+        named = {"model.name": self.model.name, "data.name": self.data.name, "task.loss": self.task.loss or ""}
+        named |= {f"task.metrics.{name}": path for name, path in self.task.metrics.items()}
+        return {key: path for key, path in named.items() if ":" in path}
+
+    def identity(self) -> dict[str, Any]:
+        """What two runs of one study must agree on, flat: key path -> value."""
+        return _flat(self.model_dump(mode="json", exclude=MUTABLE))
+
+    def changes(self, now: StudyConfig) -> list[str]:
+        """The key paths that two runs of one study must agree on and in which ``now`` differs."""
+        old, new = self.identity(), now.identity()
+        return [key for key in {**old, **new} if old.get(key) != new.get(key)]
+
+    def require_agreement(self, now: StudyConfig) -> None:
+        """Refuses to go on with a study of the same name that asks another question.
+
+        Raises:
+            ConfigError: all that differs, and what to do instead.
+        """
+        changed = self.changes(now)
+        if not changed:
+            return
+        old, new = self.identity(), now.identity()
+        advice = f"Its trials would not compare: start a new study, for instance with --set name={self.name}-2"
+        if all(key.startswith("space.") for key in changed):
+            advice += ", or with --new-space one whose sampler is shown the trials that fit"
+        raise ConfigError(
+            f"study {self.name} exists and differs",
+            [f"{key}: was {old.get(key, 'absent')}, now {new.get(key, 'absent')}" for key in changed],
+            advice,
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, Mapping) and tree:
+        return {k: v for key, sub in tree.items() for k, v in _flat(sub, f"{prefix}.{key}" if prefix else key).items()}
+    return {prefix: tree}

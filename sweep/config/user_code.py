@@ -1,0 +1,151 @@
+"""The user's own model, data, loss and metrics: named ``package.module:attribute``, found here, sent to the workers.
+
+They are looked for among the installed packages, in the current folder and beside the study file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .errors import nearest
+
+PACKAGE = "sweep"  # ours: models, losses and cluster are imported below it, so that a user's may have these names
+_PROJECT = Path(__file__).resolve().parents[2]
+_LIBRARY = Path(sysconfig.get_paths()["stdlib"]).resolve()
+
+_folders: list[Path] = []
+
+
+class ImportPathError(ValueError):
+    """An import path that leads to nothing, or a module that fails: in the user's file and line."""
+
+
+def is_import_path(name: str) -> bool:
+    """Whether a name in a study file is an import path, rather than one of ours."""
+    return ":" in name
+
+
+def search_in(*folders: Path) -> None:
+    """Makes `imported` look in these folders too, after all others."""
+    for folder in folders:
+        resolved = folder.resolve()
+        if resolved.is_dir() and resolved not in _folders:
+            _folders.append(resolved)
+
+
+def search_folders() -> list[str]:
+    """The folders given to `search_in`."""
+    return [str(folder) for folder in _folders]
+
+
+def imported(path: str) -> Any:
+    """Returns what an import path names.
+
+    Raises:
+        ImportPathError: not an import path, no such module or attribute, or an error while importing: with its place.
+    """
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", path):
+        raise ImportPathError(
+            f"{path!r} must be package.module:attribute, as in mypkg.nets:Net for Net in mypkg/nets.py"
+        )
+    name, _, attributes = path.partition(":")
+    _extend_path()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{name}.".startswith(f"{error.name}."):
+            raise ImportPathError(_not_found(path, error.name)) from error
+        raise ImportPathError(f"{path} cannot be imported: {place_of(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise ImportPathError(f"{path} cannot be imported: {place_of(error)}") from error
+    found: Any = module
+    for attribute in attributes.split("."):
+        if not hasattr(found, attribute):
+            known = [n for n in dir(found) if not n.startswith("_")]
+            file = getattr(module, "__file__", None) or name
+            raise ImportPathError(f"{path}: {file} has no {attribute}{nearest(attribute, known)}")
+        found = getattr(found, attribute)
+    return found
+
+
+def _extend_path() -> None:
+    """Puts the search folders last, but before the place of this program, whose `models` would hide a user's."""
+    ours = [number for number, entry in enumerate(sys.path) if Path(entry or ".").resolve() == _PROJECT]
+    end = min(ours, default=len(sys.path))
+    sys.path[end:end] = [str(folder) for folder in _folders if str(folder) not in sys.path]
+
+
+def _not_found(path: str, missing: str) -> str:
+    if missing.partition(".")[0] == PACKAGE:
+        return f"{path}: there is no module {missing}; {PACKAGE} is this program: give yours another name"
+    folders = ", ".join(str(folder) for folder in _folders) or "the current folder"
+    return f"{path}: there is no module {missing} in {folders} or among the installed packages"
+
+
+def place_of(error: BaseException) -> str:
+    """File and line of an error in the user's own code, the last one there, and what it says; never a file of ours."""
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if _is_theirs(f.filename)] or [f for f in frames[-1:] if not _is_ours(f.filename)]
+    return f"{theirs[-1].filename}, line {theirs[-1].lineno}: {what}" if theirs else what
+
+
+def _is_theirs(file: str) -> bool:
+    """Whether a file is neither ours, nor of an installed package, nor of Python."""
+    path = Path(file)
+    if file.startswith("<") or "site-packages" in path.parts or path.is_relative_to(_LIBRARY):
+        return False
+    return not _is_ours(file)
+
+
+def _is_ours(file: str) -> bool:
+    return Path(file).is_relative_to(_PROJECT / PACKAGE)
+
+
+def source_of(path: str) -> bytes:
+    """The text of all files of the package, or of the file, that an import path leads to; empty where there is none."""
+    imported(path)
+    files = [
+        file
+        for place in _places(sys.modules[path.partition(":")[0].partition(".")[0]])
+        for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])
+    ]
+    return b"\0".join(file.read_bytes() for file in files)
+
+
+def packages() -> list[str]:
+    """Returns the folder of this program: what workers on another machine need of it."""
+    return [str(_PROJECT / PACKAGE)]
+
+
+def modules_to_send() -> list[str]:
+    """Packages and single files of the search folders that have been imported: what workers elsewhere need.
+
+    Installed packages are not among them; where there are several machines, those are installed on each.
+    """
+    found = set()
+    for name, module in list(sys.modules.items()):
+        for place in _places(module) if "." not in name and name not in (PACKAGE, "__main__") else ():
+            if place.parent in _folders:
+                found.add(str(place))
+    return sorted(found)
+
+
+def _places(module: object) -> Iterable[Path]:
+    """The folder of a package (several of a namespace package), or the file of a module."""
+    folders = getattr(module, "__path__", None)
+    if folders is not None:
+        return [Path(folder).resolve() for folder in folders]
+    file = getattr(module, "__file__", None)
+    return [Path(file).resolve()] if file and file.endswith(".py") else []

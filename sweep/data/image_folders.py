@@ -1,0 +1,263 @@
+"""Data sets that are folders of image files: one of classes (``imagefolder``), one of masks (``voc``).
+
+A reader looks at names, sizes and times of all files whenever it is made, so that a changed folder is another set.
+What `data.prepare` stores of it is the order of the files, once they have been looked into; images are decoded as they
+are needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from ..config.errors import DataError, MissingDataError
+from ..losses.task import IGNORED
+from .batches import Stream
+from .datasets import TEST_FRACTION, DatasetInfo, balanced_order
+from .images import EXTENSIONS, decode, decode_mask, resize
+from .s3_mirror import mirrored
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+    from torch import Tensor
+
+    from ..config.sections import DataConfig
+    from .datasets import Arrays
+
+
+# Of ImageNet's training images, as torchvision and most others take for photographs of any kind.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+YEAR = 2012  # of VOC, as torchvision has it
+CHECKED = 10_000  # files of a part that are decoded before the first trial: the first in training order, in seconds
+NAMED = 3  # things that a message names; more are counted
+
+
+class ImageFolder:
+    """A folder for each class, as torchvision's ``ImageFolder`` has it.
+
+    They stand below ``train``, with ``test`` or ``val`` beside it as the test part (with both, ``val`` validates); or
+    right in the folder, of which a fifth is then the test part.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("folder", "image_size")
+    required: ClassVar[tuple[str, ...]] = options
+
+    def __init__(self, config: DataConfig, root: Path):
+        self._folder, self._size = _folder(config, root), config.size
+        found = {part: self._folder / part for part in ("train", "val", "test") if (self._folder / part).is_dir()}
+        if found and "train" not in found:
+            raise DataError(f"imagefolder: {self._folder} has {' and '.join(found)}, but no train")
+        self._parts = _roles(found or {"train": self._folder})
+        train = self._parts["train"]
+        self._classes = _classes(train)
+        problems = [] if self._classes else [f"{train} has no folders of classes: expected {train}/CLASS/*.jpg"]
+        digest, counts = hashlib.blake2b(digest_size=8), dict.fromkeys(self._parts, 0)
+        for part, folder in self._parts.items():
+            if strange := sorted({*_classes(folder)} - {*self._classes}):
+                problems.append(f"{folder} has classes that {train} lacks: {_some(strange)}")
+            for name in self._classes:
+                before = counts[part]
+                for entry in _images(folder / name):
+                    digest.update(_stamp(self._below(entry.path), entry.stat()))
+                    counts[part] += 1
+                if part == "train" and counts[part] == before:
+                    problems.append(f"{folder / name} has no images ({', '.join(EXTENSIONS)})")
+        _refuse("imagefolder", problems)
+        self.key = f"imagefolder-{digest.hexdigest()}"
+        self.info = _info(config, len(self._classes), counts, "labels")
+
+    def read(self) -> dict[str, Arrays]:
+        """Lists the files of each part and their classes, and decodes the first of them."""
+        parts = {}
+        for part, folder in self._parts.items():
+            found = [(self._below(e.path), i) for i, name in enumerate(self._classes) for e in _images(folder / name)]
+            parts[part] = np.array([path for path, _ in found]), np.array([label for _, label in found], dtype=np.int64)
+        parts = _ordered(parts, self.info)
+        _look_into("imagefolder", parts, lambda name: decode(self._path(name)))
+        return parts
+
+    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> Stream:
+        """A stream of the files."""
+        return Stream(inputs, labels, self._load)
+
+    def _load(self, name: bytes, label: Any, augment: Sequence[str], draws: Sequence[float]) -> tuple[Tensor, Tensor]:
+        return resize(decode(self._path(name)), self._size, augment, draws), torch.as_tensor(label)
+
+    def _below(self, path: str) -> bytes:
+        return os.fsencode(path.removeprefix(f"{self._folder}{os.sep}"))
+
+    def _path(self, name: bytes) -> Path:
+        return self._folder / os.fsdecode(name)
+
+
+class VOC:
+    """Images with masks, in the layout of torchvision's ``VOCSegmentation``.
+
+    The training part is the list ``train``, the test part the list ``test`` or ``val`` (with both, ``val`` validates);
+    without either a fifth is cut off. Pixels of 255 and of ``ignore_index`` count nowhere.
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("folder", "image_size", "num_classes", "year", "ignore_index")
+    required: ClassVar[tuple[str, ...]] = ("folder", "image_size", "num_classes")
+
+    def __init__(self, config: DataConfig, root: Path):
+        self._folder = _folder(config, root) / "VOCdevkit" / f"VOC{config.year or YEAR}"
+        self._size, self._classes, self._ignored = config.size, config.num_classes or 0, config.ignore_index
+        lists = {part: self._folder / "ImageSets" / "Segmentation" / f"{part}.txt" for part in ("train", "val", "test")}
+        if not lists["train"].is_file():
+            raise MissingDataError(
+                f"voc: {lists['train']} does not exist (data.folder holds VOCdevkit; see also data.year)"
+            )
+        self._names = _roles({part: path.read_text().split() for part, path in lists.items() if path.is_file()})
+        digest, missing = hashlib.blake2b(f"{self._classes} {self._ignored}".encode(), digest_size=8), []
+        for part, names in self._names.items():
+            digest.update(f"\0{part}\0".encode())
+            for name in names:
+                for path in (self._image(name), self._mask(name)):
+                    try:
+                        digest.update(_stamp(os.fsencode(path.name), path.stat()))
+                    except OSError:
+                        missing.append(f"{path.parent.name}/{path.name}")
+        if missing:
+            raise DataError(f"voc: {self._folder} lacks {_some(missing)}, named in ImageSets/Segmentation")
+        self.key = f"voc-{digest.hexdigest()}"
+        self.info = _info(config, self._classes, {part: len(names) for part, names in self._names.items()}, "masks")
+
+    def read(self) -> dict[str, Arrays]:
+        """Lists the pairs of each part, and looks into the first of them."""
+        parts = _ordered({part: (np.array(names),) * 2 for part, names in self._encoded().items()}, self.info)
+        _look_into("voc", parts, self._pair)
+        return parts
+
+    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> Stream:
+        """A stream of the pairs."""
+        return Stream(inputs, labels, self._load)
+
+    def _load(self, name: bytes, _label: Any, augment: Sequence[str], draws: Sequence[float]) -> tuple[Tensor, Tensor]:
+        image, mask = self._pair(name)
+        labels = resize(mask, self._size, augment, draws, mask=True)[0]
+        if self._ignored is not None:
+            labels[labels == self._ignored] = IGNORED
+        return resize(image, self._size, augment, draws), labels
+
+    def _pair(self, name: bytes) -> tuple[Image.Image, Image.Image]:
+        """Raises DataError where a mask does not fit its image, or its labels not the classes."""
+        path = self._mask(os.fsdecode(name))
+        image, mask = decode(self._image(os.fsdecode(name))), decode_mask(path)
+        if image.size != mask.size:
+            raise DataError(f"{path} has {mask.height} x {mask.width} pixels, its image {image.height} x {image.width}")
+        labels = {label for label, count in enumerate(mask.histogram()) if count}
+        strange = labels - {*range(self._classes), self._ignored, IGNORED}
+        if strange:
+            ignored = " or ".join(str(i) for i in (self._ignored, IGNORED) if i is not None)
+            raise DataError(
+                f"{path} has labels out of range: {_some(sorted(strange))}. With data.num_classes = {self._classes} "
+                f"they are 0 to {self._classes - 1}, or {ignored} where a pixel does not count (data.ignore_index)"
+            )
+        return image, mask
+
+    def _encoded(self) -> dict[str, list[bytes]]:
+        return {part: [os.fsencode(name) for name in names] for part, names in self._names.items()}
+
+    def _image(self, name: str) -> Path:
+        return self._folder / "JPEGImages" / f"{name}.jpg"
+
+    def _mask(self, name: str) -> Path:
+        return self._folder / "SegmentationClass" / f"{name}.png"
+
+
+def _folder(config: DataConfig, root: Path) -> Path:
+    """The data set's folder: absolute, or below the root."""
+    folder = mirrored(root, config.folder or "") / Path(config.folder or "").expanduser()
+    if not folder.is_dir():
+        raise MissingDataError(
+            f"data.folder: there is no folder {folder}. Give an absolute path, or one below the data root, which is "
+            f"set by SWEEP_DATA (now {root})."
+        )
+    return folder
+
+
+def _roles(parts: dict[str, Any]) -> dict[str, Any]:
+    """What a set brings, by what it is here: where nothing else is for tests, ``val`` is."""
+    if "val" in parts and "test" not in parts:
+        parts["test"] = parts.pop("val")
+    return parts
+
+
+def _info(
+    config: DataConfig, classes: int, counts: Mapping[str, int], targets: Literal["labels", "masks"]
+) -> DatasetInfo:
+    """The info of a folder, from the number of images in what it brings."""
+    test = counts.get("test", round(counts["train"] * TEST_FRACTION))
+    train = counts["train"] - (0 if "test" in counts else test)
+    return DatasetInfo((3, *config.size), classes, train, test, 255, MEAN, STD, targets, counts.get("val", 0))
+
+
+def _ordered(parts: Mapping[str, Arrays], info: DatasetInfo) -> dict[str, Arrays]:
+    """The parts in balanced order; one for tests is cut off where there is none."""
+    ordered: dict[str, Arrays] = {}
+    for part, (names, labels) in parts.items():
+        # Masks have no class to balance by: any order will do.
+        order = balanced_order(labels if info.targets == "labels" else np.zeros(len(labels)))
+        ordered[part] = names[order], labels[order]
+    if "test" not in ordered:
+        (names, labels), cut = ordered["train"], info.num_train
+        ordered |= {"train": (names[:cut], labels[:cut]), "test": (names[cut:], labels[cut:])}
+    return ordered
+
+
+def _look_into(kind: str, parts: Mapping[str, Arrays], look: Callable[[bytes], object]) -> None:
+    """Raises DataError that says what is wrong with the first files of each part."""
+
+    def problem(name: bytes) -> str | None:
+        try:
+            look(name)
+        except DataError as error:
+            return str(error)
+        return None
+
+    names = [name for names, _ in parts.values() for name in names[:CHECKED]]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        _refuse(kind, [found for found in pool.map(problem, names) if found])
+
+
+def _refuse(kind: str, problems: list[str]) -> None:
+    if problems:
+        raise DataError(f"{kind}: {_some(problems, '; ')}")
+
+
+def _some(things: Sequence[object], separator: str = ", ") -> str:
+    more = [f"and {len(things) - NAMED} more"] if len(things) > NAMED else []
+    return separator.join([*map(str, things[:NAMED]), *more])
+
+
+def _classes(folder: Path) -> list[str]:
+    """Names of the folders in a folder."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _images(folder: Path | str) -> Iterator[os.DirEntry[str]]:
+    """All images in a folder and below it, in the order of their names; none where there is no such folder."""
+    if not os.path.isdir(folder):  # noqa: PTH112 (a string as often as a Path)
+        return
+    with os.scandir(folder) as entries:
+        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in found:
+        if entry.is_dir():
+            yield from _images(entry.path)
+        elif entry.name.lower().endswith(EXTENSIONS):
+            yield entry
+
+
+def _stamp(name: bytes, stat: os.stat_result) -> bytes:
+    """What changes when a file does."""
+    return b"%s\0%d\0%d\n" % (name, stat.st_size, stat.st_mtime_ns)

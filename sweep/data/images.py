@@ -1,0 +1,100 @@
+"""One image file: decoded, and brought to the size that a network takes, with torchvision's transforms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from ..config.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision has them
+CROP_AREA = 0.25  # of the image, at least: crops of a twelfth, usual for 100 epochs of ImageNet, slow short trials down
+CROP_ASPECT = 4 / 3  # either way, relative to that of the size asked for
+UNREADABLE = (OSError, SyntaxError, ValueError)  # what Pillow raises
+
+Size = tuple[int, int]  # height, width
+
+
+def decode(path: Path) -> Image.Image:
+    """Reads an image file, in RGB.
+
+    Raises:
+        DataError: it cannot be read; says which file.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I;16"):  # Pillow would clip it
+                return Image.fromarray((np.array(image) >> 8).astype(np.uint8)).convert("RGB")
+            return image.convert("RGB")
+    except UNREADABLE as error:
+        raise DataError(f"{path} cannot be read as an image ({error})") from None
+
+
+def decode_mask(path: Path) -> Image.Image:
+    """Reads a mask: an image whose pixels are labels, or indices of a palette.
+
+    Returns:
+        A grey image of the labels.
+
+    Raises:
+        DataError: it cannot be read, or is no mask; says which file.
+    """
+    try:
+        with Image.open(path) as image:
+            mode, labels = image.mode, np.array(image)
+    except UNREADABLE as error:
+        raise DataError(f"{path} cannot be read as a mask ({error})") from None
+    if mode not in ("L", "P"):
+        raise DataError(f"{path} is no mask: its pixels must be labels or indices of a palette, not {mode}")
+    return Image.fromarray(labels)
+
+
+def resize(
+    image: Image.Image, size: Size, augment: Sequence[str], draws: Sequence[float], *, mask: bool = False
+) -> Tensor:
+    """Cuts a window out of an image and brings it to a size; an image and its mask alike, given the same draws.
+
+    The window is the largest in the middle that has the right aspect. With ``crop`` it is a random one, as in
+    torchvision's ``RandomResizedCrop`` (Szegedy et al., 2014); with ``flip`` every second one is mirrored.
+
+    Args:
+        image: RGB, or grey.
+        size: height and width of the result.
+        draws: uniform numbers in [0, 1) that stand for all randomness: area, aspect, down, right, flip; or none.
+        mask: whether pixels are labels, of which there is no mean.
+
+    Returns:
+        uint8 [C, *size].
+    """
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
+    window = _window(image.height, image.width, size, draws if "crop" in augment else None)
+    mode = InterpolationMode.NEAREST if mask else InterpolationMode.BILINEAR
+    image = F.resized_crop(image, *window, size=list(size), interpolation=mode)
+    if "flip" in augment and draws[4] < 0.5:
+        image = F.horizontal_flip(image)
+    tensor: Tensor = F.pil_to_tensor(image)
+    return tensor
+
+
+def _window(height: int, width: int, size: Size, draws: Sequence[float] | None) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the window, in pixels."""
+    aspect, down, right = size[1] / size[0], 0.5, 0.5
+    if draws is None:
+        rows, columns = (height, height * aspect) if height * aspect <= width else (width / aspect, width)
+    else:
+        area = height * width * (CROP_AREA + (1 - CROP_AREA) * draws[0])
+        aspect *= math.exp((2 * draws[1] - 1) * math.log(CROP_ASPECT))
+        rows, columns, down, right = math.sqrt(area / aspect), math.sqrt(area * aspect), draws[2], draws[3]
+    tall, wide = (max(1, min(side, round(part))) for part, side in ((rows, height), (columns, width)))
+    return round(down * (height - tall)), round(right * (width - wide)), tall, wide

@@ -1,0 +1,45 @@
+"""Enqueues one configuration of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..config.errors import ConfigError, nearest
+from ..config.search_space import Scalar
+from ..config.settings import Settings
+from ..config.study_file import read_yaml
+from ..study.storages.catalog import connect, stored
+
+if TYPE_CHECKING:
+    pass
+
+
+def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, dict[str, Scalar]]:
+    """Queues one configuration of the user's own; the next run trains it. The budget grows by one.
+
+    Raises:
+        ConfigError: hyperparameters that the space lacks or does not contain, or that are not given a value.
+    """
+    from ..study.distributions import contains, distributions
+    from ..study.study import Study
+
+    config = stored(name, settings)
+    space, values, problems = distributions(config.searched), {}, []
+    for assignment in sets:
+        key, sign, text = assignment.partition("=")
+        value = read_yaml(f"value: {text}", f"--set {key}")["value"] if sign else None
+        if key not in space:
+            problems.append(f"{key}: not searched in {name}{nearest(key, list(space))}; searched: {', '.join(space)}")
+        elif not contains(space[key], value):
+            problems.append(f"{key}: {value!r} is not in {config.searched[key]}")
+        else:
+            values[key] = value
+    if not values and not problems:
+        problems.append(f"--set: give at least one of {', '.join(space)}; the sampler chooses the rest")
+    if problems:
+        raise ConfigError("options", problems)
+    search = config.search.model_copy(update={"trials": config.search.trials + 1})
+    study = Study(config.model_copy(update={"search": search}), connect(settings.storage), workspace=settings.workspace)
+    number = study.enqueue(values)
+    return number, values

@@ -1,0 +1,288 @@
+"""A study as one file: what its storage holds, the metrics of every trial, and the weights that something still needs.
+
+The file is a zip. `optuna.journal` in it is the study, its sister and the studies that `sweep confirm` has made for it,
+readable by Optuna alone; `study.yaml` and `trials.csv` are for people. Of what it reads nothing is unpickled beyond
+tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
+
+from ...analysis.summary import Summary, summarise
+from ...config import filesystem as places
+from ...config.errors import StorageError, SweepError
+from ...config.locks import FileLock
+from ...config.settings import Settings
+from ...config.study_config import OF_CONFIRM
+from ...config.study_file import to_yaml
+from ...study.storages.catalog import connect
+
+if TYPE_CHECKING:
+    from ...study.records import Row
+    from ...study.storages.storage import Storage
+
+JOURNAL = "optuna.journal"
+DAMAGED = (EOFError, BadZipFile, zlib.error, RuntimeError)  # what zipfile raises
+
+
+@dataclass(frozen=True)
+class Archived:
+    """What a file holds of a study.
+
+    Attributes:
+        controls: how many finalists, controls and members of pairs.
+        rivals: the studies that `sweep confirm` has made for it.
+        weights: names of the trials whose weights it holds.
+        bytes: its size.
+    """
+
+    study: str
+    file: str
+    trials: int
+    controls: int
+    rivals: list[str]
+    weights: list[str]
+    bytes: int
+
+
+# -- export ------------------------------------------------------------------------------------------------------------
+
+
+def export_study(name: str, path: Path, settings: Settings, *, keep: int = 3) -> Archived:
+    """Writes a study into one file, whole or not at all.
+
+    All trials bring their metrics, which MLflow is sent where the study goes on. Weights come with the best ``keep``
+    of the search and with what is not finished, so that the next run goes on from there.
+
+    Raises:
+        SweepError: no such study, or a file that cannot be written.
+    """
+    from ...study.storages.storage import FORMAT, copy_study, finish_copy, open_storage
+
+    summary, storage = summarise(name, settings), connect(settings.storage)
+    rivals = _rivals(name, storage)
+    summaries = [summary, *(summarise(rival, settings) for rival in rivals)]
+    about = {"format": FORMAT, "study": name, "version": importlib.metadata.version("entropy-sweep")}
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with tempfile.TemporaryDirectory(prefix="sweep-export-") as scratch, beside.open("wb") as file:
+            journal = open_storage(f"journal:///{scratch}/{JOURNAL}")
+            for each in (name, *rivals):
+                copy_study(each, storage, journal, checkpoints={}, origin="export")
+                finish_copy(each, storage, journal)
+            with ZipFile(file, "w", ZIP_DEFLATED) as archive:
+                archive.writestr("archive.json", json.dumps(about))
+                archive.writestr("study.yaml", to_yaml(summary.config))
+                archive.writestr("trials.csv", _table(summaries))
+                archive.write(f"{scratch}/{JOURNAL}", JOURNAL)
+                packed = [_pack_checkpoints(s, settings, archive, Path(scratch), keep=keep) for s in summaries]
+                weights = [name for each in packed for name in each]
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise SweepError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+    return _archived(summary, path, rivals, weights)
+
+
+def _archived(summary: Summary, path: Path, rivals: list[str], weights: list[str]) -> Archived:
+    rows, controls = len(summary.rows), len(summary.controls)
+    return Archived(summary.config.name, str(path), rows, controls, rivals, weights, path.stat().st_size)
+
+
+def _rivals(name: str, storage: Storage) -> list[str]:
+    """The studies that `sweep confirm` has made for one."""
+    from ...study.storages.storage import study_names
+
+    return [each for each in study_names(storage) if each.startswith(f"{name}{OF_CONFIRM}")]
+
+
+def _pack_checkpoints(
+    summary: Summary, settings: Settings, archive: ZipFile, scratch: Path, *, keep: int
+) -> Iterator[str]:
+    """Packs each trial's newest checkpoint, most without weights; yields the names of the others.
+
+    A driver may be at work: what it writes meanwhile is newer than the trials, as after a crash, and as harmless.
+    """
+    from ...training import checkpoint
+
+    best = [row.number for row in summary.best[:keep]]
+    for study, row in _trials(summary):
+        # A trial that the storage lacks values of may be given others where the study goes on.
+        decided = row.kind != "trial" or summary.config.searched.keys() <= row.hyperparameters.keys()
+        saved = checkpoint.load_latest(settings.checkpoints(study, row.number)) if decided else None
+        if saved is None:
+            continue
+        wanted = row.state != "finished" or (row.kind == "trial" and row.number in best)
+        place = Path("checkpoints", study, f"{row.number:04d}", saved.path.parent.name)
+        state = saved.state if wanted else {}
+        packed = checkpoint.save(scratch / place, saved.history, state, diverged=saved.diverged)
+        archive.write(packed, place / packed.name)
+        packed.unlink()
+        if state:
+            yield f"{study}-{row.number:04d}"
+
+
+def _trials(summary: Summary) -> Iterator[tuple[str, Row]]:
+    name = summary.config.name
+    yield from ((name, row) for row in summary.rows)
+    yield from ((f"{name}.controls", row) for row in summary.controls)
+
+
+def _table(summaries: Sequence[Summary]) -> str:
+    """All trials, one a line, for a spreadsheet."""
+    facts = ("number", "kind", "of", "state", "outcome", "value", "epochs", "seed", "design")
+    trials = [trial for summary in summaries for trial in _trials(summary)]
+    hyperparameters = dict.fromkeys(name for _, row in trials for name in row.hyperparameters)
+    text = io.StringIO()
+    table = csv.DictWriter(text, ["study", *facts, "started", "ended", "error", *hyperparameters], lineterminator="\n")
+    table.writeheader()
+    for study, row in trials:
+        times = {name: _time(getattr(row, name)) for name in ("started", "ended")}
+        error = (row.error or "").strip().rpartition("\n")[2]
+        table.writerow(
+            {"study": study, "error": error, **{n: getattr(row, n) for n in facts}, **times, **row.hyperparameters}
+        )
+    return text.getvalue()
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+# -- import ------------------------------------------------------------------------------------------------------------
+
+
+def import_study(path: Path, settings: Settings) -> Archived:
+    """Puts a study into this workspace and this storage, as if it had been interrupted here.
+
+    Raises:
+        SweepError: a file that is damaged or not one of ours, a study of this name, or checkpoints of one.
+    """
+    scratch, target = settings.here / ".import", connect(settings.storage)
+    try:
+        settings.here.mkdir(parents=True, exist_ok=True)
+        with FileLock(settings.here / "import.lock").held():
+            shutil.rmtree(scratch, ignore_errors=True)  # of one that died
+            try:
+                name = _unpack(path, scratch)
+                source, rivals, weights = _checked(path, name, scratch)
+                _move_in([name, *rivals], scratch, source, target, settings, origin=path.name)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise SweepError(f"{path}: cannot be imported ({error})") from None
+    return _archived(summarise(name, settings), path, rivals, weights)
+
+
+def _unpack(path: Path, folder: Path) -> str:
+    """Writes the parts of an archive into a folder; returns the name of its study."""
+    from ...study.storages.storage import FORMAT
+
+    if not path.is_file():
+        raise SweepError(f"{path}: no such file")
+    try:
+        with ZipFile(path) as archive:
+            about = _about(path, archive)
+            if about["format"] > FORMAT:
+                raise SweepError(f"{path}: a newer version has written it (version {about['version']}); use that one")
+            study = rf"{re.escape(about['study'])}({re.escape(OF_CONFIRM)}[a-z_]+)?(\.controls)?"
+            place = rf"{study}/\d{{4,}}/attempt-\d{{2,}}(\.\d+)?/epoch-\d{{4,}}\.pt"
+            parts = re.compile(rf"archive\.json|study\.yaml|trials\.csv|{re.escape(JOURNAL)}|checkpoints/{place}")
+            for part in archive.namelist():
+                if not parts.fullmatch(part):
+                    raise SweepError(
+                        f"{path}: {part!r} is in it, which sweep export does not write; nothing was imported"
+                    )
+                (folder / part).parent.mkdir(parents=True, exist_ok=True)
+                (folder / part).write_bytes(archive.read(part))
+    except DAMAGED as error:
+        raise SweepError(f"{path}: damaged, or no zip file ({error}); export the study again") from None
+    return str(about["study"])
+
+
+def _about(path: Path, archive: ZipFile) -> dict[str, Any]:
+    try:
+        about = json.loads(archive.read("archive.json"))
+        if re.fullmatch(r"[A-Za-z0-9][\w.-]*", about["study"], re.ASCII) and isinstance(about["format"], int):
+            return {"version": "unknown", **about}
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise SweepError(f"{path}: not a file that sweep export has written; nothing was imported")
+
+
+def _checked(path: Path, name: str, folder: Path) -> tuple[Storage, list[str], list[str]]:
+    """The storage of an archive, its rivals' studies, the trials that have weights; all of it was read once."""
+    from ...study.storages.storage import open_storage, stored_config
+    from ...training import checkpoint
+
+    try:
+        storage = open_storage(f"journal:///{folder / JOURNAL}")
+        rivals = _rivals(name, storage)
+        configs = [stored_config(each, storage) for each in (name, *rivals)]
+    except StorageError as error:
+        raise SweepError(f"{path}: cannot be imported: {error}") from None
+    for each, config in zip((name, *rivals), configs, strict=True):
+        if config is None:
+            raise SweepError(f"{path}: there is no study {each} in its {JOURNAL}; nothing was imported")
+    weights = []
+    for file in sorted(folder.glob("checkpoints/*/*/*/*")):
+        try:
+            saved = checkpoint.load(file)
+        except checkpoint.DAMAGED as error:
+            raise SweepError(
+                f"{path}: {file.relative_to(folder)} is no checkpoint ({error}); nothing was imported"
+            ) from None
+        weights += [f"{file.parts[-4]}-{file.parts[-3]}"] if saved.state else []
+    return storage, rivals, weights
+
+
+def _move_in(
+    names: Sequence[str], folder: Path, source: Storage, target: Storage, settings: Settings, *, origin: str
+) -> None:
+    """Copies an unpacked study and its rivals' into the storage, then their checkpoints into the workspace."""
+    from ...study.storages.storage import copy_study, exclusive, finish_copy, make_room
+    from ...study.study import refuse_strays
+
+    with contextlib.ExitStack() as alone:
+        for name in names:
+            (settings.here / name).mkdir(exist_ok=True)
+            alone.enter_context(exclusive(target, name, FileLock(settings.here / name / "lock")))
+        half_there = [make_room(name, target) for name in names]
+        for study in (each for name in names for each in (name, f"{name}.controls")):
+            for stray in places.files(settings.workspace / study, "*/*/*") if any(half_there) else []:
+                places.remove(stray)
+            refuse_strays(study, settings.workspace)
+        put = {file: _place(file, settings) for file in folder.glob("checkpoints/*/*/*/*")}
+        checkpoints = {(place.parts[-4], int(place.parts[-3])): place for place in put.values()}
+        for name in names:
+            copy_study(name, source, target, checkpoints=checkpoints, origin=origin)
+        for file, place in put.items():
+            places.write(place, file.read_bytes())
+        for name in names:  # the study itself first: until then another import begins anew
+            finish_copy(name, source, target)
+
+
+def _place(unpacked: Path, settings: Settings) -> Path:
+    """Where a checkpoint belongs in the workspace."""
+    study, number, attempt, name = unpacked.parts[-4:]
+    return settings.checkpoints(study, int(number)) / attempt / name

@@ -1,0 +1,59 @@
+"""Checks of this machine and these settings, each of which would otherwise be met in the middle of a study."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Callable
+
+import torch
+
+from ...config.errors import SweepError, without_password
+from ...config.filesystem import check, here, is_remote
+from ...config.sections import DataConfig
+from ...config.settings import Settings
+from ...data.loading import DATASETS, load
+from ...study.storages.storage import open_storage
+from ...tracking.tracker import Tracker
+
+Check = tuple[str, bool, str]  # what, whether it is well, detail
+
+
+def examine(settings: Settings) -> list[Check]:
+    """Makes all checks; none of them raises."""
+    packages = ("entropy-sweep", "ray", "optuna", "mlflow", "torch", "torchvision")
+    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    present = [name for name in DATASETS if (here(settings.cache) / name / "test_labels.npy").is_file()]
+    digits = DataConfig(name="digits")
+    return [
+        ("versions", True, f"Python {platform.python_version()}, {versions}"),
+        ("devices", True, f"{os.cpu_count()} CPUs; GPUs: {', '.join(gpus) or 'none'}"),
+        _try("workspace", lambda: _workspace(settings)),
+        _try("storage", lambda: _reach(lambda: open_storage(settings.storage), settings.storage)),
+        _try("tracking", lambda: _reach(lambda: Tracker.of("doctor", settings).check(), settings.tracking_uri)),
+        _try("digits", lambda: _reach(lambda: load(digits, root=settings.data, cache=settings.cache), "")),
+        ("data", True, f"prepared: {', '.join(present) or 'none yet'}; root {settings.data}"),
+    ]
+
+
+def _try(what: str, step: Callable[[], str]) -> Check:
+    try:
+        return what, True, step()
+    except (SweepError, OSError) as error:
+        return what, False, str(error)
+
+
+def _workspace(settings: Settings) -> str:
+    if is_remote(settings.workspace):
+        check(settings.workspace)
+        return f"{settings.workspace} can be written"
+    settings.workspace.mkdir(parents=True, exist_ok=True)
+    return f"{settings.workspace}, {shutil.disk_usage(settings.workspace).free / 1e9:.0f} GB free"
+
+
+def _reach(step: Callable[[], object], url: str) -> str:
+    step()
+    return without_password(url) if url else "readable"

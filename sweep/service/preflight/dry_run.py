@@ -1,0 +1,94 @@
+"""The plan of a run: how many trials, and how long they will take, from a few batches trained here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...analysis.summary import finished_rows
+from ...config.settings import Settings
+from ...config.study_config import StudyConfig
+from ...study.distributions import distributions, from_unit
+from ...study.storages.catalog import agree
+from ...training.loop import Diverged, Run, fit
+from ...training.reports import Place
+from ...training.trial import assemble
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        trials: of the search, still to be trained.
+        controls: finalists, controls and tuning trials, at most, still to be trained.
+        epoch_seconds: of one epoch of a middling configuration, measured here.
+        slots: trials at once on this machine.
+        hours: estimated, without pruning.
+    """
+
+    trials: int
+    controls: int
+    epoch_seconds: float
+    slots: int
+    hours: float
+
+
+def plan(config: StudyConfig, settings: Settings, *, done: int, beside: int) -> Plan:
+    """Estimates a run by training a few batches of a configuration from the middle of the space.
+
+    Args:
+        done: trials of the search that have ended.
+        beside: finalists, controls and tuning trials that have.
+    """
+    middle = {name: from_unit(d, 0.5) for name, d in distributions(config.searched).items()}
+    present, resources = torch.cuda.device_count(), config.resources
+    gpus = min(present, 1) if resources.gpus == "auto" else resources.gpus  # of a trial
+    with tempfile.TemporaryDirectory(prefix="sweep-plan-") as scratch:
+        place = Place(Path(scratch), settings.data, settings.cache, gpus=gpus)
+        run, _ = assemble(config.trial(middle), place)
+    seconds = _epoch_seconds(run)
+    # 1 where this machine has no room for any, and a cluster is meant.
+    room = max(1, resources.room(os.cpu_count() or 1, present, gpus))
+    slots = min(room, resources.max_concurrent or room)
+    trials = max(0, config.search.trials - done)
+    controls = max(0, config.search.afterwards - (0 if trials else beside))  # an extension may overtake those there are
+    epochs = (trials + controls) * config.training.max_epochs
+    return Plan(trials, controls, seconds, slots, epochs * seconds / slots / 3600)
+
+
+def _epoch_seconds(run: Run) -> float:
+    """Times an epoch on a part of the training set and scales it up."""
+    whole, part = run.train.size, 24 * run.config.training.batch_size
+    if whole > part:
+        run = dataclasses.replace(run, train=run.train.first(part))
+    epochs, started, threads = fit(run), time.perf_counter(), torch.get_num_threads()
+    torch.set_num_threads(run.config.threads)  # as a trial's
+    try:
+        next(epochs)  # the first one warms up
+        started = time.perf_counter()
+        next(epochs)
+    except StopIteration:
+        return run.history[-1].values["seconds"] * max(1.0, whole / part)
+    except Diverged:  # at the end of an epoch
+        pass
+    finally:
+        torch.set_num_threads(threads)
+    return (time.perf_counter() - started) * max(1.0, whole / part)
+
+
+def planned(config: StudyConfig, settings: Settings) -> Plan:
+    """What a run would do, and how long it would take."""
+    agree(config, settings)
+    rows = finished_rows(config, settings)
+    done = sum(row.kind == "trial" for row in rows)
+    return plan(config, settings, done=done, beside=len(rows) - done)

@@ -1,0 +1,72 @@
+"""Loads a study by path, by name in the storage, or by built-in name, and checks everything about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...config.errors import ConfigError, SweepError, nearest
+from ...config.settings import Settings
+from ...config.study_config import OF_CONFIRM, StudyConfig
+from ...config.study_file import built_in, built_in_names, extend, override, parse, read_file
+from ...config.user_code import search_in
+from ...study.storages.catalog import OWN_CODE, connect, studies
+from .space_checks import check, check_parts
+
+if TYPE_CHECKING:
+    pass
+
+
+def load(
+    study: str,
+    settings: Settings,
+    *,
+    sets: Sequence[str] = (),
+    trials: int | None = None,
+    design: int = 0,
+) -> tuple[StudyConfig, list[str]]:
+    """Finds a study (a path, then a study in the storage, then a built-in name), applies options, checks everything.
+
+    Returns:
+        The config, and warnings: what is allowed but cannot do what it seems to.
+
+    Raises:
+        ConfigError: all that is wrong with it, at once.
+        StorageError: the storage is out of reach.
+    """
+    raw, source = _find(study, settings)
+    raw, misplaced = override(raw, list(sets))
+    extend(raw, trials, design)
+    config, problems = parse(raw)
+    found, warnings = check(config, settings) if config else (check_parts(raw, settings), [])
+    if config and OF_CONFIRM in config.name and config.name not in studies(settings):
+        found.append(f"name: {config.name!r} must not contain {OF_CONFIRM}, as studies of sweep confirm do")
+    if config is None or misplaced + found:
+        raise ConfigError(source, misplaced + problems + found)
+    return config, warnings
+
+
+def _find(study: str, settings: Settings) -> tuple[dict[str, Any], str]:
+    path = Path(study)
+    search_in(Path.cwd())
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise SweepError(f"{study}: no such file. Built-in studies: {', '.join(built_in_names())}.")
+        search_in(path.parent)
+        return read_file(path, study), study
+    from ...study.storages.storage import noted, stored_config, study_names
+
+    storage = connect(settings.storage)
+    stored = stored_config(study, storage)
+    if stored is not None:
+        search_in(*map(Path, noted(study, OWN_CODE, storage) or []))
+        return stored.model_dump(mode="json"), f"study {study}"
+    shipped = built_in(study)
+    if shipped is None:
+        known = study_names(storage)
+        raise SweepError(
+            f"{study}: neither a file, nor a study in the storage ({', '.join(known) or 'which has none'}), nor a "
+            f"built-in one ({', '.join(built_in_names())}){nearest(study, known + built_in_names())}."
+        )
+    return read_file(shipped, study), study

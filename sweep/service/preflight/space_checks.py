@@ -1,0 +1,225 @@
+"""What would make trials fail, found before any starts: sizes, data, hyperparameters that cannot act."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from ...config.errors import DataError
+from ...config.search_space import Choices, Range, Scalar
+from ...config.sections import DataConfig
+from ...config.settings import Settings
+from ...config.study_config import StudyConfig
+from ...config.user_code import is_import_path
+from ...models import model_class
+from .name_checks import check_names
+
+if TYPE_CHECKING:
+    from ...data.datasets import DatasetInfo
+
+
+EARNEST_CORNERS = 4  # of these, a model of the user's own is built with weights where it does not work without
+CORNERS = 512  # models built, at most, to see whether the space holds an impossible one
+
+
+def check(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]]:
+    """Looks for what would make trials fail, before any starts.
+
+    Returns:
+        Problems, and warnings.
+    """
+    from .user_code_checks import check_task
+
+    problems = check_names(config.model_dump())
+    info, unfit = None, list[str]()
+    if not any(p.startswith("data.") for p in problems):
+        family = not any(p.startswith(("model.name", "task.kind")) for p in problems)
+        info, unfit = _check_data(config, settings, family=family)
+    buildable = all(problem.startswith(("objective.", "task.loss", "task.metrics")) for problem in problems)
+    problems += unfit
+    if buildable and info is not None:
+        impossible, warnings = _check_sizes(config, info)
+        if not any(problem.startswith("task.") for problem in problems):
+            impossible += check_task(config, model_class(config.model.name), info)
+        if info.num_val and config.data.val_fraction != DataConfig.model_fields["val_fraction"].default:
+            brings = config.data.folder or config.data.name
+            warnings.append(f"data.val_fraction cannot act: {brings} has a validation part of its own")
+        return problems + impossible, warnings
+    return problems, []
+
+
+def check_parts(raw: Mapping[str, Any], settings: Settings) -> list[str]:
+    """What else is wrong with a study that has no config for what its keys and values are."""
+    from ...data.loading import reader, split_sizes
+
+    problems = check_names(raw)
+    try:
+        data = DataConfig.model_validate(raw.get("data"))
+        if not is_import_path(data.name) and not any(p.startswith("data.") for p in problems):
+            split_sizes(data, reader(data, settings.data).info)
+    except ValidationError:
+        pass  # said by whoever has found that there is no config
+    except DataError as error:
+        problems.append(str(error))
+    return problems
+
+
+def _check_data(config: StudyConfig, settings: Settings, *, family: bool) -> tuple[DatasetInfo | None, list[str]]:
+    """Finds and prepares the data; returns what is known of it, and what is wrong with it.
+
+    Args:
+        family: whether there is a model that could be trained on it.
+    """
+    from ...data.loading import prepare, reader, split_sizes
+    from ...losses.task import TASKS
+    from ...training.trial import task_kind
+
+    info = None
+    try:
+        found = reader(config.data, settings.data)
+        info = found.info
+        split_sizes(config.data, info)
+        prepare(found, cache=settings.cache)
+    except DataError as error:
+        return info, [str(error)]
+    if family:
+        task = task_kind(config.task, model_class(config.model.name))
+        if TASKS[task].targets not in (None, info.targets):
+            needs, has = TASKS[task].targets, info.targets
+            return info, [f"model.name: {config.model.name} is for {task}, on {needs}; {config.data.name} has {has}"]
+    return info, []
+
+
+def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], list[str]]:
+    """Builds the corners of the space without memory for weights: impossible sizes, hyperparameters that do nothing."""
+    import torch
+
+    from ...losses import EntropyGuidance, GuidanceWarning
+    from ...training.loop import has_batch_norm
+    from ...training.trial import build
+    from .user_code_checks import check_model
+
+    smallest = min(_smallest_batch(config), config.data.train_size or 2)
+    problems: dict[str, list[str]] = {}  # and at which sizes
+    shapes: dict[tuple[Any, Any], list[tuple[int, ...]]] = {}
+    kinds: set[str] = set()
+    left_out: dict[str, str] = {}
+    own = is_import_path(config.model.name)
+    for number, corner in enumerate(itertools.islice(_corners(config), CORNERS)):
+        trial = config.trial(corner)
+        try:
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", GuidanceWarning)  # said below, once for all corners
+                model = check_model(trial, info, in_earnest=number < EARNEST_CORNERS) if own else build(trial, info)
+                if model is None:
+                    continue
+                guidance = EntropyGuidance(model, **trial.guidance.model_dump())
+            if smallest < 2 and has_batch_norm(model):
+                needed = "batch normalisation needs at least 2 images: training.batch_size, data.train_size"
+                raise ValueError(needed)  # noqa: TRY301
+        except ValueError as error:
+            problems.setdefault(str(error), []).append(f"depth {trial.model['depth']}, width {trial.model['width']}")
+            continue
+        shapes[trial.model["depth"], trial.model["width"]] = [tuple(p.shape) for p in model.parameters()]
+        kinds |= {layer.kind for layer in guidance.selected}
+        left_out |= {layer.name: layer.kind for layer in guidance.left_out}
+    if problems:
+        # Messages of ours name the size that is wrong; those of the user's own are alike for many sizes.
+        where = {error: f"at {_few(sizes)}: " if own else "" for error, sizes in problems.items()}
+        return [f"model {config.model.name} on {config.data.name}: {where[e]}{e}" for e in problems], []
+    return [], _unguided(config, kinds, left_out) + _idle(config, shapes, kinds)
+
+
+def _few(sizes: list[str]) -> str:
+    return sizes[0] + (f" and {len(sizes) - 1} more" if len(sizes) > 1 else "")
+
+
+def _smallest_batch(config: StudyConfig) -> int:
+    size = config.space.get("training.batch_size", config.training.batch_size)
+    return int(min(size.choices if isinstance(size, Choices) else [size.low if isinstance(size, Range) else size]))  # type: ignore[type-var, arg-type]
+
+
+def _corners(config: StudyConfig) -> Iterator[dict[str, Scalar]]:
+    """Every depth, and the ends of everything else that shapes the model."""
+    levels: dict[str, list[Scalar]] = {}
+    for name, dimension in config.searched.items():
+        values: list[Scalar]
+        if name not in ("depth", "width") and not name.startswith("model."):
+            values = list(dimension.choices[:1]) if isinstance(dimension, Choices) else [dimension.low]
+        elif isinstance(dimension, Choices):
+            values = list(dimension.choices)
+        elif name == "depth" and isinstance(dimension.low, int):
+            values = list(range(dimension.low, int(dimension.high) + 1, int(dimension.step or 1)))
+        else:
+            values = [dimension.low, dimension.high]
+        levels[name] = values
+    if "depth" in levels:
+        levels["depth"] = levels.pop("depth")  # varies fastest, so that every depth is among the first corners
+    return (dict(zip(levels, values, strict=True)) for values in itertools.product(*levels.values()))
+
+
+TERMS = (("lambda1", "dense", "form"), ("lambda2", "conv", "conv_form"))  # weight, kind of layer, form of each
+
+
+def _unguided(config: StudyConfig, kinds: set[str], left_out: Mapping[str, str]) -> list[str]:
+    """Weights of guidance without a layer to act on, and layers that guidance leaves out."""
+    found, name = [], config.model.name
+    for weight, kind, form in TERMS:
+        lost = [layer for layer, its_kind in left_out.items() if its_kind == kind]
+        lost = [*lost[:3], *(["..."] if len(lost) > 3 else [])]
+        remedy = f"name them under guidance.layers, or use guidance.{form}: target"
+        if weight in config.searched and kind not in kinds:
+            words = "dense layers" if kind == "dense" else "convolutions"
+            none = f"{name} has no {words}"
+            why = f"all {words} of {name} are in front of a normalisation ({', '.join(lost)}): {remedy}"
+            found.append(f"space.{weight} cannot act: {why if lost else none}")
+        elif lost and _acts(config, weight):
+            found.append(
+                f"guidance.layers: all leaves out layers in front of a normalisation ({', '.join(lost)}), as their "
+                f"weights would grow for ever: {remedy}, to guide them all the same"
+            )
+    return found
+
+
+def _values(config: StudyConfig, name: str) -> list[Scalar]:
+    """What a hyperparameter of guidance may be: the choices, or the one value."""
+    dimension = config.space.get(name, getattr(config.guidance, name.removeprefix("guidance.")))
+    return list(dimension.choices) if isinstance(dimension, Choices) else [dimension]
+
+
+def _acts(config: StudyConfig, weight: str) -> bool:
+    """Whether a lambda is above 0 in some trial."""
+    return weight in config.searched or any(value != 0 for value in _values(config, weight))
+
+
+def _idle(config: StudyConfig, shapes: Mapping[tuple[Any, Any], object], kinds: set[str]) -> list[str]:
+    """Hyperparameters that cannot act, the lambdas aside."""
+    from ...losses.task import TASKS
+    from ...training.trial import task_kind
+
+    searched, found = config.searched, []
+    smoothed = config.training.label_smoothing or "training.label_smoothing" in config.space
+    if smoothed and config.task.loss:
+        found.append("training.label_smoothing cannot act: task.loss is your own")
+    elif smoothed and TASKS[task_kind(config.task, model_class(config.model.name))].targets is None:
+        found.append(f"training.label_smoothing cannot act: {config.model.name} is not trained on labels")
+    terms = [form for weight, kind, form in TERMS if kind in kinds and _acts(config, weight)]
+    forms = {str(value) for form in terms for value in _values(config, f"guidance.{form}")}
+    for name, form in (("epsilon", "reciprocal"), ("guidance.target", "target")):
+        if name in searched and form not in forms:
+            why = (
+                f"only the {form} form has it, and the form is {' and '.join(sorted(forms))}"
+                if forms
+                else "no guidance"
+            )
+            found.append(f"space.{name} cannot act: {why}")
+    if "width" in searched:
+        depths = {d for d, _ in shapes}
+        same = [d for d in sorted(depths) if len({str(s) for (at, _), s in shapes.items() if at == d}) == 1]
+        if same:
+            found.append(f"space.width cannot act at depth {', '.join(map(str, same))} of {config.model.name}")
+    return found

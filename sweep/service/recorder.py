@@ -1,0 +1,234 @@
+"""What MLflow is told of a run's trials, from their start to the best one's model; and what a dead driver left out.
+
+Called by the driver, after the storage has taken the same. Only what reads checkpoints imports torch.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+from ..config.settings import Settings
+from ..config.study_config import StudyConfig
+from ..study import provenance
+from ..study.finalists import best_rows
+from ..study.records import ARMS, Kind, Outcome, Row
+from ..study.study import Study
+from ..study.trial import Trial
+from ..tracking.tracker import RunKey, Tracker
+from ..training.reports import EpochMetrics, Place
+
+REPAIR_EVERY = 5.0  # seconds, while it is not known whether another driver lives
+TRACEBACK = 4000  # characters of its end that are kept
+
+
+class Recording:
+    """The MLflow runs of a study's trials.
+
+    Args:
+        noticed: is told what the user should know.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        settings: Settings,
+        search: Study,
+        controls: Study,
+        tracker: Tracker,
+        noticed: Callable[[str], None],
+    ):
+        self._config, self._settings, self._tracker, self._noticed = config, settings, tracker, noticed
+        self._search, self._controls = search, controls
+        self._sent: set[RunKey] = set()  # runs that this driver has ended
+        self._told = False  # that the tracker cannot send
+        self._drops = 0  # that were told of
+        before = cast("list[provenance.Code]", search.noted("code") or [])
+        self._codes = provenance.followed_by(before, provenance.environment())
+
+    # -- a trial of this driver ----------------------------------------------------------------------------------
+
+    def start(self, trial: Trial) -> None:
+        """Opens a trial's run, or the one that an earlier driver has opened."""
+        self._start(_run_key(trial), trial)
+
+    def epochs(self, trial: Trial, epochs: Sequence[EpochMetrics]) -> None:
+        """Logs epochs that count."""
+        self._tracker.log_epochs(_run_key(trial), epochs)
+
+    def failed(self, trial: Trial, error: str | None) -> None:
+        """Keeps an error of a trial that is tried again."""
+        self._tracker.set_tags(_run_key(trial), _error_tag(error))
+
+    def taken_over(self, trial: Trial) -> None:
+        """Leaves a trial's run to another driver."""
+        self._tracker.leave_trial(_run_key(trial))
+
+    def interrupted(self, trials: Sequence[Trial]) -> None:
+        """Ends the runs of unfinished trials, before another driver can go on with them."""
+        for trial in trials:
+            end_time = int(time.time() * 1000)
+            self._tracker.end_trial(_run_key(trial), outcome=None, metrics={}, tags={}, end_time=end_time)
+        if trials and not self._tracker.away:
+            self._tracker.flush(timeout=5)
+
+    def end(self, trial: Trial, outcome: Outcome, error: str | None, tags: Mapping[str, str]) -> None:
+        """Ends a trial's run."""
+        self._end(_run_key(trial), outcome, trial.best, error, tags, time.time())
+
+    # -- the study -------------------------------------------------------------------------------------------------
+
+    def repair(self) -> bool:
+        """Sends to the tracker what it lacks of finished trials, from their checkpoints.
+
+        Called at the start and at the end: in between, another driver may have died before it had sent all of its own.
+
+        Returns:
+            Whether nobody is to be waited for: False where trials are left to a driver that may be dead.
+        """
+        known, all_known = self._tracker.runs(), True
+        for study in (self._search, self._controls):
+            rows, elsewhere = study.rows(), study.elsewhere()
+            for row in rows:
+                key = RunKey(study.name, _mlflow_kind(row.kind), row.number)
+                state = known.get(key)
+                whole = state is not None and state.outcome is not None and state.status in ("FINISHED", "FAILED")
+                if row.orphan and state is not None and state.status == "RUNNING" and not _goes_on(study, row):
+                    self._tracker.end_trial(key, outcome=None, metrics={}, tags={}, end_time=int(time.time() * 1000))
+                if row.state != "finished" or row.outcome is None or whole or key in self._sent:
+                    continue
+                if row.number in elsewhere:
+                    all_known = all_known and elsewhere[row.number]
+                    continue
+                from ..training import checkpoint
+
+                self._start(key, row, row.started)
+                saved = checkpoint.load_latest(self._settings.checkpoints(study.name, row.number))
+                if saved is not None:
+                    self._tracker.log_epochs(key, [m for m in saved.history if m.epoch <= row.epochs])
+                self._end(key, row.outcome, row.value, row.error, row.tags, row.ended or time.time())
+        return all_known
+
+    def complete(self, stop: threading.Event) -> bool:
+        """Repairs until all is told of that no living driver tells of; False where it was stopped before."""
+        told = False
+        while not self.repair():
+            if not told:
+                self._noticed("up to a minute: finds out whether a driver on another host lives, to tell of its trials")
+                told = True
+            if stop.wait(REPAIR_EVERY):
+                return False
+        return True
+
+    def note_code(self) -> None:
+        """Keeps what code the study is trained with, and says what has changed since it was last."""
+        before, now = self._codes[-2:][0], self._codes[-1]
+        if self._search.noted("code") != self._codes:
+            self._search.note("code", self._codes)
+            if changes := provenance.changes(provenance.tags(before), provenance.tags(now)):
+                self._noticed(
+                    f"the code has changed since this study was last trained: {', '.join(changes)}. The MLflow tags "
+                    "of a trial say which made it; to replay an older one bit for bit, use its code"
+                )
+        self._tracker.set_tags(None, provenance.all_tags(self._codes))
+
+    def keep(self, study_file: str) -> None:
+        """Keeps the study file and, of the best trial, its weights and model."""
+        from ..training import checkpoint
+        from ..training.trial import trained_model
+
+        self._tracker.log_text(None, study_file, "study.yaml")
+        best = best_rows(self._config, self._search.rows(), 1)
+        if not best or self._search.noted("recorded_best") == best[0].number:
+            return
+        row = best[0]
+        saved = checkpoint.load_latest(self._settings.checkpoints(self._search.name, row.number))
+        if saved is None or not saved.state:
+            self._noticed(f"trial {row.number} is the best, but its checkpoint is gone: no model was logged")
+            return
+        config = self._config.trial(row.hyperparameters, seed=row.seed)
+        key, dropped = RunKey(self._search.name, "trial", row.number), len(self._tracker.dropped)
+        self._tracker.log_text(key, config.model_dump_json(indent=2), "config.json")
+        self._tracker.log_files(key, [saved.path], "checkpoint")
+        place = Place(saved.path.parent.parent, self._settings.data, self._settings.cache)
+        self._tracker.log_model(key, *trained_model(config, place, saved))
+        self._tracker.set_tags(None, {"sweep.best": str(row.number)})
+        if self._tracker.flush(timeout=0 if self._tracker.away else 60) and len(self._tracker.dropped) == dropped:
+            self._search.note("recorded_best", row.number)
+
+    def tell_of_problems(self) -> None:
+        """Says once that the tracker cannot send, or that it can again, or what it drops; to be called now and then."""
+        for dropped in self._tracker.dropped[self._drops :]:
+            self._noticed(f"tracking: {dropped}. Training goes on")
+            self._drops += 1
+        trouble = self._tracker.trouble
+        if trouble and not self._told:
+            self._noticed(f"tracking: {trouble}. Training goes on; what is missing is sent later")
+        elif self._told and not trouble:
+            self._noticed("tracking: the server is back, and is sent what it lacks")
+        self._told = trouble is not None
+
+    # -- within -----------------------------------------------------------------------------------------------------
+
+    def _start(self, key: RunKey, trial: Trial | Row, started: float | None = None) -> None:
+        config = self._config.trial(trial.hyperparameters, seed=_seed(trial))
+        tags = {
+            **self._code_tags(trial),
+            "sweep.design": str(trial.design).lower(),
+            "sweep.seed": str(_seed(trial)),
+            **({"sweep.of": str(trial.of)} if trial.of is not None else {}),
+            **({"sweep.arm": trial.kind} if key.kind == "confirm" else {}),
+            **({"sweep.control": "tuned" if trial.kind == "tuned" else "plain"} if key.kind == "control" else {}),
+        }
+        # A control may have hyperparameters that the space has not.
+        params = {**self._config.hyperparameters(config), **trial.hyperparameters}
+        start_time = int((started or time.time()) * 1000)
+        # Another driver may have opened the run of a trial that was adopted, or that is over.
+        adopted = isinstance(trial, Row) or trial.attempt > 1
+        self._tracker.start_trial(key, params=params, tags=tags, start_time=start_time, resumed=adopted)
+
+    def _code_tags(self, trial: Trial | Row) -> dict[str, str]:
+        """Tags of the code that a trial is or was trained with, and of the one it began with where that was another."""
+        now = time.time()
+        ended = trial.ended if isinstance(trial, Row) else None
+        before, code = (provenance.code_at(self._codes, moment or now) for moment in (trial.started, ended))
+        return {**code, **{f"{name}.at_start": value for name, value in before.items() if code.get(name) != value}}
+
+    def _end(
+        self,
+        key: RunKey,
+        outcome: Outcome,
+        value: float | None,
+        error: str | None,
+        tags: Mapping[str, str],
+        ended: float,
+    ) -> None:
+        """Ends a run. `objective` is for completed search trials alone, so that sorting by it shows the truth."""
+        name = "final_objective" if key.kind != "trial" else "objective" if outcome == "completed" else "last_objective"
+        metrics = {name: value} if value is not None and outcome in ("completed", "pruned") else {}
+        tags, end_time = {**tags, **_error_tag(error)}, int(ended * 1000)
+        self._tracker.end_trial(key, outcome=outcome, metrics=metrics, tags=tags, end_time=end_time)
+        self._sent.add(key)
+
+
+def _goes_on(study: Study, row: Row) -> bool:
+    """Whether this driver takes an orphan up."""
+    return study.trains(row.kind, row.seed, row.hyperparameters)
+
+
+def _run_key(trial: Trial) -> RunKey:
+    return RunKey(trial.study, _mlflow_kind(trial.kind), trial.number)
+
+
+def _error_tag(error: str | None) -> dict[str, str]:
+    return {"sweep.error": error[-TRACEBACK:]} if error else {}
+
+
+def _mlflow_kind(kind: Kind) -> str:
+    return "confirm" if kind in ARMS else "control" if kind == "tuned" else kind
+
+
+def _seed(trial: Trial | Row) -> int:
+    return trial.config.training.seed if isinstance(trial, Trial) else trial.seed

@@ -1,0 +1,231 @@
+"""One run of a study, or of a part of it: brings the executor, the tracker and the driver together, and ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..analysis.summary import Summary, summarise
+from ..config.errors import ConfigError, SweepError
+from ..config.filesystem import check, is_remote
+from ..config.settings import NO_DATABASE, Settings
+from ..config.study_config import StudyConfig
+from ..config.study_file import to_yaml
+from ..config.user_code import search_folders
+from ..execution.session import on_ray
+from ..study.records import ARMS
+from ..study.storages.catalog import OWN_CODE, agree, connect, studies
+from ..tracking.ui_links import describe, experiment_tags
+from .analyse import conclude
+
+if TYPE_CHECKING:
+    from ..analysis.sensitivity import Analysis
+    from ..config.search_space import Scalar
+    from ..study.records import Row, Wanted
+    from ..study.storages.storage import Storage
+    from ..study.study import Study
+    from ..tracking.tracker import Tracker
+    from .driver import Listener
+
+
+def run(
+    config: StudyConfig,
+    settings: Settings,
+    listener: Listener,
+    *,
+    forerunners: Sequence[StudyConfig] = (),
+    pairs: Sequence[Wanted] | None = None,
+    first: Sequence[Mapping[str, Scalar]] = (),
+    concluded: bool = True,
+    stop: threading.Event | None = None,
+    offline_ok: bool = False,
+    insecure: bool = False,
+) -> Summary:
+    """Runs a study, or goes on with it: every run is a resume.
+
+    Args:
+        config: from `load`, so checked.
+        listener: told of every step.
+        forerunners: from `continued`: studies of another search space, whose trials the sampler is shown.
+        pairs: rows of the sister study that are trained in place of all that the study itself would train.
+        first: values of points that must be among the trials of the search.
+        concluded: whether at the end the best model is kept, what matters is analysed and the report written.
+        stop: when set, running trials checkpoint and the run ends early.
+        offline_ok: go on without a tracking server that is out of reach; it is sent everything when it is back.
+        insecure: use a cluster that asks for no token, too.
+
+    Raises:
+        SweepError: storage, tracking server or cluster out of reach, or the cluster cannot run it, before any trial.
+    """
+    began, interrupted, stop = time.monotonic(), False, stop or threading.Event()
+    keeping: Future[None] | None = None
+    concluding: Future[Analysis | None] | None = None
+    agree(config, settings)
+    if is_remote(settings.workspace):
+        if not settings.tracking_uri:
+            raise SweepError(NO_DATABASE)
+        check(settings.workspace)
+    complete = is_complete(config, settings, pairs, first)
+    if complete and concluded:
+        listener.noticed(
+            f"{config.name} is finished: nothing is left to train; --trials with a larger number extends it"
+        )
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        # MLflow and Ray take seconds each to start; Ray's are mostly spent waiting for its processes.
+        preparing = pool.submit(_prepare, config, settings, offline_ok=offline_ok)
+        with contextlib.nullcontext() if complete else on_ray(settings.address, config):
+            tracker = preparing.result()
+
+            from ..execution.cluster_checks import check_nodes
+            from ..execution.executor import execute
+            from ..study.storages.storage import UNREACHABLE
+            from ..study.study import Study
+            from .driver import Driver
+            from .recorder import Recording
+
+            if not complete:
+                problems = check_nodes(config, settings, insecure=insecure, noticed=listener.noticed)
+                if problems:
+                    raise ConfigError(f"address {settings.address}", problems)  # before anything is written
+            try:
+                storage, workspace = connect(settings.storage), settings.workspace
+                search = Study(config, storage, workspace=workspace)
+                controls = Study(config, storage, workspace=workspace, sister=True, pairs=pairs)
+                tags = {**_budget(config), **_learn(search, forerunners, storage, listener)}
+                tracker.open(
+                    description=describe(config),
+                    params=config.identity(),
+                    tags=tags,
+                    experiment_tags={
+                        **experiment_tags(config, settings.experiment(config.name)),
+                        **_whose(search, settings),
+                    },
+                    taken=lambda: search.taken() | controls.taken(),
+                    offline_ok=offline_ok,
+                )
+                if config.import_paths:
+                    search.note(OWN_CODE, search_folders())
+                if pairs is not None:
+                    controls.add(pairs)
+                elif (budget := search.fill(first)) > config.search.trials and not complete:
+                    listener.noticed(f"{config.name} has {budget} trials: its budget grows, and never shrinks")
+                recording = Recording(config, settings, search, controls, tracker, listener.noticed)
+                parts = config, settings, search, controls, recording, listener
+                with Driver(*parts, stage="search" if pairs is None else "tuned") as driver:
+                    if concluded:
+                        keeping = pool.submit(driver.record, to_yaml(config))  # at the end, while Ray cleans up
+                    if not complete:
+                        recording.repair()
+                        recording.note_code()
+                        execute(driver, config.resources, stop=stop)
+                        interrupted = not driver.finished()
+                    interrupted = interrupted or not recording.complete(stop)
+                    if concluded and not interrupted:
+                        page = settings.reports(config.name) / "report.html"
+                        wanted = settings.report and not (complete and page.exists())
+                        concluding = pool.submit(conclude, config.name, settings, tracker, listener, report=wanted)
+                rows = [_rows(study, interrupted=interrupted) for study in (search, controls)]
+                summary = Summary.of(config, *rows, interrupted=interrupted)
+            except BaseException:
+                tracker.close(status="KILLED", timeout=5)
+                raise
+        if keeping and (error := keeping.exception()) is not None:
+            listener.noticed(f"the best model was not recorded: {error}; the next run of {config.name} tries again")
+        try:
+            analysis = concluding.result() if concluding else None
+            # Pairs leave the study's own run as it was: they neither end nor interrupt a search.
+            over = not interrupted if pairs is None else tracker.was_over or is_complete(config, settings)
+            another = pairs is not None and search.is_busy()  # whose end will be that of the study's own run
+        except BaseException:
+            tracker.close(status="KILLED", timeout=5)
+            raise
+    # A server that is away already has had its time: the next run sends what it lacks.
+    tracker.close(status="FINISHED" if over else None if another else "KILLED", timeout=5 if tracker.away else 60)
+    with contextlib.suppress(*UNREACHABLE):  # another host then finds out in a minute
+        for study in (search, controls):
+            study.leave()
+    for notice in tracker.notices:
+        listener.noticed(notice)
+    if tracker.problem:
+        listener.noticed(f"tracking: {tracker.problem}; the next run of {config.name} sends what is missing")
+    return replace(summary, seconds=time.monotonic() - began, analysis=analysis)
+
+
+def _rows(study: Study, *, interrupted: bool) -> list[Row]:
+    """All trials of a study; of a run that was interrupted while the storage is away, those that were known last."""
+    from ..study.storages.storage import UNREACHABLE
+
+    try:
+        return study.rows()
+    except UNREACHABLE:
+        if not interrupted:
+            raise
+        return study.rows(latest=False)
+
+
+def _learn(search: Study, forerunners: Sequence[StudyConfig], storage: Storage, listener: Listener) -> dict[str, str]:
+    """Shows the sampler of a new study what its forerunners have found; returns MLflow tags that say so."""
+    from ..study.warm_start import gather
+
+    config = search.config
+    if forerunners and search.noted("knowledge") is None:
+        search.know({r["trial"]: r for before in forerunners for r in gather(config, before, storage)}.values())
+        before, sampler = ", ".join(study.name for study in forerunners), config.search.sampler
+        idle = f", but the sampler {sampler} learns from no trial" if sampler in ("random", "qmc") else ""
+        listener.noticed(
+            f"{config.name} goes on from {before} with another space and a budget of its own; its sampler is shown the "
+            f"{search.knows} trials that fit{idle}"
+        )
+    return {"sweep.knows": str(search.knows)} if search.knows else {}
+
+
+def _whose(search: Study, settings: Settings) -> dict[str, str]:
+    """Tags by which studies of one name on a shared server are told apart."""
+    return {"sweep.id": str(search.noted("id")), **({"sweep.owner": settings.owner} if settings.owner else {})}
+
+
+def _budget(config: StudyConfig) -> dict[str, str]:
+    """What may change between two runs of a study: tags, since MLflow's params never change."""
+    return {f"sweep.search.{k}": str(v) for k, v in config.search.model_dump(mode="json").items() if k != "finalists"}
+
+
+def _prepare(config: StudyConfig, settings: Settings, *, offline_ok: bool) -> Tracker:
+    """Imports what the run needs and reaches the tracking server; in a thread."""
+    from ..execution import executor  # noqa: F401
+    from ..tracking.tracker import Tracker
+    from . import driver  # noqa: F401
+
+    tracker = Tracker.of(config.name, settings)
+    if not offline_ok:
+        tracker.check(create=True)
+    return tracker
+
+
+def is_complete(
+    config: StudyConfig,
+    settings: Settings,
+    pairs: Sequence[Wanted] | None = None,
+    first: Sequence[Mapping[str, Scalar]] = (),
+) -> bool:
+    """Whether nothing is left to train, as far as the storage knows; where ``pairs`` are given, of these.
+
+    Args:
+        pairs, first: as for `run`.
+    """
+    from ..study.finalists import missing, wanted_rows, wanted_tuned
+
+    if config.name not in studies(settings):
+        return False
+    summary = summarise(config.name, settings)
+    rows, controls = summary.rows, [row for row in summary.controls if pairs is not None or row.kind not in ARMS]
+    if pairs is not None:
+        return not missing(pairs, [r for r in controls if r.state == "finished"])
+    wanted = [*wanted_rows(config, rows), *wanted_tuned(config, rows, controls)]
+    done = all(r.state == "finished" for r in [*rows, *controls])
+    done = done and all(any(point.items() <= row.hyperparameters.items() for row in rows) for point in first)
+    return done and len(rows) >= config.search.trials and not missing(wanted, controls)

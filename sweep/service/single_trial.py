@@ -1,0 +1,64 @@
+"""Trains one trial in this process: for `sweep train` and notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..analysis.summary import summarise
+from ..config.errors import ConfigError, DivergenceError, SweepError
+from ..config.settings import Settings
+from ..config.study_config import StudyConfig, TrialConfig
+
+if TYPE_CHECKING:
+    from ..training.reports import EpochMetrics
+
+
+# -- one trial, in this process --------------------------------------------------------------------------------------
+
+
+def trial_config(config: StudyConfig, settings: Settings, number: int | None) -> TrialConfig:
+    """The config of one trial: that of trial ``number``, or the constants of a study that searches nothing.
+
+    Raises:
+        SweepError: no such trial, or hyperparameters without a value.
+    """
+    if number is None:
+        missing = list(config.searched)
+        if missing:
+            raise ConfigError("train", [f"{n}: give it a value, --set {n}=..." for n in missing])
+        return config.trial({})
+    rows = {row.number: row for row in summarise(config.name, settings).rows}
+    row = rows.get(number)
+    if row is None or not row.hyperparameters:
+        raise SweepError(f"trial {number}: {config.name} has no such trial that was started (0 to {len(rows) - 1})")
+    return config.trial(row.hyperparameters, seed=row.seed)
+
+
+def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[EpochMetrics]:
+    """Trains one trial in this process, from scratch, and yields its epochs.
+
+    Raises:
+        DivergenceError: it diverges; says in which epoch.
+    """
+    from ..training.reports import Place
+    from ..training.trial import run_trial
+
+    place = Place(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0)
+    for said in run_trial(trial, place, interval=0.0):
+        yield from said.epochs
+        if said.outcome == "diverged":
+            raise DivergenceError(f"diverged: {said.error}")
+
+
+def test(trial: TrialConfig, settings: Settings, folder: Path) -> dict[str, float]:
+    """Metrics of a trained trial on the test set."""
+    from ..data.loading import load as load_data
+    from ..training.loop import evaluate
+    from ..training.reports import Place
+    from ..training.trial import assemble
+
+    run, _ = assemble(trial, Place(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0))
+    dataset = load_data(trial.data, root=settings.data, cache=settings.cache)
+    return evaluate(run, dataset.test.to(run.device), "test")

@@ -1,0 +1,99 @@
+"""From a study and options to what a cluster's head is to run: the words, the code, the settings."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config.errors import ConfigError, SweepError, without_password
+from ..config.study_file import built_in, built_in_names, extend, override, parse, read_file
+from ..config.user_code import modules_to_send, packages, search_in
+from .preflight.name_checks import check_names
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is submitted.
+
+    Attributes:
+        study: its name.
+        words: the command, without ``python -m sweep``.
+        modules: packages and files to send.
+        file: the study file to send, if it is a file of the user's.
+    """
+
+    study: str
+    words: list[str]
+    modules: list[str]
+    file: Path | None
+
+    def write(self, folder: Path) -> None:
+        """Puts code and study file into a folder."""
+        from ..cluster.connect import collect
+
+        collect(self.modules, folder)
+        if self.file is not None:
+            shutil.copy(self.file, folder / self.file.name)
+
+
+def prepare(
+    study: str, *, sets: Sequence[str] = (), trials: int | None = None, design: int = 0, flags: Sequence[str] = ()
+) -> Submission:
+    """Checks a study as far as can be done without the cluster's data.
+
+    Args:
+        study: a study file, a built-in name, or else a study that the cluster's storage has.
+        sets: what is overridden.
+        flags: further options of ``run``.
+
+    Raises:
+        ConfigError: all that is wrong with the study.
+        SweepError: no such file.
+    """
+    path = Path(study)
+    is_file = path.suffix in (".yaml", ".yml") or path.is_file()
+    if is_file and not path.is_file():
+        raise SweepError(f"{study}: no such file. Built-in studies: {', '.join(built_in_names())}.")
+    source = path if is_file else built_in(study)
+    words = ["run", path.name if is_file else study, *(f"--set={each}" for each in sets), *flags]
+    words += [f"--trials={trials}"] if trials is not None else []
+    words += [f"--design={design}"] if design else []
+    if source is None:
+        return Submission(study, words, packages(), None)
+    search_in(Path.cwd(), source.parent)
+    raw, misplaced = override(read_file(source, study), list(sets))
+    extend(raw, trials, design)
+    config, problems = parse(raw)
+    # Imports what is the user's own; all other names are the head's to check.
+    problems += check_names(raw) if config is not None and config.import_paths else []
+    if config is None or misplaced + problems:
+        raise ConfigError(study, misplaced + problems)
+    own = modules_to_send() if config.import_paths else []
+    return Submission(config.name, words, [*packages(), *own], path if is_file else None)
+
+
+def settings_to_send(given: Mapping[str, str | Path | None]) -> dict[str, str]:
+    """The settings that were given as options, as environment variables; what is not given is the head's own.
+
+    Raises:
+        ConfigError: one of them has a password, which everybody could read in the job's record.
+    """
+    names = {
+        "storage": "SWEEP_STORAGE",
+        "tracking": "MLFLOW_TRACKING_URI",
+        "workspace": "SWEEP_WORKSPACE",
+        "data": "SWEEP_DATA",
+        "owner": "SWEEP_OWNER",
+    }
+    sent = {names[option]: str(value) for option, value in given.items() if value is not None}
+    problems = [
+        f"{name}: {without_password(value)} holds a password, which would be in the job's record: write it into "
+        f"~/sweep.env on the head, as {name}=..."
+        for name, value in sent.items()
+        if without_password(value) != value
+    ]
+    if problems:
+        raise ConfigError("options", problems)
+    return sent

@@ -1,0 +1,144 @@
+"""What `sweep confirm` compares guided networks with: the studies that find their rivals, the rows that are trained.
+
+Pure functions. A rival is as well tuned as the guided network: its study has the same space but for guidance, as many
+trials, the same sampler, pruner and epochs, and hyperparameters of its own in guidance's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..config.search_space import Choices, Dimension, Range, Scalar
+from ..config.sections import FinalistsConfig
+from ..config.study_config import OF_CONFIRM, StudyConfig
+from .distributions import contains, distributions
+from .finalists import best_rows, of_guidance, tuned_space, unguided
+from .records import Arm, Row, Wanted
+
+METHODS: tuple[Arm, ...] = ("dropout", "weight_decay", "batch_norm", "he", "orthogonal", "lsuv")
+FIRST_SEED = 10_000  # above the study's own: no finalist gets there
+
+
+def rival(config: StudyConfig, arm: Arm, trials: int) -> StudyConfig:
+    """The study that finds a rival's best configuration.
+
+    Args:
+        arm: ``strongest``, or one of ``METHODS``.
+        trials: how many the sampler of the guided ones has seen; one is enough where nothing is left to search.
+    """
+    kept = {name: dimension for name, dimension in config.space.items() if not of_guidance(name)}
+    own = {name: config.searched.get(name, d) if _is_searched(d) else d for name, d in _own(config)[arm].items()}
+    space: dict[str, Dimension] = {"lambda1": 0.0, "lambda2": 0.0, **kept, **own}
+    trials = trials if any(map(_is_searched, space.values())) else 1
+    search = config.search.model_copy(
+        update={
+            "trials": trials,
+            "design": min(config.search.design, trials),
+            "hours": None,
+            "target": None,
+            "finalists": FinalistsConfig(top=0),
+        }
+    )
+    return config.model_copy(update={"name": f"{config.name}{OF_CONFIRM}{arm}", "space": space, "search": search})
+
+
+def _own(config: StudyConfig) -> Mapping[Arm, Mapping[str, Dimension]]:
+    """The hyperparameters that a rival has in guidance's place; ranges give way to the study's own."""
+    # Decoupled decay is in units of the learning rate; as part of the gradient it is a penalty on the weights.
+    decay = (1e-3, 1.0) if config.training.optimizer == "adamw" else (1e-6, 1e-2)
+    tuned, schedules = tuned_space(config, config.constants), Choices(choices=("constant", "cosine"))
+    if config.constants.get("training.init", config.training.init) == "lsuv":
+        tuned["training.init"] = config.searched.get(
+            "training.init", Choices(choices=("default", "he", "orthogonal", "lsuv"))
+        )
+    return {
+        "strongest": {**tuned, "training.lr_schedule": schedules},
+        "dropout": {"model.dropout": Range(low=0.0, high=0.5)},
+        "weight_decay": {"training.weight_decay": Range(low=decay[0], high=decay[1], log=True)},
+        "batch_norm": {"model.batch_norm": True},
+        "he": {"training.init": "he"},
+        "orthogonal": {"training.init": "orthogonal"},
+        "lsuv": {"training.init": "lsuv"},
+    }
+
+
+def has_already(config: StudyConfig, row: Row, arm: Arm, defaults: Mapping[str, object]) -> bool:
+    """Whether a configuration's network has what a method brings, unsearched, so that there is nothing to compare.
+
+    Args:
+        defaults: of the model's own options.
+    """
+    if any(name in config.searched for name in _own(config)[arm]):
+        return False
+    trial = config.trial(row.hyperparameters)
+    present: dict[str, Mapping[str, object]] = {"model": {**defaults, **trial.model}, "training": dict(trial.training)}
+    own = {tuple(name.split(".")): dimension for name, dimension in _own(config)[arm].items()}
+    return all(present[section].get(key) == dimension for (section, key), dimension in own.items())
+
+
+def first_points(
+    config: StudyConfig, top: Sequence[Row], rival: StudyConfig, defaults: Mapping[str, object]
+) -> list[dict[str, Scalar]]:
+    """The plain controls of configurations, as points of a rival's search: it is to be no worse for want of them.
+
+    What a control has outside the rival's space is left open.
+
+    Args:
+        defaults: of the model's own options.
+    """
+    space = distributions(rival.searched)
+    points: list[dict[str, Scalar]] = []
+    for row in top:
+        trial = config.trial(unguided({**config.constants, **row.hyperparameters}))
+        values = rival.hyperparameters(trial.model_copy(update={"model": {**defaults, **trial.model}}))
+        point = {name: values[name] for name in space if name in values and contains(space[name], values[name])}
+        if point and point not in points:
+            points.append(point)
+    return points
+
+
+def _is_searched(dimension: Dimension) -> bool:
+    return isinstance(dimension, Range | Choices)
+
+
+def configurations(config: StudyConfig, search: Sequence[Row]) -> list[Row]:
+    """The completed trials of the search that differ from each other, best first."""
+    found: list[Row] = []
+    for row in best_rows(config, search):
+        if all(row.hyperparameters != other.hyperparameters for other in found):
+            found.append(row)
+    return found
+
+
+def members(
+    config: StudyConfig, row: Row, found: Mapping[Arm, dict[str, Scalar]], *, placebo: bool
+) -> dict[Arm, dict[str, Scalar]]:
+    """The hyperparameters of all that is trained on each seed to confirm one configuration.
+
+    Args:
+        row: the configuration's.
+        found: the rivals' best.
+        placebo: whether its placebo is among them.
+    """
+    guided = row.hyperparameters
+    twin: dict[Arm, dict[str, Scalar]] = {"placebo": {**guided, "guidance.placebo": True}} if placebo else {}
+    return {"guided": guided, "plain": unguided({**config.constants, **guided}), **twin, **found}
+
+
+def wanted_pairs(
+    config: StudyConfig, top: Sequence[Row], found: Mapping[Arm, dict[str, Scalar]], *, seeds: int, placebo: bool
+) -> list[Wanted]:
+    """The rows of the sister study, seed by seed, so that whole pairs are there early; what is shared comes once."""
+    wanted: list[Wanted] = []
+    for seed in range(config.training.seed + FIRST_SEED, config.training.seed + FIRST_SEED + seeds):
+        for row in top:
+            for arm, values in members(config, row, found, placebo=placebo).items():
+                if not any((arm, seed, values) == (kind, at, there) for kind, _, at, there in wanted):
+                    wanted.append((arm, row.number, seed, values))
+    return wanted
+
+
+def trained(arm: Arm, hyperparameters: Mapping[str, Scalar], controls: Sequence[Row]) -> dict[int, Row]:
+    """The rows of one member that have ended, by seed."""
+    rows = (r for r in controls if r.kind == arm and r.hyperparameters == hyperparameters)
+    return {r.seed: r for r in rows if r.state == "finished"}

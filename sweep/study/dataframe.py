@@ -1,0 +1,319 @@
+"""Any Optuna study as a table of trials, ours or somebody else's: what its sensitivity analysis starts from.
+
+Read from the storage alone; of our studies, metrics other than the objective and epochs that the storage does not hold
+come from the checkpoints. No tracking server is needed.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from ..config.errors import SweepError, nearest
+from ..config.search_space import Scalar
+from ..config.settings import Settings
+from ..config.study_config import StudyConfig
+from .distributions import Distributions, contains, distributions
+from .finalists import unguided
+from .storages.storage import stored_config, study_names
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+PARAMS = "params_"  # of a hyperparameter's column, as in Optuna's own table
+OUTCOMES = ("completed", "pruned", "diverged", "failed")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The trials of a study that have ended, and one number that each has come to.
+
+    Attributes:
+        objective: what ``value`` is.
+        epoch: at which it was measured; None in a study without epochs.
+        trials: by number; the columns are ``outcome``, ``design`` (uniform over the space, never pruned), ``epochs``,
+            ``value`` (NaN of trials without a full budget) and ``params_<name>`` for each hyperparameter.
+        space: the hyperparameters that every trial has.
+        left_out: other hyperparameters, and why.
+        remedy: how trials that can be relied on are added.
+    """
+
+    study: str
+    objective: str
+    epoch: int | None
+    trials: pd.DataFrame
+    space: Distributions
+    left_out: Mapping[str, str]
+    remedy: str
+
+
+def read(
+    name: str,
+    storage: BaseStorage,
+    settings: Settings,
+    *,
+    metric: str | None = None,
+    epoch: int | None = None,
+    against_control: bool = False,
+) -> list[Table]:
+    """Reads a study; a table for each of its objectives.
+
+    Args:
+        metric: instead of the objective.
+        epoch: instead of the last one: what each trial that reached it had come to there.
+        against_control: the gain over the trial's unguided twin instead of the metric.
+
+    Raises:
+        SweepError: no such study, metric or epoch; lists those that there are.
+    """
+    study = _load(name, storage)
+    config = stored_config(name, storage)
+    if config is not None:
+        return [_ours(config, storage, settings, metric, epoch, against_control=against_control)]
+    if against_control:
+        raise SweepError(f"--against-control: {name} is a study of another program, its trials have no controls")
+    return _foreign(study, metric, epoch)
+
+
+def importances(name: str, storage: BaseStorage) -> dict[str, dict[str, float]]:
+    """Optuna's PED-ANOVA importances for each objective, the largest first; none of too few trials.
+
+    Raises:
+        SweepError: no such study.
+    """
+    study, config = _load(name, storage), stored_config(name, storage)
+    names = [config.objective.metric] if config else _objectives(study)
+    found = {}
+    for i, objective in enumerate(names):
+
+        def value(trial: FrozenTrial, i: int = i) -> float:
+            return float(trial.values[i]) * (1 if study.directions[i] == StudyDirection.MINIMIZE else -1)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that low values are taken for good: these are
+            try:
+                values = optuna.importance.get_param_importances(study, target=value)
+            except (RuntimeError, ValueError):  # fewer than two completed trials, or all values equal
+                values = {}
+        found[objective] = {name: float(value) for name, value in values.items()}
+    return found
+
+
+def _load(name: str, storage: BaseStorage) -> optuna.Study:
+    known = study_names(storage)
+    if name not in known:
+        there = f"are {', '.join(known)}" if known else "is none"
+        raise SweepError(f"{name}: no such study in the storage{nearest(name, known)}; there {there}.")
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def _frame(trials: Sequence[FrozenTrial], space: Distributions, values: Sequence[float]) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = {
+        "outcome": [_outcome(t) for t in trials],
+        # A trial that was uniform over another space is not over this one.
+        "design": [_is_design(t) and all(t.distributions.get(n) == d for n, d in space.items()) for t in trials],
+        "epochs": [t.user_attrs.get("epochs", max(t.intermediate_values, default=0)) for t in trials],
+        "value": [v if math.isfinite(v) else math.nan for v in values],
+    }
+    params = {f"{PARAMS}{name}": pd.Series([t.params.get(name) for t in trials], dtype=object) for name in space}
+    return pd.DataFrame({**columns, **params}).set_axis([t.number for t in trials]).astype({"value": float})
+
+
+def _is_design(trial: FrozenTrial) -> bool:
+    return trial.user_attrs.get("design") is True
+
+
+def _outcome(trial: FrozenTrial) -> str:
+    """Ours say it; another's has diverged where the last number it gave is not finite."""
+    if (said := trial.user_attrs.get("outcome")) in OUTCOMES:
+        return str(said)
+    last = [v for _, v in sorted(trial.intermediate_values.items())][-1:]
+    if not all(math.isfinite(v) for v in trial.values or last):
+        return "diverged"
+    return {TrialState.COMPLETE: "completed", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
+
+
+# -- our studies -----------------------------------------------------------------------------------------------------
+
+Measure = Callable[[str, FrozenTrial], float]  # of a trial of the study of this name; NaN where it lacks the number
+
+
+def _ours(
+    config: StudyConfig,
+    storage: BaseStorage,
+    settings: Settings,
+    metric: str | None,
+    epoch: int | None,
+    *,
+    against_control: bool,
+) -> Table:
+    name, last = config.name, config.training.max_epochs
+    if epoch is not None and not 1 <= epoch <= last:
+        raise SweepError(f"--epoch {epoch}: the trials of {name} have the epochs 1 to {last}")
+    trials, objective = _ended(name, storage), metric or config.objective.metric
+    own = objective == config.objective.metric
+    measure = _from_storage(trials, epoch) if own else None
+    measure = measure or _from_checkpoints(config, settings, trials, objective, epoch or last)
+    values = [measure(name, t) for t in trials]
+    remedy = f"python -m sweep run {name} --design 64"
+    if against_control:
+        twins = _twins(config, trials, _ended(f"{name}.controls", storage))
+        if any(
+            _is_design(t) and math.isfinite(v) and t.number not in twins for t, v in zip(trials, values, strict=True)
+        ):
+            command = f"python -m sweep run {name} --set search.design_controls=true"
+            remedy = f"the controls of its design trials, which are missing: {command}"
+        sign = -1 if own and config.objective.direction == "minimize" else 1
+        values = [
+            sign * (v - measure(f"{name}.controls", twins[t.number])) if t.number in twins else math.nan
+            for t, v in zip(trials, values, strict=True)
+        ]
+        objective = f"gain in {objective} over the control" if own else f"{objective} minus the control's"
+    space = distributions(config.searched)
+    return Table(name, objective, epoch or last, _frame(trials, space, values), space, {}, remedy)
+
+
+def _ended(name: str, storage: BaseStorage) -> list[FrozenTrial]:
+    """Trials that have ended, by number; none of a study that does not exist."""
+    if name not in optuna.get_all_study_names(storage):
+        return []
+    trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
+    return [t for t in trials if t.state.is_finished()]
+
+
+def _from_storage(trials: Sequence[FrozenTrial], epoch: int | None) -> Measure | None:
+    """The objective; None at an epoch that the storage does not hold: it has those at which the pruner decides."""
+    if epoch is None:
+        return lambda _, t: t.value if t.state == TrialState.COMPLETE and t.value is not None else math.nan
+    if any(epoch in t.intermediate_values for t in trials):
+        return lambda _, t: t.intermediate_values.get(epoch, math.nan)
+    return None
+
+
+def _from_checkpoints(
+    config: StudyConfig, settings: Settings, trials: Sequence[FrozenTrial], metric: str, epoch: int
+) -> Measure:
+    """A metric of the histories that the checkpoints hold.
+
+    Raises:
+        SweepError: no trial logged it, or there are no checkpoints here.
+    """
+    from ..training.checkpoint import load_latest
+
+    def history(study: str, trial: FrozenTrial) -> list[dict[str, float]]:
+        saved = load_latest(settings.checkpoints(study, trial.number))
+        epochs = trial.user_attrs.get("epochs", 0)  # those beyond the pruner's word do not count
+        return [m.values for m in saved.history if m.epoch <= epochs] if saved else []
+
+    logged = next((h[0] for t in trials if (h := history(config.name, t))), None)
+    if logged is None and trials:
+        raise SweepError(
+            f"{metric} at epoch {epoch} is in the checkpoints of {config.name}, and {settings.workspace} has none"
+        )
+    if logged is not None and metric not in logged:
+        known = list(logged)
+        raise SweepError(
+            f"--metric {metric}: {config.name} did not log it{nearest(metric, known)}; it logged {', '.join(known)}"
+        )
+
+    def measure(study: str, trial: FrozenTrial) -> float:
+        values = [values.get(metric, math.nan) for values in history(study, trial)[:epoch]]
+        if len(values) < epoch:
+            return math.nan
+        objective = config.objective
+        best = metric == objective.metric and objective.at == "best"
+        return (min if objective.direction == "minimize" else max)(values) if best else values[-1]
+
+    return measure
+
+
+def _twins(
+    config: StudyConfig, trials: Sequence[FrozenTrial], controls: Sequence[FrozenTrial]
+) -> dict[int, FrozenTrial]:
+    """The control of the same seed of each trial that has one which completed, by the trial's number."""
+
+    def key(trial: FrozenTrial, hyperparameters: Mapping[str, Scalar]) -> tuple[object, ...]:
+        return trial.user_attrs.get("seed"), *sorted((n, repr(v)) for n, v in hyperparameters.items())
+
+    completed = [t for t in controls if t.user_attrs.get("kind") == "control" and t.state == TrialState.COMPLETE]
+    by_key = {key(t, t.user_attrs["hyperparameters"]): t for t in completed}
+    found = {t.number: by_key.get(key(t, unguided({**config.constants, **t.params}))) for t in trials}
+    return {number: control for number, control in found.items() if control is not None}
+
+
+# -- studies of other programs ---------------------------------------------------------------------------------------
+
+
+def _foreign(study: optuna.Study, metric: str | None, epoch: int | None) -> list[Table]:
+    trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+    names = _objectives(study)
+    steps = sorted({step for t in trials for step in t.intermediate_values})
+    if epoch is not None and epoch not in steps:
+        there = f"they reported at {', '.join(map(str, steps))}" if steps else "they reported no intermediate values"
+        raise SweepError(f"--epoch {epoch}: no trial of {study.study_name} reported there; {there}")
+    attributes = sorted({k for t in trials for k, v in t.user_attrs.items() if _is_number(v)} - {"epochs", "seed"})
+    if metric is not None and metric not in [*names, *attributes]:
+        logged = ", ".join([*names, *attributes])
+        raise SweepError(f"--metric {metric}: no trial of {study.study_name} has it; they have {logged}")
+    full = _full_budget(study, trials, steps)
+    space, left_out = _space([t for t in trials if t.state == TrialState.COMPLETE] or trials)
+    inside = {t.number for t in trials if all(contains(d, t.params[n]) for n, d in space.items() if n in t.params)}
+    remedy = (
+        "ask for at least 32 at uniform points of the space (Optuna's QMCSampler), do not prune them, and mark each "
+        "when it is asked: trial.set_user_attr('design', True)"
+    )
+    tables = []
+    for name in [metric] if metric is not None else names:
+
+        def value(trial: FrozenTrial, name: str = name) -> float:
+            if epoch is not None and name in names:
+                return trial.intermediate_values.get(epoch, math.nan)
+            if trial.number not in full & inside:
+                return math.nan
+            return float(trial.values[names.index(name)] if name in names else trial.user_attrs.get(name, math.nan))
+
+        frame = _frame(trials, space, [value(t) for t in trials])
+        if steps and epoch is None:  # completed early: stopped by a program that did not say so
+            frame.loc[(frame["outcome"] == "completed") & ~frame.index.isin(full), "outcome"] = "pruned"
+        last = epoch if epoch is not None else max(steps, default=None)
+        tables.append(Table(study.study_name, name, last, frame, space, left_out, remedy))
+    return tables
+
+
+def _objectives(study: optuna.Study) -> list[str]:
+    """Names of the objectives; where they have none, those of the columns of Optuna's own table."""
+    count = len(study.directions)
+    return study.metric_names or ([f"values_{i}" for i in range(count)] if count > 1 else ["value"])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _full_budget(study: optuna.Study, trials: Sequence[FrozenTrial], steps: Sequence[int]) -> set[int]:
+    """Numbers of the completed trials that went as far as any; one that counts no epochs went all the way."""
+    trained = {t.number: t.user_attrs["epochs"] for t in trials if _is_number(t.user_attrs.get("epochs"))}
+    most = study.user_attrs.get("max_epochs", max(trained.values(), default=None))
+    full = {number for number, epochs in trained.items() if epochs == most}
+    full |= {t.number for t in trials if steps and max(t.intermediate_values, default=None) == steps[-1]}
+    full |= {t.number for t in trials if not t.intermediate_values and t.number not in trained}
+    return {t.number for t in trials if t.state == TrialState.COMPLETE} & full
+
+
+def _space(trials: Sequence[FrozenTrial]) -> tuple[dict[str, BaseDistribution], dict[str, str]]:
+    """The hyperparameters that all trials have, each with its last distribution; and the others, with the reason."""
+    space = {name: distribution for t in trials for name, distribution in t.distributions.items()}
+    left_out = {n: "only some trials have it" for n in space if not all(n in t.params for t in trials)}
+    return {n: d for n, d in space.items() if n not in left_out}, left_out

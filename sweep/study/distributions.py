@@ -1,0 +1,104 @@
+"""The search space: from the study file's dimensions to Optuna distributions, and uniform points of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import Trial
+
+from ..config.search_space import Choices, Range, Scalar
+
+Distribution = BaseDistribution
+Distributions = Mapping[str, BaseDistribution]
+
+
+def distributions(searched: Mapping[str, Range | Choices]) -> dict[str, BaseDistribution]:
+    """Returns the Optuna distribution of each searched dimension, in the order of the study file."""
+    return {name: _distribution(dimension) for name, dimension in searched.items()}
+
+
+def _distribution(dimension: Range | Choices) -> BaseDistribution:
+    if isinstance(dimension, Choices):
+        return CategoricalDistribution(dimension.choices)
+    if dimension.is_int:
+        first, last, stride = int(dimension.low), int(dimension.high), int(dimension.step or 1)
+        return IntDistribution(first, last - (last - first) % stride, log=dimension.log, step=stride)
+    step = None if dimension.step is None else float(dimension.step)
+    low, high = float(dimension.low), float(dimension.high)
+    if step is not None:
+        # In decimals, as Optuna reckons: in binary, three steps of 0.1 end beyond 0.3.
+        lowest, highest, spacing = (Decimal(str(value)) for value in (low, high, step))
+        high = float(highest - (highest - lowest) % spacing)
+    return FloatDistribution(low, high, log=dimension.log, step=step)
+
+
+def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Scalar:
+    """Lets the sampler choose one value (or returns the one that the trial was enqueued with)."""
+    if isinstance(distribution, FloatDistribution):
+        return trial.suggest_float(
+            name, distribution.low, distribution.high, log=distribution.log, step=distribution.step
+        )
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            name, distribution.low, distribution.high, log=distribution.log, step=distribution.step
+        )
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    raise TypeError(f"{name}: {distribution!r}")
+
+
+def from_unit(distribution: BaseDistribution, u: float) -> Scalar:
+    """Maps ``u`` in [0, 1) to a value, uniformly over the distribution (in log where it says so).
+
+    Whole numbers and steps have bins of equal width around them, as in Optuna's samplers: a log-uniform draw from
+    low - 1/2 to high + 1/2 is rounded.
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[min(int(u * len(distribution.choices)), len(distribution.choices) - 1)]
+    if not isinstance(distribution, FloatDistribution | IntDistribution):
+        raise TypeError(repr(distribution))
+    low, high, step = float(distribution.low), float(distribution.high), distribution.step
+    margin = step / 2 if step else 0.0
+    low, high = low - margin, high + margin
+    value = float(np.exp(np.log(low) + u * np.log(high / low))) if distribution.log else low + u * (high - low)
+    if step:
+        value = distribution.low + step * np.rint((value - distribution.low) / step)
+    value = float(np.clip(value, distribution.low, distribution.high))
+    return int(value) if isinstance(distribution, IntDistribution) else value
+
+
+def sobol_points(space: Distributions, *, count: int, skip: int, seed: int) -> list[dict[str, Scalar]]:
+    """Points ``skip`` to ``skip + count`` of one scrambled Sobol' sequence; ``seed`` is its scramble."""
+    if not space or not count:
+        return [{} for _ in range(count)]
+    from scipy.stats import qmc  # takes most of a second, and most runs add no design points
+
+    engine = qmc.Sobol(d=len(space), scramble=True, rng=np.random.default_rng(seed))
+    if skip:
+        engine.fast_forward(skip)
+    # One point at a time: a batch that is not a power of two makes scipy warn.
+    unit = np.concatenate([engine.random(1) for _ in range(count)])
+    return [{n: from_unit(d, float(u)) for (n, d), u in zip(space.items(), row, strict=True)} for row in unit]
+
+
+def random_point(space: Distributions, *, seed: int, number: int) -> dict[str, Scalar]:
+    """A uniform point that depends on (seed, number) alone, so that a resumed study draws the same ones."""
+    unit = np.random.default_rng([seed, number]).random(len(space))
+    return {n: from_unit(d, float(u)) for (n, d), u in zip(space.items(), unit, strict=True)}
+
+
+def contains(distribution: BaseDistribution, value: Scalar) -> bool:
+    """Whether ``value`` lies in the distribution."""
+    try:
+        internal = distribution.to_internal_repr(value)
+    except ValueError:
+        return False
+    return bool(distribution._contains(internal))

@@ -1,0 +1,106 @@
+"""What is trained after the search: the best configurations on fresh seeds, each beside its controls. Pure functions.
+
+A control is as well tuned as what it is compared with: the plain one shares everything but the guidance, the tuned one
+has an initialisation and a learning rate of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..config.search_space import Choices, Range, Scalar
+from ..config.study_config import StudyConfig
+from .distributions import distributions, sobol_points
+from .records import Row, Wanted
+
+
+def best_rows(config: StudyConfig, rows: Iterable[Row], top: int | None = None) -> list[Row]:
+    """Completed search trials, best first."""
+    done = [r for r in rows if r.outcome == "completed" and r.value is not None]
+    sign = 1 if config.objective.direction == "minimize" else -1
+    return sorted(done, key=lambda r: (sign * (r.value or 0.0), r.number))[:top]
+
+
+def fresh_seeds(config: StudyConfig) -> list[int]:
+    """Seeds that no trial of the search has used."""
+    return [config.training.seed + 1 + i for i in range(config.search.finalists.seeds)]
+
+
+def unguided(hyperparameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The control's hyperparameters: the lambdas are 0, guidance's other ones are left out, the rest is the same."""
+    return {**{k: v for k, v in hyperparameters.items() if not of_guidance(k)}, "lambda1": 0.0, "lambda2": 0.0}
+
+
+def of_guidance(name: str) -> bool:
+    """Whether a hyperparameter is one of guidance's."""
+    return name in ("lambda1", "lambda2", "epsilon") or name.startswith("guidance.")
+
+
+def wanted_rows(config: StudyConfig, search: Sequence[Row]) -> list[Wanted]:
+    """First stage: finalists and their plain controls on fresh seeds, trials that tune a control, design controls."""
+    top = best_rows(config, search, config.search.finalists.top)
+    wanted: list[Wanted] = []
+    controls: dict[str, Wanted] = {}
+    for row in top:
+        for seed in fresh_seeds(config):
+            wanted.append(("finalist", row.number, seed, row.hyperparameters))
+            twin = unguided({**config.constants, **row.hyperparameters})
+            # Configurations that differ in guidance alone share one control.
+            controls.setdefault(f"{seed} {sorted(twin.items())}", ("control", row.number, seed, twin))
+    if config.search.design_controls:
+        for row in (r for r in search if r.design and r.outcome == "completed"):
+            twin = unguided({**config.constants, **row.hyperparameters})
+            controls.setdefault(f"{row.seed} {sorted(twin.items())}", ("control", row.number, row.seed, twin))
+    wanted += controls.values()
+    if top and config.search.finalists.tuned:
+        best, seed = top[0], config.training.seed
+        base = unguided({**config.constants, **best.hyperparameters})
+        points = sobol_points(
+            distributions(tuned_space(config, base)), count=config.search.finalists.tuned, skip=0, seed=seed
+        )
+        wanted += [("tuned", best.number, seed, {**base, **point}) for point in points]
+    return wanted
+
+
+def tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Range | Choices]:
+    """The tuned control's search: the study's ranges where it has them, else a decade around its lr, and three inits.
+
+    Args:
+        base: hyperparameters, of which that lr is taken.
+    """
+    lr = float(base.get("training.lr") or config.training.lr)
+    space: dict[str, Range | Choices] = {
+        "training.lr": Range(low=lr / 10**0.5, high=lr * 10, log=True),
+        "training.init": Choices(choices=("default", "he", "orthogonal")),
+    }
+    return {name: config.searched.get(name, dimension) for name, dimension in space.items()}
+
+
+def wanted_tuned(config: StudyConfig, search: Sequence[Row], controls: Sequence[Row]) -> list[Wanted]:
+    """Second stage: the present best's tuned control, on the finalists' fresh seeds.
+
+    What was tuned for a configuration that an extension has overtaken is not trained further.
+    """
+    return [
+        ("tuned", best.number, seed, chosen.hyperparameters)
+        for best in best_rows(config, search, 1)
+        for chosen in best_rows(config, tuning_rows(config, best, controls), 1)
+        for seed in fresh_seeds(config)
+    ]
+
+
+def tuning_rows(config: StudyConfig, best: Row, controls: Iterable[Row]) -> list[Row]:
+    """The trials that tune ``best``'s control, or did so for another one that differs from it in guidance alone."""
+
+    def untuned(values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        return {k: v for k, v in values.items() if k not in ("training.lr", "training.init")}
+
+    base = untuned(unguided({**config.constants, **best.hyperparameters}))
+    tuning = (r for r in controls if r.kind == "tuned" and r.seed == config.training.seed)
+    return [r for r in tuning if untuned(r.hyperparameters) == base]
+
+
+def missing(wanted: Sequence[Wanted], controls: Sequence[Row]) -> list[Wanted]:
+    """What the sister study does not hold yet. For which trial a row was first wanted makes no difference to it."""
+    present = [(r.kind, r.seed, r.hyperparameters) for r in controls]
+    return [(kind, of, seed, values) for kind, of, seed, values in wanted if (kind, seed, values) not in present]

@@ -1,0 +1,124 @@
+"""The journal file, the default storage: survives a torn last line, and says where it is damaged and what is left."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from ...config.errors import StorageError, reason
+from ...config.locks import FileLock
+
+
+def open_journal(path: Path) -> JournalStorage:
+    """Opens a journal file, or makes one.
+
+    Raises:
+        StorageError: it is damaged; says in which line, and how to go on with what can be read.
+        OSError: it is out of reach.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(path.name + ".lock"))
+    with lock.held():
+        _cut_torn_line(path)
+        journal = _Journal(str(path), lock)
+        try:
+            storage = JournalStorage(journal)
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever Optuna makes of a line that makes no sense)
+            raise _damage(path, _unreadable_line(path) or journal.read, error) from None
+        # Optuna overlooks a last line that it cannot read, until another one is written behind it.
+        if line := _unreadable_line(path, after=journal.read):
+            raise _damage(path, line, ValueError("not JSON"))
+    return storage
+
+
+class _Journal(JournalFileBackend):
+    """A journal file that a full disk leaves readable.
+
+    Attributes:
+        read: how many lines were read.
+    """
+
+    def __init__(self, path: str, lock: FileLock):
+        super().__init__(path, lock_obj=lock)  # type: ignore[arg-type]
+        self._file, self._turn, self.read = Path(path), lock, 0
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """Reads the lines from a number on."""
+        for log in super().read_logs(log_number_from):
+            self.read += 1
+            yield log
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends whole lines or nothing."""
+        try:
+            super().append_logs(logs)
+        except OSError:
+            with self._turn.held():
+                _cut_torn_line(self._file)
+            raise
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Removes a last line that a dying writer left unfinished; the journal would be unreadable after the next one."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("rb+") as file:
+        data = file.read()
+        if not data.endswith(b"\n"):
+            file.truncate(data.rfind(b"\n") + 1)
+
+
+def _unreadable_line(path: Path, after: int = 0) -> int | None:
+    """The number, counted from 1, of the first line behind the first ``after`` ones that is no entry of a journal."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                if number > after and "op_code" not in json.loads(line):
+                    return number
+            except (TypeError, ValueError):
+                return number
+    return None
+
+
+def _damage(path: Path, line: int, error: Exception) -> StorageError:
+    """Says where a journal is damaged, what can be read of it, and how to go on with that."""
+    try:
+        found = _read_before(path, line)
+    except Exception:  # noqa: BLE001 (then nothing can be)
+        found = {}
+    said = f"journal {path}: line {line} is damaged ({type(error).__name__}: {reason(error)}); it is left as it is."
+    if not found:
+        return StorageError(f"{said} No study can be read before that: restore the file, or use another --workspace.")
+    there = [f"{name} with {trials} trials, {done} of them finished" for name, (trials, done) in found.items()]
+    readable = shlex.quote(str(path.with_name("readable.journal")))
+    commands = [f"head -n {line - 1} {shlex.quote(str(path))} > {readable}"]
+    for name in found:
+        workspace = shlex.quote(str(path.parent)) if (path.parent / name).is_dir() else "WORKSPACE"
+        commands += [
+            f"python -m sweep export {name} {name}.zip --workspace {workspace} --storage journal:///{readable}",
+            f"python -m sweep import {name}.zip --workspace {workspace}-2",
+        ]
+    how = "Go on with that in another workspace:\n  " + "\n  ".join(commands)
+    return StorageError(f"{said} Before that there is {', '.join(there)}. {how}")
+
+
+def _read_before(path: Path, line: int) -> dict[str, tuple[int, int]]:
+    """The studies that a journal holds before a line: how many trials, how many of them finished."""
+    with tempfile.TemporaryDirectory(prefix="sweep-journal-") as scratch, path.open("rb") as file:
+        copy = Path(scratch, path.name)
+        copy.write_bytes(b"".join(itertools.islice(file, line - 1)))
+        storage = JournalStorage(_Journal(str(copy), FileLock(copy.with_name("lock"))))
+        names = [name for name in optuna.get_all_study_names(storage) if not name.endswith(".controls")]
+        trials = {name: optuna.load_study(study_name=name, storage=storage).trials for name in names}
+    return {name: (len(each), sum(t.state.is_finished() for t in each)) for name, each in trials.items()}

@@ -1,0 +1,105 @@
+"""The best model as MLflow keeps it: an exported program that loads anywhere, or else its weights.
+
+The recorder of `sweep.tracking` calls it from its own thread; MLflow and torch are imported when used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from typing import TYPE_CHECKING
+
+from ..config.user_code import place_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    import torch
+    from mlflow import MlflowClient
+    from mlflow.models import Model
+
+WEIGHTS = "state_dict.pt"
+
+
+def log_model(
+    model: torch.nn.Module, example: np.ndarray, say: Callable[[str], None], client: MlflowClient, run_id: str
+) -> None:
+    """What `mlflow.pytorch.log_model` does, without its global tracking URI and active run; a second time nothing.
+
+    A network that cannot be exported, since its `forward` branches on values say, is kept as its state dict.
+
+    Args:
+        model: on the CPU; it is put in eval mode.
+        example: an input batch [N, ...]; the stored model takes any N.
+        say: told why there is only a state dict.
+        client: of the server.
+        run_id: of the run.
+    """
+    import torch
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    run = client.get_run(run_id)
+    known = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    if any(logged.name == "model" and logged.status == "READY" for logged in known):
+        return
+    logged = client.create_logged_model(run.info.experiment_id, "model", run_id, params=run.data.params)
+    model_id = logged.model_id
+    described = Model(artifact_path=logged.artifact_location, run_id=run_id, model_uuid=model_id, model_id=model_id)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with _quiet():
+                _save(model.eval(), example, described, f"{folder}/model")
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever the exporter raises of a network of the user's own)
+            client.delete_logged_model(model_id)
+            torch.save(model.state_dict(), f"{folder}/{WEIGHTS}")
+            client.log_artifact(run_id, f"{folder}/{WEIGHTS}")
+            reason = place_of(error).partition("\n")[0]
+            say(f"the best model cannot be exported, its weights are kept as {WEIGHTS} of run {run_id}: {reason}")
+            return
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+        client.log_model_artifacts(model_id, f"{folder}/model")
+    client.finalize_logged_model(model_id, "READY")
+
+
+def _save(model: torch.nn.Module, example: np.ndarray, described: Model, folder: str) -> None:
+    """Exports a model, and loads it once to see that it takes another number of images than it was exported with."""
+    import mlflow.pytorch
+    import numpy as np
+    import torch
+    from mlflow.models import infer_signature
+
+    if len(example) == 1:
+        example = np.repeat(example, 2, axis=0)  # the exporter takes a dimension of size 1 for a constant
+    more = torch.from_numpy(np.concatenate([example, example[:1]]))
+    with torch.no_grad():
+        mlflow.pytorch.save_model(
+            model,
+            folder,
+            mlflow_model=described,
+            signature=infer_signature(example, model(torch.from_numpy(example)).numpy()),
+            input_example=example,
+            pip_requirements=[f"mlflow=={mlflow.__version__}", f"torch=={torch.__version__.split('+')[0]}", "numpy"],
+            serialization_format="pt2",
+        )
+        mlflow.pytorch.load_model(folder)(more)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps pages of graphs from the terminal, which the exporter prints of what it cannot take."""
+    handlers = logging.getLogger("torch").handlers
+    levels = [handler.level for handler in handlers]
+    try:
+        for handler in handlers:
+            handler.setLevel(logging.CRITICAL + 1)
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for handler, level in zip(handlers, levels, strict=True):
+            handler.setLevel(level)

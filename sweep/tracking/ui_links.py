@@ -1,0 +1,87 @@
+"""Where to look in the MLflow UI: links to a study and its runs, the columns they show, how to query. Text alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from ..config.search_space import ALIASES, Range
+
+if TYPE_CHECKING:
+    from ..config.study_config import StudyConfig
+
+TRIALS = "tags.`sweep.kind`='trial'"
+OBJECTIVE = "metrics.`objective`"
+VIEW = "mlflow.sharedViewState.objective"
+"""Tag of an experiment: the table that `view_url` opens. The format is MLflow's own and nowhere documented."""
+
+
+def experiment_url(uri: str, experiment_id: str, *, ascending: bool) -> str:
+    """Link to an experiment's trials in the MLflow UI at `uri`, sorted by the objective, with MLflow's own columns."""
+    order = f"orderByKey={quote(OBJECTIVE)}&orderByAsc={str(ascending).lower()}"
+    runs = f"{_host(uri)}/#/experiments/{experiment_id}/runs"
+    return f"{runs}?searchFilter={quote(TRIALS)}&{order}&startTime=ALL&lifecycleFilter=Active"
+
+
+def view_url(uri: str, experiment_id: str) -> str:
+    """Link to the same with the objective, the hyperparameters and the outcome as columns; needs the tag `VIEW`."""
+    return f"{_host(uri)}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW.rpartition('.')[2]}"
+
+
+def run_url(uri: str, experiment_id: str, run_id: str) -> str:
+    """Link to one run."""
+    return f"{_host(uri)}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def experiment_tags(config: StudyConfig, experiment: str) -> dict[str, str]:
+    """The tags of a study's experiment, of this name: its description, and the table that `view_url` opens."""
+    names = dict.fromkeys([*ALIASES, *config.searched])
+    long = [name for name in names if isinstance(d := config.searched.get(name), Range) and not d.is_int]
+    columns = [OBJECTIVE, "tags.`sweep.outcome`", *(f"params.`{name}`" for name in names)]
+    widths = {column: 160 if column.split("`")[1] in long else 110 for column in columns}  # pixels
+    state = {
+        "searchFilter": TRIALS,
+        "orderByKey": OBJECTIVE,
+        "orderByAsc": config.objective.direction == "minimize",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "selectedColumns": columns,
+        "columnOrder": ["attributes.`Run Name`", "runDateAndNestInfo", *columns],
+        "columnWidths": widths,
+    }
+    now = time.time_ns() // 1_000_000
+    view = {"name": f"by {config.objective.metric}", "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
+    return {VIEW: json.dumps(view), "mlflow.note.content": _how_to_query(config, experiment)}
+
+
+def describe(config: StudyConfig) -> str:
+    """What is shown on top of a study's own run (Markdown)."""
+    return (
+        f"**{config.name}**: {config.model.name} on {config.data.name}, searching "
+        f"{', '.join(config.searched) or 'nothing'}.\n\nObjective: {config.objective.direction} "
+        f"`{config.objective.metric}`, the metric `objective` of completed search trials."
+    )
+
+
+def _how_to_query(config: StudyConfig, experiment: str) -> str:
+    """The experiment's description, five lines (Markdown)."""
+    return (
+        f"- Best first: filter ``{TRIALS}``, sort by the metric `objective` ({config.objective.direction} "
+        f"{config.objective.metric}); only completed search trials have it, pruned ones have `last_objective`.\n"
+        "- Hyperparameters that are numbers are metrics too: ``metrics.lambda1 < 0.01 and metrics.depth >= 4``; "
+        "choices are params: ``params.`training.init` = 'he'``.\n"
+        "- What became of a trial: ``tags.`sweep.outcome` = 'pruned'``, or completed, diverged, failed; "
+        "``tags.`sweep.guidance` = 'inert'``, or dominant.\n"
+        "- After the search, on fresh seeds: ``tags.`sweep.kind` = 'finalist'`` or ``'control'``, sort by "
+        "`final_objective`; ``'confirm'`` for the pairs of sweep confirm; `sweep.of` is the trial's number.\n"
+        f"- The study itself is the run `{config.name}` (``tags.`sweep.kind` = 'study'``), the report is among its "
+        "artifacts. From Python: "
+        f'`mlflow.search_runs(experiment_names=["{experiment}"], filter_string=..., order_by=["metrics.objective"])`.'
+    )
+
+
+def _host(uri: str) -> str:
+    return re.sub(r"//[^/]*@", "//", uri.rstrip("/"))

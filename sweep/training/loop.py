@@ -1,0 +1,172 @@
+"""fit(): the whole training loop, a generator of EpochMetrics; its caller reports, checkpoints and stops."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..config.sections import TrainingConfig
+from ..config.study_config import TrialConfig
+from ..data.batches import Part, batches
+from ..data.datasets import DatasetInfo
+from ..losses import EntropyGuidance
+from ..losses.task import Task
+from .meter import Meter
+from .optimizers import _plain_step
+from .reports import EpochMetrics
+
+EVALUATED = 512 * 3 * 32 * 32  # numbers of a batch that is evaluated
+
+
+class Diverged(Exception):  # noqa: N818 (an outcome, not an error)
+    """The loss is no longer a finite number."""
+
+    def __init__(self, epoch: int):
+        self.epoch = epoch
+        super().__init__(f"the loss is not finite in epoch {epoch}")
+
+
+@dataclass
+class Run:
+    """A training run between two epochs: what fit() advances and a checkpoint holds."""
+
+    config: TrialConfig
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    guidance: EntropyGuidance
+    task: Task
+    info: DatasetInfo
+    train: Part
+    val: Part
+    device: torch.device
+    test: Part | None = None
+    history: list[EpochMetrics] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> int:
+        """The last finished epoch; 0 before the first."""
+        return self.history[-1].epoch if self.history else 0
+
+
+def fit(run: Run) -> Iterator[EpochMetrics]:
+    """Trains epoch by epoch, from where ``run`` stands to the end.
+
+    Every epoch is seeded by (seed, epoch), so that a run resumed after any epoch is bit for bit the uninterrupted one.
+
+    Raises:
+        Diverged: the training or validation loss of an epoch is not finite.
+    """
+    training, model, optimizer = run.config.training, run.model, run.optimizer
+    step_weights = _plain_step(optimizer)
+    steps = math.ceil(run.train.size / training.batch_size)
+    needs_two = has_batch_norm(model)
+    for epoch in range(run.epoch + 1, training.max_epochs + 1):
+        started = time.perf_counter()
+        generator = _seed(training.seed, epoch, run.device)
+        meter = Meter(run.task)
+        run.guidance.start_epoch()
+        model.train()
+        for step, (x, y) in enumerate(_batches(run, run.train, generator)):
+            if needs_two and len(y) == 1:  # the rest of an epoch; another image each time
+                continue
+            progress = (epoch - 1 + step / steps) / training.max_epochs
+            _set_lr(optimizer, training, progress)
+            optimizer.zero_grad()
+            with _autocast(run):
+                output = model(x)
+                loss = run.task.loss(output, x, y, training.label_smoothing)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if training.grad_clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip)
+            run.guidance.add_gradients(progress)
+            step_weights()
+            meter.add(loss, output, y, x)
+        values = {**meter.summary("train"), "seconds": time.perf_counter() - started}
+        values |= evaluate(run, run.val, "val") | run.guidance.metrics()
+        if run.test is not None:
+            values |= evaluate(run, run.test, "test")
+        objective = run.config.objective
+        losses = values["train_loss"] + values["val_loss"]
+        if not math.isfinite(losses) or math.isnan(values[objective.metric]):
+            raise Diverged(epoch)
+        if objective.reached(values[objective.metric]) and not _reached(run):
+            values["epochs_to_target"] = epoch
+        run.history.append(EpochMetrics(epoch, values, int(time.time() * 1000)))
+        yield run.history[-1]
+
+
+def evaluate(run: Run, part: Part, prefix: str) -> dict[str, float]:
+    """Returns the task's metrics on a part of the data, named ``prefix_loss`` and so on."""
+    run.model.eval()
+    meter = Meter(run.task)
+    with torch.inference_mode(), _autocast(run):
+        for x, y in _batches(run, part):
+            output = run.model(x)
+            meter.add(run.task.loss(output, x, y, 0.0), output, y, x)
+    return meter.summary(prefix)
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether training takes statistics over a batch, of which one image has none."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def input_batches(
+    config: TrialConfig,
+    info: DatasetInfo,
+    task: Task,
+    part: Part,
+    *,
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels as the model takes them; with a generator in training order: shuffled and augmented."""
+    size = config.training.batch_size
+    if generator is None:  # evaluation keeps no activations: larger batches, in bounded memory
+        size = max(size, min(512, EVALUATED // math.prod(info.in_shape)))
+    return batches(
+        part,
+        batch_size=size,
+        device=device,
+        shuffle=generator,
+        scale=info.scale,
+        augment=() if generator is None else config.data.augment,
+        normalize=(info.mean, info.std) if task.normalizes else None,
+    )
+
+
+def _batches(run: Run, part: Part, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    return input_batches(run.config, run.info, run.task, part, device=run.device, generator=generator)
+
+
+def _seed(seed: int, epoch: int, device: torch.device) -> torch.Generator:
+    """Seeds the global generators (dropout) and returns a CPU generator (order, augmentation) for one epoch."""
+    value = seed * 1_000_003 + epoch
+    torch.default_generator.manual_seed(value)  # torch.manual_seed() takes a millisecond for GPUs that are not there
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(value)
+    return torch.Generator().manual_seed(value)
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, training: TrainingConfig, progress: float) -> None:
+    if training.lr_schedule == "cosine":
+        for group in optimizer.param_groups:
+            group["lr"] = training.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _autocast(run: Run) -> contextlib.AbstractContextManager[object]:
+    """bfloat16 where it was asked for, or is the GPU's own choice; else nothing, which costs nothing."""
+    precision, on_gpu = run.config.training.precision, run.device.type == "cuda"
+    if precision == "bfloat16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()):
+        return torch.autocast(run.device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def _reached(run: Run) -> bool:
+    return any("epochs_to_target" in metrics.values for metrics in run.history)

@@ -1,0 +1,74 @@
+"""A trial that sleeps and reports made-up curves: what a worker of `sweep simulate` runs. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Collection, Iterator
+
+import psutil
+
+from ..config.study_config import TrialConfig
+from .reports import REPORT_EVERY, EpochMetrics, Report, is_due
+
+MODEL = "simulated"  # the model's name in the study of a simulation; its option epoch_seconds is how long to sleep
+LAYERS = 4  # whose entropy is reported, so that there are as many metrics as real trials have
+
+
+def run_trial(
+    config: TrialConfig, *_place: object, judged: Collection[int] | None = None, **_attempt: object
+) -> Iterator[Report]:
+    """Sleeps through the epochs and reports as often as a real trial does; has no checkpoints, so always begins anew.
+
+    A model with the option `waits` has no epochs: it reports that its worker is there until it is stopped.
+
+    Args:
+        judged: the epochs at which it may be stopped; None: any.
+    """
+    while config.model.get("waits"):
+        yield Report([], None, None)
+        time.sleep(REPORT_EVERY)
+    last, pending = config.training.max_epochs, []
+    reported = time.monotonic()
+    for epoch in range(1, last + 1):
+        time.sleep(config.model["epoch_seconds"])
+        now = time.time_ns() // 1_000_000
+        pending.append(EpochMetrics(epoch, {**metrics(config, epoch), **_worker(whole=epoch in (1, last))}, now))
+        if epoch == last or is_due((m.epoch for m in pending), time.monotonic() - reported, judged):
+            reported = time.monotonic()
+            yield Report(pending, None, "completed" if epoch == last else None)
+            pending = []
+
+
+def metrics(config: TrialConfig, epoch: int) -> dict[str, float]:
+    """The metrics of one epoch: a function of the hyperparameters that can be learnt, and whose curves cross."""
+    guidance, model = config.guidance, config.model
+    misses = (
+        (math.log10(guidance.lambda1) + 3) / 2,
+        (math.log10(guidance.epsilon) + 1) / 2,
+        (model["depth"] - 4) / 4,
+        (math.log2(model["width"]) - 6) / 2,
+    )
+    end = 0.1 + sum(miss * miss for miss in misses) / 4
+    speed = 8 / model["depth"]  # deep ones begin slowly
+    wiggle = 0.02 * math.sin(1e3 * sum(misses) + 7 * epoch)
+    loss = end + 2.2 * math.exp(-speed * epoch / config.training.max_epochs * 3) + wiggle
+    return {
+        "train_loss": 0.9 * loss,
+        "train_accuracy": math.exp(-0.9 * loss),
+        "val_loss": loss,
+        "val_accuracy": math.exp(-loss),
+        "seconds": model["epoch_seconds"],
+        "guidance/dense": guidance.lambda1 / loss,
+        "guidance/ratio": 0.1,
+        "grad_norm/task": loss / epoch,
+        **{f"entropy/layer{layer}": -loss / layer for layer in range(1, LAYERS + 1)},
+    }
+
+
+def _worker(*, whole: bool) -> dict[str, float]:
+    """Which process this is and, at the ends of a trial, how much memory it has of its own."""
+    process = psutil.Process()
+    memory = {"worker/mb": process.memory_full_info().uss / 1e6} if whole else {}
+    return {"worker/pid": float(os.getpid()), **memory}

@@ -1,0 +1,338 @@
+"""Recipes: each is what the tool that will read it takes, with any accelerator, and says what it must in one place."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from compose_spec import PyCompose
+from kubernetes_validate import validate as validate_kubernetes
+from ray.autoscaler._private.kuberay.autoscaling_config import _get_ray_resources_from_group_spec
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from sweep.cli.app import app
+from sweep.cluster.recipes import (
+    ACCELERATORS,
+    ENVIRONMENT,
+    IMAGE,
+    RAY,
+    RECIPES,
+    RecipeError,
+    Values,
+    missing,
+    render,
+    secrets,
+)
+
+FOLDER = Path(__file__).parents[2] / "cluster"
+FILES = {
+    "aws": ["aws.yaml"],
+    "gcp": ["gcp.yaml"],
+    "kuberay": ["kuberay/postgres.yaml", "kuberay/mlflow.yaml", "kuberay/raycluster.yaml"],
+    "rayjob": ["kuberay/rayjob.yaml"],
+    "slurm": ["slurm.sh"],
+    "compose": ["compose.yaml"],
+}
+KUBERNETES = "1.37.0"
+
+
+def documents(text: str) -> list[Any]:
+    return list(YAML(typ="safe").load_all(text))
+
+
+def rendered(recipe: str, **values: Any) -> Any:
+    return documents(render(recipe, Values(**values)))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_file_is_what_is_rendered_without_values(recipe: str) -> None:
+    assert render(recipe, Values()) == "---\n".join((FOLDER / file).read_text() for file in FILES[recipe])
+
+
+# -- ray up ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cloud", "gpu"),
+    [
+        (cloud, gpu)
+        for cloud in ("aws", "gcp")
+        for gpu in (None, "none", *ACCELERATORS)
+        if gpu in (None, "none") or getattr(ACCELERATORS[gpu], cloud)
+    ],
+)
+def test_ray_takes_it_with_any_accelerator(cloud: str, gpu: str | None) -> None:
+    (config,) = rendered(cloud, gpu=gpu, max_workers=16, shared="10.0.0.2:/share", image="registry.example/sweep:1")
+    validate_config(prepare_config(config))
+    types = config["available_node_types"]
+    worker = types["worker"]
+    assert config["head_node_type"] == "head"
+    assert types["head"]["resources"] == {"CPU": 0}
+    assert (worker["min_workers"], worker["max_workers"], config["max_workers"]) == (0, 16, 16)
+    assert worker["resources"].get("GPU", 0) == (0 if gpu == "none" else worker["resources"]["GPU"])
+    kinds = [name for name in worker["resources"] if name.startswith("accelerator_type:")]
+    if gpu in ACCELERATORS:
+        assert kinds == [f"accelerator_type:{ACCELERATORS[gpu].ray}"]
+        assert worker["resources"]["GPU"] >= 1
+    assert ("memory" in worker["resources"]) == (cloud == "gcp"), "Ray itself asks AWS alone"
+    spot = {"InstanceMarketOptions": {"MarketType": "spot"}} if cloud == "aws" else {"provisioningModel": "SPOT"}
+    where = worker["node_config"] if cloud == "aws" else worker["node_config"]["scheduling"]
+    assert spot.items() <= where.items()
+    assert "spot" not in str(types["head"]).lower()
+    assert config["docker"]["image"] == "registry.example/sweep:1"
+    assert any("mount -t nfs4" in c and "10.0.0.2:/share /mnt/sweep" in c for c in config["initialization_commands"])
+
+
+@pytest.mark.parametrize("cloud", ["aws", "gcp"])
+def test_ray_takes_it_as_it_is(cloud: str) -> None:
+    validate_config(prepare_config(rendered(cloud)[0]))
+
+
+def test_the_names_of_accelerators_are_rays() -> None:
+    from ray.util import accelerators
+
+    known = {value for name, value in vars(accelerators).items() if name.isupper() and isinstance(value, str)}
+    assert {accelerator.ray for accelerator in ACCELERATORS.values()} <= known
+
+
+@pytest.mark.parametrize("change", [{"head_node_type": "heads"}, {"dcoker": {}}, {"max_workers": "many"}])
+def test_rays_own_check_would_refuse_a_broken_one(change: dict[str, Any]) -> None:
+    (config,) = rendered("aws")
+    with pytest.raises(Exception, match=r"head_node_type|dcoker|many"):
+        validate_config(prepare_config({**config, **change}))
+
+
+@pytest.mark.parametrize("cloud", ["aws", "gcp"])
+def test_a_cloud_shows_its_dashboard_to_the_head_alone(cloud: str) -> None:
+    (config,) = rendered(cloud)
+    assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
+    assert {f"--env {name}={value}" for name, value in ENVIRONMENT.items()} <= set(config["docker"]["run_options"])
+
+
+def test_region_and_project_go_where_they_belong() -> None:
+    (config,) = rendered("gcp", region="europe-west4", project="mine")
+    assert config["provider"] == {
+        "type": "gcp",
+        "region": "europe-west4",
+        "availability_zone": "europe-west4-a",
+        "project_id": "mine",
+    }
+    assert rendered("aws", region="eu-west-1")[0]["provider"]["region"] == "eu-west-1"
+
+
+# -- Kubernetes --------------------------------------------------------------------------------------------------------
+
+SCHEMAS = json.loads((Path(__file__).parents[1] / "schemas" / "kuberay.json").read_text())
+
+
+def check_manifest(manifest: dict[str, Any]) -> None:
+    """Against Kubernetes' own schemas, strictly; of KubeRay's kinds the pods too.
+
+    Raises:
+        Exception: an unknown key or a value of another type.
+    """
+    schema = SCHEMAS.get(manifest["kind"])
+    if schema is None:
+        validate_kubernetes(manifest, KUBERNETES, strict=True)
+        return
+    jsonschema.validate(manifest, schema)
+    spec = manifest["spec"]
+    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]] if manifest["kind"] == "RayCluster" else []:
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **group["template"]}
+        validate_kubernetes(pod, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize(("gpu", "shared"), [(None, None), ("none", "10.0.0.2:/share"), ("a10g", None)])
+def test_kubernetes_takes_all_manifests(gpu: str | None, shared: str | None) -> None:
+    manifests = [
+        *rendered("kuberay", gpu=gpu, shared=shared, max_workers=9, image="registry.example/sweep:1"),
+        *rendered("rayjob"),
+        *documents(secrets(kubernetes=True)),
+    ]
+    for manifest in manifests:
+        check_manifest(manifest)
+    (cluster,) = (m for m in manifests if m["kind"] == "RayCluster")
+    (workers,) = cluster["spec"]["workerGroupSpecs"]
+    assert (workers["minReplicas"], workers["maxReplicas"]) == (0, 9)
+    assert ("nvidia.com/gpu" in str(workers["template"]["spec"]["containers"])) == (gpu != "none")
+    # What Ray's autoscaler takes a pod that is not there yet for.
+    resources = _get_ray_resources_from_group_spec(workers, is_head=False)
+    kinds = [] if gpu == "none" else [f"accelerator_type:{ACCELERATORS[gpu or 'l4'].ray}"]
+    assert [name for name in resources if name.startswith("accelerator_type:")] == kinds
+    assert resources["memory"] == 12 * 2**30
+    images = set(re.findall(r"'image': '([^']*)'", str(manifests)))
+    assert images == {"registry.example/sweep:1", "postgres:17"}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda c: c["spec"].update(rayVersin="2.60.0"),
+        lambda c: c["spec"]["headGroupSpec"].update(rayStartParams={"num-cpus": 0}),
+        lambda c: c["spec"]["workerGroupSpecs"][0].update(maxReplicas="9"),
+        lambda c: c["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0].update(imagge="x"),
+    ],
+)
+def test_a_broken_manifest_would_be_refused(spoil: Any) -> None:
+    (cluster,) = (m for m in rendered("kuberay") if m["kind"] == "RayCluster")
+    check_manifest(cluster)
+    spoil(cluster)
+    with pytest.raises(Exception, match=r"rayVersin|not of type|imagge"):
+        check_manifest(cluster)
+
+
+def test_what_the_manifests_refer_to_exists() -> None:
+    manifests = [*rendered("kuberay"), *documents(secrets(kubernetes=True))]
+    text = str(manifests)
+    keys = {(m["metadata"]["name"], key) for m in manifests if m["kind"] == "Secret" for key in m["stringData"]}
+    refers = set(re.findall(r"'secretKeyRef': \{'name': '([^']*)', 'key': '([^']*)'\}", text))
+    assert refers
+    assert refers <= keys
+    assert ("entropy-sweep-ray", "auth_token") in keys  # KubeRay's name for it
+    claims = {m["metadata"]["name"] for m in manifests if m["kind"] == "PersistentVolumeClaim"}
+    assert set(re.findall(r"'claimName': '([^']*)'", text)) == claims
+    labels = {
+        str(m["spec"]["template"]["metadata"]["labels"])
+        for m in manifests
+        if m["kind"] in ("Deployment", "StatefulSet")
+    }
+    assert {str(m["spec"]["selector"]) for m in manifests if m["kind"] == "Service"} == labels
+    (cluster,) = (m for m in manifests if m["kind"] == "RayCluster")
+    (job,) = rendered("rayjob")
+    assert job["spec"]["clusterSelector"]["ray.io/cluster"] == cluster["metadata"]["name"]
+    assert cluster["spec"]["rayVersion"] == RAY
+
+
+def test_workers_get_no_password() -> None:
+    (cluster,) = (m for m in rendered("kuberay") if m["kind"] == "RayCluster")
+    assert "secretKeyRef" in str(cluster["spec"]["headGroupSpec"])
+    assert "secret" not in str(cluster["spec"]["workerGroupSpecs"]).lower()
+    (config,) = rendered("compose")
+    assert set(config["services"]["worker"]["environment"]) == {"RAY_AUTH_TOKEN", *ENVIRONMENT}
+
+
+# -- compose -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [{}, {"gpu": "l4"}, {"max_workers": 7, "name": "other", "image": "r.example/s:1"}])
+def test_compose_takes_it(values: dict[str, Any]) -> None:
+    text = render("compose", Values(**values))
+    PyCompose.from_yaml(text)
+    (config,) = documents(text)
+    services = config["services"]
+    for service in services.values():
+        assert set(service.get("depends_on", {})) <= set(services)
+        assert {volume.partition(":")[0] for volume in service.get("volumes", [])} <= set(config["volumes"])
+        assert {c["source"] for c in service.get("configs", [])} <= set(config["configs"])
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    assert services["worker"]["deploy"]["replicas"] == (1 if "gpu" in values else values.get("max_workers", 2))
+    with pytest.raises(ValueError, match="imagge"):
+        PyCompose.from_yaml(text.replace("image: postgres", "imagge: postgres"))
+
+
+def test_the_secrets_are_those_that_compose_asks_for_and_fresh() -> None:
+    made = dict(line.split("=", 1) for line in secrets().splitlines())
+    assert set(re.findall(r"\$\{(\w+)", render("compose", Values()))) <= set(made)
+    assert made["SWEEP_STORAGE"] == f"postgresql+psycopg://sweep:{made['POSTGRES_PASSWORD']}@postgres:5432/optuna"
+    assert len(made["MLFLOW_TRACKING_PASSWORD"]) >= 12  # MLflow's minimum
+    again = dict(line.split("=", 1) for line in secrets().splitlines())
+    same = {name for name, value in made.items() if again[name] == value}
+    assert same == {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME"}
+
+
+# -- Slurm, the image, the package -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [{}, {"gpu": "a100", "max_workers": 3, "image": "r.example/s:1", "name": "mine"}])
+def test_the_job_script_is_sound(values: dict[str, Any], tmp_path: Path) -> None:
+    script = tmp_path / "my.sh"
+    script.write_text(render("slurm", Values(**values)))
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    found = subprocess.run([shellcheck, script], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    lines = script.read_text().splitlines()
+    exports = dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export RAY_"))
+    common = {name: value for name, value in ENVIRONMENT.items() if name.startswith("RAY_")}
+    assert common.items() <= exports.items()
+    if values:
+        wanted = ["#SBATCH --nodes=4", "#SBATCH --gpus-per-node=a100:1", "#SBATCH --job-name=mine"]
+        assert [line for line in wanted if line not in lines] == []
+        assert "IMAGE=${IMAGE:-r.example/s:1}" in lines
+
+
+def test_the_image_is_built_from_what_there_is() -> None:
+    lines = (FOLDER / "Dockerfile").read_text().splitlines()
+    copied = [word for line in lines if line.startswith("COPY ") for word in line.split()[2:-1]]
+    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())
+    packages = {name.partition(".")[0] for name in project["tool"]["setuptools"]["packages"]}
+    assert {*packages, "pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]} == set(
+        copied
+    )
+    assert all((FOLDER.parent / path).exists() for path in copied)
+    assert f"ARG RAY={RAY}" in lines
+    assert f"#   docker build -f cluster/Dockerfile -t {IMAGE} ." in lines
+    assert IMAGE.endswith(f":{project['project']['version']}")
+    extras = set(re.findall(r"\.\[([\w,]+)\]", "\n".join(lines))[0].split(","))
+    assert extras <= set(project["project"]["optional-dependencies"])
+    assert not any(line.startswith("ENTRYPOINT") for line in lines)  # `ray up` and KubeRay start a shell
+
+
+def test_all_files_are_part_of_the_package() -> None:
+    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["cluster"]
+    files = [str(f.relative_to(FOLDER)) for f in FOLDER.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
+    assert [f for f in files if not f.endswith(".py") and not any(fnmatch(f, p) for p in patterns)] == []
+
+
+# -- what is wrong with values -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "values", "words"),
+    [
+        ("aws", {"gpu": "a10"}, [["gpu: ", "'a10'", "on aws", "did you mean a10g?", "t4, l4, a10g, a100, h100, none"]]),
+        ("gcp", {"gpu": "a10g"}, [["gpu: ", "'a10g' is not known on gcp", "t4, l4, a100, h100, none"]]),
+        ("kubray", {}, [["recipe: ", "did you mean kuberay?", "aws, gcp, kuberay"]]),
+        ("slurm", {"region": "x", "max_workers": 0}, [["region: slurm has no use"], ["max_workers: ", "at least 1"]]),
+        ("aws", {"shared": "/nfs", "name": "a b"}, [["shared: ", "SERVER:/PATH"], ["name: ", "'a b'"]]),
+        ("gcp", {"image": "a; rm -rf /", "project": "x y"}, [["project: "], ["image: ", "rm -rf"]]),
+        ("compose", {"gpu": "l4", "max_workers": 2}, [["max_workers: ", "leave it out"]]),
+    ],
+)
+def test_wrong_values_are_named_all_at_once(recipe: str, values: dict[str, Any], words: list[list[str]]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        render(recipe, Values(**values))
+    assert len(caught.value.problems) == len(words)
+    for said in words:
+        assert any(all(word in problem for word in said) for problem in caught.value.problems), caught.value.problems
+
+
+def test_what_is_still_to_be_said_is_said() -> None:
+    assert [line.split()[0] for line in missing("gcp", Values())] == ["--image", "--shared", "--project:"]
+    assert missing("compose", Values()) == []
+    assert missing("aws", Values(image="r.example/s:1", shared="a:/b")) == []
+
+
+def test_the_command_prints_the_recipe_alone_on_stdout(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sweep", "cluster", "render"]
+    done = subprocess.run(
+        [*command, "aws", "--gpu", "a10g", "--max-workers", "16"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == render("aws", Values(gpu="a10g", max_workers=16))
+    assert "--image" in done.stderr
+    wrong = subprocess.run([*command, "aws", "--gpu", "a10"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "a10g" in wrong.stderr
+    made = CliRunner().invoke(app, ["cluster", "secrets", "--kubernetes"])
+    assert [doc["kind"] for doc in documents(made.stdout)] == ["Secret", "Secret"]

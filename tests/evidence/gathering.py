@@ -1,0 +1,247 @@
+"""The plan of RESULTS.md, and the evidence of each of its studies: what the commands said, and what checkpoints hold.
+
+An entry's evidence is a JSON file in the repository, so that every number can be looked up, and the page can
+be written anew without training anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from sweep.analysis.confirmation import Found, best_of
+from sweep.analysis.summary import Summary, summarise
+from sweep.config.errors import ConfigError
+from sweep.config.settings import Settings
+from sweep.config.study_config import StudyConfig, TrialConfig
+from sweep.config.study_file import built_in, override, parse, read_file
+from sweep.study.baselines import configurations, members, trained
+from sweep.study.storages.catalog import connect, stored
+from sweep.training import checkpoint
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from sweep.data.batches import Part
+    from sweep.study.records import Row
+
+
+FOLDER = Path(__file__).parent / "RESULTS"
+PROBED = 10_000  # training images that a linear probe is fitted to
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One study of the plan.
+
+    Attributes:
+        label: what it is, in a table.
+        study: the built-in one.
+        sets: what differs from it, by path.
+        confirm: options of `sweep confirm`; None: only searched.
+        sensitivity: whether what matters in it is asked.
+        probe: whether the codes of its autoencoders are classified, too.
+        long: whether it takes many hours without a GPU.
+    """
+
+    name: str
+    label: str
+    study: str
+    sets: dict[str, Any] = field(default_factory=dict)
+    confirm: dict[str, Any] | None = None
+    sensitivity: bool = False
+    probe: bool = False
+    long: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Where its evidence is kept."""
+        return FOLDER / f"{self.name}.json"
+
+    def commands(self) -> list[list[str]]:
+        """The words of its commands, after ``sweep``."""
+        sets = [word for key, value in self.sets.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+        commands = [["run", self.study, "--set", f"name={self.name}", *sets]]
+        if self.confirm is not None:
+            options = [word for key, value in self.confirm.items() for word in _option(key, value)]
+            commands.append(["confirm", self.name, *options, "--json"])
+        return [*commands, *([["sensitivity", self.name]] if self.sensitivity else [])]
+
+    def config(self) -> StudyConfig:
+        """The study that its commands run.
+
+        Raises:
+            ConfigError: the plan, or the study's file, is wrong.
+        """
+        [run, *_] = self.commands()
+        raw, problems = override(read_file(cast("Path", built_in(self.study)), self.study), run[3::2])
+        config, more = parse(raw)
+        if config is None or problems:
+            raise ConfigError(f"plan.yaml: {self.name}", problems + more)
+        return config
+
+    def is_made(self) -> bool:
+        """Whether there is evidence of these very commands, and of this very study."""
+        if not self.path.exists():
+            return False
+        found, commands = self.read(), [shlex.join(words) for words in self.commands()]
+        return bool(found["commands"] == commands and found["config"] == self.config().model_dump(mode="json"))
+
+    def read(self) -> dict[str, Any]:
+        """Its evidence."""
+        found: dict[str, Any] = json.loads(self.path.read_text())
+        return found
+
+
+def _option(key: str, value: object) -> list[str]:
+    if value is True:
+        return [f"--{key}"]
+    return [f"--{key}", ",".join(value) if isinstance(value, list) else str(value)]
+
+
+def read_plan() -> dict[str, Entry]:
+    """The studies that RESULTS.md rests on, by name, in the order in which they are run."""
+    raw = read_file(FOLDER / "plan.yaml", "plan.yaml")
+    return {name: Entry(name=name, sets=entry.pop("set", {}), **entry) for name, entry in raw.items() if name[0] != "."}
+
+
+def evidence(entry: Entry, said: Mapping[str, str], settings: Settings) -> dict[str, Any]:
+    """What an entry's commands have found.
+
+    Args:
+        said: what `sweep confirm` and `sweep sensitivity` have printed, by command.
+    """
+    from sweep.study.storages.storage import noted
+
+    summary, config = summarise(entry.name, settings), stored(entry.name, settings)
+    confirmed = json.loads(said.get("confirm", "null"))
+    found = [Found(**each) for each in (confirmed or {"rivals": ()})["rivals"]]
+    rivals = [summarise(each.study, settings) for each in found]
+    runs = [row for each in (summary, *rivals) for row in each.rows] + summary.controls
+    [best] = configurations(config, summary.rows)[:1] if confirmed else [None]
+    arms = members(config, best, best_of(found), placebo=bool((entry.confirm or {}).get("placebo"))) if best else {}
+    pairs = [row for arm, values in arms.items() for row in trained(arm, values, summary.controls).values()]
+    return {
+        "commands": [shlex.join(words) for words in entry.commands()],
+        "code": noted(entry.name, "code", connect(settings.storage)),
+        "hardware": _hardware(),
+        "hours": sum(row.seconds or 0.0 for row in runs) / 3600,
+        "config": config.model_dump(mode="json"),
+        "trials": [_trial(row, config, settings) for row in summary.rows],
+        "curves": _curves(pairs, config, settings),
+        **({"probe": _probes(pairs, summary, settings)} if entry.probe else {}),
+        "confirm": confirmed,
+        "sensitivity": said.get("sensitivity"),
+    }
+
+
+def _hardware() -> dict[str, Any]:
+    import torch
+
+    processors = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return {
+        "processor": (processors or [platform.processor() or platform.machine()])[0],
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def _trial(row: Row, config: StudyConfig, settings: Settings) -> dict[str, Any]:
+    """One trial of the search; with the unevenness of its taps where it has convolutions and was completed."""
+    found = {
+        "number": row.number,
+        "outcome": row.outcome,
+        "value": row.value,
+        "epochs": row.epochs,
+        "hyperparameters": row.hyperparameters,
+        "guidance": row.tags.get("sweep.guidance"),
+    }
+    if row.outcome == "completed" and (saved := checkpoint.load_latest(settings.checkpoints(config.name, row.number))):
+        found["log_tap_spread"] = tap_spread(saved.state.get("model", {}))
+    return found
+
+
+def tap_spread(weights: dict[str, Any]) -> float | None:
+    """How unevenly a network keeps entropy: the spread of log|c11| over a layer's filters, mean over its convolutions.
+
+    Args:
+        weights: a state dict.
+
+    Returns:
+        Nats; None of a network without kernels larger than 1 x 1.
+    """
+    from sweep.losses.conv import taps
+
+    kernels = [w for w in weights.values() if w.ndim == 4 and w[0, 0].numel() > 1]
+    spreads = [float(taps(kernel).std()) for kernel in kernels]
+    return sum(spreads) / len(spreads) if spreads else None
+
+
+def _curves(pairs: list[Row], config: StudyConfig, settings: Settings) -> dict[str, dict[int, list[float | None]]]:
+    """The objective's metric on the test set by epoch, of each member by seed.
+
+    Args:
+        pairs: the rows of one configuration.
+    """
+    name = f"test_{config.objective.metric.removeprefix('val_')}"
+    curves: dict[str, dict[int, list[float | None]]] = {}
+    for row in pairs:
+        if saved := checkpoint.load_latest(settings.checkpoints(f"{config.name}.controls", row.number)):
+            curves.setdefault(row.kind, {})[row.seed] = [epoch.values.get(name) for epoch in saved.history]
+    return curves
+
+
+def _probes(pairs: list[Row], summary: Summary, settings: Settings) -> dict[str, dict[int, float]]:
+    """Test accuracy of a logistic regression on the codes of each member's autoencoder, by seed."""
+    found: dict[str, dict[int, float]] = {}
+    for row in pairs:
+        if row.outcome != "completed":
+            continue
+        trial = summary.config.trial(row.hyperparameters, seed=row.seed)
+        folder = settings.checkpoints(f"{summary.config.name}.controls", row.number)
+        found.setdefault(row.kind, {})[row.seed] = probe(trial, folder, settings)
+    return found
+
+
+def probe(trial: TrialConfig, folder: Path, settings: Settings) -> float:
+    """Test accuracy of a logistic regression on the codes of a trained autoencoder.
+
+    Args:
+        folder: its checkpoints.
+    """
+    import torch
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from sweep.data.batches import batches
+    from sweep.data.loading import load
+    from sweep.training.trial import build
+
+    dataset = load(trial.data, root=settings.data, cache=settings.cache)
+    model = build(trial, dataset.info)
+    saved = checkpoint.load_latest(folder)
+    if saved is None:
+        raise FileNotFoundError(f"{folder} holds no checkpoint")
+    model.load_state_dict(saved.state["model"])
+    encoder = cast("nn.Module", model.encoder)
+
+    def coded(part: Part) -> tuple[NDArray[Any], NDArray[Any]]:
+        with torch.no_grad():
+            ordered = batches(part, batch_size=1000, device="cpu", shuffle=None, scale=dataset.info.scale)
+            made = [(encoder(x.flatten(1)), y) for x, y in ordered]
+        return torch.cat([code for code, _ in made]).numpy(), torch.cat([y for _, y in made]).numpy()
+
+    fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(*coded(dataset.train.first(PROBED)))
+    return float(fitted.score(*coded(dataset.test)))

@@ -1,0 +1,209 @@
+"""RESULTS.md: its plan, what is gathered of a study, and the page that is written from that."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from sweep import service
+from sweep.analysis.summary import summarise
+from sweep.config.settings import Settings
+from sweep.config.study_file import assigned, built_in_names
+from sweep.data.loading import load
+from sweep.models import build_model
+from sweep.service.confirm import confirm
+from sweep.training import checkpoint
+
+from ..support import rayless
+from . import __main__ as results
+from . import gathering, page
+from .gathering import Entry, evidence, read_plan, tap_spread
+
+ROOT = Path(__file__).parents[2]
+PLAN = read_plan()
+STUDY = """
+name: small
+model: {name: autoencoder, latent: 8}
+data: {name: digits, train_size: 200}
+objective: {metric: val_loss, direction: minimize}
+space: {lambda1: {low: 1e-3, high: 1e-1, log: true}, depth: 2, width: 16}
+training: {max_epochs: 3, batch_size: 32}
+search: {trials: 2, pruner: none, finalists: {top: 0}}
+"""
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Of a workspace with a study that was confirmed."""
+    folder = tmp_path_factory.mktemp("claims")
+    (folder / "small.yaml").write_text(STUDY)
+    settings = Settings(workspace=folder / "results", report=False)
+    config, _ = service.load(str(folder / "small.yaml"), settings)
+    with pytest.MonkeyPatch.context() as patch:
+        rayless.without_ray(patch)
+        service.run(config, settings, rayless.Listener())
+        done = confirm("small", settings, lambda *_: contextlib.nullcontext(rayless.Listener()), seeds=2)
+    assert done is not None
+    (folder / "results" / "said.json").write_text(json.dumps(done.as_data()))
+    return settings
+
+
+@pytest.fixture(scope="module")
+def found(settings: Settings) -> dict[str, Any]:
+    """The evidence of that study."""
+    entry = Entry(name="small", label="a small one", study="digits", confirm={"seeds": 2}, probe=True)
+    said = {"confirm": (settings.workspace / "said.json").read_text()}
+    return evidence(entry, said, settings)
+
+
+@pytest.mark.parametrize("entry", PLAN.values(), ids=PLAN)
+def test_every_study_of_the_plan_is_one_that_can_run(entry: Entry, tmp_path: Path) -> None:
+    assert entry.study in built_in_names()
+    sets = [word for word in entry.commands()[0] if "=" in word]
+    assert assigned(sets)[1] == []
+    data = tmp_path if "SWEEP_DATA" not in os.environ else Path(os.environ["SWEEP_DATA"])
+    config, warnings = service.load(entry.study, Settings(workspace=tmp_path, data=data), sets=sets)
+    assert config.name == entry.name
+    assert [warning for warning in warnings if "at depth 2" not in warning] == []
+
+
+def test_what_is_gathered_is_what_the_study_holds(settings: Settings, found: dict[str, Any]) -> None:
+    summary = summarise("small", settings)
+    assert [t["value"] for t in found["trials"]] == [row.value for row in summary.rows]
+    assert found["curves"].keys() == {"guided", "plain", "strongest"}
+    for row in summary.controls:
+        saved = checkpoint.load_latest(settings.checkpoints("small.controls", row.number))
+        assert saved is not None
+        assert found["curves"][row.kind][row.seed] == [epoch.values["test_loss"] for epoch in saved.history]
+    # The pairs' gain, computed from the curves.
+    [gain] = [c for c in found["confirm"]["comparisons"] if (c["first"], c["second"]) == ("guided", "plain")]
+    ends = [np.array([curve[-1] for curve in found["curves"][arm].values()]) for arm in ("guided", "plain")]
+    assert gain["final"]["value"] == pytest.approx((ends[1] - ends[0]).mean())
+    rows = [*summary.rows, *summary.controls]
+    elapsed = max(row.ended or 0.0 for row in rows) - min(row.started or 0.0 for row in rows)
+    assert 0 < found["hours"] * 3600 < elapsed  # one after the other, here
+    assert found["commands"][1] == "confirm small --seeds 2 --json"
+
+
+def test_a_probe_is_a_logistic_regression_on_the_codes(settings: Settings, found: dict[str, Any]) -> None:
+    summary = summarise("small", settings)
+    row = next(row for row in summary.controls if row.kind == "plain")
+    weights = checkpoint.load_latest(settings.checkpoints("small.controls", row.number)).state["model"]  # type: ignore[union-attr]
+    data = load(summary.config.data, root=settings.data, cache=settings.cache)
+
+    def codes(split: Any) -> Any:
+        pixels = split.images.flatten(1).float().numpy() / data.info.scale
+        name = next(iter(weights)).removesuffix("weight")
+        return np.maximum(pixels @ weights[f"{name}weight"].numpy().T + weights[f"{name}bias"].numpy(), 0)
+
+    scaler = StandardScaler().fit(codes(data.train))
+    fitted = LogisticRegression(max_iter=2000).fit(scaler.transform(codes(data.train)), data.train.labels)
+    expected = fitted.score(scaler.transform(codes(data.test)), data.test.labels)
+    assert found["probe"]["plain"][row.seed] == pytest.approx(expected, abs=0.01)
+    assert 0.4 < expected < 1
+
+
+def test_the_spread_of_taps_is_over_the_filters_of_a_layer() -> None:
+    model = build_model(name="cnn", depth=3, width=4, downsample=1, in_shape=(1, 8, 8), num_outputs=2)
+    weights = model.state_dict()
+    expected = []
+    for weight in weights.values():
+        if weight.ndim == 4:
+            logs = [math.log(abs(float(kernel[0, 0]))) for filters in weight for kernel in filters]
+            expected.append(float(np.std(logs, ddof=1)))
+    assert len(expected) == 3
+    assert tap_spread(weights) == pytest.approx(sum(expected) / 3, rel=1e-5)
+    assert tap_spread({"weight": torch.ones(3, 3)}) is None
+
+
+def test_the_page_says_what_there_is_and_what_there_is_not(
+    found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "FOLDER", tmp_path)
+    monkeypatch.setattr(page, "FOLDER", tmp_path)
+    monkeypatch.setattr(page, "PAGE", tmp_path / "RESULTS.md")
+    name = "mnist-guidance-d08"
+    (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    page.write(PLAN)
+    text = (tmp_path / "RESULTS.md").read_text()
+    level = found["confirm"]["comparisons"][0]["levels"][0]
+    assert f"| 8 | 2 | `test_loss` | {level:.4g} |" in text
+    assert "not run yet: `python -m tests.evidence mnist-guidance-d16`" in text
+    verdict = next(c["verdict"] for c in found["confirm"]["comparisons"] if c["second"] == "plain")
+    assert {"better": "better in 1", "worse": "worse in 1", "not shown": "no difference shown in 1"}[verdict] in text
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    assert not PLAN[name].is_made(), "of other commands"
+    entry = PLAN[name]
+    commands = [shlex.join(words) for words in entry.commands()]
+    there = {**found, "commands": commands, "config": entry.config().model_dump(mode="json")}
+    (tmp_path / f"{name}.json").write_text(json.dumps(there))
+    assert entry.is_made()
+    there["config"]["training"]["lr"] = 0.1234
+    (tmp_path / f"{name}.json").write_text(json.dumps(there))
+    assert not entry.is_made(), "of another study"
+
+
+def test_the_page_in_the_repository_is_the_one_that_its_evidence_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "PAGE", tmp_path / "RESULTS.md")
+    monkeypatch.setattr(page, "draw", lambda *_: None)
+    page.write(PLAN)
+    assert (tmp_path / "RESULTS.md").read_text() == (ROOT / "losses/RESULTS.md").read_text()
+
+
+PLAN_OF_TWO = """
+wrong:
+  label: no trial
+  study: digits
+  set: {search.trials: 0}
+right:
+  label: one trial
+  study: digits
+  set: {search.trials: 1, search.design: 0, search.finalists.top: 0, training.max_epochs: 2}
+"""
+
+
+def test_what_fails_keeps_nothing_else_from_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "FOLDER", tmp_path)
+    monkeypatch.setattr(results, "write", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["python -m tests.evidence"])
+    monkeypatch.setenv("SWEEP_WORKSPACE", str(tmp_path / "results"))
+    (tmp_path / "plan.yaml").write_text(PLAN_OF_TWO)
+    assert results.main() == 2, "the exit code of a study that is refused"
+    assert not (tmp_path / "wrong.json").exists()
+    made = json.loads((tmp_path / "right.json").read_text())
+    assert [trial["epochs"] for trial in made["trials"]] == [2]
+    # It is not made again.
+    before = (tmp_path / "right.json").stat().st_mtime_ns
+    assert results.main() == 2
+    assert (tmp_path / "right.json").stat().st_mtime_ns == before
+
+
+def test_a_name_that_the_plan_lacks_is_refused() -> None:
+    words = [sys.executable, "-m", "tests.evidence", "mnist-guidance-d80"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "not in the plan: mnist-guidance-d80" in done.stderr
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_page() -> None:
+    readme, page = (re.sub(r"\s+", " ", (ROOT / name).read_text()) for name in ("README.md", "losses/RESULTS.md"))
+    claims = readme.partition("**The paper's claims**")[2].partition("What guidance does here")[0]
+    numbers = re.findall(r"[-+]?[\d.]+[x%] \[[^\]]+\]", claims)
+    assert len(numbers) >= 9
+    assert [number for number in numbers if number not in page] == []

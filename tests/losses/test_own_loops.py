@@ -1,0 +1,201 @@
+"""The README's three ways to guide training that is not ours, run as they stand: each learns what the others do."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from sweep.losses import EntropyGuidance
+
+from ..support.guidance_nets import dense_net
+
+pytestmark = pytest.mark.filterwarnings("default")  # what Lightning and Transformers say of so small a run
+
+EPOCHS, LR = 3, 0.1
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+Batches = list[tuple[Tensor, Tensor]]
+
+
+def run_block(number: int, **names: Any) -> dict[str, Any]:
+    """Runs one of the README's blocks on guidance in other people's loops, with what it takes as given."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    section = readme.partition("**Guidance in your own loop**")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```python\n((?s:.*?))^```", section, re.MULTILINE)
+    assert len(blocks) == 3
+    exec(blocks[number], names)
+    return names
+
+
+def batches() -> Batches:
+    generator = torch.Generator().manual_seed(3)
+    return [(torch.randn(16, 20, generator=generator), torch.arange(16) % 6) for _ in range(4)]
+
+
+def loader() -> DataLoader[tuple[Tensor, Tensor]]:
+    return DataLoader(batches(), batch_size=None)  # type: ignore[arg-type]
+
+
+def net() -> nn.Sequential:
+    return dense_net(20, 12, 12, 6, dtype=torch.float32)
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=LR)
+
+
+def by_hand(
+    epochs: Sequence[Batches],
+    *,
+    lambda1: float = 1e-3,
+    accumulate: int = 1,
+    clip: float = math.inf,
+    clip_first: bool = True,
+) -> nn.Sequential:
+    """A loop in plain torch, which accumulates and clips in the order of either library."""
+    model = net()
+    optimizer, guidance = sgd(model), EntropyGuidance(model, lambda1=lambda1)
+    for data in epochs:
+        guidance.start_epoch()
+        for first in range(0, len(data), accumulate):
+            optimizer.zero_grad()
+            for inputs, targets in data[first : first + accumulate]:
+                (F.cross_entropy(model(inputs), targets) / accumulate).backward()
+            if clip_first:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            guidance.add_gradients()
+            if not clip_first:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+    return model
+
+
+def assert_same(model: nn.Module, expected: nn.Module, within: float = 1e-6) -> None:
+    for found, wanted in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=within)
+
+
+def test_the_plain_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    model = net()
+    run_block(0, model=model, optimizer=sgd(model), loss=F.cross_entropy, epochs=EPOCHS, batches=batches())
+    assert capsys.readouterr().out.count("guidance/dense") == EPOCHS
+    assert_same(model, by_hand(EPOCHS * [batches()]))
+    with pytest.raises(AssertionError):
+        assert_same(model, by_hand(EPOCHS * [batches()], lambda1=0.0), within=1e-4)
+
+
+# -- Lightning ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lightning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)  # where it logs
+    return pytest.importorskip("lightning")
+
+
+def module(lightning: Any) -> Any:
+    class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net()
+
+        def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+            return F.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return sgd(self)
+
+    return Module()
+
+
+def test_lightning(lightning: Any) -> None:
+    guided = module(lightning)
+    ran = run_block(1, module=guided, loader=loader(), epochs=EPOCHS)
+    assert_same(guided.net, by_hand(EPOCHS * [batches()]))
+    assert {"guidance/dense", "guidance/ratio", "entropy/net.0"} <= ran["trainer"].callback_metrics.keys()
+
+
+def test_lightning_accumulates_then_guides_then_clips(lightning: Any) -> None:
+    callback = run_block(1, module=module(lightning), loader=loader(), epochs=0)["Guidance"]
+    guided = module(lightning)
+    callbacks = [callback(lambda1=1e-3)]
+    trainer = lightning.Trainer(
+        max_epochs=EPOCHS, callbacks=callbacks, accumulate_grad_batches=2, gradient_clip_val=0.05, **QUIET
+    )
+    trainer.fit(guided, loader())
+    assert_same(guided.net, by_hand(EPOCHS * [batches()], accumulate=2, clip=0.05, clip_first=False))
+
+
+def test_lightning_unscales_first(lightning: Any) -> None:
+    from lightning.pytorch.plugins import MixedPrecision
+
+    callback = run_block(1, module=module(lightning), loader=loader(), epochs=0)["Guidance"]
+    learned = []
+    for scale in (1.0, 2.0**10):
+        guided = module(lightning)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        trainer = lightning.Trainer(
+            max_epochs=EPOCHS,
+            accelerator="cpu",
+            callbacks=[callback(lambda1=1.0, max_ratio=None)],
+            plugins=[MixedPrecision("16-mixed", "cpu", scaler)],
+            **QUIET,
+        )
+        trainer.fit(guided, loader())
+        learned.append(guided.net)
+    assert_same(learned[1], learned[0], within=1e-2)
+    with pytest.raises(AssertionError):
+        assert_same(learned[1], net(), within=0.1)
+
+
+# -- Hugging Face ------------------------------------------------------------------------------------------------------
+
+
+class Labelled(nn.Module):
+    """A network as the Trainer wants it; keeps the batches it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+        self.seen: Batches = []
+
+    def forward(self, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        self.seen.append((inputs, labels))
+        return {"loss": F.cross_entropy(self.net(inputs), labels)}
+
+
+@pytest.mark.parametrize(("accumulate", "clip"), [(1, 1.0), (2, 0.05)])
+def test_hugging_face(accumulate: int, clip: float, tmp_path: Path) -> None:
+    """Which clips and then guides."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    model = Labelled()
+    args = transformers.TrainingArguments(
+        str(tmp_path),
+        num_train_epochs=EPOCHS,
+        per_device_train_batch_size=16,
+        gradient_accumulation_steps=accumulate,
+        max_grad_norm=clip,
+        optim="sgd",
+        learning_rate=LR,
+        lr_scheduler_type="constant",
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+    )
+    data = [{"inputs": x, "labels": y} for inputs, labels in batches() for x, y in zip(inputs, labels, strict=True)]
+    ran = run_block(2, model=model, args=args, data=data)
+    assert len(model.seen) == EPOCHS * 4
+    epochs = [model.seen[4 * epoch : 4 * epoch + 4] for epoch in range(EPOCHS)]
+    assert not torch.equal(epochs[0][0][0], epochs[1][0][0])  # shuffled
+    assert_same(model.net, by_hand(epochs, accumulate=accumulate, clip=clip))
+    logged = [entry for entry in ran["trainer"].state.log_history if "guidance/dense" in entry]
+    assert [entry["step"] for entry in logged] == [4 * epoch // accumulate for epoch in range(1, EPOCHS + 1)]

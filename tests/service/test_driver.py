@@ -1,0 +1,418 @@
+"""The driver between a real storage and a real tracker, without Ray: what workers report is made here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from mlflow.entities import Run
+from sqlalchemy.engine import make_url
+
+from sweep import service
+from sweep.config.settings import Settings
+from sweep.execution.out_of_memory import Memory
+from sweep.execution.trial_source import Result
+from sweep.service.driver import Driver
+from sweep.service.recorder import Recording
+from sweep.study.storages.storage import open_storage
+from sweep.study.study import Study
+from sweep.tracking.tracker import Tracker
+from sweep.training.reports import EpochMetrics
+
+from ..conftest import MakeConfig, connections_closed
+from ..support import rayless
+
+WHERE = {"sweep.host": "here", "sweep.device": "cpu"}
+
+
+class Notices:
+    """A listener that keeps what the user is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def noticed(self, message: str) -> None:
+        self.said.append(message)
+
+    def started(self, trial: Any) -> None: ...
+    def progressed(self, trial: Any, metrics: EpochMetrics) -> None: ...
+    def ended(self, trial: Any, outcome: str, error: str | None) -> None: ...
+
+
+class Stage:
+    """A driver with all that it needs, over a storage that can be taken away."""
+
+    def __init__(self, config: Any, url: str, workspace: Path):
+        storage = open_storage(url)
+        settings = Settings(workspace=workspace, storage=url)
+        self.search, controls = (Study(config, storage, workspace=workspace, sister=s) for s in (False, True))
+        self.search.fill()
+        self.notices, self.config = Notices(), config
+        self.tracker = Tracker(settings.tracking_uri, config.name, artifacts=settings.artifacts)
+        self.tracker.open(description="", params={}, tags={})
+        recording = Recording(config, settings, self.search, controls, self.tracker, self.notices.noticed)
+        self.driver = Driver(config, settings, self.search, controls, recording, self.notices)
+
+    def job(self) -> tuple[str, int]:
+        """Asks, and starts what came."""
+        job = self.driver.ask()
+        assert job is not None
+        self.driver.started(job.key)
+        return job.key
+
+    def report(
+        self,
+        key: tuple[str, int],
+        *epochs: int,
+        outcome: str | None = None,
+        error: str | None = None,
+        lack: Memory | None = None,
+    ) -> bool:
+        values = {"val_accuracy": 0.5, "seconds": 0.25}
+        made = [EpochMetrics(e, {"val_loss": 1 / e, **values}, 1000 * e) for e in epochs]
+        return self.driver.report(key, Result(made, None, outcome, error, WHERE, lack=lack))
+
+    def run(self, number: int) -> Run:
+        """What MLflow has of a trial."""
+        assert self.tracker.flush(timeout=30)
+        client = self.tracker._runs._connection
+        assert client is not None
+        [run] = client.search_runs([self.tracker.experiment_id], f"tags.`sweep.trial` = '{number}'")
+        return run
+
+    def curve(self, number: int) -> list[int]:
+        """The epochs that MLflow has of a trial."""
+        client, run = self.tracker._runs._connection, self.run(number)
+        assert client is not None
+        return [m.step for m in client.get_metric_history(run.info.run_id, "val_loss")]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, study_config: MakeConfig) -> Iterator[Callable[..., Stage]]:
+    stages: list[Stage] = []
+
+    def make(url: str, resources: Any = None, **search: Any) -> Stage:
+        search = {"trials": 2, "finalists": {"top": 0}, **search}
+        config = study_config(search=search, training={"max_epochs": 3}, resources=resources or {})
+        stages.append(Stage(config, url, tmp_path))
+        return stages[-1]
+
+    with connections_closed():
+        yield make
+        for each in stages:
+            each.tracker.close(status="FINISHED", timeout=30)
+
+
+class Door:
+    """A way to PostgreSQL that can be shut: connections that are open break, new ones are refused."""
+
+    def __init__(self, host: str, port: int):
+        self._target = (host, port)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self._pipes: list[socket.socket] = []
+        self._listen()
+
+    def _listen(self) -> None:
+        threading.Thread(target=self._accept, args=(self._server,), daemon=True).start()
+
+    def _accept(self, server: socket.socket) -> None:
+        while True:
+            try:
+                here, _ = server.accept()
+                there = socket.create_connection(self._target)
+            except OSError:
+                return
+            self._pipes += [here, there]
+            for source, target in ((here, there), (there, here)):
+                threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
+
+    @staticmethod
+    def _carry(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+
+    def shut(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for pipe in self._pipes:
+            with contextlib.suppress(OSError):  # the other end may have gone
+                pipe.shutdown(socket.SHUT_RDWR)
+            pipe.close()
+        self._pipes.clear()
+
+    def open(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", self.port))
+        self._listen()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def breakable(
+    request: pytest.FixtureRequest, tmp_path: Path, empty_sqlite: bytes, study_name: str
+) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
+    """A storage's URL, how to take it away, and how to bring it back: a lock on the file, or a server out of reach."""
+    if request.param == "sqlite":
+        path = tmp_path / "optuna.db"
+        path.write_bytes(empty_sqlite)
+        holder = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        yield f"sqlite:///{path}?timeout=0.1", lambda: holder.execute("BEGIN EXCLUSIVE"), lambda: holder.execute("END")  # type: ignore[misc]
+        holder.close()
+        return
+    if not (there := os.environ.get("TEST_POSTGRES_URL", "")):
+        pytest.skip("TEST_POSTGRES_URL is not set: there is no PostgreSQL server to test against")
+    url = make_url(there)
+    door = Door(url.host or "127.0.0.1", url.port or 5432)
+    yield url.set(host="127.0.0.1", port=door.port).render_as_string(hide_password=False), door.shut, door.open
+    door.shut()
+    storage = open_storage(there)
+    for name in optuna.get_all_study_names(storage):
+        if name.startswith(study_name):
+            optuna.delete_study(study_name=name, storage=storage)
+
+
+def test_while_the_storage_is_away_trials_go_on_and_nothing_is_lost(
+    stage: Callable[..., Stage], breakable: tuple[str, Callable[[], None], Callable[[], None]]
+) -> None:
+    url, take_away, bring_back = breakable
+    there = stage(url)
+    first, second = there.job(), there.job()
+    assert not there.report(first, 1)
+    take_away()
+    there.driver._confirmed.clear()
+    assert not there.report(first, 2)  # goes on
+    assert there.report(second, 1, 2, 3, outcome="completed")  # its worker is done
+    assert there.driver.ask() is None
+    assert not there.driver.finished()
+    assert [row.state for row in there.search.rows(latest=False)] == ["running"] * 2  # for whoever stops it now
+    assert len([said for said in there.notices.said if "the storage is away" in said]) == 1
+    bring_back()
+    deadline = time.monotonic() + 60
+    while not any("is back" in said for said in there.notices.said) and time.monotonic() < deadline:
+        assert there.driver.ask() is None
+        time.sleep(0.1)
+    assert there.report(first, 3, outcome="completed")
+    assert there.driver.ask() is None
+    assert there.driver.finished()
+    rows = there.search.rows()
+    assert [(r.outcome, r.epochs, r.value) for r in rows] == [("completed", 3, 1 / 3)] * 2
+    assert [there.curve(n) for n in (0, 1)] == [[1, 2, 3]] * 2
+
+
+def test_a_trial_that_was_taken_over_is_given_up(stage: Callable[..., Stage], tmp_path: Path) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal")
+    key = there.job()
+    assert not there.report(key, 1)
+    heir = {**there.driver._trials[key].mark, "host": "elsewhere", "attempt": 2}
+    there.driver._trials[key].handle.set_user_attr("owner", heir)
+    there.driver._confirmed.clear()  # ten seconds later
+    assert there.report(key, 2)
+    assert any("trial 0" in said and "taken over" in said for said in there.notices.said)
+    assert there.search.rows()[0].state == "running"
+    assert there.search.rows()[0].owner == f"elsewhere pid {os.getpid()}"
+    assert there.report(key, 3)  # whatever comes later of its worker
+    assert there.curve(0) == [1]
+    assert there.tracker.close(status="KILLED")
+    assert there.run(0).info.status == "RUNNING"  # as the other one has it
+
+
+def test_a_trial_that_ended_while_it_waited_for_another_worker_is_stopped_there(
+    stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal")
+    key = there.job()
+    assert there.report(key, 1, 2, 3, outcome="completed")
+    there.driver.started(key)
+    assert there.report(key, 3)
+    assert there.run(0).info.status == "FINISHED"
+
+
+def test_a_trial_is_interrupted_in_mlflow_before_another_driver_can_take_it(
+    stage: Callable[..., Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal")
+    key, seen = there.job(), []
+    assert not there.report(key, 1)
+    release = there.search.release
+
+    def released(trial: Any) -> None:
+        seen.append(there.run(0).info.status)
+        release(trial)
+
+    monkeypatch.setattr(there.search, "release", released)
+    there.driver.__exit__(None, None, None)
+    assert seen == ["KILLED"]
+    assert there.search.rows()[0].orphan
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_what_a_driver_of_another_host_has_not_recorded_is_recorded_when_it_is_known_to_be_dead(
+    stage: Callable[..., Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    url = f"journal:///{tmp_path}/optuna.journal"
+    dead = stage(url, trials=1).search
+    with monkeypatch.context() as there:
+        there.setattr("socket.gethostname", lambda: "elsewhere")
+        trial = dead.ask()
+        assert trial is not None
+        dead.renew(1)
+        dead.report(trial, [EpochMetrics(e, {"val_loss": 1 / e}, 1000 * e) for e in (1, 2, 3)])
+        dead.tell(trial, "completed", checkpoint=None, error=None)
+        if left:
+            dead.leave()
+    heir = stage(url, trials=1)
+    recording = heir.driver._recording
+    assert recording.repair() is left
+    stopped = threading.Event()
+    stopped.set()
+    assert recording.complete(stopped) is left  # it is not for ever that one waits
+    monkeypatch.setattr("sweep.study.storages.leases.DEAD_AFTER", 0.5)
+    monkeypatch.setattr("sweep.service.recorder.REPAIR_EVERY", 0.1)
+    assert recording.complete(threading.Event())
+    assert heir.run(0).info.status == "FINISHED"
+    assert heir.run(0).data.tags["sweep.outcome"] == "completed"
+    assert any("another host" in said for said in heir.notices.said) is not left
+
+
+def test_a_trial_whose_checkpoints_are_elsewhere_begins_anew_and_it_is_said(
+    stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal", trials=1)
+    key = there.job()
+    assert not there.report(key, 1, 2)
+    there.search.release(there.driver._trials[key])  # as by a driver with another workspace
+    assert there.notices.said == []
+    assert there.job() == key
+    [said] = there.notices.said
+    folder = tmp_path / there.config.name / "0000"
+    assert said.startswith(f"trial 0 of {there.config.name} had come to epoch 2, but {folder} holds no checkpoint of")
+
+
+def test_a_trial_whose_workers_died_again_and_again_has_failed_for_good(
+    stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal", trials=1, max_failures=3)
+    key = there.job()
+    assert not there.report(key, 1)
+    there.driver.lost(key, "some details\nout of memory: the worker died 3 times in the same epoch")
+    assert there.driver.ask() is None
+    assert there.driver.finished()
+    [row] = there.search.rows()
+    assert (row.outcome, row.epochs) == ("failed", 1)
+    assert row.error == "some details\nout of memory: the worker died 3 times in the same epoch"
+    assert there.curve(0) == [1]
+
+
+@pytest.mark.parametrize(
+    ("max_failures", "errors", "outcome"), [(0, 1, "failed"), (1, 1, "completed"), (1, 2, "failed")]
+)
+def test_errors_of_a_trial_are_tried_again(
+    stage: Callable[..., Stage], tmp_path: Path, max_failures: int, errors: int, outcome: str
+) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal", trials=1, max_failures=max_failures)
+    for _ in range(errors):
+        key = there.job()
+        assert not there.report(key, 1)
+        assert there.report(key, outcome="failed", error="Traceback: no such luck")
+    if outcome == "completed":
+        assert there.report(there.job(), 1, 2, 3, outcome="completed")
+    assert there.driver.ask() is None
+    assert there.driver.finished()
+    [row] = there.search.rows()
+    assert (row.outcome, row.error) == (outcome, "Traceback: no such luck")
+    assert there.run(0).data.tags["sweep.error"] == "Traceback: no such luck"
+    assert there.curve(0) == ([1, 2, 3] if outcome == "completed" else [1])
+
+
+def test_out_of_memory_is_tried_once_more_alone_also_by_the_next_driver(
+    stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    url, resources = f"journal:///{tmp_path}/optuna.journal", {"gpus": 0.5, "retry_oom": True}
+    first = stage(url, resources, trials=1)
+    with first.driver:
+        key = first.job()
+        assert not first.report(key, 1)
+        assert first.report(key, outcome="failed", error="out of memory on the GPU", lack="GPU")
+        again = first.driver.ask()
+        assert again is not None
+        assert (again.key, again.alone, again.attempt) == (key, True, 1)
+        first.driver.started(key)
+        assert not first.report(key, 2)
+    # That one was stopped in the middle.
+    second = stage(url, resources, trials=1)
+    with second.driver:
+        adopted = second.driver.ask()
+        assert adopted is not None
+        assert (adopted.key, adopted.alone, adopted.attempt) == (key, True, 2)
+        second.driver.started(key)
+        assert not second.report(key, 1, 2)
+        assert second.report(key, outcome="failed", error="out of memory on the GPU", lack="GPU")
+        assert second.driver.ask() is None
+        assert second.driver.finished()
+    [row] = second.search.rows()
+    assert (row.outcome, row.error, row.epochs) == ("failed", "out of memory on the GPU", 2)
+    assert row.tags["sweep.reason"] == "out of memory"
+    assert second.curve(0) == [1, 2]
+
+
+def test_out_of_memory_is_final_unless_it_is_to_be_tried_again(stage: Callable[..., Stage], tmp_path: Path) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal", {"gpus": 0.5}, trials=1)
+    key = there.job()
+    there.driver.lost(key, "the worker died: out of memory on the host", "host")
+    assert there.driver.ask() is None
+    assert there.driver.finished()
+    [row] = there.search.rows()
+    assert (row.outcome, row.tags) == ("failed", {"sweep.reason": "out of memory"})
+
+
+def test_a_worker_is_told_at_which_epochs_its_trial_is_judged(stage: Callable[..., Stage], tmp_path: Path) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal", trials=1, design=1, pruner="successive_halving")
+    job = there.driver.ask()
+    assert job is not None
+    assert job.judged == {1, 3}  # a design trial too: the others are compared with it
+    there.driver.report(job.key, Result([], None, "failed", "no reason", WHERE))
+    never = there.search.config.model_copy(
+        update={"search": there.search.config.search.model_copy(update={"pruner": "none"})}
+    )
+    study = Study(never, open_storage(f"journal:///{tmp_path}/optuna.journal"), workspace=tmp_path)
+    study.enqueue({})
+    taken = study.ask()
+    assert taken is not None
+    assert study.judges(taken) is None
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_the_pruner_decides_alike_whether_epochs_come_one_by_one_or_all_at_once(
+    study_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruner: str
+) -> None:
+    config = study_config(
+        space={"lambda1": 0.0, "depth": 2, "width": 8, "training.lr": {"low": 1e-5, "high": 1, "log": True}},
+        search={"trials": 16, "pruner": pruner, "finalists": {"top": 0}},
+    )
+    ends = []
+    for every_epoch in (True, False):  # nine epochs take less than the half second between two reports
+        with monkeypatch.context() as patch:
+            rayless.without_ray(patch, every_epoch=every_epoch)
+            settings = Settings(workspace=tmp_path / str(every_epoch), report=False)
+            rows = service.run(config, settings, rayless.Listener()).rows
+        ends.append([(row.outcome, row.value, row.epochs) for row in rows])
+    assert ends[0] == ends[1]
+    assert {outcome for outcome, *_ in ends[0]} >= {"completed", "pruned"}
+
+
+def test_the_seconds_of_a_trial_are_those_of_its_epochs_each_once(stage: Callable[..., Stage], tmp_path: Path) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal", trials=1)
+    key = there.job()
+    there.report(key, 1, 2)
+    there.report(key, 1, 2)  # the history, of a worker that has taken it up
+    there.report(key, 3, outcome="completed")
+    assert [row.seconds for row in there.search.rows()] == [0.75]
