@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 
 from . import require_sizes
-from .parts import Between, dense_layers
+from .parts import NormActivationDropout, dense_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,7 @@ class Autoencoder(nn.Module):
             raise ValueError(f"depth = {depth}: an autoencoder's must be even, half encoder and half decoder")
         if depth > 2 and width < latent:
             raise ValueError(f"width = {width}: must be at least latent = {latent} at depth {depth}")
-        between = Between(activation, dropout, batch_norm)
+        between = NormActivationDropout(activation, dropout, batch_norm)
         super().__init__()
         hidden = [max(latent, width >> i) for i in range(depth // 2 - 1)]
         units = [prod(in_shape), *hidden, latent]

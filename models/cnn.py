@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 
 from . import require_sizes
-from .parts import ACTIVATIONS, Between, conv_layers, require_downsample, strides
+from .parts import ACTIVATIONS, NormActivationDropout, conv_layers, require_downsample, strides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +59,7 @@ class CNN(nn.Module):
         require_downsample(downsample, depth, in_shape)
         if hidden is not None:
             require_sizes(in_shape, hidden=hidden)
-        between = Between(activation, dropout, batch_norm)
+        between = NormActivationDropout(activation, dropout, batch_norm)
         super().__init__()
         self.conv = conv_layers(
             [in_shape[0]] + [width] * depth, strides(depth, downsample), dataclasses.replace(between, dropout=0.0)

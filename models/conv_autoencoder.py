@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 
 from . import require_sizes
-from .parts import ACTIVATIONS, Between, conv_layers, require_downsample, strides
+from .parts import ACTIVATIONS, NormActivationDropout, conv_layers, require_downsample, strides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +61,7 @@ class ConvAutoencoder(nn.Module):
         if depth % 2:
             raise ValueError(f"depth = {depth}: an autoencoder's must be even, half encoder and half decoder")
         require_downsample(downsample, depth, in_shape, depth_each=2)
-        between = Between(activation, dropout, batch_norm)
+        between = NormActivationDropout(activation, dropout, batch_norm)
         super().__init__()
         steps = strides(depth // 2, downsample)
         sides = [in_shape[1:]]  # the image's size before each layer of the encoder, and after the last

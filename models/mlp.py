@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 
 from . import require_sizes
-from .parts import Between, dense_layers
+from .parts import NormActivationDropout, dense_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ class MLP(nn.Module):
         batch_norm: bool = False,
     ):
         require_sizes(in_shape, depth=depth, width=width, num_outputs=num_outputs)
-        between = Between(activation, dropout, batch_norm)
+        between = NormActivationDropout(activation, dropout, batch_norm)
         super().__init__()
         self.hidden = dense_layers([prod(in_shape)] + [width] * depth, between)
         self.output = nn.Linear(width, num_outputs)

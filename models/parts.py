@@ -20,7 +20,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 @dataclass(frozen=True)
-class Between:
+class NormActivationDropout:
     """What stands between two weight layers: a norm, the activation, dropout.
 
     Attributes:
@@ -55,7 +55,7 @@ class Between:
         return modules | ({f"dropout{index}": nn.Dropout(self.dropout)} if self.dropout else {})
 
 
-def dense_layers(units: Sequence[int], between: Between) -> nn.Sequential:
+def dense_layers(units: Sequence[int], between: NormActivationDropout) -> nn.Sequential:
     """Dense layers from each number of units to the next, named 0, 1, ..., with an activation after each."""
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (n, m) in enumerate(pairwise(units)):
@@ -64,7 +64,7 @@ def dense_layers(units: Sequence[int], between: Between) -> nn.Sequential:
     return nn.Sequential(modules)
 
 
-def conv_layers(channels: Sequence[int], strides: Iterable[int], between: Between) -> nn.Sequential:
+def conv_layers(channels: Sequence[int], strides: Iterable[int], between: NormActivationDropout) -> nn.Sequential:
     """3x3 'same' convolutions from each number of channels to the next, as ``dense_layers``."""
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for i, ((n, m), stride) in enumerate(zip(pairwise(channels), strides, strict=True)):

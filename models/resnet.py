@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from . import require_sizes
-from .parts import ACTIVATIONS, Between
+from .parts import ACTIVATIONS, NormActivationDropout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ class ResNet(nn.Module):
         require_sizes(in_shape, depth=depth, width=width, num_outputs=num_outputs)
         if depth not in DEPTHS:
             raise ValueError(f"depth = {depth}: must be one of {', '.join(map(str, sorted(DEPTHS)))}")
-        between = Between(activation, dropout, batch_norm)
+        between = NormActivationDropout(activation, dropout, batch_norm)
         super().__init__()
         large = depth in IMAGENET and min(in_shape[1:]) > LARGE
         side, stride = (7, 2) if large else (3, 1)
@@ -91,7 +91,7 @@ class ResNet(nn.Module):
 class Block(nn.Module):
     """Two 3x3 convolutions beside a shortcut; where the sizes change, it projects or pads with zero channels."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int, between: Between, *, project: bool):
+    def __init__(self, channels_in: int, channels: int, stride: int, between: NormActivationDropout, *, project: bool):
         super().__init__()
         bias = not between.batch_norm
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=bias)
@@ -117,5 +117,5 @@ class Block(nn.Module):
         return out
 
 
-def _norm(channels: int, between: Between) -> nn.Module:
+def _norm(channels: int, between: NormActivationDropout) -> nn.Module:
     return nn.BatchNorm2d(channels) if between.batch_norm else nn.Identity()

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from . import require_sizes
-from .parts import Between, conv_layers, halvings
+from .parts import NormActivationDropout, conv_layers, halvings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,8 +54,8 @@ class UNet(nn.Module):
         channels, height, breadth = in_shape
         if depth > halvings(in_shape):
             raise ValueError(f"depth = {depth}: at most {halvings(in_shape)} for an image of {height}x{breadth}")
-        Between(activation, dropout, batch_norm)
-        between = Between(activation, 0.0, batch_norm)
+        NormActivationDropout(activation, dropout, batch_norm)
+        between = NormActivationDropout(activation, 0.0, batch_norm)
         super().__init__()
         widths = [width << level for level in range(depth + 1)]
         self.down = nn.ModuleList(
@@ -81,7 +81,7 @@ class UNet(nn.Module):
 class Up(nn.Module):
     """One level of the expanding path: doubles the image, halves the channels, joins what the level had going down."""
 
-    def __init__(self, channels: int, between: Between):
+    def __init__(self, channels: int, between: NormActivationDropout):
         super().__init__()
         self.up = nn.ConvTranspose2d(2 * channels, channels, 2, stride=2)
         self.conv = conv_layers([2 * channels, channels, channels], (1, 1), between)

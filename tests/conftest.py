@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
-from sweep.config.filesystem import place
+from sweep.config.filesystem import parse_path
 from sweep.config.study_config import StudyConfig
 from sweep.config.user_code import search_in
 from sweep.study.storages.storage import open_storage
@@ -109,7 +109,7 @@ def bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path:
     """An empty folder in object storage, which this process reaches as a user's does."""
     for name, value in {**object_store.environment, "XDG_CACHE_HOME": str(tmp_path / "cache-home")}.items():
         monkeypatch.setenv(name, value)
-    return place(f"{object_store.url}/{study_name}")
+    return parse_path(f"{object_store.url}/{study_name}")
 
 
 @pytest.fixture(params=["local", "s3"])

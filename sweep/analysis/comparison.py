@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..config.search_space import Scalar
 from ..config.study_config import StudyConfig
 from ..study.finalists import best_rows, fresh_seeds, tuning_rows, unguided
-from ..study.records import Kind, Row
+from ..study.records import Kind, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ class FinalistComparison:
     tuned: dict[str, Scalar] | None
 
 
-def compare_finalists(config: StudyConfig, search: Sequence[Row], controls: Sequence[Row]) -> FinalistComparison:
+def compare_finalists(
+    config: StudyConfig, search: Sequence[TrialRecord], controls: Sequence[TrialRecord]
+) -> FinalistComparison:
     """Sets the finalists of the present best configurations beside their controls."""
     sign = 1 if config.objective.direction == "maximize" else -1
     top = best_rows(config, search, config.search.finalists.top)

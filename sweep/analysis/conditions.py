@@ -28,7 +28,7 @@ GRAMMAR = (
 )
 
 
-def parse(text: str, names: Mapping[str, object]) -> dict[str, Condition]:
+def parse_conditions(text: str, names: Mapping[str, object]) -> dict[str, Condition]:
     """What a condition asks of each hyperparameter; each on its own, so that they stay independent of each other.
 
     Args:

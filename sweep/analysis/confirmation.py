@@ -11,12 +11,12 @@ from typing import Any
 from ..config.search_space import Scalar
 from ..study.records import Arm
 from ..training.reports import EpochMetrics
-from .paired_tests import Comparison
+from .paired_tests import PairedComparison
 from .summary import Summary
 
 
 @dataclass(frozen=True)
-class Found:
+class BaselineResult:
     """A rival's best configuration.
 
     Attributes:
@@ -34,7 +34,7 @@ class Found:
     hyperparameters: dict[str, Scalar]
 
     @classmethod
-    def of(cls, arm: Arm, summary: Summary) -> Found:
+    def of(cls, arm: Arm, summary: Summary) -> BaselineResult:
         """The best of a study that was run."""
         best = next(iter(summary.best), None)
         values = {**summary.config.constants, **best.hyperparameters} if best else {}
@@ -60,8 +60,8 @@ class Confirmation:
     metric: str
     direction: str
     configurations: dict[int, dict[str, Scalar]]
-    rivals: list[Found]
-    comparisons: list[Comparison]
+    rivals: list[BaselineResult]
+    comparisons: list[PairedComparison]
     notes: list[str]
     rows: int
     ended: int
@@ -88,7 +88,7 @@ class Confirmation:
         return EpochMetrics(self.rows, values, self.ended)
 
 
-def best_of(found: Sequence[Found]) -> dict[Arm, dict[str, Scalar]]:
+def best_hyperparameters(found: Sequence[BaselineResult]) -> dict[Arm, dict[str, Scalar]]:
     """The hyperparameters of the rivals that there are."""
     return {each.arm: each.hyperparameters for each in found if each.hyperparameters}
 

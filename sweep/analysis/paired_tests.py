@@ -69,7 +69,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """First members of pairs against the second ones, on the test set.
 
     Attributes:
@@ -123,9 +123,9 @@ class Comparison:
         return more if self.survival < ALPHA else ""
 
 
-def compare(
+def compare_pairs(
     number: int, arms: tuple[str, str], members: tuple[Mapping[int, Member], Mapping[int, Member]], objective: Objective
-) -> Comparison:
+) -> PairedComparison:
     """Compares the pairs of the seeds that both have.
 
     Args:
@@ -149,7 +149,7 @@ def compare(
         levels.append(_mean(test))
         gaps.append(_mean([sign * (a - b) for a, b in zip(train, test, strict=True)]))
     by_epochs, by_seconds, by_whole = (ratio([s[which] for s in speedups]) for which in range(3))
-    return Comparison(
+    return PairedComparison(
         number=number,
         first=arms[0],
         second=arms[1],
@@ -212,19 +212,19 @@ def ratio(values: Sequence[float]) -> Estimate:
     values = tuple(map(float, values))
     if not values:
         return Estimate(values, math.nan, note="no pairs")
-    estimate = Estimate(values, float(middle(values)))
+    estimate = Estimate(values, float(median_ratio(values)))
     never = sum(value == 0 for value in values)
     note = f"{never} of {len(values)} never get there" if never else ""
     if len(values) == 1:
         return dataclasses.replace(estimate, note="; ".join(filter(None, (note, "one pair has no interval"))))
-    low, high = _interval(values, middle, 1 - ALPHA)
+    low, high = _interval(values, median_ratio, 1 - ALPHA)
     alike = len(set(values)) == 1
     p = _sign_test(values) if never or alike else _t_test([math.log(value) for value in values])
     note = note or ("all pairs are the same" if alike else "")
     return dataclasses.replace(estimate, low=low, high=high, p=p, note=note)
 
 
-def middle(ratios: Sequence[float] | Floats, axis: int = -1) -> Floats:
+def median_ratio(ratios: Sequence[float] | Floats, axis: int = -1) -> Floats:
     """The median of ratios; of an even number the geometric mean of the two in the middle, so that a 0 stays one."""
     lower, upper = (np.quantile(ratios, 0.5, axis=axis, method=method) for method in ("lower", "higher"))
     return np.asarray(np.sqrt(lower * upper))
@@ -259,15 +259,15 @@ def _holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def decided(comparisons: Sequence[Comparison]) -> list[Comparison]:
+def apply_holm(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
     """Comparisons of the same two members for several configurations, with what holds of all of them together."""
     decided = list(comparisons)
     for name, no_effect, statistic in (
         ("final", 0.0, np.mean),
         ("best", 0.0, np.mean),
-        ("speedup", 1.0, middle),
-        ("speedup_seconds", 1.0, middle),
-        ("speedup_whole", 1.0, middle),
+        ("speedup", 1.0, median_ratio),
+        ("speedup_seconds", 1.0, median_ratio),
+        ("speedup_whole", 1.0, median_ratio),
     ):
         estimates = holm([getattr(c, name) for c in comparisons], no_effect=no_effect, statistic=statistic)
         pairs = zip(decided, estimates, strict=True)

@@ -52,9 +52,9 @@ class Method:
     of_each: int = 1
 
 
-OF_A_NUMBER = Method((PolynomialChaos, GaussianProcess), 0.6, 0.8, 2048)
+REGRESSION = Method((PolynomialChaos, GaussianProcess), 0.6, 0.8, 2048)
 # R2 of yes or no by a probability stays far below 1 even where the probability is known.
-OF_A_PROBABILITY = Method((classifiers.LogisticChaos, classifiers.ProcessClassifier), 0.2, math.inf, 1024, of_each=8)
+CLASSIFICATION = Method((classifiers.LogisticChaos, classifiers.ProcessClassifier), 0.2, math.inf, 1024, of_each=8)
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def analyse(table: Table, *, where: Mapping[str, Condition] | None = None, seed:
     Raises:
         SweepError: a condition that no value fulfils.
     """
-    return _analyse(table, where or {}, seed, OF_A_NUMBER)
+    return _analyse(table, where or {}, seed, REGRESSION)
 
 
 def analyse_divergence(table: Table, *, where: Mapping[str, Condition] | None = None, seed: int = 0) -> Analysis | None:
@@ -176,7 +176,7 @@ def analyse_divergence(table: Table, *, where: Mapping[str, Condition] | None = 
         return None
     trials = ended.assign(value=diverged)
     probability = replace(table, objective="the probability of diverging", epoch=None, trials=trials)
-    result = _analyse(probability, where or {}, seed, OF_A_PROBABILITY)
+    result = _analyse(probability, where or {}, seed, CLASSIFICATION)
     return replace(result, n_diverged=int(diverged.sum()), share=float(diverged.mean()))
 
 
@@ -321,7 +321,7 @@ def _with_intervals(estimates: Sequence[Array]) -> tuple[list[float], list[float
     return value.tolist(), low.tolist(), high.tolist()
 
 
-def effect(fitted: Fitted, name: str, *, points: int = 33, seed: int = 0) -> Effect:
+def partial_dependence(fitted: Fitted, name: str, *, points: int = 33, seed: int = 0) -> Effect:
     """The expected objective for each value of one hyperparameter (``points`` of many), the others uniform."""
     values, rows = _held(fitted.inputs, [name], points, 128, seed)
     curves = fitted.surrogate.replicates(rows).reshape(-1, len(values[0]), 128).mean(2)
@@ -329,7 +329,7 @@ def effect(fitted: Fitted, name: str, *, points: int = 33, seed: int = 0) -> Eff
     return Effect(values[0], fitted.surrogate.mean(rows).reshape(-1, 128).mean(1), low, high)
 
 
-def surface(fitted: Fitted, a: str, b: str, *, points: int = 19, seed: int = 0) -> Surface:
+def partial_dependence_2d(fitted: Fitted, a: str, b: str, *, points: int = 19, seed: int = 0) -> Surface:
     """The expected objective for each pair of values of two hyperparameters, the others uniform."""
     values, rows = _held(fitted.inputs, [a, b], points, 64, seed)
     mean = fitted.surrogate.mean(rows).reshape(len(values[0]), len(values[1]), 64).mean(2)

@@ -10,10 +10,10 @@ from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from ..config.study_file import to_yaml
 from ..study.records import ARMS
-from ..study.storages.catalog import connect, stored, studies
+from ..study.storages.catalog import get_storage, load_stored_config, study_names_of_ours
 
 if TYPE_CHECKING:
-    from ..study.records import Row
+    from ..study.records import TrialRecord
     from .comparison import FinalistComparison
     from .sensitivity import Analysis
 
@@ -33,16 +33,18 @@ class Summary:
     """
 
     config: StudyConfig
-    rows: list[Row]
-    best: list[Row]
-    controls: list[Row]
+    rows: list[TrialRecord]
+    best: list[TrialRecord]
+    controls: list[TrialRecord]
     comparison: FinalistComparison
     interrupted: bool = False
     seconds: float = 0.0
     analysis: Analysis | None = None
 
     @classmethod
-    def of(cls, config: StudyConfig, rows: list[Row], controls: list[Row], *, interrupted: bool = False) -> Summary:
+    def of(
+        cls, config: StudyConfig, rows: list[TrialRecord], controls: list[TrialRecord], *, interrupted: bool = False
+    ) -> Summary:
         """Ranks and compares what the storage holds."""
         from ..study.finalists import best_rows
         from .comparison import compare_finalists
@@ -60,20 +62,20 @@ def summarise(name: str, settings: Settings) -> Summary:
     """
     from ..study.study import read_rows
 
-    config, storage = stored(name, settings), connect(settings.storage)
+    config, storage = load_stored_config(name, settings), get_storage(settings.storage)
     return Summary.of(config, read_rows(name, storage), read_rows(f"{name}.controls", storage))
 
 
-def finished_rows(config: StudyConfig, settings: Settings) -> list[Row]:
+def finished_rows(config: StudyConfig, settings: Settings) -> list[TrialRecord]:
     """What `sweep run` has trained, finalists and controls too; nothing of a study that was not started."""
-    if config.name not in studies(settings):
+    if config.name not in study_names_of_ours(settings):
         return []
     summary = summarise(config.name, settings)
     rows = [*summary.rows, *summary.controls]
     return [row for row in rows if row.state == "finished" and row.kind not in ARMS]
 
 
-def export(config: StudyConfig, row: Row) -> str:
+def export_config(config: StudyConfig, row: TrialRecord) -> str:
     """A study file of one configuration: every hyperparameter is a constant."""
     space = {**config.constants, **row.hyperparameters}
     search = SearchConfig(trials=1, finalists=FinalistsConfig(top=0))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..config.errors import SweepError
-from ..config.filesystem import place
+from ..config.filesystem import parse_path
 from ..losses.conv import corner_taps, taps
 from ..training import checkpoint
 
@@ -35,7 +35,7 @@ SHOWN = 40  # layers drawn in one figure, the first ones
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerProfile:
     """One weight.
 
     Attributes:
@@ -72,15 +72,15 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Profile:
+class WeightProfile:
     """The layers of one network, and what its trial logged of them: epoch -> layer -> entropy."""
 
     title: str
-    layers: list[Layer]
+    layers: list[LayerProfile]
     epochs: dict[int, dict[str, float]]
 
 
-def of_weights(title: str, weights: Mapping[str, torch.Tensor], history: Sequence[EpochMetrics] = ()) -> Profile:
+def of_weights(title: str, weights: Mapping[str, torch.Tensor], history: Sequence[EpochMetrics] = ()) -> WeightProfile:
     """Profiles a state dict.
 
     Raises:
@@ -93,14 +93,14 @@ def of_weights(title: str, weights: Mapping[str, torch.Tensor], history: Sequenc
     epochs = {
         m.epoch: {k.removeprefix(prefix): v for k, v in m.values.items() if k.startswith(prefix)} for m in history
     }
-    return Profile(title, layers, {epoch: values for epoch, values in epochs.items() if values})
+    return WeightProfile(title, layers, {epoch: values for epoch, values in epochs.items() if values})
 
 
 def _is_weight(name: str, tensor: torch.Tensor) -> bool:
     return name.split(".")[-1] == "weight" and tensor.dim() >= 2 and tensor.is_floating_point()
 
 
-def _layer(name: str, weight: torch.Tensor) -> Layer:
+def _layer(name: str, weight: torch.Tensor) -> LayerProfile:
     weight, shape = weight.detach().float(), tuple(weight.shape)
     if weight[0, 0].numel() == 1:
         matrix = weight.flatten(1)
@@ -108,12 +108,12 @@ def _layer(name: str, weight: torch.Tensor) -> Layer:
         # Of the k x k Gram matrix: several times as fast as a decomposition of the matrix, and accurate where it shows.
         squares = torch.linalg.eigvalsh(wide @ wide.mT).flip(0).clamp_min(0).double()
         entropy = (squares + RIDGE**2 * squares.mean()).log().mean() / 2
-        return Layer(name, "dense", shape, float(entropy), squares.sqrt().numpy())
+        return LayerProfile(name, "dense", shape, float(entropy), squares.sqrt().numpy())
     values = taps(corner_taps(weight)).flatten().double().numpy()
-    return Layer(name, "conv", shape, float(values.mean()), values)
+    return LayerProfile(name, "conv", shape, float(values.mean()), values)
 
 
-def load(source: str, settings: Settings, sizes: Mapping[str, Any]) -> list[Profile]:
+def load_profile(source: str, settings: Settings, sizes: Mapping[str, Any]) -> list[WeightProfile]:
     """Profiles a run of MLflow's (``digits-0017``) beside its control, a checkpoint file, or ``package.module:Net``.
 
     Args:
@@ -127,7 +127,7 @@ def load(source: str, settings: Settings, sizes: Mapping[str, Any]) -> list[Prof
     torch.set_num_threads(1)  # for matrices of this size more of them cost more than they bring
     if source.startswith("s3://") or Path(source).is_file():
         try:
-            saved = checkpoint.load(place(source))
+            saved = checkpoint.load(parse_path(source))
         except Exception as error:
             raise SweepError(f"{source}: not a checkpoint of a trial ({error})") from error
         return [_of_checkpoint(source, saved)]
@@ -143,30 +143,30 @@ def load(source: str, settings: Settings, sizes: Mapping[str, Any]) -> list[Prof
 
 
 def _made(source: str, sizes: Mapping[str, Any]) -> torch.nn.Module:
-    from ..config.user_code import ImportPathError, imported, place_of, search_in
+    from ..config.user_code import ImportPathError, import_object, search_in, user_error_location
 
     search_in(Path.cwd())
     try:
-        network = imported(source)(**sizes)
+        network = import_object(source)(**sizes)
     except ImportPathError as error:
         raise SweepError(str(error)) from None
     except Exception as error:  # whatever the user's code raises
         hint = "Sizes are given as --set depth=4 --set in_shape=[3,32,32]."
-        raise SweepError(f"{source}: {place_of(error)}. {hint}") from error
+        raise SweepError(f"{source}: {user_error_location(error)}. {hint}") from error
     if not isinstance(network, torch.nn.Module):
         raise SweepError(f"{source}: made a {type(network).__name__}, not a torch.nn.Module")
     return network
 
 
-def _of_run(name: str, sister: str, number: int, settings: Settings) -> list[Profile]:
+def _of_run(name: str, sister: str, number: int, settings: Settings) -> list[WeightProfile]:
     """The run, and the control that shares everything but guidance with it, of the same seed where there is one."""
     from ..study.finalists import (
         unguided,  # with Optuna and SQLAlchemy, which a network by its import path does not need
     )
-    from ..study.storages.catalog import stored
+    from ..study.storages.catalog import load_stored_config
     from .summary import summarise
 
-    config, summary = stored(name, settings), summarise(name, settings)
+    config, summary = load_stored_config(name, settings), summarise(name, settings)
     rows = {row.number: row for row in (summary.controls if sister else summary.rows)}
     if number not in rows:
         raise SweepError(f"{name}{sister}-{number:04d}: {name}{sister} has trials 0 to {len(rows) - 1}")
@@ -184,20 +184,20 @@ def _of_run(name: str, sister: str, number: int, settings: Settings) -> list[Pro
         return [replace(profile, title=f"{profile.title}, whose control has no weights left")]
 
 
-def _of_trial(study: str, number: int, settings: Settings, title: str) -> Profile:
+def _of_trial(study: str, number: int, settings: Settings, title: str) -> WeightProfile:
     saved = checkpoint.load_latest(settings.checkpoints(study, number))
     if saved is None:
         raise SweepError(f"{title}: it has no checkpoint in {settings.checkpoints(study, number)}")
     return _of_checkpoint(title, saved)
 
 
-def _of_checkpoint(title: str, saved: checkpoint.Checkpoint) -> Profile:
+def _of_checkpoint(title: str, saved: checkpoint.Checkpoint) -> WeightProfile:
     if not saved.state:
         raise SweepError(f"{title}: {saved.path} holds its metrics alone; sweep gc has removed its weights")
     return of_weights(title, saved.state["model"], saved.history)
 
 
-def draw(profiles: Sequence[Profile], file: Path) -> None:
+def draw_profile(profiles: Sequence[WeightProfile], file: Path) -> None:
     """Draws a figure, one column a profile: entropy by layer and epoch, corner taps, singular values.
 
     Raises:
@@ -229,12 +229,12 @@ def draw(profiles: Sequence[Profile], file: Path) -> None:
         raise SweepError(f"--out {file}: {error}") from None
 
 
-def _epochs(profile: Profile) -> dict[int, dict[str, float]]:
+def _epochs(profile: WeightProfile) -> dict[int, dict[str, float]]:
     """Entropy by epoch and layer; of a network without a history as epoch 0."""
     return profile.epochs or {0: {layer.name: layer.entropy for layer in profile.layers}}
 
 
-def _draw_epochs(axes: Axes, profile: Profile, reach: float) -> None:
+def _draw_epochs(axes: Axes, profile: WeightProfile, reach: float) -> None:
     """Heat map of Delta H, layer x epoch, in colours from -reach to reach."""
     epochs, names = _epochs(profile), [layer.name for layer in profile.layers[:SHOWN]]
     cells = np.array([[values.get(name, np.nan) for values in epochs.values()] for name in names])
@@ -245,7 +245,7 @@ def _draw_epochs(axes: Axes, profile: Profile, reach: float) -> None:
     axes.figure.colorbar(image, ax=axes).set_label("entropy change, nats per dimension", fontsize=7)
 
 
-def _draw_taps(axes: Axes, layers: Sequence[Layer]) -> None:
+def _draw_taps(axes: Axes, layers: Sequence[LayerProfile]) -> None:
     """A box plot for each layer, all of them in four artists; matplotlib's own has six for each."""
     if not layers:
         axes.text(0.5, 0.5, "no convolutions", ha="center", va="center", transform=axes.transAxes)
@@ -261,7 +261,7 @@ def _draw_taps(axes: Axes, layers: Sequence[Layer]) -> None:
     axes.set_xlabel("log|c11| of each filter; in brackets: outliers, drawn as dots")
 
 
-def _draw_singular_values(axes: Axes, layers: Sequence[Layer]) -> None:
+def _draw_singular_values(axes: Axes, layers: Sequence[LayerProfile]) -> None:
     if not layers:
         axes.text(0.5, 0.5, "no dense layers", ha="center", va="center", transform=axes.transAxes)
         return

@@ -11,8 +11,8 @@ from ..config.study_config import StudyConfig
 
 if TYPE_CHECKING:  # a terminal shows something sooner where a line of text does not wait for what the driver imports
     from .comparison import FinalistComparison, Sample
-    from .confirmation import Found
-    from .paired_tests import Comparison, Estimate
+    from .confirmation import BaselineResult
+    from .paired_tests import Estimate, PairedComparison
 
 
 NAMES = {
@@ -28,7 +28,7 @@ NAMES = {
 }
 
 
-def verdict(c: Comparison, metric: str) -> str:
+def verdict(c: PairedComparison, metric: str) -> str:
     """What one comparison says, and what it does not."""
     head = f"Trial {c.number} against {NAMES.get(c.second, c.second)}: "
     sentences = []
@@ -53,7 +53,7 @@ def verdict(c: Comparison, metric: str) -> str:
     return head + "; ".join(sentences) + "."
 
 
-def origin(found: Found) -> str:
+def origin(found: BaselineResult) -> str:
     """Where a rival comes from."""
     name = NAMES.get(found.arm, found.arm)
     if found.number is None:
@@ -61,11 +61,11 @@ def origin(found: Found) -> str:
     trials = f"{found.trials} trials" if found.trials > 1 else "one trial"
     return (
         f"{name[0].upper()}{name[1:]} is the best of {trials} of {found.study}, {found.completed} completed: "
-        f"{inline(found.hyperparameters)}."
+        f"{format_params(found.hyperparameters)}."
     )
 
 
-def _test(c: Comparison) -> str:
+def _test(c: PairedComparison) -> str:
     p = "" if c.final.p_holm is None else f", p {c.final.p_holm:.2g} after Holm"
     return f"{_range(c.final)}{p}, {len(c.seeds)} pairs"
 
@@ -81,7 +81,7 @@ def verdicts(config: StudyConfig, comparison: FinalistComparison) -> list[str]:
     first = comparison.finalists[0]
     words = [_verdict(first.gain_over_plain, "its plain control (the same network without guidance)")]
     if comparison.tuned:
-        chosen = inline({k: v for k, v in comparison.tuned.items() if k in ("training.init", "training.lr")})
+        chosen = format_params({k: v for k, v in comparison.tuned.items() if k in ("training.init", "training.lr")})
         trials = "one trial" if comparison.tuned_trials == 1 else f"{comparison.tuned_trials} trials"
         words.append(_verdict(first.gain_over_tuned, f"a control tuned in {trials} ({chosen})"))
     n = config.search.finalists.seeds
@@ -110,14 +110,14 @@ def _half_width(spread: float, count: int) -> float:
     return float(t.ppf(0.975, count - 1)) * spread / math.sqrt(count)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as a person says them."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def spread(sample: Sample, *, signed: bool = False) -> str:
+def format_mean_sd(sample: Sample, *, signed: bool = False) -> str:
     """Mean ± standard deviation; a dash without values."""
     if not sample.values:
         return "-"
@@ -125,11 +125,11 @@ def spread(sample: Sample, *, signed: bool = False) -> str:
     return mean if math.isnan(sample.spread) else f"{mean} ± {sample.spread:.2g}"
 
 
-def short(value: Scalar) -> str:
+def format_value(value: Scalar) -> str:
     """A hyperparameter's value, to three digits."""
     return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def inline(values: dict[str, Scalar] | Iterable[tuple[str, Scalar]]) -> str:
+def format_params(values: dict[str, Scalar] | Iterable[tuple[str, Scalar]]) -> str:
     """Hyperparameters on one line."""
-    return " ".join(f"{name}={short(value)}" for name, value in dict(values).items())
+    return " ".join(f"{name}={format_value(value)}" for name, value in dict(values).items())

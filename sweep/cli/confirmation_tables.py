@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ..analysis.confirmation import Confirmation
-    from ..analysis.paired_tests import Comparison, Estimate
+    from ..analysis.paired_tests import Estimate, PairedComparison
 
 
 def print_confirmation(confirmation: Confirmation, console: Console) -> None:
@@ -71,7 +71,9 @@ def tables(confirmation: Confirmation) -> list[Table]:
     ]
 
 
-def _table(title: str, comparisons: Sequence[Comparison], columns: Mapping[str, Callable[[Comparison], str]]) -> Table:
+def _table(
+    title: str, comparisons: Sequence[PairedComparison], columns: Mapping[str, Callable[[PairedComparison], str]]
+) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("trial: first over second", no_wrap=True)
     for name in columns:

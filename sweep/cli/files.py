@@ -29,11 +29,11 @@ def gc(
     import dataclasses
 
     from .. import service
-    from ..service.maintenance.gc import clean
+    from ..service.maintenance.gc import collect_garbage
 
     settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
-    names = [name] if name else service.studies(settings)
-    freed = [clean(each, settings, keep=keep, dry_run=dry_run) for each in names]
+    names = [name] if name else service.study_names_of_ours(settings)
+    freed = [collect_garbage(each, settings, keep=keep, dry_run=dry_run) for each in names]
     if as_json:
         print_json([dataclasses.asdict(each) for each in freed])
         return

@@ -30,7 +30,7 @@ def status(
 
     settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
     summaries = []
-    for each in [name] if name else service.studies(settings):
+    for each in [name] if name else service.study_names_of_ours(settings):
         try:
             summaries.append(service.summarise(each, settings))
         except SweepError as error:
@@ -87,7 +87,7 @@ def best(
         console.print(f"{name}: no trial has completed yet.")
         raise typer.Exit(1)
     if export is not None:
-        export.write_text(service.export(summary.config, summary.best[0]))
+        export.write_text(service.export_config(summary.config, summary.best[0]))
         console.print(f"Wrote {export}; train it with: python -m sweep train {export}", soft_wrap=True)
 
 
@@ -146,10 +146,10 @@ def profile(
         raise ConfigError("options", problems)
     gc.disable()  # a sixth of the time would be spent on looking for garbage among what torch and matplotlib import
     try:
-        from ..analysis.weight_profile import draw, load
+        from ..analysis.weight_profile import draw_profile, load_profile
 
-        profiles = load(source, settings, dict(keywords))
-        draw(profiles, out)
+        profiles = load_profile(source, settings, dict(keywords))
+        draw_profile(profiles, out)
     finally:
         gc.enable()
     if as_json:
@@ -180,10 +180,10 @@ def doctor(
 
     Example: `python -m sweep doctor`
     """
-    from ..service.maintenance.doctor import examine
+    from ..service.maintenance.doctor import run_checks
 
     settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking, data=data)
-    checks = examine(settings)
+    checks = run_checks(settings)
     console = make_console()
     if as_json:
         print_json([{"check": n, "ok": ok, "detail": d} for n, ok, d in checks])

@@ -48,10 +48,10 @@ def submit(
     """
     import dataclasses
 
-    from ..service.submission import prepare, settings_to_send
+    from ..service.submission import prepare_submission, settings_to_send
 
     flags = [word for word, said in (("--offline-ok", offline_ok), ("--insecure", insecure)) if said]
-    submission = prepare(study, sets=sets or [], trials=trials, design=design, flags=flags)
+    submission = prepare_submission(study, sets=sets or [], trials=trials, design=design, flags=flags)
     given = {"workspace": workspace, "storage": storage, "tracking": tracking, "data": data}
     environment = settings_to_send({**given, "owner": make_settings().owner or None})
     with _told(), tempfile.TemporaryDirectory(prefix="sweep-code-") as folder:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..analysis.summary import Summary
-    from ..analysis.weight_profile import Profile
+    from ..analysis.weight_profile import WeightProfile
 
 
 def make_console(*, to_stderr: bool = False) -> Console:
@@ -55,7 +55,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
     }
 
 
-def profile_json(profile: Profile) -> dict[str, Any]:
+def profile_json(profile: WeightProfile) -> dict[str, Any]:
     """One network: its layers, of taps (log|c11|) a box plot's five numbers, and what its trial logged of them."""
     layers = [
         {

@@ -15,11 +15,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis.wording import duration, inline
+from ..analysis.wording import format_duration, format_params
 from ..config.study_config import StudyConfig
 
 if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for what the driver imports
-    from ..study.records import Outcome, Row
+    from ..study.records import Outcome, TrialRecord
     from ..study.trial import Trial
     from ..training.reports import EpochMetrics
 
@@ -32,7 +32,9 @@ class Progress:
         left: how many rows are to be trained; by default what is left of the search, its finalists and controls.
     """
 
-    def __init__(self, config: StudyConfig, console: Console, done: Sequence[Row] = (), left: int | None = None):
+    def __init__(
+        self, config: StudyConfig, console: Console, done: Sequence[TrialRecord] = (), left: int | None = None
+    ):
         self.config, self.console = config, console
         setattr(console, "on_broken_pipe", partial(silence, console.file))  # noqa: B010 (Rich's own would end the run)
         self.counts = dict.fromkeys(("completed", "pruned", "diverged", "failed"), 0)
@@ -54,15 +56,15 @@ class Progress:
         beside = max(0, search.afterwards - there)
         self._left = max(0, search.trials - len(searched)) + beside if left is None else left
 
-    def started(self, trial: Trial) -> None:
+    def on_trial_start(self, trial: Trial) -> None:
         """Adds a running trial."""
         self.running[trial.key] = trial, None
 
-    def progressed(self, trial: Trial, metrics: EpochMetrics) -> None:
+    def on_epoch_end(self, trial: Trial, metrics: EpochMetrics) -> None:
         """Remembers a trial's last epoch."""
         self.running[trial.key] = trial, metrics
 
-    def ended(self, trial: Trial, outcome: Outcome, error: str | None) -> None:  # noqa: ARG002 (shown by LogLines)
+    def on_trial_end(self, trial: Trial, outcome: Outcome, error: str | None) -> None:  # noqa: ARG002 (shown by LogLines)
         """Counts an outcome."""
         self.running.pop(trial.key, None)
         self._ended_here += 1
@@ -76,7 +78,7 @@ class Progress:
             if self.best is None or objective.better(value, self.best[0]):
                 self.best = value, trial.number
 
-    def noticed(self, message: str) -> None:
+    def on_message(self, message: str) -> None:
         """Shows a notice above whatever is shown."""
         self.notices.append(message)
         self.console.print(Text(f"note: {message}", style="yellow"))
@@ -95,27 +97,28 @@ class Progress:
         if not self._ended_here:
             return "estimating"
         left = self._left - self._ended_here
-        return f"about {duration(max(0, left) * (time.monotonic() - self._began) / self._ended_here)} left"
+        return f"about {format_duration(max(0, left) * (time.monotonic() - self._began) / self._ended_here)} left"
 
 
 class LogLines(Progress):
     """One line at the start and one per finished trial: for pipes and log files."""
 
-    def started(self, trial: Trial) -> None:
+    def on_trial_start(self, trial: Trial) -> None:
         """Prints, with the first one, what is to come: a run that is refused before prints nothing."""
         if not self._ended_here and not self.running:
             epochs, ended = self.config.training.max_epochs, sum(self.counts.values())
             left = f"up to {self._left} to train, of {epochs} epochs at most"
             self.console.print(f"{self.config.name}: {left}; {ended or 'none'} ended before", soft_wrap=True)
-        super().started(trial)
+        super().on_trial_start(trial)
 
-    def ended(self, trial: Trial, outcome: Outcome, error: str | None) -> None:
+    def on_trial_end(self, trial: Trial, outcome: Outcome, error: str | None) -> None:
         """Prints the line."""
-        super().ended(trial, outcome, error)
+        super().on_trial_end(trial, outcome, error)
         value = "" if trial.best is None else f"{self.config.objective.metric}={trial.best:.5g}"
         name = f"{trial.study}-{trial.number:04d}"
         reason = f": {error.strip().splitlines()[-1]}" if error else ""
-        line = f"{name} {trial.kind} {outcome} {value} epochs={trial.epochs} {inline(trial.hyperparameters)}{reason}"
+        params = format_params(trial.hyperparameters)
+        line = f"{name} {trial.kind} {outcome} {value} epochs={trial.epochs} {params}{reason}"
         self.console.print(Text(line), soft_wrap=True)
 
 
@@ -126,7 +129,7 @@ class JsonLines(Progress):
         self,
         config: StudyConfig,
         console: Console,
-        done: Sequence[Row] = (),
+        done: Sequence[TrialRecord] = (),
         left: int | None = None,
         *,
         stream: TextIO,
@@ -134,26 +137,26 @@ class JsonLines(Progress):
         super().__init__(config, console, done, left)
         self._stream = stream
 
-    def started(self, trial: Trial) -> None:
+    def on_trial_start(self, trial: Trial) -> None:
         """Prints the line."""
-        super().started(trial)
+        super().on_trial_start(trial)
         self._print("started", trial, hyperparameters=trial.hyperparameters)
 
-    def progressed(self, trial: Trial, metrics: EpochMetrics) -> None:
+    def on_epoch_end(self, trial: Trial, metrics: EpochMetrics) -> None:
         """Prints the line."""
-        super().progressed(trial, metrics)
+        super().on_epoch_end(trial, metrics)
         values = {name: value if isfinite(value) else None for name, value in metrics.values.items()}
         self._print("progress", trial, epoch=metrics.epoch, metrics=values)
 
-    def ended(self, trial: Trial, outcome: Outcome, error: str | None) -> None:
+    def on_trial_end(self, trial: Trial, outcome: Outcome, error: str | None) -> None:
         """Prints the line."""
-        super().ended(trial, outcome, error)
+        super().on_trial_end(trial, outcome, error)
         value = trial.best if trial.best is not None and isfinite(trial.best) else None
         self._print("ended", trial, outcome=outcome, value=value, epochs=trial.epochs, error=error)
 
-    def noticed(self, message: str) -> None:
+    def on_message(self, message: str) -> None:
         """Prints the line."""
-        super().noticed(message)
+        super().on_message(message)
         self._print("notice", message=message)
 
     def told(self, end: Mapping[str, Any]) -> None:
@@ -207,6 +210,6 @@ class LiveView(Progress):
                 trial.kind,
                 f"epoch {epoch}/{trial.config.training.max_epochs}",
                 f"{self.config.objective.metric} {value}",
-                Text(inline(trial.hyperparameters), style="dim"),
+                Text(format_params(trial.hyperparameters), style="dim"),
             )
         return Group(head, table)

@@ -81,13 +81,13 @@ def run(
     )
     if settings.job and settings.log == "text" and not as_json:  # whoever follows it sees that the code has arrived
         print(f"{settings.job}: driver on {socket.gethostname()}, pid {os.getpid()}; checking the study", flush=True)
-    config, warnings = service.load(study, settings, sets=sets or [], trials=trials, design=design)
+    config, warnings = service.load_study(study, settings, sets=sets or [], trials=trials, design=design)
     console = make_console(to_stderr=as_json or settings.log == "json")
     for warning in warnings:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
-    config, forerunners = service.continued(config, settings) if new_space else (config, [])
+    config, forerunners = service.derive_study(config, settings) if new_space else (config, [])
     if dry_run:
-        _show_plan(service.planned(config, settings), config, console, as_json=as_json)
+        _show_plan(service.plan_run(config, settings), config, console, as_json=as_json)
     else:
         _run(config, settings, console, forerunners, as_json=as_json, offline_ok=offline_ok, insecure=insecure)
 
@@ -114,8 +114,8 @@ def resume(
     settings = make_settings(
         workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, report=report, log=log
     )
-    service.stored(name, settings)
-    config, _ = service.load(name, settings)
+    service.load_stored_config(name, settings)
+    config, _ = service.load_study(name, settings)
     console = make_console(to_stderr=as_json or settings.log == "json")
     _run(config, settings, console, as_json=as_json, offline_ok=offline_ok, insecure=insecure)
 
@@ -199,8 +199,8 @@ def told(
     finally:
         if views:
             end = describe(results[0] if results else None, error)
-            if (untold := ending.tell(settings, end)) is not None:
-                views[-1].noticed(untold)
+            if (untold := ending.notify_webhook(settings, end)) is not None:
+                views[-1].on_message(untold)
             views[-1].told(end)
 
 
@@ -248,7 +248,7 @@ def train(
     settings = make_settings(workspace=workspace, storage=storage, data=data)
     if trial is not None and sets:
         raise ConfigError("options", ["--trial replays a trial as it was; --set would change it: give one of them"])
-    config, _ = service.load(study, settings, sets=sets or [])
+    config, _ = service.load_study(study, settings, sets=sets or [])
     console, epochs, end = make_console(to_stderr=as_json), [], ""
     with tempfile.TemporaryDirectory(prefix="sweep-train-") as scratch:
         configured = service.trial_config(config, settings, trial)

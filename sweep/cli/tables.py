@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..analysis.sensitivity_text import WIDE, meaning, standing_out, trust
-from ..analysis.wording import short, spread, verdicts
+from ..analysis.wording import format_mean_sd, format_value, verdicts
 from ..config.search_space import ALIASES
 from ..config.study_config import StudyConfig
 from ..study.records import ARMS
@@ -20,12 +20,12 @@ from ..study.records import ARMS
 if TYPE_CHECKING:
     from ..analysis.comparison import FinalistComparison
     from ..analysis.sensitivity import Analysis, Interval
-    from ..analysis.weight_profile import Profile
+    from ..analysis.weight_profile import WeightProfile
     from ..service import Summary
-    from ..study.records import Row
+    from ..study.records import TrialRecord
 
 
-def best_table(config: StudyConfig, rows: Sequence[Row]) -> Table:
+def best_table(config: StudyConfig, rows: Sequence[TrialRecord]) -> Table:
     """The best trials of a search."""
     names = [n for n in [*ALIASES, *config.searched] if any(n in r.hyperparameters for r in rows)]
     names = list(dict.fromkeys(names))
@@ -33,7 +33,7 @@ def best_table(config: StudyConfig, rows: Sequence[Row]) -> Table:
     for name in ("trial", config.objective.metric, *names, "epochs"):
         table.add_column(name, justify="right")
     for row in rows:
-        values = [short(row.hyperparameters.get(n, config.constants.get(n))) for n in names]
+        values = [format_value(row.hyperparameters.get(n, config.constants.get(n))) for n in names]
         table.add_row(str(row.number), f"{row.value:.5g}", *values, str(row.epochs))
     return table
 
@@ -48,7 +48,7 @@ def comparison_table(config: StudyConfig, comparison: FinalistComparison) -> Tab
         table.add_column(name, justify="right")
     for f in comparison.finalists:
         samples = (f.guided, f.plain, f.gain_over_plain, f.tuned, f.gain_over_tuned)
-        table.add_row(str(f.number), *(spread(s, signed=i in (2, 4)) for i, s in enumerate(samples)))
+        table.add_row(str(f.number), *(format_mean_sd(s, signed=i in (2, 4)) for i, s in enumerate(samples)))
     return table
 
 
@@ -115,12 +115,12 @@ def status_lines(summary: Summary, *, tracebacks: bool) -> Iterator[str]:
             yield f"  {_title(name, row)} {row.outcome}: {error or 'no reason recorded'}"
 
 
-def _title(study: str, row: Row) -> str:
+def _title(study: str, row: TrialRecord) -> str:
     of = f" of trial {row.of}, seed {row.seed}" if row.of is not None else ""
     return f"{study}-{row.number:04d} ({row.kind}{of})"
 
 
-def _last_line(row: Row) -> str:
+def _last_line(row: TrialRecord) -> str:
     return (row.error or "").strip().rpartition("\n")[2]
 
 
@@ -171,7 +171,7 @@ def importances_table(objective: str, importances: Mapping[str, float]) -> Group
     return Group(title, table if importances else Text("None: too few completed trials."))
 
 
-def profile_table(profile: Profile) -> Table:
+def profile_table(profile: WeightProfile) -> Table:
     """One line a layer: its entropy, and how far its singular values or its filters lie apart."""
     columns = ("layer", "kind", "shape", "entropy, nats per dimension", "spread")
     table = Table(*columns, title=profile.title, box=box.SIMPLE)

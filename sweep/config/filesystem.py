@@ -21,9 +21,9 @@ from uuid import uuid4
 
 from .errors import SweepError, reason, without_password
 
-PATIENCE = 300.0  # seconds that a trial waits for object storage which does not answer
+LONGEST_OUTAGE = 300.0  # seconds that a trial waits for object storage which does not answer
 LONGEST_PAUSE = 30.0  # seconds between two attempts
-ANSWER = 20.0  # seconds in which object storage must answer before anything begins
+ANSWER_WITHIN = 20.0  # seconds in which object storage must answer before anything begins
 
 T = TypeVar("T")
 
@@ -44,11 +44,11 @@ class Object:
     md5: str | None
 
 
-class AwayError(SweepError, OSError):
+class ObjectStoreUnavailableError(SweepError, OSError):
     """Object storage does not answer, or refuses; what is there is not known, so nothing may be concluded from it."""
 
 
-def place(text: str | Path) -> Path:
+def parse_path(text: str | Path) -> Path:
     """The path that a user's words, or a job's, lead to.
 
     Raises:
@@ -75,7 +75,7 @@ def is_remote(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
-def here(path: Path) -> Path:
+def local_path(path: Path) -> Path:
     """A folder of this machine: the same, or for one in object storage the place of locks, caches and copies for it."""
     if not is_remote(path):
         return path
@@ -90,7 +90,7 @@ def write(path: Path, content: bytes) -> None:
         OSError: the disk is full or the folder not writable; object storage refuses, or is away for too long.
     """
     if is_remote(path):
-        _reached(path, lambda fs, name, t: fs.pipe_file(name, content, timeout=t), what="written")
+        _with_retries(path, lambda fs, name, t: fs.pipe_file(name, content, timeout=t), what="written")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".tmp")
@@ -113,20 +113,22 @@ def read(path: Path) -> bytes:
         OSError: it cannot be read.
     """
     if is_remote(path):
-        return bytes(_reached(path, lambda fs, name, _: fs.cat_file(name)))
+        return bytes(_with_retries(path, lambda fs, name, _: fs.cat_file(name)))
     return path.read_bytes()
 
 
 def size(path: Path) -> int:
     """Bytes of a file."""
-    return int(_reached(path, lambda fs, name, t: fs.size(name, timeout=t)) if is_remote(path) else path.stat().st_size)
+    return int(
+        _with_retries(path, lambda fs, name, t: fs.size(name, timeout=t)) if is_remote(path) else path.stat().st_size
+    )
 
 
 def remove(path: Path) -> None:
     """Removes a file, if there is one."""
     if is_remote(path):
         with contextlib.suppress(FileNotFoundError):
-            _reached(path, lambda fs, name, t: fs.rm_file(name, timeout=t))
+            _with_retries(path, lambda fs, name, t: fs.rm_file(name, timeout=t))
     else:
         path.unlink(missing_ok=True)
 
@@ -135,14 +137,14 @@ def files(folder: Path, pattern: str) -> list[Path]:
     """The files whose path below a folder fits a pattern, part by part; one request for a thousand objects."""
     if not is_remote(folder):
         return list(folder.glob(pattern))
-    found = [str(name) for name in _reached(folder, lambda fs, name, t: fs.find(name, timeout=t), what="listed")]
+    found = [str(name) for name in _with_retries(folder, lambda fs, name, t: fs.find(name, timeout=t), what="listed")]
     below = [name.removeprefix(f"{cast('Any', folder).path}/") for name in found]
     return [folder / name for name in below if name.count("/") == pattern.count("/") and fnmatch(name, pattern)]
 
 
 def objects(folder: Path) -> list[Object]:
     """What is below a folder in object storage."""
-    listed = _reached(folder, lambda fs, name, t: fs.find(name, detail=True, timeout=t), what="listed")
+    listed = _with_retries(folder, lambda fs, name, t: fs.find(name, detail=True, timeout=t), what="listed")
     found, prefix = [], f"{cast('Any', folder).path.rstrip('/')}/"
     for name, about in listed.items():
         below, tag = name.removeprefix(prefix), str(about.get("ETag", "")).strip('"')
@@ -155,7 +157,7 @@ def objects(folder: Path) -> list[Object]:
 
 def tag_is_md5(path: Path) -> bool:
     """Whether an object's tag is what it looks like: it is not where a key of the user's or of KMS encrypts."""
-    about = _reached(path, lambda fs, name, t: fs.call_s3("head_object", **_bucket_and_key(name), timeout=t))
+    about = _with_retries(path, lambda fs, name, t: fs.call_s3("head_object", **_bucket_and_key(name), timeout=t))
     return about.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in about
 
 
@@ -164,42 +166,44 @@ def _bucket_and_key(name: str) -> dict[str, str]:
     return {"Bucket": bucket, "Key": key}
 
 
-def fetch(path: Path, target: Path) -> None:
+def download(path: Path, target: Path) -> None:
     """Copies an object to a file of this machine, in small pieces one after the other: it need not fit into memory.
 
     Raises:
         FileNotFoundError: there is none.
         OSError: it cannot be read, or the copy not be written.
     """
-    _reached(path, lambda fs, name, _: fs.get_file(name, str(target), max_concurrency=1))
+    _with_retries(path, lambda fs, name, _: fs.get_file(name, str(target), max_concurrency=1))
 
 
 @contextlib.contextmanager
-def at_hand(path: Path) -> Iterator[Path]:
+def local_copy(path: Path) -> Iterator[Path]:
     """A file of this machine with the name and content of one that may be elsewhere, for a ``with`` block."""
     if not is_remote(path):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="sweep-copy-") as scratch:
         copy = Path(scratch, path.name)
-        fetch(path, copy)
+        download(path, copy)
         yield copy
 
 
-def check(folder: Path) -> None:
+def check_object_store(folder: Path) -> None:
     """Writes a file to object storage, reads and removes it.
 
     Raises:
         AwayError: one of them fails: says which, and why.
     """
     probe, content = folder / f".probe-{uuid4().hex}", b"written by sweep, to see whether it can"
-    _reached(probe, lambda fs, name, t: fs.pipe_file(name, content, timeout=t), what="written", within=ANSWER)
-    if _reached(probe, lambda fs, name, t: fs.cat_file(name, timeout=t), within=ANSWER) != content:
-        raise AwayError(f"{probe}: other content was read than was written")
-    _reached(probe, lambda fs, name, t: fs.rm_file(name, timeout=t), what="removed", within=ANSWER)
+    _with_retries(
+        probe, lambda fs, name, t: fs.pipe_file(name, content, timeout=t), what="written", within=ANSWER_WITHIN
+    )
+    if _with_retries(probe, lambda fs, name, t: fs.cat_file(name, timeout=t), within=ANSWER_WITHIN) != content:
+        raise ObjectStoreUnavailableError(f"{probe}: other content was read than was written")
+    _with_retries(probe, lambda fs, name, t: fs.rm_file(name, timeout=t), what="removed", within=ANSWER_WITHIN)
 
 
-def _reached(
+def _with_retries(
     path: Path, call: Callable[[Any, str, float], T], *, what: str = "reached", within: float | None = None
 ) -> T:
     """Calls with a path's file system, its name there, and the seconds in which an answer must come.
@@ -217,8 +221,8 @@ def _reached(
     from botocore.exceptions import BotoCoreError, HTTPClientError
     from botocore.exceptions import ConnectionError as NoConnectionError
 
-    remote, pause, seconds = cast("Any", path), 1.0, PATIENCE if within is None else within
-    deadline = time.monotonic() + (PATIENCE if within is None else 0)
+    remote, pause, seconds = cast("Any", path), 1.0, LONGEST_OUTAGE if within is None else within
+    deadline = time.monotonic() + (LONGEST_OUTAGE if within is None else 0)
     while True:
         try:
             return call(remote.fs, remote.path, seconds)
@@ -233,6 +237,6 @@ def _reached(
         final = isinstance(problem, FileNotFoundError | PermissionError)
         passing = isinstance(problem, OSError | HTTPClientError | NoConnectionError) and not final
         if not passing or time.monotonic() >= deadline:
-            raise AwayError(f"{path}: cannot be {what} ({reason(problem)})") from problem
+            raise ObjectStoreUnavailableError(f"{path}: cannot be {what} ({reason(problem)})") from problem
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)

@@ -84,7 +84,7 @@ def _kind(name: str) -> type | None:
     return float if "float" in annotation else int if "int" in annotation else None
 
 
-def dimension(name: str, value: object) -> Dimension:
+def parse_dimension(name: str, value: object) -> Dimension:
     """Checks a dimension and gives its numbers the type of the field (``low: 1`` of a float is a float)."""
     known = [*ALIASES, *(f"training.{f}" for f in TrainingConfig.model_fields if f not in ("seed", "max_epochs"))]
     known += [f"guidance.{f}" for f in GuidanceConfig.model_fields if f not in (*ALIASES, "layers")]

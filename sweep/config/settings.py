@@ -9,14 +9,14 @@ from typing import Annotated, Literal
 from pydantic import Field, PlainValidator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from .filesystem import here, is_remote, place
+from .filesystem import is_remote, local_path, parse_path
 
 NO_DATABASE = (
     "workspace: object storage holds checkpoints and artifacts, but no database: give --storage or SWEEP_STORAGE "
     "(postgresql+psycopg://USER@HOST/DATABASE, or on one machine journal:////PATH), and --tracking or "
     "MLFLOW_TRACKING_URI (http://HOST:PORT, or on one machine sqlite:////PATH)"
 )
-Folder = Annotated[Path, PlainValidator(place)]
+Folder = Annotated[Path, PlainValidator(parse_path)]
 
 
 def user() -> str:
@@ -68,9 +68,9 @@ class Settings(BaseSettings):
         self.tracking_uri = self.tracking_uri or f"sqlite:///{self.workspace / 'mlflow.db'}"
 
     @property
-    def here(self) -> Path:
+    def local_dir(self) -> Path:
         """Folder of this machine for what cannot be in object storage: locks, reports, services."""
-        return here(self.workspace)
+        return local_path(self.workspace)
 
     @property
     def cache(self) -> Path:
@@ -88,7 +88,7 @@ class Settings(BaseSettings):
 
     def reports(self, study: str) -> Path:
         """Folder of a study's report."""
-        return self.here / study / "report"
+        return self.local_dir / study / "report"
 
     def checkpoints(self, study: str, number: int) -> Path:
         """Folder of one trial's checkpoints."""

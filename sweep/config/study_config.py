@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from ..losses.options import PAPER
 from .errors import ConfigError, sentences
-from .search_space import ALIASES, Choices, Dimension, Range, Scalar, dimension
+from .search_space import ALIASES, Choices, Dimension, Range, Scalar, parse_dimension
 from .sections import (
     DataConfig,
     GuidanceConfig,
@@ -95,7 +95,7 @@ class StudyConfig(Section):
         problems = [f"{name}: given in model too; keep one of them" for name in twice]
         for name, value in space.items():
             try:
-                dimensions[name] = dimension(str(name), value)
+                dimensions[name] = parse_dimension(str(name), value)
             except ValidationError as error:
                 problems += sentences(error, Choices if "choices" in value else Range, str(name))
             except ValueError as error:

@@ -129,7 +129,7 @@ def _assign(tree: Any, path: list[str], value: object) -> bool:
     return True
 
 
-def parse(raw: Mapping[str, Any]) -> tuple[StudyConfig | None, list[str]]:
+def parse_study(raw: Mapping[str, Any]) -> tuple[StudyConfig | None, list[str]]:
     """Validates a study; returns it, or None and what is wrong with it, one sentence a problem."""
     try:
         return StudyConfig.model_validate(raw), []

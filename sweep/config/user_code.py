@@ -46,7 +46,7 @@ def search_folders() -> list[str]:
     return [str(folder) for folder in _folders]
 
 
-def imported(path: str) -> Any:
+def import_object(path: str) -> Any:
     """Returns what an import path names.
 
     Raises:
@@ -64,9 +64,9 @@ def imported(path: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name and f"{name}.".startswith(f"{error.name}."):
             raise ImportPathError(_not_found(path, error.name)) from error
-        raise ImportPathError(f"{path} cannot be imported: {place_of(error)}") from error
+        raise ImportPathError(f"{path} cannot be imported: {user_error_location(error)}") from error
     except (Exception, SystemExit) as error:
-        raise ImportPathError(f"{path} cannot be imported: {place_of(error)}") from error
+        raise ImportPathError(f"{path} cannot be imported: {user_error_location(error)}") from error
     found: Any = module
     for attribute in attributes.split("."):
         if not hasattr(found, attribute):
@@ -91,7 +91,7 @@ def _not_found(path: str, missing: str) -> str:
     return f"{path}: there is no module {missing} in {folders} or among the installed packages"
 
 
-def place_of(error: BaseException) -> str:
+def user_error_location(error: BaseException) -> str:
     """File and line of an error in the user's own code, the last one there, and what it says; never a file of ours."""
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, SyntaxError) and error.filename:
@@ -115,7 +115,7 @@ def _is_ours(file: str) -> bool:
 
 def source_of(path: str) -> bytes:
     """The text of all files of the package, or of the file, that an import path leads to; empty where there is none."""
-    imported(path)
+    import_object(path)
     files = [
         file
         for place in _places(sys.modules[path.partition(":")[0].partition(".")[0]])

@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CROP_PADDING = 8  # pad by 1 pixel for each so many of the image's side: 4 at 32x32, 3 at 28x28, 1 at 8x8
-AHEAD = 2  # batches of a stream that are decoded ahead of the one in use
+PREFETCH_BATCHES = 2  # batches of a stream that are decoded ahead of the one in use
 DRAWS = 5  # uniform random numbers that augment one image of a stream
 
 
-class Part(Protocol):
+class DataPart(Protocol):
     """Images and their labels, wherever they are."""
 
     @property
     def size(self) -> int:
         """How many images."""
 
-    def to(self, device: torch.device | str) -> Part:
+    def to(self, device: torch.device | str) -> DataPart:
         """The same part, resident on a device if it can be."""
 
-    def first(self, count: int) -> Part:
+    def first(self, count: int) -> DataPart:
         """The beginning of the stored order."""
 
     def uint8_batches(
@@ -39,7 +39,7 @@ class Part(Protocol):
         """Every image once with its label, on the device, as `batches` says; images are uint8."""
 
 
-class Split(NamedTuple):
+class ArrayPart(NamedTuple):
     """A part that is an array, in memory or mapped.
 
     Attributes:
@@ -55,13 +55,13 @@ class Split(NamedTuple):
         """How many images."""
         return len(self.labels)
 
-    def to(self, device: torch.device | str) -> Split:
+    def to(self, device: torch.device | str) -> ArrayPart:
         """The same part, resident on a device; on the CPU it stays the memory map."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return ArrayPart(self.images.to(device), self.labels.to(device))
 
-    def first(self, count: int) -> Split:
+    def first(self, count: int) -> ArrayPart:
         """The beginning of the stored order."""
-        return Split(self.images[:count], self.labels[:count])
+        return ArrayPart(self.images[:count], self.labels[:count])
 
     def uint8_batches(
         self, size: int, device: torch.device | str, shuffle: torch.Generator | None, augment: Sequence[str]
@@ -80,7 +80,7 @@ class Split(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stream:
+class StreamedPart:
     """A part whose images are files, decoded in each epoch anew: a few batches of them are in memory.
 
     Threads decode (it needs no interpreter lock), as many as the trial has: unlike processes they start at once, share
@@ -101,13 +101,13 @@ class Stream:
         """How many images."""
         return len(self.inputs)
 
-    def to(self, device: torch.device | str) -> Stream:  # noqa: ARG002 (see Part)
+    def to(self, device: torch.device | str) -> StreamedPart:  # noqa: ARG002 (see Part)
         """The same stream: it stays where the files are."""
         return self
 
-    def first(self, count: int) -> Stream:
+    def first(self, count: int) -> StreamedPart:
         """The beginning of the stored order."""
-        return Stream(self.inputs[:count], self.labels[:count], self.load)
+        return StreamedPart(self.inputs[:count], self.labels[:count], self.load)
 
     def uint8_batches(
         self, size: int, device: torch.device | str, shuffle: torch.Generator | None, augment: Sequence[str]
@@ -126,7 +126,7 @@ class Stream:
                         for i, numbers in zip(part, draws, strict=True)
                     ]
                 )
-                if len(ahead) > AHEAD:
+                if len(ahead) > PREFETCH_BATCHES:
                     yield _collected(ahead.popleft(), device)
             while ahead:
                 yield _collected(ahead.popleft(), device)
@@ -140,7 +140,7 @@ def _collected(images: list[Future[tuple[Tensor, Tensor]]], device: torch.device
 
 
 def batches(
-    part: Part,
+    part: DataPart,
     *,
     batch_size: int,
     device: torch.device | str,

@@ -23,7 +23,7 @@ import torch
 from ..config.errors import DataError, MissingDataError
 from ..config.filesystem import is_remote
 from ..config.locks import FileLock
-from .batches import Part, Split
+from .batches import ArrayPart, DataPart
 from .s3_mirror import mirrored
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Reader(Protocol):
             DataError: missing or unreadable: which files, and what to do.
         """
 
-    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> Part:
+    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> DataPart:
         """Returns stored arrays, or a run of them, as something that batches can be taken from."""
 
 
@@ -132,14 +132,14 @@ class Digits:
             raise DataError("digits: scikit-learn, which holds them, is not installed: pip install scikit-learn")
         table = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",", dtype=np.uint8)
         images, labels = table[:, :-1].reshape(-1, *self.info.in_shape), table[:, -1].astype(np.int64)
-        order = balanced_order(labels)
+        order = stratified_order(labels)
         images, labels = images[order], labels[order]
         cut = len(labels) - round(len(labels) * TEST_FRACTION)
         return {"train": (images[:cut], labels[:cut]), "test": (images[cut:], labels[cut:])}
 
-    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> Split:
+    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> ArrayPart:
         """The mapped arrays."""
-        return Split(torch.from_numpy(inputs), torch.from_numpy(labels))
+        return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
 
 
 class InTorchvision:
@@ -188,12 +188,12 @@ class InTorchvision:
         finally:
             socket.setdefaulttimeout(timeout)
         train, test = ((_channels_first(np.asarray(part.data)), np.asarray(part.targets, np.int64)) for part in parts)
-        order = balanced_order(train[1])
+        order = stratified_order(train[1])
         return {"train": (train[0][order], train[1][order]), "test": test}
 
-    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> Split:
+    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> ArrayPart:
         """The mapped arrays."""
-        return Split(torch.from_numpy(inputs), torch.from_numpy(labels))
+        return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
 
     def _expected(self, cls: Any) -> tuple[str, list[str]]:
         """The folder below the root, and the files in it, from which a torchvision class reads."""
@@ -234,7 +234,7 @@ def _cut_off(path: Path) -> str | None:
     return f"{path.name}: expected {expected} bytes, found {found}" if expected != found else None
 
 
-def balanced_order(labels: NDArray[Any]) -> NDArray[np.intp]:
+def stratified_order(labels: NDArray[Any]) -> NDArray[np.intp]:
     """A fixed random order in which every run of images has the classes in the proportions of the whole.
 
     The image of random rank r (0, 1, ...) among the n of its class is put at (r + 1/2) / n of the way, so that a

@@ -19,8 +19,8 @@ import torch
 
 from ..config.errors import DataError, MissingDataError
 from ..losses.task import IGNORED
-from .batches import Stream
-from .datasets import TEST_FRACTION, DatasetInfo, balanced_order
+from .batches import StreamedPart
+from .datasets import TEST_FRACTION, DatasetInfo, stratified_order
 from .images import EXTENSIONS, decode, decode_mask, resize
 from .s3_mirror import mirrored
 
@@ -84,9 +84,9 @@ class ImageFolder:
         _look_into("imagefolder", parts, lambda name: decode(self._path(name)))
         return parts
 
-    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> Stream:
+    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> StreamedPart:
         """A stream of the files."""
-        return Stream(inputs, labels, self._load)
+        return StreamedPart(inputs, labels, self._load)
 
     def _load(self, name: bytes, label: Any, augment: Sequence[str], draws: Sequence[float]) -> tuple[Tensor, Tensor]:
         return resize(decode(self._path(name)), self._size, augment, draws), torch.as_tensor(label)
@@ -137,9 +137,9 @@ class VOC:
         _look_into("voc", parts, self._pair)
         return parts
 
-    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> Stream:
+    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> StreamedPart:
         """A stream of the pairs."""
-        return Stream(inputs, labels, self._load)
+        return StreamedPart(inputs, labels, self._load)
 
     def _load(self, name: bytes, _label: Any, augment: Sequence[str], draws: Sequence[float]) -> tuple[Tensor, Tensor]:
         image, mask = self._pair(name)
@@ -206,7 +206,7 @@ def _ordered(parts: Mapping[str, Arrays], info: DatasetInfo) -> dict[str, Arrays
     ordered: dict[str, Arrays] = {}
     for part, (names, labels) in parts.items():
         # Masks have no class to balance by: any order will do.
-        order = balanced_order(labels if info.targets == "labels" else np.zeros(len(labels)))
+        order = stratified_order(labels if info.targets == "labels" else np.zeros(len(labels)))
         ordered[part] = names[order], labels[order]
     if "test" not in ordered:
         (names, labels), cut = ordered["train"], info.num_train

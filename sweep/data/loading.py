@@ -15,7 +15,7 @@ from uuid import uuid4
 import numpy as np
 
 from ..config.errors import DataError
-from ..config.filesystem import AwayError, here
+from ..config.filesystem import ObjectStoreUnavailableError, local_path
 from ..config.locks import FileLock
 from ..config.user_code import is_import_path
 from .datasets import DatasetInfo, Digits, InTorchvision, Reader
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..config.sections import DataConfig
-    from .batches import Part
+    from .batches import DataPart
 
 
 DATASETS: dict[str, type[Reader]] = {
@@ -49,13 +49,13 @@ class Dataset:
     """The parts of a data set; the test part is not opened before it is asked for."""
 
     info: DatasetInfo
-    train: Part
-    val: Part
+    train: DataPart
+    val: DataPart
     reader: Reader
     cache: Path
 
     @cached_property
-    def test(self) -> Part:
+    def test(self) -> DataPart:
         """The test part, which nothing but a final test may look at."""
         return self.reader.part(*_open(self.cache / self.reader.key, "test"))
 
@@ -77,7 +77,7 @@ def reader(config: DataConfig, root: Path, cache: Path | None = None) -> Reader:
     if problems := check_options(config.name, [key for key, value in config if value is not None]):
         raise DataError("; ".join(problems))
     if own:
-        return OwnData(config, root).remembered(here(cache)) if cache else OwnData(config, root)
+        return OwnData(config, root).remembered(local_path(cache)) if cache else OwnData(config, root)
     return DATASETS[config.name](config, root)
 
 
@@ -109,7 +109,7 @@ def split_sizes(config: DataConfig, info: DatasetInfo) -> tuple[int, int]:
     return size or available, num_val
 
 
-def load(config: DataConfig, *, root: Path, cache: Path) -> Dataset:
+def load_dataset(config: DataConfig, *, root: Path, cache: Path) -> Dataset:
     """Opens a data set, prepared if it is not yet in the cache; images stay on disk.
 
     Args:
@@ -120,7 +120,7 @@ def load(config: DataConfig, *, root: Path, cache: Path) -> Dataset:
     Raises:
         DataError: the set is missing or unreadable, or cannot be cut so.
     """
-    cache = here(cache)
+    cache = local_path(cache)
     found = reader(config, root, cache)
     num_train, num_val = split_sizes(config, found.info)
     prepare(found, cache=cache)
@@ -140,7 +140,7 @@ def prepare(found: Reader, *, cache: Path) -> None:
     Raises:
         DataError: the set is missing and cannot be downloaded, or is unreadable: names the files and the folder.
     """
-    cache = here(cache)
+    cache = local_path(cache)
     info, folder = found.info, cache / found.key
     counts = {"train": info.num_train, "test": info.num_test, **({"val": info.num_val} if info.num_val else {})}
     files = [_path(folder, part, kind) for part in counts for kind in ("images", "labels")]
@@ -150,7 +150,7 @@ def prepare(found: Reader, *, cache: Path) -> None:
             with FileLock(cache / f"{found.key}.lock").held():
                 if not all(file.is_file() for file in files):
                     _store(found, counts, folder)
-        except AwayError:
+        except ObjectStoreUnavailableError:
             raise
         except OSError as error:
             raise DataError(f"{found.key}: cannot write the cache {folder}: {error}") from error

@@ -13,7 +13,15 @@ from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
 from ..config.errors import DataError
-from ..config.filesystem import AwayError, Object, fetch, here, is_remote, objects, tag_is_md5
+from ..config.filesystem import (
+    Object,
+    ObjectStoreUnavailableError,
+    download,
+    is_remote,
+    local_path,
+    objects,
+    tag_is_md5,
+)
 from ..config.locks import FileLock
 
 AT_ONCE = 8  # objects
@@ -33,18 +41,18 @@ def mirrored(root: Path, folder: str = "") -> Path:
     if _leads_out(folder):
         raise DataError(f"data.folder: {folder} must be a folder below the data root {root} (SWEEP_DATA)")
     _copy(root, folder)
-    return here(root) / ".mirror"
+    return local_path(root) / ".mirror"
 
 
 @functools.cache  # once in a process: its trials need not ask again
 def _copy(root: Path, folder: str) -> None:
-    there, target = root / folder if folder else root, here(root) / ".mirror" / folder
+    there, target = root / folder if folder else root, local_path(root) / ".mirror" / folder
     found = objects(there)
     if not found:
         raise DataError(f"data: {there} holds no files; put the data set there, or set SWEEP_DATA to its root")
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with FileLock(here(root) / "mirror.lock").held():
+        with FileLock(local_path(root) / "mirror.lock").held():
             if astray := [each.name for each in found if _leads_out(each.name)]:
                 raise DataError(f"data: {there} has objects whose names would lead out of the folder: {astray[:3]}")
             lacking = [each for each in found if not _is_there(target / each.name, each)]
@@ -53,7 +61,7 @@ def _copy(root: Path, folder: str) -> None:
             for path in [p for p in target.rglob("*") if p.is_file()] if not problems else []:
                 if str(path.relative_to(target)) not in {each.name for each in found}:
                     path.unlink()  # is no longer in the store
-    except AwayError:
+    except ObjectStoreUnavailableError:
         raise
     except OSError as error:
         raise DataError(f"data: {there} cannot be copied to {target}: {error}") from error
@@ -79,7 +87,7 @@ def _fetch(there: Path, wanted: Object, target: Path) -> str | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        fetch(there / wanted.name, beside)
+        download(there / wanted.name, beside)
         problem = differs(beside, wanted)
         if problem and (beside.stat().st_size != wanted.size or tag_is_md5(there / wanted.name)):
             return f"{there / wanted.name}: {problem}"

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from ..config.errors import DataError
-from ..config.user_code import ImportPathError, imported, place_of, source_of
-from .batches import Split
-from .datasets import DatasetInfo, balanced_order
+from ..config.user_code import ImportPathError, import_object, source_of, user_error_location
+from .batches import ArrayPart
+from .datasets import DatasetInfo, stratified_order
 from .s3_mirror import mirrored
 
 if TYPE_CHECKING:
@@ -113,12 +113,12 @@ class OwnData:
     def read(self) -> dict[str, Arrays]:
         """The arrays, the training part in balanced order."""
         images, labels = self._arrays["train"]
-        order = balanced_order(labels)
+        order = stratified_order(labels)
         return {**self._arrays, "train": (images[order], labels[order])}
 
-    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> Split:
+    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> ArrayPart:
         """The mapped arrays."""
-        return Split(torch.from_numpy(inputs), torch.from_numpy(labels))
+        return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
 
     @cached_property
     def _arrays(self) -> dict[str, Arrays]:
@@ -128,7 +128,7 @@ class OwnData:
             DataError: the file and line of its error, or what is wrong with what it returned.
         """
         try:
-            source = imported(self._path)
+            source = import_object(self._path)
         except ImportPathError as error:
             raise DataError(f"data.name: {error}") from error
         root = mirrored(self._root)
@@ -136,7 +136,7 @@ class OwnData:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
                 found = _from_class(source, root) if inspect.isclass(source) else source(root)
         except Exception as error:  # whatever the user's code raises
-            raise DataError(f"data.name: {self._path}: {place_of(error)}") from error
+            raise DataError(f"data.name: {self._path}: {user_error_location(error)}") from error
         if not isinstance(found, Mapping) or not {"train", "test"} <= set(found) <= set(PARTS):
             keys = f" with {', '.join(map(str, found))}" if isinstance(found, Mapping) else ""
             raise DataError(

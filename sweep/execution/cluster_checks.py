@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def check_nodes(
-    config: StudyConfig, settings: Settings, *, insecure: bool, noticed: Callable[[str], None]
+    config: StudyConfig, settings: Settings, *, insecure: bool, on_message: Callable[[str], None]
 ) -> list[str]:
     """All that is wrong with the connected cluster; of a private Ray only whether a trial fits.
 
     Args:
         insecure: take a cluster that asks for no token, too.
-        noticed: is told what takes long.
+        on_message: is told what takes long.
     """
-    from .slots import require_room
+    from .slots import require_fit
 
     problems, private = [], settings.address == "local"
     try:
-        require_room(config.resources, private=private)
+        require_fit(config.resources, private=private)
     except SweepError as error:
         problems.append(str(error))
     if private:
@@ -55,12 +55,12 @@ def check_nodes(
         data, root, cache = config.data.model_dump(mode="json"), str(settings.data), str(settings.cache)
         problems = _told(
             ask_nodes(
-                prepare,
+                prepare_nodes,
                 data,
                 root,
                 cache,
                 patience=LONG_PATIENCE,
-                slow=lambda nodes: noticed(
+                slow=lambda nodes: on_message(
                     f"{config.data.name} is prepared on node {', '.join(nodes)}: a first time takes minutes"
                 ),
             )
@@ -84,7 +84,7 @@ def examine(mark: str) -> list[str]:
         mark: a file of the driver's in it.
     """
     try:
-        file = places.place(mark)
+        file = places.parse_path(mark)
         places.read(file)
         probe = file.with_name(f"{file.name}-{uuid4().hex}")
         places.write(probe, b"")
@@ -101,7 +101,7 @@ def examine(mark: str) -> list[str]:
     return []
 
 
-def prepare(data: dict[str, Any], root: str, cache: str) -> list[str]:
+def prepare_nodes(data: dict[str, Any], root: str, cache: str) -> list[str]:
     """Runs on a node: stores the study's data set in the cache there, unless it is there; what is wrong with it.
 
     Args:
@@ -109,10 +109,10 @@ def prepare(data: dict[str, Any], root: str, cache: str) -> list[str]:
         root: of the data sets.
         cache: of prepared data sets.
     """
-    from ..data.loading import load
+    from ..data.loading import load_dataset
 
     try:
-        load(DataConfig.model_validate(data), root=places.place(root), cache=places.place(cache))
+        load_dataset(DataConfig.model_validate(data), root=places.parse_path(root), cache=places.parse_path(cache))
     except MissingDataError as error:
         each = "" if root.startswith("s3://") else ". Each node must have them, or SWEEP_DATA be s3://BUCKET/PREFIX"
         return [f"data: {str(error).removesuffix('.')}{each}"]

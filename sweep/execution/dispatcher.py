@@ -1,11 +1,10 @@
 """Between Tune's loop and a `Source` of trials: which trial is next, what a report means, what a lost worker means.
 
-It knows nothing of Ray; the adapters of `sweep.executor` call it.
+It knows nothing of Ray; the adapters of `sweep.execution.executor` call it.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import deque
@@ -14,9 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 from ..config.errors import SweepError
-from ..training.reports import EpochMetrics
-from .out_of_memory import hint, killed_for_lack
-from .trial_source import Job, Key, Result, Source
+from ..training.reports import TrialReport
+from .out_of_memory import hint, ray_oom_kind
+from .trial_source import Key, TrialRequest, TrialSource
 
 ASK_AGAIN = 1.0  # seconds; a source that has nothing now may have something when a trial ends, or after this long
 SLOTS_PER_ASK = 4  # so that many slots wait for no sampler when several become free at once
@@ -24,23 +23,25 @@ LOST_AT_MOST = 3  # times in the same epoch; then the trial is failed
 FINISHED: Final = "FINISHED"  # Tune's word for it, too
 
 
-class Bridge:
+class Dispatcher:
     """What the adapters share: the source, the trials that are out, and an error to be raised at the end."""
 
-    def __init__(self, source: Source, *, limit: Callable[[int], int], stop: threading.Event, retry_oom: bool = False):
+    def __init__(
+        self, source: TrialSource, *, limit: Callable[[int], int], stop: threading.Event, retry_oom: bool = False
+    ):
         self.source, self.stop, self._limit, self._retry_oom = source, stop, limit, retry_oom
-        self.jobs: dict[str, Job] = {}  # Tune's id -> job, of the trials that are out
+        self.requests: dict[str, TrialRequest] = {}  # Tune's id -> job, of the trials that are out
         self.error: BaseException | None = None
-        self.moves: dict[Key, int] = {}  # workers lost
+        self.relocations: dict[Key, int] = {}  # workers lost
         self._epochs: dict[Key, int] = {}  # last epoch reported
         self._losses: dict[Key, tuple[int, int]] = {}  # last epoch at the last loss of a worker, losses in that epoch
-        self._again: list[Job] = []  # trials that have lost their worker
-        self._alone: list[Job] = []  # trials that wait until no other runs
+        self._retry_queue: list[TrialRequest] = []  # trials that have lost their worker
+        self._exclusive_queue: list[TrialRequest] = []  # trials that wait until no other runs
         self._asker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ask")
-        self._next: deque[Future[Job | None]] = deque()  # asked ahead of need
+        self._next: deque[Future[TrialRequest | None]] = deque()  # asked ahead of need
         self._quiet_until = 0.0
 
-    def __enter__(self) -> Bridge:
+    def __enter__(self) -> Dispatcher:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -55,42 +56,42 @@ class Bridge:
         """Whether no more trials are to begin."""
         return self.stop.is_set() or self.error is not None
 
-    def take(self) -> Job | str | None:
+    def next_trial(self) -> TrialRequest | str | None:
         """The next job; None: not now; `FINISHED`. Those after it are asked for at once, in a thread."""
         if self.ended:
             return FINISHED
-        limit = self._limit(len(self.jobs))
-        if self._again:
-            return self._again.pop(0)
-        if len(self.jobs) >= limit or (self.jobs and time.monotonic() < self._quiet_until):
+        limit = self._limit(len(self.requests))
+        if self._retry_queue:
+            return self._retry_queue.pop(0)
+        if len(self.requests) >= limit or (self.requests and time.monotonic() < self._quiet_until):
             return None
-        if any(job.alone for job in self.jobs.values()):
+        if any(job.exclusive for job in self.requests.values()):
             return None
         if not self._next:
-            if self.source.finished() and not self._alone:
-                return None if self.jobs else FINISHED  # one that is out may lose its worker
+            if self.source.is_finished() and not self._exclusive_queue:
+                return None if self.requests else FINISHED  # one that is out may lose its worker
             self._next.append(self._asker.submit(self.source.ask))
-        if self.jobs and not self._next[0].done():
+        if self.requests and not self._next[0].done():
             return None  # a result may come while the sampler thinks
         job = self._next.popleft().result()
-        if job is not None and job.alone:
-            self._alone.append(job)
+        if job is not None and job.exclusive:
+            self._exclusive_queue.append(job)
             return None
         if job is None:
-            if not self.jobs and self._alone:
-                return self._alone.pop(0)
-            if not self.jobs and self.source.finished():
+            if not self.requests and self._exclusive_queue:
+                return self._exclusive_queue.pop(0)
+            if not self.requests and self.source.is_finished():
                 return FINISHED  # Tune would sleep a second before it asks again
             self._quiet_until = time.monotonic() + ASK_AGAIN
-        elif not self.source.finished():
+        elif not self.source.is_finished():
             while len(self._next) < max(1, limit // SLOTS_PER_ASK):
                 self._next.append(self._asker.submit(self.source.ask))
         return job
 
-    def gives_more(self) -> bool:
+    def has_more(self) -> bool:
         """Whether one more trial is on its way, beside those that are out."""
-        room = not self.ended and len(self.jobs) < self._limit(len(self.jobs))
-        return room and bool(self._again or self._next)
+        room = not self.ended and len(self.requests) < self._limit(len(self.requests))
+        return room and bool(self._retry_queue or self._next)
 
     def guard(self, call: Callable[[], Any], default: Any = None) -> Any:
         """Calls; an exception ends the run instead of being swallowed by Tune's loop."""
@@ -100,38 +101,36 @@ class Bridge:
             self.error = self.error or error
             return default
 
-    def result(self, trial_id: str, payload: str, halt: str | None = None) -> bool:
+    def on_report(self, trial_id: str, report: TrialReport) -> bool:
         """Hands a worker's report to the source; returns whether the trial must stop."""
-        job = self.jobs.get(trial_id)
+        job = self.requests.get(trial_id)
         if job is None:
             return True
-        if halt is not None:  # the next trial would fare no better
-            self.error = self.error or SweepError(f"{halt}, then resume the study.")
+        if report.halt is not None:  # the next trial would fare no better
+            self.error = self.error or SweepError(f"{report.halt}, then resume the study.")
             return True
-        epochs, *rest = json.loads(payload)
-        result = Result([EpochMetrics(*metrics) for metrics in epochs], *rest)
-        stop = bool(self.guard(lambda: self.source.report(job.key, result), default=True)) or result.outcome is not None
-        if result.epochs:
-            self._epochs[job.key] = result.epochs[-1].epoch
+        stop = bool(self.guard(lambda: self.source.report(job.key, report), default=True)) or report.outcome is not None
+        if report.epochs:
+            self._epochs[job.key] = report.epochs[-1].epoch
         if stop:
-            self.jobs.pop(trial_id)
+            self.requests.pop(trial_id)
             self._quiet_until = 0.0
         return stop or self.ended
 
-    def lost(self, trial_id: str, error: str) -> None:
+    def on_worker_lost(self, trial_id: str, error: str) -> None:
         """Runs a trial that has lost its worker again, from its checkpoint, while there is progress between losses."""
-        job = self.jobs.pop(trial_id, None)
+        job = self.requests.pop(trial_id, None)
         if job is None:
             return
-        self.moves[job.key] = self.moves.get(job.key, 0) + 1
+        self.relocations[job.key] = self.relocations.get(job.key, 0) + 1
         epoch = self._epochs.get(job.key, 0)
         before, count = self._losses.get(job.key, (epoch, 0))
         count = count + 1 if epoch == before else 1
         self._losses[job.key] = epoch, count
-        lack = killed_for_lack(error)
+        lack = ray_oom_kind(error)
         if count < LOST_AT_MOST and not (lack and self._retry_oom):
-            self._again.append(job)
+            self._retry_queue.append(job)
             return
         often = f"the worker died {count} times in the same epoch" if count > 1 else "the worker died"
         last_line = f"{often}, {hint(lack)}" if lack else often
-        self.guard(lambda: self.source.lost(job.key, f"{error.strip()}\n{last_line}".strip(), lack))
+        self.guard(lambda: self.source.on_trial_lost(job.key, f"{error.strip()}\n{last_line}".strip(), lack))

@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -35,14 +36,14 @@ from ray.tune.stopper import Stopper
 from ray.tune.utils.object_cache import _ObjectCache
 
 from ..cluster.connect import quiet
-from ..config.filesystem import AwayError, place
+from ..config.filesystem import ObjectStoreUnavailableError, parse_path
 from ..config.sections import Resources
 from ..config.study_config import TrialConfig
-from ..training.reports import Place, Report
-from .dispatcher import Bridge
-from .out_of_memory import cap, hint, lacking
-from .slots import Room
-from .trial_source import Job, Source
+from ..training.reports import TrialPaths, TrialReport
+from .dispatcher import Dispatcher
+from .out_of_memory import hint, limit_gpu_memory, oom_kind
+from .slots import Slots
+from .trial_source import TrialRequest, TrialSource
 
 RUN_TRIAL = "sweep.training.trial:run_trial"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -61,7 +62,7 @@ _ENVIRONMENT = {
 }
 
 
-def execute(source: Source, resources: Resources, *, stop: threading.Event, run_trial: str = RUN_TRIAL) -> None:
+def execute(source: TrialSource, resources: Resources, *, stop: threading.Event, run_trial: str = RUN_TRIAL) -> None:
     """Runs the source's trials until it is finished; with ``stop`` set, until the running ones have checkpointed.
 
     Args:
@@ -72,8 +73,8 @@ def execute(source: Source, resources: Resources, *, stop: threading.Event, run_
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    room = Room(resources, waiting=source.waiting, notice=source.noticed)
-    bridge = Bridge(source, limit=room.slots, stop=stop, retry_oom=resources.retry_oom)
+    room = Slots(resources, waiting=source.n_waiting, notice=source.on_message)
+    bridge = Dispatcher(source, limit=room.slots, stop=stop, retry_oom=resources.retry_oom)
     # What Tune writes is not kept.
     with (
         room,
@@ -115,6 +116,22 @@ def _turns_of(seconds: float) -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
+def next_report(reports: Iterator[TrialReport]) -> TrialReport:
+    """Trains until the next report is due. An error of the trial's own is a report too."""
+    tags = {"sweep.host": socket.gethostname(), "sweep.device": _device()}
+    try:
+        return replace(next(reports), tags=tags)
+    except Exception as problem:  # noqa: BLE001 (a trial must not take the worker, or the study, with it)
+        error, oom, halt = traceback.format_exc(), oom_kind(problem), None
+        if oom is not None:
+            error = f"{error}{hint(oom)}"
+        if isinstance(problem, ObjectStoreUnavailableError):
+            halt = f"{socket.gethostname()}: {problem}. Nothing is lost: mend that"
+        elif isinstance(problem, OSError) and problem.errno in NO_ROOM:
+            halt = f"{socket.gethostname()}: {problem}. Nothing is lost: make room"
+        return TrialReport([], outcome="failed", error=error, tags=tags, oom=oom, halt=halt)
+
+
 class Worker(tune.Trainable):
     """A warm process that runs one trial after the other; it talks to nobody but Tune."""
 
@@ -131,35 +148,22 @@ class Worker(tune.Trainable):
         """Takes on the next trial."""
         job = json.loads(new_config["job"])
         where = job["place"]
-        cap(where["gpus"])
-        run_trial: Callable[..., Iterator[Report]] = pkgutil.resolve_name(job["run_trial"])
+        limit_gpu_memory(where["gpus"])
+        run_trial: Callable[..., Iterator[TrialReport]] = pkgutil.resolve_name(job["run_trial"])
         self._reports = run_trial(
             TrialConfig.model_validate(job["config"]),
-            Place(place(where["folder"]), place(where["data"]), place(where["cache"]), where["gpus"]),
+            TrialPaths(
+                parse_path(where["folder"]), parse_path(where["data"]), parse_path(where["cache"]), where["gpus"]
+            ),
             attempt=job["attempt"],
             moves=job["moves"],
-            judged=job["judged"],
+            pruning_epochs=job["pruning_epochs"],
         )
         return True
 
     def step(self) -> dict[str, Any]:
         """Trains until the next report is due. A trial's own error is a result too."""
-        halt, lack = None, None
-        try:
-            report = next(self._reports)
-            epochs = [(m.epoch, m.values, m.timestamp) for m in report.epochs]
-            checkpoint = str(report.checkpoint) if report.checkpoint else None
-            outcome, error, notices = str(report.outcome or ""), report.error, report.notices
-        except Exception as problem:  # noqa: BLE001 (a trial must not take the worker, or the study, with it)
-            epochs, checkpoint, outcome, error, notices = [], None, "failed", traceback.format_exc(), ()
-            if (lack := lacking(problem)) is not None:
-                error = f"{error}{hint(lack)}"
-            if isinstance(problem, AwayError):
-                halt = f"{socket.gethostname()}: {problem}. Nothing is lost: mend that"
-            elif isinstance(problem, OSError) and problem.errno in NO_ROOM:
-                halt = f"{socket.gethostname()}: {problem}. Nothing is lost: make room"
-        where = {"sweep.host": socket.gethostname(), "sweep.device": _device()}
-        return {"report": json.dumps([epochs, checkpoint, outcome or None, error, where, notices, lack]), "halt": halt}
+        return {"report": next_report(self._reports).to_json()}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Not used: a trial writes its own checkpoints."""
@@ -227,7 +231,7 @@ class _Controller(TuneController):
 
     def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
         starting = trial in self._trial_to_actor and trial not in self._resetting_trials
-        if starting and (self._others_wait() or self._scheduler_alg.bridge.gives_more()):  # for the free one
+        if starting and (self._others_wait() or self._scheduler_alg.bridge.has_more()):  # for the free one
             return False
         return bool(super()._maybe_reuse_cached_actor(trial))
 
@@ -261,31 +265,31 @@ def _is_there(answer: Any, answered: list[Any]) -> bool:
 class _Searcher(Searcher):
     """Asks the source. Tune calls `suggest` in its loop whenever it could start a trial."""
 
-    def __init__(self, bridge: Bridge, room: Room, run_trial: str):
+    def __init__(self, bridge: Dispatcher, room: Slots, run_trial: str):
         super().__init__()
         self._bridge, self._room, self._run_trial = bridge, room, run_trial
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        job = self._bridge.guard(self._bridge.take, default=Searcher.FINISHED)
-        if not isinstance(job, Job):
+        job = self._bridge.guard(self._bridge.next_trial, default=Searcher.FINISHED)
+        if not isinstance(job, TrialRequest):
             return job
-        self._bridge.jobs[trial_id] = job
-        self._bridge.guard(lambda: self._bridge.source.started(job.key))
-        asked = self._room.demand(alone=job.alone)
-        where = {"folder": str(job.place.folder), "data": str(job.place.data), "cache": str(job.place.cache)}
+        self._bridge.requests[trial_id] = job
+        self._bridge.guard(lambda: self._bridge.source.on_trial_start(job.key))
+        asked = self._room.resource_request(exclusive=job.exclusive)
+        where = {"folder": str(job.paths.folder), "data": str(job.paths.data), "cache": str(job.paths.cache)}
         config = {
             "config": job.config.model_dump(mode="json"),
             "place": {**where, "gpus": asked.get("GPU", 0.0)},
             "attempt": job.attempt,
-            "moves": self._bridge.moves.get(job.key, 0),
-            "judged": None if job.judged is None else sorted(job.judged),
+            "moves": self._bridge.relocations.get(job.key, 0),
+            "pruning_epochs": None if job.pruning_epochs is None else sorted(job.pruning_epochs),
             "demand": asked,
             "run_trial": self._run_trial,
         }
         return {"job": json.dumps(config)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self._bridge.jobs.pop(trial_id, None)
+        self._bridge.requests.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the storage has it."""
@@ -297,7 +301,7 @@ class _Searcher(Searcher):
 class _StopAll(Stopper):
     """Ends Tune's loop at once where the driver itself has failed."""
 
-    def __init__(self, bridge: Bridge):
+    def __init__(self, bridge: Dispatcher):
         self._bridge = bridge
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -310,12 +314,12 @@ class _StopAll(Stopper):
 class _Scheduler(TrialScheduler):
     """Hands each result to the source, which says whether to stop; trials start in the order they were asked."""
 
-    def __init__(self, bridge: Bridge, room: Room):
+    def __init__(self, bridge: Dispatcher, room: Slots):
         super().__init__()
         self.bridge, self._room = bridge, room
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        stop = self.bridge.result(trial.trial_id, result["report"], result["halt"])
+        stop = self.bridge.on_report(trial.trial_id, TrialReport.from_json(result["report"]))
         if not stop and result["node_ip"] in self._room.leaving:
             ray.kill(trial.temporary_state.ray_actor)  # as if the node were gone: its checkpoint is of this moment
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
@@ -327,7 +331,7 @@ class _Scheduler(TrialScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         tune_controller.end_lost_workers()
         # get_error() looks where Tune has not copied it yet.
-        self.bridge.lost(trial.trial_id, Path(trial.error_file).read_text() if trial.error_file else "")
+        self.bridge.on_worker_lost(trial.trial_id, Path(trial.error_file).read_text() if trial.error_file else "")
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None: ...
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None: ...

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def on_ray(address: str, config: StudyConfig, *, cpus: int | None = None) -> Iterator[None]:
+def ray_session(address: str, config: StudyConfig, *, cpus: int | None = None) -> Iterator[None]:
     """Connects to Ray for a ``with`` block; what runs within uses this connection.
 
     Args:

@@ -17,7 +17,7 @@ PATIENCE = 900.0  # seconds without a node that has room for a trial
 FIRST_WORD = 15.0  # seconds that the autoscaler of a head which has just been started may take to say something
 
 
-def require_room(resources: Resources, *, private: bool = False) -> None:
+def require_fit(resources: Resources, *, private: bool = False) -> None:
     """Looks whether a trial fits a node.
 
     Args:
@@ -31,18 +31,18 @@ def require_room(resources: Resources, *, private: bool = False) -> None:
     deadline = time.monotonic() + (0.0 if private else FIRST_WORD)
     while not _at_once(resources, gpus, found) and not (grows := can_grow()):
         if grows is False or time.monotonic() > deadline:
-            raise SweepError(_too_much(resources, gpus, found))
+            raise SweepError(_does_not_fit(resources, gpus, found))
         time.sleep(0.2)
 
 
-class Room:
+class Slots:
     """How many trials the connected cluster runs at once; it is looked at every two seconds, as nodes come and go.
 
     A cluster that adds nodes is shown how many trials wait, and none is taken from the study before there is room.
     """
 
     def __init__(self, resources: Resources, *, waiting: Callable[[], int], notice: Callable[[str], None]):
-        require_room(resources)
+        require_fit(resources)
         self._resources, self._waiting, self._notice = resources, waiting, notice
         self._placeholders = Placeholders()
         self._gpus, self._settled = 0.0, False
@@ -50,7 +50,7 @@ class Room:
         self._lacking_since: float | None = None
         self.leaving: set[str] = set()  # addresses of nodes that will go
 
-    def __enter__(self) -> Room:
+    def __enter__(self) -> Slots:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -74,14 +74,14 @@ class Room:
             self._look(out)
         return self._slots
 
-    def demand(self, *, alone: bool = False) -> dict[str, float]:
+    def resource_request(self, *, exclusive: bool = False) -> dict[str, float]:
         """What one trial asks for, in Ray's words.
 
         Args:
-            alone: a whole GPU in place of a share.
+            exclusive: a whole GPU in place of a share.
         """
         asked, gpus = self._resources, self._gpus
-        gpus = 1.0 if alone and 0 < gpus < 1 else gpus
+        gpus = 1.0 if exclusive and 0 < gpus < 1 else gpus
         return bundle(cpus=asked.cpus, gpus=gpus, memory=asked.memory, accelerator=asked.accelerator_type)
 
     def _look(self, out: int) -> None:
@@ -93,10 +93,10 @@ class Room:
         if self._slots:
             self._settled, self._lacking_since = True, None
         else:
-            self._wait(_too_much(self._resources, self._gpus, found))
+            self._wait(_does_not_fit(self._resources, self._gpus, found))
         if can_grow():
             wanted = min(out + self._waiting(), most) - self._slots
-            self._placeholders.hold(self.demand(), wanted, more=out >= self._slots)
+            self._placeholders.hold(self.resource_request(), wanted, more=out >= self._slots)
 
     def _wait(self, why: str) -> None:
         now = time.monotonic()
@@ -126,7 +126,7 @@ def _fits(resources: Resources, gpus: float, node: Node) -> int:
     return resources.room(node.cpus, node.gpus, gpus, node.memory)
 
 
-def _too_much(resources: Resources, gpus: float, found: list[Node]) -> str:
+def _does_not_fit(resources: Resources, gpus: float, found: list[Node]) -> str:
     """Why no node has room for a trial: what it asks for, and what there is."""
     kind, kinds = resources.accelerator_type, sorted({kind for node in found for kind in node.accelerators})
     if kind not in (None, *kinds):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
 from ..config.study_config import TrialConfig
-from ..training.reports import EpochMetrics, Place
-from .out_of_memory import Memory
+from ..training.reports import OomKind, TrialPaths, TrialReport
 
 Key = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Job:
+class TrialRequest:
     """One trial for a worker.
 
     Attributes:
@@ -26,51 +25,32 @@ class Job:
 
     key: Key
     config: TrialConfig
-    place: Place
+    paths: TrialPaths
     attempt: int
-    alone: bool = False
-    judged: Collection[int] | None = None
+    exclusive: bool = False
+    pruning_epochs: Collection[int] | None = None
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a worker reports: the epochs that a checkpoint now holds; with an ``outcome``, the last report.
-
-    Attributes:
-        where: tags that say on what it ran: host and device.
-        notices: what the user should know.
-        lack: the memory that was not enough, of a trial that failed for that.
-    """
-
-    epochs: list[EpochMetrics]
-    checkpoint: str | None
-    outcome: str | None
-    error: str | None
-    where: dict[str, str]
-    notices: Sequence[str] = ()
-    lack: Memory | None = None
-
-
-class Source(Protocol):
+class TrialSource(Protocol):
     """Where trials come from and their results go; called from the driver's loop, except `ask`."""
 
-    def ask(self) -> Job | None:
+    def ask(self) -> TrialRequest | None:
         """Returns the next trial, or None: nothing now (see `finished`). Called from one thread, ahead of need."""
 
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether no further trial will come."""
 
-    def started(self, key: Key) -> None:
+    def on_trial_start(self, key: Key) -> None:
         """Called when a trial was handed to a worker."""
 
-    def report(self, key: Key, result: Result) -> bool:
+    def report(self, key: Key, result: TrialReport) -> bool:
         """Takes a result in; returns whether the trial must stop here."""
 
-    def waiting(self) -> int:
+    def n_waiting(self) -> int:
         """How many trials could be asked for now: where a cluster grows, it does for these."""
 
-    def noticed(self, message: str) -> None:
+    def on_message(self, message: str) -> None:
         """Called with what the user should know."""
 
-    def lost(self, key: Key, error: str, lack: Memory | None = None) -> None:
+    def on_trial_lost(self, key: Key, error: str, oom: OomKind | None = None) -> None:
         """Called when a trial was given up after its workers died, for lack of memory if there was any."""

@@ -3,32 +3,32 @@
 May import every folder but ``cli``. Face: the functions below and `Summary`.
 """
 
-from ..analysis.summary import Summary, export, finished_rows, summarise
-from ..study.storages.catalog import continued, stored, studies
+from ..analysis.summary import Summary, export_config, finished_rows, summarise
+from ..study.storages.catalog import derive_study, load_stored_config, study_names_of_ours
 from .analyse import importances, publish, report, sensitivity
 from .enqueue import enqueue
-from .preflight.dry_run import planned
-from .preflight.load import load
+from .preflight.dry_run import plan_run
+from .preflight.load import load_study
 from .run import run
 from .single_trial import test, train, trial_config
 from .ui import run_links, ui
 
 __all__ = [
     "Summary",
-    "continued",
+    "derive_study",
     "enqueue",
-    "export",
+    "export_config",
     "finished_rows",
     "importances",
-    "load",
-    "planned",
+    "load_stored_config",
+    "load_study",
+    "plan_run",
     "publish",
     "report",
     "run",
     "run_links",
     "sensitivity",
-    "stored",
-    "studies",
+    "study_names_of_ours",
     "summarise",
     "test",
     "train",

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from ..analysis.summary import summarise
 from ..config.settings import Settings
-from ..study.storages.catalog import CONFIRMATION, connect, stored
+from ..study.storages.catalog import CONFIRMATION, get_storage, load_stored_config
 
 if TYPE_CHECKING:
     from ..analysis.report.report import Report
     from ..analysis.sensitivity import Analysis
     from ..tracking.tracker import Tracker
-    from .driver import Listener
+    from .driver import RunCallback
 
 
 def sensitivity(
@@ -30,21 +30,21 @@ def sensitivity(
     """What matters in a study, ours or any other of the storage: one analysis for each of its objectives.
 
     Args:
-        metric, epoch, against_control: see `sweep.table.read`.
-        where: see `sweep.where.parse`.
+        metric, epoch, against_control: see `sweep.study.dataframe.read`.
+        where: see `sweep.analysis.conditions.parse_conditions`.
         divergence: also analyse the probability of diverging, where trials have; takes seconds.
 
     Raises:
         SweepError: no such study, metric or epoch, or a condition that is none.
     """
-    from ..analysis.conditions import parse
+    from ..analysis.conditions import parse_conditions
     from ..analysis.sensitivity import analyse, analyse_divergence
     from ..study.dataframe import read
 
     tables = read(
-        name, connect(settings.storage), settings, metric=metric, epoch=epoch, against_control=against_control
+        name, get_storage(settings.storage), settings, metric=metric, epoch=epoch, against_control=against_control
     )
-    conditions = {} if where is None else parse(where, tables[0].space)
+    conditions = {} if where is None else parse_conditions(where, tables[0].space)
     analyses = [replace(analyse(table, where=conditions), where=where) for table in tables]
     if divergence:
         second = [analyse_divergence(table, where=conditions) for table in tables]
@@ -61,7 +61,7 @@ def importances(name: str, settings: Settings) -> dict[str, dict[str, float]]:
     """
     from ..study.dataframe import importances
 
-    return importances(name, connect(settings.storage))
+    return importances(name, get_storage(settings.storage))
 
 
 def report(name: str, settings: Settings, folder: Path | None = None) -> Report:
@@ -70,21 +70,23 @@ def report(name: str, settings: Settings, folder: Path | None = None) -> Report:
     Raises:
         SweepError: no such study.
     """
-    stored(name, settings)
+    load_stored_config(name, settings)
     [analysis] = sensitivity(name, settings)
     return _write(name, analysis, settings, folder or settings.reports(name))
 
 
 def _write(name: str, analysis: Analysis, settings: Settings, folder: Path) -> Report:
     from ..analysis.report.report import write
-    from ..study.storages.storage import noted
+    from ..study.storages.storage import get_user_attr
 
-    storage = connect(settings.storage)
-    codes, confirmed = noted(name, "code", storage) or [], noted(name, CONFIRMATION, storage)
+    storage = get_storage(settings.storage)
+    codes, confirmed = get_user_attr(name, "code", storage) or [], get_user_attr(name, CONFIRMATION, storage)
     return write(summarise(name, settings), analysis, codes, settings, folder, confirmed=confirmed)
 
 
-def conclude(name: str, settings: Settings, tracker: Tracker, listener: Listener, *, report: bool) -> Analysis | None:
+def analyse_finished(
+    name: str, settings: Settings, tracker: Tracker, listener: RunCallback, *, report: bool
+) -> Analysis | None:
     """What a run ends with, what matters and the report; what fails here is said, and the study is done all the same.
 
     Args:
@@ -98,7 +100,7 @@ def conclude(name: str, settings: Settings, tracker: Tracker, listener: Listener
             _log(_write(name, analysis, settings, settings.reports(name)), tracker)
     except Exception as error:  # noqa: BLE001  whatever it is, no trial is lost by it
         again = f"to try again: python -m sweep report {name}"
-        listener.noticed(f"the report was not written ({type(error).__name__}: {error}); {again}")
+        listener.on_message(f"the report was not written ({type(error).__name__}: {error}); {again}")
     return analysis
 
 
@@ -111,7 +113,7 @@ def publish(name: str, written: Report, settings: Settings) -> str | None:
     from ..tracking.tracker import Tracker
 
     tracker = Tracker.of(name, settings)
-    if not tracker.attach():
+    if not tracker.open_existing():
         return f"it has no experiment {name}"
     _log(written, tracker)
     tracker.close(status=None, timeout=60)

@@ -13,35 +13,35 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..analysis.confirmation import Confirmation, Found, best_of
-from ..analysis.paired_tests import Comparison, Member, compare, decided
+from ..analysis.confirmation import BaselineResult, Confirmation, best_hyperparameters
+from ..analysis.paired_tests import Member, PairedComparison, apply_holm, compare_pairs
 from ..analysis.summary import Summary, summarise
 from ..config.errors import ConfigError, TrackingError, nearest, reason
 from ..config.search_space import Scalar
 from ..config.settings import Settings
 from ..config.study_config import OF_CONFIRM, StudyConfig
 from ..data.loading import reader
-from ..execution.session import on_ray
+from ..execution.session import ray_session
 from ..models import options
 from ..study.baselines import METHODS, configurations, first_points, has_already, members, rival, trained, wanted_pairs
 from ..study.finalists import missing
-from ..study.records import ARMS, Arm, Row
-from ..study.storages.catalog import CONFIRMATION, connect, stored
+from ..study.records import ARMS, Arm, TrialRecord
+from ..study.storages.catalog import CONFIRMATION, get_storage, load_stored_config
 from ..tracking.tracker import Tracker
 from ..training import checkpoint
-from .preflight.load import load
-from .preflight.space_checks import check
+from .preflight.load import load_study
+from .preflight.space_checks import check_study
 from .run import is_complete, run
 
 if TYPE_CHECKING:
-    from .driver import Listener
+    from .driver import RunCallback
 
 
 LONGEST = 100  # characters of a study's name
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConfirmPlan:
     """What is to be confirmed.
 
     Attributes:
@@ -53,7 +53,7 @@ class Plan:
     """
 
     config: StudyConfig
-    top: list[Row]
+    top: list[TrialRecord]
     rivals: dict[Arm, StudyConfig]
     first: dict[Arm, list[dict[str, Scalar]]]
     notes: list[str]
@@ -62,7 +62,7 @@ class Plan:
 def confirm(
     name: str,
     settings: Settings,
-    listen: Callable[[StudyConfig, int | None], contextlib.AbstractContextManager[Listener]],
+    listen: Callable[[StudyConfig, int | None], contextlib.AbstractContextManager[RunCallback]],
     *,
     top: int = 1,
     seeds: int = 8,
@@ -80,7 +80,7 @@ def confirm(
         listen: makes the listener of a study that is run: a rival's, or with the number of rows left, of the pairs.
         top: how many configurations.
         seeds: pairs of each of them.
-        against: other methods in guidance's place, of `sweep.rivals.METHODS`.
+        against: other methods in guidance's place, of `sweep.study.baselines.METHODS`.
         placebo: guide a meaningless twin as well.
         stop, offline_ok, insecure: as for `run`.
 
@@ -100,14 +100,14 @@ def confirm(
         for arm, rival in plan.rivals.items():
             with listen(rival, None) as listener:
                 for said in notes:  # before the first
-                    listener.noticed(said)
+                    listener.on_message(said)
                 if not is_complete(rival, settings, first=plan.first[arm]):
-                    ray.enter_context(on_ray(settings.address, rival))
+                    ray.enter_context(ray_session(settings.address, rival))
                 summary = train(rival, listener=listener, first=plan.first[arm])
             if summary.interrupted:
                 return None
-            found.append(Found.of(arm, summary))
-        wanted = wanted_pairs(plan.config, plan.top, best_of(found), seeds=seeds, placebo=placebo)
+            found.append(BaselineResult.of(arm, summary))
+        wanted = wanted_pairs(plan.config, plan.top, best_hyperparameters(found), seeds=seeds, placebo=placebo)
         left = len(missing(wanted, [r for r in summarise(name, settings).controls if r.state == "finished"]))
         with listen(plan.config, left) as listener:
             summary = train(plan.config, listener=listener, pairs=wanted)
@@ -115,24 +115,24 @@ def confirm(
                 return None
             confirmation = read(plan, found, summary, settings, placebo=placebo)
             if problem := publish(confirmation, settings):
-                listener.noticed(f"tracking: {problem}; the next sweep confirm {name} sends what is missing")
+                listener.on_message(f"tracking: {problem}; the next sweep confirm {name} sends what is missing")
             if problem := keep(confirmation, settings):
-                listener.noticed(f"the report will lack it ({problem}); the next sweep confirm {name} keeps it")
+                listener.on_message(f"the report will lack it ({problem}); the next sweep confirm {name} keeps it")
     return confirmation
 
 
-def prepared(name: str, settings: Settings, *, top: int, against: Sequence[str]) -> Plan:
+def prepared(name: str, settings: Settings, *, top: int, against: Sequence[str]) -> ConfirmPlan:
     """Checks all that can be wrong, and plans the rest.
 
     Raises:
         ConfigError: all problems at once.
         SweepError: no such study.
     """
-    from ..study.storages.storage import noted
+    from ..study.storages.storage import get_user_attr
 
-    stored(name, settings)
-    config, _ = load(name, settings)
-    knows = len(noted(name, "knowledge", connect(settings.storage)) or [])
+    load_stored_config(name, settings)
+    config, _ = load_study(name, settings)
+    knows = len(get_user_attr(name, "knowledge", get_storage(settings.storage)) or [])
     summary = summarise(name, settings)
     best, total = configurations(config, summary.rows), max(len(summary.rows), config.search.trials)
     ended = sum(row.state == "finished" for row in summary.rows)
@@ -142,18 +142,18 @@ def prepared(name: str, settings: Settings, *, top: int, against: Sequence[str])
         rivals = {
             arm: rival(config, arm, ended + knows) for arm in ("strongest", *METHODS) if arm in ("strongest", *against)
         }
-        problems = [f"{arm}: {each}" for arm, study in rivals.items() for each in check(study, settings)[0]]
+        problems = [f"{arm}: {each}" for arm, study in rivals.items() for each in check_study(study, settings)[0]]
     if problems:
         raise ConfigError(f"confirm {name}", problems)
     first = {arm: first_points(config, best[:top], study, defaults) for arm, study in rivals.items()}
     note = f"{name} is not over: of its {total} trials {ended} have ended, and these are all that is used"
     shown = f"{name} was shown {knows} trials of other studies; each rival has as many more of its own"
-    return Plan(config, best[:top], rivals, first, [note] * (ended < total) + [shown] * (knows > 0))
+    return ConfirmPlan(config, best[:top], rivals, first, [note] * (ended < total) + [shown] * (knows > 0))
 
 
 def _problems(
     config: StudyConfig,
-    best: Sequence[Row],
+    best: Sequence[TrialRecord],
     defaults: Mapping[str, object],
     settings: Settings,
     *,
@@ -186,19 +186,21 @@ def _problems(
     return problems
 
 
-def read(plan: Plan, found: Sequence[Found], summary: Summary, settings: Settings, *, placebo: bool) -> Confirmation:
+def read(
+    plan: ConfirmPlan, found: Sequence[BaselineResult], summary: Summary, settings: Settings, *, placebo: bool
+) -> Confirmation:
     """Compares all pairs that there are; reads their metrics from the checkpoints."""
-    config, runs, best = plan.config, _Runs(f"{plan.config.name}.controls", settings), best_of(found)
-    compared: dict[tuple[Arm, Arm], list[Comparison]] = {}
+    config, runs, best = plan.config, _Runs(f"{plan.config.name}.controls", settings), best_hyperparameters(found)
+    compared: dict[tuple[Arm, Arm], list[PairedComparison]] = {}
     for row in plan.top:
         arms = {
             arm: runs.of(trained(arm, values, summary.controls))
             for arm, values in members(config, row, best, placebo=placebo).items()
         }
         for pair in _opponents([*arms]):
-            comparison = compare(row.number, pair, (arms[pair[0]], arms[pair[1]]), config.objective)
+            comparison = compare_pairs(row.number, pair, (arms[pair[0]], arms[pair[1]]), config.objective)
             compared.setdefault(pair, []).append(comparison)
-    groups = [decided(group) for group in compared.values()]
+    groups = [apply_holm(group) for group in compared.values()]
     fruitless = [
         f"{each.arm}: none of the {each.trials} trials of {each.study} has completed"
         for each in found
@@ -226,7 +228,7 @@ class _Runs:
         self._read: dict[int, Member | None] = {}
         self._failed: set[int] = set()
 
-    def of(self, rows: Mapping[int, Row]) -> dict[int, Member]:
+    def of(self, rows: Mapping[int, TrialRecord]) -> dict[int, Member]:
         """Members by seed."""
         found = {seed: self._member(row) for seed, row in rows.items()}
         return {seed: member for seed, member in found.items() if member is not None}
@@ -240,7 +242,7 @@ class _Runs:
             if numbers
         ]
 
-    def _member(self, row: Row) -> Member | None:
+    def _member(self, row: TrialRecord) -> Member | None:
         if row.outcome == "failed":
             self._failed.add(row.number)
             return None
@@ -263,10 +265,10 @@ def _opponents(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
 
 def keep(confirmation: Confirmation, settings: Settings) -> str | None:
     """Notes a confirmation with its study, for the report; returns why not, where it cannot."""
-    from ..study.storages.storage import UNREACHABLE, note
+    from ..study.storages.storage import UNREACHABLE, set_user_attr
 
     try:
-        note(confirmation.study, CONFIRMATION, confirmation.as_data(), connect(settings.storage))
+        set_user_attr(confirmation.study, CONFIRMATION, confirmation.as_data(), get_storage(settings.storage))
     except UNREACHABLE as error:
         return reason(error)
     return None
@@ -276,7 +278,7 @@ def publish(confirmation: Confirmation, settings: Settings) -> str | None:
     """Adds a confirmation to the study's own run in MLflow; returns why not, where it cannot."""
     tracker = Tracker.of(confirmation.study, settings)
     try:
-        if not tracker.attach():
+        if not tracker.open_existing():
             return f"it has no experiment {confirmation.study}"
     except TrackingError as error:
         return str(error)

@@ -9,7 +9,7 @@ from ..config.errors import ConfigError, nearest
 from ..config.search_space import Scalar
 from ..config.settings import Settings
 from ..config.study_file import read_yaml
-from ..study.storages.catalog import connect, stored
+from ..study.storages.catalog import get_storage, load_stored_config
 
 if TYPE_CHECKING:
     pass
@@ -24,7 +24,7 @@ def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, di
     from ..study.distributions import contains, distributions
     from ..study.study import Study
 
-    config = stored(name, settings)
+    config = load_stored_config(name, settings)
     space, values, problems = distributions(config.searched), {}, []
     for assignment in sets:
         key, sign, text = assignment.partition("=")
@@ -40,6 +40,8 @@ def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, di
     if problems:
         raise ConfigError("options", problems)
     search = config.search.model_copy(update={"trials": config.search.trials + 1})
-    study = Study(config.model_copy(update={"search": search}), connect(settings.storage), workspace=settings.workspace)
+    study = Study(
+        config.model_copy(update={"search": search}), get_storage(settings.storage), workspace=settings.workspace
+    )
     number = study.enqueue(values)
     return number, values

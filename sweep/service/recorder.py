@@ -14,21 +14,21 @@ from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from ..study import provenance
 from ..study.finalists import best_rows
-from ..study.records import ARMS, Kind, Outcome, Row
+from ..study.records import ARMS, Kind, Outcome, TrialRecord
 from ..study.study import Study
 from ..study.trial import Trial
 from ..tracking.tracker import RunKey, Tracker
-from ..training.reports import EpochMetrics, Place
+from ..training.reports import EpochMetrics, TrialPaths
 
 REPAIR_EVERY = 5.0  # seconds, while it is not known whether another driver lives
 TRACEBACK = 4000  # characters of its end that are kept
 
 
-class Recording:
+class Recorder:
     """The MLflow runs of a study's trials.
 
     Args:
-        noticed: is told what the user should know.
+        on_message: is told what the user should know.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class Recording:
         search: Study,
         controls: Study,
         tracker: Tracker,
-        noticed: Callable[[str], None],
+        on_message: Callable[[str], None],
     ):
-        self._config, self._settings, self._tracker, self._noticed = config, settings, tracker, noticed
+        self._config, self._settings, self._tracker, self._on_message = config, settings, tracker, on_message
         self._search, self._controls = search, controls
         self._sent: set[RunKey] = set()  # runs that this driver has ended
         self._told = False  # that the tracker cannot send
         self._drops = 0  # that were told of
-        before = cast("list[provenance.Code]", search.noted("code") or [])
+        before = cast("list[provenance.Code]", search.get_user_attr("code") or [])
         self._codes = provenance.followed_by(before, provenance.environment())
 
     # -- a trial of this driver ----------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ class Recording:
         """
         known, all_known = self._tracker.runs(), True
         for study in (self._search, self._controls):
-            rows, elsewhere = study.rows(), study.elsewhere()
+            rows, elsewhere = study.rows(), study.trials_of_other_drivers()
             for row in rows:
                 key = RunKey(study.name, _mlflow_kind(row.kind), row.number)
                 state = known.get(key)
@@ -116,7 +116,9 @@ class Recording:
         told = False
         while not self.repair():
             if not told:
-                self._noticed("up to a minute: finds out whether a driver on another host lives, to tell of its trials")
+                self._on_message(
+                    "up to a minute: finds out whether a driver on another host lives, to tell of its trials"
+                )
                 told = True
             if stop.wait(REPAIR_EVERY):
                 return False
@@ -125,10 +127,10 @@ class Recording:
     def note_code(self) -> None:
         """Keeps what code the study is trained with, and says what has changed since it was last."""
         before, now = self._codes[-2:][0], self._codes[-1]
-        if self._search.noted("code") != self._codes:
-            self._search.note("code", self._codes)
+        if self._search.get_user_attr("code") != self._codes:
+            self._search.set_user_attr("code", self._codes)
             if changes := provenance.changes(provenance.tags(before), provenance.tags(now)):
-                self._noticed(
+                self._on_message(
                     f"the code has changed since this study was last trained: {', '.join(changes)}. The MLflow tags "
                     "of a trial say which made it; to replay an older one bit for bit, use its code"
                 )
@@ -141,38 +143,38 @@ class Recording:
 
         self._tracker.log_text(None, study_file, "study.yaml")
         best = best_rows(self._config, self._search.rows(), 1)
-        if not best or self._search.noted("recorded_best") == best[0].number:
+        if not best or self._search.get_user_attr("recorded_best") == best[0].number:
             return
         row = best[0]
         saved = checkpoint.load_latest(self._settings.checkpoints(self._search.name, row.number))
         if saved is None or not saved.state:
-            self._noticed(f"trial {row.number} is the best, but its checkpoint is gone: no model was logged")
+            self._on_message(f"trial {row.number} is the best, but its checkpoint is gone: no model was logged")
             return
         config = self._config.trial(row.hyperparameters, seed=row.seed)
         key, dropped = RunKey(self._search.name, "trial", row.number), len(self._tracker.dropped)
         self._tracker.log_text(key, config.model_dump_json(indent=2), "config.json")
         self._tracker.log_files(key, [saved.path], "checkpoint")
-        place = Place(saved.path.parent.parent, self._settings.data, self._settings.cache)
+        place = TrialPaths(saved.path.parent.parent, self._settings.data, self._settings.cache)
         self._tracker.log_model(key, *trained_model(config, place, saved))
         self._tracker.set_tags(None, {"sweep.best": str(row.number)})
         if self._tracker.flush(timeout=0 if self._tracker.away else 60) and len(self._tracker.dropped) == dropped:
-            self._search.note("recorded_best", row.number)
+            self._search.set_user_attr("recorded_best", row.number)
 
     def tell_of_problems(self) -> None:
         """Says once that the tracker cannot send, or that it can again, or what it drops; to be called now and then."""
         for dropped in self._tracker.dropped[self._drops :]:
-            self._noticed(f"tracking: {dropped}. Training goes on")
+            self._on_message(f"tracking: {dropped}. Training goes on")
             self._drops += 1
         trouble = self._tracker.trouble
         if trouble and not self._told:
-            self._noticed(f"tracking: {trouble}. Training goes on; what is missing is sent later")
+            self._on_message(f"tracking: {trouble}. Training goes on; what is missing is sent later")
         elif self._told and not trouble:
-            self._noticed("tracking: the server is back, and is sent what it lacks")
+            self._on_message("tracking: the server is back, and is sent what it lacks")
         self._told = trouble is not None
 
     # -- within -----------------------------------------------------------------------------------------------------
 
-    def _start(self, key: RunKey, trial: Trial | Row, started: float | None = None) -> None:
+    def _start(self, key: RunKey, trial: Trial | TrialRecord, started: float | None = None) -> None:
         config = self._config.trial(trial.hyperparameters, seed=_seed(trial))
         tags = {
             **self._code_tags(trial),
@@ -186,13 +188,13 @@ class Recording:
         params = {**self._config.hyperparameters(config), **trial.hyperparameters}
         start_time = int((started or time.time()) * 1000)
         # Another driver may have opened the run of a trial that was adopted, or that is over.
-        adopted = isinstance(trial, Row) or trial.attempt > 1
+        adopted = isinstance(trial, TrialRecord) or trial.attempt > 1
         self._tracker.start_trial(key, params=params, tags=tags, start_time=start_time, resumed=adopted)
 
-    def _code_tags(self, trial: Trial | Row) -> dict[str, str]:
+    def _code_tags(self, trial: Trial | TrialRecord) -> dict[str, str]:
         """Tags of the code that a trial is or was trained with, and of the one it began with where that was another."""
         now = time.time()
-        ended = trial.ended if isinstance(trial, Row) else None
+        ended = trial.ended if isinstance(trial, TrialRecord) else None
         before, code = (provenance.code_at(self._codes, moment or now) for moment in (trial.started, ended))
         return {**code, **{f"{name}.at_start": value for name, value in before.items() if code.get(name) != value}}
 
@@ -213,9 +215,9 @@ class Recording:
         self._sent.add(key)
 
 
-def _goes_on(study: Study, row: Row) -> bool:
+def _goes_on(study: Study, row: TrialRecord) -> bool:
     """Whether this driver takes an orphan up."""
-    return study.trains(row.kind, row.seed, row.hyperparameters)
+    return study.is_wanted(row.kind, row.seed, row.hyperparameters)
 
 
 def _run_key(trial: Trial) -> RunKey:
@@ -230,5 +232,5 @@ def _mlflow_kind(kind: Kind) -> str:
     return "confirm" if kind in ARMS else "control" if kind == "tuned" else kind
 
 
-def _seed(trial: Trial | Row) -> int:
+def _seed(trial: Trial | TrialRecord) -> int:
     return trial.config.training.seed if isinstance(trial, Trial) else trial.seed

@@ -12,34 +12,34 @@ from typing import TYPE_CHECKING
 
 from ..analysis.summary import Summary, summarise
 from ..config.errors import ConfigError, SweepError
-from ..config.filesystem import check, is_remote
+from ..config.filesystem import check_object_store, is_remote
 from ..config.settings import NO_DATABASE, Settings
 from ..config.study_config import StudyConfig
 from ..config.study_file import to_yaml
 from ..config.user_code import search_folders
-from ..execution.session import on_ray
+from ..execution.session import ray_session
 from ..study.records import ARMS
-from ..study.storages.catalog import OWN_CODE, agree, connect, studies
+from ..study.storages.catalog import OWN_CODE, get_storage, require_same_study, study_names_of_ours
 from ..tracking.ui_links import describe, experiment_tags
-from .analyse import conclude
+from .analyse import analyse_finished
 
 if TYPE_CHECKING:
     from ..analysis.sensitivity import Analysis
     from ..config.search_space import Scalar
-    from ..study.records import Row, Wanted
+    from ..study.records import PlannedTrial, TrialRecord
     from ..study.storages.storage import Storage
     from ..study.study import Study
     from ..tracking.tracker import Tracker
-    from .driver import Listener
+    from .driver import RunCallback
 
 
 def run(
     config: StudyConfig,
     settings: Settings,
-    listener: Listener,
+    listener: RunCallback,
     *,
     forerunners: Sequence[StudyConfig] = (),
-    pairs: Sequence[Wanted] | None = None,
+    pairs: Sequence[PlannedTrial] | None = None,
     first: Sequence[Mapping[str, Scalar]] = (),
     concluded: bool = True,
     stop: threading.Event | None = None,
@@ -65,20 +65,20 @@ def run(
     began, interrupted, stop = time.monotonic(), False, stop or threading.Event()
     keeping: Future[None] | None = None
     concluding: Future[Analysis | None] | None = None
-    agree(config, settings)
+    require_same_study(config, settings)
     if is_remote(settings.workspace):
         if not settings.tracking_uri:
             raise SweepError(NO_DATABASE)
-        check(settings.workspace)
+        check_object_store(settings.workspace)
     complete = is_complete(config, settings, pairs, first)
     if complete and concluded:
-        listener.noticed(
+        listener.on_message(
             f"{config.name} is finished: nothing is left to train; --trials with a larger number extends it"
         )
     with ThreadPoolExecutor(max_workers=2) as pool:
         # MLflow and Ray take seconds each to start; Ray's are mostly spent waiting for its processes.
         preparing = pool.submit(_prepare, config, settings, offline_ok=offline_ok)
-        with contextlib.nullcontext() if complete else on_ray(settings.address, config):
+        with contextlib.nullcontext() if complete else ray_session(settings.address, config):
             tracker = preparing.result()
 
             from ..execution.cluster_checks import check_nodes
@@ -86,14 +86,14 @@ def run(
             from ..study.storages.storage import UNREACHABLE
             from ..study.study import Study
             from .driver import Driver
-            from .recorder import Recording
+            from .recorder import Recorder
 
             if not complete:
-                problems = check_nodes(config, settings, insecure=insecure, noticed=listener.noticed)
+                problems = check_nodes(config, settings, insecure=insecure, on_message=listener.on_message)
                 if problems:
                     raise ConfigError(f"address {settings.address}", problems)  # before anything is written
             try:
-                storage, workspace = connect(settings.storage), settings.workspace
+                storage, workspace = get_storage(settings.storage), settings.workspace
                 search = Study(config, storage, workspace=workspace)
                 controls = Study(config, storage, workspace=workspace, sister=True, pairs=pairs)
                 tags = {**_budget(config), **_learn(search, forerunners, storage, listener)}
@@ -105,41 +105,45 @@ def run(
                         **experiment_tags(config, settings.experiment(config.name)),
                         **_whose(search, settings),
                     },
-                    taken=lambda: search.taken() | controls.taken(),
+                    taken=lambda: search.started_trials() | controls.started_trials(),
                     offline_ok=offline_ok,
                 )
                 if config.import_paths:
-                    search.note(OWN_CODE, search_folders())
+                    search.set_user_attr(OWN_CODE, search_folders())
                 if pairs is not None:
                     controls.add(pairs)
-                elif (budget := search.fill(first)) > config.search.trials and not complete:
-                    listener.noticed(f"{config.name} has {budget} trials: its budget grows, and never shrinks")
-                recording = Recording(config, settings, search, controls, tracker, listener.noticed)
+                elif (budget := search.enqueue_budget(first)) > config.search.trials and not complete:
+                    listener.on_message(f"{config.name} has {budget} trials: its budget grows, and never shrinks")
+                recording = Recorder(config, settings, search, controls, tracker, listener.on_message)
                 parts = config, settings, search, controls, recording, listener
                 with Driver(*parts, stage="search" if pairs is None else "tuned") as driver:
                     if concluded:
-                        keeping = pool.submit(driver.record, to_yaml(config))  # at the end, while Ray cleans up
+                        keeping = pool.submit(
+                            driver.log_best_when_done, to_yaml(config)
+                        )  # at the end, while Ray cleans up
                     if not complete:
                         recording.repair()
                         recording.note_code()
                         execute(driver, config.resources, stop=stop)
-                        interrupted = not driver.finished()
+                        interrupted = not driver.is_finished()
                     interrupted = interrupted or not recording.complete(stop)
                     if concluded and not interrupted:
                         page = settings.reports(config.name) / "report.html"
                         wanted = settings.report and not (complete and page.exists())
-                        concluding = pool.submit(conclude, config.name, settings, tracker, listener, report=wanted)
+                        concluding = pool.submit(
+                            analyse_finished, config.name, settings, tracker, listener, report=wanted
+                        )
                 rows = [_rows(study, interrupted=interrupted) for study in (search, controls)]
                 summary = Summary.of(config, *rows, interrupted=interrupted)
             except BaseException:
                 tracker.close(status="KILLED", timeout=5)
                 raise
         if keeping and (error := keeping.exception()) is not None:
-            listener.noticed(f"the best model was not recorded: {error}; the next run of {config.name} tries again")
+            listener.on_message(f"the best model was not recorded: {error}; the next run of {config.name} tries again")
         try:
             analysis = concluding.result() if concluding else None
             # Pairs leave the study's own run as it was: they neither end nor interrupt a search.
-            over = not interrupted if pairs is None else tracker.was_over or is_complete(config, settings)
+            over = not interrupted if pairs is None else tracker.was_finished or is_complete(config, settings)
             another = pairs is not None and search.is_busy()  # whose end will be that of the study's own run
         except BaseException:
             tracker.close(status="KILLED", timeout=5)
@@ -148,15 +152,15 @@ def run(
     tracker.close(status="FINISHED" if over else None if another else "KILLED", timeout=5 if tracker.away else 60)
     with contextlib.suppress(*UNREACHABLE):  # another host then finds out in a minute
         for study in (search, controls):
-            study.leave()
+            study.end_lease()
     for notice in tracker.notices:
-        listener.noticed(notice)
+        listener.on_message(notice)
     if tracker.problem:
-        listener.noticed(f"tracking: {tracker.problem}; the next run of {config.name} sends what is missing")
+        listener.on_message(f"tracking: {tracker.problem}; the next run of {config.name} sends what is missing")
     return replace(summary, seconds=time.monotonic() - began, analysis=analysis)
 
 
-def _rows(study: Study, *, interrupted: bool) -> list[Row]:
+def _rows(study: Study, *, interrupted: bool) -> list[TrialRecord]:
     """All trials of a study; of a run that was interrupted while the storage is away, those that were known last."""
     from ..study.storages.storage import UNREACHABLE
 
@@ -168,25 +172,29 @@ def _rows(study: Study, *, interrupted: bool) -> list[Row]:
         return study.rows(latest=False)
 
 
-def _learn(search: Study, forerunners: Sequence[StudyConfig], storage: Storage, listener: Listener) -> dict[str, str]:
+def _learn(
+    search: Study, forerunners: Sequence[StudyConfig], storage: Storage, listener: RunCallback
+) -> dict[str, str]:
     """Shows the sampler of a new study what its forerunners have found; returns MLflow tags that say so."""
     from ..study.warm_start import gather
 
     config = search.config
-    if forerunners and search.noted("knowledge") is None:
-        search.know({r["trial"]: r for before in forerunners for r in gather(config, before, storage)}.values())
+    if forerunners and search.get_user_attr("knowledge") is None:
+        search.add_prior_trials(
+            {r["trial"]: r for before in forerunners for r in gather(config, before, storage)}.values()
+        )
         before, sampler = ", ".join(study.name for study in forerunners), config.search.sampler
         idle = f", but the sampler {sampler} learns from no trial" if sampler in ("random", "qmc") else ""
-        listener.noticed(
+        listener.on_message(
             f"{config.name} goes on from {before} with another space and a budget of its own; its sampler is shown the "
-            f"{search.knows} trials that fit{idle}"
+            f"{search.n_prior_trials} trials that fit{idle}"
         )
-    return {"sweep.knows": str(search.knows)} if search.knows else {}
+    return {"sweep.knows": str(search.n_prior_trials)} if search.n_prior_trials else {}
 
 
 def _whose(search: Study, settings: Settings) -> dict[str, str]:
     """Tags by which studies of one name on a shared server are told apart."""
-    return {"sweep.id": str(search.noted("id")), **({"sweep.owner": settings.owner} if settings.owner else {})}
+    return {"sweep.id": str(search.get_user_attr("id")), **({"sweep.owner": settings.owner} if settings.owner else {})}
 
 
 def _budget(config: StudyConfig) -> dict[str, str]:
@@ -209,7 +217,7 @@ def _prepare(config: StudyConfig, settings: Settings, *, offline_ok: bool) -> Tr
 def is_complete(
     config: StudyConfig,
     settings: Settings,
-    pairs: Sequence[Wanted] | None = None,
+    pairs: Sequence[PlannedTrial] | None = None,
     first: Sequence[Mapping[str, Scalar]] = (),
 ) -> bool:
     """Whether nothing is left to train, as far as the storage knows; where ``pairs`` are given, of these.
@@ -219,7 +227,7 @@ def is_complete(
     """
     from ..study.finalists import missing, wanted_rows, wanted_tuned
 
-    if config.name not in studies(settings):
+    if config.name not in study_names_of_ours(settings):
         return False
     summary = summarise(config.name, settings)
     rows, controls = summary.rows, [row for row in summary.controls if pairs is not None or row.kind not in ARMS]

@@ -42,10 +42,10 @@ def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[Epoc
     Raises:
         DivergenceError: it diverges; says in which epoch.
     """
-    from ..training.reports import Place
+    from ..training.reports import TrialPaths
     from ..training.trial import run_trial
 
-    place = Place(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0)
+    place = TrialPaths(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0)
     for said in run_trial(trial, place, interval=0.0):
         yield from said.epochs
         if said.outcome == "diverged":
@@ -54,11 +54,11 @@ def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[Epoc
 
 def test(trial: TrialConfig, settings: Settings, folder: Path) -> dict[str, float]:
     """Metrics of a trained trial on the test set."""
-    from ..data.loading import load as load_data
+    from ..data.loading import load_dataset as load_data
     from ..training.loop import evaluate
-    from ..training.reports import Place
+    from ..training.reports import TrialPaths
     from ..training.trial import assemble
 
-    run, _ = assemble(trial, Place(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0))
+    run, _ = assemble(trial, TrialPaths(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0))
     dataset = load_data(trial.data, root=settings.data, cache=settings.cache)
     return evaluate(run, dataset.test.to(run.device), "test")

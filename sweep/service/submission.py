@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config.errors import ConfigError, SweepError, without_password
-from ..config.study_file import built_in, built_in_names, extend, override, parse, read_file
+from ..config.study_file import built_in, built_in_names, extend, override, parse_study, read_file
 from ..config.user_code import modules_to_send, packages, search_in
 from .preflight.name_checks import check_names
 
@@ -38,7 +38,7 @@ class Submission:
             shutil.copy(self.file, folder / self.file.name)
 
 
-def prepare(
+def prepare_submission(
     study: str, *, sets: Sequence[str] = (), trials: int | None = None, design: int = 0, flags: Sequence[str] = ()
 ) -> Submission:
     """Checks a study as far as can be done without the cluster's data.
@@ -65,7 +65,7 @@ def prepare(
     search_in(Path.cwd(), source.parent)
     raw, misplaced = override(read_file(source, study), list(sets))
     extend(raw, trials, design)
-    config, problems = parse(raw)
+    config, problems = parse_study(raw)
     # Imports what is the user's own; all other names are the head's to check.
     problems += check_names(raw) if config is not None and config.import_paths else []
     if config is None or misplaced + problems:

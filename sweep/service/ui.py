@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from ..config.errors import SweepError
 from ..config.settings import Settings
-from ..study.storages.catalog import stored
+from ..study.storages.catalog import load_stored_config
 from ..tracking.ui_links import VIEW, experiment_url, run_url, view_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..study.records import Row
+    from ..study.records import TrialRecord
 
 
 PORT = 5000  # of `sweep ui` on this machine
@@ -33,7 +33,7 @@ def ui(name: str | None, settings: Settings, *, port: int = PORT) -> tuple[list[
 
     links = [url := _address(settings, port)]
     if name is not None:
-        config, tracker = stored(name, settings), Tracker.of(name, settings)
+        config, tracker = load_stored_config(name, settings), Tracker.of(name, settings)
         experiment = tracker.check()
         if experiment is not None:
             links = [experiment_url(url, experiment, ascending=config.objective.direction == "minimize")]
@@ -51,7 +51,7 @@ def _is_taken(port: int) -> bool:
         return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
-def run_links(name: str, rows: Iterable[Row], settings: Settings) -> dict[int, str]:
+def run_links(name: str, rows: Iterable[TrialRecord], settings: Settings) -> dict[int, str]:
     """Links to the runs of search trials in the MLflow UI, by number, as far as MLflow holds them.
 
     Raises:

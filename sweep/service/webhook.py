@@ -89,7 +89,7 @@ def _end(what: str, event: str, said: str, error: BaseException | None) -> dict[
     }
 
 
-def tell(settings: Settings, end: Mapping[str, Any]) -> str | None:
+def notify_webhook(settings: Settings, end: Mapping[str, Any]) -> str | None:
     """Posts an ending to the URL that is meant for it, if there is one; returns why it could not be told."""
     name = "on_finish" if end["event"] == "finished" else "on_failure"
     if not (url := getattr(settings, name)):

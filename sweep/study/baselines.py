@@ -13,7 +13,7 @@ from ..config.sections import FinalistsConfig
 from ..config.study_config import OF_CONFIRM, StudyConfig
 from .distributions import contains, distributions
 from .finalists import best_rows, of_guidance, tuned_space, unguided
-from .records import Arm, Row, Wanted
+from .records import Arm, PlannedTrial, TrialRecord
 
 METHODS: tuple[Arm, ...] = ("dropout", "weight_decay", "batch_norm", "he", "orthogonal", "lsuv")
 FIRST_SEED = 10_000  # above the study's own: no finalist gets there
@@ -62,7 +62,7 @@ def _own(config: StudyConfig) -> Mapping[Arm, Mapping[str, Dimension]]:
     }
 
 
-def has_already(config: StudyConfig, row: Row, arm: Arm, defaults: Mapping[str, object]) -> bool:
+def has_already(config: StudyConfig, row: TrialRecord, arm: Arm, defaults: Mapping[str, object]) -> bool:
     """Whether a configuration's network has what a method brings, unsearched, so that there is nothing to compare.
 
     Args:
@@ -77,7 +77,7 @@ def has_already(config: StudyConfig, row: Row, arm: Arm, defaults: Mapping[str, 
 
 
 def first_points(
-    config: StudyConfig, top: Sequence[Row], rival: StudyConfig, defaults: Mapping[str, object]
+    config: StudyConfig, top: Sequence[TrialRecord], rival: StudyConfig, defaults: Mapping[str, object]
 ) -> list[dict[str, Scalar]]:
     """The plain controls of configurations, as points of a rival's search: it is to be no worse for want of them.
 
@@ -101,9 +101,9 @@ def _is_searched(dimension: Dimension) -> bool:
     return isinstance(dimension, Range | Choices)
 
 
-def configurations(config: StudyConfig, search: Sequence[Row]) -> list[Row]:
+def configurations(config: StudyConfig, search: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The completed trials of the search that differ from each other, best first."""
-    found: list[Row] = []
+    found: list[TrialRecord] = []
     for row in best_rows(config, search):
         if all(row.hyperparameters != other.hyperparameters for other in found):
             found.append(row)
@@ -111,7 +111,7 @@ def configurations(config: StudyConfig, search: Sequence[Row]) -> list[Row]:
 
 
 def members(
-    config: StudyConfig, row: Row, found: Mapping[Arm, dict[str, Scalar]], *, placebo: bool
+    config: StudyConfig, row: TrialRecord, found: Mapping[Arm, dict[str, Scalar]], *, placebo: bool
 ) -> dict[Arm, dict[str, Scalar]]:
     """The hyperparameters of all that is trained on each seed to confirm one configuration.
 
@@ -126,19 +126,24 @@ def members(
 
 
 def wanted_pairs(
-    config: StudyConfig, top: Sequence[Row], found: Mapping[Arm, dict[str, Scalar]], *, seeds: int, placebo: bool
-) -> list[Wanted]:
+    config: StudyConfig,
+    top: Sequence[TrialRecord],
+    found: Mapping[Arm, dict[str, Scalar]],
+    *,
+    seeds: int,
+    placebo: bool,
+) -> list[PlannedTrial]:
     """The rows of the sister study, seed by seed, so that whole pairs are there early; what is shared comes once."""
-    wanted: list[Wanted] = []
+    wanted: list[PlannedTrial] = []
     for seed in range(config.training.seed + FIRST_SEED, config.training.seed + FIRST_SEED + seeds):
         for row in top:
             for arm, values in members(config, row, found, placebo=placebo).items():
                 if not any((arm, seed, values) == (kind, at, there) for kind, _, at, there in wanted):
-                    wanted.append((arm, row.number, seed, values))
+                    wanted.append(PlannedTrial(arm, row.number, seed, values))
     return wanted
 
 
-def trained(arm: Arm, hyperparameters: Mapping[str, Scalar], controls: Sequence[Row]) -> dict[int, Row]:
+def trained(arm: Arm, hyperparameters: Mapping[str, Scalar], controls: Sequence[TrialRecord]) -> dict[int, TrialRecord]:
     """The rows of one member that have ended, by seed."""
     rows = (r for r in controls if r.kind == arm and r.hyperparameters == hyperparameters)
     return {r.seed: r for r in rows if r.state == "finished"}

@@ -24,7 +24,7 @@ from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from .distributions import Distributions, contains, distributions
 from .finalists import unguided
-from .storages.storage import stored_config, study_names
+from .storages.storage import read_config, study_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,7 @@ def read(
         SweepError: no such study, metric or epoch; lists those that there are.
     """
     study = _load(name, storage)
-    config = stored_config(name, storage)
+    config = read_config(name, storage)
     if config is not None:
         return [_ours(config, storage, settings, metric, epoch, against_control=against_control)]
     if against_control:
@@ -91,7 +91,7 @@ def importances(name: str, storage: BaseStorage) -> dict[str, dict[str, float]]:
     Raises:
         SweepError: no such study.
     """
-    study, config = _load(name, storage), stored_config(name, storage)
+    study, config = _load(name, storage), read_config(name, storage)
     names = [config.objective.metric] if config else _objectives(study)
     found = {}
     for i, objective in enumerate(names):

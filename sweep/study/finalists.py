@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from ..config.search_space import Choices, Range, Scalar
 from ..config.study_config import StudyConfig
 from .distributions import distributions, sobol_points
-from .records import Row, Wanted
+from .records import PlannedTrial, TrialRecord
 
 
-def best_rows(config: StudyConfig, rows: Iterable[Row], top: int | None = None) -> list[Row]:
+def best_rows(config: StudyConfig, rows: Iterable[TrialRecord], top: int | None = None) -> list[TrialRecord]:
     """Completed search trials, best first."""
     done = [r for r in rows if r.outcome == "completed" and r.value is not None]
     sign = 1 if config.objective.direction == "minimize" else -1
@@ -36,21 +36,23 @@ def of_guidance(name: str) -> bool:
     return name in ("lambda1", "lambda2", "epsilon") or name.startswith("guidance.")
 
 
-def wanted_rows(config: StudyConfig, search: Sequence[Row]) -> list[Wanted]:
+def wanted_rows(config: StudyConfig, search: Sequence[TrialRecord]) -> list[PlannedTrial]:
     """First stage: finalists and their plain controls on fresh seeds, trials that tune a control, design controls."""
     top = best_rows(config, search, config.search.finalists.top)
-    wanted: list[Wanted] = []
-    controls: dict[str, Wanted] = {}
+    wanted: list[PlannedTrial] = []
+    controls: dict[str, PlannedTrial] = {}
     for row in top:
         for seed in fresh_seeds(config):
-            wanted.append(("finalist", row.number, seed, row.hyperparameters))
+            wanted.append(PlannedTrial("finalist", row.number, seed, row.hyperparameters))
             twin = unguided({**config.constants, **row.hyperparameters})
             # Configurations that differ in guidance alone share one control.
-            controls.setdefault(f"{seed} {sorted(twin.items())}", ("control", row.number, seed, twin))
+            controls.setdefault(f"{seed} {sorted(twin.items())}", PlannedTrial("control", row.number, seed, twin))
     if config.search.design_controls:
         for row in (r for r in search if r.design and r.outcome == "completed"):
             twin = unguided({**config.constants, **row.hyperparameters})
-            controls.setdefault(f"{row.seed} {sorted(twin.items())}", ("control", row.number, row.seed, twin))
+            controls.setdefault(
+                f"{row.seed} {sorted(twin.items())}", PlannedTrial("control", row.number, row.seed, twin)
+            )
     wanted += controls.values()
     if top and config.search.finalists.tuned:
         best, seed = top[0], config.training.seed
@@ -58,7 +60,7 @@ def wanted_rows(config: StudyConfig, search: Sequence[Row]) -> list[Wanted]:
         points = sobol_points(
             distributions(tuned_space(config, base)), count=config.search.finalists.tuned, skip=0, seed=seed
         )
-        wanted += [("tuned", best.number, seed, {**base, **point}) for point in points]
+        wanted += [PlannedTrial("tuned", best.number, seed, {**base, **point}) for point in points]
     return wanted
 
 
@@ -76,20 +78,22 @@ def tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Ra
     return {name: config.searched.get(name, dimension) for name, dimension in space.items()}
 
 
-def wanted_tuned(config: StudyConfig, search: Sequence[Row], controls: Sequence[Row]) -> list[Wanted]:
+def wanted_tuned(
+    config: StudyConfig, search: Sequence[TrialRecord], controls: Sequence[TrialRecord]
+) -> list[PlannedTrial]:
     """Second stage: the present best's tuned control, on the finalists' fresh seeds.
 
     What was tuned for a configuration that an extension has overtaken is not trained further.
     """
     return [
-        ("tuned", best.number, seed, chosen.hyperparameters)
+        PlannedTrial("tuned", best.number, seed, chosen.hyperparameters)
         for best in best_rows(config, search, 1)
         for chosen in best_rows(config, tuning_rows(config, best, controls), 1)
         for seed in fresh_seeds(config)
     ]
 
 
-def tuning_rows(config: StudyConfig, best: Row, controls: Iterable[Row]) -> list[Row]:
+def tuning_rows(config: StudyConfig, best: TrialRecord, controls: Iterable[TrialRecord]) -> list[TrialRecord]:
     """The trials that tune ``best``'s control, or did so for another one that differs from it in guidance alone."""
 
     def untuned(values: Mapping[str, Scalar]) -> dict[str, Scalar]:
@@ -100,7 +104,7 @@ def tuning_rows(config: StudyConfig, best: Row, controls: Iterable[Row]) -> list
     return [r for r in tuning if untuned(r.hyperparameters) == base]
 
 
-def missing(wanted: Sequence[Wanted], controls: Sequence[Row]) -> list[Wanted]:
+def missing(wanted: Sequence[PlannedTrial], controls: Sequence[TrialRecord]) -> list[PlannedTrial]:
     """What the sister study does not hold yet. For which trial a row was first wanted makes no difference to it."""
     present = [(r.kind, r.seed, r.hyperparameters) for r in controls]
-    return [(kind, of, seed, values) for kind, of, seed, values in wanted if (kind, seed, values) not in present]
+    return [trial for trial in wanted if (trial.kind, trial.seed, trial.hyperparameters) not in present]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from ..config.search_space import Scalar
 
@@ -15,12 +15,24 @@ Arm = Literal[
 
 ARMS: tuple[Arm, ...] = get_args(Arm)
 Kind = Literal["trial", "control", "tuned", "finalist"] | Arm
-Wanted = tuple[Kind, int, int, dict[str, Scalar]]
-"""A row that the sister study is to have: its kind, the search trial it belongs to, its seed, its hyperparameters."""
+
+
+class PlannedTrial(NamedTuple):
+    """A trial that the sister study is to hold.
+
+    Attributes:
+        of: number of the search trial it belongs to.
+        seed: training seed.
+    """
+
+    kind: Kind
+    of: int
+    seed: int
+    hyperparameters: dict[str, Scalar]
 
 
 @dataclass(frozen=True)
-class Row:
+class TrialRecord:
     """One trial as the storage has it."""
 
     number: int

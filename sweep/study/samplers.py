@@ -14,7 +14,7 @@ from ..config.study_config import StudyConfig
 from .distributions import Distributions
 
 
-def decision_epochs(config: StudyConfig) -> frozenset[int]:
+def pruning_epochs(config: StudyConfig) -> frozenset[int]:
     """The epochs at which the pruner decides, and which the storage therefore holds; the last one always."""
     last = config.training.max_epochs
     if config.search.pruner in ("successive_halving", "hyperband"):
@@ -24,7 +24,7 @@ def decision_epochs(config: StudyConfig) -> frozenset[int]:
     return frozenset({*range(interval, last, interval), last})
 
 
-def pruner_of(config: StudyConfig) -> optuna.pruners.BasePruner:
+def build_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
     """What stops the trials of a search early; it decides at `decision_epochs`."""
     last = config.training.max_epochs
     match config.search.pruner:
@@ -55,7 +55,7 @@ class _TPE(optuna.samplers.TPESampler):
         return self._dimensions
 
 
-def sampler_of(config: StudyConfig, space: Distributions, seed: int) -> optuna.samplers.BaseSampler:
+def build_sampler(config: StudyConfig, space: Distributions, seed: int) -> optuna.samplers.BaseSampler:
     """The sampler of rows that wait without values."""
     match config.search.sampler:
         case "gp":
@@ -66,7 +66,7 @@ def sampler_of(config: StudyConfig, space: Distributions, seed: int) -> optuna.s
             return optuna.samplers.RandomSampler(seed=seed % 2**32)
 
 
-class KnowingSampler(BaseSampler):
+class WarmStartSampler(BaseSampler):
     """A sampler that is shown the trials a study knows of, beside its own.
 
     Args:

@@ -41,16 +41,16 @@ class Trial:
     of: int | None
     attempt: int
     handle: optuna.Trial = field(repr=False)
-    mark: dict[str, Any] = field(repr=False)
+    owner: dict[str, Any] = field(repr=False)
     started: float | None = None
     reported: int = 0
-    judged: int = 0
+    last_pruning_check: int = 0
     pruned_at: int | None = None
     epochs: int = 0
     seconds: dict[int, float] = field(default_factory=dict)
     best: float | None = None
     failures: int = 0
-    alone: bool = False
+    exclusive: bool = False
 
     @property
     def key(self) -> tuple[str, int]:

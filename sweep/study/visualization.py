@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from ..config.study_config import StudyConfig
-    from .records import Row
+    from .records import TrialRecord
 
 
-def parallel_coordinate(config: StudyConfig, rows: Sequence[Row], metric: str) -> go.Figure:
+def parallel_coordinate(config: StudyConfig, rows: Sequence[TrialRecord], metric: str) -> go.Figure:
     """Returns Optuna's parallel coordinates of completed trials."""
     return plot_parallel_coordinate(_in_memory(config, rows), target_name=metric)
 
 
-def slice_plots(config: StudyConfig, rows: Sequence[Row], metric: str) -> dict[str, go.Figure]:
+def slice_plots(config: StudyConfig, rows: Sequence[TrialRecord], metric: str) -> dict[str, go.Figure]:
     """Returns Optuna's slice plot of each searched hyperparameter, by its name."""
     study = _in_memory(config, rows)
     return {name: plot_slice(study, [name], target_name=metric) for name in config.searched}
 
 
-def _in_memory(config: StudyConfig, rows: Sequence[Row]) -> optuna.Study:
+def _in_memory(config: StudyConfig, rows: Sequence[TrialRecord]) -> optuna.Study:
     space = distributions(config.searched)
     study = optuna.create_study(direction=config.objective.direction)
     trials = [

@@ -57,7 +57,7 @@ def fit(
     return params if config.trial(params) == trained else None
 
 
-def known_trials(records: Sequence[Mapping[str, Any]], space: Mapping[str, BaseDistribution]) -> list[FrozenTrial]:
+def prior_trials(records: Sequence[Mapping[str, Any]], space: Mapping[str, BaseDistribution]) -> list[FrozenTrial]:
     """Records of `gather` as Optuna's samplers take them."""
     return [_trial(record, space) for record in records]
 

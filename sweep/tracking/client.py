@@ -1,6 +1,6 @@
 """A study's runs on an MLflow server: finds or creates them and sends what they still lack. Every call waits.
 
-The recorder of `sweep.tracking` calls it from its own thread; MLflow is imported at the first connection (2 s).
+The recorder of `sweep.tracking.tracker` calls it from its own thread; MLflow is imported at the first connection (2 s).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from ..config.errors import TrackingError, without_password
-from ..config.filesystem import here
+from ..config.filesystem import local_path
 from ..config.locks import FileLock
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class KnownRun:
 
 
 @dataclass
-class Work:
+class PendingRun:
     """What one run still has to send; `key` None is the study's own run, the parent of all others."""
 
     key: RunKey | None
@@ -117,7 +117,7 @@ class Work:
     since: float = field(default_factory=time.monotonic)
     failing: float | None = None  # since when its next job fails
 
-    def add(self, later: Work) -> None:
+    def add(self, later: PendingRun) -> None:
         """Takes over what came later; a new start takes an end back."""
         if later.start_time is not None:
             self.start_time, self.end = later.start_time, None
@@ -150,7 +150,7 @@ class Work:
         return bool(self.jobs or self.end)
 
 
-class Runs:
+class MlflowStore:
     """The runs of one experiment, as far as this process knows them.
 
     Attributes:
@@ -213,7 +213,7 @@ class Runs:
         self.experiment_tags = dict(found.tags)
         return str(found.experiment_id)
 
-    def attach(self) -> bool:
+    def open_existing(self) -> bool:
         """Finds the experiment and its parent run, which stays as it is; False where there is none.
 
         Raises:
@@ -256,7 +256,7 @@ class Runs:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """One driver of the workspace at a time: two that start together would both create what is not there yet."""
-        folder = here(self._artifacts.absolute()).parent
+        folder = local_path(self._artifacts.absolute()).parent
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "tracking.lock").held():
             yield
@@ -295,7 +295,7 @@ class Runs:
                 for name, value in experiment_tags.items():
                     if name != OWNER or name not in self.experiment_tags:  # whoever goes on with it does not take it
                         client.set_experiment_tag(self.experiment_id, name, value)
-                self.send(Work(None, time.time_ns() // 1_000_000, params=dict(params), tags=tags))
+                self.send(PendingRun(None, time.time_ns() // 1_000_000, params=dict(params), tags=tags))
         except _store_errors() as error:
             raise TrackingError(self.explain(error)) from None
         if "MLFLOW_HTTP_REQUEST_TIMEOUT" in self._environment:
@@ -321,7 +321,7 @@ class Runs:
             f"{self._mlflow('rename', self.experiment_id)}"
         )
 
-    def send(self, work: Work) -> None:
+    def send(self, work: PendingRun) -> None:
         """Sends a run's work in as few calls as MLflow allows, and forgets each part once it was taken.
 
         Raises:
@@ -362,7 +362,7 @@ class Runs:
                     client.delete_run(twin.info.run_id)
             run.twins = False
 
-    def _ended_by_another(self, client: MlflowClient, run: KnownRun, work: Work) -> bool:
+    def _ended_by_another(self, client: MlflowClient, run: KnownRun, work: PendingRun) -> bool:
         """Whether a trial that this driver leaves unfinished was taken over, and has an outcome."""
         left = work.key is not None and work.end is not None and work.end[0] == "KILLED"
         return left and bool(_outcome(client.get_run(run.run_id)))
@@ -415,7 +415,7 @@ class Runs:
             self._connection = mlflow.MlflowClient(self.uri)
         return self._connection
 
-    def _start(self, client: MlflowClient, work: Work) -> KnownRun:
+    def _start(self, client: MlflowClient, work: PendingRun) -> KnownRun:
         """Finds or creates a run. If the answer to its creation is lost, the next attempt looks for it."""
         key, tags = work.key, work.tags
         if key is not None:
@@ -459,10 +459,10 @@ class Runs:
                     client.delete_run(other.info.run_id)
 
 
-Meaning = Literal["away", "doubtful", "final"]
+ErrorClass = Literal["away", "doubtful", "final"]
 
 
-def meaning(error: Exception) -> Meaning:
+def classify_error(error: Exception) -> ErrorClass:
     """What an error says of what was to be sent.
 
     Returns:
@@ -490,7 +490,7 @@ def _store_errors() -> tuple[type[Exception], ...]:
     return MlflowException, SQLAlchemyError, OSError, ImportError
 
 
-def _unsent(work: Work, run: KnownRun) -> list[Metric]:
+def _unsent(work: PendingRun, run: KnownRun) -> list[Metric]:
     """The metrics of epochs that a run lacks; of a trial each one once, by name and epoch.
 
     One whose newest checkpoint was damaged trains epochs again that it had reported: to the same values, later.

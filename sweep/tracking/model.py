@@ -1,6 +1,6 @@
 """The best model as MLflow keeps it: an exported program that loads anywhere, or else its weights.
 
-The recorder of `sweep.tracking` calls it from its own thread; MLflow and torch are imported when used.
+The recorder of `sweep.tracking.tracker` calls it from its own thread; MLflow and torch are imported when used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import tempfile
 from typing import TYPE_CHECKING
 
-from ..config.user_code import place_of
+from ..config.user_code import user_error_location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,7 +59,7 @@ def log_model(
             client.delete_logged_model(model_id)
             torch.save(model.state_dict(), f"{folder}/{WEIGHTS}")
             client.log_artifact(run_id, f"{folder}/{WEIGHTS}")
-            reason = place_of(error).partition("\n")[0]
+            reason = user_error_location(error).partition("\n")[0]
             say(f"the best model cannot be exported, its weights are kept as {WEIGHTS} of run {run_id}: {reason}")
             return
         client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])

@@ -91,7 +91,7 @@ def up(
 
 def status(settings: Settings) -> list[Service]:
     """What was started here and has not been taken down."""
-    folder, found = settings.here / "services", []
+    folder, found = settings.local_dir / "services", []
     for name, record in _records(folder).items():
         pid, url = record.get("pid"), record["url"]
         if pid is not None and not is_running(pid, record["started"]):
@@ -104,7 +104,7 @@ def status(settings: Settings) -> list[Service]:
 
 def down(settings: Settings) -> list[Service]:
     """Ends what was started here, and nothing else; its data stays. Returns what there was."""
-    folder = settings.here / "services"
+    folder = settings.local_dir / "services"
     there = status(settings)
     for service in there:
         if service.pid is None:
@@ -117,7 +117,7 @@ def down(settings: Settings) -> list[Service]:
 
 def environment_file(settings: Settings) -> Path:
     """Where the addresses and passwords are, as lines ``NAME=value``."""
-    return settings.here / "services" / "services.env"
+    return settings.local_dir / "services" / "services.env"
 
 
 # -- MLflow ------------------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def _start_mlflow(settings: Settings, folder: Path, host: str, port: int, names:
     _write(file, {**_variables(file), **login})
     users, log = folder / "users.ini", folder / "mlflow.log"
     users.write_text(USERS.format(folder=folder))
-    store = backend or f"sqlite:///{settings.here / 'mlflow.db'}"
+    store = backend or f"sqlite:///{settings.local_dir / 'mlflow.db'}"
     command, environment = serve(store, settings.artifacts, host=host, port=port)
     command += ["--app-name", "basic-auth", "--allowed-hosts", ",".join(_hosts(host, port, names))]
     environment |= {
@@ -265,7 +265,7 @@ def _listens(address: str) -> bool:
 
 
 def _folder(settings: Settings) -> Path:
-    folder = settings.here / "services"
+    folder = settings.local_dir / "services"
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     return folder

@@ -14,9 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from ..config.errors import TrackingError
-from ..config.filesystem import at_hand
+from ..config.filesystem import local_copy
 from ..config.settings import NO_DATABASE
-from .client import ENVIRONMENT, RunKey, Runs, RunState, Work, meaning
+from .client import ENVIRONMENT, MlflowStore, PendingRun, RunKey, RunState, classify_error
 from .model import log_model
 
 if TYPE_CHECKING:
@@ -57,9 +57,11 @@ class Tracker:
         self.away: str | None = None
         self.dropped: list[str] = []
         self.notices: list[str] = []
-        self._runs = Runs(uri, study, artifacts, experiment or study)
-        self._pending: dict[RunKey | None, Work] = {}  # what is not being sent; under the lock of _changed, as the next
-        self._sending: list[Work] = []
+        self._runs = MlflowStore(uri, study, artifacts, experiment or study)
+        self._pending: dict[
+            RunKey | None, PendingRun
+        ] = {}  # what is not being sent; under the lock of _changed, as the next
+        self._sending: list[PendingRun] = []
         self._sent = 0  # works
         self._doubtful: dict[RunKey | None, str] = {}  # why a run's work is tried again while others are sent
         self._partial: set[RunKey | None] = set()  # runs of which something was dropped: they are not whole
@@ -99,7 +101,7 @@ class Tracker:
         return self.trouble or next(iter(self.dropped[-1:]), None)
 
     @property
-    def was_over(self) -> bool:
+    def was_finished(self) -> bool:
         """Whether the study's own run was FINISHED when the tracker was opened."""
         return self._runs.status == "FINISHED"
 
@@ -148,7 +150,7 @@ class Tracker:
             description: shown on top of the parent run (Markdown).
             params: of the parent run; those it already has are left as they are.
             tags: of the parent run, written at every opening.
-            experiment_tags: of the experiment, likewise (see `sweep.links`).
+            experiment_tags: of the experiment, likewise (see `sweep.tracking.ui_links`).
             taken: the trials that have been begun, by study and number; an experiment with runs of others is refused.
             offline_ok: go on without a server that is out of reach; the recorder looks for it now and then.
 
@@ -166,7 +168,7 @@ class Tracker:
             self._begin = None
         self._start_recorder()
 
-    def attach(self) -> bool:
+    def open_existing(self) -> bool:
         """Instead of `open`, to add to a study that is over or that another process runs: its own run stays as it is.
 
         Returns:
@@ -175,7 +177,7 @@ class Tracker:
         Raises:
             TrackingError: as for `check`.
         """
-        found = self._runs.attach()
+        found = self._runs.open_existing()
         if found:
             self._start_recorder()
         return found
@@ -214,7 +216,7 @@ class Tracker:
             for name, value in params.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
-        self._put(Work(key, start_time, resumed, params=dict(params), tags=dict(tags), metrics=numbers))
+        self._put(PendingRun(key, start_time, resumed, params=dict(params), tags=dict(tags), metrics=numbers))
 
     def log_epochs(self, key: RunKey | None, epochs: Sequence[EpochMetrics]) -> None:
         """Adds a run's metrics, each epoch with its own timestamp; epochs sent before are not stored again.
@@ -223,7 +225,7 @@ class Tracker:
             key: of the run; None is the parent run, here and below.
             epochs: of the parent run, whatever counts its steps.
         """
-        self._put(Work(key, epochs=list(epochs)))
+        self._put(PendingRun(key, epochs=list(epochs)))
 
     def end_trial(
         self,
@@ -248,7 +250,7 @@ class Tracker:
         self._running.discard(key)
         status = {None: "KILLED", "failed": "FAILED"}.get(outcome, "FINISHED")
         end_tags = {**tags, "sweep.outcome": outcome} if outcome else dict(tags)
-        self._put(Work(key, metrics=dict(metrics), end=(status, end_time), end_tags=end_tags))
+        self._put(PendingRun(key, metrics=dict(metrics), end=(status, end_time), end_tags=end_tags))
 
     def leave_trial(self, key: RunKey) -> None:
         """Leaves a trial's run to another driver, who has taken it over."""
@@ -256,15 +258,15 @@ class Tracker:
 
     def set_tags(self, key: RunKey | None, tags: Mapping[str, str]) -> None:
         """Writes tags of a run."""
-        self._put(Work(key, tags=dict(tags)))
+        self._put(PendingRun(key, tags=dict(tags)))
 
     def log_files(self, key: RunKey | None, files: Sequence[Path], folder: str = "") -> None:
         """Uploads files, which must stay as they are until then, to a folder of the run's artifacts."""
-        self._put(Work(key, jobs=[partial(_upload, path, folder) for path in files]))
+        self._put(PendingRun(key, jobs=[partial(_upload, path, folder) for path in files]))
 
     def log_text(self, key: RunKey | None, text: str, file: str) -> None:
         """Stores a text as the artifact `file` ("study.yaml", "figures/curves.html")."""
-        self._put(Work(key, jobs=[lambda client, run_id: client.log_text(run_id, text, file)]))
+        self._put(PendingRun(key, jobs=[lambda client, run_id: client.log_text(run_id, text, file)]))
 
     def log_model(self, key: RunKey, model: torch.nn.Module, example: np.ndarray) -> None:
         """Stores an MLflow model ``runs:/<run_id>/model`` that loads without this project and without unpickling.
@@ -276,7 +278,7 @@ class Tracker:
             model: on the CPU; it is the recorder's from now on and put in eval mode.
             example: an input batch [N, ...]; the stored model takes any N.
         """
-        self._put(Work(key, jobs=[partial(log_model, model, example, self.notices.append)]))
+        self._put(PendingRun(key, jobs=[partial(log_model, model, example, self.notices.append)]))
 
     def flush(self, timeout: float) -> bool:
         """Sends all that is queued; False if the server has not taken it within `timeout` seconds."""
@@ -311,7 +313,7 @@ class Tracker:
             self.end_trial(key, outcome=None, metrics={}, tags={}, end_time=now)
         sent = self._drain(timeout)
         if status is not None:
-            self._put(Work(None, end=(status, now)))
+            self._put(PendingRun(None, end=(status, now)))
             sent = self.flush(timeout if sent else 1.0) and sent
         with self._changed:
             self._closed = True
@@ -322,7 +324,7 @@ class Tracker:
             self.away = f"{self._runs.where} has not taken all in time"
         return sent
 
-    def _put(self, work: Work) -> None:
+    def _put(self, work: PendingRun) -> None:
         with self._changed:
             if work.key in self._pending:
                 self._pending[work.key].add(work)
@@ -371,7 +373,7 @@ class Tracker:
         """Whether somebody waits for the recorder."""
         return self._closed or (self._hurry and bool(self._pending))
 
-    def _send_all(self) -> list[Work]:
+    def _send_all(self) -> list[PendingRun]:
         """Sends what is due; returns what was not taken, the troublesome last, lest one run hold up all others."""
         if self._begin is not None:
             try:
@@ -380,12 +382,12 @@ class Tracker:
                 self.away = str(error)
                 return self._sending
             self._begin = None
-        kept: list[Work] = []
+        kept: list[PendingRun] = []
         for number, work in enumerate(self._sending):
             try:
                 self._send(work)
             except Exception as error:  # noqa: BLE001  the recorder must outlive whatever one run's data raise
-                if meaning(error) == "away":
+                if classify_error(error) == "away":
                     self.away = self._runs.explain(error)
                     return [*self._sending[number + 1 :], *kept, work]
                 if self._is_kept(work, error):
@@ -396,15 +398,15 @@ class Tracker:
             self.away = None
         return kept
 
-    def _send(self, work: Work) -> None:
+    def _send(self, work: PendingRun) -> None:
         if work.key in self._partial:
             work.end_tags.pop("sweep.outcome", None)  # the next run of the study sends what is missing
         self._runs.send(work)
 
-    def _is_kept(self, work: Work, error: Exception) -> bool:
+    def _is_kept(self, work: PendingRun, error: Exception) -> bool:
         """Whether anything of a work is left to be sent again after an error that is its own."""
         name, now = work.key.name if work.key else "the study", time.monotonic()
-        if meaning(error) == "doubtful":
+        if classify_error(error) == "doubtful":
             if work.is_down_to_jobs() and work.failing is None:
                 work.failing = now
             if work.failing is None or now - work.failing < JOB_SECONDS:
@@ -431,11 +433,11 @@ def serve(uri: str, artifacts: Path, *, host: str = "127.0.0.1", port: int = 500
     return command, {**os.environ, **ENVIRONMENT, **own}
 
 
-def _due(work: Work) -> bool:
+def _due(work: PendingRun) -> bool:
     """Whether to send now rather than gather more."""
     return bool(work.end or work.jobs) or time.monotonic() - work.since >= RUNNING_SECONDS
 
 
 def _upload(path: Path, folder: str, client: MlflowClient, run_id: str) -> None:
-    with at_hand(path) as file:
+    with local_copy(path) as file:
         client.log_artifact(run_id, str(file), folder or None)

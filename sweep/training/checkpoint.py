@@ -103,7 +103,7 @@ def _has_weights(path: Path) -> bool:
     try:
         with ZipFile(io.BytesIO(places.read(path)) if places.is_remote(path) else path) as file:
             return any(re.search(r"/data/\d+$", part) for part in file.namelist())
-    except places.AwayError:
+    except places.ObjectStoreUnavailableError:
         raise
     except (OSError, BadZipFile):
         return True
@@ -118,7 +118,7 @@ def is_gone(folder: Path) -> bool:
     """Whether a trial has no checkpoint, as far as can be seen."""
     try:
         return not find(folder)
-    except places.AwayError:
+    except places.ObjectStoreUnavailableError:
         return False
 
 
@@ -138,7 +138,7 @@ def load_latest(folder: Path, say: Callable[[str], object] = warnings.warn) -> C
     for path in sorted(find(folder), key=_age, reverse=True):
         try:
             return load(path)
-        except places.AwayError:
+        except places.ObjectStoreUnavailableError:
             raise
         except DAMAGED as error:
             say(f"checkpoint {path} is damaged ({error}); using the one before")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..config.sections import TrainingConfig
 from ..config.study_config import TrialConfig
-from ..data.batches import Part, batches
+from ..data.batches import DataPart, batches
 from ..data.datasets import DatasetInfo
 from ..losses import EntropyGuidance
 from ..losses.task import Task
@@ -33,7 +33,7 @@ class Diverged(Exception):  # noqa: N818 (an outcome, not an error)
 
 
 @dataclass
-class Run:
+class TrainingState:
     """A training run between two epochs: what fit() advances and a checkpoint holds."""
 
     config: TrialConfig
@@ -42,10 +42,10 @@ class Run:
     guidance: EntropyGuidance
     task: Task
     info: DatasetInfo
-    train: Part
-    val: Part
+    train: DataPart
+    val: DataPart
     device: torch.device
-    test: Part | None = None
+    test: DataPart | None = None
     history: list[EpochMetrics] = field(default_factory=list)
 
     @property
@@ -54,7 +54,7 @@ class Run:
         return self.history[-1].epoch if self.history else 0
 
 
-def fit(run: Run) -> Iterator[EpochMetrics]:
+def fit(run: TrainingState) -> Iterator[EpochMetrics]:
     """Trains epoch by epoch, from where ``run`` stands to the end.
 
     Every epoch is seeded by (seed, epoch), so that a run resumed after any epoch is bit for bit the uninterrupted one.
@@ -86,8 +86,8 @@ def fit(run: Run) -> Iterator[EpochMetrics]:
                 nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip)
             run.guidance.add_gradients(progress)
             step_weights()
-            meter.add(loss, output, y, x)
-        values = {**meter.summary("train"), "seconds": time.perf_counter() - started}
+            meter.update(loss, output, y, x)
+        values = {**meter.compute("train"), "seconds": time.perf_counter() - started}
         values |= evaluate(run, run.val, "val") | run.guidance.metrics()
         if run.test is not None:
             values |= evaluate(run, run.test, "test")
@@ -101,15 +101,15 @@ def fit(run: Run) -> Iterator[EpochMetrics]:
         yield run.history[-1]
 
 
-def evaluate(run: Run, part: Part, prefix: str) -> dict[str, float]:
+def evaluate(run: TrainingState, part: DataPart, prefix: str) -> dict[str, float]:
     """Returns the task's metrics on a part of the data, named ``prefix_loss`` and so on."""
     run.model.eval()
     meter = Meter(run.task)
     with torch.inference_mode(), _autocast(run):
         for x, y in _batches(run, part):
             output = run.model(x)
-            meter.add(run.task.loss(output, x, y, 0.0), output, y, x)
-    return meter.summary(prefix)
+            meter.update(run.task.loss(output, x, y, 0.0), output, y, x)
+    return meter.compute(prefix)
 
 
 def has_batch_norm(model: nn.Module) -> bool:
@@ -121,7 +121,7 @@ def input_batches(
     config: TrialConfig,
     info: DatasetInfo,
     task: Task,
-    part: Part,
+    part: DataPart,
     *,
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
@@ -141,7 +141,9 @@ def input_batches(
     )
 
 
-def _batches(run: Run, part: Part, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(
+    run: TrainingState, part: DataPart, generator: torch.Generator | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     return input_batches(run.config, run.info, run.task, part, device=run.device, generator=generator)
 
 
@@ -160,7 +162,7 @@ def _set_lr(optimizer: torch.optim.Optimizer, training: TrainingConfig, progress
             group["lr"] = training.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _autocast(run: Run) -> contextlib.AbstractContextManager[object]:
+def _autocast(run: TrainingState) -> contextlib.AbstractContextManager[object]:
     """bfloat16 where it was asked for, or is the GPU's own choice; else nothing, which costs nothing."""
     precision, on_gpu = run.config.training.precision, run.device.type == "cuda"
     if precision == "bfloat16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()):
@@ -168,5 +170,5 @@ def _autocast(run: Run) -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext()
 
 
-def _reached(run: Run) -> bool:
+def _reached(run: TrainingState) -> bool:
     return any("epochs_to_target" in metrics.values for metrics in run.history)

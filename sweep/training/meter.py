@@ -29,7 +29,7 @@ class Meter:
         self._own = dict.fromkeys(task.own, 0.0)
         self._images = 0
 
-    def add(self, loss: Tensor, output: Tensor, labels: Tensor, images: Tensor | None = None) -> None:
+    def update(self, loss: Tensor, output: Tensor, labels: Tensor, images: Tensor | None = None) -> None:
         """Adds one batch: its mean loss, the model's output, the labels [B] or masks [B, H, W].
 
         Args:
@@ -45,18 +45,18 @@ class Meter:
             self._targets.append(labels if images is None else self._task.target(images, labels))
             self._kept += self._targets[-1].numel()
         if self._kept > METER_BUFFER:
-            self._fold()
+            self._flush()
 
-    def summary(self, prefix: str) -> dict[str, float]:
+    def compute(self, prefix: str) -> dict[str, float]:
         """Means over the images, or over what else the task counts."""
-        self._fold()
+        self._flush()
         weights = torch.cat(self._weights)
         loss = torch.stack(self._losses).float() @ weights / weights.sum()
         values = [loss, self._task.read(torch.as_tensor(self._counts), loss).float()] if self._task.score else [loss]
         own = [total / self._images for total in self._own.values()]
         return {f"{prefix}_{n}": v for n, v in zip(self._task.metrics, torch.stack(values).tolist() + own, strict=True)}
 
-    def _fold(self) -> None:
+    def _flush(self) -> None:
         """Counts what is in the buffer, and empties it."""
         if not self._labels:
             return

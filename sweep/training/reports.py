@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +14,7 @@ REPORT_WITHIN = 2.0  # seconds after which it reports epochs that nobody judges,
 
 
 def is_due(
-    pending: Iterable[int], seconds: float, judged: Collection[int] | None, *, every: float = REPORT_EVERY
+    pending: Iterable[int], seconds: float, pruning_epochs: Collection[int] | None, *, every: float = REPORT_EVERY
 ) -> bool:
     """Whether a trial reports its pending epochs: each report costs the driver time, and the trial until it answers.
 
@@ -23,7 +25,9 @@ def is_due(
         every: seconds between two reports, at least.
     """
     return seconds >= (
-        every if judged is None or any(epoch in judged for epoch in pending) else max(every, REPORT_WITHIN)
+        every
+        if pruning_epochs is None or any(epoch in pruning_epochs for epoch in pending)
+        else max(every, REPORT_WITHIN)
     )
 
 
@@ -43,23 +47,54 @@ class EpochMetrics:
     timestamp: int
 
 
+OomKind = Literal["GPU", "host"]
+
+
 @dataclass(frozen=True)
-class Report:
-    """Epochs that the checkpoint at ``checkpoint`` holds, in order; with an ``outcome`` it is the trial's last.
+class TrialReport:
+    """What a trial reports after a checkpoint: from the worker to the study and the tracker.
 
     Attributes:
-        notices: what the user should know, said once.
+        epochs: epochs that the checkpoint holds and that were not reported before, in order.
+        checkpoint: path or URL of that checkpoint; None where the trial has none.
+        outcome: how the trial has ended; None while it goes on.
+        error: why it has failed or diverged.
+        notices: messages for the user, each sent once.
+        tags: MLflow tags that name the host and the device; set by the executor.
+        oom: which memory was not enough, if the trial failed for that.
+        halt: why no trial can go on here, so that the run must end.
     """
 
     epochs: list[EpochMetrics]
-    checkpoint: Path | None
-    outcome: Literal["completed", "diverged"] | None = None
+    checkpoint: str | None = None
+    outcome: Literal["completed", "diverged", "failed"] | None = None
     error: str | None = None
     notices: tuple[str, ...] = ()
+    tags: dict[str, str] = field(default_factory=dict)
+    oom: OomKind | None = None
+    halt: str | None = None
+
+    def to_json(self) -> str:
+        """Returns the report as a JSON object with the attributes' names.
+
+        Example:
+            >>> report = TrialReport([EpochMetrics(1, {"val_loss": 0.5}, 1700000000000)], outcome="completed")
+            >>> TrialReport.from_json(report.to_json()) == report
+            True
+        """
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> TrialReport:
+        """Returns the report that `to_json` wrote."""
+        fields = json.loads(text)
+        fields["epochs"] = [EpochMetrics(**metrics) for metrics in fields["epochs"]]
+        fields["notices"] = tuple(fields["notices"])
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
-class Place:
+class TrialPaths:
     """Where a trial reads and writes.
 
     Attributes:

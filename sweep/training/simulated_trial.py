@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 import psutil
 
 from ..config.study_config import TrialConfig
-from .reports import REPORT_EVERY, EpochMetrics, Report, is_due
+from .reports import REPORT_EVERY, EpochMetrics, TrialReport, is_due
 
 MODEL = "simulated"  # the model's name in the study of a simulation; its option epoch_seconds is how long to sleep
 LAYERS = 4  # whose entropy is reported, so that there are as many metrics as real trials have
@@ -18,7 +18,7 @@ LAYERS = 4  # whose entropy is reported, so that there are as many metrics as re
 
 def run_trial(
     config: TrialConfig, *_place: object, judged: Collection[int] | None = None, **_attempt: object
-) -> Iterator[Report]:
+) -> Iterator[TrialReport]:
     """Sleeps through the epochs and reports as often as a real trial does; has no checkpoints, so always begins anew.
 
     A model with the option `waits` has no epochs: it reports that its worker is there until it is stopped.
@@ -27,7 +27,7 @@ def run_trial(
         judged: the epochs at which it may be stopped; None: any.
     """
     while config.model.get("waits"):
-        yield Report([], None, None)
+        yield TrialReport([])
         time.sleep(REPORT_EVERY)
     last, pending = config.training.max_epochs, []
     reported = time.monotonic()
@@ -37,7 +37,7 @@ def run_trial(
         pending.append(EpochMetrics(epoch, {**metrics(config, epoch), **_worker(whole=epoch in (1, last))}, now))
         if epoch == last or is_due((m.epoch for m in pending), time.monotonic() - reported, judged):
             reported = time.monotonic()
-            yield Report(pending, None, "completed" if epoch == last else None)
+            yield TrialReport(pending, None, "completed" if epoch == last else None)
             pending = []
 
 

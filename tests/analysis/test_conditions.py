@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweep.analysis.conditions import parse
+from sweep.analysis.conditions import parse_conditions
 from sweep.config.errors import SweepError
 
 NAMES = {"depth": None, "lambda1": None, "training.init": None, "model.norm": None}
@@ -32,21 +32,21 @@ NAMES = {"depth": None, "lambda1": None, "training.init": None, "model.norm": No
     ],
 )
 def test_conditions_hold_for_what_they_say(text: str, name: str, holds: list[object], fails: list[object]) -> None:
-    condition = parse(text, NAMES)[name]
+    condition = parse_conditions(text, NAMES)[name]
     assert all(condition(value) for value in holds)
     assert not any(condition(value) for value in fails)
 
 
 def test_each_hyperparameter_has_its_own_condition() -> None:
-    conditions = parse("depth >= 4 and lambda1 < 1e-3 and depth < 6", NAMES)
+    conditions = parse_conditions("depth >= 4 and lambda1 < 1e-3 and depth < 6", NAMES)
     assert set(conditions) == {"depth", "lambda1"}
     assert [depth for depth in range(9) if conditions["depth"](depth)] == [4, 5]
 
 
 def test_a_text_is_neither_above_nor_below_a_number() -> None:
-    assert not parse("depth >= 4", NAMES)["depth"]("deep")
-    assert not parse("depth >= 'deep'", NAMES)["depth"](4)
-    assert not parse("depth in 4", NAMES)["depth"](4)
+    assert not parse_conditions("depth >= 4", NAMES)["depth"]("deep")
+    assert not parse_conditions("depth >= 'deep'", NAMES)["depth"](4)
+    assert not parse_conditions("depth in 4", NAMES)["depth"](4)
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ def test_a_text_is_neither_above_nor_below_a_number() -> None:
 )  # fmt: skip
 def test_what_is_no_condition_is_refused_with_what_is_one(text: str) -> None:
     with pytest.raises(SweepError, match=r"not a condition; compare hyperparameters with values"):
-        parse(text, NAMES)
+        parse_conditions(text, NAMES)
 
 
 def test_unknown_names_are_listed_with_those_there_are() -> None:
     with pytest.raises(SweepError) as error:
-        parse("dept >= 4 and colour == 'red'", NAMES)
+        parse_conditions("dept >= 4 and colour == 'red'", NAMES)
     assert "dept (did you mean depth?), colour" in str(error.value)
     assert "there are depth, lambda1, training.init, model.norm" in str(error.value)
 
@@ -79,14 +79,14 @@ def test_nothing_in_a_condition_is_run(tmp_path: Path) -> None:
         f"depth == f'{{open({str(touched)!r}, chr(119))}}'",
     ):
         with pytest.raises(SweepError):
-            parse(text, NAMES)
+            parse_conditions(text, NAMES)
     assert not touched.exists()
 
 
 @given(st.text(max_size=60))
 def test_any_text_is_a_condition_or_refused(text: str) -> None:
     try:
-        conditions = parse(text, NAMES)
+        conditions = parse_conditions(text, NAMES)
     except SweepError:
         return
     assert conditions

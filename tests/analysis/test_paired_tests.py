@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweep.analysis.paired_tests import (
-    Comparison,
     Estimate,
     Member,
-    compare,
-    decided,
+    PairedComparison,
+    apply_holm,
+    compare_pairs,
     difference,
     holm,
     pairs_needed,
@@ -46,9 +46,9 @@ def member(test: Sequence[float], *, metric: str = "loss", diverged: bool = Fals
     return Member([EpochMetrics(epoch, v, 0) for epoch, v in enumerate(values, 1)], diverged)
 
 
-def compared(first: Sequence[Member], second: Sequence[Member], objective: Objective = LOSS) -> Comparison:
+def compared(first: Sequence[Member], second: Sequence[Member], objective: Objective = LOSS) -> PairedComparison:
     members = dict(enumerate(first)), dict(enumerate(second))
-    [comparison] = decided([compare(7, ("guided", "plain"), members, objective)])
+    [comparison] = apply_holm([compare_pairs(7, ("guided", "plain"), members, objective)])
     return comparison
 
 
@@ -304,9 +304,9 @@ def test_a_speed_up_that_is_the_same_in_all_pairs_is_shown_by_their_signs() -> N
 def test_more_pairs_are_needed_for_several_configurations_than_for_one() -> None:
     differences = [0.0, 0.2, 0.9, 1.2, 1.4]
     members = [member([3.0, 2.0 - d]) for d in differences], [member([3.0, 2.0]) for _ in differences]
-    one = compare(0, ("guided", "plain"), (dict(enumerate(members[0])), dict(enumerate(members[1]))), LOSS)
-    [alone] = decided([one])
-    several = decided([one] * 4)[0]
+    one = compare_pairs(0, ("guided", "plain"), (dict(enumerate(members[0])), dict(enumerate(members[1]))), LOSS)
+    [alone] = apply_holm([one])
+    several = apply_holm([one] * 4)[0]
     assert alone.needed is not None and several.needed is not None  # noqa: PT018 (for the types)
     assert len(differences) < alone.needed < several.needed
 
@@ -348,8 +348,8 @@ def test_what_survives_where_the_other_diverges_is_said_to() -> None:
     assert verdict(c, "test_loss").endswith("diverged: 0 guided, 8 of the others: survives more often (p 0.0078).")
     assert compared(lost, whole).survives == "less often"
     assert compared(whole, [*lost[:4], *whole[4:]]).survives == "", "four of four may be by chance"
-    [first, second] = decided(
-        [compare(n, ("guided", "plain"), (dict(enumerate(whole)), dict(enumerate(lost))), LOSS) for n in (1, 2)]
+    [first, second] = apply_holm(
+        [compare_pairs(n, ("guided", "plain"), (dict(enumerate(whole)), dict(enumerate(lost))), LOSS) for n in (1, 2)]
     )
     assert first.survival == second.survival == pytest.approx(4 / 256)
 
@@ -373,5 +373,5 @@ def test_without_pairs_there_are_no_numbers() -> None:
 
 def test_seeds_that_only_one_of_them_has_make_no_pair() -> None:
     run = member([2.0, 1.0])
-    c = compare(0, ("guided", "plain"), ({1: run, 2: run}, {2: run, 3: run}), LOSS)
+    c = compare_pairs(0, ("guided", "plain"), ({1: run, 2: run}, {2: run, 3: run}), LOSS)
     assert c.seeds == (2,)

@@ -20,16 +20,16 @@ from SALib.analyze import sobol as salib_sobol
 from SALib.sample import sobol as salib_sample
 
 from sweep.analysis import sensitivity
-from sweep.analysis.conditions import parse
+from sweep.analysis.conditions import parse_conditions
 from sweep.analysis.sensitivity import (
     Analysis,
     Index,
     Interaction,
     analyse,
     analyse_divergence,
-    effect,
+    partial_dependence,
+    partial_dependence_2d,
     sobol_indices,
-    surface,
 )
 from sweep.analysis.sensitivity_text import as_data, meaning, trust
 from sweep.analysis.surrogates import Input, Inputs, uniform_points
@@ -289,7 +289,7 @@ def test_a_table_without_trials_is_refused() -> None:
     of = table(CUBE, curved)
     empty = Table(of.study, of.objective, of.epoch, of.trials.head(0), of.space, {}, of.remedy)
     assert refused(empty).reason == "no trial has ended"
-    assert refused(empty, where=parse("a > 0.5", CUBE)).reason == "no trial has ended"
+    assert refused(empty, where=parse_conditions("a > 0.5", CUBE)).reason == "no trial has ended"
     assert analyse_divergence(empty) is None
 
 
@@ -300,16 +300,16 @@ def test_a_condition_asks_within_a_part_of_the_space() -> None:
     """y = a where d = 2, and b where it is more: within d > 2, b is all there is."""
     space = {**CUBE, "d": IntDistribution(2, 5)}
     of = table(space, lambda p: np.where(p["d"] == 2, 3 * p["a"], 3 * p["b"]), count=128)
-    within = analyse(of, where=parse("d > 2", space))
+    within = analyse(of, where=parse_conditions("d > 2", space))
     assert within.n_full == 96
     assert within.parameters["b"].first == pytest.approx(1, abs=0.03)
     assert within.parameters["a"].total < 0.03
-    assert list(analyse(of, where=parse("d >= 4 and d < 5 and a >= 0", space)).left_out) == ["d"]
-    half = analyse(of, where=parse("b < 0.5 and d > 2", space))
+    assert list(analyse(of, where=parse_conditions("d >= 4 and d < 5 and a >= 0", space)).left_out) == ["d"]
+    half = analyse(of, where=parse_conditions("b < 0.5 and d > 2", space))
     assert half.fitted is not None
-    assert max(effect(half.fitted, "b").values) < 0.5  # type: ignore[type-var]
+    assert max(partial_dependence(half.fitted, "b").values) < 0.5  # type: ignore[type-var]
     with pytest.raises(SweepError, match="no value of d in the search space fulfils it"):
-        analyse(of, where=parse("d > 9", space))
+        analyse(of, where=parse_conditions("d > 9", space))
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------
@@ -319,13 +319,13 @@ def test_effects_and_surfaces_are_means_over_all_other_hyperparameters() -> None
     space = {**CUBE, "k": CategoricalDistribution(["x", "y"])}
     analysis = analyse(table(space, lambda p: curved(p) + (p["k"] == "y"), noise=0.02))
     assert analysis.fitted is not None
-    of_a = effect(analysis.fitted, "a")
+    of_a = partial_dependence(analysis.fitted, "a")
     assert of_a.mean == pytest.approx(2 * np.array(of_a.values, float) + 0.5, abs=0.1)
     assert np.all(of_a.low <= of_a.high)
-    of_k = effect(analysis.fitted, "k")
+    of_k = partial_dependence(analysis.fitted, "k")
     assert of_k.values == ["x", "y"]
     assert of_k.mean == pytest.approx([1, 2], abs=0.1)
-    both = surface(analysis.fitted, "a", "b")
+    both = partial_dependence_2d(analysis.fitted, "a", "b")
     a, b = np.meshgrid(np.array(both.a, float), np.array(both.b, float), indexing="ij")
     assert both.mean == pytest.approx(curved({"a": a, "b": b}) + 0.5, abs=0.2)
 
@@ -375,10 +375,10 @@ def test_the_share_that_diverged_is_told_within_the_condition_and_at_no_epoch() 
     assert divergence.share == 16 / 64
     assert divergence.epoch is None
     assert trust(divergence).startswith("Trust: 16 of 64 uniform trials diverged (25 %); a ")
-    half = analyse_divergence(of, where=parse("a > 0.5", CUBE))
+    half = analyse_divergence(of, where=parse_conditions("a > 0.5", CUBE))
     assert half is not None
     assert half.share == 16 / 32
-    assert analyse_divergence(of, where=parse("a < 0.5", CUBE)) is None
+    assert analyse_divergence(of, where=parse_conditions("a < 0.5", CUBE)) is None
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sweep.analysis.weight_profile import draw, load, of_weights
+from sweep.analysis.weight_profile import draw_profile, load_profile, of_weights
 from sweep.config.errors import SweepError
 from sweep.config.settings import Settings
 from sweep.training.reports import EpochMetrics
@@ -80,7 +80,7 @@ def test_a_picture_is_drawn_of_any_network(tmp_path: Path, ending: str) -> None:
         nn.init.zeros_(layer.weight)
     profiles = [of_weights("guided", net().state_dict(), history), of_weights("dead", dead.state_dict())]
     file = tmp_path / f"picture.{ending}"
-    draw(profiles, file)
+    draw_profile(profiles, file)
     if ending == "png":
         with Image.open(file) as image:
             assert min(image.size) > 500
@@ -89,7 +89,7 @@ def test_a_picture_is_drawn_of_any_network(tmp_path: Path, ending: str) -> None:
         text = file.read_text()
         assert "<svg" in text
     with pytest.raises(SweepError, match=r"picture.odd.*not supported"):
-        draw(profiles, tmp_path / "picture.odd")
+        draw_profile(profiles, tmp_path / "picture.odd")
 
 
 def test_a_run_is_drawn_beside_its_control(
@@ -122,11 +122,13 @@ def test_a_run_is_drawn_beside_its_control(
 def test_a_checkpoint_and_a_network_by_its_import_path(tiny: Finished, tmp_path: Path) -> None:
     settings = Settings(workspace=tiny.workspace)
     [file, *_] = sorted((tiny.workspace / "tiny").glob("*/attempt-*/*.pt"))
-    [profile] = load(str(file), settings, {})
+    [profile] = load_profile(str(file), settings, {})
     assert profile.epochs
-    [profile] = load("torchvision.models:resnet18", settings, {})
+    [profile] = load_profile("torchvision.models:resnet18", settings, {})
     assert len(profile.layers) == 21
-    [profile] = load("models.mlp:MLP", settings, {"depth": 2, "width": 8, "in_shape": (1, 4, 4), "num_outputs": 3})
+    [profile] = load_profile(
+        "models.mlp:MLP", settings, {"depth": 2, "width": 8, "in_shape": (1, 4, 4), "num_outputs": 3}
+    )
     assert [layer.shape for layer in profile.layers] == [(8, 16), (8, 8), (3, 8)]
 
 
@@ -136,9 +138,9 @@ def test_after_gc_the_best_are_drawn_and_of_the_others_it_is_said_why_not(
     copy = Path(shutil.copytree(tiny.workspace, tmp_path / "results"))
     best, *_, worst = sorted(tiny.left.trials, key=lambda t: t.value or 0)
     settings = Settings(workspace=copy)
-    assert [p.title.split()[0] for p in load(f"tiny-{best.number:04d}", settings, {})] == ["trial", "control"]
+    assert [p.title.split()[0] for p in load_profile(f"tiny-{best.number:04d}", settings, {})] == ["trial", "control"]
     assert sweep_here(monkeypatch, capsys, copy, "gc", "tiny", "--keep", "1").code == 0
-    [profile] = load(f"tiny-{best.number:04d}", settings, {})
+    [profile] = load_profile(f"tiny-{best.number:04d}", settings, {})
     assert profile.title == f"trial tiny-{best.number:04d}, whose control has no weights left"
     file = next((copy / "tiny" / f"{worst.number:04d}").glob("*/*.pt"))
     for source in (f"tiny-{worst.number:04d}", str(file)):
@@ -168,9 +170,9 @@ def test_an_error_of_ones_own_network_is_told_by_its_file_and_line(
     (tmp_path / "profiled_net.py").write_text("def net(depth):\n    raise RuntimeError(f'no {depth}')\n")
     settings = Settings(workspace=tmp_path)
     with pytest.raises(SweepError, match=r"profiled_net\.py, line 2: RuntimeError: no 3\. Sizes are given as"):
-        load("profiled_net:net", settings, {"depth": 3})
+        load_profile("profiled_net:net", settings, {"depth": 3})
     with pytest.raises(SweepError, match=r"profiled_net:net: TypeError: net\(\) missing 1 required .* 'depth'\. Sizes"):
-        load("profiled_net:net", settings, {})
+        load_profile("profiled_net:net", settings, {})
 
 
 BAD: dict[str, tuple[str, str]] = {
@@ -187,11 +189,11 @@ BAD: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize(("source", "message"), BAD.values(), ids=BAD.keys())
 def test_bad_sources(tiny: Finished, source: str, message: str) -> None:
     with pytest.raises(SweepError, match=message):
-        load(source, Settings(workspace=tiny.workspace), {})
+        load_profile(source, Settings(workspace=tiny.workspace), {})
 
 
 def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("hello")
     with pytest.raises(SweepError, match=r"notes.txt: not a checkpoint"):
-        load(str(file), Settings(workspace=tmp_path), {})
+        load_profile(str(file), Settings(workspace=tmp_path), {})

@@ -21,10 +21,10 @@ import torch
 
 from sweep.config.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
 from sweep.config.study_config import TrialConfig
-from sweep.data.batches import Split
+from sweep.data.batches import ArrayPart
 from sweep.losses.task import TASKS
-from sweep.training.loop import Run, fit
-from sweep.training.trial import Place, assemble
+from sweep.training.loop import TrainingState, fit
+from sweep.training.trial import TrialPaths, assemble
 
 BAR = 1.05
 STEPS = 400
@@ -35,7 +35,7 @@ CASES = {
 }
 
 
-def ours(run: Run) -> Iterator[float]:
+def ours(run: TrainingState) -> Iterator[float]:
     """CPU seconds of one epoch after the other, validation left out."""
     run.val = type(run.val)(run.val.images[:1], run.val.labels[:1])
     epochs = fit(run)
@@ -45,14 +45,14 @@ def ours(run: Run) -> Iterator[float]:
         yield time.process_time() - started
 
 
-def repeated(run: Run, images: int) -> Run:
+def repeated(run: TrainingState, images: int) -> TrainingState:
     """The same run on a training set made longer by repeating it."""
     times = -(-images // len(run.train.labels))
-    train = Split(run.train.images.repeat(times, 1, 1, 1)[:images], run.train.labels.repeat(times)[:images])
+    train = ArrayPart(run.train.images.repeat(times, 1, 1, 1)[:images], run.train.labels.repeat(times)[:images])
     return dataclasses.replace(run, train=train)
 
 
-def by_hand(run: Run) -> Iterator[float]:
+def by_hand(run: TrainingState) -> Iterator[float]:
     """The same network, optimizer and data in the loop that anybody would write."""
     images, labels = run.train
     scale = run.info.scale
@@ -76,7 +76,7 @@ def by_hand(run: Run) -> Iterator[float]:
         yield time.process_time() - started
 
 
-def measure(config: TrialConfig, place: Place, steps: int, epochs: int) -> list[list[float]]:
+def measure(config: TrialConfig, place: TrialPaths, steps: int, epochs: int) -> list[list[float]]:
     """CPU seconds (ours, by hand) of each of some epochs of `steps` batches."""
     images = steps * config.training.batch_size
     loops = [loop(repeated(assemble(config, place)[0], images)) for loop in (ours, by_hand)]
@@ -101,7 +101,7 @@ def main() -> int:
             training=TrainingConfig(max_epochs=10**6),
         )
         with tempfile.TemporaryDirectory() as folder:
-            place = Place(Path(folder) / "trial", Path(folder), Path(folder))
+            place = TrialPaths(Path(folder) / "trial", Path(folder), Path(folder))
             pairs = measure(config, place, STEPS, epochs)
             short = measure(config, place, 1, 50)
         fixed = statistics.median(a for a, _ in short) - statistics.median(b for _, b in short)

@@ -21,13 +21,13 @@ BAR_SECONDS, BAR_BYTES = 20.0, 6e6
 STEPS = """
 import sys, time
 from pathlib import Path
-from sweep.settings import Settings
+from sweep.config.settings import Settings
 began = time.monotonic()
 def step(what):
     global began
     print(f"  {what:34s} {time.monotonic() - began:5.1f} s", flush=True)
     began = time.monotonic()
-import sweep.report
+from sweep.analysis.report import report
 from sweep import service
 step("imports")
 settings = Settings()
@@ -35,7 +35,7 @@ summary = service.summarise("made", settings)
 step("reading the storage")
 [analysis] = service.sensitivity("made", settings)
 step(f"sensitivity (R2 {analysis.r2:.2f})")
-sweep.report.write(summary, analysis, [], settings, settings.workspace / "again")
+report.write(summary, analysis, [], settings, settings.workspace / "again")
 step("page, pictures, tables")
 """
 

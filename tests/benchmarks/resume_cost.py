@@ -46,7 +46,7 @@ search: {{trials: 1, sampler: tpe, pruner: median, finalists: {{top: 0}}}}
 
 def make(workspace: Path, count: int, file: Path) -> None:
     """Leaves in a workspace what a study with so many completed trials leaves, checkpoints aside."""
-    config, _ = studyfile.parse(studyfile.read_yaml(file.read_text(), "benchmark"))
+    config, _ = studyfile.parse_study(studyfile.read_yaml(file.read_text(), "benchmark"))
     assert config is not None
     storage = open_storage(f"journal:///{workspace}/optuna.journal")
     study = Study(config, storage, workspace=workspace)

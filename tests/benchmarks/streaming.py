@@ -44,7 +44,7 @@ def trial(root: Path) -> None:
     import sweep.execution.executor  # noqa: F401 (what a worker has loaded)
     from sweep.config.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
     from sweep.config.study_config import TrialConfig
-    from sweep.training.trial import Place, run_trial
+    from sweep.training.trial import TrialPaths, run_trial
 
     peak, process, over = 0, psutil.Process(), threading.Event()
 
@@ -64,7 +64,7 @@ def trial(root: Path) -> None:
     threading.Thread(target=watch, daemon=True).start()
     print(process.memory_info().rss, flush=True)
     last = time.perf_counter()
-    for report in run_trial(config, Place(root / "trial", root, root / "cache"), interval=0.0):
+    for report in run_trial(config, TrialPaths(root / "trial", root, root / "cache"), interval=0.0):
         if report.epochs:
             print(time.perf_counter() - last, peak, report.epochs[-1].values["val_accuracy"], flush=True)
             peak, last = 0, time.perf_counter()

@@ -42,15 +42,15 @@ def bare(part: int) -> None:
 
     from sweep.config import study_file as studyfile
     from sweep.config.sections import DataConfig
-    from sweep.data.loading import load
+    from sweep.data.loading import load_dataset
     from sweep.models import build_model
     from sweep.study.distributions import distributions, random_point
 
     torch.set_num_threads(1)
-    config, _ = studyfile.parse(studyfile.read_yaml(STUDY, "benchmark"))
+    config, _ = studyfile.parse_study(studyfile.read_yaml(STUDY, "benchmark"))
     assert config is not None
     cache = Path(os.environ["BENCH_CACHE"])
-    data = load(DataConfig(name="digits", val_fraction=0.2), root=cache, cache=cache)
+    data = load_dataset(DataConfig(name="digits", val_fraction=0.2), root=cache, cache=cache)
     space = distributions(config.searched)
     mean, std = 16 * torch.tensor(data.info.mean), 16 * torch.tensor(data.info.std)
     (x, y), (xv, yv) = data.train, data.val
@@ -82,14 +82,14 @@ def stock() -> None:
     from torch.nn import functional as F
 
     from sweep.config.sections import DataConfig
-    from sweep.data.loading import load
+    from sweep.data.loading import load_dataset
     from sweep.models import build_model
 
     cache = Path(os.environ["BENCH_CACHE"])
 
     def trainable(config: dict[str, float]) -> None:
         torch.set_num_threads(1)
-        data = load(DataConfig(name="digits", val_fraction=0.2), root=cache, cache=cache)
+        data = load_dataset(DataConfig(name="digits", val_fraction=0.2), root=cache, cache=cache)
         mean, std = 16 * torch.tensor(data.info.mean), 16 * torch.tensor(data.info.std)
         (x, y), (xv, yv) = data.train, data.val
         sizes = {"depth": int(config["depth"]), "width": int(config["width"])}
@@ -177,11 +177,11 @@ def main() -> int:
         stock() if arguments.mode == "stock" else bare(int(arguments.mode[-1]))
         return 0
     from sweep.config.sections import DataConfig
-    from sweep.data.loading import load
+    from sweep.data.loading import load_dataset
 
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "cache"
-        load(DataConfig(name="digits"), root=cache, cache=cache)
+        load_dataset(DataConfig(name="digits"), root=cache, cache=cache)
         rounds = []
         for number in range(arguments.rounds):
             limit = _seconds(_spawn("bare0", cache), _spawn("bare1", cache))

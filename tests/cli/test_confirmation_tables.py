@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from sweep.analysis.confirmation import Confirmation, Found
-from sweep.analysis.paired_tests import Member, compare, decided
+from sweep.analysis.confirmation import BaselineResult, Confirmation
+from sweep.analysis.paired_tests import Member, apply_holm, compare_pairs
 from sweep.cli.confirmation_tables import print_confirmation
 from sweep.config.sections import Objective
 from sweep.training.reports import EpochMetrics
@@ -23,8 +23,8 @@ def runs(finals: Sequence[float], *, diverged: int = 0) -> dict[int, Member]:
     return {i: Member(h, diverged=i >= len(finals) - diverged) for i, h in enumerate(histories)}
 
 
-def shown(first: dict[int, Member], second: dict[int, Member], found: Found | None = None) -> str:
-    [comparison] = decided([compare(17, ("guided", "strongest"), (first, second), LOSS)])
+def shown(first: dict[int, Member], second: dict[int, Member], found: BaselineResult | None = None) -> str:
+    [comparison] = apply_holm([compare_pairs(17, ("guided", "strongest"), (first, second), LOSS)])
     confirmation = Confirmation(
         study="digits",
         metric="test_loss",
@@ -47,7 +47,9 @@ def words(text: str) -> str:
 
 def test_a_clear_gain() -> None:
     better, worse = runs([0.5, 0.52, 0.51, 0.49, 0.53]), runs([1.0, 1.1, 1.05, 0.95, 1.02])
-    text = shown(better, worse, Found("strongest", "digits.confirm.strongest", 20, 18, 3, {"training.init": "he"}))
+    text = shown(
+        better, worse, BaselineResult("strongest", "digits.confirm.strongest", 20, 18, 3, {"training.init": "he"})
+    )
     assert "Trial 17 against the strongest control: better by 0.514 in test_loss (gain 0." in words(text)
     assert "after Holm, 5 pairs)" in words(text)
     assert (
@@ -84,7 +86,7 @@ def test_survivors_are_not_called_better() -> None:
 
 
 def test_a_rival_that_was_not_found_is_said_so() -> None:
-    text = shown({}, {}, Found("batch_norm", "digits.confirm.batch_norm", 4, 0, None, {}))
+    text = shown({}, {}, BaselineResult("batch_norm", "digits.confirm.batch_norm", 4, 0, None, {}))
     assert "Batch normalisation: none." in text
     assert "no difference can be shown in test_loss: no pairs." in words(text)
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from sweep.cli.progress import LogLines
-from sweep.study.records import Row
+from sweep.study.records import TrialRecord
 
 from ..conftest import MakeConfig
 from ..study.test_finalists import row
@@ -30,13 +30,13 @@ FINALISTS = {"top": 2, "seeds": 2, "tuned": 3}  # 2 * 2 finalists, as many contr
     ],
 )
 def test_a_log_begins_with_what_is_to_come(
-    study_config: MakeConfig, done: list[Row], left: int | None, expected: str
+    study_config: MakeConfig, done: list[TrialRecord], left: int | None, expected: str
 ) -> None:
     config = study_config(name="digits", search={"trials": 4, "finalists": FINALISTS}, training={"max_epochs": 3})
     shown = io.StringIO()
     lines = LogLines(config, Console(file=shown, width=200), done, left)
     assert not shown.getvalue(), "a run may still be refused"
     for number in (0, 1):
-        lines.started(SimpleNamespace(key=("digits", number)))  # type: ignore[arg-type]
+        lines.on_trial_start(SimpleNamespace(key=("digits", number)))  # type: ignore[arg-type]
     assert expected in shown.getvalue()
     assert len(shown.getvalue().splitlines()) == 1

@@ -30,8 +30,8 @@ from sweep.config import user_code as own
 from sweep.config.errors import ConfigError
 from sweep.config.user_code import packages
 from sweep.execution.cluster_checks import examine
-from sweep.execution.cluster_checks import prepare as prepare_data
-from sweep.service.submission import prepare, settings_to_send
+from sweep.execution.cluster_checks import prepare_nodes as prepare_data
+from sweep.service.submission import prepare_submission, settings_to_send
 
 from ..support.invariants import assert_whole, left_by
 from ..support.processes import Cluster, environment, wait_for
@@ -85,7 +85,7 @@ class Place:
         """What connecting tells, after a script if one is given."""
         lines = f"""
             import json
-            from cluster.connect import ClusterError, check_access, quiet
+            from sweep.cluster.connect import ClusterError, check_access, quiet
             {script}
             problems = []
             try:
@@ -162,14 +162,14 @@ def test_the_code_is_sent_alone_and_is_what_the_workers_run(place: Place, tmp_pa
     folder = collect(packages(), tmp_path / "code")
     files = [file for file in folder.rglob("*") if file.is_file()]
     assert Path(shutil.make_archive(str(tmp_path / "sent"), "zip", folder)).stat().st_size < 500_000  # as Ray sends it
-    assert {file.relative_to(folder).parts[0] for file in files} == {"sweep", "models", "losses", "cluster"}
+    assert {file.relative_to(folder).parts[0] for file in files} == {"sweep"}
     assert not any("__pycache__" in file.parts or file.name.startswith(".") for file in files)
     script = f"""
-        import sweep.own
-        from cluster.connect import connected
-        from cluster.probe import ask_nodes
-        with connected({place.cluster.address!r}, sweep.own.packages()):
-            print([answer.value[0] for answer in ask_nodes(sweep.own.packages)][0])
+        import sweep.config.user_code
+        from sweep.cluster.connect import connected
+        from sweep.cluster.probe import ask_nodes
+        with connected({place.cluster.address!r}, sweep.config.user_code.packages()):
+            print([answer.value[0] for answer in ask_nodes(sweep.config.user_code.packages)][0])
     """
     done = place.call("-c", textwrap.dedent(script))
     assert "/working_dir_files/" in done.stdout, done.stdout + done.stderr
@@ -179,7 +179,7 @@ def test_who_waits_for_slow_nodes_is_told_of_them_once(place: Place) -> None:
     script = f"""
         import time
         from cluster import probe
-        from cluster.connect import connected
+        from sweep.cluster.connect import connected
         probe.SOON = 0.2
         with connected({place.cluster.address!r}, []):
             answers = probe.ask_nodes(time.sleep, 1.0, slow=lambda nodes: print("slow", *nodes))
@@ -195,7 +195,7 @@ def test_nothing_of_ray_is_left_to_the_garbage_collector_when_the_connection_end
     """A reference that another thread frees while Ray shuts down ends the process without a word of ours."""
     script = f"""
         import gc, ray
-        from cluster.connect import connected
+        from sweep.cluster.connect import connected
         shutdown = ray.shutdown
         def count():
             print("left:", len(ray._private.worker.global_worker.core_worker.get_all_reference_counts()))
@@ -268,13 +268,13 @@ def test_what_is_submitted_is_checked_here(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(own, "_folders", [])  # where tests before have found code of their own
     Path("mine.yaml").write_text(STUDY.replace("width: 8", 'width: 8, "model.name": 3').replace("mlp", "mlp, depht: 2"))
     with pytest.raises(ConfigError) as caught:
-        prepare("mine.yaml", sets=["training.max_epochs=-1"], trials=2, design=4)
+        prepare_submission("mine.yaml", sets=["training.max_epochs=-1"], trials=2, design=4)
     assert "training.max_epochs" in str(caught.value)
     (tmp_path / "mypkg").mkdir()
     Path("mypkg/__init__.py").write_text("")
     Path("mypkg/scores.py").write_text("def half(outputs, targets):\n    return outputs.mean() * 0 + 0.5\n")
     Path("own.yaml").write_text(STUDY + 'task: {metrics: {half: "mypkg.scores:half"}}\n')
-    found = prepare("own.yaml", sets=["search.trials=7"], design=2, flags=["--insecure"])
+    found = prepare_submission("own.yaml", sets=["search.trials=7"], design=2, flags=["--insecure"])
     assert (found.study, found.words) == (
         "shared",
         ["run", "own.yaml", "--set=search.trials=7", "--insecure", "--design=2"],

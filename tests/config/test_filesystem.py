@@ -23,21 +23,21 @@ import pytest
 from s3fs import S3FileSystem
 from upath import UPath
 
-from sweep.analysis.weight_profile import load as profiles
+from sweep.analysis.weight_profile import load_profile as profiles
 from sweep.config import filesystem as places
 from sweep.config.errors import DataError, SweepError
-from sweep.config.filesystem import AwayError, place
+from sweep.config.filesystem import ObjectStoreUnavailableError, parse_path
 from sweep.config.sections import DataConfig
 from sweep.config.settings import Settings
 from sweep.data import s3_mirror as mirror
-from sweep.data.loading import load
-from sweep.execution.cluster_checks import examine, prepare
-from sweep.execution.dispatcher import Bridge
+from sweep.data.loading import load_dataset
+from sweep.execution.cluster_checks import examine, prepare_nodes
+from sweep.execution.dispatcher import Dispatcher
 from sweep.execution.executor import RUN_TRIAL, Worker
 from sweep.service.maintenance.archive import export_study, import_study
-from sweep.service.maintenance.gc import clean
+from sweep.service.maintenance.gc import collect_garbage
 from sweep.training import checkpoint
-from sweep.training.trial import Place
+from sweep.training.trial import TrialPaths
 
 from ..execution.test_executor import Trials, job
 from ..service.test_resume import config_of
@@ -112,7 +112,7 @@ def story(object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -
     with pytest.MonkeyPatch.context() as patch:
         for name in (*object_store.environment, "XDG_CACHE_HOME"):
             patch.setenv(name, variables[name])
-        story = Story(folder, place(variables["SWEEP_WORKSPACE"]), variables, [], [])
+        story = Story(folder, parse_path(variables["SWEEP_WORKSPACE"]), variables, [], [])
         commands: list[Command] = []
         try:
             commands.append(first := Command(folder / "results", "run", str(folder / "study.yaml"), **variables))
@@ -182,9 +182,9 @@ def test_what_reads_a_study_reads_it_from_the_bucket(story: Story, tmp_path: Pat
     assert import_study(file, copy).trials == TRIALS
     assert checkpointed(copy.workspace, "remote") == checkpointed(settings.workspace, "remote")
     before = places.files(copy.workspace / "remote", "*/*/*")
-    planned = clean("remote", copy, keep=0, dry_run=True)
+    planned = collect_garbage("remote", copy, keep=0, dry_run=True)
     assert places.files(copy.workspace / "remote", "*/*/*") == before
-    freed = clean("remote", copy, keep=0)
+    freed = collect_garbage("remote", copy, keep=0)
     assert (freed.trials, planned.trials) == (1, 1), "one of the two was imported without its weights"
     assert freed.bytes == planned.bytes > 10_000
     assert checkpointed(copy.workspace, "remote") == checkpointed(settings.workspace, "remote")
@@ -217,7 +217,7 @@ def test_a_workspace_that_cannot_be_used_is_one_error_before_anything_is_written
     assert "SWEEP_STORAGE" in said
     said = refused(bucket, monkeypatch, capsys, MLFLOW_TRACKING_URI="")
     assert "MLFLOW_TRACKING_URI" in said
-    said = refused(place("s3://no-such-bucket/a"), monkeypatch, capsys)
+    said = refused(parse_path("s3://no-such-bucket/a"), monkeypatch, capsys)
     assert said.startswith("error: s3://no-such-bucket/a/.probe-")
     assert "cannot be written" in said
     assert "bucket does not exist" in said
@@ -231,7 +231,7 @@ def test_a_workspace_that_cannot_be_used_is_one_error_before_anything_is_written
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(SweepError, match=r"s3fs.*entropy-sweep\[s3\]"):
-        place("s3://bucket/a")
+        parse_path("s3://bucket/a")
 
 
 def test_a_node_says_what_it_does_not_see_of_a_bucket_and_prepares_data_on_its_own_disk(
@@ -242,8 +242,8 @@ def test_a_node_says_what_it_does_not_see_of_a_bucket_and_prepares_data_on_its_o
     assert problem.startswith(f"workspace: {bucket} is not the one that the driver sees")
     places.write(mark, b"")
     assert examine(str(mark)) == []
-    assert prepare({"name": "digits"}, str(tmp_path), str(bucket / ".cache")) == []
-    assert (places.here(bucket) / ".cache" / "digits").is_dir()
+    assert prepare_nodes({"name": "digits"}, str(tmp_path), str(bucket / ".cache")) == []
+    assert (places.local_path(bucket) / ".cache" / "digits").is_dir()
     assert [path.name for path in places.files(bucket, "*")] == [".nodes-1"]
 
 
@@ -265,15 +265,15 @@ def test_a_store_that_is_away_is_waited_for_and_is_never_taken_for_an_empty_one(
         lambda: checkpoint.load(away / "0000" / "attempt-01" / "epoch-0001.pt"),
         lambda: checkpoint.save(away / "0000" / "attempt-02", [], {}, diverged=2),
     ):
-        with pytest.raises(AwayError, match=r"cannot be (listed|reached|written) \(.*connect"):
+        with pytest.raises(ObjectStoreUnavailableError, match=r"cannot be (listed|reached|written) \(.*connect"):
             call()
     assert not checkpoint.is_gone(away / "0000")
 
     def fails(path: Path) -> bytes:
-        raise AwayError(f"{path}: gone between the list and the reading")
+        raise ObjectStoreUnavailableError(f"{path}: gone between the list and the reading")
 
     monkeypatch.setattr(places, "read", fails)
-    with pytest.raises(AwayError, match="between"):
+    with pytest.raises(ObjectStoreUnavailableError, match="between"):
         checkpoint.load_latest(bucket / "0000")
 
 
@@ -284,9 +284,9 @@ def test_a_store_that_takes_requests_and_falls_silent_is_told_soon(
     monkeypatch.setattr(places, "PATIENCE", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         silent = cast("Path", UPath(str(bucket), endpoint_url=f"http://127.0.0.1:{server.getsockname()[1]}"))
-        with pytest.raises(AwayError, match=r"cannot be written \(no answer within 1 s\)"):
-            places.check(silent)
-        with pytest.raises(AwayError, match=r"cannot be listed \(no answer within 2 s\)"):
+        with pytest.raises(ObjectStoreUnavailableError, match=r"cannot be written \(no answer within 1 s\)"):
+            places.check_object_store(silent)
+        with pytest.raises(ObjectStoreUnavailableError, match=r"cannot be listed \(no answer within 2 s\)"):
             checkpoint.load_latest(silent / "0000")
 
 
@@ -294,7 +294,7 @@ def test_an_object_is_copied_without_being_held_in_memory(bucket: Path, tmp_path
     content = os.urandom(1 << 20) * 64
     places.write(bucket / "large", content)
     tracemalloc.start()
-    with places.at_hand(bucket / "large") as copy:
+    with places.local_copy(bucket / "large") as copy:
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert copy.read_bytes() == content
@@ -302,8 +302,8 @@ def test_an_object_is_copied_without_being_held_in_memory(bucket: Path, tmp_path
 
 
 def test_a_store_that_refuses_ends_the_run_and_says_that_nothing_is_lost(bucket: Path, tmp_path: Path) -> None:
-    gone = job(Place(place("s3://no-such-bucket/0000"), tmp_path, tmp_path / "cache"), 0, 3)
-    where = {"folder": str(gone.place.folder), "data": str(tmp_path), "cache": str(gone.place.cache), "gpus": 0}
+    gone = job(TrialPaths(parse_path("s3://no-such-bucket/0000"), tmp_path, tmp_path / "cache"), 0, 3)
+    where = {"folder": str(gone.paths.folder), "data": str(tmp_path), "cache": str(gone.paths.cache), "gpus": 0}
     worker = Worker(
         {
             "job": json.dumps(
@@ -320,9 +320,9 @@ def test_a_store_that_refuses_ends_the_run_and_says_that_nothing_is_lost(bucket:
     )
     said = worker.step()
     source = Trials([])
-    bridge = Bridge(source, limit=lambda _: 1, stop=threading.Event())
-    bridge.jobs["tune's id"] = gone
-    assert bridge.result("tune's id", said["report"], said["halt"])
+    bridge = Dispatcher(source, limit=lambda _: 1, stop=threading.Event())
+    bridge.requests["tune's id"] = gone
+    assert bridge.on_report("tune's id", said["report"], said["halt"])
     assert isinstance(bridge.error, SweepError)
     assert "s3://no-such-bucket/0000/0: cannot be listed" in str(bridge.error)
     assert "Nothing is lost: mend that, then resume the study" in str(bridge.error)
@@ -358,22 +358,22 @@ def test_a_machine_copies_what_a_data_set_needs_once_and_what_has_changed_again(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[str] = []
-    monkeypatch.setattr(mirror, "fetch", lambda path, to: (fetched.append(path.name), places.fetch(path, to))[1])
+    monkeypatch.setattr(mirror, "fetch", lambda path, to: (fetched.append(path.name), places.download(path, to))[1])
     there = sorted(p.relative_to(tmp_path / "there") for p in (tmp_path / "there" / "bees").rglob("*.*"))
-    first = load(BEES, root=images, cache=tmp_path / "cache")
-    copy = places.here(images) / ".mirror"
+    first = load_dataset(BEES, root=images, cache=tmp_path / "cache")
+    copy = places.local_path(images) / ".mirror"
     assert sorted(p.relative_to(copy) for p in copy.rglob("*") if p.is_file()) == there
     assert len(fetched) == len(there)
-    local = load(BEES, root=tmp_path / "there", cache=tmp_path / "other")
+    local = load_dataset(BEES, root=tmp_path / "there", cache=tmp_path / "other")
     assert first.info == local.info
     mirror._copy.cache_clear()  # as another process
-    load(BEES, root=images, cache=tmp_path / "cache")
+    load_dataset(BEES, root=images, cache=tmp_path / "cache")
     assert len(fetched) == len(there), "copied again"
     damaged = copy / there[0]
     damaged.write_bytes(damaged.read_bytes()[:-1])
     places.remove(images / str(there[1]))
     mirror._copy.cache_clear()
-    load(BEES, root=images, cache=tmp_path / "cache")
+    load_dataset(BEES, root=images, cache=tmp_path / "cache")
     assert fetched[len(there) :] == [there[0].name]
     assert not (copy / there[1]).exists()
 
@@ -383,26 +383,26 @@ def test_a_file_that_is_not_what_the_store_says_is_refused_with_what_was_expecte
 ) -> None:
     monkeypatch.setattr(mirror, "fetch", lambda path, to: to.write_bytes(places.read(path)[:-3]))
     with pytest.raises(DataError, match=r"s3://.*/bees/.*: expected \d+ bytes, found \d+"):
-        load(BEES, root=images, cache=tmp_path / "cache")
+        load_dataset(BEES, root=images, cache=tmp_path / "cache")
     monkeypatch.setattr(mirror, "fetch", lambda path, to: to.write_bytes(places.read(path)[:-1] + b"?"))
     with pytest.raises(DataError, match=r": expected MD5 [0-9a-f]{32}, found [0-9a-f]{32}"):
-        load(BEES, root=images, cache=tmp_path / "cache")
-    assert [path for path in (places.here(images) / ".mirror").rglob("*") if path.is_file()] == []
+        load_dataset(BEES, root=images, cache=tmp_path / "cache")
+    assert [path for path in (places.local_path(images) / ".mirror").rglob("*") if path.is_file()] == []
 
 
 def test_data_that_is_missing_or_cut_off_in_the_bucket_is_said_so(bucket: Path, tmp_path: Path) -> None:
     root, mnist, cache = bucket / "data", DataConfig(name="mnist"), tmp_path / "cache"
     with pytest.raises(DataError, match=rf"{root}/MNIST/raw holds no files"):
-        load(mnist, root=root, cache=cache)
+        load_dataset(mnist, root=root, cache=cache)
     whole = bytes([0, 0, 8, 1]) + (9).to_bytes(4) + bytes(9)
     names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     places.write(root / "MNIST/raw" / names[1], whole)
     with pytest.raises(DataError, match=rf"^mnist: .*{names[0]}.* not found in {root}/MNIST/raw"):
-        load(mnist, root=root, cache=cache)
+        load_dataset(mnist, root=root, cache=cache)
     mirror._copy.cache_clear()
     for name in names:
         places.write(root / "MNIST/raw" / name, whole[:-2] if name == names[3] else whole)
     with pytest.raises(DataError, match=rf"{names[3]}: expected 17 bytes, found 15\. Delete .*{root}/MNIST/raw"):
-        load(mnist, root=root, cache=cache)
+        load_dataset(mnist, root=root, cache=cache)
     with pytest.raises(DataError, match="must be a folder below the data root"):
-        load(BEES.model_copy(update={"folder": "/bees"}), root=root, cache=cache)
+        load_dataset(BEES.model_copy(update={"folder": "/bees"}), root=root, cache=cache)

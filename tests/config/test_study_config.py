@@ -17,7 +17,7 @@ from torch import nn
 from sweep.config.search_space import ALIASES, Choices, Range
 from sweep.config.sections import GuidanceConfig, Objective, Resources, TrainingConfig
 from sweep.config.study_config import StudyConfig
-from sweep.config.study_file import parse, read_yaml, to_yaml
+from sweep.config.study_file import parse_study, read_yaml, to_yaml
 from sweep.losses import EntropyGuidance
 from sweep.losses.options import PAPER
 
@@ -156,7 +156,7 @@ def exactly(config: StudyConfig) -> str:
 @given(raw_configs)
 def test_a_config_is_the_same_after_a_study_file(raw: dict[str, Any]) -> None:
     config = StudyConfig.model_validate(raw)
-    again, problems = parse(read_yaml(to_yaml(config), "again"))
+    again, problems = parse_study(read_yaml(to_yaml(config), "again"))
     assert problems == []
     assert again == config
     assert exactly(again) == exactly(config)

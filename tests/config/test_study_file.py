@@ -14,8 +14,8 @@ from sweep.config.search_space import Range
 from sweep.config.sections import GuidanceConfig
 from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
-from sweep.config.study_file import built_in, built_in_names, json_schema, override, parse, read_file, read_yaml
-from sweep.service import load
+from sweep.config.study_file import built_in, built_in_names, json_schema, override, parse_study, read_file, read_yaml
+from sweep.service import load_study
 
 STUDY = """
 name: mnist-autoencoder
@@ -39,7 +39,7 @@ resources: {cpus: 1, gpus: auto}
 
 def config_of(text: str, sets: list[str] | None = None) -> StudyConfig:
     raw, misplaced = override(read_yaml(text, "study.yaml"), sets or [])
-    config, problems = parse(raw)
+    config, problems = parse_study(raw)
     assert problems == misplaced == []
     assert config is not None
     return config
@@ -48,7 +48,7 @@ def config_of(text: str, sets: list[str] | None = None) -> StudyConfig:
 def problems_of(changes: str, sets: list[str] | None = None) -> list[str]:
     raw = {**read_yaml(STUDY, "study.yaml"), **read_yaml(changes, "changes")}
     raw, misplaced = override(raw, sets or [])
-    config, problems = parse(raw)
+    config, problems = parse_study(raw)
     assert (config is None) == bool(problems)
     return misplaced + problems
 
@@ -244,7 +244,7 @@ def test_what_only_models_and_data_know_is_said_beside_the_rest(tmp_path: Path) 
         "name: a b\nmodel: {name: mpl}\ndata: {name: minst}\nobjective: {metric: x, direction: up}\nspace: {depth: 0}\n"
     )
     with pytest.raises(ConfigError) as error:
-        load(str(path), Settings(workspace=tmp_path / "results"))
+        load_study(str(path), Settings(workspace=tmp_path / "results"))
     message = str(error.value)
     assert message.startswith(f"{path}: 5 problems\n")
     one_about(error.value.problems, "model.name", "unknown model 'mpl'", "did you mean mlp?", "mlp, autoencoder, cnn")
@@ -263,7 +263,7 @@ def test_one_kind_of_problem_does_not_hide_another(tmp_path: Path) -> None:
         "search: {trials: 2, design: 3, sampler: tpee}\n"
     )
     with pytest.raises(ConfigError) as error:
-        load(str(path), Settings(workspace=tmp_path / "results"), sets=["lr", "search.trials=1"])
+        load_study(str(path), Settings(workspace=tmp_path / "results"), sets=["lr", "search.trials=1"])
     starts = ("--set lr", "name", "model.hiden", "data.train_size = 5000", "objective.metric", "objective.direction")
     for start in (*starts, "space.depth", "search.design", "search.sampler"):
         assert len([p for p in error.value.problems if p.startswith(f"{start}: ")]) == 1, (start, error.value.problems)
@@ -283,7 +283,7 @@ def test_a_file_that_is_not_utf8_says_where(tmp_path: Path, data: bytes, words: 
     path = tmp_path / "study.yaml"
     path.write_bytes(data)
     with pytest.raises(SweepError, match=re.escape(f"{path}: {words}")):
-        load(str(path), Settings(workspace=tmp_path / "results"))
+        load_study(str(path), Settings(workspace=tmp_path / "results"))
 
 
 def test_a_byte_order_mark_is_no_problem(tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ import sweep.training.loop
 from sweep import service
 from sweep.config.settings import Settings
 from sweep.config.study_config import TrialConfig
-from sweep.config.user_code import ImportPathError, imported, modules_to_send
+from sweep.config.user_code import ImportPathError, import_object, modules_to_send
 from sweep.losses.task import TASKS, customised
-from sweep.service.preflight.space_checks import check, check_names
+from sweep.service.preflight.space_checks import check_names, check_study
 from sweep.training.loop import evaluate, fit
 from sweep.training.meter import Meter
-from sweep.training.trial import Place, assemble, run_trial
+from sweep.training.trial import TrialPaths, assemble, run_trial
 
 from ..conftest import MakeConfig, Package
 from ..service.test_sweep import environment
@@ -98,10 +98,10 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_what_a_path_names_is_imported(package: Package, capsys: pytest.CaptureFixture[str]) -> None:
     name = package(loud="print('hello')\nclass Outer:\n    class Inner: pass")
-    assert imported(f"{name}.nets:Net").__module__ == f"{name}.nets"
-    assert imported(f"{name}.loud:Outer.Inner").__qualname__ == "Outer.Inner"
+    assert import_object(f"{name}.nets:Net").__module__ == f"{name}.nets"
+    assert import_object(f"{name}.loud:Outer.Inner").__qualname__ == "Outer.Inner"
     assert capsys.readouterr().out == ""  # for results, as with --json
-    assert imported("torch.nn.functional:l1_loss") is torch.nn.functional.l1_loss
+    assert import_object("torch.nn.functional:l1_loss") is torch.nn.functional.l1_loss
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_failing_import_is_told_by_the_users_file_and_line(
         leaving="raise SystemExit(3)",
     )
     with pytest.raises(ImportPathError) as error:
-        imported(f"{name}.{module}:{attribute}")
+        import_object(f"{name}.{module}:{attribute}")
     for word in words:
         assert word.format(name=name, folder=tmp_path / "code") in str(error.value)
     assert str(error.value).startswith(f"{name}.{module}:{attribute}")
@@ -147,15 +147,15 @@ def test_a_failing_import_is_told_by_the_users_file_and_line(
 )
 def test_a_path_that_leads_nowhere_says_why(path: str, words: str) -> None:
     with pytest.raises(ImportPathError, match=re.escape(words)):
-        imported(path)
+        import_object(path)
 
 
 def test_workers_are_sent_what_was_imported_from_these_folders(package: Package, tmp_path: Path) -> None:
     name, unused = package(), package()
     single = f"single_{uuid.uuid4().hex[:8]}"
     (tmp_path / "code" / f"{single}.py").write_text("X = 1")
-    imported(f"{name}.nets:Net")
-    imported(f"{single}:X")
+    import_object(f"{name}.nets:Net")
+    import_object(f"{single}:X")
     sent = modules_to_send()
     assert {str(tmp_path / "code" / name), str(tmp_path / "code" / f"{single}.py")} <= set(sent)
     assert not [path for path in sent if unused in path or "site-packages" in path or path.endswith("/models")]
@@ -180,7 +180,7 @@ def test_a_study_of_ones_own_has_no_problem_and_no_warning(
         objective={"metric": "val_f1", "direction": "maximize"},
         space={"lambda1": 0.01, "depth": {"low": 1, "high": 3}, "width": {"choices": [4, 10**6]}, "model.other": "x"},
     )
-    assert check(config, settings) == ([], [])
+    assert check_study(config, settings) == ([], [])
     assert config.import_paths.keys() == {"model.name", "task.loss", "task.metrics.f1"}
     assert config.identity()["task.metrics.f1"] == f"{name}.metrics:f1"
 
@@ -224,7 +224,7 @@ def test_a_model_that_would_fail_in_training_is_refused(
     study_config: MakeConfig, settings: Settings, package: Package, init: str, forward: str, words: list[str]
 ) -> None:
     name = package(bad=BASE.format(init=init, forward=forward))
-    problems, warnings = check(study(study_config, name, "bad:Net"), settings)
+    problems, warnings = check_study(study(study_config, name, "bad:Net"), settings)
     assert len(problems) == 1, problems
     assert warnings == []
     for word in (f"model {name}.bad:Net on digits: ", *words):
@@ -236,7 +236,7 @@ def test_what_is_wrong_at_every_size_is_said_once(
 ) -> None:
     name = package(bad=BASE.format(init=LINEAR, forward="return x.flatten(1)"))
     space = {"lambda1": 0.01, "depth": {"low": 1, "high": 3}, "width": {"choices": [4, 8]}}
-    [problem], _ = check(study(study_config, name, "bad:Net", space=space), settings)
+    [problem], _ = check_study(study(study_config, name, "bad:Net", space=space), settings)
     assert "on digits: at depth 1, width 4 and 5 more: for 4 images its output is of the shape [4, 64]" in problem
 
 
@@ -247,7 +247,7 @@ def test_a_model_that_cannot_do_without_weights_is_built_with_them(
         init=f"{LINEAR}; self.scale = float(self.layer.weight.std())",
         forward="return self.layer(x.flatten(1)) * self.scale",
     )
-    assert check(study(study_config, package(bad=code), "bad:Net"), settings) == ([], [])
+    assert check_study(study(study_config, package(bad=code), "bad:Net"), settings) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_a_problem_of_ones_own_is_told_before_the_first_trial(
     """
     name = package(few=few)
     changes = json.loads(json.dumps(changes).replace("{p}", name))
-    problems, _ = check(study(study_config, name, **changes), settings)
+    problems, _ = check_study(study(study_config, name, **changes), settings)
     assert len(problems) == 1, problems
     for word in words:
         assert word.replace("{p}", name) in problems[0]
@@ -328,7 +328,7 @@ def test_a_metrics_name_is_a_plain_one(study_config: MakeConfig, names: list[str
 def run_of(study_config: MakeConfig, tmp_path: Path, **changes: Any) -> Any:
     torch.set_num_threads(1)
     config: TrialConfig = study_config(**changes).trial({"lambda1": 1e-3})
-    return assemble(config, Place(tmp_path / "none", tmp_path / "data", tmp_path / "cache"))[0]
+    return assemble(config, TrialPaths(tmp_path / "none", tmp_path / "data", tmp_path / "cache"))[0]
 
 
 def test_own_loss_and_metrics_are_what_they_say(study_config: MakeConfig, package: Package, tmp_path: Path) -> None:
@@ -385,8 +385,8 @@ def test_a_metric_of_an_epoch_too_large_is_the_mean_over_its_pieces(monkeypatch:
     meter = Meter(customised(TASKS["classification"], None, {"largest": largest}))
     output = torch.rand(25, 10)
     for part in output.split(5):
-        meter.add(torch.tensor(1.0), part, torch.zeros(len(part), dtype=torch.int64))
-    found = meter.summary("val")["val_largest"]
+        meter.update(torch.tensor(1.0), part, torch.zeros(len(part), dtype=torch.int64))
+    found = meter.compute("val")["val_largest"]
     assert sizes == [10, 10, 5]
     expected = (output[:10].max() * 10 + output[10:20].max() * 10 + output[20:].max() * 5) / 25
     assert found == pytest.approx(float(expected))
@@ -433,11 +433,11 @@ def test_layers_built_in_the_first_pass_are_trained_and_resumed(
 ) -> None:
     name = package(lazy=UNEXPORTABLE)
     config = study(study_config, name, "lazy:Net")
-    assert check(config, settings) == ([], [])
-    trial, place = config.trial({"lambda1": 1e-3}), Place(tmp_path / "trial", settings.data, settings.cache)
+    assert check_study(config, settings) == ([], [])
+    trial, place = config.trial({"lambda1": 1e-3}), TrialPaths(tmp_path / "trial", settings.data, settings.cache)
     *_, last = run_trial(trial, place)
     assert last.outcome == "completed"
-    start, _ = assemble(trial, Place(tmp_path / "none", settings.data, settings.cache))
+    start, _ = assemble(trial, TrialPaths(tmp_path / "none", settings.data, settings.cache))
     trained, saved = assemble(trial, place)
     assert saved is not None
     names = [layer.name for layer in trained.guidance.layers]

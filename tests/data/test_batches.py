@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from sweep.config.sections import DataConfig
-from sweep.data.batches import Split, batches
-from sweep.data.loading import load
+from sweep.data.batches import ArrayPart, batches
+from sweep.data.loading import load_dataset
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    return load(DataConfig(name="digits"), root=Path("/nonexistent"), cache=tmp_path_factory.mktemp("cache"))
+    return load_dataset(DataConfig(name="digits"), root=Path("/nonexistent"), cache=tmp_path_factory.mktemp("cache"))
 
 
 def numbered(count, in_shape=(1, 4, 4)):
     """Images that each hold one value, their label: so one tells which image a batch has."""
     labels = torch.arange(count)
-    return Split(labels.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, *in_shape).contiguous(), labels)
+    return ArrayPart(labels.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, *in_shape).contiguous(), labels)
 
 
 def generator(seed=0):
@@ -54,7 +54,12 @@ def test_values(digits):
     mean, std = (0.2, 0.3, 0.4), (0.5, 0.25, 0.1)
     images = torch.randint(0, 256, (7, 3, 5, 6), dtype=torch.uint8)
     (x, _), *_ = batches(
-        Split(images, torch.zeros(7).long()), batch_size=9, device="cpu", shuffle=None, scale=255, normalize=(mean, std)
+        ArrayPart(images, torch.zeros(7).long()),
+        batch_size=9,
+        device="cpu",
+        shuffle=None,
+        scale=255,
+        normalize=(mean, std),
     )
     expected = (images.numpy() / 255 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
     np.testing.assert_allclose(x.numpy(), expected, atol=2e-6)
@@ -95,7 +100,7 @@ def test_crops_are_all_shifts_of_the_image_in_zeros(side):
         for dy in range(2 * pad + 1)
         for dx in range(2 * pad + 1)
     }
-    split = Split(torch.from_numpy(image).expand(3000, -1, -1, -1), torch.zeros(3000).long())
+    split = ArrayPart(torch.from_numpy(image).expand(3000, -1, -1, -1), torch.zeros(3000).long())
     seen = set()
     for x, _ in batches(split, batch_size=300, device="cpu", shuffle=generator(), scale=1, augment=("crop",)):
         assert x.shape == (300, 2, side, side + 3)
@@ -106,7 +111,7 @@ def test_crops_are_all_shifts_of_the_image_in_zeros(side):
 def test_flips_mirror_half_of_the_images_left_to_right():
     image = torch.arange(24, dtype=torch.uint8).view(2, 3, 4)
     mirrored = torch.from_numpy(image.numpy()[:, :, ::-1].copy())
-    split = Split(image.expand(2000, -1, -1, -1), torch.zeros(2000).long())
+    split = ArrayPart(image.expand(2000, -1, -1, -1), torch.zeros(2000).long())
     count = 0
     for x, _ in batches(split, batch_size=200, device="cpu", shuffle=generator(), scale=1, augment=("flip",)):
         for one in x.byte():

@@ -21,13 +21,13 @@ from sweep.config.errors import ConfigError, DataError
 from sweep.config.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
 from sweep.config.settings import Settings
 from sweep.config.study_config import TrialConfig
-from sweep.config.study_file import built_in, parse, read_yaml, to_yaml
+from sweep.config.study_file import built_in, parse_study, read_yaml, to_yaml
 from sweep.data import image_folders as folders
 from sweep.data.batches import batches
-from sweep.data.loading import Dataset, load, prepare, reader, split_sizes
+from sweep.data.loading import Dataset, load_dataset, prepare, reader, split_sizes
 from sweep.losses.task import IGNORED
-from sweep.service.preflight.space_checks import check
-from sweep.training.trial import Place, Report, run_trial
+from sweep.service.preflight.space_checks import check_study
+from sweep.training.trial import TrialPaths, TrialReport, run_trial
 
 from ..support.image_files import image_folder, picture, save, voc_folder
 
@@ -56,7 +56,7 @@ MASKS = DataConfig(
 
 
 def opened(root: Path, config: DataConfig, cache: Path | None = None) -> Dataset:
-    return load(config, root=root, cache=cache or root / "cache")
+    return load_dataset(config, root=root, cache=cache or root / "cache")
 
 
 def epoch(part: Any, seed: int | None = 0, size: int = 7, augment: tuple[str, ...] = ()) -> list[tuple[Tensor, Tensor]]:
@@ -250,7 +250,7 @@ def shipped(name: str) -> tuple[Any, Path]:
     """A study file of the package, and the root of its data; skips where that is not."""
     path = built_in(name)
     assert path is not None
-    config, problems = parse(read_yaml(path.read_text(), name))
+    config, problems = parse_study(read_yaml(path.read_text(), name))
     assert config is not None, problems
     root, folder = Path(os.environ.get("SWEEP_DATA", ".data")).absolute(), config.data.folder or "cifar-10-batches-py"
     if not (root / folder).is_dir():
@@ -261,7 +261,7 @@ def shipped(name: str) -> tuple[Any, Path]:
 @pytest.mark.parametrize("name", ["cifar10-resnet", "camvid-unet", "hymenoptera-resnet"])
 def test_a_shipped_study_suits_its_data(tmp_path: Path, name: str) -> None:
     config, root = shipped(name)
-    assert check(config, Settings(workspace=tmp_path, data=root)) == ([], [])
+    assert check_study(config, Settings(workspace=tmp_path, data=root)) == ([], [])
 
 
 def test_ants_and_bees(tmp_path: Path) -> None:
@@ -426,17 +426,17 @@ def test_a_trial_on_a_stream_that_was_interrupted_ends_bit_for_bit_the_same(
     data = CLASSES_CONFIG.model_copy(update={"augment": ("crop", "flip")}) if name == "classes" else MASKS
     config = trial(data, CNN if name == "classes" else UNET)
 
-    def finish(folder: str, attempt: int = 1) -> list[Report]:
-        place = Place(tmp_path / folder, root, root / "cache")
+    def finish(folder: str, attempt: int = 1) -> list[TrialReport]:
+        place = TrialPaths(tmp_path / folder, root, root / "cache")
         return list(run_trial(config, place, attempt=attempt, interval=0.0))
 
     whole = finish("whole")
-    interrupted = run_trial(config, Place(tmp_path / "cut", root, root / "cache"), interval=0.0)
+    interrupted = run_trial(config, TrialPaths(tmp_path / "cut", root, root / "cache"), interval=0.0)
     next(interrupted)
     interrupted.close()  # type: ignore[attr-defined]
     resumed = finish("cut", attempt=2)
 
-    def values(reports: list[Report]) -> list[dict[str, float]]:
+    def values(reports: list[TrialReport]) -> list[dict[str, float]]:
         return [{k: v for k, v in m.values.items() if k != "seconds"} for r in reports for m in r.epochs]
 
     assert values(resumed) == values(whole)
@@ -447,7 +447,7 @@ def test_a_trial_on_a_stream_that_was_interrupted_ends_bit_for_bit_the_same(
 def test_a_u_net_learns_to_tell_stripes(root: Path, tmp_path: Path) -> None:
     """Measured with seeds 0 to 3: val_iou 0.99, 1.00, 0.95, 0.59; one class for all pixels has about 1/9."""
     config = trial(MASKS, {**UNET, "dropout": 0.0}, epochs=15, lr=1e-2)
-    *_, last = run_trial(config, Place(tmp_path, root, root / "cache"))
+    *_, last = run_trial(config, TrialPaths(tmp_path, root, root / "cache"))
     assert last.epochs[-1].values["val_iou"] > 0.4
 
 
@@ -504,7 +504,7 @@ def test_a_study_file_that_does_not_fit_its_folder_is_refused(
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(raw))
     with pytest.raises(ConfigError) as error:
-        service.load(str(file), Settings(workspace=tmp_path / "results", data=root))
+        service.load_study(str(file), Settings(workspace=tmp_path / "results", data=root))
     for word in words:
         assert word in str(error.value)
 
@@ -518,10 +518,10 @@ def test_a_study_on_folders_is_accepted(root: Path, tmp_path: Path) -> None:
     for data, model in ((FOLDER, "cnn"), (FOLDER, "conv_autoencoder"), (VOC, "unet")):
         file = tmp_path / f"{model}.yaml"
         file.write_text(yaml.safe_dump(study(data, model)))
-        config, warnings = service.load(str(file), settings)
+        config, warnings = service.load_study(str(file), settings)
         assert warnings == []
         file.write_text(yaml.safe_dump(study({**data, "val_fraction": 0.3}, model)))
-        assert ["masks has a validation part of its own" in w for w in service.load(str(file), settings)[1]] == (
+        assert ["masks has a validation part of its own" in w for w in service.load_study(str(file), settings)[1]] == (
             [True] if data is VOC else []
         )
         assert to_yaml(config)

@@ -22,8 +22,8 @@ from torchvision.datasets import CIFAR10
 
 from sweep.config.errors import DataError
 from sweep.config.sections import DataConfig
-from sweep.data.datasets import balanced_order
-from sweep.data.loading import DATASETS, load, reader, split_sizes
+from sweep.data.datasets import stratified_order
+from sweep.data.loading import DATASETS, load_dataset, reader, split_sizes
 from sweep.data.loading import prepare as prepare_reader
 
 NOWHERE = Path("/nonexistent")  # a data root that the digits do not need
@@ -47,7 +47,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def digits(cache):
-    return load(config(), root=NOWHERE, cache=cache)
+    return load_dataset(config(), root=NOWHERE, cache=cache)
 
 
 def real(name, tmp_path):
@@ -56,7 +56,7 @@ def real(name, tmp_path):
     root = Path(os.environ.get("SWEEP_DATA", ".data"))
     if not (root / folder).is_dir():
         pytest.skip(f"no {folder} in {root}; SWEEP_DATA names the data root")
-    return load(config(name), root=root, cache=tmp_path), root / folder
+    return load_dataset(config(name), root=root, cache=tmp_path), root / folder
 
 
 def rows(images, labels):
@@ -111,7 +111,7 @@ def test_the_cut_never_changes(digits):
 def test_train_size_takes_a_subset_and_leaves_validation_alone(cache, digits):
     whole = {row.tobytes() for row in rows(*digits.train)}
     for size in (10, 100, 1294):
-        part = load(config(train_size=size), root=NOWHERE, cache=cache)
+        part = load_dataset(config(train_size=size), root=NOWHERE, cache=cache)
         assert len(part.train.labels) == size
         assert {row.tobytes() for row in rows(*part.train)} <= whole
         assert torch.equal(part.val.images, digits.val.images)
@@ -121,7 +121,7 @@ def test_train_size_takes_a_subset_and_leaves_validation_alone(cache, digits):
 
 def test_split_sizes_are_those_of_load(cache):
     for wanted in ({}, {"val_fraction": 0.25}, {"train_size": 7, "val_fraction": 0.5}):
-        part = load(config(**wanted), root=NOWHERE, cache=cache)
+        part = load_dataset(config(**wanted), root=NOWHERE, cache=cache)
         assert split_sizes(config(**wanted), part.info) == (len(part.train.labels), len(part.val.labels))
     assert split_sizes(config("mnist"), reader(config("mnist"), NOWHERE).info) == (54_000, 6_000)
 
@@ -139,12 +139,12 @@ def test_split_sizes_are_those_of_load(cache):
 )
 def test_impossible_cuts_are_refused(cache, wanted, message):
     with pytest.raises(DataError, match=message):
-        load(config(**wanted), root=NOWHERE, cache=cache)
+        load_dataset(config(**wanted), root=NOWHERE, cache=cache)
 
 
 def test_unknown_name_lists_the_valid_ones(tmp_path):
     with pytest.raises(DataError, match=r"data.name: unknown data set 'mnits'; choose one of digits, mnist, "):
-        load(config("mnits"), root=NOWHERE, cache=tmp_path)
+        load_dataset(config("mnits"), root=NOWHERE, cache=tmp_path)
     assert list(DATASETS) == ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagefolder", "voc"]
 
 
@@ -152,7 +152,7 @@ def test_unknown_name_lists_the_valid_ones(tmp_path):
 def test_every_beginning_of_the_balanced_order_has_the_proportions_of_the_whole(sizes, random):
     labels = [label for label, size in enumerate(sizes) for _ in range(size)]
     random.shuffle(labels)
-    order = balanced_order(np.array(labels))
+    order = stratified_order(np.array(labels))
     assert sorted(order) == list(range(len(labels)))
     ordered = np.array(labels)[order]
     for label, size in enumerate(sizes):
@@ -203,7 +203,7 @@ def test_cifar10(tmp_path):
 def test_test_part_is_opened_only_when_asked_for(tmp_path):
     prepare("digits", root=NOWHERE, cache=tmp_path)
     (tmp_path / "digits" / "test_images.npy").write_bytes(b"not an array")
-    dataset = load(config(), root=NOWHERE, cache=tmp_path)
+    dataset = load_dataset(config(), root=NOWHERE, cache=tmp_path)
     assert len(dataset.train.labels) == 1294
     with pytest.raises(DataError, match=r"prepared data in .*digits cannot be read .* delete this folder"):
         _ = dataset.test
@@ -219,7 +219,7 @@ def test_an_interrupted_preparation_is_completed(tmp_path, digits):
     prepare("digits", root=NOWHERE, cache=tmp_path)
     (tmp_path / "digits" / "train_labels.npy").unlink()
     (tmp_path / "digits" / ".train_labels.npy.0123").write_bytes(b"half a fi")
-    assert torch.equal(load(config(), root=NOWHERE, cache=tmp_path).train.labels, digits.train.labels)
+    assert torch.equal(load_dataset(config(), root=NOWHERE, cache=tmp_path).train.labels, digits.train.labels)
 
 
 def test_processes_may_prepare_at_once(tmp_path, digits):
@@ -227,8 +227,8 @@ def test_processes_may_prepare_at_once(tmp_path, digits):
 from pathlib import Path
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
-from sweep.sections import DataConfig
-from sweep.data import load
+from sweep.config.sections import DataConfig
+from sweep.data.loading import load_dataset as load
 print("ready", flush=True)
 input()
 for i in range(10):
@@ -252,7 +252,7 @@ for i in range(10):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_trials_share_one_copy_in_the_page_cache(cache):
-    dataset = load(config(train_size=900), root=NOWHERE, cache=cache)
+    dataset = load_dataset(config(train_size=900), root=NOWHERE, cache=cache)
     for split in (dataset.train, dataset.val):
         address = split.images.data_ptr()
         lines = (line.split() for line in Path("/proc/self/maps").read_text().splitlines())
@@ -262,10 +262,10 @@ def test_trials_share_one_copy_in_the_page_cache(cache):
 
 
 def test_what_a_trial_does_to_its_images_stays_with_it(cache, digits):
-    mine = load(config(), root=NOWHERE, cache=cache)
+    mine = load_dataset(config(), root=NOWHERE, cache=cache)
     original = digits.train.images[0].clone()
     mine.train.images[0] = 99
-    assert torch.equal(load(config(), root=NOWHERE, cache=cache).train.images[0], original)
+    assert torch.equal(load_dataset(config(), root=NOWHERE, cache=cache).train.images[0], original)
 
 
 def test_an_unwritable_cache_is_said(tmp_path):
@@ -366,8 +366,8 @@ PREPARE = """
 import gzip, hashlib, sys
 from pathlib import Path
 from torchvision.datasets import MNIST
-from sweep.sections import DataConfig
-from sweep.data import load
+from sweep.config.sections import DataConfig
+from sweep.data.loading import load_dataset as load
 folder, served, url = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 MNIST.mirrors = [url]
 MNIST.resources = [(f, hashlib.md5((served / f).read_bytes()).hexdigest()) for f, _ in MNIST.resources]
@@ -420,8 +420,8 @@ def test_workers_that_map_the_cache_load_no_reader(cache):
     code = f"""
 import sys
 from pathlib import Path
-from sweep.sections import DataConfig
-from sweep.data import load
+from sweep.config.sections import DataConfig
+from sweep.data.loading import load_dataset as load
 load(DataConfig(name="digits"), root=Path("/nonexistent"), cache=Path({str(cache)!r}))
 print([name for name in ("sklearn", "torchvision") if name in sys.modules])
 """

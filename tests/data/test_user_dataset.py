@@ -13,10 +13,10 @@ import torch
 from sweep.config.errors import DataError
 from sweep.config.sections import DataConfig
 from sweep.config.settings import Settings
-from sweep.data.loading import load, prepare, reader
-from sweep.service.preflight.space_checks import check
+from sweep.data.loading import load_dataset, prepare, reader
+from sweep.service.preflight.space_checks import check_study
 from sweep.training.loop import fit
-from sweep.training.trial import Place, assemble
+from sweep.training.trial import TrialPaths, assemble
 
 from ..conftest import MakeConfig, Package
 
@@ -90,8 +90,8 @@ def test_arrays_are_read_once_and_cut_like_any_set(
     package: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, cache = package(), tmp_path / "cache"
-    first = load(config(f"{name}.arrays:load"), root=tmp_path, cache=cache)
-    again = load(config(f"{name}.arrays:load", train_size=30), root=tmp_path, cache=cache)
+    first = load_dataset(config(f"{name}.arrays:load"), root=tmp_path, cache=cache)
+    again = load_dataset(config(f"{name}.arrays:load", train_size=30), root=tmp_path, cache=cache)
     assert calls(name) == [tmp_path]
     assert capsys.readouterr().out == ""
     assert (first.train.size, first.val.size, first.test.size) == (72, 18, 30)
@@ -109,14 +109,14 @@ def test_arrays_are_read_once_and_cut_like_any_set(
 
 
 def test_a_validation_part_of_its_own_validates(package: Package, tmp_path: Path) -> None:
-    found = load(config(f"{package()}.arrays:with_val"), root=tmp_path, cache=tmp_path / "cache")
+    found = load_dataset(config(f"{package()}.arrays:with_val"), root=tmp_path, cache=tmp_path / "cache")
     assert (found.train.size, found.val.size, found.test.size) == (90, 30, 30)
     assert torch.equal(found.val.images, found.test.images)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("kind", ["Pictures", "Tensors"])
 def test_a_class_as_torchvisions(package: Package, tmp_path: Path, kind: str) -> None:
-    found = load(config(f"{package()}.pictures:{kind}"), root=tmp_path, cache=tmp_path / "cache")
+    found = load_dataset(config(f"{package()}.pictures:{kind}"), root=tmp_path, cache=tmp_path / "cache")
     assert found.info.in_shape == (3, 6, 5)
     assert found.test.images[:, :, 0, 0].tolist() == [[255, 0, 7]] * 4  # type: ignore[attr-defined]
     assert found.test.images[:, 1, 3, 2].tolist() == [100, 101, 102, 103]  # type: ignore[attr-defined]
@@ -124,14 +124,14 @@ def test_a_class_as_torchvisions(package: Package, tmp_path: Path, kind: str) ->
 
 
 def test_grey_pictures_have_one_channel(package: Package, tmp_path: Path) -> None:
-    found = load(config(f"{package()}.pictures:Grey"), root=tmp_path, cache=tmp_path / "cache")
+    found = load_dataset(config(f"{package()}.pictures:Grey"), root=tmp_path, cache=tmp_path / "cache")
     assert found.info.in_shape == (1, 6, 5)
 
 
 def test_a_class_of_torchvisions_own(tmp_path: Path) -> None:
     """FakeData takes no ``train``; what it says is passed on, with its place."""
     with pytest.raises(DataError, match=r"torchvision.datasets:FakeData: .*TypeError: .*train"):
-        load(config("torchvision.datasets:FakeData"), root=tmp_path, cache=tmp_path / "cache")
+        load_dataset(config("torchvision.datasets:FakeData"), root=tmp_path, cache=tmp_path / "cache")
 
 
 def test_changed_data_are_another_set_from_the_next_run_on(package: Package, tmp_path: Path) -> None:
@@ -143,13 +143,13 @@ def test_changed_data_are_another_set_from_the_next_run_on(package: Package, tmp
         np.save(tmp_path / "images.npy", np.full((20, 1, 2, 2), brightness, np.uint8))
         found = reader(study, tmp_path)
         prepare(found, cache=cache)
-        trial = load(study, root=tmp_path, cache=cache)
+        trial = load_dataset(study, root=tmp_path, cache=cache)
         assert int(trial.train.images[0, 0, 0, 0]) == brightness  # type: ignore[attr-defined]
         return trial.reader.key
 
     first = run(10)
     np.save(tmp_path / "images.npy", np.full((20, 1, 2, 2), 99, np.uint8))
-    assert load(study, root=tmp_path, cache=cache).reader.key == first, "a trial of that run"
+    assert load_dataset(study, root=tmp_path, cache=cache).reader.key == first, "a trial of that run"
     second = run(20)
     assert second != first
     assert run(10) == first
@@ -159,14 +159,14 @@ def test_changed_data_are_another_set_from_the_next_run_on(package: Package, tmp
 def test_other_code_is_read_anew_and_a_damaged_note_too(package: Package, tmp_path: Path) -> None:
     name, cache = package(), tmp_path / "cache"
     study = config(f"{name}.arrays:load")
-    load(study, root=tmp_path, cache=cache)
+    load_dataset(study, root=tmp_path, cache=cache)
     (note,) = cache.glob("*.json")
     assert json.loads(note.read_text())["info"]["num_classes"] == 3
     note.write_text("{")
-    load(study, root=tmp_path, cache=cache)
+    load_dataset(study, root=tmp_path, cache=cache)
     assert len(calls(name)) == 2
     (tmp_path / "code" / name / "more.py").write_text("x = 1")
-    load(study, root=tmp_path, cache=cache)
+    load_dataset(study, root=tmp_path, cache=cache)
     assert len(calls(name)) == 3
 
 
@@ -201,7 +201,7 @@ def test_what_is_wrong_is_told_before_the_first_trial(
     """
     name = package(wrong=code)
     study = study_config(data={"name": f"{name}.wrong:load"})
-    problems, _ = check(study, Settings(workspace=tmp_path / "results", data=tmp_path))
+    problems, _ = check_study(study, Settings(workspace=tmp_path / "results", data=tmp_path))
     assert len(problems) == 1, problems
     for word in (f"data.name: {name}.wrong:load", *words):
         assert word in problems[0]
@@ -209,7 +209,7 @@ def test_what_is_wrong_is_told_before_the_first_trial(
 
 def test_options_of_folders_are_not_taken(study_config: MakeConfig, package: Package, tmp_path: Path) -> None:
     study = study_config(data={"name": f"{package()}.arrays:load", "folder": "x"})
-    problems, _ = check(study, Settings(workspace=tmp_path / "results", data=tmp_path))
+    problems, _ = check_study(study, Settings(workspace=tmp_path / "results", data=tmp_path))
     assert problems == [p for p in problems if p.startswith("data.folder: ")]
     assert len(problems) == 1
 
@@ -222,7 +222,7 @@ def test_a_trial_learns_it(study_config: MakeConfig, package: Package, tmp_path:
         training={"max_epochs": 30, "batch_size": 16, "lr": 0.03},
         objective={"metric": "val_accuracy", "direction": "maximize"},
     )
-    assert check(config, Settings(workspace=tmp_path / "results", data=tmp_path)) == ([], [])
-    run, _ = assemble(config.trial({"lambda1": 1e-3}), Place(tmp_path / "none", tmp_path, tmp_path / "cache"))
+    assert check_study(config, Settings(workspace=tmp_path / "results", data=tmp_path)) == ([], [])
+    run, _ = assemble(config.trial({"lambda1": 1e-3}), TrialPaths(tmp_path / "none", tmp_path, tmp_path / "cache"))
     *_, last = fit(run)
     assert last.values["val_accuracy"] > 0.8

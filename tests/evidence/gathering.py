@@ -15,22 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sweep.analysis.confirmation import Found, best_of
+from sweep.analysis.confirmation import BaselineResult, best_hyperparameters
 from sweep.analysis.summary import Summary, summarise
 from sweep.config.errors import ConfigError
 from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig, TrialConfig
-from sweep.config.study_file import built_in, override, parse, read_file
+from sweep.config.study_file import built_in, override, parse_study, read_file
 from sweep.study.baselines import configurations, members, trained
-from sweep.study.storages.catalog import connect, stored
+from sweep.study.storages.catalog import get_storage, load_stored_config
 from sweep.training import checkpoint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from sweep.data.batches import Part
-    from sweep.study.records import Row
+    from sweep.data.batches import DataPart
+    from sweep.study.records import TrialRecord
 
 
 FOLDER = Path(__file__).parent / "RESULTS"
@@ -82,7 +82,7 @@ class Entry:
         """
         [run, *_] = self.commands()
         raw, problems = override(read_file(cast("Path", built_in(self.study)), self.study), run[3::2])
-        config, more = parse(raw)
+        config, more = parse_study(raw)
         if config is None or problems:
             raise ConfigError(f"plan.yaml: {self.name}", problems + more)
         return config
@@ -118,19 +118,23 @@ def evidence(entry: Entry, said: Mapping[str, str], settings: Settings) -> dict[
     Args:
         said: what `sweep confirm` and `sweep sensitivity` have printed, by command.
     """
-    from sweep.study.storages.storage import noted
+    from sweep.study.storages.storage import get_user_attr
 
-    summary, config = summarise(entry.name, settings), stored(entry.name, settings)
+    summary, config = summarise(entry.name, settings), load_stored_config(entry.name, settings)
     confirmed = json.loads(said.get("confirm", "null"))
-    found = [Found(**each) for each in (confirmed or {"rivals": ()})["rivals"]]
+    found = [BaselineResult(**each) for each in (confirmed or {"rivals": ()})["rivals"]]
     rivals = [summarise(each.study, settings) for each in found]
     runs = [row for each in (summary, *rivals) for row in each.rows] + summary.controls
     [best] = configurations(config, summary.rows)[:1] if confirmed else [None]
-    arms = members(config, best, best_of(found), placebo=bool((entry.confirm or {}).get("placebo"))) if best else {}
+    arms = (
+        members(config, best, best_hyperparameters(found), placebo=bool((entry.confirm or {}).get("placebo")))
+        if best
+        else {}
+    )
     pairs = [row for arm, values in arms.items() for row in trained(arm, values, summary.controls).values()]
     return {
         "commands": [shlex.join(words) for words in entry.commands()],
-        "code": noted(entry.name, "code", connect(settings.storage)),
+        "code": get_user_attr(entry.name, "code", get_storage(settings.storage)),
         "hardware": _hardware(),
         "hours": sum(row.seconds or 0.0 for row in runs) / 3600,
         "config": config.model_dump(mode="json"),
@@ -157,7 +161,7 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
-def _trial(row: Row, config: StudyConfig, settings: Settings) -> dict[str, Any]:
+def _trial(row: TrialRecord, config: StudyConfig, settings: Settings) -> dict[str, Any]:
     """One trial of the search; with the unevenness of its taps where it has convolutions and was completed."""
     found = {
         "number": row.number,
@@ -188,7 +192,9 @@ def tap_spread(weights: dict[str, Any]) -> float | None:
     return sum(spreads) / len(spreads) if spreads else None
 
 
-def _curves(pairs: list[Row], config: StudyConfig, settings: Settings) -> dict[str, dict[int, list[float | None]]]:
+def _curves(
+    pairs: list[TrialRecord], config: StudyConfig, settings: Settings
+) -> dict[str, dict[int, list[float | None]]]:
     """The objective's metric on the test set by epoch, of each member by seed.
 
     Args:
@@ -202,7 +208,7 @@ def _curves(pairs: list[Row], config: StudyConfig, settings: Settings) -> dict[s
     return curves
 
 
-def _probes(pairs: list[Row], summary: Summary, settings: Settings) -> dict[str, dict[int, float]]:
+def _probes(pairs: list[TrialRecord], summary: Summary, settings: Settings) -> dict[str, dict[int, float]]:
     """Test accuracy of a logistic regression on the codes of each member's autoencoder, by seed."""
     found: dict[str, dict[int, float]] = {}
     for row in pairs:
@@ -226,10 +232,10 @@ def probe(trial: TrialConfig, folder: Path, settings: Settings) -> float:
     from sklearn.preprocessing import StandardScaler
 
     from sweep.data.batches import batches
-    from sweep.data.loading import load
+    from sweep.data.loading import load_dataset
     from sweep.training.trial import build
 
-    dataset = load(trial.data, root=settings.data, cache=settings.cache)
+    dataset = load_dataset(trial.data, root=settings.data, cache=settings.cache)
     model = build(trial, dataset.info)
     saved = checkpoint.load_latest(folder)
     if saved is None:
@@ -237,7 +243,7 @@ def probe(trial: TrialConfig, folder: Path, settings: Settings) -> float:
     model.load_state_dict(saved.state["model"])
     encoder = cast("nn.Module", model.encoder)
 
-    def coded(part: Part) -> tuple[NDArray[Any], NDArray[Any]]:
+    def coded(part: DataPart) -> tuple[NDArray[Any], NDArray[Any]]:
         with torch.no_grad():
             ordered = batches(part, batch_size=1000, device="cpu", shuffle=None, scale=dataset.info.scale)
             made = [(encoder(x.flatten(1)), y) for x, y in ordered]

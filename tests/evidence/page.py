@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from sweep.analysis.paired_tests import pairs_needed
-from sweep.analysis.wording import inline
+from sweep.analysis.wording import format_params
 from sweep.study.provenance import tags
 
 from .drawing import draw
@@ -115,7 +115,7 @@ class Page:
             [best] = list(confirmation["configurations"].values())[:1]
             strongest = next(r for r in confirmation["rivals"] if r["arm"] == "strongest")
             own = {k: v for k, v in strongest["hyperparameters"].items() if k.startswith("training.")}
-            return [str(len(evidence["trials"])), f"`{inline(best)}`", f"`{inline(own)}`"]
+            return [str(len(evidence["trials"])), f"`{format_params(best)}`", f"`{format_params(own)}`"]
 
         return self._table(heads, rows, line)
 

@@ -23,7 +23,7 @@ from sweep import service
 from sweep.analysis.summary import summarise
 from sweep.config.settings import Settings
 from sweep.config.study_file import assigned, built_in_names
-from sweep.data.loading import load
+from sweep.data.loading import load_dataset
 from sweep.models import build_model
 from sweep.service.confirm import confirm
 from sweep.training import checkpoint
@@ -52,7 +52,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("claims")
     (folder / "small.yaml").write_text(STUDY)
     settings = Settings(workspace=folder / "results", report=False)
-    config, _ = service.load(str(folder / "small.yaml"), settings)
+    config, _ = service.load_study(str(folder / "small.yaml"), settings)
     with pytest.MonkeyPatch.context() as patch:
         rayless.without_ray(patch)
         service.run(config, settings, rayless.Listener())
@@ -76,7 +76,7 @@ def test_every_study_of_the_plan_is_one_that_can_run(entry: Entry, tmp_path: Pat
     sets = [word for word in entry.commands()[0] if "=" in word]
     assert assigned(sets)[1] == []
     data = tmp_path if "SWEEP_DATA" not in os.environ else Path(os.environ["SWEEP_DATA"])
-    config, warnings = service.load(entry.study, Settings(workspace=tmp_path, data=data), sets=sets)
+    config, warnings = service.load_study(entry.study, Settings(workspace=tmp_path, data=data), sets=sets)
     assert config.name == entry.name
     assert [warning for warning in warnings if "at depth 2" not in warning] == []
 
@@ -103,7 +103,7 @@ def test_a_probe_is_a_logistic_regression_on_the_codes(settings: Settings, found
     summary = summarise("small", settings)
     row = next(row for row in summary.controls if row.kind == "plain")
     weights = checkpoint.load_latest(settings.checkpoints("small.controls", row.number)).state["model"]  # type: ignore[union-attr]
-    data = load(summary.config.data, root=settings.data, cache=settings.cache)
+    data = load_dataset(summary.config.data, root=settings.data, cache=settings.cache)
 
     def codes(split: Any) -> Any:
         pixels = split.images.flatten(1).float().numpy() / data.info.scale

@@ -24,17 +24,17 @@ from sweep.cluster.connect import connected
 from sweep.config.errors import SweepError
 from sweep.config.sections import DataConfig, Resources
 from sweep.config.study_config import TrialConfig
-from sweep.data.loading import load
+from sweep.data.loading import load_dataset
 from sweep.execution import executor
-from sweep.execution.dispatcher import Bridge
+from sweep.execution.dispatcher import Dispatcher
 from sweep.execution.executor import RUN_TRIAL, Worker, _Scheduler, _Searcher, _StopAll, _Workers, execute
-from sweep.execution.out_of_memory import Memory
-from sweep.execution.slots import Room
-from sweep.execution.trial_source import Job, Key, Result, Source
+from sweep.execution.slots import Slots
+from sweep.execution.trial_source import Key, TrialRequest, TrialSource
 from sweep.service.simulation import simulation
 from sweep.study.distributions import distributions, random_point
 from sweep.training import checkpoint
-from sweep.training.trial import Place, run_trial
+from sweep.training.reports import OomKind, TrialReport
+from sweep.training.trial import TrialPaths, run_trial
 
 from ..support.processes import descendants, title
 
@@ -78,13 +78,13 @@ def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(tmp_path_factory: pytest.TempPathFactory) -> TrialPaths:
     folder = tmp_path_factory.mktemp("workspace")
-    load(DataConfig(name="digits"), root=folder, cache=folder / "cache")
-    return Place(folder / "study", data=folder, cache=folder / "cache")
+    load_dataset(DataConfig(name="digits"), root=folder, cache=folder / "cache")
+    return TrialPaths(folder / "study", data=folder, cache=folder / "cache")
 
 
-def job(place: Place, number: int, max_epochs: int, *, width: int = 8, alone: bool = False) -> Job:
+def job(place: TrialPaths, number: int, max_epochs: int, *, width: int = 8, exclusive: bool = False) -> TrialRequest:
     config = TrialConfig.model_validate(
         {
             "model": {"name": "mlp", "depth": 1, "width": width},
@@ -94,31 +94,31 @@ def job(place: Place, number: int, max_epochs: int, *, width: int = 8, alone: bo
             "training": {"max_epochs": max_epochs, "seed": number},
         }
     )
-    where = Place(place.folder / str(number), place.data, place.cache)
-    return Job(("study", number), config, where, attempt=1, alone=alone)
+    where = TrialPaths(place.folder / str(number), place.data, place.cache)
+    return TrialRequest(("study", number), config, where, attempt=1, exclusive=exclusive)
 
 
-class Trials(Source):
+class Trials(TrialSource):
     """A list of trials; remembers all that it is told. Its children end the endless ones."""
 
-    def __init__(self, jobs: list[Job]):
+    def __init__(self, jobs: list[TrialRequest]):
         self.left = list(jobs)
         self.begun: list[int] = []
-        self.results: dict[int, list[Result]] = {}
+        self.results: dict[int, list[TrialReport]] = {}
         self.given_up: dict[int, str] = {}
-        self.lacks: list[Memory | None] = []
+        self.lacks: list[OomKind | None] = []
         self.deadline = time.monotonic() + PATIENCE
 
-    def ask(self) -> Job | None:
+    def ask(self) -> TrialRequest | None:
         return self.left.pop(0) if self.left else None
 
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         return not self.left
 
-    def started(self, key: Key) -> None:
+    def on_trial_start(self, key: Key) -> None:
         self.begun.append(key[1])
 
-    def report(self, key: Key, result: Result) -> bool:
+    def report(self, key: Key, result: TrialReport) -> bool:
         self.results.setdefault(key[1], []).append(result)
         return self.enough(key[1]) or time.monotonic() > self.deadline
 
@@ -126,9 +126,9 @@ class Trials(Source):
         """Whether a trial that has just reported should end."""
         return False
 
-    def lost(self, key: Key, error: str, lack: Memory | None = None) -> None:
+    def on_trial_lost(self, key: Key, error: str, oom: OomKind | None = None) -> None:
         self.given_up[key[1]] = error
-        self.lacks.append(lack)
+        self.lacks.append(oom)
 
     def epochs(self, number: int) -> list[int]:
         return [m.epoch for result in self.results.get(number, []) for m in result.epochs]
@@ -155,13 +155,13 @@ def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
 
 
 def at_once(resources: Resources) -> int:
-    return Room(resources, waiting=lambda: 0, notice=pytest.fail).slots(0)
+    return Slots(resources, waiting=lambda: 0, notice=pytest.fail).slots(0)
 
 
 def asked(resources: Resources) -> dict[str, float]:
-    room = Room(resources, waiting=lambda: 0, notice=pytest.fail)
+    room = Slots(resources, waiting=lambda: 0, notice=pytest.fail)
     room.slots(0)
-    return room.demand()
+    return room.resource_request()
 
 
 @pytest.mark.usefixtures("devices")
@@ -193,7 +193,9 @@ def test_room_is_counted_in_whole_trials() -> None:
         (Resources(accelerator_type="A100"), "accelerator_type: no node has A100; there are: A10G[.]$"),
     ],
 )
-def test_more_than_any_node_has_is_refused_with_what_there_is(place: Place, resources: Resources, asked: str) -> None:
+def test_more_than_any_node_has_is_refused_with_what_there_is(
+    place: TrialPaths, resources: Resources, asked: str
+) -> None:
     source = Trials([job(place, 99, 1)])
     with pytest.raises(SweepError, match=asked):
         execute(source, resources, stop=threading.Event())
@@ -203,7 +205,7 @@ def test_more_than_any_node_has_is_refused_with_what_there_is(place: Place, reso
 @pytest.mark.usefixtures("devices")
 def test_a_cluster_that_loses_its_nodes_is_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    room = Room(Resources(), waiting=lambda: 5, notice=said.append)
+    room = Slots(Resources(), waiting=lambda: 5, notice=said.append)
     monkeypatch.setattr("sweep.execution.slots.LOOK_EVERY", 0.0)
     assert room.slots(0) == 2
     with monkeypatch.context() as lost:
@@ -220,17 +222,17 @@ def test_a_cluster_that_loses_its_nodes_is_waited_for_but_not_for_ever(monkeypat
         room.slots(2)
 
 
-def test_there_are_as_many_trials_as_the_room_of_the_moment_has(place: Place) -> None:
+def test_there_are_as_many_trials_as_the_room_of_the_moment_has(place: TrialPaths) -> None:
     room = 1
     source = Trials([job(place, n, 1) for n in range(9)])
-    with Bridge(source, limit=lambda _: room, stop=threading.Event()) as bridge:
+    with Dispatcher(source, limit=lambda _: room, stop=threading.Event()) as bridge:
         for room, out in ((1, 1), (3, 3), (0, 3), (4, 4)):  # noqa: B007 (the bridge asks for it)
             deadline = time.monotonic() + 10
-            while len(bridge.jobs) < out and time.monotonic() < deadline:
-                if isinstance(taken := bridge.take(), Job):
-                    bridge.jobs[str(taken.key)] = taken
-            assert len(bridge.jobs) == out
-            assert [bridge.take() for _ in range(5)] == [None] * 5
+            while len(bridge.requests) < out and time.monotonic() < deadline:
+                if isinstance(taken := bridge.next_trial(), TrialRequest):
+                    bridge.requests[str(taken.key)] = taken
+            assert len(bridge.requests) == out
+            assert [bridge.next_trial() for _ in range(5)] == [None] * 5
 
 
 # -- four half-GPU trials, then short ones, one of which has to be alone ----------------------------------------------
@@ -239,7 +241,7 @@ def test_there_are_as_many_trials_as_the_room_of_the_moment_has(place: Place) ->
 class FourThenShort(Trials):
     """The first four are endless, and end when each of them has reported: that is, when all run at once."""
 
-    def __init__(self, jobs: list[Job]):
+    def __init__(self, jobs: list[TrialRequest]):
         super().__init__(jobs)
         self.taken: dict[int, list[dict[str, float]]] = {}  # most of all running ones, when it reports
 
@@ -260,12 +262,12 @@ class Shared(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def shared(devices: Path, place: Place) -> Shared:
+def shared(devices: Path, place: TrialPaths) -> Shared:
     jobs = [job(place, n, ENDLESS) for n in range(4)] + [job(place, n, 3) for n in range(4, 9)]
     jobs.append(job(place, TOO_LARGE, 3, width=2**40))
-    jobs[6].place.folder.parent.mkdir(parents=True, exist_ok=True)
-    jobs[6].place.folder.write_text("a file where the checkpoints belong")
-    source = FourThenShort([job(place, ALONE, 3, alone=True), *jobs])
+    jobs[6].paths.folder.parent.mkdir(parents=True, exist_ok=True)
+    jobs[6].paths.folder.write_text("a file where the checkpoints belong")
+    source = FourThenShort([job(place, ALONE, 3, exclusive=True), *jobs])
     resources = Resources(cpus=0.5, gpus=0.5, memory=0.75, accelerator_type="A10G")
     execute(source, resources, stop=threading.Event())
     return Shared(source, sorted(file.read_text() for file in devices.glob("[0-9]*")))
@@ -287,7 +289,7 @@ def test_ray_is_asked_for_what_a_trial_needs(shared: Shared) -> None:
 
 def test_a_trial_without_enough_memory_says_so(shared: Shared) -> None:
     last = shared.source.results[TOO_LARGE][-1]
-    assert (last.outcome, last.lack) == ("failed", "host")
+    assert (last.outcome, last.oom) == ("failed", "host")
     assert last.error is not None
     assert last.error.splitlines()[-1].startswith("out of memory on the host: lower training.batch_size or width")
 
@@ -295,7 +297,7 @@ def test_a_trial_without_enough_memory_says_so(shared: Shared) -> None:
 def test_each_worker_sees_its_own_gpu_and_stays_warm(shared: Shared) -> None:
     # Ten trials in four processes, and the one that is alone on a whole GPU in one of its own.
     assert sorted(shared.devices.count(device) for device in "01") == [2, 3]
-    hosts = {result.where["sweep.host"] for results in shared.source.results.values() for result in results}
+    hosts = {result.tags["sweep.host"] for results in shared.source.results.values() for result in results}
     assert hosts == {os.uname().nodename}
 
 
@@ -308,7 +310,7 @@ def test_every_epoch_comes_once_and_in_order(shared: Shared) -> None:
         assert shared.source.outcome(number) == "completed"
 
 
-def test_a_failing_trial_is_a_result_and_its_worker_goes_on(shared: Shared, place: Place) -> None:
+def test_a_failing_trial_is_a_result_and_its_worker_goes_on(shared: Shared, place: TrialPaths) -> None:
     error = shared.source.results[6][-1].error
     assert shared.source.outcome(6) == "failed"
     assert error is not None
@@ -317,17 +319,17 @@ def test_a_failing_trial_is_a_result_and_its_worker_goes_on(shared: Shared, plac
     assert shared.source.outcome(8) == "completed"
 
 
-def test_the_numbers_are_those_of_the_same_trial_in_this_process(shared: Shared, place: Place) -> None:
-    here = Place(place.folder / "here", place.data, place.cache)
+def test_the_numbers_are_those_of_the_same_trial_in_this_process(shared: Shared, place: TrialPaths) -> None:
+    here = TrialPaths(place.folder / "here", place.data, place.cache)
     expected = [m for report in run_trial(job(place, 7, 3).config, here) for m in report.epochs]
     got = [m for result in shared.source.results[7] for m in result.epochs]
     assert [{**m.values, "seconds": 0} for m in got] == [{**m.values, "seconds": 0} for m in expected]
 
 
 @pytest.mark.usefixtures("devices")
-def test_a_worker_is_told_its_share_of_a_gpu(place: Place) -> None:
-    room = Room(Resources(gpus=0.25), waiting=lambda: 0, notice=pytest.fail)
-    bridge = Bridge(Trials([job(place, 0, 1)]), limit=room.slots, stop=threading.Event())
+def test_a_worker_is_told_its_share_of_a_gpu(place: TrialPaths) -> None:
+    room = Slots(Resources(gpus=0.25), waiting=lambda: 0, notice=pytest.fail)
+    bridge = Dispatcher(Trials([job(place, 0, 1)]), limit=room.slots, stop=threading.Event())
     with bridge:
         told = _Searcher(bridge, room, RUN_TRIAL).suggest("tune's id")
     assert isinstance(told, dict)
@@ -340,7 +342,7 @@ def test_a_worker_is_told_its_share_of_a_gpu(place: Place) -> None:
 class Mortal(Trials):
     """Trial 0's worker dies after two reports; trial 1 is stopped after two reports."""
 
-    def __init__(self, jobs: list[Job]):
+    def __init__(self, jobs: list[TrialRequest]):
         super().__init__(jobs)
         self.stop = threading.Event()
         self.before: list[int] = []  # epochs of trial 0 that were reported before its worker died
@@ -369,16 +371,18 @@ class Mortal(Trials):
 
 
 @pytest.fixture(scope="module")
-def mortal(devices: Path, place: Place) -> Mortal:
+def mortal(devices: Path, place: TrialPaths) -> Mortal:
     with Mortal([job(place, n, ENDLESS) for n in (0, 1, 2)]) as source:
         # Whatever the tests above have left is not for this run.
         for n, each in enumerate(source.left):
-            source.left[n] = Job(each.key, each.config, Place(place.folder / f"m{n}", place.data, place.cache), 1)
+            source.left[n] = TrialRequest(
+                each.key, each.config, TrialPaths(place.folder / f"m{n}", place.data, place.cache), 1
+            )
         execute(source, Resources(gpus=0, max_concurrent=1), stop=source.stop)
     return source
 
 
-def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(mortal: Mortal, place: Place) -> None:
+def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(mortal: Mortal, place: TrialPaths) -> None:
     assert time.monotonic() < mortal.deadline
     saved = checkpoint.load_latest(place.folder / "m0")
     assert saved is not None
@@ -390,7 +394,7 @@ def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(mortal: Mort
     assert len(saved.history) > len(mortal.before)
 
 
-def test_a_stop_leaves_every_reported_epoch_in_a_checkpoint(mortal: Mortal, place: Place) -> None:
+def test_a_stop_leaves_every_reported_epoch_in_a_checkpoint(mortal: Mortal, place: TrialPaths) -> None:
     assert 2 not in mortal.begun, "a trial was started after the stop"
     assert mortal.outcome(1) is None
     assert not mortal.given_up
@@ -399,18 +403,18 @@ def test_a_stop_leaves_every_reported_epoch_in_a_checkpoint(mortal: Mortal, plac
     assert [m.epoch for m in saved.history] == mortal.epochs(1)
 
 
-def test_losses_count_as_long_as_a_trial_makes_no_progress(place: Place) -> None:
+def test_losses_count_as_long_as_a_trial_makes_no_progress(place: TrialPaths) -> None:
     source = Trials([job(place, 0, ENDLESS)])
-    with Bridge(source, limit=lambda _: 1, stop=threading.Event()) as bridge:
+    with Dispatcher(source, limit=lambda _: 1, stop=threading.Event()) as bridge:
 
         def loses_its_worker(*epochs: int) -> None:
-            given = bridge.take()
-            assert isinstance(given, Job)
-            bridge.jobs["tune's id"] = given
+            given = bridge.next_trial()
+            assert isinstance(given, TrialRequest)
+            bridge.requests["tune's id"] = given
             if epochs:
                 metrics = [(epoch, {"val_loss": 1.0}, 0) for epoch in epochs]
-                assert not bridge.result("tune's id", json.dumps([metrics, None, None, None, {}]))
-            bridge.lost("tune's id", "the node died")
+                assert not bridge.on_report("tune's id", json.dumps([metrics, None, None, None, {}]))
+            bridge.on_worker_lost("tune's id", "the node died")
 
         for epoch in range(1, 6):  # five nodes, and an epoch on each of them
             loses_its_worker(epoch)
@@ -418,24 +422,24 @@ def test_losses_count_as_long_as_a_trial_makes_no_progress(place: Place) -> None
         assert source.given_up == {}
         loses_its_worker()
         assert source.given_up == {0: "the node died\nthe worker died 3 times in the same epoch"}
-        assert bridge.take() == Searcher.FINISHED
+        assert bridge.next_trial() == Searcher.FINISHED
 
 
 class Pauses(Trials):
     """Four trials, then none until all have ended and a second has passed, then four more."""
 
-    def __init__(self, jobs: list[Job]):
+    def __init__(self, jobs: list[TrialRequest]):
         super().__init__(jobs)
         self.rounds: list[set[float]] = [set(), set()]  # process ids
         self.over = 0
         self.pause_until = 0.0
 
-    def ask(self) -> Job | None:
+    def ask(self) -> TrialRequest | None:
         if len(self.left) == 4 and (self.over < 4 or time.monotonic() < self.pause_until):
             return None
         return super().ask()
 
-    def report(self, key: Key, result: Result) -> bool:
+    def report(self, key: Key, result: TrialReport) -> bool:
         self.rounds[key[1] // 4] |= {m.values["worker/pid"] for m in result.epochs}
         if result.outcome is not None:
             self.over += 1
@@ -447,8 +451,8 @@ class Pauses(Trials):
 def test_workers_stay_through_a_moment_without_a_trial(tmp_path: Path) -> None:
     config = simulation.study_of(simulation.Load(8, 4, epochs=40, epoch_seconds=0.1))
     trial = config.trial(random_point(distributions(config.searched), seed=0, number=0))
-    where = Place(tmp_path, tmp_path, tmp_path)
-    source = Pauses([Job(("study", number), trial, where, attempt=1) for number in range(8)])
+    where = TrialPaths(tmp_path, tmp_path, tmp_path)
+    source = Pauses([TrialRequest(("study", number), trial, where, attempt=1) for number in range(8)])
     execute(
         source, Resources(cpus=1, gpus=0), stop=threading.Event(), run_trial="sweep.training.simulated_trial:run_trial"
     )
@@ -460,12 +464,12 @@ def test_workers_stay_through_a_moment_without_a_trial(tmp_path: Path) -> None:
 class Idle(Trials):
     """Three trials end; then the worker of the fourth is killed with two of those that are idle."""
 
-    def __init__(self, jobs: list[Job]):
+    def __init__(self, jobs: list[TrialRequest]):
         super().__init__(jobs)
         self.workers: list[list[float]] = [[], [], [], []]  # process ids, in the order in which trials had them
         self.since = 0.0  # when the last of them was met
 
-    def report(self, key: Key, result: Result) -> bool:
+    def report(self, key: Key, result: TrialReport) -> bool:
         super().report(key, result)
         mine = self.workers[key[1]]
         for pid in (m.values["worker/pid"] for m in result.epochs):
@@ -484,8 +488,8 @@ class Idle(Trials):
 def test_a_trial_that_loses_its_worker_has_an_idle_one_that_lives(tmp_path: Path) -> None:
     config = simulation.study_of(simulation.Load(4, 4, epochs=2000, epoch_seconds=0.2))
     trial = config.trial(random_point(distributions(config.searched), seed=0, number=0))
-    where = Place(tmp_path, tmp_path, tmp_path)
-    source = Idle([Job(("study", number), trial, where, attempt=1) for number in range(4)])
+    where = TrialPaths(tmp_path, tmp_path, tmp_path)
+    source = Idle([TrialRequest(("study", number), trial, where, attempt=1) for number in range(4)])
     execute(
         source, Resources(cpus=1, gpus=0), stop=threading.Event(), run_trial="sweep.training.simulated_trial:run_trial"
     )
@@ -517,39 +521,39 @@ def test_a_worker_without_a_trial_ends_after_a_while_or_where_it_is_in_the_way(m
     assert workers.num_cached_objects == 0
 
 
-def test_a_trial_that_must_be_alone_waits_until_no_other_runs(place: Place) -> None:
-    source = Trials([job(place, 0, 3, alone=True), job(place, 1, 3), job(place, 2, 3)])
-    with Bridge(source, limit=lambda _: 2, stop=threading.Event()) as bridge:
+def test_a_trial_that_must_be_alone_waits_until_no_other_runs(place: TrialPaths) -> None:
+    source = Trials([job(place, 0, 3, exclusive=True), job(place, 1, 3), job(place, 2, 3)])
+    with Dispatcher(source, limit=lambda _: 2, stop=threading.Event()) as bridge:
 
         def takes(number: int) -> None:
             deadline = time.monotonic() + 10
-            while not isinstance(taken := bridge.take(), Job) and time.monotonic() < deadline:
+            while not isinstance(taken := bridge.next_trial(), TrialRequest) and time.monotonic() < deadline:
                 assert taken is None
-            assert isinstance(taken, Job)
+            assert isinstance(taken, TrialRequest)
             assert taken.key[1] == number
-            bridge.jobs[str(number)] = taken
+            bridge.requests[str(number)] = taken
 
         def ends(number: int) -> None:
-            assert bridge.result(str(number), json.dumps([[], None, "completed", None, {}]))
+            assert bridge.on_report(str(number), json.dumps([[], None, "completed", None, {}]))
 
         takes(1)
         takes(2)
         ends(1)
-        assert [bridge.take() for _ in range(20)] == [None] * 20, "trial 2 still runs"
+        assert [bridge.next_trial() for _ in range(20)] == [None] * 20, "trial 2 still runs"
         ends(2)
         takes(0)
-        assert bridge.take() is None
+        assert bridge.next_trial() is None
         ends(0)
-        assert bridge.take() == Searcher.FINISHED
+        assert bridge.next_trial() == Searcher.FINISHED
 
 
-def test_a_worker_that_ray_has_ended_for_memory_is_not_tried_again_beside_others(place: Place) -> None:
+def test_a_worker_that_ray_has_ended_for_memory_is_not_tried_again_beside_others(place: TrialPaths) -> None:
     source = Trials([job(place, 0, ENDLESS)])
-    with Bridge(source, limit=lambda _: 1, stop=threading.Event(), retry_oom=True) as bridge:
-        given = bridge.take()
-        assert isinstance(given, Job)
-        bridge.jobs["tune's id"] = given
-        bridge.lost("tune's id", "Task was killed due to the node running low on memory.")
+    with Dispatcher(source, limit=lambda _: 1, stop=threading.Event(), retry_oom=True) as bridge:
+        given = bridge.next_trial()
+        assert isinstance(given, TrialRequest)
+        bridge.requests["tune's id"] = given
+        bridge.on_worker_lost("tune's id", "Task was killed due to the node running low on memory.")
     assert source.lacks == ["host"]
     assert source.given_up[0].splitlines()[-1].startswith("the worker died, out of memory on the host")
 
@@ -558,13 +562,13 @@ def test_a_worker_that_ray_has_ended_for_memory_is_not_tried_again_beside_others
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(place: Place) -> None:
+def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(place: TrialPaths) -> None:
     """The trial keeps its row: it has not failed, and goes on when there is room."""
-    full = job(Place(place.folder / "full", place.data, place.cache), 0, 3)
-    (full.place.folder / "attempt-01").mkdir(parents=True)
+    full = job(TrialPaths(place.folder / "full", place.data, place.cache), 0, 3)
+    (full.paths.folder / "attempt-01").mkdir(parents=True)
     for epoch in (1, 2, 3):  # wherever the checkpoint is written, there is no room
-        (full.place.folder / "attempt-01" / f"epoch-{epoch:04d}.tmp").symlink_to("/dev/full")
-    where = {"folder": str(full.place.folder), "data": str(place.data), "cache": str(place.cache), "gpus": 0}
+        (full.paths.folder / "attempt-01" / f"epoch-{epoch:04d}.tmp").symlink_to("/dev/full")
+    where = {"folder": str(full.paths.folder), "data": str(place.data), "cache": str(place.cache), "gpus": 0}
     worker = Worker(
         {
             "job": json.dumps(
@@ -581,21 +585,21 @@ def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(place: Place) ->
     )
     said = worker.step()
     source = Trials([])
-    bridge = Bridge(source, limit=lambda _: 1, stop=threading.Event())
-    bridge.jobs["tune's id"] = full
-    assert bridge.result("tune's id", said["report"], said["halt"])
+    bridge = Dispatcher(source, limit=lambda _: 1, stop=threading.Event())
+    bridge.requests["tune's id"] = full
+    assert bridge.on_report("tune's id", said["report"], said["halt"])
     assert bridge.ended
     assert isinstance(bridge.error, SweepError)
     assert "No space left on device" in str(bridge.error)
     assert "Nothing is lost: make room, then resume the study" in str(bridge.error)
     assert source.results == source.given_up == {}
-    assert not list(full.place.folder.rglob("*.pt"))
+    assert not list(full.paths.folder.rglob("*.pt"))
 
 
 @pytest.mark.usefixtures("devices")
-def test_an_error_of_the_source_ends_the_run_and_is_raised(place: Place) -> None:
+def test_an_error_of_the_source_ends_the_run_and_is_raised(place: TrialPaths) -> None:
     class Full(Trials):
-        def ask(self) -> Job | None:
+        def ask(self) -> TrialRequest | None:
             raise OSError("No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
@@ -607,7 +611,7 @@ def test_tune_can_write_nothing_of_the_study() -> None:
     """Tune pickles its searcher and scheduler into a snapshot; a storage's password must not get there."""
     source = Trials([])
     source.password = "secret"  # type: ignore[attr-defined]
-    room = Room(Resources(), waiting=source.waiting, notice=source.noticed)
-    bridge = Bridge(source, limit=room.slots, stop=threading.Event())
+    room = Slots(Resources(), waiting=source.n_waiting, notice=source.on_message)
+    bridge = Dispatcher(source, limit=room.slots, stop=threading.Event())
     for adapter in (_Searcher(bridge, room, RUN_TRIAL), _Scheduler(bridge, room), _StopAll(bridge)):
         assert b"secret" not in pickle.dumps(adapter)

@@ -18,11 +18,11 @@ from optuna.trial import TrialState
 
 from sweep.config.sections import DataConfig, Resources
 from sweep.config.settings import Settings
-from sweep.data.loading import load
+from sweep.data.loading import load_dataset
 from sweep.execution.executor import execute
 from sweep.study.storages.storage import open_storage
 from sweep.tracking.server import down, environment_file, up
-from sweep.training.trial import Place
+from sweep.training.trial import TrialPaths
 
 from ..service.test_resume import config_of
 from ..support.invariants import (
@@ -223,8 +223,8 @@ def without_memory() -> Iterator[None]:
 def test_a_trial_whose_workers_die_three_times_in_an_epoch_is_given_up_and_named_if_it_was_out_of_memory(
     tmp_path: Path,
 ) -> None:
-    load(DataConfig(name="digits"), root=tmp_path, cache=tmp_path / "cache")
-    place = Place(tmp_path / "study", data=tmp_path, cache=tmp_path / "cache")
+    load_dataset(DataConfig(name="digits"), root=tmp_path, cache=tmp_path / "cache")
+    place = TrialPaths(tmp_path / "study", data=tmp_path, cache=tmp_path / "cache")
     source = Trials([job(place, number, 3) for number in (0, 1)])
     execute(source, Resources(gpus=0), stop=threading.Event())
     assert source.results == {}

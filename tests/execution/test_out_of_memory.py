@@ -10,7 +10,7 @@ import torch
 
 from sweep.config.sections import Resources
 from sweep.execution import out_of_memory as memory
-from sweep.execution.out_of_memory import cap, hint, lacking, share
+from sweep.execution.out_of_memory import gpu_memory_fraction, hint, limit_gpu_memory, oom_kind
 
 GIB = 2**30
 
@@ -28,16 +28,16 @@ def fractions(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_a_share_is_capped_and_a_whole_gpu_is_not(fractions: list[float]) -> None:
     for gpus in (0.0, 1.0, 2.0):
-        cap(gpus)
+        limit_gpu_memory(gpus)
     assert fractions == []
-    cap(0.5)
+    limit_gpu_memory(0.5)
     assert fractions == [0.5 - 0.6 / 16]
 
 
 @pytest.mark.parametrize("number", [2, 3, 4, 7])
 @pytest.mark.parametrize("total", [8 * GIB, 80 * GIB])
 def test_as_many_as_share_a_gpu_fit_with_what_cuda_takes_itself(number: int, total: float) -> None:
-    each = share(1 / number, total)
+    each = gpu_memory_fraction(1 / number, total)
     assert each >= 0.5 / number
     if number * memory.CONTEXT < total / 2:
         assert number * (each * total + memory.CONTEXT) == pytest.approx(total)
@@ -45,7 +45,7 @@ def test_as_many_as_share_a_gpu_fit_with_what_cuda_takes_itself(number: int, tot
 
 def test_nothing_is_done_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    cap(0.5)
+    limit_gpu_memory(0.5)
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ def test_nothing_is_done_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) 
 def test_a_lack_of_memory_is_told_from_other_errors(taking: Callable[[], object], lack: str | None) -> None:
     with pytest.raises(Exception) as raised:  # noqa: PT011 (whatever it is that PyTorch and NumPy raise)
         taking()
-    assert lacking(raised.value) == lack
+    assert oom_kind(raised.value) == lack
 
 
 def test_a_lack_of_memory_on_a_gpu_is_known_by_its_class_and_by_what_cublas_says() -> None:
-    assert lacking(torch.OutOfMemoryError("CUDA out of memory.")) == "GPU"
-    assert lacking(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")) == "GPU"
+    assert oom_kind(torch.OutOfMemoryError("CUDA out of memory.")) == "GPU"
+    assert oom_kind(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")) == "GPU"
     assert "resources.gpus" in hint("GPU")
     assert "resources.memory" in hint("host")
 
@@ -87,10 +87,10 @@ def test_what_is_tried_again_alone(resources: Resources, lacks: list[str]) -> No
 def test_more_than_the_share_is_out_of_memory_though_the_gpu_has_it() -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     try:
-        cap(0.25)
+        limit_gpu_memory(0.25)
         torch.empty(int(0.1 * total), dtype=torch.uint8, device="cuda")
         with pytest.raises(torch.OutOfMemoryError) as raised:
             torch.empty(int(0.3 * total), dtype=torch.uint8, device="cuda")
-        assert lacking(raised.value) == "GPU"
+        assert oom_kind(raised.value) == "GPU"
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -36,8 +36,8 @@ def metrics(task: str, output: Tensor, labels: Tensor, size: int, images: Tensor
         part = slice(i, i + size)
         x = output if images is None else images
         loss = TASKS[task].loss(output[part], x[part], labels[part], 0.0)
-        meter.add(loss, output[part], labels[part])
-    return meter.summary("val")
+        meter.update(loss, output[part], labels[part])
+    return meter.compute("val")
 
 
 # -- classification ----------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def test_an_epoch_of_masks_is_counted_in_flat_memory(monkeypatch: pytest.MonkeyP
     logits, masks = outputs_and_masks(2)
     meter, held = Meter(TASKS["segmentation"]), []
     for _ in range(100):
-        meter.add(torch.tensor(1.0), logits.clone(), masks.clone())
+        meter.update(torch.tensor(1.0), logits.clone(), masks.clone())
         held.append(sum(t.numel() for t in [*meter._outputs, *meter._labels]))
     assert max(held) <= 4000 + logits.numel() + masks.numel()
     assert max(held[:10]) == max(held[90:])

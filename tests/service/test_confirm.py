@@ -22,15 +22,15 @@ from mlflow.artifacts import load_text
 from optuna.trial import TrialState
 
 from sweep import service
-from sweep.analysis.confirmation import Found
+from sweep.analysis.confirmation import BaselineResult
 from sweep.config import study_file as studyfile
 from sweep.config.errors import ConfigError
 from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
 from sweep.service import confirm
 from sweep.service.maintenance import archive
-from sweep.study.records import ARMS, Wanted
-from sweep.study.storages.storage import note, noted, open_storage
+from sweep.study.records import ARMS, PlannedTrial
+from sweep.study.storages.storage import get_user_attr, open_storage, set_user_attr
 from sweep.study.study import Study
 from sweep.training.reports import EpochMetrics
 
@@ -102,7 +102,7 @@ class Confirmed:
 @pytest.fixture(scope="module")
 def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Confirmed]:
     workspace = tmp_path_factory.mktemp("confirmed") / "results"
-    config, _ = studyfile.parse(studyfile.read_yaml(STUDY, "a test"))
+    config, _ = studyfile.parse_study(studyfile.read_yaml(STUDY, "a test"))
     assert config is not None
     search = rayless.start(config, workspace, f"journal:///{workspace}/optuna.journal")
     search.join(PATIENCE)
@@ -243,9 +243,9 @@ def test_a_copy_of_the_study_has_it_too_and_says_where_better_ones_were_found_si
     assert "On the test set" in page()
     assert "better configurations since" not in page()
     storage = open_storage(there.storage)
-    found = noted("pairs", "confirmation", storage)
+    found = get_user_attr("pairs", "confirmation", storage)
     assert found == confirmed.data
-    note("pairs", "confirmation", {**found, "configurations": {"999": {}}}, storage)
+    set_user_attr("pairs", "confirmation", {**found, "configurations": {"999": {}}}, storage)
     assert "better configurations since" in page()
 
 
@@ -334,7 +334,7 @@ def told(tmp_path: Path) -> Told:
     def make(config: StudyConfig, values: Sequence[float | None], **places: Path) -> Settings:
         settings = Settings(workspace=tmp_path / "results", **places)  # type: ignore[arg-type]
         study = Study(config, open_storage(settings.storage), workspace=settings.workspace)
-        study.fill()
+        study.enqueue_budget()
         for value in values:
             trial = study.ask()
             assert trial is not None
@@ -377,7 +377,7 @@ def test_rivals_of_a_study_that_was_shown_others_have_as_many_trials_more(study_
     settings = told(config, [0.5, 0.4])
     known = {"outcome": "completed", "value": 0.3, "params": {"lambda1": 0.01}, "intermediate": {}}
     study = Study(config, open_storage(settings.storage), workspace=settings.workspace)
-    study.know([{"trial": f"earlier-{n:04d}", **known} for n in range(3)])
+    study.add_prior_trials([{"trial": f"earlier-{n:04d}", **known} for n in range(3)])
     plan = confirm.prepared(config.name, settings, top=1, against=["dropout"])
     assert {arm: rival.search.trials for arm, rival in plan.rivals.items()} == {"strongest": 5, "dropout": 5}
     assert plan.notes == [f"{config.name} was shown 3 trials of other studies; each rival has as many more of its own"]
@@ -453,7 +453,7 @@ def test_runs_that_failed_or_lost_their_checkpoints_are_named(study_config: Make
     config = study_config()
     settings = told(config, [0.5, 0.4, 0.3, 0.2, 0.1, 0.6])
     plan = confirm.prepared(config.name, settings, top=1, against=[])
-    pairs: list[Wanted] = [("guided", 4, seed, plan.top[0].hyperparameters) for seed in (10_000, 10_001)]
+    pairs: list[PlannedTrial] = [("guided", 4, seed, plan.top[0].hyperparameters) for seed in (10_000, 10_001)]
     storage = open_storage(settings.storage)
     sister = Study(config, storage, workspace=settings.workspace, sister=True, pairs=pairs)
     sister.add(pairs)
@@ -464,7 +464,7 @@ def test_runs_that_failed_or_lost_their_checkpoints_are_named(study_config: Make
         trial.best = 0.5
         sister.tell(trial, outcome, checkpoint=None, error="broken")  # type: ignore[arg-type]
     summary = confirm.summarise(config.name, settings)
-    found = [Found("strongest", "other", 6, 0, None, {})]
+    found = [BaselineResult("strongest", "other", 6, 0, None, {})]
     concluded = confirm.read(plan, found, summary, settings, placebo=False)
     assert concluded.notes == [
         "strongest: none of the 6 trials of other has completed",

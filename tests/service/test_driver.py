@@ -19,14 +19,12 @@ from sqlalchemy.engine import make_url
 
 from sweep import service
 from sweep.config.settings import Settings
-from sweep.execution.out_of_memory import Memory
-from sweep.execution.trial_source import Result
 from sweep.service.driver import Driver
-from sweep.service.recorder import Recording
+from sweep.service.recorder import Recorder
 from sweep.study.storages.storage import open_storage
 from sweep.study.study import Study
 from sweep.tracking.tracker import Tracker
-from sweep.training.reports import EpochMetrics
+from sweep.training.reports import EpochMetrics, OomKind, TrialReport
 
 from ..conftest import MakeConfig, connections_closed
 from ..support import rayless
@@ -40,12 +38,12 @@ class Notices:
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def noticed(self, message: str) -> None:
+    def on_message(self, message: str) -> None:
         self.said.append(message)
 
-    def started(self, trial: Any) -> None: ...
-    def progressed(self, trial: Any, metrics: EpochMetrics) -> None: ...
-    def ended(self, trial: Any, outcome: str, error: str | None) -> None: ...
+    def on_trial_start(self, trial: Any) -> None: ...
+    def on_epoch_end(self, trial: Any, metrics: EpochMetrics) -> None: ...
+    def on_trial_end(self, trial: Any, outcome: str, error: str | None) -> None: ...
 
 
 class Stage:
@@ -55,18 +53,18 @@ class Stage:
         storage = open_storage(url)
         settings = Settings(workspace=workspace, storage=url)
         self.search, controls = (Study(config, storage, workspace=workspace, sister=s) for s in (False, True))
-        self.search.fill()
+        self.search.enqueue_budget()
         self.notices, self.config = Notices(), config
         self.tracker = Tracker(settings.tracking_uri, config.name, artifacts=settings.artifacts)
         self.tracker.open(description="", params={}, tags={})
-        recording = Recording(config, settings, self.search, controls, self.tracker, self.notices.noticed)
+        recording = Recorder(config, settings, self.search, controls, self.tracker, self.notices.on_message)
         self.driver = Driver(config, settings, self.search, controls, recording, self.notices)
 
     def job(self) -> tuple[str, int]:
         """Asks, and starts what came."""
         job = self.driver.ask()
         assert job is not None
-        self.driver.started(job.key)
+        self.driver.on_trial_start(job.key)
         return job.key
 
     def report(
@@ -75,11 +73,11 @@ class Stage:
         *epochs: int,
         outcome: str | None = None,
         error: str | None = None,
-        lack: Memory | None = None,
+        oom: OomKind | None = None,
     ) -> bool:
         values = {"val_accuracy": 0.5, "seconds": 0.25}
         made = [EpochMetrics(e, {"val_loss": 1 / e, **values}, 1000 * e) for e in epochs]
-        return self.driver.report(key, Result(made, None, outcome, error, WHERE, lack=lack))
+        return self.driver.report(key, TrialReport(made, None, outcome, error, tags=WHERE, oom=oom))
 
     def run(self, number: int) -> Run:
         """What MLflow has of a trial."""
@@ -192,7 +190,7 @@ def test_while_the_storage_is_away_trials_go_on_and_nothing_is_lost(
     assert not there.report(first, 2)  # goes on
     assert there.report(second, 1, 2, 3, outcome="completed")  # its worker is done
     assert there.driver.ask() is None
-    assert not there.driver.finished()
+    assert not there.driver.is_finished()
     assert [row.state for row in there.search.rows(latest=False)] == ["running"] * 2  # for whoever stops it now
     assert len([said for said in there.notices.said if "the storage is away" in said]) == 1
     bring_back()
@@ -202,7 +200,7 @@ def test_while_the_storage_is_away_trials_go_on_and_nothing_is_lost(
         time.sleep(0.1)
     assert there.report(first, 3, outcome="completed")
     assert there.driver.ask() is None
-    assert there.driver.finished()
+    assert there.driver.is_finished()
     rows = there.search.rows()
     assert [(r.outcome, r.epochs, r.value) for r in rows] == [("completed", 3, 1 / 3)] * 2
     assert [there.curve(n) for n in (0, 1)] == [[1, 2, 3]] * 2
@@ -212,7 +210,7 @@ def test_a_trial_that_was_taken_over_is_given_up(stage: Callable[..., Stage], tm
     there = stage(f"journal:///{tmp_path}/optuna.journal")
     key = there.job()
     assert not there.report(key, 1)
-    heir = {**there.driver._trials[key].mark, "host": "elsewhere", "attempt": 2}
+    heir = {**there.driver._trials[key].owner, "host": "elsewhere", "attempt": 2}
     there.driver._trials[key].handle.set_user_attr("owner", heir)
     there.driver._confirmed.clear()  # ten seconds later
     assert there.report(key, 2)
@@ -231,7 +229,7 @@ def test_a_trial_that_ended_while_it_waited_for_another_worker_is_stopped_there(
     there = stage(f"journal:///{tmp_path}/optuna.journal")
     key = there.job()
     assert there.report(key, 1, 2, 3, outcome="completed")
-    there.driver.started(key)
+    there.driver.on_trial_start(key)
     assert there.report(key, 3)
     assert there.run(0).info.status == "FINISHED"
 
@@ -264,11 +262,11 @@ def test_what_a_driver_of_another_host_has_not_recorded_is_recorded_when_it_is_k
         there.setattr("socket.gethostname", lambda: "elsewhere")
         trial = dead.ask()
         assert trial is not None
-        dead.renew(1)
+        dead.heartbeat(1)
         dead.report(trial, [EpochMetrics(e, {"val_loss": 1 / e}, 1000 * e) for e in (1, 2, 3)])
         dead.tell(trial, "completed", checkpoint=None, error=None)
         if left:
-            dead.leave()
+            dead.end_lease()
     heir = stage(url, trials=1)
     recording = heir.driver._recording
     assert recording.repair() is left
@@ -303,9 +301,9 @@ def test_a_trial_whose_workers_died_again_and_again_has_failed_for_good(
     there = stage(f"journal:///{tmp_path}/optuna.journal", trials=1, max_failures=3)
     key = there.job()
     assert not there.report(key, 1)
-    there.driver.lost(key, "some details\nout of memory: the worker died 3 times in the same epoch")
+    there.driver.on_trial_lost(key, "some details\nout of memory: the worker died 3 times in the same epoch")
     assert there.driver.ask() is None
-    assert there.driver.finished()
+    assert there.driver.is_finished()
     [row] = there.search.rows()
     assert (row.outcome, row.epochs) == ("failed", 1)
     assert row.error == "some details\nout of memory: the worker died 3 times in the same epoch"
@@ -326,7 +324,7 @@ def test_errors_of_a_trial_are_tried_again(
     if outcome == "completed":
         assert there.report(there.job(), 1, 2, 3, outcome="completed")
     assert there.driver.ask() is None
-    assert there.driver.finished()
+    assert there.driver.is_finished()
     [row] = there.search.rows()
     assert (row.outcome, row.error) == (outcome, "Traceback: no such luck")
     assert there.run(0).data.tags["sweep.error"] == "Traceback: no such luck"
@@ -341,23 +339,23 @@ def test_out_of_memory_is_tried_once_more_alone_also_by_the_next_driver(
     with first.driver:
         key = first.job()
         assert not first.report(key, 1)
-        assert first.report(key, outcome="failed", error="out of memory on the GPU", lack="GPU")
+        assert first.report(key, outcome="failed", error="out of memory on the GPU", oom="GPU")
         again = first.driver.ask()
         assert again is not None
-        assert (again.key, again.alone, again.attempt) == (key, True, 1)
-        first.driver.started(key)
+        assert (again.key, again.exclusive, again.attempt) == (key, True, 1)
+        first.driver.on_trial_start(key)
         assert not first.report(key, 2)
     # That one was stopped in the middle.
     second = stage(url, resources, trials=1)
     with second.driver:
         adopted = second.driver.ask()
         assert adopted is not None
-        assert (adopted.key, adopted.alone, adopted.attempt) == (key, True, 2)
-        second.driver.started(key)
+        assert (adopted.key, adopted.exclusive, adopted.attempt) == (key, True, 2)
+        second.driver.on_trial_start(key)
         assert not second.report(key, 1, 2)
-        assert second.report(key, outcome="failed", error="out of memory on the GPU", lack="GPU")
+        assert second.report(key, outcome="failed", error="out of memory on the GPU", oom="GPU")
         assert second.driver.ask() is None
-        assert second.driver.finished()
+        assert second.driver.is_finished()
     [row] = second.search.rows()
     assert (row.outcome, row.error, row.epochs) == ("failed", "out of memory on the GPU", 2)
     assert row.tags["sweep.reason"] == "out of memory"
@@ -367,9 +365,9 @@ def test_out_of_memory_is_tried_once_more_alone_also_by_the_next_driver(
 def test_out_of_memory_is_final_unless_it_is_to_be_tried_again(stage: Callable[..., Stage], tmp_path: Path) -> None:
     there = stage(f"journal:///{tmp_path}/optuna.journal", {"gpus": 0.5}, trials=1)
     key = there.job()
-    there.driver.lost(key, "the worker died: out of memory on the host", "host")
+    there.driver.on_trial_lost(key, "the worker died: out of memory on the host", "host")
     assert there.driver.ask() is None
-    assert there.driver.finished()
+    assert there.driver.is_finished()
     [row] = there.search.rows()
     assert (row.outcome, row.tags) == ("failed", {"sweep.reason": "out of memory"})
 
@@ -378,8 +376,8 @@ def test_a_worker_is_told_at_which_epochs_its_trial_is_judged(stage: Callable[..
     there = stage(f"journal:///{tmp_path}/optuna.journal", trials=1, design=1, pruner="successive_halving")
     job = there.driver.ask()
     assert job is not None
-    assert job.judged == {1, 3}  # a design trial too: the others are compared with it
-    there.driver.report(job.key, Result([], None, "failed", "no reason", WHERE))
+    assert job.pruning_epochs == {1, 3}  # a design trial too: the others are compared with it
+    there.driver.report(job.key, TrialReport([], None, "failed", "no reason", tags=WHERE))
     never = there.search.config.model_copy(
         update={"search": there.search.config.search.model_copy(update={"pruner": "none"})}
     )
@@ -387,7 +385,7 @@ def test_a_worker_is_told_at_which_epochs_its_trial_is_judged(stage: Callable[..
     study.enqueue({})
     taken = study.ask()
     assert taken is not None
-    assert study.judges(taken) is None
+    assert study.pruning_epochs(taken) is None
 
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])

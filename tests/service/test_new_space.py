@@ -51,8 +51,8 @@ def test_a_study_is_extended_and_says_when_it_is_over_and_when_its_code_has_chan
     assert "small is finished: nothing is left to train; --trials with a larger number extends it" in over.out
 
     study = Study(config_of(SMALL), open_storage(f"journal:///{workspace}/optuna.journal"), workspace=workspace)
-    [code] = study.noted("code")  # type: ignore[misc]
-    study.note("code", [{**code, "sweep.version.torch": "1.0"}])
+    [code] = study.get_user_attr("code")  # type: ignore[misc]
+    study.set_user_attr("code", [{**code, "sweep.version.torch": "1.0"}])
     second = here("run", "small", "--trials", "6")
     assert second.code == 0, second.err
     assert "the code has changed since this study was last trained: torch 1.0 -> " in second.out
@@ -68,7 +68,7 @@ def test_a_study_is_extended_and_says_when_it_is_over_and_when_its_code_has_chan
 
 def test_a_budget_never_shrinks_and_that_is_said(here: Sweep, tmp_path: Path) -> None:
     config, workspace = config_of(SMALL.replace("trials: 4", "trials: 6")), tmp_path / "results"
-    Study(config, open_storage(f"journal:///{workspace}/optuna.journal"), workspace=workspace).fill()
+    Study(config, open_storage(f"journal:///{workspace}/optuna.journal"), workspace=workspace).enqueue_budget()
     words = "small has 6 trials: its budget grows, and never shrinks"
     for said in (True, False):  # when there is nothing left to train, there is nothing to say
         ended = here("run", str(tmp_path / "small.yaml"))

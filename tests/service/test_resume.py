@@ -28,7 +28,7 @@ from sweep.service.driver import Driver
 from sweep.study.storages.storage import open_storage
 from sweep.study.study import Study
 from sweep.study.trial import Trial
-from sweep.tracking.client import Runs
+from sweep.tracking.client import MlflowStore
 from sweep.training.reports import EpochMetrics
 
 from ..support import rayless
@@ -73,7 +73,7 @@ TRIALS, CONTROLS, EPOCHS = 2, 4, 60
 
 
 def config_of(text: str) -> StudyConfig:
-    config, problems = studyfile.parse(studyfile.read_yaml(text, "a test"))
+    config, problems = studyfile.parse_study(studyfile.read_yaml(text, "a test"))
     assert config is not None, problems
     return config
 
@@ -291,7 +291,7 @@ MOMENTS: list[rayless.Moment] = [
     (Study, "report", 8, "after"),  # the pruner has judged it, the tracker has not heard of it
     (Study, "tell", 1, "before"),  # all epochs are reported, and the trial has not ended
     (Study, "tell", 2, "after"),  # it has ended in Optuna, and runs in MLflow
-    (Runs, "_start", 3, "after"),  # MLflow has a run, and nothing of it
+    (MlflowStore, "_start", 3, "after"),  # MLflow has a run, and nothing of it
     (MlflowClient, "log_batch", 6, "after"),  # it has all of a run but its end
 ]
 
@@ -317,7 +317,7 @@ def test_drivers_killed_at_each_moment_of_a_trials_life_leave_that_study_too(
 class Impatient(rayless.Listener):
     """Interrupts a run within its second trial."""
 
-    def progressed(self, trial: Trial, metrics: EpochMetrics) -> None:
+    def on_epoch_end(self, trial: Trial, metrics: EpochMetrics) -> None:
         if (trial.number, metrics.epoch) == (1, 8):
             raise KeyboardInterrupt
 
@@ -397,7 +397,7 @@ def test_status_shows_dead_drivers_and_their_orphans_in_the_search_and_after_it(
     status = sweep_here(monkeypatch, capsys, tmp_path, "status").out
     assert f"driver {host} pid {os.getpid()} is at work:" in status
     assert "orphan" not in status
-    adopted.handle.set_user_attr("owner", {**adopted.mark, "host": "elsewhere"})
+    adopted.handle.set_user_attr("owner", {**adopted.owner, "host": "elsewhere"})
     assert "driver elsewhere pid" in (status := sweep_here(monkeypatch, capsys, tmp_path, "status").out)
     assert "is at work, as far as can be seen from another host" in status
 

@@ -23,7 +23,7 @@ from sweep.config.errors import ConfigError, SweepError
 from sweep.config.settings import Settings
 from sweep.service import confirm
 from sweep.service import webhook as ending
-from sweep.service.webhook import check_webhooks, describe, tell
+from sweep.service.webhook import check_webhooks, describe, notify_webhook
 from sweep.training.reports import EpochMetrics
 
 from ..conftest import MakeConfig
@@ -77,7 +77,7 @@ def test_a_run_that_failed_or_was_stopped_is_told_to_the_other_url(hooks: Any) -
     good, bad = hooks(200), hooks(204)
     settings = Settings(on_finish=good.url, on_failure=bad.url)
     for error in (ValueError("no room"), KeyboardInterrupt()):
-        assert tell(settings, describe("digits", error=error)) is None
+        assert notify_webhook(settings, describe("digits", error=error)) is None
     assert good.got == []
     assert [(e["event"], e["study"], e["error"]) for e in bad.got] == [
         ("failed", "digits", "no room"),
@@ -85,22 +85,22 @@ def test_a_run_that_failed_or_was_stopped_is_told_to_the_other_url(hooks: Any) -
     ]
     assert bad.got[0]["text"] == "digits failed: no room"
     assert bad.got[0]["host"] == socket.gethostname()
-    assert tell(Settings(), describe("digits")) is None  # nobody wants to know
+    assert notify_webhook(Settings(), describe("digits")) is None  # nobody wants to know
 
 
 def test_a_server_that_stumbles_is_told_again_and_one_that_refuses_is_not(hooks: Any) -> None:
     end = describe("digits", error=ValueError("no room"))
     stumbles, refuses, broken = hooks(500, 503, 200), hooks(404), hooks(500)
-    assert tell(Settings(on_failure=stumbles.url), end) is None
+    assert notify_webhook(Settings(on_failure=stumbles.url), end) is None
     assert len(stumbles.got) == 3
-    assert tell(Settings(on_failure=refuses.url), end) == "on_failure: 127.0.0.1 answers 404"
+    assert notify_webhook(Settings(on_failure=refuses.url), end) == "on_failure: 127.0.0.1 answers 404"
     assert len(refuses.got) == 1
-    assert tell(Settings(on_failure=broken.url), end) == "on_failure: 127.0.0.1 answers 500"
+    assert notify_webhook(Settings(on_failure=broken.url), end) == "on_failure: 127.0.0.1 answers 500"
     assert len(broken.got) == 3
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/s3cret"
-        problem = tell(Settings(on_failure=url), end)
+        problem = notify_webhook(Settings(on_failure=url), end)
     assert problem is not None
     assert "refused" in problem
     assert "s3cret" not in problem
@@ -179,8 +179,8 @@ def test_what_is_no_number_is_null(study_config: MakeConfig) -> None:
     stream = io.StringIO()
     lines = JsonLines(study_config(), Console(file=io.StringIO()), stream=stream)
     trial = SimpleNamespace(study="digits", number=3, kind="trial", key=("digits", 3), best=math.nan, epochs=2)
-    lines.progressed(trial, EpochMetrics(2, {"val_loss": math.inf, "val_accuracy": 0.5}, 0))  # type: ignore[arg-type]
-    lines.ended(trial, "diverged", "diverged in epoch 2")  # type: ignore[arg-type]
+    lines.on_epoch_end(trial, EpochMetrics(2, {"val_loss": math.inf, "val_accuracy": 0.5}, 0))  # type: ignore[arg-type]
+    lines.on_trial_end(trial, "diverged", "diverged in epoch 2")  # type: ignore[arg-type]
     first, second = map(json.loads, stream.getvalue().splitlines())
     assert first["metrics"] == {"val_loss": None, "val_accuracy": 0.5}
     assert (second["value"], second["outcome"], second["error"]) == (None, "diverged", "diverged in epoch 2")
@@ -197,6 +197,6 @@ def test_a_run_goes_on_when_nobody_reads_what_it_prints(study_config: MakeConfig
             LogLines(study_config(), console) if view == "text" else JsonLines(study_config(), console, stream=stream)
         )
         with progress:
-            progress.noticed("the first")
-            progress.noticed("the second")
+            progress.on_message("the first")
+            progress.on_message("the second")
     assert progress.notices == ["the first", "the second"]

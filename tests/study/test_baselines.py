@@ -123,7 +123,7 @@ def test_where_nothing_is_left_to_search_one_trial_is_enough(study_config: MakeC
 def test_the_shipped_studies_have_rivals_that_can_be_trained(name: str) -> None:
     path = studyfile.built_in(name)
     assert path is not None
-    config, problems = studyfile.parse(studyfile.read_yaml(path.read_text(), name))
+    config, problems = studyfile.parse_study(studyfile.read_yaml(path.read_text(), name))
     assert config is not None, problems
     fit = [arm for arm in RIVALS if not check_names(rival(config, arm, 3).model_dump())]
     assert {"strongest", "weight_decay", "orthogonal"} <= set(fit)

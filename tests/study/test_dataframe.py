@@ -87,7 +87,7 @@ def ours(study_config: MakeConfig, tmp_path: Path) -> Ours:
     )
     made = Ours(config, Settings(workspace=tmp_path / "results", storage=f"journal:///{tmp_path}/optuna.journal"))
     study = made.open()
-    study.fill()
+    study.enqueue_budget()
     made.train(study, diverging=(3, 4))
     return made
 
@@ -114,7 +114,7 @@ def test_an_earlier_epoch_is_in_the_storage_or_in_the_checkpoints(
     config = study_config(search={"trials": 3}, training={"max_epochs": 20, "batch_size": 64})
     made = Ours(config, Settings(workspace=tmp_path / "results", storage=f"journal:///{tmp_path}/optuna.journal"))
     study = made.open()
-    study.fill()
+    study.enqueue_budget()
     made.train(study, checkpoints=checkpoints)
     if epoch == 5 and not checkpoints:
         with pytest.raises(
@@ -184,13 +184,13 @@ def test_the_gain_over_the_control_needs_controls_and_names_the_run_that_adds_th
 
 def test_more_design_trials_can_be_added_and_the_study_remembers_how_many(ours: Ours) -> None:
     name = ours.config.name
-    config, _ = service.load(name, ours.settings, design=4)
+    config, _ = service.load_study(name, ours.settings, design=4)
     assert (config.search.design, config.search.trials) == (DESIGN + 4, DESIGN + 5)
     made = Ours(config, ours.settings)
     study = made.open()
-    study.fill()
+    study.enqueue_budget()
     assert [row.design for row in study.rows()][-4:] == [True] * 4
-    again, _ = service.load(name, ours.settings)  # what `resume` goes on with, should this run be interrupted
+    again, _ = service.load_study(name, ours.settings)  # what `resume` goes on with, should this run be interrupted
     assert again.search == config.search
     made.train(study)
     assert made.read().trials["design"].sum() == DESIGN + 4

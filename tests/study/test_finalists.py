@@ -15,8 +15,8 @@ from sweep.analysis.comparison import Sample, compare_finalists
 from sweep.analysis.wording import _verdict
 from sweep.config.search_space import Scalar
 from sweep.config.study_config import StudyConfig
-from sweep.study.finalists import Wanted, best_rows, fresh_seeds, missing, unguided, wanted_rows, wanted_tuned
-from sweep.study.records import Row
+from sweep.study.finalists import PlannedTrial, best_rows, fresh_seeds, missing, unguided, wanted_rows, wanted_tuned
+from sweep.study.records import TrialRecord
 
 from ..conftest import MakeConfig
 
@@ -30,7 +30,7 @@ SPACE = {
 }
 
 
-def row(number: int, value: float | None, hyperparameters: Mapping[str, Scalar], **changes: Any) -> Row:
+def row(number: int, value: float | None, hyperparameters: Mapping[str, Scalar], **changes: Any) -> TrialRecord:
     fields: dict[str, Any] = {
         "number": number,
         "kind": "trial",
@@ -49,14 +49,16 @@ def row(number: int, value: float | None, hyperparameters: Mapping[str, Scalar],
         "started": None,
         "ended": None,
     }
-    return Row(**{**fields, **changes})
+    return TrialRecord(**{**fields, **changes})
 
 
 def point(lambda1: float, depth: int, epsilon: float = 1.0, form: str = "log") -> dict[str, Scalar]:
     return {"lambda1": lambda1, "epsilon": epsilon, "depth": depth, "guidance.form": form}
 
 
-def trained(wanted: Sequence[Wanted], values: Mapping[tuple[str, int], float], first: int = 0) -> list[Row]:
+def trained(
+    wanted: Sequence[PlannedTrial], values: Mapping[tuple[str, int], float], first: int = 0
+) -> list[TrialRecord]:
     """The rows that the sister study would have, each with the value of its (kind, seed)."""
     return [
         row(first + i, values[kind, seed], hyperparameters, kind=kind, of=of, seed=seed)
@@ -64,11 +66,11 @@ def trained(wanted: Sequence[Wanted], values: Mapping[tuple[str, int], float], f
     ]
 
 
-def of_kind(wanted: Sequence[Wanted], kind: str) -> list[Wanted]:
+def of_kind(wanted: Sequence[PlannedTrial], kind: str) -> list[PlannedTrial]:
     return [w for w in wanted if w[0] == kind]
 
 
-def search_rows() -> list[Row]:
+def search_rows() -> list[TrialRecord]:
     return [
         row(0, 0.5, point(0.01, 2)),
         row(1, 0.2, point(0.02, 3)),
@@ -313,7 +315,7 @@ def test_finalists_that_are_no_longer_among_the_best_are_left_out(config: StudyC
     assert {(kind, of) for kind, of, _, _ in more} == {("finalist", 9), ("control", 9), ("tuned", 9)}
 
 
-def in_the_sister_study(wanted: Sequence[Wanted], value: float = 0.5, first: int = 0) -> list[Row]:
+def in_the_sister_study(wanted: Sequence[PlannedTrial], value: float = 0.5, first: int = 0) -> list[TrialRecord]:
     return [row(first + i, value, h, kind=k, of=of, seed=s) for i, (k, of, s, h) in enumerate(wanted)]
 
 

@@ -23,21 +23,23 @@ def test_the_present_code_is_known_by_versions_and_commit() -> None:
 def test_pages_of_results_that_have_been_written_since_the_commit_do_not_count(tmp_path: Path) -> None:
     repository = Path(__file__).parents[2]
     subprocess.run(["git", "clone", "--quiet", str(repository), str(tmp_path / "clone")], check=True)
-    (tmp_path / "clone" / "sweep" / "provenance.py").write_text((repository / "sweep" / "provenance.py").read_text())
+    (tmp_path / "clone" / "sweep" / "study" / "provenance.py").write_text(
+        (repository / "sweep" / "study" / "provenance.py").read_text()
+    )
     who = ["-c", "user.name=a test", "-c", "user.email=a@test"]
     subprocess.run(
         ["git", *who, "commit", "--quiet", "--all", "--allow-empty", "-m", "x"], cwd=tmp_path / "clone", check=True
     )
 
     def commit() -> str:
-        program = "from sweep.provenance import environment as e; print(e()['sweep.git_commit'])"
+        program = "from sweep.study.provenance import environment as e; print(e()['sweep.git_commit'])"
         words = [sys.executable, "-c", program]
         return subprocess.run(words, cwd=tmp_path / "clone", capture_output=True, text=True, check=True).stdout
 
     clean = commit()
     assert re.fullmatch("[0-9a-f]{40}\n", clean)
-    for name in ("RESULTS.md", "RESULTS/space.json"):
-        (tmp_path / "clone" / "sweep" / "studies" / name).write_text("written anew")
+    for name in ("losses/RESULTS.md", "tests/evidence/RESULTS/space.json"):
+        (tmp_path / "clone" / name).write_text("written anew")
     assert commit() == clean
     (tmp_path / "clone" / "losses" / "entropy.py").write_text("# changed")
     assert commit() == clean.strip() + "-dirty\n"

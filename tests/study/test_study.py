@@ -23,8 +23,8 @@ from optuna.trial import TrialState
 
 from sweep.config.errors import StorageError, without_password
 from sweep.config.study_config import StudyConfig
-from sweep.study.samplers import _TPE, decision_epochs
-from sweep.study.storages.storage import FORMAT, open_storage, stored_config, study_names
+from sweep.study.samplers import _TPE, pruning_epochs
+from sweep.study.storages.storage import FORMAT, open_storage, read_config, study_names
 from sweep.study.study import Study, read_rows
 from sweep.study.trial import EndedElsewhereError, Trial
 from sweep.training import checkpoint
@@ -105,7 +105,7 @@ def _drive(raw: dict[str, Any], url: str, workspace: Path) -> tuple[int, list[in
     """One driver: opens the study, fills the budget and works on what it gets; all of them start together."""
     _barrier.wait(timeout=60)
     study = Study(StudyConfig.model_validate(raw), open_storage(url), workspace=workspace)
-    study.fill()
+    study.enqueue_budget()
     numbers = []
     while (trial := study.ask()) is not None:
         numbers.append(trial.number)
@@ -157,24 +157,26 @@ def test_the_budget_is_rows_that_wait(opened: Any, study_config: MakeConfig, sto
     config = study_config(search={"trials": 5, "design": 2})
     study = opened(config, storage_url)
     assert study.rows() == []
-    study.fill()
+    study.enqueue_budget()
     first = study.rows()
     assert [(r.number, r.state, r.design, r.kind, r.seed) for r in first] == [
         (i, "waiting", i < 2, "trial", 0) for i in range(5)
     ]
-    study.fill()
-    opened(config, storage_url).fill()
+    study.enqueue_budget()
+    opened(config, storage_url).enqueue_budget()
     assert study.rows() == first
     # Extended: more design trials, and more of the others; what was there stays.
     more = config.model_copy(update={"search": config.search.model_copy(update={"trials": 9, "design": 4})})
-    opened(more, storage_url).fill()
+    opened(more, storage_url).enqueue_budget()
     assert study.rows()[:5] == first
     assert [r.design for r in study.rows()] == [True, True, False, False, False, True, True, False, False]
     designed = [row.hyperparameters["lambda1"] for row in study.rows() if row.design]
     assert parts(designed, 4) == [0, 1, 2, 3]  # the sequence went on
-    opened(config, storage_url).fill()  # a smaller budget takes nothing away
+    opened(config, storage_url).enqueue_budget()  # a smaller budget takes nothing away
     all_design = more.search.model_copy(update={"design": 9})
-    opened(config.model_copy(update={"search": all_design}), storage_url).fill()  # and no row is there for more design
+    opened(
+        config.model_copy(update={"search": all_design}), storage_url
+    ).enqueue_budget()  # and no row is there for more design
     assert len(study.rows()) == 9
     assert len(everything(study)) == 9
     assert study.ask() is None
@@ -188,14 +190,14 @@ def test_points_that_must_be_among_the_trials_come_first_and_once(
     config = study_config(space=space, search={"trials": 5, "design": 2, "sampler": sampler})
     study, whole, part = opened(config, storage_url), {"lambda1": 1e-3, "depth": 2}, {"depth": 3}
     for _ in range(2):
-        assert study.fill([whole, part]) == 5
+        assert study.enqueue_budget([whole, part]) == 5
     assert [row.design for row in study.rows()] == [False, False, True, True, False, False, False]
     first, second = asked(study), asked(study)
     assert first.hyperparameters == whole
     assert second.hyperparameters["depth"] == 3
     assert 1e-5 <= float(second.hyperparameters["lambda1"]) <= 1e-1
     # One that is asked for later is one more, whether the others are there or not.
-    assert opened(config, storage_url).fill([whole, {"lambda1": 1e-2, "depth": 1}, part]) == 5
+    assert opened(config, storage_url).enqueue_budget([whole, {"lambda1": 1e-2, "depth": 1}, part]) == 5
     assert [t.hyperparameters["depth"] for t in everything(study)][-1] == 1
     assert len(study.rows()) == 8
 
@@ -207,7 +209,7 @@ def test_of_the_sister_study_a_run_takes_what_it_wants_and_leaves_the_rest(
     pairs = [(arm, 0, seed, {"lambda1": x}) for seed in (10, 11) for arm, x in (("guided", 0.5), ("plain", 0.0))]
     larger = opened(config, storage_url, sister=True, pairs=pairs)
     larger.add([*controls, *pairs])
-    assert (larger.waiting(), opened(config, storage_url, sister=True).waiting()) == (4, 2)
+    assert (larger.n_waiting(), opened(config, storage_url, sister=True).n_waiting()) == (4, 2)
     left = asked(larger)  # by a driver that is still at it
     smaller = opened(config, storage_url, sister=True, pairs=pairs[:2])
     assert (left.config.training.seed, smaller.is_busy()) == (10, True)
@@ -220,9 +222,9 @@ def test_of_the_sister_study_a_run_takes_what_it_wants_and_leaves_the_rest(
 
 def test_failed_trials_count(opened: Any, study_config: MakeConfig, journal_url: str) -> None:
     study = opened(study_config(search={"trials": 2}), journal_url)
-    study.fill()
+    study.enqueue_budget()
     study.tell(asked(study), "failed", checkpoint=None, error="no")
-    study.fill()
+    study.enqueue_budget()
     assert len(study.rows()) == 2
 
 
@@ -232,7 +234,7 @@ def test_design_trials_are_sobol_points_whatever_the_sampler(
 ) -> None:
     config = study_config(search={"trials": 9, "design": 8, "sampler": sampler})
     study = opened(config, journal_url)
-    study.fill()
+    study.enqueue_budget()
     trials = everything(study)
     assert [t.design for t in trials] == [True] * 8 + [False]
     assert parts([t.hyperparameters["lambda1"] for t in trials[:8]], 8) == list(range(8))
@@ -240,7 +242,7 @@ def test_design_trials_are_sobol_points_whatever_the_sampler(
 
 def test_the_sampler_qmc_draws_sobol_points(opened: Any, study_config: MakeConfig, journal_url: str) -> None:
     study = opened(study_config(search={"trials": 16, "sampler": "qmc"}), journal_url)
-    study.fill()
+    study.enqueue_budget()
     assert parts([t.hyperparameters["lambda1"] for t in everything(study)], 16) == list(range(16))
 
 
@@ -274,7 +276,7 @@ def test_a_sampler_learns_whichever_thread_asks(
     )
     config = study_config(search={"trials": 16, "sampler": "tpe", "pruner": "none"})
     study = Study(config, open_storage(f"sqlite:///{tmp_path}/optuna.db"), workspace=tmp_path / "results")
-    study.fill()
+    study.enqueue_budget()
     with ThreadPoolExecutor(1) as asker:
         for number in range(16):
             trial = asker.submit(study.ask).result()
@@ -286,7 +288,7 @@ def test_a_sampler_learns_whichever_thread_asks(
 def test_a_users_own_trial_is_one_more(opened: Any, study_config: MakeConfig, storage_url: str) -> None:
     space = {"lambda1": {"low": 1e-5, "high": 0.1, "log": True}, "depth": {"low": 1, "high": 4}, "width": 8}
     study = opened(study_config(space=space, search={"trials": 2, "sampler": "tpe"}), storage_url)
-    study.fill()
+    study.enqueue_budget()
     assert study.enqueue({"lambda1": 0.02, "depth": 3}) == 2
     assert study.enqueue({"depth": 4}) == 3
     *_, whole, part = everything(study)
@@ -318,7 +320,7 @@ def test_points_do_not_depend_on_interruptions(
         found: dict[int, Any] = {}
         for trials, count in budgets:
             study = opened(config(trials), url)
-            study.fill()
+            study.enqueue_budget()
             for _ in range(count):
                 trial = asked(study)
                 found[trial.number] = trial.hyperparameters
@@ -335,7 +337,7 @@ def test_no_point_is_drawn_twice_by_drivers_that_came_at_the_same_time(
 ) -> None:
     config = study_config(search={"trials": 9, "sampler": "tpe"})
     first, second = opened(config, journal_url), opened(config, journal_url)
-    first.fill()
+    first.enqueue_budget()
     drivers = [first, second, opened(config, journal_url)]
     trials = [asked(drivers[i % 3]) for i in range(9)]
     assert len({t.hyperparameters["lambda1"] for t in trials}) == 9
@@ -347,7 +349,7 @@ def test_the_seed_of_a_study_decides_its_points(opened: Any, study_config: MakeC
             study_config(training={"seed": seed}, search={"trials": 4, "sampler": "tpe"}),
             f"journal:///{tmp_path}/{name}.journal",
         )
-        study.fill()
+        study.enqueue_budget()
         return [t.hyperparameters for t in everything(study)]
 
     assert points(1, "a") == points(1, "b")
@@ -359,13 +361,13 @@ def test_the_seed_of_a_study_decides_its_points(opened: Any, study_config: MakeC
 DRIVER = """
 import json, sys, time
 from pathlib import Path
-from sweep.config import StudyConfig
-from sweep.metrics import EpochMetrics
-from sweep.storage import open_storage
-from sweep.study import Study
+from sweep.config.study_config import StudyConfig
+from sweep.training.reports import EpochMetrics
+from sweep.study.storages.storage import open_storage
+from sweep.study.study import Study
 raw, url, workspace = json.loads(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
 study = Study(StudyConfig.model_validate(raw), open_storage(url), workspace=workspace)
-study.fill()
+study.enqueue_budget()
 trial = study.ask()
 study.report(trial, [EpochMetrics(e, {"val_loss": 1 / e}, 0) for e in (1, 2, 3)])
 print(trial.number, trial.attempt, flush=True)
@@ -398,7 +400,7 @@ def test_trials_of_a_dead_driver_are_adopted_and_those_of_a_living_one_are_not(
     process, taken = driver(config, storage_url)
     assert taken == [0, 1]
     study = opened(config, storage_url)
-    study.fill()
+    study.enqueue_budget()
     others = everything(study)
     assert [t.number for t in others] == [1, 2]
     running = study.rows()[0]
@@ -409,7 +411,7 @@ def test_trials_of_a_dead_driver_are_adopted_and_those_of_a_living_one_are_not(
     assert [r.orphan for r in study.rows()] == [True, False, False]
     adopted = asked(study)
     assert (adopted.number, adopted.attempt, adopted.reported) == (0, 2, 3)
-    assert adopted.judged == 2  # the third may have been reported by a driver that died before its verdict
+    assert adopted.last_pruning_check == 2  # the third may have been reported by a driver that died before its verdict
     assert adopted.hyperparameters == in_optuna(config.name, storage_url)[0].params
     assert study.ask() is None
     assert not any(r.orphan for r in study.rows())
@@ -442,10 +444,10 @@ def test_an_owner_on_another_host_lives_as_long_as_it_renews_its_lease(
 ) -> None:
     config = study_config(search={"trials": 1})
     theirs, ours = opened(config, storage_url), opened(config, storage_url)
-    theirs.fill()
+    theirs.enqueue_budget()
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
     trial = asked(theirs)
-    theirs.renew(1)
+    theirs.heartbeat(1)
     monkeypatch.undo()
     clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
     monkeypatch.setattr("sweep.study.storages.leases.time", clock)
@@ -453,16 +455,16 @@ def test_an_owner_on_another_host_lives_as_long_as_it_renews_its_lease(
     def pass_by(seconds: int) -> None:
         for _ in range(seconds // 10):
             clock.now += 10
-            ours.renew(int(clock.now))
+            ours.heartbeat(int(clock.now))
 
-    assert (trial.mark["host"], ours.rows()[0].owner) == ("elsewhere", f"elsewhere pid {os.getpid()}")
+    assert (trial.owner["host"], ours.rows()[0].owner) == ("elsewhere", f"elsewhere pid {os.getpid()}")
     assert ours.ask() is None  # seen for the first time
     clock.now += 3600  # in which the storage was away: nobody could renew anything
     pass_by(30)
     if renews:
         with monkeypatch.context() as there:
             there.setattr("socket.gethostname", lambda: "elsewhere")
-            theirs.renew(2)
+            theirs.heartbeat(2)
     assert ours.ask() is None
     pass_by(30)
     assert [row.orphan for row in ours.rows()] == [not renews]
@@ -477,9 +479,9 @@ def test_a_reboot_or_another_container_is_another_machine(
 ) -> None:
     """Its process ids mean nothing here: what counts is the lease."""
     study = opened(study_config(search={"trials": 1}), journal_url)
-    study.fill()
+    study.enqueue_budget()
     trial = asked(study)
-    trial.handle.set_user_attr("owner", {**trial.mark, "boot": "another", "pid": 2**22 + 1})
+    trial.handle.set_user_attr("owner", {**trial.owner, "boot": "another", "pid": 2**22 + 1})
     assert study.ask() is None
 
 
@@ -487,7 +489,7 @@ def test_a_process_that_was_given_the_number_of_a_dead_one_is_not_the_owner(
     opened: Any, study_config: MakeConfig, journal_url: str
 ) -> None:
     study = opened(study_config(search={"trials": 1}), journal_url)
-    study.fill()
+    study.enqueue_budget()
     trial = asked(study)
     mark = trial.handle.user_attrs["owner"]
     assert mark["pid"] == os.getpid()
@@ -500,10 +502,10 @@ import json, os, sys
 from pathlib import Path
 import optuna.samplers._tpe.sampler, scipy.stats  # once, before the forks
 from optuna.storages.journal import JournalFileBackend
-from sweep.config import StudyConfig
-from sweep.metrics import EpochMetrics
-from sweep.storage import open_storage
-from sweep.study import Study
+from sweep.config.study_config import StudyConfig
+from sweep.training.reports import EpochMetrics
+from sweep.study.storages.storage import open_storage
+from sweep.study.study import Study
 
 write = JournalFileBackend.append_logs
 
@@ -522,7 +524,7 @@ for count in range(int(sys.argv[2])):
         crash_at(count)
         raw = {**json.loads(sys.argv[1]), "name": f"crash-{count}"}
         study = Study(StudyConfig.model_validate(raw), open_storage(f"journal:///{count}.journal"), workspace=Path("."))
-        study.fill()
+        study.enqueue_budget()
         trial = study.ask()
         study.report(trial, [EpochMetrics(e, {"val_loss": 1 / e}, 0) for e in (1, 2)])
         trial.epochs = 2
@@ -545,7 +547,7 @@ def test_a_driver_may_die_at_any_write(study_config: MakeConfig, tmp_path: Path)
     for count in range(len(codes)):
         renamed = config.model_copy(update={"name": f"crash-{count}"})
         study = Study(renamed, open_storage(f"journal:///{tmp_path}/{count}.journal"), workspace=tmp_path)
-        study.fill()
+        study.enqueue_budget()
         while (trial := study.ask()) is not None:
             train(study, trial, [1.0, 0.5])
         assert [(r.number, r.outcome, r.value, r.epochs) for r in study.rows()] == [
@@ -576,7 +578,7 @@ def test_trials_are_pruned_where_optunas_own_loop_prunes_them(
         search={"trials": count, "pruner": pruner}, objective={"direction": direction}, training={"max_epochs": LAST}
     )
     study = opened(config, journal_url)
-    study.fill()
+    study.enqueue_budget()
     # Hyperband takes a trial's bracket from the study's name and the trial's number.
     plain = optuna.create_study(study_name=config.name, direction=direction, pruner=plain_pruner(pruner, LAST))
     draw, pruned, expected = random.Random(1), [], []
@@ -602,7 +604,7 @@ def test_trials_are_pruned_where_optunas_own_loop_prunes_them(
     assert pruned == expected
     assert 3 < sum(p is not None for p in pruned) < count - 3
     assert len({p for p in pruned if p is not None}) > 1
-    decisions = decision_epochs(config)
+    decisions = pruning_epochs(config)
     for ours, theirs in zip(in_optuna(config.name, journal_url), plain.trials, strict=True):
         assert ours.state == theirs.state
         at_decisions = {e: v for e, v in theirs.intermediate_values.items() if e in decisions}
@@ -625,11 +627,11 @@ def test_the_storage_holds_the_epochs_at_which_the_pruner_decides(
 ) -> None:
     config = study_config(search={"trials": 1, "pruner": pruner}, training={"max_epochs": epochs})
     study = opened(config, journal_url)
-    study.fill()
+    study.enqueue_budget()
     train(study, asked(study), [1 / e for e in range(1, epochs + 1)])
     (trial,) = in_optuna(config.name, journal_url)
     assert trial.intermediate_values == {e: 1 / e for e in expected}
-    assert decision_epochs(config) == expected
+    assert pruning_epochs(config) == expected
 
 
 @pytest.mark.parametrize("at", ["last", "best"])
@@ -638,7 +640,7 @@ def test_replayed_and_batched_epochs_leave_what_single_ones_leave(
 ) -> None:
     config = study_config(search={"trials": 3, "pruner": "median"}, training={"max_epochs": LAST}, objective={"at": at})
     study = opened(config, storage_url)
-    study.fill()
+    study.enqueue_budget()
     single, batch, adopted = everything(study)
     curve = [0.9, 0.5, 0.7, 0.3, 0.6, 0.2, 0.8, 0.4, 0.45]
     epochs = metrics(curve)
@@ -650,7 +652,7 @@ def test_replayed_and_batched_epochs_leave_what_single_ones_leave(
     mark = adopted.handle.user_attrs["owner"]
     adopted.handle.set_user_attr("owner", {**mark, "started": mark["started"] - 3600})
     again = asked(study)
-    assert (again.number, again.reported, again.judged, again.best) == (adopted.number, 4, 3, None)
+    assert (again.number, again.reported, again.last_pruning_check, again.best) == (adopted.number, 4, 3, None)
     assert study.report(again, epochs[:6]) is None
     assert study.report(again, epochs[4:]) is None  # the fifth and sixth twice
     for trial in (single, batch, again):
@@ -666,7 +668,7 @@ def test_design_trials_controls_and_the_last_epoch_are_never_pruned(
 ) -> None:
     config = study_config(search={"trials": 9, "design": 2, "pruner": "successive_halving"})
     study, sister = opened(config, journal_url), opened(config, journal_url, sister=True)
-    study.fill()
+    study.enqueue_budget()
     design = [asked(study), asked(study)]
     for _ in range(6):
         train(study, asked(study), [0.1] * LAST)
@@ -687,9 +689,9 @@ def test_a_driver_that_has_lost_a_trial_neither_releases_nor_ends_it(
 ) -> None:
     config = study_config(search={"trials": 2})
     study = opened(config, storage_url)
-    study.fill()
+    study.enqueue_budget()
     taken, ended = asked(study), asked(study)
-    theirs = {**taken.mark, "host": "elsewhere", "attempt": 2}
+    theirs = {**taken.owner, "host": "elsewhere", "attempt": 2}
     for trial in (taken, ended):
         trial.handle.set_user_attr("owner", theirs)
     study.release(taken)
@@ -706,7 +708,7 @@ def test_a_row_shows_only_what_counts(opened: Any, study_config: MakeConfig, jou
     """Epochs trained beyond the pruner's word are not in the storage."""
     config = study_config(search={"trials": 7, "pruner": "median"})
     study = opened(config, journal_url)
-    study.fill()
+    study.enqueue_budget()
     for _ in range(6):
         train(study, asked(study), [0.1] * LAST)
     trial = asked(study)
@@ -722,7 +724,7 @@ def test_outcomes_states_and_attributes_as_other_programs_read_them(
 ) -> None:
     config = study_config(search={"trials": 4, "design": 1}, training={"seed": 7})
     study = opened(config, storage_url)
-    study.fill()
+    study.enqueue_budget()
     completed, pruned, diverged, failed = everything(study)
     for trial, curve in ((completed, [0.5, 0.25]), (pruned, [0.9]), (diverged, [0.4, 0.3, 0.1])):
         study.report(trial, metrics(curve))
@@ -759,7 +761,7 @@ def test_tpe_keeps_away_from_where_trials_diverge(opened: Any, study_config: Mak
         search={"trials": 52, "design": 32, "sampler": "tpe"},
     )
     study = opened(config, journal_url)
-    study.fill()
+    study.enqueue_budget()
     for _ in range(32):
         trial = asked(study)
         high = trial.hyperparameters["lambda1"] > 0.5  # type: ignore[operator]
@@ -775,7 +777,7 @@ def test_a_maximised_study_prefers_the_larger(opened: Any, study_config: MakeCon
     objective = {"metric": "val_accuracy", "direction": "maximize", "at": "best"}
     config = study_config(objective=objective, search={"trials": 2}, training={"max_epochs": 3})
     study = opened(config, journal_url)
-    study.fill()
+    study.enqueue_budget()
     train(study, asked(study), [0.5, 0.9, 0.1])
     train(study, asked(study), [0.2, 0.3, 0.8])
     assert [r.value for r in study.rows()] == [0.9, 0.8]
@@ -819,17 +821,17 @@ def test_rows_of_the_sister_study_are_added_once(opened: Any, study_config: Make
 def test_the_config_is_kept_with_the_study(opened: Any, study_config: MakeConfig, storage_url: str) -> None:
     config = study_config(guidance="paper", data={"augment": ["crop"]})
     storage = open_storage(storage_url)
-    assert stored_config(config.name, storage) is None
+    assert read_config(config.name, storage) is None
     assert read_rows(config.name, storage) == []
     opened(config, storage_url)
-    assert stored_config(config.name, open_storage(storage_url)) == config
+    assert read_config(config.name, open_storage(storage_url)) == config
     more = config.model_copy(update={"search": config.search.model_copy(update={"trials": 99})})
     study = opened(more, storage_url)
-    assert stored_config(config.name, open_storage(storage_url)) == more
+    assert read_config(config.name, open_storage(storage_url)) == more
     assert config.name in study_names(open_storage(storage_url))
-    study.note("fact", {"n": [1, None]})
-    assert opened(config, storage_url).noted("fact") == {"n": [1, None]}
-    assert study.noted("nothing") is None
+    study.set_user_attr("fact", {"n": [1, None]})
+    assert opened(config, storage_url).get_user_attr("fact") == {"n": [1, None]}
+    assert study.get_user_attr("nothing") is None
 
 
 def test_a_study_of_somebody_else_is_refused_and_left_alone(
@@ -843,7 +845,7 @@ def test_a_study_of_somebody_else_is_refused_and_left_alone(
     foreign.tell(foreign.ask(), 0.5)
     with pytest.raises(StorageError, match=f"{config.name}.*not ours.*another name"):
         opened(config, storage_url)
-    assert stored_config(config.name, open_storage(storage_url)) is None
+    assert read_config(config.name, open_storage(storage_url)) is None
     again = optuna.load_study(study_name=config.name, storage=open_storage(storage_url))
     assert again.user_attrs == {"mine": 1}
     assert [t.value for t in again.trials] == [0.5]
@@ -861,7 +863,7 @@ def test_a_study_that_died_before_it_was_described_is_taken_over(
 ) -> None:
     config = study_config(objective={"direction": "maximize"})
     optuna.create_study(study_name=config.name, storage=open_storage(storage_url), direction="maximize")
-    opened(config, storage_url).fill()
+    opened(config, storage_url).enqueue_budget()
     assert len(in_optuna(config.name, storage_url)) == 6
 
 
@@ -870,7 +872,7 @@ def test_a_config_that_this_version_cannot_read_is_said_so(study_config: MakeCon
     foreign = optuna.create_study(study_name=config.name, storage=open_storage(journal_url))
     foreign.set_user_attr("config", {"name": config.name, "colour": "red"})
     with pytest.raises(StorageError, match=f"{config.name}.*config"):
-        stored_config(config.name, open_storage(journal_url))
+        read_config(config.name, open_storage(journal_url))
 
 
 def test_a_study_of_a_newer_version_is_refused_and_left_alone(
@@ -879,14 +881,14 @@ def test_a_study_of_a_newer_version_is_refused_and_left_alone(
     """Both ways to a study: by what is known of it, and by opening it for writing."""
     config, newer = study_config(), FORMAT + 1
     study = opened(config, storage_url)
-    assert study.noted("format") == FORMAT
-    study.note("format", newer)
+    assert study.get_user_attr("format") == FORMAT
+    study.set_user_attr("format", newer)
     words = f"study {config.name}: a newer version has written it \\(format {newer}, this one reads up to {FORMAT}\\)"
     with pytest.raises(StorageError, match=words):
-        stored_config(config.name, open_storage(storage_url))
+        read_config(config.name, open_storage(storage_url))
     with pytest.raises(StorageError, match=words):
         opened(config, storage_url)
-    assert study.noted("format") == newer
+    assert study.get_user_attr("format") == newer
 
 
 def test_a_study_that_was_begun_before_formats_were_counted_is_read(
@@ -895,7 +897,7 @@ def test_a_study_that_was_begun_before_formats_were_counted_is_read(
     config = study_config()
     before = optuna.create_study(study_name=config.name, storage=open_storage(journal_url))
     before.set_user_attr("config", config.model_dump(mode="json"))
-    assert opened(config, journal_url).noted("format") == FORMAT
+    assert opened(config, journal_url).get_user_attr("format") == FORMAT
 
 
 def test_checkpoints_of_a_study_that_is_gone_are_not_gone_on_with(
@@ -930,13 +932,13 @@ def test_a_journal_with_a_torn_last_line_opens(
 ) -> None:
     config = study_config(search={"trials": 3})
     study = opened(config, journal_url)
-    study.fill()
+    study.enqueue_budget()
     train(study, asked(study), [0.5] * LAST)
-    study.note("last", "word")
+    study.set_user_attr("last", "word")
     damage(tmp_path / "optuna.journal")
     study = opened(config, journal_url)
     assert [(r.outcome, r.value) for r in study.rows()] == [("completed", 0.5), (None, None), (None, None)]
-    assert study.noted("last") == ("word" if damage is torn else None)
+    assert study.get_user_attr("last") == ("word" if damage is torn else None)
     for trial in everything(study):
         train(study, trial, [0.25] * LAST)
     # What was written after the cut is readable.
@@ -959,10 +961,10 @@ def test_a_damaged_journal_says_which_line_and_what_can_be_read(
 ) -> None:
     config = study_config(search={"trials": 3})
     study, path = opened(config, journal_url), tmp_path / "optuna.journal"
-    study.fill()
+    study.enqueue_budget()
     train(study, asked(study), [0.5] * LAST)
     lines = len(path.read_bytes().splitlines())
-    study.note("later", "on")
+    study.set_user_attr("later", "on")
     whole = path.read_bytes().splitlines(keepends=True)
     damaged = b"".join(
         [*whole[:lines], damage + b"\n", *(whole[lines + 1 :] or whole[-1:] if "middle" in place else [])]

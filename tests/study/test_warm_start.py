@@ -14,7 +14,7 @@ import pytest
 from sweep.config.errors import ConfigError
 from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
-from sweep.study.storages.catalog import continued
+from sweep.study.storages.catalog import derive_study
 from sweep.study.storages.storage import open_storage
 from sweep.study.study import Study
 from sweep.study.trial import Trial
@@ -40,7 +40,7 @@ def settings(tmp_path: Path) -> Settings:
 def opened(settings: Settings) -> Callable[[StudyConfig], Study]:
     def make(config: StudyConfig) -> Study:
         study = Study(config, open_storage(settings.storage), workspace=settings.workspace)
-        study.fill()
+        study.enqueue_budget()
         return study
 
     return make
@@ -140,9 +140,11 @@ def test_a_sampler_learns_from_what_it_is_shown(study_config: MakeConfig, settin
         )
         study = opened(new)
         if name == "shown":
-            study.know(gather(new, old.model_copy(update={"training": new.training}), open_storage(settings.storage)))
+            study.add_prior_trials(
+                gather(new, old.model_copy(update={"training": new.training}), open_storage(settings.storage))
+            )
             study = opened(new)  # as another driver finds it
-            assert study.knows == fitting > 40
+            assert study.n_prior_trials == fitting > 40
         trials = everything(study, miss)
         assert [t.number for t in trials] == list(range(9))
         misses[name] += [miss(t) for t in trials]
@@ -154,7 +156,7 @@ def test_what_is_known_is_no_trial(study_config: MakeConfig, settings: Settings,
     everything(opened(old))
     new = study_config(name=f"{old.name}-2", search={"trials": 3, "sampler": "tpe", "pruner": "median"})
     study = opened(new)
-    study.know(gather(new, old, open_storage(settings.storage)))
+    study.add_prior_trials(gather(new, old, open_storage(settings.storage)))
     queued = study.enqueue({"lambda1": 0.0123})
     everything(study)
     rows = study.rows()
@@ -174,21 +176,21 @@ def test_each_new_space_is_the_next_study_and_one_that_is_there_goes_on(
     def with_high(high: float) -> StudyConfig:
         return study_config(space={**SPACE, "lambda1": {"low": 1e-5, "high": high, "log": True}})
 
-    assert continued(first, settings) == (first, [])  # nothing to go on from
+    assert derive_study(first, settings) == (first, [])  # nothing to go on from
     everything(opened(first))
     for high, expected in ((1.0, f"{name}-2"), (2.0, f"{name}-3"), (1.0, f"{name}-2")):
-        config, before = continued(with_high(high), settings)
+        config, before = derive_study(with_high(high), settings)
         assert config.name == expected
         assert [b.name for b in before] == [name, f"{name}-2"][: int(expected[-1]) - 1]
         opened(config)
-    assert continued(first, settings) == (first, [])
+    assert derive_study(first, settings) == (first, [])
 
 
 def test_what_else_differs_is_refused(study_config: MakeConfig, settings: Settings, opened: Any) -> None:
     opened(study_config())
     changed = study_config(training={"lr": 0.1}, space={**SPACE, "depth": 3})
     with pytest.raises(ConfigError, match=r"training.lr: was 0.001, now 0.1") as refused:
-        continued(changed, settings)
+        derive_study(changed, settings)
     assert "--new-space" not in str(refused.value)
 
 

@@ -20,7 +20,7 @@ from sweep.config.filesystem import files
 from sweep.config.study_config import StudyConfig
 from sweep.study.records import ARMS
 from sweep.training import checkpoint
-from sweep.training.trial import Place, run_trial
+from sweep.training.trial import TrialPaths, run_trial
 
 Checkpointed = dict[str, dict[int, int]]  # run -> epoch -> the time it ended
 
@@ -172,7 +172,7 @@ class Curves:
             config = config.model_copy(update={"test": True})
         key = config.model_dump_json()
         if key not in self._known:
-            place = Place(self._scratch / str(len(self._known)), self._data, self._scratch / "cache")
+            place = TrialPaths(self._scratch / str(len(self._known)), self._data, self._scratch / "cache")
             reports = run_trial(config, place, interval=math.inf)
             epochs = [metrics.values for report in reports for metrics in report.epochs]
             names = [name for name in epochs[0] if name != "seconds"]

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,12 @@ from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
 from sweep.execution import executor
 from sweep.execution import slots as room
-from sweep.execution.trial_source import Job, Result, Source
+from sweep.execution.trial_source import TrialRequest, TrialSource
 from sweep.service import confirm, driver  # noqa: F401
 from sweep.service import run as running
 from sweep.tracking import tracker as tracking
 from sweep.training import trial
+from sweep.training.reports import TrialReport
 from sweep.training.trial import run_trial
 
 Death = tuple[int, float]  # after so many reports of trials, and so many seconds more
@@ -54,7 +56,7 @@ class Listener:
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def noticed(self, message: str) -> None:
+    def on_message(self, message: str) -> None:
         self.said.append(message)
 
     def __getattr__(self, name: str) -> Any:
@@ -68,21 +70,21 @@ class Impatient(Listener):
         super().__init__()
         self._left, self.stop = trials, threading.Event()
 
-    def ended(self, *_: object) -> None:
+    def on_trial_end(self, *_: object) -> None:
         self._left -= 1
         if not self._left:
             self.stop.set()
 
 
-def execute(source: Source, *, stop: threading.Event, death: Death | None, every_epoch: bool) -> None:
-    """Does what `sweep.executor.execute` does."""
+def execute(source: TrialSource, *, stop: threading.Event, death: Death | None, every_epoch: bool) -> None:
+    """Does what `sweep.execution.executor.execute` does."""
     reported = itertools.count(1)
-    while not stop.is_set() and not source.finished():
+    while not stop.is_set() and not source.is_finished():
         job = source.ask()
         if job is None:
             time.sleep(0.02)
             continue
-        source.started(job.key)
+        source.on_trial_start(job.key)
         for result in _results(job, every_epoch=every_epoch):
             if death is not None and next(reported) == death[0]:
                 signal.setitimer(signal.ITIMER_REAL, death[1])
@@ -90,15 +92,14 @@ def execute(source: Source, *, stop: threading.Event, death: Death | None, every
                 break
 
 
-def _results(job: Job, *, every_epoch: bool) -> Iterator[Result]:
+def _results(job: TrialRequest, *, every_epoch: bool) -> Iterator[TrialReport]:
     # Every epoch is one that is due, where a report need not wait.
-    pace = {"interval": 0.0} if every_epoch else {"interval": 0.5, "judged": job.judged}
+    pace = {"interval": 0.0} if every_epoch else {"interval": 0.5, "judged": job.pruning_epochs}
     try:
-        for report in run_trial(job.config, job.place, attempt=job.attempt, **pace):  # type: ignore[arg-type]
-            path = str(report.checkpoint) if report.checkpoint else None
-            yield Result(report.epochs, path, report.outcome, report.error, WHERE, report.notices)
+        for report in run_trial(job.config, job.paths, attempt=job.attempt, **pace):  # type: ignore[arg-type]
+            yield replace(report, tags=WHERE)
     except Exception:  # noqa: BLE001 (a trial's own error is a result)
-        yield Result([], None, "failed", traceback.format_exc(), WHERE)
+        yield TrialReport([], outcome="failed", error=traceback.format_exc(), tags=WHERE)
 
 
 def without_ray(
@@ -112,7 +113,7 @@ def without_ray(
         models: log the best one, which takes seconds.
     """
 
-    def instead(source: Source, _resources: Resources, *, stop: threading.Event) -> None:
+    def instead(source: TrialSource, _resources: Resources, *, stop: threading.Event) -> None:
         execute(source, stop=stop, death=death, every_epoch=every_epoch)
 
     patch.setattr(executor, "execute", instead)

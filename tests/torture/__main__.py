@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from sweep.config.sections import DataConfig
-from sweep.data.loading import load
+from sweep.data.loading import load_dataset
 
 from ..support.invariants import Curves, Left, flaws, left_by, strange_curves
 from ..support.processes import Cluster, Command
@@ -50,7 +50,7 @@ class Shared:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        load(DataConfig(name="digits"), root=folder, cache=folder / "cache")
+        load_dataset(DataConfig(name="digits"), root=folder, cache=folder / "cache")
         self.cluster_turn, self._turn = threading.Lock(), threading.Lock()
         self._cluster: Future[Cluster] | None = None
         self._pool = ThreadPoolExecutor(max_workers=1)

@@ -80,7 +80,7 @@ def study_file(name: str, search: str, slots: int = 2) -> str:
 
 
 def config_of(text: str) -> StudyConfig:
-    config, problems = studyfile.parse(studyfile.read_yaml(text, "a study"))
+    config, problems = studyfile.parse_study(studyfile.read_yaml(text, "a study"))
     assert config is not None, problems
     return config
 

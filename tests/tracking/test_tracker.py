@@ -410,7 +410,7 @@ def test_a_store_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
 
 def test_whoever_only_looks_creates_no_store(tmp_path: Path) -> None:
     tracker = Tracker(f"sqlite:///{tmp_path}/results/mlflow.db", "digits", artifacts=tmp_path / "results" / "artifacts")
-    assert (tracker.check(), tracker.attach()) == (None, False)
+    assert (tracker.check(), tracker.open_existing()) == (None, False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -457,7 +457,7 @@ def test_without_password(uri: str, shown: str) -> None:
 
 
 def test_import_does_not_load_mlflow() -> None:
-    code = "import sys, sweep.tracking; print('mlflow' in sys.modules, 'torch' in sys.modules)"
+    code = "import sys, sweep.tracking.tracker; print('mlflow' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "False"]
 
@@ -466,7 +466,7 @@ def test_mlflow_is_silent(uri: str) -> None:
     path = uri.removeprefix("sqlite:///")
     code = f"""
 from pathlib import Path
-from sweep.tracking import RunKey, Tracker
+from sweep.tracking.tracker import RunKey, Tracker
 Path({path!r}).unlink()  # so that the migrations run and may talk
 tracker = Tracker({uri!r}, "digits", artifacts=Path("artifacts"))
 tracker.open(description="", params={{}}, tags={{}})

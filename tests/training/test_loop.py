@@ -17,14 +17,14 @@ from torch.nn import functional as F
 
 from sweep.config.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
 from sweep.config.study_config import TrialConfig
-from sweep.data.datasets import balanced_order
+from sweep.data.datasets import stratified_order
 from sweep.losses import EntropyGuidance
 from sweep.losses.task import TASKS
 from sweep.models import build_model
 from sweep.training.initialisation import initialise
-from sweep.training.loop import Diverged, Run, evaluate, fit, input_batches
+from sweep.training.loop import Diverged, TrainingState, evaluate, fit, input_batches
 from sweep.training.reports import EpochMetrics
-from sweep.training.trial import Place, assemble
+from sweep.training.trial import TrialPaths, assemble
 
 UNGUIDED = {"lambda1": 0.0, "lambda2": 0.0}
 
@@ -49,14 +49,14 @@ def trial_config(**changes: Any) -> TrialConfig:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(tmp_path_factory: pytest.TempPathFactory) -> TrialPaths:
     """No checkpoints; the digits are prepared once."""
     folder = tmp_path_factory.mktemp("place")
-    return Place(folder=folder / "none", data=folder / "data", cache=folder / "cache")
+    return TrialPaths(folder=folder / "none", data=folder / "data", cache=folder / "cache")
 
 
 @pytest.fixture
-def assembled(place: Place) -> Callable[..., Run]:
+def assembled(place: TrialPaths) -> Callable[..., TrainingState]:
     torch.set_num_threads(1)
     return lambda config: assemble(config, place)[0]
 
@@ -144,7 +144,7 @@ def test_every_variant_is_another_run(assembled: Any) -> None:
     assert len(set(losses)) == len(VARIANTS)
 
 
-def recorded(run: Run) -> list[tuple[Tensor, Tensor, float]]:
+def recorded(run: TrainingState) -> list[tuple[Tensor, Tensor, float]]:
     """Inputs, labels and loss of every training step, as they come."""
     seen: list[tuple[Tensor, Tensor, float]] = []
     task = run.task
@@ -268,7 +268,7 @@ def written_loop(
 def digits(size: int, val: int) -> tuple[Tensor, Tensor]:
     """Training images as the network takes them and their labels, from scikit-learn's package by hand."""
     bunch = load_digits()
-    order = balanced_order(bunch.target)[: 1797 - round(0.2 * 1797)]
+    order = stratified_order(bunch.target)[: 1797 - round(0.2 * 1797)]
     assert len(order) - val >= size
     images = (torch.from_numpy(bunch.images[order[:size]]).float().flatten(1) - 16 * 0.3049) / (16 * 0.3760)
     return images, torch.from_numpy(bunch.target[order[:size]]).long()
@@ -372,7 +372,7 @@ def test_names_of_the_metrics(assembled: Any) -> None:
 ONE_STEP = {"max_epochs": 1, "batch_size": 300, "optimizer": "sgd", "momentum": 0.0, "lr": 1.0}
 
 
-def step_of(run: Run) -> Tensor:
+def step_of(run: TrainingState) -> Tensor:
     """What one step did to all weights, as one vector."""
     before = torch.cat([p.detach().flatten().clone() for p in run.model.parameters()])
     list(fit(run))

@@ -26,7 +26,7 @@ from sweep.config.study_config import TrialConfig
 from sweep.training import checkpoint, trial
 from sweep.training.loop import fit
 from sweep.training.reports import EpochMetrics
-from sweep.training.trial import Place, Report, assemble, run_trial, trained_model
+from sweep.training.trial import TrialPaths, TrialReport, assemble, run_trial, trained_model
 
 from .test_loop import VARIANTS, numbers, same, trial_config, weights
 
@@ -40,17 +40,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> TrialPaths:
     """A trial's place; with ``interval=0`` every epoch is checkpointed, however long that takes."""
     monkeypatch.setattr(trial, "CHECKPOINT_SHARE", math.inf)
-    return Place(folder=tmp_path / "0000", data=tmp_path / "data", cache=cache)
+    return TrialPaths(folder=tmp_path / "0000", data=tmp_path / "data", cache=cache)
 
 
-def elsewhere(place: Place, name: str) -> Place:
+def elsewhere(place: TrialPaths, name: str) -> TrialPaths:
     return dataclasses.replace(place, folder=place.folder.parent / name)
 
 
-def saved_weights(place: Place) -> dict[str, Tensor]:
+def saved_weights(place: TrialPaths) -> dict[str, Tensor]:
     saved = checkpoint.load_latest(place.folder)
     assert saved is not None
     state: dict[str, Tensor] = saved.state["model"]
@@ -61,19 +61,19 @@ def files(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-def epochs_of(reports: list[Report]) -> list[EpochMetrics]:
+def epochs_of(reports: list[TrialReport]) -> list[EpochMetrics]:
     return [metrics for report in reports for metrics in report.epochs]
 
 
 # -- reports -----------------------------------------------------------------------------------------------------------
 
 
-def test_every_epoch_is_reported_once_and_is_in_the_checkpoint_it_came_with(place: Place) -> None:
+def test_every_epoch_is_reported_once_and_is_in_the_checkpoint_it_came_with(place: TrialPaths) -> None:
     reports = []
     for report in run_trial(trial_config(), place, interval=0):
         reports.append(report)
         assert report.checkpoint is not None
-        held = checkpoint.load(report.checkpoint).history
+        held = checkpoint.load(Path(report.checkpoint)).history
         assert held == epochs_of(reports)
     assert [[m.epoch for m in r.epochs] for r in reports] == [[1], [2], [3]]
     assert [r.outcome for r in reports] == [None, None, "completed"]
@@ -81,14 +81,14 @@ def test_every_epoch_is_reported_once_and_is_in_the_checkpoint_it_came_with(plac
     assert files(place.folder) == ["attempt-01/epoch-0002.pt", "attempt-01/epoch-0003.pt"]
 
 
-def test_short_epochs_are_reported_together(place: Place) -> None:
+def test_short_epochs_are_reported_together(place: TrialPaths) -> None:
     (report,) = run_trial(trial_config(), place, interval=3600)
     assert [m.epoch for m in report.epochs] == [1, 2, 3]
     assert report.outcome == "completed"
     assert files(place.folder) == ["attempt-01/epoch-0003.pt"]
 
 
-def test_checkpoints_are_the_rarer_the_longer_they_take(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_the_rarer_the_longer_they_take(place: TrialPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock of the test's own an epoch takes a second and a checkpoint half of one, so 17 s lie between them."""
     clock, saved_at, save = [0.0], list[float](), checkpoint.save
     monkeypatch.setattr(trial, "CHECKPOINT_SHARE", SHARE)
@@ -126,7 +126,7 @@ def test_checkpoints_are_the_rarer_the_longer_they_take(place: Place, monkeypatc
     ],
 )
 def test_a_report_waits_for_an_epoch_at_which_the_trial_may_be_stopped(
-    place: Place, monkeypatch: pytest.MonkeyPatch, judged: set[int] | None, expected: list[int]
+    place: TrialPaths, monkeypatch: pytest.MonkeyPatch, judged: set[int] | None, expected: list[int]
 ) -> None:
     """By a clock of the test's own an epoch takes 0.3 s and a checkpoint nothing."""
     clock = [0.0]
@@ -138,12 +138,12 @@ def test_a_report_waits_for_an_epoch_at_which_the_trial_may_be_stopped(
             yield metrics
 
     monkeypatch.setattr(trial, "fit", short_epochs)
-    reports = list(run_trial(trial_config(training={"max_epochs": 12}), place, judged=judged))
+    reports = list(run_trial(trial_config(training={"max_epochs": 12}), place, pruning_epochs=judged))
     assert [report.epochs[-1].epoch for report in reports] == expected
     assert [m.epoch for m in epochs_of(reports)] == list(range(1, 13))
 
 
-def test_a_report_is_not_changed_by_what_comes_after_it(place: Place) -> None:
+def test_a_report_is_not_changed_by_what_comes_after_it(place: TrialPaths) -> None:
     copies, reports = [], []
     for report in run_trial(trial_config(), place, interval=0):
         reports.append(report)
@@ -151,14 +151,14 @@ def test_a_report_is_not_changed_by_what_comes_after_it(place: Place) -> None:
     assert copies == [[m.epoch for m in r.epochs] for r in reports]
 
 
-def test_a_trial_is_what_fit_gives(place: Place) -> None:
+def test_a_trial_is_what_fit_gives(place: TrialPaths) -> None:
     run, _ = assemble(trial_config(), elsewhere(place, "none"))
     expected = numbers(list(fit(run)))
     assert numbers(epochs_of(list(run_trial(trial_config(), place, interval=0)))) == expected
     assert same(saved_weights(place), weights(run.model))
 
 
-def test_a_trial_has_the_threads_it_was_given(place: Place) -> None:
+def test_a_trial_has_the_threads_it_was_given(place: TrialPaths) -> None:
     before = torch.get_num_threads()
     try:
         next(run_trial(trial_config().model_copy(update={"threads": 2}), place, interval=0))
@@ -169,7 +169,7 @@ def test_a_trial_has_the_threads_it_was_given(place: Place) -> None:
         torch.set_num_threads(before)
 
 
-def test_missing_data_and_impossible_sizes_are_said_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_and_impossible_sizes_are_said_so(place: TrialPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     with pytest.raises(DataError, match="mnist"):
@@ -182,7 +182,7 @@ def test_missing_data_and_impossible_sizes_are_said_so(place: Place, monkeypatch
 # -- going on ----------------------------------------------------------------------------------------------------------
 
 
-def interrupted(config: TrialConfig, place: Place, epochs: int, attempt: int = 1) -> None:
+def interrupted(config: TrialConfig, place: TrialPaths, epochs: int, attempt: int = 1) -> None:
     """A worker that is gone after an epoch."""
     reports = run_trial(config, place, attempt=attempt, interval=0)
     while next(reports).epochs[-1].epoch < epochs:
@@ -191,7 +191,7 @@ def interrupted(config: TrialConfig, place: Place, epochs: int, attempt: int = 1
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
-def test_a_trial_resumed_after_any_epoch_is_the_uninterrupted_one(place: Place, variant: str) -> None:
+def test_a_trial_resumed_after_any_epoch_is_the_uninterrupted_one(place: TrialPaths, variant: str) -> None:
     config = trial_config(**VARIANTS[variant])
     whole = epochs_of(list(run_trial(config, place, interval=0)))
     for epoch in (1, 2):
@@ -200,15 +200,15 @@ def test_a_trial_resumed_after_any_epoch_is_the_uninterrupted_one(place: Place, 
         first, *rest = run_trial(config, other, attempt=2, interval=0)
         # What it finds comes first, with the times of then; what is new goes to a folder of the new attempt.
         assert [m.epoch for m in first.epochs] == list(range(1, epoch + 1))
-        assert first.checkpoint == other.folder / "attempt-01" / f"epoch-{epoch:04d}.pt"
-        assert first.epochs == checkpoint.load(first.checkpoint).history
+        assert first.checkpoint == str(other.folder / "attempt-01" / f"epoch-{epoch:04d}.pt")
+        assert first.epochs == checkpoint.load(Path(first.checkpoint)).history
         assert [m.epoch for m in epochs_of(rest)] == list(range(epoch + 1, 4))
-        assert rest[-1].checkpoint == other.folder / "attempt-02" / "epoch-0003.pt"
+        assert rest[-1].checkpoint == str(other.folder / "attempt-02" / "epoch-0003.pt")
         assert numbers([*first.epochs, *epochs_of(rest)]) == numbers(whole)
         assert same(saved_weights(other), saved_weights(place))
 
 
-def test_a_trial_resumed_at_every_epoch_is_the_uninterrupted_one(place: Place) -> None:
+def test_a_trial_resumed_at_every_epoch_is_the_uninterrupted_one(place: TrialPaths) -> None:
     config = trial_config(training={"max_epochs": 5, "lr_schedule": "cosine"}, guidance={"lambda1": 0.1, "every": 2})
     whole = epochs_of(list(run_trial(config, place, interval=0)))
     other = elsewhere(place, "often")
@@ -221,23 +221,23 @@ def test_a_trial_resumed_at_every_epoch_is_the_uninterrupted_one(place: Place) -
     assert all(same(a, b) for a, b in zip(optimizers[0].values(), optimizers[1].values(), strict=True))
 
 
-def test_the_target_is_reached_once_even_across_a_resume(place: Place) -> None:
+def test_the_target_is_reached_once_even_across_a_resume(place: TrialPaths) -> None:
     config = trial_config(objective={"metric": "val_loss", "direction": "minimize", "target": 100.0})
     interrupted(config, place, 1)
     history = epochs_of(list(run_trial(config, place, attempt=2, interval=0)))
     assert [m.values.get("epochs_to_target") for m in history] == [1, None, None]
 
 
-def test_a_completed_trial_only_reports(place: Place) -> None:
+def test_a_completed_trial_only_reports(place: TrialPaths) -> None:
     reports = list(run_trial(trial_config(), place, interval=0))
     before = files(place.folder)
     (again,) = run_trial(trial_config(), place, attempt=2)
-    assert again == Report(epochs_of(reports), reports[-1].checkpoint, "completed")
+    assert again == TrialReport(epochs_of(reports), reports[-1].checkpoint, "completed")
     assert files(place.folder) == before
 
 
 @pytest.mark.parametrize("first_epoch", [True, False])
-def test_a_diverged_trial_stays_diverged(place: Place, first_epoch: bool) -> None:
+def test_a_diverged_trial_stays_diverged(place: TrialPaths, first_epoch: bool) -> None:
     config = trial_config(training={"optimizer": "sgd", "lr": 1e6, "max_epochs": 4})
     healthy = 0
     if not first_epoch:  # two good epochs, then the learning rate of a madman
@@ -250,27 +250,27 @@ def test_a_diverged_trial_stays_diverged(place: Place, first_epoch: bool) -> Non
         checkpoint.save(place.folder / "attempt-01", saved.history, saved.state)
     *_, last = run_trial(config, place, attempt=2, interval=0)
     assert (last.outcome, last.error) == ("diverged", f"the loss is not finite in epoch {healthy + 1}")
-    assert last.checkpoint == place.folder / "attempt-02" / f"epoch-{healthy + 1:04d}.pt"
+    assert last.checkpoint == str(place.folder / "attempt-02" / f"epoch-{healthy + 1:04d}.pt")
     saved = checkpoint.load_latest(place.folder)
     assert saved is not None
-    assert (saved.path, saved.diverged, len(saved.history)) == (last.checkpoint, healthy + 1, healthy)
+    assert (str(saved.path), saved.diverged, len(saved.history)) == (last.checkpoint, healthy + 1, healthy)
     before = files(place.folder)
     (again,) = run_trial(config, place, attempt=3, interval=0)
-    assert again == Report(saved.history, last.checkpoint, "diverged", last.error)
+    assert again == TrialReport(saved.history, last.checkpoint, "diverged", last.error)
     assert files(place.folder) == before
 
 
-def test_epochs_before_a_divergence_that_were_not_reported_come_with_it(place: Place) -> None:
+def test_epochs_before_a_divergence_that_were_not_reported_come_with_it(place: TrialPaths) -> None:
     # One step an epoch, with a decay that multiplies the weights by -100: the fourth overflows.
     rush = {"optimizer": "sgd", "lr": 100.0, "weight_decay": 1.0, "batch_size": 300, "max_epochs": 9}
     (report,) = run_trial(trial_config(training=rush), place, interval=3600)
     assert (report.outcome, report.error) == ("diverged", "the loss is not finite in epoch 4")
     assert [m.epoch for m in report.epochs] == [1, 2, 3]
     assert report.checkpoint is not None
-    assert checkpoint.load(report.checkpoint).history == report.epochs
+    assert checkpoint.load(Path(report.checkpoint)).history == report.epochs
 
 
-def test_the_network_of_a_checkpoint(place: Place) -> None:
+def test_the_network_of_a_checkpoint(place: TrialPaths) -> None:
     config = trial_config()
     list(run_trial(config, place))
     saved = checkpoint.load_latest(place.folder)
@@ -363,7 +363,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(folder: Path, damage:
         assert checkpoint.load_latest(folder) is None
 
 
-def test_a_trial_goes_on_from_the_one_before_a_damaged_checkpoint(place: Place) -> None:
+def test_a_trial_goes_on_from_the_one_before_a_damaged_checkpoint(place: TrialPaths) -> None:
     config = trial_config()
     whole = epochs_of(list(run_trial(config, place, interval=0)))
     other = elsewhere(place, "damaged")
@@ -380,8 +380,8 @@ FULL_DISK = """
 import errno, resource, sys
 from pathlib import Path
 import torch
-from sweep import checkpoint
-from sweep.metrics import EpochMetrics
+from sweep.training import checkpoint
+from sweep.training.reports import EpochMetrics
 folder, size = Path(sys.argv[1]), int(sys.argv[2])
 epochs = [EpochMetrics(e, {"val_loss": 0.5}, 0) for e in (1, 2)]
 checkpoint.save(folder, epochs[:1], {"model": {"w": torch.zeros(10)}})

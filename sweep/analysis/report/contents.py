@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...config.settings import Settings
-from ..sensitivity import Analysis, Effect, Surface, effect, surface
+from ..sensitivity import Analysis, Effect, Surface, partial_dependence, partial_dependence_2d
 from ..summary import Summary
 from .cost import Cost, cost
 from .curves import Curve, Role, compared
 
 if TYPE_CHECKING:
     from ...config.search_space import Choices, Range
-    from ...study.records import Row
+    from ...study.records import TrialRecord
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Findings:
+class ReportContents:
     """A study, its sensitivity, and what is drawn of them.
 
     Attributes:
@@ -55,12 +55,12 @@ class Findings:
     cost: Cost
 
     @classmethod
-    def of(cls, summary: Summary, analysis: Analysis, settings: Settings) -> Findings:
+    def of(cls, summary: Summary, analysis: Analysis, settings: Settings) -> ReportContents:
         """Computes what is drawn."""
         config, rows = summary.config, [*summary.rows, *summary.controls]
         fitted, pair = analysis.fitted, _pair(analysis)
-        effects = {name: effect(fitted, name) for name in analysis.parameters} if fitted else {}
-        shown = (*pair, surface(fitted, *pair)) if fitted and pair else None
+        effects = {name: partial_dependence(fitted, name) for name in analysis.parameters} if fitted else {}
+        shown = (*pair, partial_dependence_2d(fitted, *pair)) if fitted and pair else None
         curves = compared(summary, settings)
         there = [curve for curve in curves if curve.values(config.objective.metric)]
         missing = [curve for curve in curves if curve not in there]
@@ -73,7 +73,7 @@ class Findings:
         return self.summary.config.searched
 
     @property
-    def best(self) -> list[Row]:
+    def best(self) -> list[TrialRecord]:
         """Completed trials of the search, best first."""
         return self.summary.best
 
@@ -104,8 +104,8 @@ def _pair(analysis: Analysis) -> tuple[str, str] | None:
     return max(analysis.pairs, key=lambda pair: analysis.pairs[pair].value, default=None)
 
 
-def _failures(rows: Sequence[Row]) -> list[Failure]:
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+def _failures(rows: Sequence[TrialRecord]) -> list[Failure]:
+    groups: dict[tuple[str, str], list[TrialRecord]] = defaultdict(list)
     for row in rows:
         if row.outcome in ("failed", "diverged"):
             lines = (row.error or "no reason recorded").strip().splitlines()

@@ -10,7 +10,7 @@ from ...config.sections import Resources
 from ...config.study_config import StudyConfig
 
 if TYPE_CHECKING:
-    from ...study.records import Row
+    from ...study.records import TrialRecord
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Cost:
     epochs_saved: int
 
 
-def cost(config: StudyConfig, search: Iterable[Row], controls: Iterable[Row]) -> Cost:
+def cost(config: StudyConfig, search: Iterable[TrialRecord], controls: Iterable[TrialRecord]) -> Cost:
     """Adds up the trials that have ended."""
     search, controls = ([r for r in rows if r.state == "finished"] for rows in (search, controls))
     unit = "GPU" if any(_on_gpu(row) for row in [*search, *controls]) else "CPU"
@@ -47,11 +47,11 @@ def cost(config: StudyConfig, search: Iterable[Row], controls: Iterable[Row]) ->
     return Cost(unit, sum(spent.values()), after, saved, sum(trained.values()), sum(left.values()))
 
 
-def _on_gpu(row: Row) -> bool:
+def _on_gpu(row: TrialRecord) -> bool:
     return row.tags.get("sweep.device", "cpu") != "cpu"
 
 
-def _hours(row: Row, unit: str, resources: Resources) -> float:
+def _hours(row: TrialRecord, unit: str, resources: Resources) -> float:
     if unit == "CPU":
         units = resources.cpus
     elif _on_gpu(row):
@@ -61,7 +61,7 @@ def _hours(row: Row, unit: str, resources: Resources) -> float:
     return units * _seconds(row) / 3600
 
 
-def _seconds(row: Row) -> float:
+def _seconds(row: TrialRecord) -> float:
     """Of training; else from the trial's start to its end."""
     if row.seconds is not None:
         return row.seconds

@@ -12,7 +12,7 @@ from ..summary import Summary
 
 if TYPE_CHECKING:
     from ...config.search_space import Scalar
-    from ...study.records import Kind, Row
+    from ...study.records import Kind, TrialRecord
     from ...training.reports import EpochMetrics
 
 Role = Literal["best", "median", "finalist", "control", "tuned"]
@@ -28,7 +28,7 @@ class Curve:
     """
 
     role: Role
-    row: Row
+    row: TrialRecord
     epochs: list[EpochMetrics]
 
     @property
@@ -60,7 +60,7 @@ def compared(summary: Summary, settings: Settings) -> list[Curve]:
         return []
     config, best = summary.config, summary.best[0]
     twin = unguided({**config.constants, **best.hyperparameters})
-    chosen: dict[Role, Row | None] = {"best": best, "median": summary.best[len(summary.best) // 2]}
+    chosen: dict[Role, TrialRecord | None] = {"best": best, "median": summary.best[len(summary.best) // 2]}
     controls = sorted(summary.controls, key=lambda row: (row.seed, row.number))
     chosen["finalist"] = _first(controls, "finalist", best.hyperparameters)
     chosen["control"] = _first(controls, "control", twin)
@@ -72,12 +72,12 @@ def compared(summary: Summary, settings: Settings) -> list[Curve]:
     return [Curve(role, row, _history(row, config.name, settings)) for role, row in chosen.items() if row is not None]
 
 
-def _first(rows: Iterable[Row], kind: Kind, hyperparameters: Mapping[str, Scalar]) -> Row | None:
+def _first(rows: Iterable[TrialRecord], kind: Kind, hyperparameters: Mapping[str, Scalar]) -> TrialRecord | None:
     alike = (r for r in rows if r.kind == kind and r.hyperparameters == hyperparameters and r.outcome == "completed")
     return next(alike, None)
 
 
-def _history(row: Row, study: str, settings: Settings) -> list[EpochMetrics]:
+def _history(row: TrialRecord, study: str, settings: Settings) -> list[EpochMetrics]:
     from ...training.checkpoint import load_latest
 
     saved = load_latest(settings.checkpoints(study if row.kind == "trial" else f"{study}.controls", row.number))

@@ -16,8 +16,8 @@ from ...config.search_space import Choices, Range
 from ...study.visualization import parallel_coordinate, slice_plots
 
 if TYPE_CHECKING:
-    from ...study.records import Row
-    from .contents import Findings
+    from ...study.records import TrialRecord
+    from .contents import ReportContents
     from .curves import Role
 
 
@@ -46,14 +46,14 @@ TEMPLATE: dict[str, Any] = {
 }
 
 
-def draw(findings: Findings) -> dict[str, go.Figure]:
+def plotly_figures(findings: ReportContents) -> dict[str, go.Figure]:
     """All figures that there are grounds for, by what they are called in the page."""
     found = {}
     if findings.analysis.trusted:
         found["indices"] = indices(findings)
-    found |= {f"effect of {name}": effect(findings, name) for name in findings.effects}
+    found |= {f"effect of {name}": partial_dependence(findings, name) for name in findings.effects}
     if findings.surface:
-        found["surface"] = surface(findings)
+        found["surface"] = partial_dependence_2d(findings)
     if findings.curves:
         found["learning curves"] = learning_curves(findings)
     if findings.best and len(findings.searched) > 1:
@@ -92,7 +92,7 @@ def _escaped(value: Any) -> Any:
 # -- sensitivity -----------------------------------------------------------------------------------------------------
 
 
-def indices(findings: Findings) -> go.Figure:
+def indices(findings: ReportContents) -> go.Figure:
     """Bars of the first-order and total Sobol index of each hyperparameter, with their intervals."""
     analysis = findings.analysis
     ordered = sorted(analysis.parameters.items(), key=lambda item: item[1].total)
@@ -113,7 +113,7 @@ def indices(findings: Findings) -> go.Figure:
     return figure.update_yaxes(type="category")
 
 
-def effect(findings: Findings, name: str) -> go.Figure:
+def partial_dependence(findings: ReportContents, name: str) -> go.Figure:
     """The expected objective over one hyperparameter, with its band."""
     figure, found, dimension = go.Figure(), findings.effects[name], findings.searched[name]
     mean, low, high = found.mean, found.low, found.high
@@ -132,7 +132,7 @@ def effect(findings: Findings, name: str) -> go.Figure:
     return figure.update_layout(showlegend=False, height=260)
 
 
-def surface(findings: Findings) -> go.Figure:
+def partial_dependence_2d(findings: ReportContents) -> go.Figure:
     """The expected objective over two hyperparameters; completed trials are dots, the best one a star."""
     assert findings.surface is not None
     a, b, found = findings.surface
@@ -175,7 +175,7 @@ def _whole(dimension: Range) -> list[int]:
 # -- trials ----------------------------------------------------------------------------------------------------------
 
 
-def learning_curves(findings: Findings) -> go.Figure:
+def learning_curves(findings: ReportContents) -> go.Figure:
     """The objective's metric over the epochs."""
     figure = go.Figure()
     for curve in findings.curves:
@@ -195,13 +195,13 @@ def _epochs(figure: go.Figure, epochs: Sequence[int]) -> None:
     figure.update_xaxes(title_text="epoch", **({"dtick": 1} if max(epochs, default=0) < 12 else {}))
 
 
-def spans_decades(findings: Findings) -> bool:
+def spans_decades(findings: ReportContents) -> bool:
     """Whether the learning curves need a logarithmic scale."""
     values = [value for curve in findings.curves for _, value in curve.values(findings.metric)]
     return min(values) > 0 and max(values) > 10 * min(values)
 
 
-def entropies(findings: Findings) -> go.Figure:
+def entropies(findings: ReportContents) -> go.Figure:
     """Entropy of each layer over the epochs; a guided network's lines are solid, its control's dashed."""
     assert findings.networks is not None
     guided, control = findings.networks
@@ -218,7 +218,7 @@ def entropies(findings: Findings) -> go.Figure:
     return figure.update_layout(height=400 + 8 * len(shown))
 
 
-def parallel(findings: Findings) -> go.Figure:
+def parallel(findings: ReportContents) -> go.Figure:
     """Parallel coordinates of completed trials, from the best to the worst; of many, at evenly spaced ranks."""
     figure = parallel_coordinate(findings.summary.config, evenly(findings.best), findings.metric)
     figure.update_layout(height=430, margin_l=48)
@@ -240,12 +240,12 @@ def _darker(colour: str) -> str:
     return "rgb({:.0f},{:.0f},{:.0f})".format(*(c * part for c, part in zip(channels, (0.66, 0.8, 0.92), strict=True)))
 
 
-def evenly(best: Sequence[Row]) -> list[Row]:
+def evenly(best: Sequence[TrialRecord]) -> list[TrialRecord]:
     """At most ``LINES`` trials, the best and the worst among them."""
     return [best[round(rank)] for rank in np.linspace(0, len(best) - 1, min(len(best), LINES))]
 
 
-def slices(findings: Findings) -> dict[str, go.Figure]:
+def slices(findings: ReportContents) -> dict[str, go.Figure]:
     """The objective over each hyperparameter, of completed trials; darker ones came later."""
     found = slice_plots(findings.summary.config, findings.best, findings.metric)
     for name, figure in found.items():

@@ -17,17 +17,17 @@ from .plotly_figures import FIRST, LAYERS, ROLES, TOTAL, evenly, spans_decades
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from .contents import Findings
+    from .contents import ReportContents
 
 LOOK: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 DPI = 120
 
 
-def draw(findings: Findings, folder: Path) -> Iterator[Path]:
+def png_figures(findings: ReportContents, folder: Path) -> Iterator[Path]:
     """Draws all pictures that there are grounds for; yields their files."""
     indexed, searched = len(findings.analysis.parameters), len(findings.searched)
     trials = bool(findings.best and searched)
-    wanted: list[tuple[str, object, Callable[[Figure, Findings], None], float, float]] = [
+    wanted: list[tuple[str, object, Callable[[Figure, ReportContents], None], float, float]] = [
         ("indices", findings.analysis.trusted, indices, 7, 1 + 0.6 * indexed),
         ("effects", findings.effects, effects, 9, 2.4 * math.ceil(indexed / 3)),
         ("surface", findings.surface, surface, 6.5, 5),
@@ -46,7 +46,7 @@ def draw(findings: Findings, folder: Path) -> Iterator[Path]:
             yield folder / f"{name}.png"
 
 
-def indices(figure: Figure, findings: Findings) -> None:
+def indices(figure: Figure, findings: ReportContents) -> None:
     """Bars of the first-order and total Sobol index of each hyperparameter, with their intervals."""
     analysis = findings.analysis
     ordered = sorted(analysis.parameters.items(), key=lambda item: item[1].total)
@@ -63,7 +63,7 @@ def indices(figure: Figure, findings: Findings) -> None:
     axes.legend(frameon=False, loc="lower right")
 
 
-def effects(figure: Figure, findings: Findings) -> None:
+def effects(figure: Figure, findings: ReportContents) -> None:
     """The expected objective over each hyperparameter, with its band."""
     for axes, (name, effect) in zip(_grid(figure, len(findings.effects)), findings.effects.items(), strict=True):
         dimension = findings.searched[name]
@@ -80,7 +80,7 @@ def effects(figure: Figure, findings: Findings) -> None:
         axes.set_ylabel(_text(findings.analysis.objective))
 
 
-def surface(figure: Figure, findings: Findings) -> None:
+def surface(figure: Figure, findings: ReportContents) -> None:
     """The expected objective over two hyperparameters; completed trials are dots, the best one a star."""
     assert findings.surface is not None
     a, b, found = findings.surface
@@ -105,7 +105,7 @@ def surface(figure: Figure, findings: Findings) -> None:
         label(_text(name))
 
 
-def learning_curves(figure: Figure, findings: Findings) -> None:
+def learning_curves(figure: Figure, findings: ReportContents) -> None:
     """The objective's metric over the epochs."""
     axes = figure.subplots()
     for curve in findings.curves:
@@ -118,7 +118,7 @@ def learning_curves(figure: Figure, findings: Findings) -> None:
     axes.legend(frameon=False)
 
 
-def entropies(figure: Figure, findings: Findings) -> None:
+def entropies(figure: Figure, findings: ReportContents) -> None:
     """Entropy of each layer over the epochs; a guided network's lines are solid, its control's dashed."""
     assert findings.networks is not None
     guided, control = findings.networks
@@ -133,7 +133,7 @@ def entropies(figure: Figure, findings: Findings) -> None:
     figure.legend(frameon=False, fontsize=7, loc="outside right upper")
 
 
-def slices(figure: Figure, findings: Findings) -> None:
+def slices(figure: Figure, findings: ReportContents) -> None:
     """The objective over each hyperparameter, of completed trials; darker ones came later."""
     values, numbers = [row.value or 0.0 for row in findings.best], [row.number for row in findings.best]
     grid = _grid(figure, len(findings.searched))
@@ -147,7 +147,7 @@ def slices(figure: Figure, findings: Findings) -> None:
         axes.set_ylabel(_text(findings.metric))
 
 
-def parallel(figure: Figure, findings: Findings) -> None:
+def parallel(figure: Figure, findings: ReportContents) -> None:
     """Parallel coordinates of completed trials, each on a scale of its own; darker lines are better."""
     chosen = evenly(findings.best)[::-1]  # the best on top
     columns = [[row.value or 0.0 for row in chosen]]

@@ -25,13 +25,13 @@ from .. import sensitivity_text as explain
 from .. import wording as words
 from . import plotly_figures as figures
 from . import png_figures as pictures
-from .contents import Findings
+from .contents import ReportContents
 
 if TYPE_CHECKING:
     from ...config.settings import Settings
     from ...config.study_config import StudyConfig
     from ...study.provenance import Code
-    from ...study.records import Row
+    from ...study.records import TrialRecord
     from ..sensitivity import Analysis
     from ..summary import Summary
 
@@ -76,7 +76,7 @@ def write(
         confirmed: what `sweep confirm` found last.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    findings = Findings.of(summary, analysis, settings)
+    findings = ReportContents.of(summary, analysis, settings)
     page, data, trials = folder / "report.html", folder / "sensitivity.json", folder / "trials.csv"
     page.write_text(_render(findings, codes, confirmed), encoding="utf-8")
     data.write_text(json.dumps(explain.as_data(analysis), indent=2) + "\n")
@@ -87,18 +87,18 @@ def write(
         for name, index in analysis.parameters.items()
         for order in ("first", "total")
     }
-    files = [page, data, trials, *pictures.draw(findings, folder)]
+    files = [page, data, trials, *pictures.png_figures(findings, folder)]
     return Report(page, files, analysis.strength, indices, len(ended), round(1000 * max(ended, default=0.0)))
 
 
 # -- the page --------------------------------------------------------------------------------------------------------
 
 
-def _render(findings: Findings, codes: Sequence[Code], confirmed: dict[str, Any] | None) -> str:
+def _render(findings: ReportContents, codes: Sequence[Code], confirmed: dict[str, Any] | None) -> str:
     summary, config = findings.summary, findings.summary.config
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
-    drawn = figures.draw(findings)
+    drawn = figures.plotly_figures(findings)
     return template.render(
         findings=findings,
         summary=summary,
@@ -131,7 +131,7 @@ def _utc(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _are_overtaken(confirmed: dict[str, Any], config: StudyConfig, completed: Sequence[Row]) -> bool:
+def _are_overtaken(confirmed: dict[str, Any], config: StudyConfig, completed: Sequence[TrialRecord]) -> bool:
     """Whether the configurations that were confirmed are no longer the best ones."""
     numbers = [*confirmed["configurations"]]
     return [str(row.number) for row in configurations(config, completed)[: len(numbers)]] != numbers
@@ -149,7 +149,7 @@ def _fixed(config: StudyConfig) -> dict[str, str]:
         values = section.model_dump(mode="json", exclude_none=True)
         said = {k: v for k, v in values.items() if v not in ({}, []) and f"{name}.{k}" not in varied}
         text[name] = ", ".join(f"{k} {_plain(v)}" for k, v in said.items())
-    constants = ", ".join(f"{name} {words.short(value)}" for name, value in config.constants.items())
+    constants = ", ".join(f"{name} {words.format_value(value)}" for name, value in config.constants.items())
     return {key: value for key, value in {"held constant": constants, **text}.items() if value}
 
 
@@ -170,7 +170,7 @@ def _plain(value: Any) -> str:
         return "(" + ", ".join(f"{k} {_plain(v)}" for k, v in value.items()) + ")"
     if isinstance(value, list):
         return ", ".join(map(_plain, value))
-    return words.short(value)
+    return words.format_value(value)
 
 
 # -- files -----------------------------------------------------------------------------------------------------------

@@ -31,10 +31,10 @@ from ...config.locks import FileLock
 from ...config.settings import Settings
 from ...config.study_config import OF_CONFIRM
 from ...config.study_file import to_yaml
-from ...study.storages.catalog import connect
+from ...study.storages.catalog import get_storage
 
 if TYPE_CHECKING:
-    from ...study.records import Row
+    from ...study.records import TrialRecord
     from ...study.storages.storage import Storage
 
 JOURNAL = "optuna.journal"
@@ -75,7 +75,7 @@ def export_study(name: str, path: Path, settings: Settings, *, keep: int = 3) ->
     """
     from ...study.storages.storage import FORMAT, copy_study, finish_copy, open_storage
 
-    summary, storage = summarise(name, settings), connect(settings.storage)
+    summary, storage = summarise(name, settings), get_storage(settings.storage)
     rivals = _rivals(name, storage)
     summaries = [summary, *(summarise(rival, settings) for rival in rivals)]
     about = {"format": FORMAT, "study": name, "version": importlib.metadata.version("entropy-sweep")}
@@ -142,7 +142,7 @@ def _pack_checkpoints(
             yield f"{study}-{row.number:04d}"
 
 
-def _trials(summary: Summary) -> Iterator[tuple[str, Row]]:
+def _trials(summary: Summary) -> Iterator[tuple[str, TrialRecord]]:
     name = summary.config.name
     yield from ((name, row) for row in summary.rows)
     yield from ((f"{name}.controls", row) for row in summary.controls)
@@ -178,10 +178,10 @@ def import_study(path: Path, settings: Settings) -> Archived:
     Raises:
         SweepError: a file that is damaged or not one of ours, a study of this name, or checkpoints of one.
     """
-    scratch, target = settings.here / ".import", connect(settings.storage)
+    scratch, target = settings.local_dir / ".import", get_storage(settings.storage)
     try:
-        settings.here.mkdir(parents=True, exist_ok=True)
-        with FileLock(settings.here / "import.lock").held():
+        settings.local_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(settings.local_dir / "import.lock").held():
             shutil.rmtree(scratch, ignore_errors=True)  # of one that died
             try:
                 name = _unpack(path, scratch)
@@ -232,13 +232,13 @@ def _about(path: Path, archive: ZipFile) -> dict[str, Any]:
 
 def _checked(path: Path, name: str, folder: Path) -> tuple[Storage, list[str], list[str]]:
     """The storage of an archive, its rivals' studies, the trials that have weights; all of it was read once."""
-    from ...study.storages.storage import open_storage, stored_config
+    from ...study.storages.storage import open_storage, read_config
     from ...training import checkpoint
 
     try:
         storage = open_storage(f"journal:///{folder / JOURNAL}")
         rivals = _rivals(name, storage)
-        configs = [stored_config(each, storage) for each in (name, *rivals)]
+        configs = [read_config(each, storage) for each in (name, *rivals)]
     except StorageError as error:
         raise SweepError(f"{path}: cannot be imported: {error}") from None
     for each, config in zip((name, *rivals), configs, strict=True):
@@ -260,18 +260,18 @@ def _move_in(
     names: Sequence[str], folder: Path, source: Storage, target: Storage, settings: Settings, *, origin: str
 ) -> None:
     """Copies an unpacked study and its rivals' into the storage, then their checkpoints into the workspace."""
-    from ...study.storages.storage import copy_study, exclusive, finish_copy, make_room
-    from ...study.study import refuse_strays
+    from ...study.storages.storage import clear_partial_import, copy_study, exclusive, finish_copy
+    from ...study.study import refuse_stale_checkpoints
 
     with contextlib.ExitStack() as alone:
         for name in names:
-            (settings.here / name).mkdir(exist_ok=True)
-            alone.enter_context(exclusive(target, name, FileLock(settings.here / name / "lock")))
-        half_there = [make_room(name, target) for name in names]
+            (settings.local_dir / name).mkdir(exist_ok=True)
+            alone.enter_context(exclusive(target, name, FileLock(settings.local_dir / name / "lock")))
+        half_there = [clear_partial_import(name, target) for name in names]
         for study in (each for name in names for each in (name, f"{name}.controls")):
             for stray in places.files(settings.workspace / study, "*/*/*") if any(half_there) else []:
                 places.remove(stray)
-            refuse_strays(study, settings.workspace)
+            refuse_stale_checkpoints(study, settings.workspace)
         put = {file: _place(file, settings) for file in folder.glob("checkpoints/*/*/*/*")}
         checkpoints = {(place.parts[-4], int(place.parts[-3])): place for place in put.values()}
         for name in names:

@@ -11,22 +11,22 @@ from collections.abc import Callable
 import torch
 
 from ...config.errors import SweepError, without_password
-from ...config.filesystem import check, here, is_remote
+from ...config.filesystem import check_object_store, is_remote, local_path
 from ...config.sections import DataConfig
 from ...config.settings import Settings
-from ...data.loading import DATASETS, load
+from ...data.loading import DATASETS, load_dataset
 from ...study.storages.storage import open_storage
 from ...tracking.tracker import Tracker
 
 Check = tuple[str, bool, str]  # what, whether it is well, detail
 
 
-def examine(settings: Settings) -> list[Check]:
+def run_checks(settings: Settings) -> list[Check]:
     """Makes all checks; none of them raises."""
     packages = ("entropy-sweep", "ray", "optuna", "mlflow", "torch", "torchvision")
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    present = [name for name in DATASETS if (here(settings.cache) / name / "test_labels.npy").is_file()]
+    present = [name for name in DATASETS if (local_path(settings.cache) / name / "test_labels.npy").is_file()]
     digits = DataConfig(name="digits")
     return [
         ("versions", True, f"Python {platform.python_version()}, {versions}"),
@@ -34,7 +34,7 @@ def examine(settings: Settings) -> list[Check]:
         _try("workspace", lambda: _workspace(settings)),
         _try("storage", lambda: _reach(lambda: open_storage(settings.storage), settings.storage)),
         _try("tracking", lambda: _reach(lambda: Tracker.of("doctor", settings).check(), settings.tracking_uri)),
-        _try("digits", lambda: _reach(lambda: load(digits, root=settings.data, cache=settings.cache), "")),
+        _try("digits", lambda: _reach(lambda: load_dataset(digits, root=settings.data, cache=settings.cache), "")),
         ("data", True, f"prepared: {', '.join(present) or 'none yet'}; root {settings.data}"),
     ]
 
@@ -48,7 +48,7 @@ def _try(what: str, step: Callable[[], str]) -> Check:
 
 def _workspace(settings: Settings) -> str:
     if is_remote(settings.workspace):
-        check(settings.workspace)
+        check_object_store(settings.workspace)
         return f"{settings.workspace} can be written"
     settings.workspace.mkdir(parents=True, exist_ok=True)
     return f"{settings.workspace}, {shutil.disk_usage(settings.workspace).free / 1e9:.0f} GB free"

@@ -24,7 +24,7 @@ class Freed:
     bytes: int
 
 
-def clean(name: str, settings: Settings, *, keep: int = 3, dry_run: bool = False) -> Freed:
+def collect_garbage(name: str, settings: Settings, *, keep: int = 3, dry_run: bool = False) -> Freed:
     """Drops the weights of a study's finished trials beyond the best ``keep`` of the search.
 
     What stays is what something may still ask for: the checkpoints of trials that wait, run or were interrupted (a

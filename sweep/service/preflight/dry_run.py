@@ -15,9 +15,9 @@ from ...analysis.summary import finished_rows
 from ...config.settings import Settings
 from ...config.study_config import StudyConfig
 from ...study.distributions import distributions, from_unit
-from ...study.storages.catalog import agree
-from ...training.loop import Diverged, Run, fit
-from ...training.reports import Place
+from ...study.storages.catalog import require_same_study
+from ...training.loop import Diverged, TrainingState, fit
+from ...training.reports import TrialPaths
 from ...training.trial import assemble
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class DryRun:
     """What a run would do.
 
     Attributes:
@@ -43,7 +43,7 @@ class Plan:
     hours: float
 
 
-def plan(config: StudyConfig, settings: Settings, *, done: int, beside: int) -> Plan:
+def dry_run(config: StudyConfig, settings: Settings, *, done: int, beside: int) -> DryRun:
     """Estimates a run by training a few batches of a configuration from the middle of the space.
 
     Args:
@@ -54,7 +54,7 @@ def plan(config: StudyConfig, settings: Settings, *, done: int, beside: int) -> 
     present, resources = torch.cuda.device_count(), config.resources
     gpus = min(present, 1) if resources.gpus == "auto" else resources.gpus  # of a trial
     with tempfile.TemporaryDirectory(prefix="sweep-plan-") as scratch:
-        place = Place(Path(scratch), settings.data, settings.cache, gpus=gpus)
+        place = TrialPaths(Path(scratch), settings.data, settings.cache, gpus=gpus)
         run, _ = assemble(config.trial(middle), place)
     seconds = _epoch_seconds(run)
     # 1 where this machine has no room for any, and a cluster is meant.
@@ -63,10 +63,10 @@ def plan(config: StudyConfig, settings: Settings, *, done: int, beside: int) -> 
     trials = max(0, config.search.trials - done)
     controls = max(0, config.search.afterwards - (0 if trials else beside))  # an extension may overtake those there are
     epochs = (trials + controls) * config.training.max_epochs
-    return Plan(trials, controls, seconds, slots, epochs * seconds / slots / 3600)
+    return DryRun(trials, controls, seconds, slots, epochs * seconds / slots / 3600)
 
 
-def _epoch_seconds(run: Run) -> float:
+def _epoch_seconds(run: TrainingState) -> float:
     """Times an epoch on a part of the training set and scales it up."""
     whole, part = run.train.size, 24 * run.config.training.batch_size
     if whole > part:
@@ -86,9 +86,9 @@ def _epoch_seconds(run: Run) -> float:
     return (time.perf_counter() - started) * max(1.0, whole / part)
 
 
-def planned(config: StudyConfig, settings: Settings) -> Plan:
+def plan_run(config: StudyConfig, settings: Settings) -> DryRun:
     """What a run would do, and how long it would take."""
-    agree(config, settings)
+    require_same_study(config, settings)
     rows = finished_rows(config, settings)
     done = sum(row.kind == "trial" for row in rows)
-    return plan(config, settings, done=done, beside=len(rows) - done)
+    return dry_run(config, settings, done=done, beside=len(rows) - done)

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 from ...config.errors import ConfigError, SweepError, nearest
 from ...config.settings import Settings
 from ...config.study_config import OF_CONFIRM, StudyConfig
-from ...config.study_file import built_in, built_in_names, extend, override, parse, read_file
+from ...config.study_file import built_in, built_in_names, extend, override, parse_study, read_file
 from ...config.user_code import search_in
-from ...study.storages.catalog import OWN_CODE, connect, studies
-from .space_checks import check, check_parts
+from ...study.storages.catalog import OWN_CODE, get_storage, study_names_of_ours
+from .space_checks import check_parts, check_study
 
 if TYPE_CHECKING:
     pass
 
 
-def load(
+def load_study(
     study: str,
     settings: Settings,
     *,
@@ -38,9 +38,9 @@ def load(
     raw, source = _find(study, settings)
     raw, misplaced = override(raw, list(sets))
     extend(raw, trials, design)
-    config, problems = parse(raw)
-    found, warnings = check(config, settings) if config else (check_parts(raw, settings), [])
-    if config and OF_CONFIRM in config.name and config.name not in studies(settings):
+    config, problems = parse_study(raw)
+    found, warnings = check_study(config, settings) if config else (check_parts(raw, settings), [])
+    if config and OF_CONFIRM in config.name and config.name not in study_names_of_ours(settings):
         found.append(f"name: {config.name!r} must not contain {OF_CONFIRM}, as studies of sweep confirm do")
     if config is None or misplaced + found:
         raise ConfigError(source, misplaced + problems + found)
@@ -55,12 +55,12 @@ def _find(study: str, settings: Settings) -> tuple[dict[str, Any], str]:
             raise SweepError(f"{study}: no such file. Built-in studies: {', '.join(built_in_names())}.")
         search_in(path.parent)
         return read_file(path, study), study
-    from ...study.storages.storage import noted, stored_config, study_names
+    from ...study.storages.storage import get_user_attr, read_config, study_names
 
-    storage = connect(settings.storage)
-    stored = stored_config(study, storage)
+    storage = get_storage(settings.storage)
+    stored = read_config(study, storage)
     if stored is not None:
-        search_in(*map(Path, noted(study, OWN_CODE, storage) or []))
+        search_in(*map(Path, get_user_attr(study, OWN_CODE, storage) or []))
         return stored.model_dump(mode="json"), f"study {study}"
     shipped = built_in(study)
     if shipped is None:

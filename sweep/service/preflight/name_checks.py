@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ...config.errors import nearest
 from ...config.sections import DataConfig, TaskConfig
-from ...config.user_code import ImportPathError, imported, is_import_path
+from ...config.user_code import ImportPathError, import_object, is_import_path
 from ...models import MODELS, SIZES, model_class, options, takes_any
 
 
@@ -40,7 +40,7 @@ def check_names(raw: Mapping[str, Any]) -> list[str]:
 
 def _check_callable(key: str, path: str) -> list[str]:
     try:
-        found = imported(path)
+        found = import_object(path)
     except ImportPathError as error:
         return [f"{key}: {error}"]
     kind = type(found).__name__

@@ -26,7 +26,7 @@ EARNEST_CORNERS = 4  # of these, a model of the user's own is built with weights
 CORNERS = 512  # models built, at most, to see whether the space holds an impossible one
 
 
-def check(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]]:
+def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]]:
     """Looks for what would make trials fail, before any starts.
 
     Returns:

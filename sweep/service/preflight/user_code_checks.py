@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...config.user_code import place_of
+from ...config.user_code import user_error_location
 from ...losses.task import TASKS
 from ...training.trial import build, task_kind, task_of
 
@@ -40,7 +40,7 @@ def check_model(trial: TrialConfig, info: DatasetInfo, *, in_earnest: bool) -> n
             with torch.device("cpu"):
                 model, output = _output(trial, info)
         except Exception as error:
-            raise ValueError(place_of(error)) from error
+            raise ValueError(user_error_location(error)) from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"it must make a torch.nn.Module, not a {type(model).__name__}")  # noqa: TRY004
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -90,7 +90,7 @@ def check_task(config: StudyConfig, model: object, info: DatasetInfo) -> list[st
         try:
             loss: Any = task.loss(output, images, labels, 0.0)
         except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
-            problems.append(f"task.loss: {own.loss}: {place_of(error)}")
+            problems.append(f"task.loss: {own.loss}: {user_error_location(error)}")
         else:
             if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
                 given = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
@@ -101,5 +101,5 @@ def check_task(config: StudyConfig, model: object, info: DatasetInfo) -> list[st
             with torch.no_grad():
                 float(metric(output.detach(), task.target(images, labels)))
         except Exception as error:  # noqa: BLE001
-            problems.append(f"task.metrics.{name}: {own.metrics[name]}: {place_of(error)}")
+            problems.append(f"task.metrics.{name}: {own.metrics[name]}: {user_error_location(error)}")
     return problems

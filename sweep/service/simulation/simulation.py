@@ -13,21 +13,21 @@ import psutil
 
 from ...config.settings import Settings
 from ...config.study_config import StudyConfig
-from ...execution.session import on_ray
-from ...execution.trial_source import Job, Key, Result
+from ...execution.session import ray_session
+from ...execution.trial_source import Key, TrialRequest
 from ...study.distributions import distributions, random_point
-from ...study.samplers import decision_epochs
-from ...study.storages.catalog import connect
+from ...study.samplers import pruning_epochs
+from ...study.storages.catalog import get_storage
 from ...study.study import Study
 from ...tracking.tracker import Tracker
 from ...training import simulated_trial as simulated
-from ...training.reports import Place
+from ...training.reports import TrialPaths, TrialReport
 from ..driver import Driver
-from ..recorder import Recording
+from ..recorder import Recorder
 from .utilisation import Capacity, Samples, capacity
 
 if TYPE_CHECKING:
-    from ..driver import Listener
+    from ..driver import RunCallback
 
 WAITS = "workers that start"  # in place of a study's name
 NO_OTHER = 120.0  # seconds since the last worker began, after which the study does with those that are there
@@ -82,7 +82,7 @@ def study_of(load: Load) -> StudyConfig:
 
 
 def simulate(
-    load: Load, config: StudyConfig, settings: Settings, listener: Listener, *, stop: threading.Event | None = None
+    load: Load, config: StudyConfig, settings: Settings, listener: RunCallback, *, stop: threading.Event | None = None
 ) -> Capacity:
     """Runs the study; its trials write no checkpoints, so that nothing can go on with it.
 
@@ -96,24 +96,24 @@ def simulate(
     from ...execution.executor import execute
 
     stop = stop or threading.Event()
-    with on_ray(settings.address, config, cpus=load.slots):
-        storage, workspace = connect(settings.storage), settings.workspace
+    with ray_session(settings.address, config, cpus=load.slots):
+        storage, workspace = get_storage(settings.storage), settings.workspace
         search, controls = (Study(config, storage, workspace=workspace, sister=sister) for sister in (False, True))
         tracker = Tracker.of(config.name, settings)
         tracker.open(description="Trials that sleep: `sweep simulate`", params=config.identity(), tags={})
         try:
             search.add_finished(_finished(load, config))
-            search.fill()
-            recording = Recording(config, settings, search, controls, tracker, listener.noticed)
+            search.enqueue_budget()
+            recording = Recorder(config, settings, search, controls, tracker, listener.on_message)
             with _Measured(config, settings, search, controls, recording, listener) as driver:
                 recording.note_code()
                 execute(driver, config.resources, stop=stop, run_trial=f"{simulated.__name__}:run_trial")
-            over = driver.finished()
+            over = driver.is_finished()
         except BaseException:
             tracker.close(status="KILLED", timeout=5)
             raise
     if not tracker.close(status="FINISHED" if over else "KILLED", timeout=60):
-        listener.noticed(f"tracking: {tracker.problem}")
+        listener.on_message(f"tracking: {tracker.problem}")
     return capacity(driver.samples, slots=load.slots, epoch_seconds=load.epoch_seconds)
 
 
@@ -130,14 +130,16 @@ class _Measured(Driver):
         self._process = psutil.Process()
         trial = config.trial(random_point(distributions(config.searched), seed=0, number=0))
         trial = trial.model_copy(update={"model": {**trial.model, "waits": True}})
-        place = Place(settings.workspace, settings.data, settings.cache)
+        place = TrialPaths(settings.workspace, settings.data, settings.cache)
         slots = config.resources.max_concurrent or 1
-        self._wait = [Job((WAITS, number), trial, place, attempt=1, alone=False) for number in range(slots)]
+        self._wait = [
+            TrialRequest((WAITS, number), trial, place, attempt=1, exclusive=False) for number in range(slots)
+        ]
         self._there: dict[Key, float] = {}
         self._slots = slots
         self._began_waiting: float | None = time.monotonic()  # None: no longer
 
-    def ask(self) -> Job | None:
+    def ask(self) -> TrialRequest | None:
         if self._wait:
             return self._wait.pop()
         if not self._all_there():
@@ -157,12 +159,12 @@ class _Measured(Driver):
                 self._wait.clear()
         return self._began_waiting is None
 
-    def started(self, key: Key) -> None:
+    def on_trial_start(self, key: Key) -> None:
         if key[0] != WAITS:
-            super().started(key)
+            super().on_trial_start(key)
             self.samples.handed_out.append(time.time())
 
-    def report(self, key: Key, result: Result) -> bool:
+    def report(self, key: Key, result: TrialReport) -> bool:
         if key[0] == WAITS:
             self._there.setdefault(key, time.monotonic())
             return self._all_there()
@@ -171,7 +173,7 @@ class _Measured(Driver):
         noted = self.samples
         noted.reports.append(time.perf_counter() - began)
         for metrics in result.epochs:
-            worker = f"{result.where['sweep.host']} {metrics.values['worker/pid']:.0f}"
+            worker = f"{result.tags['sweep.host']} {metrics.values['worker/pid']:.0f}"
             noted.epochs.setdefault(key[1], []).append((worker, metrics.timestamp / 1e3))
             noted.workers[worker] = 1e6 * metrics.values.get("worker/mb", noted.workers.get(worker, 0.0) / 1e6)
         if ended:
@@ -180,8 +182,8 @@ class _Measured(Driver):
 
 
 def _finished(load: Load, config: StudyConfig) -> Iterator[dict[str, Any]]:
-    """Trials at random, every other one pruned, as `sweep.knowledge` has them."""
-    space, epochs = distributions(config.searched), sorted(decision_epochs(config))
+    """Trials at random, every other one pruned, as `sweep.study.warm_start` has them."""
+    space, epochs = distributions(config.searched), sorted(pruning_epochs(config))
     for number in range(load.finished):
         params = random_point(space, seed=config.training.seed, number=number)
         pruned = number % 2 == 1

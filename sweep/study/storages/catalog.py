@@ -18,23 +18,23 @@ CONFIRMATION = "confirmation"  # another: what `sweep confirm` has found last
 
 
 @functools.cache
-def connect(url: str) -> Storage:
+def get_storage(url: str) -> Storage:
     """One connection to a storage per process: opening one reads a whole journal, or checks a whole schema."""
     from .storage import open_storage
 
     return open_storage(url)
 
 
-def stored(name: str, settings: Settings) -> StudyConfig:
+def load_stored_config(name: str, settings: Settings) -> StudyConfig:
     """The config of a study that was started before.
 
     Raises:
         SweepError: there is none of this name, lists the known ones; or it is of another program.
     """
-    from .storage import stored_config, study_names
+    from .storage import read_config, study_names
 
-    storage = connect(settings.storage)
-    config = stored_config(name, storage)
+    storage = get_storage(settings.storage)
+    config = read_config(name, storage)
     if config is None:
         known = study_names(storage)
         if name in known:
@@ -49,25 +49,25 @@ def stored(name: str, settings: Settings) -> StudyConfig:
     return config
 
 
-def agree(config: StudyConfig, settings: Settings) -> None:
+def require_same_study(config: StudyConfig, settings: Settings) -> None:
     """Refuses to go on with a study of the same name that asks another question.
 
     Raises:
         ConfigError: all that differs.
     """
-    from .storage import stored_config
+    from .storage import read_config
 
-    before = stored_config(config.name, connect(settings.storage))
+    before = read_config(config.name, get_storage(settings.storage))
     if before is not None:
         before.require_agreement(config)
 
 
-def continued(config: StudyConfig, settings: Settings) -> tuple[StudyConfig, list[StudyConfig]]:
+def derive_study(config: StudyConfig, settings: Settings) -> tuple[StudyConfig, list[StudyConfig]]:
     """A study that goes on from the one of its name with another search space.
 
     Optuna's studies have one space, and the trials of two would not make one budget, one MLflow experiment or one set
     of finalists. So it is a study of its own, ``NAME-2`` (or the next number that is free, or has this very space),
-    with its own budget; its sampler is shown the trials of its forerunners that fit (see `sweep.knowledge`).
+    with its own budget; its sampler is shown the trials of its forerunners that fit (see `sweep.study.warm_start`).
 
     Returns:
         The config with its name, and its forerunners, oldest first; none where the study has this space already, or
@@ -76,10 +76,10 @@ def continued(config: StudyConfig, settings: Settings) -> tuple[StudyConfig, lis
     Raises:
         ConfigError: more than the space differs.
     """
-    from .storage import stored_config
+    from .storage import read_config
 
-    storage, forerunners, name = connect(settings.storage), list[StudyConfig](), config.name
-    while (before := stored_config(name, storage)) is not None:
+    storage, forerunners, name = get_storage(settings.storage), list[StudyConfig](), config.name
+    while (before := read_config(name, storage)) is not None:
         present = config.model_copy(update={"name": name})
         changed = before.changes(present)
         if not changed:
@@ -91,9 +91,9 @@ def continued(config: StudyConfig, settings: Settings) -> tuple[StudyConfig, lis
     return config.model_copy(update={"name": name}), forerunners
 
 
-def studies(settings: Settings) -> list[str]:
+def study_names_of_ours(settings: Settings) -> list[str]:
     """Names of our studies in the storage, those that this version cannot read included."""
-    from .storage import noted, study_names
+    from .storage import get_user_attr, study_names
 
-    storage = connect(settings.storage)
-    return [name for name in study_names(storage) if noted(name, "config", storage) is not None]
+    storage = get_storage(settings.storage)
+    return [name for name in study_names(storage) if get_user_attr(name, "config", storage) is not None]

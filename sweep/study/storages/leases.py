@@ -16,10 +16,10 @@ from ...config.locks import is_running
 
 RENEW_EVERY = 15.0  # seconds between two renewals of a driver's lease
 DEAD_AFTER = 60.0  # seconds without one, after which another host takes the driver for dead
-OVER = "over"  # what a lease says whose driver has ended
+LEASE_ENDED = "over"  # what a lease says whose driver has ended
 
 
-def owner(attempt: int) -> dict[str, Any]:
+def this_process(attempt: int) -> dict[str, Any]:
     """The mark of this process on a trial; ``attempt`` counts how often the trial was taken up."""
     me = psutil.Process()
     return {
@@ -31,12 +31,12 @@ def owner(attempt: int) -> dict[str, Any]:
     }
 
 
-def released(mark: Mapping[str, Any]) -> dict[str, Any]:
+def release_owner(mark: Mapping[str, Any]) -> dict[str, Any]:
     """The mark of a process that has let go of its trial, alive as it may be."""
     return {**mark, "started": 0.0}
 
 
-def lease(mark: Mapping[str, Any]) -> str:
+def lease_key(mark: Mapping[str, Any]) -> str:
     """What a mark's process renews its lease under."""
     return f"lease {mark['host']} {mark['pid']} {mark['started']:.0f}"
 
@@ -56,7 +56,7 @@ class _Seen(NamedTuple):
     renewed: bool
 
 
-class Watch:
+class LeaseMonitor:
     """Tells the living from the dead by their marks; remembers for how long a lease was seen unchanged.
 
     A process of this machine is known to live or not. One of another machine lives as long as it renews its lease: it
@@ -66,7 +66,7 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._me = owner(0)
+        self._me = this_process(0)
         self._seen: dict[str, _Seen] = {}
 
     def is_alive(self, mark: Mapping[str, Any], renewed: Callable[[str], object]) -> bool:
@@ -77,15 +77,15 @@ class Watch:
             return False
         if mark["host"] == socket.gethostname() and mark.get("boot", _boot()) == _boot():
             return is_running(mark["pid"], mark["started"])
-        seen = self._look(lease(mark), renewed)
-        return seen.value != OVER and seen.unchanged < DEAD_AFTER
+        seen = self._look(lease_key(mark), renewed)
+        return seen.value != LEASE_ENDED and seen.unchanged < DEAD_AFTER
 
-    def is_sure(self, mark: Mapping[str, Any]) -> bool:
+    def is_confirmed(self, mark: Mapping[str, Any]) -> bool:
         """Whether what `is_alive` said is known: a lease that was not seen for long may be a dead driver's."""
-        seen = self._seen.get(lease(mark))
-        return seen is None or seen.renewed or seen.value == OVER or seen.unchanged >= DEAD_AFTER
+        seen = self._seen.get(lease_key(mark))
+        return seen is None or seen.renewed or seen.value == LEASE_ENDED or seen.unchanged >= DEAD_AFTER
 
-    def look(self, renewed: Callable[[str], object]) -> None:
+    def poll(self, renewed: Callable[[str], object]) -> None:
         """Looks at the leases that were asked for before; to be called every ``RENEW_EVERY`` seconds."""
         for name in list(self._seen):
             self._look(name, renewed)

@@ -73,7 +73,7 @@ class CachedDatabase(_CachedStorage):
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def look(self, study_id: int) -> None:
+    def invalidate(self, study_id: int) -> None:
         """Sees to it that this thread's next `get_all_trials` reads what others have written."""
         self._of_thread.__dict__.setdefault("anew", set()).add(study_id)
 
@@ -82,15 +82,15 @@ class CachedDatabase(_CachedStorage):
         with self._lock:
             study_id, number = self._trial_id_to_study_id_and_number.get(trial_id, (-1, -1))
             known = self._studies[study_id].trials.get(number) if study_id in self._studies else None
-        return self.latest(trial_id) if known is None else copy.deepcopy(known)
+        return self.refresh_trial(trial_id) if known is None else copy.deepcopy(known)
 
-    def latest(self, trial_id: int) -> FrozenTrial:
+    def refresh_trial(self, trial_id: int) -> FrozenTrial:
         """A trial as all drivers have left it."""
         frozen = self._backend.get_trial(trial_id)
         self._change(trial_id, lambda trial: trial.__dict__.update(copy.deepcopy(frozen).__dict__))
         return frozen
 
-    def mark(self, trial_id: int) -> object:
+    def get_owner(self, trial_id: int) -> object:
         """The mark of a trial's owner as all drivers have left it, or None; cheaper than the whole trial."""
         table = models.TrialUserAttributeModel.__table__
         mark = select(table.c.value_json).where((table.c.trial_id == trial_id) & (table.c.key == OWNER))
@@ -161,7 +161,7 @@ class CachedDatabase(_CachedStorage):
     # -- writing -------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def write_batch(self) -> Iterator[None]:
         """What this thread writes to trials within goes to the database in one transaction, all of it or nothing."""
         self._of_thread.writes = []
         try:
@@ -203,7 +203,7 @@ class CachedDatabase(_CachedStorage):
             done = super().set_trial_state_values(trial_id, state, values)
         finally:
             if not done and trial_id in self._trial_id_to_study_id_and_number:
-                self.look(self._trial_id_to_study_id_and_number[trial_id][0])
+                self.invalidate(self._trial_id_to_study_id_and_number[trial_id][0])
 
         def change(trial: FrozenTrial) -> None:
             trial.state = state
@@ -316,26 +316,26 @@ def _set_times(start: datetime | None, end: datetime | None, trial: FrozenTrial)
     trial.datetime_start, trial.datetime_complete = start, end
 
 
-def look_again(storage: BaseStorage, study_id: int) -> None:
+def invalidate(storage: BaseStorage, study_id: int) -> None:
     """Sees to it that a study's trials are next read as all drivers have left them."""
     if isinstance(storage, CachedDatabase):
-        storage.look(study_id)
+        storage.invalidate(study_id)
 
 
-def latest_trial(storage: BaseStorage, trial_id: int) -> FrozenTrial:
+def refresh_trial(storage: BaseStorage, trial_id: int) -> FrozenTrial:
     """A trial as all drivers have left it."""
-    return storage.latest(trial_id) if isinstance(storage, CachedDatabase) else storage.get_trial(trial_id)
+    return storage.refresh_trial(trial_id) if isinstance(storage, CachedDatabase) else storage.get_trial(trial_id)
 
 
-def owner_mark(storage: BaseStorage, trial_id: int) -> object:
+def get_owner(storage: BaseStorage, trial_id: int) -> object:
     """The mark of a trial's owner as all drivers have left it, or None."""
     return (
-        storage.mark(trial_id)
+        storage.get_owner(trial_id)
         if isinstance(storage, CachedDatabase)
         else storage.get_trial(trial_id).user_attrs.get(OWNER)
     )
 
 
-def together(storage: BaseStorage) -> contextlib.AbstractContextManager[None]:
+def write_batch(storage: BaseStorage) -> contextlib.AbstractContextManager[None]:
     """Where the storage is a database: what this thread writes to trials within goes there at once."""
-    return storage.together() if isinstance(storage, CachedDatabase) else contextlib.nullcontext()
+    return storage.write_batch() if isinstance(storage, CachedDatabase) else contextlib.nullcontext()

@@ -23,12 +23,12 @@ from ...config.locks import FileLock
 from ...config.settings import NO_DATABASE
 from ...config.study_config import StudyConfig
 from .journal import open_journal
-from .leases import released
+from .leases import release_owner
 from .rdb_cache import CachedDatabase
 
 Storage = BaseStorage
 # Of libpq: a server that vanishes, its host included, is an error within half a minute and not after hours.
-PATIENT = {
+LIBPQ_TIMEOUTS = {
     "connect_timeout": 10,  # seconds, as those below
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -41,9 +41,9 @@ UNREACHABLE = (StorageInternalError, OperationalError, OSError)
 FORMAT = 1
 """Of what a study leaves in its storage and its workspace; larger where an older version would misread it."""
 
-OF_ITS_PLACE = ("own_code", "recorded_best", "copied_from")  # facts about a study that hold where it is, alone
+LOCAL_ATTRS = ("own_code", "recorded_best", "copied_from")  # facts about a study that hold where it is, alone
 
-AWAY_AT_MOST = 900.0  # seconds; then the run ends, resumable
+LONGEST_OUTAGE = 900.0  # seconds; then the run ends, resumable
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -61,7 +61,7 @@ def open_storage(url: str) -> BaseStorage:
             if not re.fullmatch("journal:///.+", url):
                 raise ValueError("a journal's URL is journal:///path")  # noqa: TRY301
             return open_journal(Path(url.removeprefix("journal:///")))
-        options = {"connect_args": PATIENT if url.startswith("postgresql") else {}}
+        options = {"connect_args": LIBPQ_TIMEOUTS if url.startswith("postgresql") else {}}
         with _alone(url, options):
             return CachedDatabase(RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **options}))
     except StorageError:
@@ -91,7 +91,7 @@ def _alone(url: str, options: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-class Patience:
+class Backoff:
     """When to try a storage again that is away: after a second at first, at last after half a minute.
 
     Attributes:
@@ -115,9 +115,9 @@ class Patience:
         """
         now = time.monotonic()
         self.since = now if self.since is None else self.since
-        if now - self.since > AWAY_AT_MOST:
+        if now - self.since > LONGEST_OUTAGE:
             raise StorageError(
-                f"the storage has been away for {AWAY_AT_MOST / 60:.0f} minutes ({reason(error)}). Nothing is lost: "
+                f"the storage has been away for {LONGEST_OUTAGE / 60:.0f} minutes ({reason(error)}). Nothing is lost: "
                 "resume the study when it is back"
             )
         self._pause = min(2 * self._pause or 1.0, 30.0)
@@ -157,7 +157,7 @@ def study_names(storage: BaseStorage) -> list[str]:
     return sorted(n for n in optuna.get_all_study_names(storage) if not n.endswith(".controls"))
 
 
-def stored_config(name: str, storage: BaseStorage) -> StudyConfig | None:
+def read_config(name: str, storage: BaseStorage) -> StudyConfig | None:
     """The config that a study was started with, or None where there is no such study of ours.
 
     Raises:
@@ -181,12 +181,12 @@ def stored_config(name: str, storage: BaseStorage) -> StudyConfig | None:
         ) from None
 
 
-def noted(name: str, fact: str, storage: BaseStorage) -> Any:
+def get_user_attr(name: str, fact: str, storage: BaseStorage) -> Any:
     """A fact that was noted about a study, or None."""
     return optuna.load_study(study_name=name, storage=storage).user_attrs.get(fact)
 
 
-def note(name: str, fact: str, value: object, storage: BaseStorage) -> None:
+def set_user_attr(name: str, fact: str, value: object, storage: BaseStorage) -> None:
     """Notes a fact about a study, JSON; without opening it, as `Study.note` does."""
     optuna.load_study(study_name=name, storage=storage).set_user_attr(fact, value)
 
@@ -213,10 +213,10 @@ def copy_study(
             if (each, trial.number) in checkpoints:
                 facts["checkpoint"] = str(checkpoints[each, trial.number])
             if "owner" in facts:
-                facts["owner"] = released(facts["owner"])
+                facts["owner"] = release_owner(facts["owner"])
             copy.add_trial(trial)
         for fact, value in original.user_attrs.items():
-            its_own = fact in OF_ITS_PLACE or fact.startswith("lease ") or (fact == "config" and each == name)
+            its_own = fact in LOCAL_ATTRS or fact.startswith("lease ") or (fact == "config" and each == name)
             if not its_own:
                 copy.set_user_attr(fact, value)
 
@@ -227,7 +227,7 @@ def finish_copy(name: str, source: BaseStorage, target: BaseStorage) -> None:
     optuna.load_study(study_name=name, storage=target).set_user_attr("config", config)
 
 
-def make_room(name: str, storage: BaseStorage) -> bool:
+def clear_partial_import(name: str, storage: BaseStorage) -> bool:
     """Sees that there is no study of a name; removes what `copy_study` has left of one where its process died.
 
     Returns:

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from sweep import service
-from sweep.analysis.report.contents import Findings
+from sweep.analysis.report.contents import ReportContents
 from sweep.analysis.report.cost import cost
 from sweep.analysis.report.plotly_figures import LINES, parallel
 from sweep.analysis.report.report import Report, write
@@ -201,7 +201,7 @@ def test_axes_of_whole_numbers_are_marked_with_whole_numbers(tmp_path: Path, nam
     space = {name: summary.config.space["depth"], "epsilon": summary.config.space["epsilon"]}
     summary = Summary.of(summary.config.model_copy(update={"space": space}), rows, [])
     refused = service.sensitivity("made", settings, where="lambda1 < 2e-5")[0]  # too few: quick
-    figure = parallel(Findings.of(summary, refused, settings))
+    figure = parallel(ReportContents.of(summary, refused, settings))
     place = sorted(space).index(name) + 1  # the objective's axis comes first
     assert [float(text.text) for text in figure.layout.annotations if text.x == place] == [2, 5]
 
@@ -286,7 +286,7 @@ def test_causes_are_grouped(made: tuple[Settings, Report]) -> None:
     settings, _ = made
     summary = summarise("made", settings)
     [analysis] = service.sensitivity("made", settings, where="lambda1 < 2e-5")
-    found = Findings.of(summary, analysis, settings).failures
+    found = ReportContents.of(summary, analysis, settings).failures
     assert [(f.outcome, f.cause, f.trials) for f in found] == [
         ("failed", HOSTILE_ERROR.splitlines()[-1], [str(COMPLETED + 5), str(COMPLETED + 6)]),
         ("diverged", "the loss was not finite in epoch 3", [str(COMPLETED + 4)]),

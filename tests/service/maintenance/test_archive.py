@@ -190,7 +190,7 @@ def test_a_study_that_runs_can_be_exported(source: Source, tmp_path: Path) -> No
     shutil.copytree(source.workspace, workspace)
     config = source.config.model_copy(update={"search": source.config.search.model_copy(update={"trials": 6})})
     study = Study(config, open_storage(f"journal:///{workspace}/optuna.journal"), workspace=workspace)
-    study.fill()
+    study.enqueue_budget()
     trial, queued = study.ask(), study.enqueue({"lambda1": 1e-3})
     assert trial is not None
     export_study(source.name, tmp_path / "running.zip", settings_of(workspace))
@@ -211,7 +211,7 @@ def test_the_studies_that_confirm_has_made_come_along(source: Source, tmp_path: 
     shutil.copytree(source.workspace, workspace)
     rival = source.config.model_copy(update={"name": f"{source.name}.confirm.batch_norm"})
     study = Study(rival, open_storage(storage), workspace=workspace)
-    study.fill()
+    study.enqueue_budget()
     trial, trained = study.ask(), checkpoint.load_latest(settings_of(workspace).checkpoints(source.name, 0))
     assert trial is not None
     assert trained is not None
@@ -227,7 +227,7 @@ def test_the_studies_that_confirm_has_made_come_along(source: Source, tmp_path: 
     assert [facts(t) for t in after] == [facts(t) for t in before]
     assert after[0].state == TrialState.COMPLETE
     assert checkpointed(tmp_path / "results", rival.name) == checkpointed(workspace, rival.name) != {}
-    assert service.stored(rival.name, settings_of(tmp_path / "results")) == rival
+    assert service.load_stored_config(rival.name, settings_of(tmp_path / "results")) == rival
 
 
 # -- what is in it -----------------------------------------------------------------------------------------------------
@@ -404,9 +404,9 @@ CRASHES = """
 import os, sys
 from pathlib import Path
 from optuna.storages.journal import JournalFileBackend
-from sweep.archive import import_study
-from sweep.settings import Settings
-import sweep.study, sweep.checkpoint
+from sweep.service.maintenance.archive import import_study
+from sweep.config.settings import Settings
+import sweep.study.study, sweep.training.checkpoint
 
 write, home = JournalFileBackend.append_logs, Path(sys.argv[2])
 

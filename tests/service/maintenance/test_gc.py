@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweep.config.settings import Settings
-from sweep.service import stored
+from sweep.service import load_stored_config
 from sweep.study.storages.storage import open_storage
 from sweep.study.study import Study
 from sweep.training import checkpoint
@@ -93,10 +93,10 @@ def test_the_best_keep_their_weights_and_all_their_metrics(gc: Gc, copy: Path, t
 def test_what_is_not_finished_keeps_its_checkpoints(gc: Gc, copy: Path) -> None:
     """Interrupted or running, alive or dead: whoever goes on with it needs them."""
     settings = Settings(workspace=copy, storage=f"journal:///{copy}/optuna.journal")
-    config = stored("tiny", settings)
+    config = load_stored_config("tiny", settings)
     config = config.model_copy(update={"search": config.search.model_copy(update={"trials": 8})})
     study = Study(config, open_storage(settings.storage), workspace=copy)
-    study.fill()
+    study.enqueue_budget()
     running, interrupted = study.ask(), study.ask()
     assert running is not None
     assert interrupted is not None

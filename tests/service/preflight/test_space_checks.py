@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
-from sweep.config.study_file import built_in, built_in_names, parse, read_yaml
-from sweep.service.preflight.space_checks import check, check_names
+from sweep.config.study_file import built_in, built_in_names, parse_study, read_yaml
+from sweep.service.preflight.space_checks import check_names, check_study
 
 from ...conftest import MakeConfig
 
@@ -56,16 +56,16 @@ def space(**dimensions: Any) -> dict[str, Any]:
 def test_a_study_that_works_has_no_problem_and_no_warning(
     study_config: MakeConfig, settings: Settings, changes: dict[str, Any]
 ) -> None:
-    assert check(study_config(**changes), settings) == ([], [])
+    assert check_study(study_config(**changes), settings) == ([], [])
 
 
 @pytest.mark.parametrize("name", built_in_names())
 def test_built_in_studies_lack_nothing_but_their_data(name: str, settings: Settings) -> None:
     path = built_in(name)
     assert path is not None
-    config, _ = parse(read_yaml(path.read_text(), name))
+    config, _ = parse_study(read_yaml(path.read_text(), name))
     assert config is not None
-    problems, _ = check(config, settings)
+    problems, _ = check_study(config, settings)
     if config.data.name == "digits":  # in scikit-learn's package
         assert problems == []
     else:
@@ -77,7 +77,7 @@ def test_built_in_studies_lack_nothing_but_their_data(name: str, settings: Setti
 
 def test_sizes_are_checked_without_memory_for_weights(study_config: MakeConfig, settings: Settings) -> None:
     huge = study_config(**space(width={"choices": [8, 10**6]}))  # a layer of 4 TB
-    assert check(huge, settings) == ([], [])
+    assert check_study(huge, settings) == ([], [])
 
 
 # -- problems ----------------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_sizes_are_checked_without_memory_for_weights(study_config: MakeConfig, 
 def test_a_problem_says_what_is_wrong_and_what_there_is(
     study_config: MakeConfig, settings: Settings, changes: dict[str, Any], words: list[str]
 ) -> None:
-    problems, warnings = check(study_config(**changes), settings)
+    problems, warnings = check_study(study_config(**changes), settings)
     assert len(problems) == 1, problems
     assert warnings == []
     for word in words:
@@ -140,7 +140,7 @@ def test_a_problem_says_what_is_wrong_and_what_there_is(
 
 def test_every_impossible_depth_within_a_range_is_found(study_config: MakeConfig, settings: Settings) -> None:
     config = study_config(**AUTOENCODER, **space(depth={"low": 2, "high": 5}))
-    problems, _ = check(config, settings)
+    problems, _ = check_study(config, settings)
     assert [any(f"depth = {d}" in p for p in problems) for d in (2, 3, 4, 5)] == [False, True, False, True]
     assert len(problems) == 2
 
@@ -152,7 +152,7 @@ def test_all_problems_are_said_at_once(study_config: MakeConfig, settings: Setti
         objective={"metric": "val_acc"},
         space={"depth": 3, "model.wdith": 3},
     )
-    problems, _ = check(config, settings)
+    problems, _ = check_study(config, settings)
     for start in ("model.latnet: ", "model.wdith: ", "space.width: ", "objective.metric: ", "data.train_size"):
         assert len([p for p in problems if p.startswith(start)]) == 1
     assert len(problems) == 5
@@ -162,7 +162,7 @@ def test_sizes_are_looked_at_beside_a_wrong_metric_and_missing_data(
     study_config: MakeConfig, settings: Settings
 ) -> None:
     config = study_config(**AUTOENCODER, **space(depth=3), data={"name": "mnist"}, objective={"metric": "val_acc"})
-    problems, _ = check(config, settings)
+    problems, _ = check_study(config, settings)
     assert [next(w for w in ("val_acc", "SWEEP_DATA", "depth = 3") if w in p) for p in problems] == [
         "val_acc",
         "SWEEP_DATA",
@@ -201,7 +201,7 @@ junk = st.recursive(
     )
 )
 def test_whatever_stands_in_a_file_there_is_a_config_or_a_list_of_problems(raw: dict[str, Any]) -> None:
-    config, problems = parse(raw)
+    config, problems = parse_study(raw)
     assert (config is None) == bool(problems)
     assert all(isinstance(p, str) and p for p in problems + check_names(raw))
     if config is not None:
@@ -254,7 +254,7 @@ FORMS = {"guidance.form": {"choices": ["log", "target"]}}
 def test_a_hyperparameter_that_cannot_act_is_a_warning(
     study_config: MakeConfig, settings: Settings, changes: dict[str, Any], words: list[str]
 ) -> None:
-    problems, (warning,) = check(study_config(**changes), settings)
+    problems, (warning,) = check_study(study_config(**changes), settings)
     assert problems == []
     for word in words:
         assert word in warning
@@ -279,4 +279,4 @@ def test_a_hyperparameter_that_cannot_act_is_a_warning(
     ],
 )
 def test_one_that_can_act_is_not(study_config: MakeConfig, settings: Settings, changes: dict[str, Any]) -> None:
-    assert check(study_config(**changes), settings) == ([], [])
+    assert check_study(study_config(**changes), settings) == ([], [])

@@ -24,7 +24,7 @@ class Watcher:
     def __init__(self) -> None:
         self.libraries: dict[int, str] = {}
 
-    def progressed(self, _trial: object, epoch: Any) -> None:
+    def on_epoch_end(self, _trial: object, epoch: Any) -> None:
         pid = int(epoch.values["worker/pid"])
         self.libraries[pid] = Path(f"/proc/{pid}/maps").read_text()
 

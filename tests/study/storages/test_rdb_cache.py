@@ -87,7 +87,7 @@ def everything(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
 def test_what_one_driver_writes_is_what_another_and_optuna_itself_read(url: str, storage: CachedDatabase) -> None:
     study, trial = one_trial(storage, owner={"pid": 1})
     depth = CategoricalDistribution((1, 2, 4))
-    with storage.together():
+    with storage.write_batch():
         storage.set_trial_param(trial, "lambda1", 0.25, FloatDistribution(1e-3, 1.0, log=True))
         storage.set_trial_param(trial, "depth", 2, depth)
         storage.set_trial_user_attr(trial, "facts", {"a": [1, None, "ü"]})
@@ -97,7 +97,7 @@ def test_what_one_driver_writes_is_what_another_and_optuna_itself_read(url: str,
     storage.set_trial_intermediate_value(trial, 0, 0.5)  # an epoch that is reported again
     storage.set_trial_user_attr(trial, "owner", {"pid": 2})
     storage.set_trial_state_values(trial, TrialState.COMPLETE, [0.125])
-    storage.look(study)
+    storage.invalidate(study)
     (here,) = storage.get_all_trials(study)
     for other in (opened(url), RDBStorage(url)):
         (there,) = other.get_all_trials(study)
@@ -109,21 +109,21 @@ def test_what_one_driver_writes_is_what_another_and_optuna_itself_read(url: str,
 
 def test_writes_that_belong_together_are_stored_together_or_not_at_all(url: str, storage: CachedDatabase) -> None:
     study, trial = one_trial(storage)
-    with contextlib.suppress(ZeroDivisionError), storage.together():
+    with contextlib.suppress(ZeroDivisionError), storage.write_batch():
         storage.set_trial_user_attr(trial, "first", 1)
         _ = 1 / 0
-    with storage.together():
+    with storage.write_batch():
         storage.set_trial_user_attr(trial, "second", 2)
         assert opened(url).get_trial(trial).user_attrs == {}
         storage.set_trial_param(trial, "x", 0.5, FloatDistribution(0, 1))
     for each in (storage, opened(url)):
         (found,) = each.get_all_trials(study)
         assert (found.user_attrs, found.params) == ({"second": 2}, {"x": 0.5})
-    with storage.together():
+    with storage.write_batch():
         storage.set_trial_user_attr(trial, "third", 3)
         storage.set_trial_state_values(trial, TrialState.COMPLETE, [1.0])  # ends it, so the attribute comes first
     assert opened(url).get_trial(trial).user_attrs == {"second": 2, "third": 3}
-    with pytest.raises(UpdateFinishedTrialError), storage.together():
+    with pytest.raises(UpdateFinishedTrialError), storage.write_batch():
         storage.set_trial_user_attr(trial, "late", 4)
 
 
@@ -140,7 +140,7 @@ def test_a_database_that_goes_away_while_it_is_written_to_leaves_memory_as_it_wa
     event.listen(engine, "before_cursor_execute", away)
 
     def write(x: float) -> None:
-        with storage.together():
+        with storage.write_batch():
             storage.set_trial_param(trial, "x", x, FloatDistribution(0, 1))
             storage.set_trial_user_attr(trial, "a", 1)
 
@@ -159,7 +159,7 @@ def test_rows_of_an_attempt_whose_answer_was_lost_are_replaced(url: str, storage
     twin.get_all_trials(study)
     storage.set_trial_param(trial, "x", 0.25, FloatDistribution(0, 1))
     storage.set_trial_intermediate_value(trial, 1, 9.0)
-    with twin.together():
+    with twin.write_batch():
         twin.set_trial_param(trial, "x", 0.75, FloatDistribution(0, 1))
         twin.set_trial_intermediate_value(trial, 1, 3.0)
         twin.set_trial_intermediate_value(trial, 2, 4.0)
@@ -195,13 +195,13 @@ def test_a_running_trial_that_another_driver_takes_over_is_seen_as_theirs(url: s
     other.set_trial_user_attr(trial, "owner", {"pid": 2})
     other.set_trial_intermediate_value(trial, 1, 0.5)
     assert storage.get_trial(trial).user_attrs == {"owner": {"pid": 1}}, "it is in memory until somebody looks"
-    assert storage.mark(trial) == {"pid": 2}
-    storage.look(study)
+    assert storage.get_owner(trial) == {"pid": 2}
+    storage.invalidate(study)
     (found,) = storage.get_all_trials(study)
     assert (found.user_attrs, found.intermediate_values) == ({"owner": {"pid": 2}}, {1: 0.5})
     other.set_trial_intermediate_value(trial, 2, 0.25)
     other.set_trial_state_values(trial, TrialState.COMPLETE, [0.25])
-    storage.look(study)
+    storage.invalidate(study)
     (found,) = storage.get_all_trials(study)
     assert (found.state, found.value) == (TrialState.COMPLETE, 0.25)
     assert found.intermediate_values == {1: 0.5, 2: 0.25}
@@ -242,7 +242,7 @@ def test_what_is_written_while_a_look_is_under_way_is_not_undone_by_it(
         return found
 
     monkeypatch.setattr(storage._backend, "_get_trials", slowly)
-    storage.look(study)
+    storage.invalidate(study)
     (found,) = storage.get_all_trials(study)
     assert found.intermediate_values == {1: 0.5}
 
@@ -268,13 +268,13 @@ def test_a_decision_rests_on_what_others_wrote_just_now(
     monkeypatch.setattr(database, "LOOK_EVERY", 1e9)
     config: StudyConfig = study_config(search={"trials": 3})
     ours, theirs = (Study(config, open_storage(url), workspace=tmp_path) for _ in range(2))
-    ours.fill()
-    assert ours.waiting() == 3
+    ours.enqueue_budget()
+    assert ours.n_waiting() == 3
     taken = [theirs.ask(), theirs.ask()]
     assert [trial.number for trial in taken if trial] == [0, 1]
     assert taken[1] is not None
     theirs.tell(taken[1], "failed", checkpoint=None, error=None)
-    assert ours.waiting() == 3, "memory alone"
+    assert ours.n_waiting() == 3, "memory alone"
     mine = ours.ask()
     assert mine is not None
     assert mine.number == 2, "neither one that runs elsewhere nor one that has ended"
@@ -291,7 +291,7 @@ def test_writing_takes_few_statements(storage: CachedDatabase) -> None:
     _, trial = one_trial(storage)
     statements: list[str] = []
     event.listen(storage._backend.engine, "before_cursor_execute", lambda *words: statements.append(words[2]))
-    with storage.together():
+    with storage.write_batch():
         for number in range(6):
             storage.set_trial_param(trial, f"x{number}", 0.5, FloatDistribution(0, 1))
     assert [statement.split()[0] for statement in statements] == ["SELECT", "INSERT"]
@@ -307,7 +307,7 @@ def test_any_order_of_writes_leaves_memory_as_the_database(
         storage = opened(f"sqlite:///{path}")
         study, trial = one_trial(storage)
         storage.get_all_trials(study)
-        with storage.together():
+        with storage.write_batch():
             for kind, key, value in writes:
                 if kind == "a":
                     storage.set_trial_user_attr(trial, str(key), value)
