@@ -20,7 +20,9 @@ def environment() -> dict[str, str]:
     if commit.returncode != 0:
         return tags
     # The pages of results are written from runs, and change none.
-    changed = _git("diff", "--quiet", "HEAD", "--", ":/", ":(exclude,glob)**/RESULTS*", ":(exclude,glob)**/RESULTS/**")
+    changed = _git(
+        "diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude,glob)**/RESULTS*", ":(top,exclude,glob)**/RESULTS/**"
+    )
     return {**tags, "sweep.git_commit": commit.stdout.strip() + "-dirty" * (changed.returncode != 0)}
 
 

@@ -37,6 +37,7 @@ from sweep.execution.executor import RUN_TRIAL, Worker
 from sweep.service.maintenance.archive import export_study, import_study
 from sweep.service.maintenance.gc import collect_garbage
 from sweep.training import checkpoint
+from sweep.training.reports import TrialReport
 from sweep.training.trial import TrialPaths
 
 from ..execution.test_executor import Trials, job
@@ -259,7 +260,7 @@ def test_a_store_that_is_away_is_waited_for_and_is_never_taken_for_an_empty_one(
     hasty = {"config_kwargs": {"retries": {"max_attempts": 0}}, "endpoint_url": other.endpoint}
     away = cast("Path", UPath(str(bucket), **hasty))
     monkeypatch.setattr(S3FileSystem, "retries", 1)
-    monkeypatch.setattr(places, "PATIENCE", 0.0)
+    monkeypatch.setattr(places, "LONGEST_OUTAGE", 0.0)
     for call in (
         lambda: checkpoint.load_latest(away / "0000"),
         lambda: checkpoint.load(away / "0000" / "attempt-01" / "epoch-0001.pt"),
@@ -280,8 +281,8 @@ def test_a_store_that_is_away_is_waited_for_and_is_never_taken_for_an_empty_one(
 def test_a_store_that_takes_requests_and_falls_silent_is_told_soon(
     bucket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "ANSWER", 1.0)
-    monkeypatch.setattr(places, "PATIENCE", 2.0)
+    monkeypatch.setattr(places, "ANSWER_WITHIN", 1.0)
+    monkeypatch.setattr(places, "LONGEST_OUTAGE", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         silent = cast("Path", UPath(str(bucket), endpoint_url=f"http://127.0.0.1:{server.getsockname()[1]}"))
         with pytest.raises(ObjectStoreUnavailableError, match=r"cannot be written \(no answer within 1 s\)"):
@@ -312,7 +313,7 @@ def test_a_store_that_refuses_ends_the_run_and_says_that_nothing_is_lost(bucket:
                     "place": where,
                     "attempt": 1,
                     "moves": 0,
-                    "judged": None,
+                    "pruning_epochs": None,
                     "run_trial": RUN_TRIAL,
                 }
             )
@@ -322,7 +323,7 @@ def test_a_store_that_refuses_ends_the_run_and_says_that_nothing_is_lost(bucket:
     source = Trials([])
     bridge = Dispatcher(source, limit=lambda _: 1, stop=threading.Event())
     bridge.requests["tune's id"] = gone
-    assert bridge.on_report("tune's id", said["report"], said["halt"])
+    assert bridge.on_report("tune's id", TrialReport.from_json(said["report"]))
     assert isinstance(bridge.error, SweepError)
     assert "s3://no-such-bucket/0000/0: cannot be listed" in str(bridge.error)
     assert "Nothing is lost: mend that, then resume the study" in str(bridge.error)
@@ -358,7 +359,7 @@ def test_a_machine_copies_what_a_data_set_needs_once_and_what_has_changed_again(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[str] = []
-    monkeypatch.setattr(mirror, "fetch", lambda path, to: (fetched.append(path.name), places.download(path, to))[1])
+    monkeypatch.setattr(mirror, "download", lambda path, to: (fetched.append(path.name), places.download(path, to))[1])
     there = sorted(p.relative_to(tmp_path / "there") for p in (tmp_path / "there" / "bees").rglob("*.*"))
     first = load_dataset(BEES, root=images, cache=tmp_path / "cache")
     copy = places.local_path(images) / ".mirror"
@@ -381,10 +382,10 @@ def test_a_machine_copies_what_a_data_set_needs_once_and_what_has_changed_again(
 def test_a_file_that_is_not_what_the_store_says_is_refused_with_what_was_expected_and_found(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror, "fetch", lambda path, to: to.write_bytes(places.read(path)[:-3]))
+    monkeypatch.setattr(mirror, "download", lambda path, to: to.write_bytes(places.read(path)[:-3]))
     with pytest.raises(DataError, match=r"s3://.*/bees/.*: expected \d+ bytes, found \d+"):
         load_dataset(BEES, root=images, cache=tmp_path / "cache")
-    monkeypatch.setattr(mirror, "fetch", lambda path, to: to.write_bytes(places.read(path)[:-1] + b"?"))
+    monkeypatch.setattr(mirror, "download", lambda path, to: to.write_bytes(places.read(path)[:-1] + b"?"))
     with pytest.raises(DataError, match=r": expected MD5 [0-9a-f]{32}, found [0-9a-f]{32}"):
         load_dataset(BEES, root=images, cache=tmp_path / "cache")
     assert [path for path in (places.local_path(images) / ".mirror").rglob("*") if path.is_file()] == []

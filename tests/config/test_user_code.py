@@ -17,13 +17,13 @@ import torch
 from mlflow import MlflowClient
 from sklearn.metrics import f1_score
 
-import sweep.training.loop
 from sweep import service
 from sweep.config.settings import Settings
 from sweep.config.study_config import TrialConfig
 from sweep.config.user_code import ImportPathError, import_object, modules_to_send
 from sweep.losses.task import TASKS, customised
 from sweep.service.preflight.space_checks import check_names, check_study
+from sweep.training import loop
 from sweep.training.loop import evaluate, fit
 from sweep.training.meter import Meter
 from sweep.training.trial import TrialPaths, assemble, run_trial
@@ -381,7 +381,7 @@ def test_a_metric_of_an_epoch_too_large_is_the_mean_over_its_pieces(monkeypatch:
         sizes.append(len(output))
         return float(output.max())
 
-    monkeypatch.setattr(sweep.training, "METER_BUFFER", 100)
+    monkeypatch.setattr("sweep.training.meter.METER_BUFFER", 100)
     meter = Meter(customised(TASKS["classification"], None, {"largest": largest}))
     output = torch.rand(25, 10)
     for part in output.split(5):
@@ -403,7 +403,7 @@ def test_an_objective_that_is_no_number_ends_the_trial(
         task={"metrics": {"nan": f"{name}.nothing:nan"}},
         objective={"metric": "val_nan"},
     )
-    with pytest.raises(sweep.training.Diverged):
+    with pytest.raises(loop.Diverged):
         next(fit(run))
 
 

@@ -33,7 +33,7 @@ from sweep.execution.trial_source import Key, TrialRequest, TrialSource
 from sweep.service.simulation import simulation
 from sweep.study.distributions import distributions, random_point
 from sweep.training import checkpoint
-from sweep.training.reports import OomKind, TrialReport
+from sweep.training.reports import EpochMetrics, OomKind, TrialReport
 from sweep.training.trial import TrialPaths, run_trial
 
 from ..support.processes import descendants, title
@@ -412,8 +412,8 @@ def test_losses_count_as_long_as_a_trial_makes_no_progress(place: TrialPaths) ->
             assert isinstance(given, TrialRequest)
             bridge.requests["tune's id"] = given
             if epochs:
-                metrics = [(epoch, {"val_loss": 1.0}, 0) for epoch in epochs]
-                assert not bridge.on_report("tune's id", json.dumps([metrics, None, None, None, {}]))
+                metrics = [EpochMetrics(epoch, {"val_loss": 1.0}, 0) for epoch in epochs]
+                assert not bridge.on_report("tune's id", TrialReport(metrics))
             bridge.on_worker_lost("tune's id", "the node died")
 
         for epoch in range(1, 6):  # five nodes, and an epoch on each of them
@@ -534,7 +534,7 @@ def test_a_trial_that_must_be_alone_waits_until_no_other_runs(place: TrialPaths)
             bridge.requests[str(number)] = taken
 
         def ends(number: int) -> None:
-            assert bridge.on_report(str(number), json.dumps([[], None, "completed", None, {}]))
+            assert bridge.on_report(str(number), TrialReport([], outcome="completed"))
 
         takes(1)
         takes(2)
@@ -577,7 +577,7 @@ def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(place: TrialPath
                     "place": where,
                     "attempt": 1,
                     "moves": 0,
-                    "judged": None,
+                    "pruning_epochs": None,
                     "run_trial": RUN_TRIAL,
                 }
             )
@@ -587,7 +587,7 @@ def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(place: TrialPath
     source = Trials([])
     bridge = Dispatcher(source, limit=lambda _: 1, stop=threading.Event())
     bridge.requests["tune's id"] = full
-    assert bridge.on_report("tune's id", said["report"], said["halt"])
+    assert bridge.on_report("tune's id", TrialReport.from_json(said["report"]))
     assert bridge.ended
     assert isinstance(bridge.error, SweepError)
     assert "No space left on device" in str(bridge.error)

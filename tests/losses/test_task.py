@@ -13,7 +13,6 @@ from sklearn.metrics import accuracy_score, jaccard_score, log_loss
 from torch import Tensor
 
 from sweep.losses.task import IGNORED, TASKS
-from sweep.training import loop as training
 from sweep.training.meter import Meter
 
 
@@ -116,13 +115,13 @@ def test_the_buffer_changes_no_number(task: str, monkeypatch: pytest.MonkeyPatch
     if task == "classification":
         logits, masks = logits.mean((2, 3)), masks[:, 0, 0] % 4
     whole = metrics(task, logits, masks, 4, images=logits + 0.1)
-    monkeypatch.setattr(training, "METER_BUFFER", 100)
+    monkeypatch.setattr("sweep.training.meter.METER_BUFFER", 100)
     assert metrics(task, logits, masks, 4, images=logits + 0.1) == whole
 
 
 def test_an_epoch_of_masks_is_counted_in_flat_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors alive in the meter after 10 and after 100 batches: as many, however long the epoch."""
-    monkeypatch.setattr(training, "METER_BUFFER", 4000)
+    monkeypatch.setattr("sweep.training.meter.METER_BUFFER", 4000)
     logits, masks = outputs_and_masks(2)
     meter, held = Meter(TASKS["segmentation"]), []
     for _ in range(100):

@@ -29,11 +29,9 @@ from sweep import service
 from sweep.config.sections import Resources
 from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
-from sweep.execution import executor
-from sweep.execution import slots as room
+from sweep.execution import executor, session, slots
 from sweep.execution.trial_source import TrialRequest, TrialSource
 from sweep.service import confirm, driver  # noqa: F401
-from sweep.service import run as running
 from sweep.tracking import tracker as tracking
 from sweep.training import trial
 from sweep.training.reports import TrialReport
@@ -94,7 +92,7 @@ def execute(source: TrialSource, *, stop: threading.Event, death: Death | None, 
 
 def _results(job: TrialRequest, *, every_epoch: bool) -> Iterator[TrialReport]:
     # Every epoch is one that is due, where a report need not wait.
-    pace = {"interval": 0.0} if every_epoch else {"interval": 0.5, "judged": job.pruning_epochs}
+    pace = {"interval": 0.0} if every_epoch else {"interval": 0.5, "pruning_epochs": job.pruning_epochs}
     try:
         for report in run_trial(job.config, job.paths, attempt=job.attempt, **pace):  # type: ignore[arg-type]
             yield replace(report, tags=WHERE)
@@ -117,8 +115,9 @@ def without_ray(
         execute(source, stop=stop, death=death, every_epoch=every_epoch)
 
     patch.setattr(executor, "execute", instead)
-    patch.setattr(room, "require_room", lambda *_, **__: None)
-    patch.setattr(running, "on_ray", lambda *_: contextlib.nullcontext())
+    patch.setattr(slots, "require_fit", lambda *_, **__: None)
+    for module in (session, sys.modules["sweep.service.run"], confirm):
+        patch.setattr(module, "ray_session", lambda *_: contextlib.nullcontext())
     if not models:
         patch.setattr(tracking.Tracker, "log_model", lambda *_: None)
     if every_epoch:
