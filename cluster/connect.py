@@ -223,7 +223,7 @@ def _no_answer(address: str, error: Exception) -> ClusterError:
     return ClusterError(
         [
             f"address {address}: no Ray cluster answers ({first_line(error)}). Start one there, or use --address "
-            "local; from a machine that is none of its nodes, python -m sweep submit, or ray://HOST:10001."
+            "local; from a machine that is none of its nodes, sweep submit, or ray://HOST:10001."
         ]
     )
 

@@ -36,7 +36,7 @@ def sensitivity(
 
     Sobol indices: shares of the objective's variance over the search space. They need uniform trials: `run --design`.
 
-    Example: `python -m sweep sensitivity digits --where "depth >= 4"`
+    Example: `sweep sensitivity digits --where "depth >= 4"`
     """
     from .. import service
     from ..analysis.sensitivity_text import as_data
@@ -69,7 +69,7 @@ def report(
 ) -> None:
     """Write the report of a study: one HTML page for any browser, its figures as PNG, its numbers as JSON and CSV.
 
-    They are added to the study's own run in MLflow where that is in reach. Example: `python -m sweep report digits`
+    They are added to the study's own run in MLflow where that is in reach. Example: `sweep report digits`
     """
     from .. import service
     from ..config.errors import TrackingError

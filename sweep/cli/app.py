@@ -58,7 +58,7 @@ def main() -> NoReturn:
     from ..config.errors import SweepError
 
     try:
-        app()
+        app(prog_name="sweep")
     except SweepError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

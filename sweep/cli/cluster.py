@@ -24,7 +24,7 @@ def render(
 ) -> None:
     """Print a recipe with your values; cluster/README.md says how to use it.
 
-    Example: `python -m sweep cluster render aws --gpu a10g --max-workers 16 > my.yaml`
+    Example: `sweep cluster render aws --gpu a10g --max-workers 16 > my.yaml`
     """
     from ..cluster.recipes import RecipeError, Values, missing
     from ..cluster.recipes import render as rendered
@@ -46,7 +46,7 @@ def secrets(
 ) -> None:
     """Print fresh passwords and a token, for the recipes compose and kuberay. Keep them: nothing else does.
 
-    Example: `python -m sweep cluster secrets > sweep.env`, after `umask 077`
+    Example: `sweep cluster secrets > sweep.env`, after `umask 077`
     """
     from ..cluster.recipes import secrets as made
 

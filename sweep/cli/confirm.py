@@ -55,7 +55,7 @@ def confirm(
     The best configurations of the search are trained beside their plain controls and the strongest control, which a
     search of its own finds first, with as many trials. Interrupted, the same command goes on.
 
-    Example: `python -m sweep confirm digits --top 2 --seeds 8 --placebo`
+    Example: `sweep confirm digits --top 2 --seeds 8 --placebo`
     """
     from .. import service
     from ..service import webhook as ending

@@ -24,7 +24,7 @@ def gc(
 ) -> None:
     """Remove the weights of finished trials beyond the best; all trials keep their metrics, and can be replayed.
 
-    Example: `python -m sweep gc digits --keep 3 --dry-run`
+    Example: `sweep gc digits --keep 3 --dry-run`
     """
     import dataclasses
 
@@ -59,13 +59,13 @@ def export(
 ) -> None:
     """Write a study into one file: config, all trials and their metrics, the best weights, what a resume needs.
 
-    Example: `python -m sweep export digits digits.zip`
+    Example: `sweep export digits digits.zip`
     """
     from ..service.maintenance.archive import export_study
 
     settings = make_settings(workspace=workspace, storage=storage)
     archived = export_study(name, file, settings, keep=keep)
-    _say("Wrote", archived, f"Read it in elsewhere with: python -m sweep import {file.name}", as_json=as_json)
+    _say("Wrote", archived, f"Read it in elsewhere with: sweep import {file.name}", as_json=as_json)
 
 
 def import_(
@@ -76,7 +76,7 @@ def import_(
 ) -> None:
     """Read in a study that was exported: it goes on here as if it had been interrupted here.
 
-    Example: `python -m sweep import digits.zip`
+    Example: `sweep import digits.zip`
     """
     from ..service.maintenance.archive import import_study
 

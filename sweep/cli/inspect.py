@@ -22,7 +22,7 @@ def status(
 ) -> None:
     """Show how far a study is: counts, drivers, dead or at work, and their trials, failures and their tracebacks.
 
-    Example: `python -m sweep status digits`
+    Example: `sweep status digits`
     """
     from .. import service
     from ..config.errors import SweepError
@@ -41,7 +41,7 @@ def status(
         print_json([summary_json(s) for s in summaries])
         return
     if not summaries:
-        console.print("No study yet. Start one: python -m sweep run digits")
+        console.print("No study yet. Start one: sweep run digits")
     for summary in summaries:
         console.print(display.status_table(summary))
         for line in display.status_lines(summary, tracebacks=name is not None):
@@ -59,7 +59,7 @@ def best(
 ) -> None:
     """Show the best configurations of a study, with links to their runs in the MLflow UI where that is in reach.
 
-    Example: `python -m sweep best digits --top 3 --export best.yaml`
+    Example: `sweep best digits --top 3 --export best.yaml`
     """
     from .. import service
     from ..config.errors import TrackingError
@@ -88,7 +88,7 @@ def best(
         raise typer.Exit(1)
     if export is not None:
         export.write_text(service.export_config(summary.config, summary.best[0]))
-        console.print(f"Wrote {export}; train it with: python -m sweep train {export}", soft_wrap=True)
+        console.print(f"Wrote {export}; train it with: sweep train {export}", soft_wrap=True)
 
 
 def ui(
@@ -100,7 +100,7 @@ def ui(
 ) -> None:
     """Serve the MLflow UI on this machine and print the link to a study, best trials first. Ctrl-C ends it.
 
-    Example: `python -m sweep ui digits`
+    Example: `sweep ui digits`
     """
     import subprocess
 
@@ -132,7 +132,7 @@ def profile(
 
     A run is drawn beside its control, where it has one.
 
-    Example: `python -m sweep profile digits-0017 --out profile.png`
+    Example: `sweep profile digits-0017 --out profile.png`
     """
     import gc
 
@@ -162,7 +162,7 @@ def profile(
 def schema() -> None:
     """Print the JSON Schema of study files, for editors: every key with its meaning.
 
-    Example: `python -m sweep schema > study.schema.json`
+    Example: `sweep schema > study.schema.json`
     """
     from ..config.study_file import json_schema
 
@@ -178,7 +178,7 @@ def doctor(
 ) -> None:
     """Check this machine and the settings: versions, folders, storage, tracking, data. Exit code 1 if a check fails.
 
-    Example: `python -m sweep doctor`
+    Example: `sweep doctor`
     """
     from ..service.maintenance.doctor import run_checks
 

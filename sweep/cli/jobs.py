@@ -44,7 +44,7 @@ def submit(
 
     Settings that are not given are those of the head: its environment, and the file ~/sweep.env there, for passwords.
 
-    Example: `python -m sweep submit digits --address http://127.0.0.1:8265`
+    Example: `sweep submit digits --address http://127.0.0.1:8265`
     """
     import dataclasses
 
@@ -65,13 +65,13 @@ def submit(
     console, where = make_console(), "" if address == HEAD else f" --address {address}"
     console.print(f"Submitted as {job.id}.", soft_wrap=True)
     for what, command in (("follow", f"logs {job.study} -f"), ("stop", f"stop {job.study}"), ("all", "jobs")):
-        console.print(f"  {what:8s} python -m sweep {command}{where}", soft_wrap=True)
+        console.print(f"  {what:8s} sweep {command}{where}", soft_wrap=True)
 
 
 def jobs(address: Head = HEAD, as_json: AsJson = False) -> None:
     """Show the studies that were submitted to a cluster, oldest first.
 
-    Example: `python -m sweep jobs --address http://127.0.0.1:8265`
+    Example: `sweep jobs --address http://127.0.0.1:8265`
     """
     import dataclasses
 
@@ -96,7 +96,7 @@ def logs(
 ) -> None:
     """Print what a submitted study has printed. With -f, exit code 1 if it fails; Ctrl-C ends the following alone.
 
-    Example: `python -m sweep logs digits -f`
+    Example: `sweep logs digits -f`
     """
     with _told():
         from ..cluster.jobs import find
@@ -114,7 +114,7 @@ def logs(
 def stop(name: JobArg, address: Head = HEAD) -> None:
     """Stop a submitted study: its running trials write checkpoints. Submitted again, it goes on.
 
-    Example: `python -m sweep stop digits`
+    Example: `sweep stop digits`
     """
     from ..config.errors import SweepError
 

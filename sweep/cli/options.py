@@ -65,4 +65,4 @@ def command_line(settings: Settings, *words: str) -> str:
         for name, option in options.items()
         if (value := getattr(settings, name)) != known[name]
     ]
-    return " ".join(["python -m sweep", *words, *place])
+    return " ".join(["sweep", *words, *place])

@@ -72,7 +72,7 @@ def run(
 ) -> None:
     """Run a study, or go on with it: every run is a resume.
 
-    Example: `python -m sweep run digits --trials 100 --set training.max_epochs=30`
+    Example: `sweep run digits --trials 100 --set training.max_epochs=30`
     """
     from .. import service
 
@@ -107,7 +107,7 @@ def resume(
 ) -> None:
     """Go on with a study that was interrupted, exactly as it was started.
 
-    Example: `python -m sweep resume digits`
+    Example: `sweep resume digits`
     """
     from .. import service
 
@@ -213,7 +213,7 @@ def enqueue(
 ) -> None:
     """Queue a configuration of your own; the next run trains it, and the budget grows by one.
 
-    What is not set is chosen by the sampler. Example: `python -m sweep enqueue digits --set lambda1=1e-3 --set depth=4`
+    What is not set is chosen by the sampler. Example: `sweep enqueue digits --set lambda1=1e-3 --set depth=4`
     """
     from .. import service
 
@@ -238,7 +238,7 @@ def train(
 ) -> None:
     """Train one configuration in this process, without Ray, Optuna or MLflow.
 
-    Examples: `python -m sweep train best.yaml --test`, `python -m sweep train digits --trial 17`
+    Examples: `sweep train best.yaml --test`, `sweep train digits --trial 17`
     """
     import tempfile
 

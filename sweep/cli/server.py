@@ -34,7 +34,7 @@ def up(
 ) -> None:
     """Start an MLflow server with a password, on this machine's loopback address unless asked otherwise.
 
-    It keeps the artifacts too, so that nobody else needs access to them. Example: `python -m sweep services up`
+    It keeps the artifacts too, so that nobody else needs access to them. Example: `sweep services up`
     """
     from ..config.errors import ConfigError
     from ..tracking import server as running
@@ -53,7 +53,7 @@ def up(
 def down(workspace: Workspace = None, as_json: AsJson = False) -> None:
     """End what `services up` has started, and nothing else; what it holds stays.
 
-    Example: `python -m sweep services down`
+    Example: `sweep services down`
     """
     from ..tracking import server as running
 
@@ -72,7 +72,7 @@ def down(workspace: Workspace = None, as_json: AsJson = False) -> None:
 def status(workspace: Workspace = None, as_json: AsJson = False) -> None:
     """Show what `services up` has started and whether it answers. Exit code 1 if something does not.
 
-    Example: `python -m sweep services status`
+    Example: `sweep services status`
     """
     from ..tracking import server as running
 
@@ -91,4 +91,4 @@ def _show(found: list[Service], *, as_json: bool) -> None:
         line = f"{service.name:9s} {service.state}  {service.url}  {where}, log: {service.log}"
         make_console().print(line, soft_wrap=True, markup=False)
     if not found:
-        make_console().print("Nothing was started here. Start it with: python -m sweep services up")
+        make_console().print("Nothing was started here. Start it with: sweep services up")

@@ -41,7 +41,7 @@ def simulate(
     """Run a study whose trials sleep: what driver, storage and tracking server carry, before machines are paid for.
 
     Its files go to a folder that is removed; storage and tracking too, unless they are given or set, as for a run.
-    Example: `python -m sweep simulate --trials 500 --slots 64 --epochs 20 --epoch-seconds 1`
+    Example: `sweep simulate --trials 500 --slots 64 --epochs 20 --epoch-seconds 1`
     """
     from ..config.errors import without_password
     from ..service.simulation import simulation

@@ -99,7 +99,7 @@ def analyse_finished(
         if report:
             _log(_write(name, analysis, settings, settings.reports(name)), tracker)
     except Exception as error:  # noqa: BLE001  whatever it is, no trial is lost by it
-        again = f"to try again: python -m sweep report {name}"
+        again = f"to try again: sweep report {name}"
         listener.on_message(f"the report was not written ({type(error).__name__}: {error}); {again}")
     return analysis
 

@@ -172,7 +172,7 @@ def _problems(
     elif len(longest := f"{name}{OF_CONFIRM}{max(METHODS, key=len)}") > LONGEST:
         problems.append(f"{name}: the name is {len(longest) - LONGEST} characters too long for studies like {longest}")
     if not best:
-        problems.append(f"{name} has no completed trial yet; go on with it: python -m sweep resume {name}")
+        problems.append(f"{name} has no completed trial yet; go on with it: sweep resume {name}")
     elif top > len(best):
         problems.append(f"--top {top}: {name} has {len(best)} configurations that were completed")
     problems += [

@@ -167,13 +167,13 @@ def _ours(
     measure = _from_storage(trials, epoch) if own else None
     measure = measure or _from_checkpoints(config, settings, trials, objective, epoch or last)
     values = [measure(name, t) for t in trials]
-    remedy = f"python -m sweep run {name} --design 64"
+    remedy = f"sweep run {name} --design 64"
     if against_control:
         twins = _twins(config, trials, _ended(f"{name}.controls", storage))
         if any(
             _is_design(t) and math.isfinite(v) and t.number not in twins for t, v in zip(trials, values, strict=True)
         ):
-            command = f"python -m sweep run {name} --set search.design_controls=true"
+            command = f"sweep run {name} --set search.design_controls=true"
             remedy = f"the controls of its design trials, which are missing: {command}"
         sign = -1 if own and config.objective.direction == "minimize" else 1
         values = [

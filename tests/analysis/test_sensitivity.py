@@ -74,7 +74,7 @@ def table(
             **{f"params_{name}": pd.Series(values, dtype=object) for name, values in columns.items()},
         }
     )
-    return Table("study", "val_loss", 9, trials, space, {}, "python -m sweep run study --design 64")
+    return Table("study", "val_loss", 9, trials, space, {}, "sweep run study --design 64")
 
 
 def curved(p: dict[str, np.ndarray]) -> np.ndarray:
@@ -240,7 +240,7 @@ def test_too_few_uniform_trials_are_refused_with_the_command_that_adds_some() ->
     reason = refused(few).reason
     assert reason is not None
     assert "31 of 80 full-budget trials are uniform over the space, 32 are needed" in reason
-    assert reason.endswith("python -m sweep run study --design 64")
+    assert reason.endswith("sweep run study --design 64")
     assert analyse(changed(of, design=[number < 32 for number in range(80)])).trusted
 
 
@@ -507,7 +507,7 @@ def test_what_needs_a_study_of_ours_points_to_what_reads_any(
     ended = sweep_here(monkeypatch, capsys, tmp_path / "results", *words, "ishigami", SWEEP_STORAGE=storage)
     assert (ended.code, ended.out) == (2, "")
     assert "ishigami: a study of another program" in ended.err
-    assert "python -m sweep sensitivity ishigami" in ended.err
+    assert "sweep sensitivity ishigami" in ended.err
 
 
 def test_slow_start_of_a_pruned_search_with_uniform_trials(settings: Settings) -> None:

@@ -90,12 +90,12 @@ def test_help_is_instant_and_lists_every_command(tmp_path: Path) -> None:
 def test_every_command_has_help_with_an_example(here: Sweep, command: str) -> None:
     ended = here(*command.split(), "--help")
     assert ended.code == 0
-    assert re.search(rf"Examples?: python -m sweep {command}\b", ended.out)
+    assert re.search(rf"Examples?: sweep {command}\b", ended.out)
 
 
 def test_no_command_is_help() -> None:
     ended = subprocess.run([sys.executable, "-m", "sweep"], capture_output=True, text=True, check=False)
-    assert "Usage: python -m sweep" in ended.stdout + ended.stderr
+    assert "Usage: sweep" in ended.stdout + ended.stderr
 
 
 def test_the_shell_completes_commands_and_options() -> None:
@@ -152,7 +152,7 @@ def test_a_study_of_a_newer_version_does_not_hide_the_others(here: Sweep, copy: 
 def test_status_of_nothing_says_how_to_begin(here: Sweep) -> None:
     ended = here("status")
     assert ended.code == 0
-    assert "python -m sweep run" in ended.out
+    assert "sweep run" in ended.out
     assert json.loads(here("status", "--json").out) == []
 
 
@@ -178,7 +178,7 @@ def test_best_links_to_the_runs_that_mlflow_holds(here: Sweep, copy: Path, tiny:
     ended = here("best", "tiny", "--top", "2")
     shown = [line.split() for line in ended.out.splitlines() if "/#/" in line]
     assert {int(number): link for number, link in shown} == expected
-    assert f"python -m sweep ui tiny --workspace {copy}" in ended.out
+    assert f"sweep ui tiny --workspace {copy}" in ended.out
     data = json.loads(here("best", "tiny", "--top", "2", "--json").out)
     assert {row["number"]: row["link"] for row in data} == expected
 
@@ -199,7 +199,7 @@ def test_the_exported_best_trains_to_the_same_number(here: Sweep, copy: Path, ti
     exported = tmp_path / "best.yaml"
     ended = here("best", "tiny", "--export", str(exported))
     assert ended.code == 0
-    assert f"python -m sweep train {exported}" in ended.out
+    assert f"sweep train {exported}" in ended.out
     assert YAML(typ="safe").load(exported)["space"] == {**best.params, "lambda2": 1e-4, "epsilon": 0.01}
     trained = json.loads(here("train", str(exported), "--test", "--json").out)
     assert [e["val_loss"] for e in trained["epochs"]] == tiny.left.runs[f"tiny-{best.number:04d}"].curve["val_loss"]
@@ -233,7 +233,7 @@ def test_train_of_a_trial_that_diverges_ends_with_1_and_says_so(here: Sweep, fil
 def test_enqueue_puts_one_more_trial_into_the_queue(here: Sweep, copy: Path) -> None:
     ended = here("enqueue", "tiny", "--set", "lambda1=1e-3", "--set", "depth=2")
     assert ended.code == 0
-    assert f"python -m sweep run tiny --workspace {copy}" in ended.out
+    assert f"sweep run tiny --workspace {copy}" in ended.out
     [data] = json.loads(here("status", "--json").out)
     assert [t["state"] for t in data["trials"]] == ["finished"] * 6 + ["waiting"]
     plan = json.loads(here("run", "tiny", "--dry-run", "--json").out)

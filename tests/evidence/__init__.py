@@ -1,1 +1,1 @@
-"""Built-in study files, run by name: ``python -m sweep run digits``."""
+"""The evidence page: gathers what studies have found, draws it and writes ``losses/RESULTS.md`` (``make results``)."""

@@ -253,7 +253,7 @@ class Page:
         for name, entry in self._plan.items():
             state = f"{self._made[name]['hours'] * 60:.0f} minutes of training" if name in self._made else "not run yet"
             commands = self._made[name]["commands"] if name in self._made else map(" ".join, entry.commands())
-            blocks.append("\n".join([f"# {name}: {state}", *(f"python -m sweep {words}" for words in commands)]))
+            blocks.append("\n".join([f"# {name}: {state}", *(f"sweep {words}" for words in commands)]))
         return "```\n" + "\n".join(blocks) + "\n```"
 
     def _hardware(self) -> Iterable[Mapping[str, Any]]:

@@ -319,7 +319,7 @@ def test_interrupted_it_says_how_to_go_on(
     words = "confirm tiny --top 2 --seeds 4 --against dropout,orthogonal --placebo"
     ended = sweep_here(monkeypatch, capsys, tmp_path, *words.split())
     assert ended.code == 130
-    assert ended.out.splitlines()[-1].strip() == f"python -m sweep {words} --workspace {tmp_path}"
+    assert ended.out.splitlines()[-1].strip() == f"sweep {words} --workspace {tmp_path}"
 
 
 # -- studies made by hand ----------------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ def test_a_study_without_completed_trials_is_refused(study_config: MakeConfig, t
     for values in ([], [None]):
         settings = told(config, values)
         assert refused(config, settings) == [
-            f"{config.name} has no completed trial yet; go on with it: python -m sweep resume {config.name}"
+            f"{config.name} has no completed trial yet; go on with it: sweep resume {config.name}"
         ]
 
 

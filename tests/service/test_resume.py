@@ -220,7 +220,7 @@ def test_a_stopped_study_says_how_to_resume_and_leaves_nothing_running(story: St
     out = chapter.command.out
     assert chapter.code == code
     assert "Stopping: " in out
-    assert out.splitlines()[-1].strip() == f"python -m sweep resume story --workspace {story.workspace}"
+    assert out.splitlines()[-1].strip() == f"sweep resume story --workspace {story.workspace}"
     assert "Traceback" not in out
     assert chapter.statuses["story"] == "KILLED"
     assert "KILLED" in [status for run, status in chapter.statuses.items() if run != "story"]

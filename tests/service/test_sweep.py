@@ -395,7 +395,7 @@ def test_failures_and_divergence_never_stop_a_study(outcomes: Twice) -> None:
 def test_a_report_that_cannot_be_written_is_said_and_no_failure(outcomes: Twice) -> None:
     assert outcomes.first.code == 0
     assert "note: the report was not written (FileExistsError" in outcomes.first.out
-    assert "python -m sweep report outcomes" in outcomes.first.out
+    assert "sweep report outcomes" in outcomes.first.out
 
 
 def test_a_loss_that_is_not_finite_is_a_divergence(outcomes: Twice) -> None:

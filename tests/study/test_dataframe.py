@@ -96,7 +96,7 @@ def test_a_study_of_ours_is_its_last_epochs(ours: Ours) -> None:
     found = ours.read()
     assert (found.objective, found.epoch) == ("val_loss", LAST)
     assert set(found.space) == {"lambda1", "depth"}
-    assert found.remedy == f"python -m sweep run {ours.config.name} --design 64"
+    assert found.remedy == f"sweep run {ours.config.name} --design 64"
     assert list(found.trials.index) == list(range(DESIGN + 1))
     assert list(found.trials["design"]) == [True] * DESIGN + [False]
     assert list(found.trials.index[found.trials["value"].isna()]) == [3, 4]
@@ -155,7 +155,7 @@ def test_the_gain_over_the_control_needs_controls_and_names_the_run_that_adds_th
     [analysis] = service.sensitivity(ours.config.name, ours.settings, against_control=True)
     assert not analysis.trusted
     assert "0 of 0 full-budget trials are uniform" in str(analysis.reason)
-    command = f"python -m sweep run {ours.config.name} --set search.design_controls=true"
+    command = f"sweep run {ours.config.name} --set search.design_controls=true"
     assert str(analysis.reason).endswith(f"the controls of its design trials, which are missing: {command}")
     assert analysis.n_missing == (ours.read().trials["outcome"] == "completed").sum()
 

@@ -40,11 +40,11 @@ def load_stored_config(name: str, settings: Settings) -> StudyConfig:
         if name in known:
             raise SweepError(
                 f"{name}: a study of another program, of which sweep reads the trials alone: "
-                f"python -m sweep sensitivity {name} says what matters in it."
+                f"sweep sensitivity {name} says what matters in it."
             )
         raise SweepError(
             f"{name}: no such study in the storage{nearest(name, known)}; there "
-            f"{'are ' + ', '.join(known) if known else 'is none yet: start one with python -m sweep run digits'}."
+            f"{'are ' + ', '.join(known) if known else 'is none yet: start one with sweep run digits'}."
         )
     return config
 

@@ -106,8 +106,8 @@ def _damage(path: Path, line: int, error: Exception) -> StorageError:
     for name in found:
         workspace = shlex.quote(str(path.parent)) if (path.parent / name).is_dir() else "WORKSPACE"
         commands += [
-            f"python -m sweep export {name} {name}.zip --workspace {workspace} --storage journal:///{readable}",
-            f"python -m sweep import {name}.zip --workspace {workspace}-2",
+            f"sweep export {name} {name}.zip --workspace {workspace} --storage journal:///{readable}",
+            f"sweep import {name}.zip --workspace {workspace}-2",
         ]
     how = "Go on with that in another workspace:\n  " + "\n  ".join(commands)
     return StorageError(f"{said} Before that there is {', '.join(there)}. {how}")
