@@ -496,9 +496,9 @@ print(model.predict(numpy.zeros((3, 1, 8, 8), numpy.float32)).shape)
 """
 
 
-def readme_example(folder: Path) -> None:
-    """Writes the files that README.md shows, each a block below a paragraph that begins with its name."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+def page_example(folder: Path) -> None:
+    """Writes the files that sweep/config/README.md shows, each a block below a paragraph that begins with its name."""
+    readme = (Path(__file__).parents[2] / "sweep" / "config" / "README.md").read_text()
     files = re.findall(r"^`(mypkg/\w+\.py|mine\.yaml)`(?:.+\n)+\n```\w+\n((?s:.*?))^```", readme, re.MULTILINE)
     assert [name for name, _ in files] == ["mypkg/nets.py", "mypkg/scores.py", "mypkg/digits.py", "mine.yaml"]
     (folder / "mypkg").mkdir(parents=True)
@@ -510,7 +510,7 @@ def readme_example(folder: Path) -> None:
 def test_the_readmes_example_runs_from_anywhere(tmp_path: Path) -> None:
     """On workers that see neither folder; found again by the study's name; its model loads when the code is gone."""
     code, here, results = tmp_path / "code", tmp_path / "here", tmp_path / "results"
-    readme_example(code)
+    page_example(code)
     here.mkdir()
 
     def python(*words: str) -> subprocess.CompletedProcess[str]:
