@@ -17,6 +17,7 @@ from rich.text import Text
 
 from ..analysis.wording import format_duration, format_params
 from ..config.study_config import StudyConfig
+from ..service.callback import RunCallback
 
 if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for what the driver imports
     from ..study.records import Outcome, TrialRecord
@@ -24,7 +25,7 @@ if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for wh
     from ..training.reports import EpochMetrics
 
 
-class Progress:
+class Progress(RunCallback):
     """The driver's listener: counts what happens; its children show it.
 
     Args:

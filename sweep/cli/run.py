@@ -85,11 +85,11 @@ def run(
     console = make_console(to_stderr=as_json or settings.log == "json")
     for warning in warnings:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
-    config, forerunners = service.derive_study(config, settings) if new_space else (config, [])
+    config, predecessors = service.derive_study(config, settings) if new_space else (config, [])
     if dry_run:
         _show_plan(service.plan_run(config, settings), config, console, as_json=as_json)
     else:
-        _run(config, settings, console, forerunners, as_json=as_json, offline_ok=offline_ok, insecure=insecure)
+        _run(config, settings, console, predecessors, as_json=as_json, offline_ok=offline_ok, insecure=insecure)
 
 
 def resume(
@@ -124,7 +124,7 @@ def _run(
     config: StudyConfig,
     settings: Settings,
     console: Console,
-    forerunners: Sequence[StudyConfig] = (),
+    predecessors: Sequence[StudyConfig] = (),
     *,
     as_json: bool,
     offline_ok: bool,
@@ -149,10 +149,7 @@ def _run(
             config,
             settings,
             progress,
-            forerunners=forerunners,
-            stop=stop,
-            offline_ok=offline_ok,
-            insecure=insecure,
+            service.RunOptions(predecessors=predecessors, stop=stop, offline_ok=offline_ok, insecure=insecure),
         )
         ended.append(summary)
     if as_json:

@@ -6,14 +6,17 @@ May import every folder but ``cli``. Face: the functions below and `Summary`.
 from ..analysis.summary import Summary, export_config, finished_rows, summarise
 from ..study.storages.catalog import derive_study, load_stored_config, study_names_of_ours
 from .analyse import importances, publish, report, sensitivity
+from .callback import RunCallback
 from .enqueue import enqueue
 from .preflight.dry_run import plan_run
 from .preflight.load import load_study
-from .run import run
+from .run import RunOptions, run
 from .single_trial import test, train, trial_config
 from .ui import run_links, ui
 
 __all__ = [
+    "RunCallback",
+    "RunOptions",
     "Summary",
     "derive_study",
     "enqueue",

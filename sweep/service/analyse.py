@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..analysis.report.report import Report
     from ..analysis.sensitivity import Analysis
     from ..tracking.tracker import Tracker
-    from .driver import RunCallback
+    from .callback import RunCallback
 
 
 def sensitivity(

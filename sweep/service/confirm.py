@@ -6,11 +6,10 @@ Their metrics are read from the checkpoints, which hold all epochs of a run and 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..analysis.confirmation import BaselineResult, Confirmation, best_hyperparameters
@@ -31,10 +30,10 @@ from ..tracking.tracker import Tracker
 from ..training import checkpoint
 from .preflight.load import load_study
 from .preflight.space_checks import check_study
-from .run import is_complete, run
+from .run import RunOptions, check_run, run
 
 if TYPE_CHECKING:
-    from .driver import RunCallback
+    from .callback import RunCallback
 
 
 LONGEST = 100  # characters of a study's name
@@ -91,9 +90,7 @@ def confirm(
         ConfigError: all that keeps the study from being confirmed so, at once.
         SweepError: as for `run`.
     """
-    train = functools.partial(
-        run, settings=settings, concluded=False, stop=stop, offline_ok=offline_ok, insecure=insecure
-    )
+    options = RunOptions(conclude=False, stop=stop or threading.Event(), offline_ok=offline_ok, insecure=insecure)
     plan = prepared(name, settings, top=top, against=against)
     found, notes = [], iter(plan.notes)
     with contextlib.ExitStack() as ray:  # one for all, when the first has anything to train
@@ -101,16 +98,16 @@ def confirm(
             with listen(rival, None) as listener:
                 for said in notes:  # before the first
                     listener.on_message(said)
-                if not is_complete(rival, settings, first=plan.first[arm]):
+                if not check_run(rival, settings, replace(options, first=plan.first[arm])):
                     ray.enter_context(ray_session(settings.address, rival))
-                summary = train(rival, listener=listener, first=plan.first[arm])
+                summary = run(rival, settings, listener, replace(options, first=plan.first[arm]))
             if summary.interrupted:
                 return None
             found.append(BaselineResult.of(arm, summary))
         wanted = wanted_pairs(plan.config, plan.top, best_hyperparameters(found), seeds=seeds, placebo=placebo)
         left = len(missing(wanted, [r for r in summarise(name, settings).controls if r.state == "finished"]))
         with listen(plan.config, left) as listener:
-            summary = train(plan.config, listener=listener, pairs=wanted)
+            summary = run(plan.config, settings, listener, replace(options, pairs=wanted))
             if summary.interrupted:
                 return None
             confirmation = read(plan, found, summary, settings, placebo=placebo)

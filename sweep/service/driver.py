@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 from ..config.errors import reason
 from ..config.settings import Settings
@@ -26,25 +26,10 @@ from ..study.storages.storage import UNREACHABLE, Backoff
 from ..study.study import Study
 from ..study.trial import EndedElsewhereError, Trial
 from ..training.reports import EpochMetrics, OomKind, TrialPaths, TrialReport
+from .callback import RunCallback
 from .recorder import Recorder
 
 CONFIRM_EVERY = 10.0  # seconds after which a trial is looked at again: another driver may have taken it over
-
-
-class RunCallback(Protocol):
-    """Who wants to see a run's progress: a terminal, a log, a test."""
-
-    def on_trial_start(self, trial: Trial) -> None:
-        """A worker has taken a trial."""
-
-    def on_epoch_end(self, trial: Trial, metrics: EpochMetrics) -> None:
-        """A trial has finished epochs, the last of them is given."""
-
-    def on_trial_end(self, trial: Trial, outcome: Outcome, error: str | None) -> None:
-        """A trial has ended."""
-
-    def on_message(self, message: str) -> None:
-        """Something the user should know; said once."""
 
 
 class Driver:
@@ -61,11 +46,11 @@ class Driver:
         search: Study,
         controls: Study,
         recording: Recorder,
-        listener: RunCallback,
+        callback: RunCallback,
         *,
         stage: Literal["search", "tuned"] = "search",
     ):
-        self._config, self._settings, self._listener = config, settings, listener
+        self._config, self._settings, self._callback = config, settings, callback
         self._studies = {search.name: search, controls.name: controls}
         self._search, self._controls = search, controls
         self._recording = recording
@@ -99,7 +84,7 @@ class Driver:
             for trial in left:
                 self._studies[trial.study].release(trial)
         except UNREACHABLE as error:
-            self._listener.on_message(
+            self._callback.on_message(
                 f"the storage is away ({reason(error)}): another host waits a minute for our trials"
             )
         finally:
@@ -133,7 +118,7 @@ class Driver:
         if trial is None:  # it ended while it waited for another worker: the first report is told to stop
             return
         self._recording.start(trial)
-        self._listener.on_trial_start(trial)
+        self._callback.on_trial_start(trial)
 
     def report(self, key: Key, result: TrialReport) -> bool:
         """Hands epochs to the pruner, in order, and to the tracker; ends the trial where it has ended.
@@ -166,7 +151,7 @@ class Driver:
 
     def on_message(self, message: str) -> None:
         """Passes on what the user should know."""
-        self._listener.on_message(message)
+        self._callback.on_message(message)
 
     def on_trial_lost(self, key: Key, error: str, oom: OomKind | None = None) -> None:
         """Fails a trial whose workers died again and again, or for lack of memory."""
@@ -202,7 +187,7 @@ class Driver:
         except EndedElsewhereError:
             ended = None
         if ended is None:
-            self._listener.on_message(f"trial {trial.number} of {trial.study} was taken over while this driver slept")
+            self._callback.on_message(f"trial {trial.number} of {trial.study} was taken over while this driver slept")
             self._recording.taken_over(trial)
             del self._trials[trial.key]
         del self._pending_reports[trial.key]
@@ -216,7 +201,7 @@ class Driver:
         trial.seconds |= {m.epoch: m.values.get("seconds", 0.0) for m in reported}
         pruned_at = self._studies[trial.study].report(trial, reported)
         for notice in (notice for result in results for notice in result.notices):
-            self._listener.on_message(f"trial {trial.number} of {trial.study}: {notice}")
+            self._callback.on_message(f"trial {trial.number} of {trial.study}: {notice}")
         # Epochs beyond the pruner's word were trained ahead of it and do not count.
         epochs = [m for m in reported if pruned_at is None or m.epoch <= pruned_at]
         self._recording.epochs(trial, epochs)
@@ -224,7 +209,7 @@ class Driver:
             self._watch_guidance(trial, metrics)
         if epochs:
             trial.epochs = epochs[-1].epoch
-            self._listener.on_epoch_end(trial, epochs[-1])
+            self._callback.on_epoch_end(trial, epochs[-1])
         outcome: Outcome | None = "pruned" if pruned_at is not None else last.outcome
         if outcome == "failed" and self._is_retried(trial, last):
             self._retry_queue.append(trial)
@@ -255,12 +240,12 @@ class Driver:
 
     def _storage_lost(self, error: BaseException) -> None:
         if self._backoff.since is None:
-            self._listener.on_message(f"the storage is away ({reason(error)}): trials go on, their reports are kept")
+            self._callback.on_message(f"the storage is away ({reason(error)}): trials go on, their reports are kept")
         self._backoff.failed(error)
 
     def _storage_restored(self) -> None:
         if self._backoff.since is not None:
-            self._listener.on_message(f"the storage is back after {self._backoff.answered():.0f} s")
+            self._callback.on_message(f"the storage is back after {self._backoff.answered():.0f} s")
 
     def _heartbeat(self) -> None:
         for beat in itertools.count():
@@ -284,7 +269,7 @@ class Driver:
         self._trials[trial.key], self._confirmed[trial.key] = trial, time.time()
         folder = self._settings.checkpoints(trial.study, trial.number)
         if trial.attempt > 1 and trial.reported and self._is_lost(folder):
-            self._listener.on_message(
+            self._callback.on_message(
                 f"trial {trial.number} of {trial.study} had come to epoch {trial.reported}, but {folder} holds no "
                 "checkpoint of it: it begins anew. The drivers of a study must share one workspace (--workspace)"
             )
@@ -299,7 +284,7 @@ class Driver:
             return True
         if search.hours is not None and time.monotonic() - self._began > search.hours * 3600:
             self._out_of_budget = True
-            self._listener.on_message(
+            self._callback.on_message(
                 f"{search.hours:g} hours are over: no new trials; running the study again goes on"
             )
         best = best_rows(self._config, self._search.rows(), 1) if search.target is not None else []
@@ -307,7 +292,7 @@ class Driver:
             value = best[0].value
             if value == search.target or self._config.objective.better(value, search.target):
                 self._out_of_budget = True
-                self._listener.on_message(f"trial {best[0].number} reached the target {search.target:g}: no new trials")
+                self._callback.on_message(f"trial {best[0].number} reached the target {search.target:g}: no new trials")
         return self._out_of_budget
 
     def _watch_guidance(self, trial: Trial, metrics: EpochMetrics) -> None:
@@ -324,7 +309,7 @@ class Driver:
             )
         )
         if state not in self._guidance.values():
-            self._listener.on_message(
+            self._callback.on_message(
                 f"trial {trial.number}: guidance is {state}, its gradient {ratio:.2g} times the task's over epoch "
                 f"{metrics.epoch}: {hint}. All such trials have the MLflow tag sweep.guidance = {state}."
             )
@@ -342,7 +327,7 @@ class Driver:
             raise
         # After the storage, which may be away; a driver that dies in between leaves it to `Recording.repair`.
         self._recording.end(trial, outcome, error, tags)
-        self._listener.on_trial_end(trial, outcome, error)
+        self._callback.on_trial_end(trial, outcome, error)
 
     def log_best_when_done(self, study_file: str) -> None:
         """Waits for the end of the run, then keeps the study file and, of the best trial, its weights and model."""

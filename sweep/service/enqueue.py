@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ..config.errors import ConfigError, nearest
 from ..config.search_space import Scalar
 from ..config.settings import Settings
 from ..config.study_file import read_yaml
 from ..study.storages.catalog import get_storage, load_stored_config
-
-if TYPE_CHECKING:
-    pass
 
 
 def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, dict[str, Scalar]]:

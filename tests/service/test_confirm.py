@@ -280,7 +280,7 @@ def test_an_interrupted_study_is_confirmed_as_it_is_and_stays_interrupted(
     config = study_config(search={"trials": 3, "sampler": "random", "finalists": {"top": 0}})
     settings = Settings(workspace=tmp_path / "results")
     impatient, told = rayless.Impatient(trials=2), rayless.Listener()
-    assert service.run(config, settings, impatient, stop=impatient.stop).interrupted
+    assert service.run(config, settings, impatient, service.RunOptions(stop=impatient.stop)).interrupted
     done = confirm.confirm(config.name, settings, lambda *_: contextlib.nullcontext(told), seeds=2)
     note = f"{config.name} is not over: of its 3 trials 2 have ended, and these are all that is used"
     assert done is not None
@@ -302,7 +302,7 @@ def test_a_run_that_goes_on_meanwhile_keeps_the_studys_own_run(
     config = study_config(search={"trials": 2, "sampler": "random", "finalists": {"top": 0}})
     settings, told = Settings(workspace=tmp_path / "results"), rayless.Listener()
     impatient = rayless.Impatient(trials=1)
-    assert service.run(config, settings, impatient, stop=impatient.stop).interrupted
+    assert service.run(config, settings, impatient, service.RunOptions(stop=impatient.stop)).interrupted
     running = Study(config, open_storage(settings.storage), workspace=settings.workspace).ask()  # this process lives
     assert running is not None
     assert confirm.confirm(config.name, settings, lambda *_: contextlib.nullcontext(told), seeds=1) is not None

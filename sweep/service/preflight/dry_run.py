@@ -9,19 +9,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from ...analysis.summary import finished_rows
 from ...config.settings import Settings
 from ...config.study_config import StudyConfig
-from ...study.distributions import distributions, from_unit
 from ...study.storages.catalog import require_same_study
-from ...training.loop import Diverged, TrainingState, fit
 from ...training.reports import TrialPaths
-from ...training.trial import assemble
 
 if TYPE_CHECKING:
-    pass
+    from ...training.loop import TrainingState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +45,11 @@ def dry_run(config: StudyConfig, settings: Settings, *, done: int, beside: int) 
         done: trials of the search that have ended.
         beside: finalists, controls and tuning trials that have.
     """
+    import torch
+
+    from ...study.distributions import distributions, from_unit
+    from ...training.trial import assemble
+
     middle = {name: from_unit(d, 0.5) for name, d in distributions(config.searched).items()}
     present, resources = torch.cuda.device_count(), config.resources
     gpus = min(present, 1) if resources.gpus == "auto" else resources.gpus  # of a trial
@@ -68,6 +68,10 @@ def dry_run(config: StudyConfig, settings: Settings, *, done: int, beside: int) 
 
 def _epoch_seconds(run: TrainingState) -> float:
     """Times an epoch on a part of the training set and scales it up."""
+    import torch
+
+    from ...training.loop import Diverged, fit
+
     whole, part = run.train.size, 24 * run.config.training.batch_size
     if whole > part:
         run = dataclasses.replace(run, train=run.train.first(part))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...config.errors import ConfigError, SweepError, nearest
 from ...config.settings import Settings
@@ -12,10 +12,6 @@ from ...config.study_config import OF_CONFIRM, StudyConfig
 from ...config.study_file import built_in, built_in_names, extend, override, parse_study, read_file
 from ...config.user_code import search_in
 from ...study.storages.catalog import OWN_CODE, get_storage, study_names_of_ours
-from .space_checks import check_parts, check_study
-
-if TYPE_CHECKING:
-    pass
 
 
 def load_study(
@@ -35,6 +31,8 @@ def load_study(
         ConfigError: all that is wrong with it, at once.
         StorageError: the storage is out of reach.
     """
+    from .space_checks import check_parts, check_study
+
     raw, source = _find(study, settings)
     raw, misplaced = override(raw, list(sets))
     extend(raw, trials, design)

@@ -27,7 +27,7 @@ from ..recorder import Recorder
 from .utilisation import Capacity, Samples, capacity
 
 if TYPE_CHECKING:
-    from ..driver import RunCallback
+    from ..callback import RunCallback
 
 WAITS = "workers that start"  # in place of a study's name
 NO_OTHER = 120.0  # seconds since the last worker began, after which the study does with those that are there
