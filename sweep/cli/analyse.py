@@ -54,7 +54,7 @@ def sensitivity(
         print_json(data[0] if len(data) == 1 else data)
         return
     for analysis in analyses:
-        display.print_analysis(analysis, console)
+        display.print_analysis(analysis, console, settings)
     for objective, values in importances.items():
         console.print(display.importances_table(objective, values))
 

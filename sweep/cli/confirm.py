@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .interrupts import exit_code, graceful
 from .options import (
     Address,
     AsJson,
@@ -23,8 +22,8 @@ from .options import (
     command_line,
     make_settings,
 )
-from .output import make_console, print_json
-from .run import graceful, interrupted, make_view, told
+from .output import make_console, make_notes, print_json
+from .run_study import data_on_stdout, make_view, webhook_at_end
 
 if TYPE_CHECKING:
     from ..config.study_config import StudyConfig
@@ -58,51 +57,40 @@ def confirm(
     Example: `sweep confirm digits --top 2 --seeds 8 --placebo`
     """
     from .. import service
-    from ..service import webhook as ending
-    from ..service.confirm import confirm
-    from . import confirmation_tables as verdicts
+    from ..service import webhook
+    from . import confirmation_tables
 
     settings = make_settings(
         workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, log=log
     )
-    ending.check_webhooks(settings)
-    console = make_console(to_stderr=as_json or settings.log == "json")
+    webhook.check_webhooks(settings)
+    to_stderr = as_json or settings.log == "json"
+    console, notes = make_console(to_stderr=to_stderr), make_notes(to_stderr=to_stderr)
     methods = list(dict.fromkeys(method.strip() for method in against.split(",") if method.strip()))
-
     view = make_view(settings, console, as_json=as_json)
     views = list["Progress"]()  # one for each study that is run
-
-    def listen(config: StudyConfig, left: int | None) -> Progress:
-        views.append(view(config, console, service.finished_rows(config, settings), left))
-        return views[-1]
-
-    # Ray prints to stdout when a worker dies; that may be for data alone.
-    out = contextlib.redirect_stdout(sys.stderr) if as_json or settings.log == "json" else contextlib.nullcontext()
     with (
-        out,
+        data_on_stdout(to_stderr),
         graceful(console) as (stop, caught),
-        told(settings, views, partial(ending.describe_confirmation, name)) as ended,
+        webhook_at_end(settings, views, partial(webhook.describe_confirmation, name)) as results,
     ):
-        confirmation = confirm(
-            name,
-            settings,
-            listen,
-            top=top,
-            seeds=seeds,
-            against=methods,
-            placebo=placebo,
-            stop=stop,
-            offline_ok=offline_ok,
-            insecure=insecure,
+
+        def listen(config: StudyConfig, left: int | None) -> Progress:
+            views.append(view(config, notes, service.finished_rows(config, settings), left, stop=stop))
+            return views[-1]
+
+        options = service.RunOptions(stop=stop, offline_ok=offline_ok, insecure=insecure)
+        confirmation = service.confirm(
+            name, settings, listen, top=top, seeds=seeds, against=methods, placebo=placebo, options=options
         )
-        ended.append(confirmation)
+        results.append(confirmation)
     if confirmation is None:
-        options = [f"--top {top}", f"--seeds {seeds}", *([f"--against {','.join(methods)}"] if methods else [])]
-        options += ["--placebo"] if placebo else []
+        words = [f"--top {top}", f"--seeds {seeds}", *([f"--against {','.join(methods)}"] if methods else [])]
+        words += ["--placebo"] if placebo else []
         console.print("Interrupted; nothing is lost. Go on with:")
-        console.print(f"  {command_line(settings, 'confirm', name, *options)}", soft_wrap=True)
-        raise typer.Exit(interrupted(caught))
+        console.print(f"  {command_line(settings, 'confirm', name, *words)}", soft_wrap=True)
+        raise typer.Exit(exit_code(caught))
     if as_json:
         print_json(confirmation.as_data())
     elif settings.log == "text":
-        verdicts.print_confirmation(confirmation, console)
+        confirmation_tables.print_confirmation(confirmation, console)

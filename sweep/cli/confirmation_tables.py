@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ..analysis.wording import origin, verdict
+from .stacking_table import StackingTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +31,7 @@ def print_confirmation(confirmation: Confirmation, console: Console) -> None:
         console.print(Text(f"note: {note}", style="yellow"))
 
 
-def tables(confirmation: Confirmation) -> list[Table]:
+def tables(confirmation: Confirmation) -> list[StackingTable]:
     """Gains, speed-ups, and what else there is: a line for each comparison."""
     metric, comparisons = confirmation.metric, confirmation.comparisons
     return [
@@ -73,14 +72,10 @@ def tables(confirmation: Confirmation) -> list[Table]:
 
 def _table(
     title: str, comparisons: Sequence[PairedComparison], columns: Mapping[str, Callable[[PairedComparison], str]]
-) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    table.add_column("trial: first over second", no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right")
+) -> StackingTable:
+    table = StackingTable(["trial: first over second", *columns], title=title, left=1)
     for c in comparisons:
-        cells = [f"{c.number}: {c.first} over {c.second}", *(cell(c) for cell in columns.values())]
-        table.add_row(*map(Text, cells))  # brackets are not markup
+        table.add_row(f"{c.number}: {c.first} over {c.second}", *(cell(c) for cell in columns.values()))
     return table
 
 

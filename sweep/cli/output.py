@@ -13,12 +13,23 @@ if TYPE_CHECKING:
     from ..analysis.weight_profile import WeightProfile
 
 
+quiet = False
+"""True if the command was given --quiet: `make_notes` then prints nothing."""
+
+
 def make_console(*, to_stderr: bool = False) -> Console:
-    """Where people read: stdout, or stderr where that is for data."""
+    """Returns the console for results: stdout, or stderr if stdout is for data."""
     from rich.console import Console
 
     stream = sys.stderr if to_stderr else sys.stdout
     return Console(file=stream, highlight=False, width=None if stream.isatty() else 120)
+
+
+def make_notes(*, to_stderr: bool = False) -> Console:
+    """Returns the console for progress, notes and warnings, beside the result; with --quiet it prints nothing."""
+    console = make_console(to_stderr=to_stderr)
+    console.quiet = quiet
+    return console
 
 
 def print_json(value: Any) -> None:
