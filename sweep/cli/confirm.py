@@ -1,4 +1,4 @@
-"""The command that trains pairs: confirm."""
+"""The command that trains and compares pairs: confirm."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def confirm(
         str,
         typer.Option(help="Other methods in guidance's place: dropout,weight_decay,batch_norm,he,orthogonal,lsuv."),
     ] = "",
-    placebo: Annotated[bool, typer.Option("--placebo", help="Guide a meaningless twin of the same size too.")] = False,
+    placebo: Annotated[bool, typer.Option("--placebo", help="Train a placebo of the same size too.")] = False,
     address: Address = None,
     workspace: Workspace = None,
     storage: Storage = None,
@@ -49,10 +49,10 @@ def confirm(
     log: Log = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find out whether guidance helped: pairs on fresh seeds and the test set, against tuned controls, with intervals.
+    """Test whether guidance helped: pairs on fresh seeds and the test set, against tuned controls, with intervals.
 
-    The best configurations of the search are trained beside their plain controls and the strongest control, which a
-    search of its own finds first, with as many trials. Interrupted, the same command goes on.
+    The best configurations of the search are trained beside their plain controls and the strongest control. A search
+    with as many trials finds the strongest control first. After an interruption, the same command goes on.
 
     Example: `sweep confirm digits --top 2 --seeds 8 --placebo`
     """
@@ -86,9 +86,8 @@ def confirm(
         results.append(confirmation)
     if confirmation is None:
         words = [f"--top {top}", f"--seeds {seeds}", *([f"--against {','.join(methods)}"] if methods else [])]
-        words += ["--placebo"] if placebo else []
-        console.print("Interrupted; nothing is lost. Go on with:")
-        console.print(f"  {command_line(settings, 'confirm', name, *words)}", soft_wrap=True)
+        command = command_line(settings, "confirm", name, *words, *(["--placebo"] if placebo else []))
+        console.print(f"Interrupted; nothing is lost. Go on with:\n  {command}", soft_wrap=True)
         raise typer.Exit(exit_code(caught))
     if as_json:
         print_json(confirmation.as_data())

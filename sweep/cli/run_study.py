@@ -121,7 +121,7 @@ def _print_result(summary: Summary, settings: Settings, console: Console, notes:
     _print_commands(summary, settings, notes)
     found = page if settings.report and page.exists() else command_line(settings, "ui", summary.config.name)
     where = f"; see {found}" if summary.best else ""
-    console.print(f"{tables.best_line(summary)}{where}", soft_wrap=True, markup=False)
+    console.print(f"{tables.best_line(summary)}{where}", soft_wrap=not console.is_terminal, markup=False)
 
 
 def _print_commands(summary: Summary, settings: Settings, console: Console) -> None:
@@ -137,7 +137,7 @@ def _print_commands(summary: Summary, settings: Settings, console: Console) -> N
         "confirm": command_line(settings, "confirm", name, "--seeds 8"),
     }
     held = "checkpoints, artifacts" if is_remote(settings.workspace) else "storage, tracking, checkpoints, artifacts"
-    console.print(f"\nResults in {settings.workspace}: {held}.", soft_wrap=True)
+    console.print(f"\nResults in {settings.workspace}: {held}.", soft_wrap=not console.is_terminal)
     for what, command in lines.items():
         console.print(f"  {what:8s} {command}", soft_wrap=True)
     console.print()

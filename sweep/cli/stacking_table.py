@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-GAP = 2  # cells between two columns, and on either side of the table
+GAP = 2  # cells between two pairs on a line
 
 
 class StackingTable:
@@ -59,7 +59,7 @@ class StackingTable:
         cells = [max((cell_len(row[i]) for row in self.rows), default=0) for i in range(len(self.columns))]
         words = [max(map(cell_len, name.split()), default=0) for name in self.columns]
         widths = [max(pair) for pair in zip(cells, words, strict=True)]
-        free = most - sum(widths) - GAP * (len(widths) + 1)
+        free = most - sum(widths) - 3 * len(widths) - 1  # padding, dividers and edges
         if free < 0:
             return None
         for number, name in enumerate(self.columns):

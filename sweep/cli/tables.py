@@ -41,7 +41,8 @@ def comparison_table(config: StudyConfig, comparison: FinalistComparison) -> Sta
     """Returns the finalists beside their controls, on fresh seeds: mean and standard deviation."""
     n = config.search.finalists.seeds
     metric = config.objective.metric
-    title = f"Finalists and controls: {metric} on {n} fresh seeds, mean ± sd; gain is positive where guidance is better"
+    seeds = f"{n} fresh seed{'s' if n > 1 else ''}"
+    title = f"Finalists and controls: {metric} on {seeds}, mean ± sd; gain is positive where guidance is better"
     table = StackingTable(["trial", "guided", "plain control", "gain", "tuned control", "gain over tuned"], title=title)
     for f in comparison.finalists:
         samples = (f.guided, f.plain, f.gain_over_plain, f.tuned, f.gain_over_tuned)

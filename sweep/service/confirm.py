@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 LONGEST = 100  # characters of a study's name
 
+Listen = Callable[[StudyConfig, int | None], contextlib.AbstractContextManager["RunCallback"]]
+
 
 @dataclass(frozen=True)
 class ConfirmPlan:
@@ -55,7 +57,7 @@ class ConfirmPlan:
 def confirm(
     name: str,
     settings: Settings,
-    listen: Callable[[StudyConfig, int | None], contextlib.AbstractContextManager[RunCallback]],
+    listen: Listen,
     *,
     top: int = 1,
     seeds: int = 8,
@@ -82,25 +84,16 @@ def confirm(
         ConfigError: all reasons why the study cannot be confirmed, at once.
         SweepError: see `run`.
     """
-    from ..analysis.confirmation import BaselineResult, best_hyperparameters
+    from ..analysis.confirmation import best_hyperparameters
     from ..study.baselines import wanted_pairs
     from ..study.finalists import missing
 
     options = replace(options or RunOptions(), conclude=False)
     plan = plan_confirmation(name, settings, top=top, against=against)
-    found, notes = list[BaselineResult](), iter(plan.notes)
     with contextlib.ExitStack() as ray:  # one Ray for all runs, started by the first that has anything to train
-        for arm, rival in plan.rivals.items():
-            rival_options = replace(options, first=plan.first[arm])
-            with listen(rival, None) as callback:
-                for note in notes:  # before the first run
-                    callback.on_message(note)
-                if not check_run(rival, settings, rival_options):
-                    ray.enter_context(ray_session(settings.address, rival))
-                summary = run(rival, settings, callback, rival_options)
-            if summary.interrupted:
-                return None
-            found.append(BaselineResult.of(arm, summary))
+        found = _train_rivals(plan, settings, listen, options, ray)
+        if found is None:
+            return None
         wanted = wanted_pairs(plan.config, plan.top, best_hyperparameters(found), seeds=seeds, placebo=placebo)
         left = len(missing(wanted, [r for r in summarise(name, settings).controls if r.state == "finished"]))
         logger.info("%d of %d rows of pairs of %s are left to train", left, len(wanted), name)
@@ -114,6 +107,27 @@ def confirm(
             if problem := store_confirmation(confirmation, settings):
                 callback.on_message(f"the report will lack it ({problem}); the next sweep confirm {name} stores it")
     return confirmation
+
+
+def _train_rivals(
+    plan: ConfirmPlan, settings: Settings, listen: Listen, options: RunOptions, ray: contextlib.ExitStack
+) -> list[BaselineResult] | None:
+    """Runs the rivals' studies; returns the best of each, or None if a run was stopped."""
+    from ..analysis.confirmation import BaselineResult
+
+    found, notes = list[BaselineResult](), iter(plan.notes)
+    for arm, rival in plan.rivals.items():
+        rival_options = replace(options, first=plan.first[arm])
+        with listen(rival, None) as callback:
+            for note in notes:  # before the first run
+                callback.on_message(note)
+            if not check_run(rival, settings, rival_options):
+                ray.enter_context(ray_session(settings.address, rival))
+            summary = run(rival, settings, callback, rival_options)
+        if summary.interrupted:
+            return None
+        found.append(BaselineResult.of(arm, summary))
+    return found
 
 
 def plan_confirmation(name: str, settings: Settings, *, top: int, against: Sequence[str]) -> ConfirmPlan:

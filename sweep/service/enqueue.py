@@ -1,4 +1,4 @@
-"""Enqueues one configuration of the user's own."""
+"""Enqueues a configuration of the user's own."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from ..study.storages.catalog import get_storage, load_stored_config
 
 
 def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, dict[str, Scalar]]:
-    """Queues one configuration of the user's own; the next run trains it. The budget grows by one.
+    """Enqueues one configuration of the user's own; the next run trains it, and the budget grows by one.
+
+    Returns:
+        The number of the trial, and the hyperparameters that are set.
 
     Raises:
-        ConfigError: hyperparameters that the space lacks or does not contain, or that are not given a value.
+        ConfigError: hyperparameters that the space lacks or does not contain, or that have no value.
     """
     from ..study.distributions import contains, distributions
     from ..study.study import Study

@@ -1,4 +1,4 @@
-"""Gives back what the checkpoints of finished trials take: their weights, which nothing needs but the best ones."""
+"""Deletes the weights of finished trials, except the best ones."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ...config.settings import Settings
 
 @dataclass(frozen=True)
 class Freed:
-    """What cleaning a study has freed, or would.
+    """The result of collecting a study's garbage, done or planned.
 
     Attributes:
-        kept: numbers of the trials of the search that keep their weights.
-        trials: how many trials, finalists and controls included, have lost theirs.
-        bytes: what that frees.
+        kept: numbers of the search trials that keep their weights.
+        trials: number of trials, finalists and controls included, that lose their weights.
+        bytes: freed bytes.
     """
 
     study: str
@@ -25,11 +25,15 @@ class Freed:
 
 
 def collect_garbage(name: str, settings: Settings, *, keep: int = 3, dry_run: bool = False) -> Freed:
-    """Drops the weights of a study's finished trials beyond the best ``keep`` of the search.
+    """Deletes the weights of a study's finished trials, except those of the best ``keep`` of the search.
 
-    What stays is what something may still ask for: the checkpoints of trials that wait, run or were interrupted (a
-    resume), the metric history of every trial (MLflow is sent it where it lacks the trial, `sweep export` packs it) and
-    the weights of the best (MLflow's model is made of them). `sweep train --trial` trains anew and needs none.
+    Everything that is still needed stays:
+
+    - the checkpoints of trials that wait, run or were interrupted, for a resume;
+    - the metric history of every trial, for `sweep export` and for runs that MLflow lacks;
+    - the weights of the best trials, for MLflow's model.
+
+    `sweep train --trial` trains again and needs no weights.
 
     Raises:
         SweepError: no such study.

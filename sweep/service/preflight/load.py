@@ -25,11 +25,11 @@ def load_study(
     """Finds a study (a path, then a study in the storage, then a built-in name), applies options, checks everything.
 
     Returns:
-        The config, and warnings: what is allowed but cannot do what it seems to.
+        The config, and warnings about settings that are allowed but have no effect.
 
     Raises:
-        ConfigError: all that is wrong with it, at once.
-        StorageError: the storage is out of reach.
+        ConfigError: all problems of the study at once.
+        StorageError: the storage is unreachable.
     """
     from .space_checks import check_parts, check_study
 
