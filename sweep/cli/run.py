@@ -44,8 +44,8 @@ def run(
         bool,
         typer.Option(
             "--new-space",
-            help="Where the search space differs from the study's, go on as NAME-2, with a budget of its own and a "
-            "sampler that is shown the old trials that fit.",
+            help="If the search space differs from the study's, go on as NAME-2, with a budget of its own; the sampler "
+            "is shown the old trials that fit.",
         ),
     ] = False,
     dry_run: Annotated[
@@ -62,19 +62,19 @@ def run(
     log: Log = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a study, or go on with it: every run is a resume.
+    """Run a study, or resume it: every run is a resume.
 
     Example: `sweep run digits --trials 100 --set training.max_epochs=30`
     """
     from .. import service
+    from .progress import waiting
 
     settings = make_settings(
         workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, report=report, log=log
     )
-    if settings.job and settings.log == "text" and not as_json:  # whoever follows it sees that the code has arrived
+    if settings.job and settings.log == "text" and not as_json:
+        # The first line of the job's log: the code has arrived.
         print(f"{settings.job}: driver on {socket.gethostname()}, pid {os.getpid()}; checking the study", flush=True)
-    from .progress import waiting
-
     notes = make_notes(to_stderr=as_json or settings.log == "json")
     with waiting(notes, f"checking {study} and preparing its data"):
         config, warnings = service.load_study(study, settings, sets=sets or [], trials=trials, design=design)
@@ -103,7 +103,7 @@ def resume(
     log: Log = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a study that was interrupted, exactly as it was started.
+    """Resume an interrupted study, exactly as it was started.
 
     Example: `sweep resume digits`
     """
@@ -129,7 +129,7 @@ def enqueue(
 ) -> None:
     """Queue a configuration of your own; the next run trains it, and the budget grows by one.
 
-    What is not set is chosen by the sampler. Example: `sweep enqueue digits --set lambda1=1e-3 --set depth=4`
+    The sampler chooses what is not set. Example: `sweep enqueue digits --set lambda1=1e-3 --set depth=4`
     """
     from .. import service
 
@@ -151,10 +151,11 @@ def _print_plan(plan: DryRun, config: StudyConfig, console: Console, *, as_json:
         print_json({"study": config.name, **dataclasses.asdict(plan)})
         return
     searched, search = ", ".join(config.searched), config.search
-    hours = format_duration(3600 * plan.hours)
+    duration = f"{format_duration(3600 * plan.hours)} with {plan.slots} trials at a time, nothing pruned"
+    estimated = duration if plan.trials or plan.controls else "nothing is left to train"
     console.print(f"[bold]{config.name}[/]: {config.model.name} on {config.data.name}, searching {searched}")
     console.print(f"  trials      {plan.trials} still to run, of {search.trials} ({search.design} design)")
     console.print(f"  afterwards  up to {plan.controls} finalists, controls and tuning trials")
     epoch = format_duration(plan.epoch_seconds)
     console.print(f"  one epoch   {epoch} in the middle of the space, measured on this machine")
-    console.print(f"  estimated   {hours} with {plan.slots} trials at a time, nothing pruned")
+    console.print(f"  estimated   {estimated}")

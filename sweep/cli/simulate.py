@@ -26,8 +26,8 @@ def simulate(
     trials: Annotated[int, typer.Option(min=1, help="Trials to run.")] = 500,
     slots: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 64,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of a trial that is not pruned.")] = 20,
-    epoch_seconds: Annotated[float, typer.Option(min=0.001, help="How long an epoch takes.")] = 1.0,
-    finished: Annotated[int, typer.Option(min=0, help="Trials that the study has had before.")] = 0,
+    epoch_seconds: Annotated[float, typer.Option(min=0.001, help="Seconds of an epoch.")] = 1.0,
+    finished: Annotated[int, typer.Option(min=0, help="Finished trials that the study begins with.")] = 0,
     sampler: Annotated[Literal["tpe", "random", "qmc", "gp"], typer.Option(help="As in a study file.")] = "tpe",
     pruner: Annotated[
         Literal["none", "median", "successive_halving", "hyperband"], typer.Option(help="As in a study file.")
@@ -37,9 +37,9 @@ def simulate(
     tracking: Tracking = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a study whose trials sleep: what driver, storage and tracking server carry, before machines are paid for.
+    """Run a study whose trials sleep, to measure the capacity of driver, storage and tracking server.
 
-    Its files go to a folder that is removed; storage and tracking too, unless they are given or set, as for a run.
+    Its files go to a temporary folder, storage and tracking included unless they are set.
     Example: `sweep simulate --trials 500 --slots 64 --epochs 20 --epoch-seconds 1`
     """
     from ..config.errors import without_password

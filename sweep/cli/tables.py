@@ -1,4 +1,4 @@
-"""What a terminal shows of a study: its trials, what matters in it, its networks."""
+"""Tables of a study for a terminal: its trials, its sensitivity, its networks."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def best_line(summary: Summary) -> str:
 
 
 def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
-    """The end of a run: tables and words."""
+    """Prints the counts, tables and verdicts of a study."""
     config = summary.config
     counts = ", ".join(
         f"{n} {o}" for o in ("completed", "pruned", "diverged", "failed")
@@ -88,31 +88,31 @@ def status_table(summary: Summary) -> StackingTable:
 
 
 def status_lines(summary: Summary, *, tracebacks: bool) -> Iterator[str]:
-    """The drivers of a study's unfinished trials and what they have, then what has failed or diverged.
+    """Yields the drivers of unfinished trials with their trials, then the failed and diverged trials.
 
     Args:
-        tracebacks: say the whole of an error, not its last line alone.
+        tracebacks: if True, an error is shown whole, else only its last line.
     """
     study = summary.config.name
     rows = [*((study, row) for row in summary.rows), *((f"{study}.controls", row) for row in summary.controls)]
     drivers: dict[tuple[str | None, bool, bool], list[str]] = {}
     for name, row in rows:
-        before = f"; its code has failed before: {_last_line(row)}" if row.error else ""
+        before = f"; failed before: {_last_line(row)}" if row.error else ""
         if row.state == "running":
             line = f"    {_title(name, row)}: epoch {row.epochs} of {summary.config.training.max_epochs}{before}"
             drivers.setdefault((row.owner, row.orphan, row.kind in ARMS), []).append(line)
     for (owner, orphan, of_pair), trials in drivers.items():
         then = f"the next sweep confirm {study}" if of_pair else "the next run"
         if owner is None:
-            yield f"  trials that a driver takes just now, or had taken when it died; {then} goes on with those:"
+            yield f"  trials that a driver is claiming, or was claiming when it died; {then} continues them:"
         elif orphan:
-            yield f"  driver {owner} is dead or was stopped; {then} goes on with its trials, now orphans:"
+            yield f"  driver {owner} is dead or was stopped; {then} adopts its trials, now orphans:"
         else:
             here = owner.startswith(f"{socket.gethostname()} ")
-            yield f"  driver {owner} is at work{'' if here else ', as far as can be seen from another host'}:"
+            yield f"  driver {owner} is running{'' if here else ' (as seen from another host)'}:"
         yield from trials
     if waiting := sum(row.state == "waiting" and row.kind in ARMS for row in summary.controls):
-        yield f"  {waiting} members of pairs wait for a sweep confirm {study} that wants them"
+        yield f"  {waiting} members of pairs wait for the next sweep confirm {study}"
     for name, row in rows:
         if row.outcome in ("failed", "diverged"):
             error = (row.error or "").strip() if tracebacks else _last_line(row)
@@ -156,7 +156,7 @@ def _indices_table(analysis: Analysis) -> StackingTable:
 
 
 def _share(value: float, ci: Interval) -> str:
-    """An index with its interval; a wide interval alone."""
+    """Formats an index with its interval; a wide interval stands alone."""
     low, high = ci
     return f"{low:.2f} to {high:.2f}" if (high - low) / 2 > WIDE else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 

@@ -238,7 +238,6 @@ def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> b
         SweepError: the workspace is unreachable, or the settings lack a database for it.
     """
     from ..study.storages.storage import read_config
-    from ..study.study import read_rows
 
     storage = get_storage(settings.storage)
     stored = read_config(config.name, storage)
@@ -248,8 +247,10 @@ def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> b
         if not settings.tracking_uri:
             raise SweepError(NO_DATABASE)
         check_object_store(settings.workspace)
-    if stored is None:
+    if stored is None:  # without the imports below, Ray starts sooner
         return False
+    from ..study.study import read_rows
+
     rows, controls = (read_rows(name, storage) for name in (config.name, f"{config.name}.controls"))
     return all_trained(config, rows, controls, options.pairs, options.first)
 

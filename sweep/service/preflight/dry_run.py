@@ -14,6 +14,7 @@ from ...config.settings import Settings
 from ...config.study_config import StudyConfig
 from ...study.storages.catalog import require_same_study
 from ...training.reports import TrialPaths
+from ..run import all_trained
 
 if TYPE_CHECKING:
     from ...training.loop import TrainingState
@@ -96,5 +97,8 @@ def plan_run(config: StudyConfig, settings: Settings) -> DryRun:
     """Returns the plan of a run and its estimated duration."""
     require_same_study(config, settings)
     rows = finished_rows(config, settings)
-    done = sum(row.kind == "trial" for row in rows)
-    return dry_run(config, settings, done=done, beside=len(rows) - done)
+    searched, others = [r for r in rows if r.kind == "trial"], [r for r in rows if r.kind != "trial"]
+    plan = dry_run(config, settings, done=len(searched), beside=len(others))
+    # Finalists may share controls, so that fewer rows than announced are the whole.
+    finished = all_trained(config, searched, others)
+    return dataclasses.replace(plan, trials=0, controls=0, hours=0.0) if finished else plan
