@@ -81,7 +81,7 @@ def report(
     finally:
         gc.enable()
     try:
-        problem = service.publish(name, written, settings)
+        problem = service.log_report(name, written, settings)
     except TrackingError as error:
         problem = str(error)
     if as_json:

@@ -44,7 +44,7 @@ def run_study(config: StudyConfig, settings: Settings, options: RunOptions, *, a
         data_on_stdout(as_json or settings.log == "json"),
         graceful(console) as (stop, caught),
         view(config, notes, before, stop=stop) as progress,
-        webhook_at_end(settings, [progress], partial(webhook.describe, config.name)) as results,
+        webhook_at_end(settings, [progress], partial(webhook.describe_run, config.name)) as results,
     ):
         summary = service.run(config, settings, progress, replace(options, stop=stop))
         results.append(summary)
@@ -130,7 +130,7 @@ def _print_commands(summary: Summary, settings: Settings, console: Console) -> N
 
     name = summary.config.name
     lines = {
-        "look": command_line(settings, "ui", name) + "   (or make ui)",
+        "browse": command_line(settings, "ui", name) + "   (or make ui)",
         "best": command_line(settings, "best", name, "--export best.yaml"),
         "why": command_line(settings, "sensitivity", name),
         "extend": command_line(settings, "run", name, f"--trials {2 * len(summary.rows)}"),

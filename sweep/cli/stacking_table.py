@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box
 from rich.cells import cell_len
@@ -74,8 +74,13 @@ class StackingTable:
             yield from (Text(line) for line in wrap_pairs(zip(self.columns[1:], row[1:], strict=True), most))
 
 
-def wrap_pairs(pairs: Iterator[tuple[str, str]] | zip[tuple[str, str]], most: int, indent: str = "    ") -> list[str]:
-    """Returns lines of "name value", as many to a line as fit; breaks between pairs alone."""
+def wrap_pairs(pairs: Iterable[tuple[str, str]], most: int, indent: str = "    ") -> list[str]:
+    """Returns lines of "name value", as many to a line as fit; breaks only between pairs.
+
+    Example:
+        >>> wrap_pairs([("depth", "4"), ("width", "128"), ("epsilon", "0.01")], 24, indent="")
+        ['depth 4  width 128', 'epsilon 0.01']
+    """
     lines: list[str] = []
     for name, value in pairs:
         pair = f"{name} {value}"

@@ -64,7 +64,7 @@ def epoch_line(epoch: int, metrics: Mapping[str, float], objective: str, width: 
 
     Example:
         >>> epoch_line(3, {"train_loss": 0.25, "val_loss": 0.12345678, "seconds": 1.5}, "val_loss", 60)
-        'epoch   3  val_loss 0.12346   train_loss 0.25      1.5 s'
+        'epoch   3  val_loss 0.12346    train_loss 0.25      1.5 s'
     """
     from ..analysis.wording import format_duration
 

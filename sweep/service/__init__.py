@@ -7,7 +7,7 @@ and `RunCallback`. Importing it imports neither torch nor Ray, Optuna or MLflow.
 
 from ..analysis.summary import Summary, export_config, finished_rows, summarise
 from ..study.storages.catalog import derive_study, load_stored_config, study_names_of_ours
-from .analyse import importances, publish, report, sensitivity
+from .analyse import importances, log_report, report, sensitivity
 from .callback import RunCallback
 from .confirm import confirm
 from .enqueue import enqueue
@@ -29,8 +29,8 @@ __all__ = [
     "importances",
     "load_stored_config",
     "load_study",
+    "log_report",
     "plan_run",
-    "publish",
     "report",
     "run",
     "run_links",

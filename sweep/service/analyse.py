@@ -108,7 +108,7 @@ def analyse_finished(
     return analysis
 
 
-def publish(name: str, written: Report, settings: Settings) -> str | None:
+def log_report(name: str, written: Report, settings: Settings) -> str | None:
     """Logs a report to the study's own run in MLflow; returns the problem if that fails.
 
     Raises:

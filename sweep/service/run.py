@@ -252,7 +252,11 @@ def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> b
     from ..study.study import read_rows
 
     rows, controls = (read_rows(name, storage) for name in (config.name, f"{config.name}.controls"))
-    return all_trained(config, rows, controls, options.pairs, options.first)
+    complete = all_trained(config, rows, controls, options.pairs, options.first)
+    logger.debug(
+        "%s is stored with %d trials and %d controls; complete: %s", config.name, len(rows), len(controls), complete
+    )
+    return complete
 
 
 def _check_cluster(config: StudyConfig, settings: Settings, callback: RunCallback, *, insecure: bool) -> None:

@@ -41,7 +41,7 @@ def check_webhooks(settings: Settings) -> None:
         raise ConfigError("settings", problems)
 
 
-def describe(study: str, summary: Summary | None = None, error: BaseException | None = None) -> dict[str, Any]:
+def describe_run(study: str, summary: Summary | None = None, error: BaseException | None = None) -> dict[str, Any]:
     """Returns the end of a run as data, from its summary or its error.
 
     ``event`` is ``finished`` if the budget was met and a trial completed, else ``interrupted`` or ``failed``. ``text``

@@ -23,7 +23,7 @@ from sweep.cli.progress import JsonLines, LogLines
 from sweep.config.errors import ConfigError, SweepError
 from sweep.config.settings import Settings
 from sweep.service import webhook
-from sweep.service.webhook import check_webhooks, describe, notify_webhook
+from sweep.service.webhook import check_webhooks, describe_run, notify_webhook
 from sweep.training.reports import EpochMetrics
 
 from ..conftest import MakeConfig
@@ -79,7 +79,7 @@ def test_a_run_that_failed_or_was_stopped_is_told_to_the_other_url(hooks: Any) -
     good, bad = hooks(200), hooks(204)
     settings = Settings(on_finish=good.url, on_failure=bad.url)
     for error in (ValueError("no room"), KeyboardInterrupt()):
-        assert notify_webhook(settings, describe("digits", error=error)) is None
+        assert notify_webhook(settings, describe_run("digits", error=error)) is None
     assert good.got == []
     assert [(e["event"], e["study"], e["error"]) for e in bad.got] == [
         ("failed", "digits", "no room"),
@@ -87,11 +87,11 @@ def test_a_run_that_failed_or_was_stopped_is_told_to_the_other_url(hooks: Any) -
     ]
     assert bad.got[0]["text"] == "digits failed: no room"
     assert bad.got[0]["host"] == socket.gethostname()
-    assert notify_webhook(Settings(), describe("digits")) is None  # nobody wants to know
+    assert notify_webhook(Settings(), describe_run("digits")) is None  # nobody wants to know
 
 
 def test_a_server_that_stumbles_is_told_again_and_one_that_refuses_is_not(hooks: Any) -> None:
-    end = describe("digits", error=ValueError("no room"))
+    end = describe_run("digits", error=ValueError("no room"))
     stumbles, refuses, broken = hooks(500, 503, 200), hooks(404), hooks(500)
     assert notify_webhook(Settings(on_failure=stumbles.url), end) is None
     assert len(stumbles.got) == 3

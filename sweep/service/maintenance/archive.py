@@ -11,6 +11,7 @@ import csv
 import importlib.metadata
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -35,6 +36,8 @@ from ...study.storages.catalog import get_storage
 if TYPE_CHECKING:
     from ...study.records import TrialRecord
     from ...study.storages.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 JOURNAL = "optuna.journal"
 DAMAGED = (EOFError, BadZipFile, zlib.error, RuntimeError)  # what zipfile raises
@@ -266,11 +269,13 @@ def _move_in(
         for name in names:
             (settings.local_dir / name).mkdir(exist_ok=True)
             alone.enter_context(exclusive(target, name, FileLock(settings.local_dir / name / "lock")))
-        half_there = [clear_partial_import(name, target) for name in names]
+        partial = [clear_partial_import(name, target) for name in names]
         for study in (each for name in names for each in (name, f"{name}.controls")):
-            for stray in places.files(settings.workspace / study, "*/*/*") if any(half_there) else []:
+            for stray in places.files(settings.workspace / study, "*/*/*") if any(partial) else []:
                 places.remove(stray)
             refuse_stale_checkpoints(study, settings.workspace)
+        if any(partial):
+            logger.info("removed what an interrupted import of %s has left", names[0])
         put = {file: _place(file, settings) for file in folder.glob("checkpoints/*/*/*/*")}
         checkpoints = {(place.parts[-4], int(place.parts[-3])): place for place in put.values()}
         for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -24,10 +25,12 @@ from ...training import simulated_trial as simulated
 from ...training.reports import TrialPaths, TrialReport
 from ..driver import Driver
 from ..recorder import Recorder
-from .utilisation import Capacity, Samples, capacity
+from .utilisation import Capacity, Samples, measure_capacity
 
 if TYPE_CHECKING:
     from ..callback import RunCallback
+
+logger = logging.getLogger(__name__)
 
 WAITS = "workers that start"  # stands for a study's name
 NO_OTHER = 120.0  # seconds without a new worker, after which the study starts with the present ones
@@ -114,7 +117,7 @@ def simulate(
             raise
     if not tracker.close(status="FINISHED" if over else "KILLED", timeout=60):
         callback.on_message(f"tracking: {tracker.problem}")
-    return capacity(driver.samples, slots=load.slots, epoch_seconds=load.epoch_seconds)
+    return measure_capacity(driver.samples, slots=load.slots, epoch_seconds=load.epoch_seconds)
 
 
 class _Measured(Driver):
@@ -155,6 +158,7 @@ class _Measured(Driver):
         if self._began_waiting is not None:
             last = max(self._present.values(), default=self._began_waiting)
             if len(self._present) == self._slots or time.monotonic() - last > NO_OTHER:
+                logger.info("%d of %d slots have a worker: the first trial starts", len(self._present), self._slots)
                 self._began_waiting = None
                 self._wait.clear()
         return self._began_waiting is None

@@ -47,7 +47,12 @@ class Spread:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Spread:
-        """Returns the spread of measurements in seconds; NaN without any."""
+        """Returns the spread of measurements in seconds; NaN without any.
+
+        Example:
+            >>> Spread.of([0.001, 0.002, 0.004]).most
+            4.0
+        """
         return cls(*(1e3 * np.quantile(seconds or [np.nan], (0.5, 0.95, 1.0))).tolist())
 
 
@@ -81,7 +86,7 @@ class Capacity:
     worker_mb: float
 
 
-def capacity(samples: Samples, *, slots: int, epoch_seconds: float) -> Capacity:
+def measure_capacity(samples: Samples, *, slots: int, epoch_seconds: float) -> Capacity:
     """Returns the utilisation and response times of a run.
 
     Args:
