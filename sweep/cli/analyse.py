@@ -89,4 +89,4 @@ def report(
         print_json({"study": name, "files": files, "metrics": written.metrics, "in_mlflow": problem is None})
     beside = f"{len(written.files) - 1} pictures and tables beside it"
     where = f"not in MLflow: {problem}" if problem else f"in MLflow as artifacts of the run {name}"
-    console.print(f"Written: {written.page}, with {beside}; {where}", markup=False, soft_wrap=True)
+    console.print(f"Written: {written.page}, with {beside}; {where}", markup=False, soft_wrap=not console.is_terminal)

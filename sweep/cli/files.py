@@ -43,7 +43,7 @@ def gc(
         console.print(
             f"{each.study}: {verb} {each.bytes / 1e6:.1f} MB, the weights of {each.trials} finished trials; kept are "
             f"those of the best ({best}) and of what is not finished",
-            soft_wrap=True,
+            soft_wrap=not console.is_terminal,
         )
     if not names:
         console.print("No study yet.")

@@ -36,7 +36,7 @@ def status(
         except SweepError as error:
             if name:
                 raise
-            console.print(str(error), markup=False, soft_wrap=True)  # the other studies are shown
+            console.print(str(error), markup=False, soft_wrap=not console.is_terminal)  # the other studies are shown
     if as_json:
         print_json([summary_json(s) for s in summaries])
         return
@@ -45,7 +45,7 @@ def status(
     for summary in summaries:
         console.print(display.status_table(summary))
         for line in display.status_lines(summary, tracebacks=name is not None):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, markup=False, soft_wrap=not console.is_terminal)
 
 
 def best(
@@ -71,7 +71,7 @@ def best(
     try:
         links = service.run_links(name, summary.best[:top], settings)
     except TrackingError as error:
-        console.print(f"No links to runs: {error}", markup=False, soft_wrap=True)
+        console.print(f"No links to runs: {error}", markup=False, soft_wrap=not console.is_terminal)
     if as_json:
         print_json([{**row_json(row), "link": links.get(row.number)} for row in summary.best[:top]])
     elif summary.best:
@@ -80,7 +80,7 @@ def best(
             console.print(display.comparison_table(summary.config, summary.comparison))
     if links and not as_json:
         served = "" if settings.tracking_uri.startswith("http") else f", served by {command_line(settings, 'ui', name)}"
-        console.print(f"Their runs in the MLflow UI{served}:", soft_wrap=True)
+        console.print(f"Their runs in the MLflow UI{served}:", soft_wrap=not console.is_terminal)
         for row in [row for row in summary.best[:top] if row.number in links]:
             console.print(f"{row.number:>7}   {links[row.number]}", soft_wrap=True)
     if not summary.best:
@@ -191,6 +191,6 @@ def doctor(
         for what, ok, detail in checks:
             mark = "[green]ok  [/]" if ok else "[red]FAIL[/]"
             console.print(f"{mark} {what:10s}", end=" ")
-            console.print(detail, markup=False, soft_wrap=True)
+            console.print(detail, markup=False, soft_wrap=not console.is_terminal)
     if not all(ok for _, ok, _ in checks):
         raise typer.Exit(1)

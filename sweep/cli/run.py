@@ -79,7 +79,7 @@ def run(
     with waiting(notes, f"checking {study} and preparing its data"):
         config, warnings = service.load_study(study, settings, sets=sets or [], trials=trials, design=design)
     for warning in warnings:
-        notes.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+        notes.print(f"[yellow]warning:[/] {warning}", soft_wrap=not notes.is_terminal)
     config, predecessors = service.derive_study(config, settings) if new_space else (config, [])
     if dry_run:
         with waiting(notes, "measuring an epoch"):
