@@ -134,12 +134,7 @@ class Progress(RunCallback):
 
 
 class LogLines(Progress):
-    """One line for each phase, one before the first trial and one for each finished trial: for pipes and log files."""
-
-    def on_phase(self, phase: str) -> None:
-        """Prints the line."""
-        super().on_phase(phase)
-        self.console.print(Text(f"{self.config.name}: {phase} ({self.elapsed()})"), soft_wrap=True)
+    """One line at the start and one for each finished trial: for pipes and log files."""
 
     def on_trial_start(self, trial: Trial) -> None:
         """Prints the number of trials to train, with the first trial: a run that is refused before prints nothing."""

@@ -431,7 +431,7 @@ BAD_WORDS = {
         ["confirm", "tiny", "--top", "7", "--against", "droput,sauna"],
         [
             "3 problems",
-            "--top 7: tiny has 6 configurations",
+            "--top 7: tiny has 6 completed configurations",
             "'droput' is none of",
             "mean dropout?",
             "'sauna' is none",

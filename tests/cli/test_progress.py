@@ -104,9 +104,3 @@ def test_the_live_view_says_that_it_stops(study_config: MakeConfig) -> None:
     view = LiveView(study_config(name="digits"), Console(file=io.StringIO()), stop=stop)
     stop.set()
     assert "waiting for the running trials' checkpoints" in " ".join(" ".join(lines_of(view, 60)).split())
-
-
-def test_a_log_has_a_line_for_each_phase(study_config: MakeConfig) -> None:
-    shown = io.StringIO()
-    LogLines(study_config(name="digits"), Console(file=shown)).on_phase("starting Ray")
-    assert shown.getvalue() == "digits: starting Ray (0 s)\n"

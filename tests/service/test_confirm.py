@@ -282,7 +282,7 @@ def test_an_interrupted_study_is_confirmed_as_it_is_and_stays_interrupted(
     impatient, told = rayless.Impatient(trials=2), rayless.Listener()
     assert service.run(config, settings, impatient, service.RunOptions(stop=impatient.stop)).interrupted
     done = service.confirm(config.name, settings, lambda *_: contextlib.nullcontext(told), seeds=2)
-    note = f"{config.name} is not over: of its 3 trials 2 have ended, and these are all that is used"
+    note = f"{config.name} is not finished: 2 of its 3 trials have ended, and only these are used"
     assert done is not None
     assert told.said == done.notes == [note]
     [strongest] = done.rivals
@@ -367,9 +367,7 @@ def test_more_configurations_than_there_are_are_refused(study_config: MakeConfig
     settings = told(config, [0.5, 0.4, 0.3, 0.2, None])
     rows = Study(config, open_storage(settings.storage), workspace=settings.workspace).rows()
     different = len({row.hyperparameters["lambda1"] for row in rows if row.value is not None})
-    assert refused(config, settings, top=3) == [
-        f"--top 3: {config.name} has {different} configurations that were completed"
-    ]
+    assert refused(config, settings, top=3) == [f"--top 3: {config.name} has {different} completed configurations"]
 
 
 def test_rivals_of_a_study_that_was_shown_others_have_as_many_trials_more(study_config: MakeConfig, told: Told) -> None:
@@ -380,7 +378,9 @@ def test_rivals_of_a_study_that_was_shown_others_have_as_many_trials_more(study_
     study.add_prior_trials([{"trial": f"earlier-{n:04d}", **known} for n in range(3)])
     plan = plan_confirmation(config.name, settings, top=1, against=["dropout"])
     assert {arm: rival.search.trials for arm, rival in plan.rivals.items()} == {"strongest": 5, "dropout": 5}
-    assert plan.notes == [f"{config.name} was shown 3 trials of other studies; each rival has as many more of its own"]
+    assert plan.notes == [
+        f"the sampler of {config.name} was shown 3 trials of other studies; each rival gets as many more of its own"
+    ]
 
 
 def test_a_data_set_without_test_images_is_refused(study_config: MakeConfig, told: Told, tmp_path: Path) -> None:
@@ -421,14 +421,16 @@ def test_a_method_that_the_network_has_already_is_refused(study_config: MakeConf
     )
     settings = told(config, [0.5])
     problems = refused(config, settings, against=["batch_norm", "orthogonal", "he"])
-    assert problems == [f"--against {method}: the network of trial 0 has it already" for method in ("batch_norm", "he")]
+    assert problems == [
+        f"--against {method}: the network of trial 0 uses it already" for method in ("batch_norm", "he")
+    ]
 
 
 def test_studies_of_its_own_and_names_too_long_are_refused(
     study_config: MakeConfig, told: Told, study_name: str
 ) -> None:
     own = study_config(name=f"{study_name}.confirm.dropout")
-    assert refused(own, told(own, [0.5])) == [f"{own.name} is a study of sweep confirm's own; confirm {study_name}"]
+    assert refused(own, told(own, [0.5])) == [f"{own.name} was made by sweep confirm; confirm {study_name}"]
     long = study_config(name=f"{study_name}{'x' * 70}")
     [problem] = refused(long, told(long, [0.5]))
     assert "too long for studies like" in problem
@@ -439,7 +441,7 @@ def test_a_study_that_is_not_over_is_confirmed_as_far_as_it_is(study_config: Mak
     settings = told(config, [0.5, 0.3, 0.4, None])
     plan = plan_confirmation(config.name, settings, top=2, against=["orthogonal"])
     assert [row.number for row in plan.top] == [1, 2]
-    assert plan.notes == [f"{config.name} is not over: of its 6 trials 4 have ended, and these are all that is used"]
+    assert plan.notes == [f"{config.name} is not finished: 4 of its 6 trials have ended, and only these are used"]
     # Rivals have as many trials as the search has had.
     assert {arm: (s.search.trials, s.search.design) for arm, s in plan.rivals.items()} == {
         "strongest": (4, 4),
