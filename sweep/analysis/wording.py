@@ -112,6 +112,8 @@ def _half_width(spread: float, count: int) -> float:
 
 def format_duration(seconds: float) -> str:
     """Seconds as a person says them."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

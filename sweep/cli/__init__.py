@@ -1,1 +1,4 @@
-"""The commands, by what they do: run trials, or look at a study; `sweep.cli` puts them together."""
+"""Command line: commands, tables and the live view. The only folder that prints.
+
+May import every folder below, in commands only, so that ``sweep --help`` is instant. The face is ``app.main``.
+"""

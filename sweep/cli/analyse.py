@@ -1,4 +1,4 @@
-"""Commands that draw conclusions from a study: sensitivity, report."""
+"""Commands that analyse a study: sensitivity, report."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from .output import make_console, print_json
 
 def sensitivity(
     name: Annotated[str, typer.Argument(help="A study in the storage: one of sweep's, or any other of Optuna's.")],
-    metric: Annotated[
-        str | None, typer.Option(help="Another metric that the trials logged than the objective.")
-    ] = None,
-    epoch: Annotated[int | None, typer.Option(help="At this epoch, instead of at the last one.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Analyse this metric instead of the objective.")] = None,
+    epoch: Annotated[int | None, typer.Option(help="Analyse this epoch instead of the last one.")] = None,
     against_control: Annotated[
-        bool, typer.Option("--against-control", help="Of the gain over the unguided control, instead of the metric.")
+        bool,
+        typer.Option("--against-control", help="Analyse the gain over the unguided control."),
     ] = False,
     where: Annotated[
         str | None,
-        typer.Option(metavar="CONDITION", help="Within a part of the space: 'depth >= 4 and lambda1 < 1e-3'."),
+        typer.Option(metavar="CONDITION", help="Analyse a part of the space: 'depth >= 4 and lambda1 < 1e-3'."),
     ] = None,
     optuna: Annotated[
-        bool, typer.Option("--optuna", help="Also Optuna's importances, which answer another question.")
+        bool, typer.Option("--optuna", help="Show Optuna's importances too, which answer another question.")
     ] = False,
     workspace: Workspace = None,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show which hyperparameters matter, alone and together, and how sure that is; or why it cannot be told.
+    """Show which hyperparameters matter, alone and together, and how reliable that is; or why it is unknown.
 
     Sobol indices: shares of the objective's variance over the search space. They need uniform trials: `run --design`.
 
@@ -54,7 +53,7 @@ def sensitivity(
         print_json(data[0] if len(data) == 1 else data)
         return
     for analysis in analyses:
-        display.print_analysis(analysis, console)
+        display.print_analysis(analysis, console, settings)
     for objective, values in importances.items():
         console.print(display.importances_table(objective, values))
 
@@ -69,20 +68,20 @@ def report(
 ) -> None:
     """Write the report of a study: one HTML page for any browser, its figures as PNG, its numbers as JSON and CSV.
 
-    They are added to the study's own run in MLflow where that is in reach. Example: `sweep report digits`
+    They are added to the study's own run in MLflow if that is reachable. Example: `sweep report digits`
     """
     from .. import service
     from ..config.errors import TrackingError
 
     settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking)
     console = make_console(to_stderr=as_json)
-    gc.disable()  # a seventh of the time would be spent on looking for garbage
+    gc.disable()  # saves a seventh of the time
     try:
         written = service.report(name, settings, out)
     finally:
         gc.enable()
     try:
-        problem = service.publish(name, written, settings)
+        problem = service.log_report(name, written, settings)
     except TrackingError as error:
         problem = str(error)
     if as_json:
@@ -90,4 +89,4 @@ def report(
         print_json({"study": name, "files": files, "metrics": written.metrics, "in_mlflow": problem is None})
     beside = f"{len(written.files) - 1} pictures and tables beside it"
     where = f"not in MLflow: {problem}" if problem else f"in MLflow as artifacts of the run {name}"
-    console.print(f"Written: {written.page}, with {beside}; {where}", markup=False, soft_wrap=True)
+    console.print(f"Written: {written.page}, with {beside}; {where}", markup=False, soft_wrap=not console.is_terminal)

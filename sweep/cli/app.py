@@ -1,4 +1,4 @@
-"""The command line: puts the commands together, and turns the caller's mistakes into one message and exit code 2."""
+"""The command line: assembles the commands, and turns a caller's mistake into one message and exit code 2."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from .confirm import confirm
 from .files import export, gc, import_
 from .inspect import best, doctor, profile, schema, status, ui
 from .jobs import jobs, logs, stop, submit
-from .run import enqueue, resume, run, train
+from .run import enqueue, resume, run
 from .server import services
 from .simulate import simulate
+from .train import train
+from .verbosity import with_verbosity
 
 app = typer.Typer(
     name="sweep",
@@ -47,14 +49,16 @@ for command in (
     doctor,
     simulate,
 ):
-    app.command()(command)
-app.command("import")(import_)
-app.add_typer(cluster)
-app.add_typer(services)
+    app.command()(with_verbosity(command))
+app.command("import")(with_verbosity(import_))
+for group in (cluster, services):
+    for each in group.registered_commands:
+        each.callback = each.callback and with_verbosity(each.callback)
+    app.add_typer(group)
 
 
 def main() -> NoReturn:
-    """Entry point: the caller's mistakes, and the world's, are one message and exit code 2."""
+    """Runs the command line; a caller's mistake or an unreachable service ends it with one message and code 2."""
     from ..config.errors import SweepError
 
     try:

@@ -1,4 +1,4 @@
-"""Commands that write what starts a cluster: recipes, and the passwords they ask for."""
+"""Commands that print recipes for clusters, and the passwords that recipes need."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def render(
     recipe: Annotated[str, typer.Argument(help="aws, gcp (ray up); kuberay, rayjob; slurm; compose.")],
     gpu: Annotated[str | None, typer.Option(help="Accelerator of the workers: t4, l4, a10g, a100, h100; none.")] = None,
     max_workers: Annotated[int | None, typer.Option(help="Machines beside the head.")] = None,
-    image: Annotated[str | None, typer.Option(help="Where the machines pull the image from.")] = None,
-    shared: Annotated[str | None, typer.Option(help="SERVER:/PATH (NFS) of the folder that all machines see.")] = None,
-    region: Annotated[str | None, typer.Option(help="Of the cloud.")] = None,
-    project: Annotated[str | None, typer.Option(help="Google Cloud's.")] = None,
-    name: Annotated[str | None, typer.Option(help="Of the cluster, where there are several.")] = None,
+    image: Annotated[str | None, typer.Option(help="Image that the machines pull.")] = None,
+    shared: Annotated[str | None, typer.Option(help="SERVER:/PATH (NFS) that all machines share.")] = None,
+    region: Annotated[str | None, typer.Option(help="Region of the cloud.")] = None,
+    project: Annotated[str | None, typer.Option(help="Google Cloud project.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the cluster, if there are several.")] = None,
 ) -> None:
-    """Print a recipe with your values; cluster/README.md says how to use it.
+    """Print a recipe with your values; cluster/README.md explains its use.
 
     Example: `sweep cluster render aws --gpu a10g --max-workers 16 > my.yaml`
     """
@@ -37,14 +37,14 @@ def render(
         raise ConfigError(f"cluster render {recipe}", error.problems) from None
     console = make_console(to_stderr=True)
     for each in missing(recipe, values):
-        console.print(f"[yellow]still to be said:[/] {each}", soft_wrap=True)
+        console.print(f"[yellow]missing:[/] {each}", soft_wrap=True)
 
 
 @cluster.command()
 def secrets(
-    kubernetes: Annotated[bool, typer.Option("--kubernetes", help="As Secrets, for kubectl apply.")] = False,
+    kubernetes: Annotated[bool, typer.Option("--kubernetes", help="Print Secrets, for kubectl apply.")] = False,
 ) -> None:
-    """Print fresh passwords and a token, for the recipes compose and kuberay. Keep them: nothing else does.
+    """Print fresh passwords and a token, for the recipes compose and kuberay. Keep them: nothing else stores them.
 
     Example: `sweep cluster secrets > sweep.env`, after `umask 077`
     """

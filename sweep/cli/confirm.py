@@ -1,14 +1,13 @@
-"""The command that trains pairs: confirm."""
+"""The command that trains and compares pairs: confirm."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .interrupts import exit_code, graceful
 from .options import (
     Address,
     AsJson,
@@ -23,8 +22,8 @@ from .options import (
     command_line,
     make_settings,
 )
-from .output import make_console, print_json
-from .run import graceful, interrupted, make_view, told
+from .output import make_console, make_notes, print_json
+from .run_study import data_on_stdout, make_view, webhook_at_end
 
 if TYPE_CHECKING:
     from ..config.study_config import StudyConfig
@@ -39,7 +38,7 @@ def confirm(
         str,
         typer.Option(help="Other methods in guidance's place: dropout,weight_decay,batch_norm,he,orthogonal,lsuv."),
     ] = "",
-    placebo: Annotated[bool, typer.Option("--placebo", help="Guide a meaningless twin of the same size too.")] = False,
+    placebo: Annotated[bool, typer.Option("--placebo", help="Train a placebo of the same size too.")] = False,
     address: Address = None,
     workspace: Workspace = None,
     storage: Storage = None,
@@ -50,59 +49,47 @@ def confirm(
     log: Log = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find out whether guidance helped: pairs on fresh seeds and the test set, against tuned controls, with intervals.
+    """Test whether guidance helped: pairs on fresh seeds and the test set, against tuned controls, with intervals.
 
-    The best configurations of the search are trained beside their plain controls and the strongest control, which a
-    search of its own finds first, with as many trials. Interrupted, the same command goes on.
+    The best configurations of the search are trained beside their plain controls and the strongest control. A search
+    with as many trials finds the strongest control first. After an interruption, the same command goes on.
 
     Example: `sweep confirm digits --top 2 --seeds 8 --placebo`
     """
     from .. import service
-    from ..service import webhook as ending
-    from ..service.confirm import confirm
-    from . import confirmation_tables as verdicts
+    from ..service import webhook
+    from . import confirmation_tables
 
     settings = make_settings(
         workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, log=log
     )
-    ending.check_webhooks(settings)
-    console = make_console(to_stderr=as_json or settings.log == "json")
+    webhook.check_webhooks(settings)
+    to_stderr = as_json or settings.log == "json"
+    console, notes = make_console(to_stderr=to_stderr), make_notes(to_stderr=to_stderr)
     methods = list(dict.fromkeys(method.strip() for method in against.split(",") if method.strip()))
-
     view = make_view(settings, console, as_json=as_json)
     views = list["Progress"]()  # one for each study that is run
-
-    def listen(config: StudyConfig, left: int | None) -> Progress:
-        views.append(view(config, console, service.finished_rows(config, settings), left))
-        return views[-1]
-
-    # Ray prints to stdout when a worker dies; that may be for data alone.
-    out = contextlib.redirect_stdout(sys.stderr) if as_json or settings.log == "json" else contextlib.nullcontext()
     with (
-        out,
+        data_on_stdout(to_stderr),
         graceful(console) as (stop, caught),
-        told(settings, views, partial(ending.describe_confirmation, name)) as ended,
+        webhook_at_end(settings, views, partial(webhook.describe_confirmation, name)) as results,
     ):
-        confirmation = confirm(
-            name,
-            settings,
-            listen,
-            top=top,
-            seeds=seeds,
-            against=methods,
-            placebo=placebo,
-            stop=stop,
-            offline_ok=offline_ok,
-            insecure=insecure,
+
+        def listen(config: StudyConfig, left: int | None) -> Progress:
+            views.append(view(config, notes, service.finished_rows(config, settings), left, stop=stop))
+            return views[-1]
+
+        options = service.RunOptions(stop=stop, offline_ok=offline_ok, insecure=insecure)
+        confirmation = service.confirm(
+            name, settings, listen, top=top, seeds=seeds, against=methods, placebo=placebo, options=options
         )
-        ended.append(confirmation)
+        results.append(confirmation)
     if confirmation is None:
-        options = [f"--top {top}", f"--seeds {seeds}", *([f"--against {','.join(methods)}"] if methods else [])]
-        options += ["--placebo"] if placebo else []
-        console.print("Interrupted; nothing is lost. Go on with:")
-        console.print(f"  {command_line(settings, 'confirm', name, *options)}", soft_wrap=True)
-        raise typer.Exit(interrupted(caught))
+        words = [f"--top {top}", f"--seeds {seeds}", *([f"--against {','.join(methods)}"] if methods else [])]
+        command = command_line(settings, "confirm", name, *words, *(["--placebo"] if placebo else []))
+        console.print(f"Interrupted; nothing is lost. Go on with:\n  {command}", soft_wrap=True)
+        raise typer.Exit(exit_code(caught))
     if as_json:
         print_json(confirmation.as_data())
     elif settings.log == "text":
-        verdicts.print_confirmation(confirmation, console)
+        confirmation_tables.print_confirmation(confirmation, console)

@@ -1,16 +1,15 @@
-"""What a confirmation looks like in a terminal: two tables and the words to them."""
+"""Tables and sentences of a confirmation, for a terminal."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ..analysis.wording import origin, verdict
+from .stacking_table import StackingTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def print_confirmation(confirmation: Confirmation, console: Console) -> None:
-    """Shows all of it."""
+    """Prints the tables, the verdicts and the origins of the rivals."""
     for table in tables(confirmation):
         console.print(table)
     for comparison in confirmation.comparisons:
@@ -32,12 +31,12 @@ def print_confirmation(confirmation: Confirmation, console: Console) -> None:
         console.print(Text(f"note: {note}", style="yellow"))
 
 
-def tables(confirmation: Confirmation) -> list[Table]:
-    """Gains, speed-ups, and what else there is: a line for each comparison."""
+def tables(confirmation: Confirmation) -> list[StackingTable]:
+    """Returns the tables of gains, speed-ups and generalization gaps, with a line for each comparison."""
     metric, comparisons = confirmation.metric, confirmation.comparisons
     return [
         _table(
-            f"{metric} at the last epoch, of pairs of fresh seeds: mean gain of the first [95 % interval]",
+            f"{metric} at the last epoch, pairs of fresh seeds: mean gain of the first [95 % interval]",
             comparisons,
             {
                 "pairs": lambda c: str(len(c.seeds)),
@@ -50,17 +49,17 @@ def tables(confirmation: Confirmation) -> list[Table]:
             },
         ),
         _table(
-            "Speed-up: what the second takes to its final value over what the first takes, median [95 % interval]",
+            "Speed-up: time of the second to its own final value over the time of the first, median [95 % interval]",
             comparisons,
             {
                 "in epochs": lambda c: _speedup(c.speedup),
                 "in seconds": lambda c: _speedup(c.speedup_seconds),
-                "never there": lambda c: str(c.never) if c.never else "-",
+                "never reached": lambda c: str(c.never) if c.never else "-",
                 "all epochs of the second": lambda c: _speedup(c.speedup_whole),
             },
         ),
         _table(
-            f"{metric} at the best epoch, and how much better the training set's is at the last",
+            f"{metric} at the best epoch, and its gap to the training set at the last epoch",
             comparisons,
             {
                 "gain at the best": lambda c: _gain(c.best),
@@ -73,14 +72,10 @@ def tables(confirmation: Confirmation) -> list[Table]:
 
 def _table(
     title: str, comparisons: Sequence[PairedComparison], columns: Mapping[str, Callable[[PairedComparison], str]]
-) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    table.add_column("trial: first over second", no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right")
+) -> StackingTable:
+    table = StackingTable(["trial: first over second", *columns], title=title, left=1)
     for c in comparisons:
-        cells = [f"{c.number}: {c.first} over {c.second}", *(cell(c) for cell in columns.values())]
-        table.add_row(*map(Text, cells))  # brackets are not markup
+        table.add_row(f"{c.number}: {c.first} over {c.second}", *(cell(c) for cell in columns.values()))
     return table
 
 

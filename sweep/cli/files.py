@@ -1,4 +1,4 @@
-"""Commands about what a study leaves on disk: gc, export, import."""
+"""Commands for the files of a study: gc, export, import."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 def gc(
     name: Annotated[str | None, typer.Argument(help="Name of a study; without it, all studies.")] = None,
-    keep: Annotated[int, typer.Option(min=1, help="The best trials of the search keep their weights: how many.")] = 3,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be freed; remove nothing.")] = False,
+    keep: Annotated[int, typer.Option(min=1, help="Number of best trials that keep their weights.")] = 3,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be freed; remove nothing.")] = False,
     workspace: Workspace = None,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove the weights of finished trials beyond the best; all trials keep their metrics, and can be replayed.
+    """Remove the weights of finished trials except the best; all trials keep their metrics and can be replayed.
 
     Example: `sweep gc digits --keep 3 --dry-run`
     """
@@ -43,7 +43,7 @@ def gc(
         console.print(
             f"{each.study}: {verb} {each.bytes / 1e6:.1f} MB, the weights of {each.trials} finished trials; kept are "
             f"those of the best ({best}) and of what is not finished",
-            soft_wrap=True,
+            soft_wrap=not console.is_terminal,
         )
     if not names:
         console.print("No study yet.")
@@ -52,12 +52,12 @@ def gc(
 def export(
     name: NameArg,
     file: Annotated[Path, typer.Argument(help="The zip file to write.")],
-    keep: Annotated[int, typer.Option(min=0, help="The best trials of the search bring their weights: how many.")] = 3,
+    keep: Annotated[int, typer.Option(min=0, help="Number of best trials that are exported with weights.")] = 3,
     workspace: Workspace = None,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a study into one file: config, all trials and their metrics, the best weights, what a resume needs.
+    """Write a study into one file: config, all trials with metrics, the best weights, everything for a resume.
 
     Example: `sweep export digits digits.zip`
     """
@@ -65,16 +65,16 @@ def export(
 
     settings = make_settings(workspace=workspace, storage=storage)
     archived = export_study(name, file, settings, keep=keep)
-    _say("Wrote", archived, f"Read it in elsewhere with: sweep import {file.name}", as_json=as_json)
+    _print_archived("Wrote", archived, f"Import it elsewhere with: sweep import {file.name}", as_json=as_json)
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="What sweep export has written.")],
+    file: Annotated[Path, typer.Argument(help="A file that sweep export has written.")],
     workspace: Workspace = None,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read in a study that was exported: it goes on here as if it had been interrupted here.
+    """Import an exported study: it resumes here as if it had been interrupted here.
 
     Example: `sweep import digits.zip`
     """
@@ -82,10 +82,12 @@ def import_(
 
     settings = make_settings(workspace=workspace, storage=storage)
     archived = import_study(file, settings)
-    _say("Read", archived, f"Go on with: {command_line(settings, 'run', archived.study)}", as_json=as_json)
+    _print_archived(
+        "Imported", archived, f"Go on with: {command_line(settings, 'run', archived.study)}", as_json=as_json
+    )
 
 
-def _say(verb: str, archived: Archived, then: str, *, as_json: bool) -> None:
+def _print_archived(verb: str, archived: Archived, then: str, *, as_json: bool) -> None:
     import dataclasses
 
     if as_json:

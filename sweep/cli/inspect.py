@@ -1,4 +1,4 @@
-"""Commands that look: at a study, its results, the keys of a study file, this machine."""
+"""Commands that inspect a study, its results, the keys of a study file, and this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def status(
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how far a study is: counts, drivers, dead or at work, and their trials, failures and their tracebacks.
+    """Show the progress of a study: counts, drivers, alive or dead, their trials, and failures with tracebacks.
 
     Example: `sweep status digits`
     """
@@ -36,7 +36,7 @@ def status(
         except SweepError as error:
             if name:
                 raise
-            console.print(str(error), markup=False, soft_wrap=True)  # the others can be looked at
+            console.print(str(error), markup=False, soft_wrap=not console.is_terminal)  # the other studies are shown
     if as_json:
         print_json([summary_json(s) for s in summaries])
         return
@@ -45,19 +45,19 @@ def status(
     for summary in summaries:
         console.print(display.status_table(summary))
         for line in display.status_lines(summary, tracebacks=name is not None):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, markup=False, soft_wrap=not console.is_terminal)
 
 
 def best(
     name: NameArg,
-    top: Annotated[int, typer.Option(min=1, help="How many.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of configurations.")] = 5,
     export: Annotated[Path | None, typer.Option(help="Write the best one as a study file.")] = None,
     workspace: Workspace = None,
     storage: Storage = None,
     tracking: Tracking = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the best configurations of a study, with links to their runs in the MLflow UI where that is in reach.
+    """Show the best configurations of a study, with links to their runs if the MLflow UI is reachable.
 
     Example: `sweep best digits --top 3 --export best.yaml`
     """
@@ -71,7 +71,7 @@ def best(
     try:
         links = service.run_links(name, summary.best[:top], settings)
     except TrackingError as error:
-        console.print(f"No links to runs: {error}", markup=False, soft_wrap=True)
+        console.print(f"No links to runs: {error}", markup=False, soft_wrap=not console.is_terminal)
     if as_json:
         print_json([{**row_json(row), "link": links.get(row.number)} for row in summary.best[:top]])
     elif summary.best:
@@ -80,7 +80,7 @@ def best(
             console.print(display.comparison_table(summary.config, summary.comparison))
     if links and not as_json:
         served = "" if settings.tracking_uri.startswith("http") else f", served by {command_line(settings, 'ui', name)}"
-        console.print(f"Their runs in the MLflow UI{served}:", soft_wrap=True)
+        console.print(f"Their runs in the MLflow UI{served}:", soft_wrap=not console.is_terminal)
         for row in [row for row in summary.best[:top] if row.number in links]:
             console.print(f"{row.number:>7}   {links[row.number]}", soft_wrap=True)
     if not summary.best:
@@ -110,7 +110,7 @@ def ui(
     command, environment, links = service.ui(name, settings, port=port)
     print(links[0], flush=True)
     if len(links) > 1:
-        print(f"Should this MLflow not know that view: {links[-1]}", file=sys.stderr)
+        print(f"If this MLflow does not open that view: {links[-1]}", file=sys.stderr)
     if command:
         with contextlib.suppress(KeyboardInterrupt), subprocess.Popen(command, env=environment) as server:  # noqa: S603
             signal.signal(signal.SIGTERM, lambda *_: server.terminate())
@@ -122,15 +122,15 @@ def profile(
     source: Annotated[str, typer.Argument(help="A run (digits-0017), a checkpoint file, or package.module:Net.")],
     out: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")] = Path("profile.png"),
     sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="What Net is called with: depth=4.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Argument of Net, such as depth=4.")
     ] = None,
     workspace: Workspace = None,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw what a network's weights look like to guidance: entropy by layer and epoch, corner taps, singular values.
+    """Draw a network's weights as guidance sees them: entropy by layer and epoch, corner taps, singular values.
 
-    A run is drawn beside its control, where it has one.
+    A run is drawn beside its control, if it has one.
 
     Example: `sweep profile digits-0017 --out profile.png`
     """
@@ -144,7 +144,7 @@ def profile(
     keywords, problems = assigned(sets or [])
     if problems:
         raise ConfigError("options", problems)
-    gc.disable()  # a sixth of the time would be spent on looking for garbage among what torch and matplotlib import
+    gc.disable()  # saves a sixth of the time: the imports of torch and matplotlib leave no garbage
     try:
         from ..analysis.weight_profile import draw_profile, load_profile
 
@@ -160,7 +160,7 @@ def profile(
 
 
 def schema() -> None:
-    """Print the JSON Schema of study files, for editors: every key with its meaning.
+    """Print the JSON Schema of study files, for editors: every key and its meaning.
 
     Example: `sweep schema > study.schema.json`
     """
@@ -191,6 +191,6 @@ def doctor(
         for what, ok, detail in checks:
             mark = "[green]ok  [/]" if ok else "[red]FAIL[/]"
             console.print(f"{mark} {what:10s}", end=" ")
-            console.print(detail, markup=False, soft_wrap=True)
+            console.print(detail, markup=False, soft_wrap=not console.is_terminal)
     if not all(ok for _, ok, _ in checks):
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Commands for studies on a cluster whose driver runs there too: submit, jobs, logs, stop."""
+"""Commands for studies whose driver runs on a cluster: submit, jobs, logs, stop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Head = Annotated[
     typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="HTTP address of the cluster's head."),
 ]
 HEAD = "http://127.0.0.1:8265"
-JobArg = Annotated[str, typer.Argument(help="A study, for its newest job, or the id of a job.")]
+JobArg = Annotated[str, typer.Argument(help="A study, for its newest job, or a job id.")]
 
 
 def submit(
@@ -40,9 +40,9 @@ def submit(
     insecure: Insecure = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a study on a cluster, driver included; submitted again, it goes on with the study.
+    """Run a study on a cluster, driver included; submitted again, it resumes the study.
 
-    Settings that are not given are those of the head: its environment, and the file ~/sweep.env there, for passwords.
+    The head provides settings that are not given: from its environment, and from its file ~/sweep.env for passwords.
 
     Example: `sweep submit digits --address http://127.0.0.1:8265`
     """
@@ -50,11 +50,11 @@ def submit(
 
     from ..service.submission import prepare_submission, settings_to_send
 
-    flags = [word for word, said in (("--offline-ok", offline_ok), ("--insecure", insecure)) if said]
+    flags = [word for word, given in (("--offline-ok", offline_ok), ("--insecure", insecure)) if given]
     submission = prepare_submission(study, sets=sets or [], trials=trials, design=design, flags=flags)
     given = {"workspace": workspace, "storage": storage, "tracking": tracking, "data": data}
     environment = settings_to_send({**given, "owner": make_settings().owner or None})
-    with _told(), tempfile.TemporaryDirectory(prefix="sweep-code-") as folder:
+    with _cluster_errors(), tempfile.TemporaryDirectory(prefix="sweep-code-") as folder:
         from ..cluster.jobs import submit as to_head
 
         submission.write(Path(folder))
@@ -75,7 +75,7 @@ def jobs(address: Head = HEAD, as_json: AsJson = False) -> None:
     """
     import dataclasses
 
-    with _told():
+    with _cluster_errors():
         from ..cluster.jobs import jobs as known
 
         found = known(address)
@@ -91,14 +91,14 @@ def jobs(address: Head = HEAD, as_json: AsJson = False) -> None:
 
 def logs(
     name: JobArg,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print until the job ends.")] = False,
     address: Head = HEAD,
 ) -> None:
-    """Print what a submitted study has printed. With -f, exit code 1 if it fails; Ctrl-C ends the following alone.
+    """Print the output of a submitted study. With -f, exit code 1 if it fails; Ctrl-C ends the printing alone.
 
     Example: `sweep logs digits -f`
     """
-    with _told():
+    with _cluster_errors():
         from ..cluster.jobs import find
         from ..cluster.jobs import logs as lines
 
@@ -112,13 +112,13 @@ def logs(
 
 
 def stop(name: JobArg, address: Head = HEAD) -> None:
-    """Stop a submitted study: its running trials write checkpoints. Submitted again, it goes on.
+    """Stop a submitted study: its running trials write checkpoints. Submitted again, it resumes.
 
     Example: `sweep stop digits`
     """
     from ..config.errors import SweepError
 
-    with _told():
+    with _cluster_errors():
         from ..cluster.jobs import ACTIVE, find
         from ..cluster.jobs import stop as ask
 
@@ -128,9 +128,9 @@ def stop(name: JobArg, address: Head = HEAD) -> None:
             return
         job = ask(address, job)
         if job.status in ACTIVE:
-            raise SweepError(f"{job.id} does not stop: after minutes it is still {job.status.lower()}; ask again later")
+            raise SweepError(f"{job.id} is still {job.status.lower()} after minutes; try again later")
     make_console().print(
-        f"{job.id}: {job.status.lower()}. Nothing is lost; submit the study again to go on.", soft_wrap=True
+        f"{job.id}: {job.status.lower()}. Nothing is lost; submit the study again to resume it.", soft_wrap=True
     )
 
 
@@ -142,11 +142,11 @@ def _failed(job: Job) -> bool:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """What is wrong with a cluster is the caller's to mend: one message.
+def _cluster_errors() -> Iterator[None]:
+    """Turns a problem of the cluster into one message for the caller.
 
     Raises:
-        SweepError: it.
+        SweepError: the problem.
     """
     from ..cluster.connect import ClusterError
     from ..config.errors import SweepError

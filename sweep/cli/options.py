@@ -1,7 +1,8 @@
-"""Options that several commands share, and the settings they make."""
+"""Options that several commands share, and the settings that they make."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,10 +21,11 @@ Sets = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Data on stdout, everything else on stderr.")]
 OfflineOk = Annotated[
-    bool, typer.Option("--offline-ok", help="Go on where the tracking server is out of reach; it is sent all later.")
+    bool, typer.Option("--offline-ok", help="Go on if the tracking server is unreachable; it gets everything later.")
 ]
 Insecure = Annotated[
-    bool, typer.Option("--insecure", help="Use a cluster without a token: who reaches it can run anything on it.")
+    bool,
+    typer.Option("--insecure", help="Use a cluster without a token: anybody in reach can run anything on it."),
 ]
 Workspace = Annotated[
     str | None, typer.Option(help="Folder, or s3://BUCKET/PREFIX, for what a study writes (SWEEP_WORKSPACE; results).")
@@ -44,14 +46,21 @@ Log = Annotated[
 
 
 def make_settings(**options: Any) -> Settings:
-    """The settings of one command: what it was given, the environment and the defaults for the rest."""
+    """Returns the settings of one command: its options, then the environment, then the defaults."""
     from ..config.settings import Settings
 
     return Settings(**{name: value for name, value in options.items() if value is not None})
 
 
+def complete_commands(text: str, settings: Settings, name: str) -> str:
+    """Adds to the commands about a study in a text the options without which they would not find the study."""
+    return re.sub(
+        rf"\bsweep (\w+) {re.escape(name)}(?![\w.-])", lambda found: command_line(settings, found[1], name), text
+    )
+
+
 def command_line(settings: Settings, *words: str) -> str:
-    """A command, with the options without which it would look elsewhere."""
+    """Returns a command with the options without which it would not find the study."""
     from ..config.errors import without_password
 
     options = {"workspace": "--workspace", "storage": "--storage"}

@@ -1,4 +1,4 @@
-"""How commands print: data to stdout, everything else to stderr where data was asked for."""
+"""Output of commands: data on stdout, and everything else on stderr if data was asked for."""
 
 from __future__ import annotations
 
@@ -13,28 +13,39 @@ if TYPE_CHECKING:
     from ..analysis.weight_profile import WeightProfile
 
 
+quiet = False
+"""True if the command was given --quiet: `make_notes` then prints nothing."""
+
+
 def make_console(*, to_stderr: bool = False) -> Console:
-    """Where people read: stdout, or stderr where that is for data."""
+    """Returns the console for results: stdout, or stderr if stdout is for data."""
     from rich.console import Console
 
     stream = sys.stderr if to_stderr else sys.stdout
     return Console(file=stream, highlight=False, width=None if stream.isatty() else 120)
 
 
+def make_notes(*, to_stderr: bool = False) -> Console:
+    """Returns the console for progress, notes and warnings, beside the result; with --quiet it prints nothing."""
+    console = make_console(to_stderr=to_stderr)
+    console.quiet = quiet
+    return console
+
+
 def print_json(value: Any) -> None:
-    """Prints data."""
+    """Prints data as JSON."""
     print(json.dumps(value, indent=2, default=str))
 
 
 def row_json(row: Any) -> dict[str, Any]:
-    """One trial as data."""
+    """Returns a trial as data."""
     import dataclasses
 
     return dataclasses.asdict(row)
 
 
 def summary_json(summary: Summary) -> dict[str, Any]:
-    """A whole study as data."""
+    """Returns a study as data."""
     return {
         "study": summary.config.name,
         "objective": summary.config.objective.model_dump(),
@@ -56,7 +67,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
 
 
 def profile_json(profile: WeightProfile) -> dict[str, Any]:
-    """One network: its layers, of taps (log|c11|) a box plot's five numbers, and what its trial logged of them."""
+    """Returns a network as data: its layers, five numbers of a box plot of taps (log|c11|), and logged entropies."""
     layers = [
         {
             "name": layer.name,

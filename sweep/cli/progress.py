@@ -1,22 +1,27 @@
-"""A run's progress as it is shown: a live view of a terminal, a line per trial in a log, or lines of JSON."""
+"""The progress of a run: a live view on a terminal, a line for each trial in a log, or lines of JSON."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from math import isfinite
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from ..analysis.wording import format_duration, format_params
 from ..config.study_config import StudyConfig
+from ..service.callback import RunCallback
 
 if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for what the driver imports
     from ..study.records import Outcome, TrialRecord
@@ -24,19 +29,32 @@ if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for wh
     from ..training.reports import EpochMetrics
 
 
-class Progress:
-    """The driver's listener: counts what happens; its children show it.
+GAP = 2  # cells between columns
+COLUMNS = ((0, 1, 2, 3, 4), (0, 1, 2, 3), (0, 2, 3), (0, 2))  # of running trials, as many as fit
+STOPPING = "stopping: waiting for the running trials' checkpoints; once more stops at once"
+
+
+class Progress(RunCallback):
+    """Counts what happens in a run and shows messages alone; its children show more.
 
     Args:
         done: rows that have ended before.
         left: how many rows are to be trained; by default what is left of the search, its finalists and controls.
+        stop: the event that ends the run early.
     """
 
     def __init__(
-        self, config: StudyConfig, console: Console, done: Sequence[TrialRecord] = (), left: int | None = None
+        self,
+        config: StudyConfig,
+        console: Console,
+        done: Sequence[TrialRecord] = (),
+        left: int | None = None,
+        *,
+        stop: threading.Event | None = None,
     ):
         self.config, self.console = config, console
         setattr(console, "on_broken_pipe", partial(silence, console.file))  # noqa: B010 (Rich's own would end the run)
+        self.stop = stop or threading.Event()
         self.counts = dict.fromkeys(("completed", "pruned", "diverged", "failed"), 0)
         searched = [row for row in done if row.kind == "trial"]
         for row in searched:
@@ -49,27 +67,37 @@ class Progress:
         choose = min if config.objective.direction == "minimize" else max
         self.best: tuple[float, int] | None = choose(completed, default=None)
         self.notices: list[str] = []
-        self._began, self._ended_here, self._after = time.monotonic(), 0, 0
+        self.phase: str | None = None
+        self._began = time.monotonic()
+        self._first_epoch: float | None = None  # when training began
+        self.ended_here, self._ended_beside = 0, 0
         search = config.search
-        # Finalists that are there may be overtaken until the search is through.
-        there = len(done) - len(searched) if len(searched) >= search.trials else 0
-        beside = max(0, search.afterwards - there)
-        self._left = max(0, search.trials - len(searched)) + beside if left is None else left
+        # The present finalists may be overtaken until the search is finished.
+        present = len(done) - len(searched) if len(searched) >= search.trials else 0
+        beside = max(0, search.afterwards - present)
+        self.to_train = max(0, search.trials - len(searched)) + beside if left is None else left
+
+    def on_phase(self, phase: str) -> None:
+        """Keeps the phase until the first epoch."""
+        self.phase = phase
 
     def on_trial_start(self, trial: Trial) -> None:
         """Adds a running trial."""
         self.running[trial.key] = trial, None
 
     def on_epoch_end(self, trial: Trial, metrics: EpochMetrics) -> None:
-        """Remembers a trial's last epoch."""
+        """Keeps a trial's last epoch."""
+        self.phase = None
+        self._first_epoch = self._first_epoch or time.monotonic()
         self.running[trial.key] = trial, metrics
 
     def on_trial_end(self, trial: Trial, outcome: Outcome, error: str | None) -> None:  # noqa: ARG002 (shown by LogLines)
         """Counts an outcome."""
+        self.phase = None
         self.running.pop(trial.key, None)
-        self._ended_here += 1
+        self.ended_here += 1
         if trial.kind != "trial":
-            self._after += 1
+            self._ended_beside += 1
             return
         self.counts[outcome] += 1
         value = trial.best
@@ -79,12 +107,12 @@ class Progress:
                 self.best = value, trial.number
 
     def on_message(self, message: str) -> None:
-        """Shows a notice above whatever is shown."""
+        """Shows a message above whatever is shown."""
         self.notices.append(message)
         self.console.print(Text(f"note: {message}", style="yellow"))
 
-    def told(self, end: Mapping[str, Any]) -> None:
-        """How the run has ended; for people there are tables."""
+    def on_run_end(self, end: Mapping[str, Any]) -> None:
+        """Called with the end of the run as data; people get tables instead."""
 
     def __enter__(self) -> Progress:
         return self
@@ -92,22 +120,27 @@ class Progress:
     def __exit__(self, *exc: object) -> None:
         """Nothing to close."""
 
+    def elapsed(self) -> str:
+        """Returns the time since the run began, in words."""
+        return format_duration(round(time.monotonic() - self._began))
+
     def remaining(self) -> str:
-        """Time left at the present rate, in words."""
-        if not self._ended_here:
+        """Returns the time left at the present rate, in words."""
+        if not self.ended_here:
             return "estimating"
-        left = self._left - self._ended_here
-        return f"about {format_duration(max(0, left) * (time.monotonic() - self._began) / self._ended_here)} left"
+        seconds = time.monotonic() - (self._first_epoch or self._began)
+        left = max(0, self.to_train - self.ended_here)
+        return f"about {format_duration(round(left * seconds / self.ended_here))} left"
 
 
 class LogLines(Progress):
-    """One line at the start and one per finished trial: for pipes and log files."""
+    """One line at the start and one for each finished trial: for pipes and log files."""
 
     def on_trial_start(self, trial: Trial) -> None:
-        """Prints, with the first one, what is to come: a run that is refused before prints nothing."""
-        if not self._ended_here and not self.running:
+        """Prints the number of trials to train, with the first trial: a run that is refused before prints nothing."""
+        if not self.ended_here and not self.running:
             epochs, ended = self.config.training.max_epochs, sum(self.counts.values())
-            left = f"up to {self._left} to train, of {epochs} epochs at most"
+            left = f"up to {self.to_train} to train, of {epochs} epochs at most"
             self.console.print(f"{self.config.name}: {left}; {ended or 'none'} ended before", soft_wrap=True)
         super().on_trial_start(trial)
 
@@ -133,8 +166,9 @@ class JsonLines(Progress):
         left: int | None = None,
         *,
         stream: TextIO,
+        stop: threading.Event | None = None,
     ):
-        super().__init__(config, console, done, left)
+        super().__init__(config, console, done, left, stop=stop)
         self._stream = stream
 
     def on_trial_start(self, trial: Trial) -> None:
@@ -159,13 +193,13 @@ class JsonLines(Progress):
         super().on_message(message)
         self._print("notice", message=message)
 
-    def told(self, end: Mapping[str, Any]) -> None:
+    def on_run_end(self, end: Mapping[str, Any]) -> None:
         """Prints the last line."""
         self._print(**end)
 
     def _print(self, event: str, trial: Trial | None = None, **facts: object) -> None:
-        of = {"study": trial.study, "trial": trial.number, "kind": trial.kind} if trial else {}
-        line = {"time": time.time(), "study": self.config.name, "event": event, **of, **facts}
+        subject = {"study": trial.study, "trial": trial.number, "kind": trial.kind} if trial else {}
+        line = {"time": time.time(), "study": self.config.name, "event": event, **subject, **facts}
         try:
             print(json.dumps(line), file=self._stream, flush=True)
         except BrokenPipeError:
@@ -173,7 +207,7 @@ class JsonLines(Progress):
 
 
 def silence(stream: IO[str]) -> None:
-    """Sends what is printed from here on to nobody: the reader has gone, and a run needs none."""
+    """Discards what is printed from here on: the reader has gone, and the run goes on without one."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
@@ -192,24 +226,64 @@ class LiveView(Progress):
         self._live.__exit__(None, None, None)
 
     def _render(self) -> RenderableType:
-        total, done = self.config.search.trials, sum(self.counts.values())
-        head = Text.assemble((self.config.name, "bold"), f"  {done}/{total} trials  ")
-        head.append(", ".join(f"{n} {outcome}" for outcome, n in self.counts.items() if n or outcome == "completed"))
-        head.append(f", {len(self.running)} running")
-        if self._after:
-            head.append(f", {self._after} beside the search")
+        width = self.console.width
+        total, done, lines = self.config.search.trials, sum(self.counts.values()), []
+        head = Table.grid(padding=(0, GAP))
+        bar = ProgressBar(total=max(1, self.to_train), completed=self.ended_here, width=max(10, min(40, width // 4)))
+        head.add_row(Text(self.config.name, style="bold"), bar, f"{done}/{total} trials", Text(self.elapsed()))
+        counts = ", ".join(f"{n} {outcome}" for outcome, n in self.counts.items() if n or outcome == "completed")
+        beside = f", {self._ended_beside} beside the search" if self._ended_beside else ""
+        lines.append(f"{counts}, {len(self.running)} running{beside}")
         if self.best is not None:
-            head.append(f"  best {self.config.objective.metric} {self.best[0]:.5g} (trial {self.best[1]})")
-        head.append(f"  {self.remaining()}", style="dim")
-        table = Table.grid(padding=(0, 2))
-        for trial, metrics in list(self.running.values()):
-            epoch = metrics.epoch if metrics else 0
-            value = f"{metrics.values[self.config.objective.metric]:.5g}" if metrics else "-"
-            table.add_row(
-                f"  {trial.study}-{trial.number:04d}",
-                trial.kind,
-                f"epoch {epoch}/{trial.config.training.max_epochs}",
-                f"{self.config.objective.metric} {value}",
-                Text(format_params(trial.hyperparameters), style="dim"),
-            )
-        return Group(head, table)
+            lines.append(f"best {self.config.objective.metric} {self.best[0]:.5g} (trial {self.best[1]})")
+        lines.append(self._state())
+        joined = "  ".join(lines)
+        texts = [joined] if cell_len(joined) <= width else lines
+        rows = [self._row(trial, metrics) for trial, metrics in list(self.running.values())]
+        return Group(head, *map(Text, texts), running_table(rows, width))
+
+    def _state(self) -> str:
+        if self.stop.is_set():
+            return STOPPING
+        return self.remaining() if self.phase is None else f"{self.phase} ..."
+
+    def _row(self, trial: Trial, metrics: EpochMetrics | None) -> tuple[str, ...]:
+        metric = self.config.objective.metric
+        # A resumed trial has reported epochs, to the driver before this one.
+        epoch = metrics.epoch if metrics else max(trial.epochs, trial.reported)
+        return (
+            f"{trial.study}-{trial.number:04d}",
+            trial.kind,
+            f"epoch {epoch}/{trial.config.training.max_epochs}",
+            f"{metric} {metrics.values[metric]:.5g}" if metrics else f"{metric} -",
+            format_params(trial.hyperparameters),
+        )
+
+
+def running_table(rows: Sequence[tuple[str, ...]], width: int) -> Table:
+    """Returns the running trials: name, kind, epoch, value and hyperparameters, the last two or three if they fit."""
+    names = [max((cell_len(row[i]) for row in rows), default=0) for i in range(5)]
+    shown = next((kept for kept in COLUMNS if sum(names[i] for i in kept) + GAP * len(kept) <= width), COLUMNS[-1])
+    table = Table.grid(padding=(0, GAP))
+    for column in shown:
+        table.add_column(no_wrap=True, style="dim" if column == 4 else None)
+    for row in rows:
+        table.add_row(*(Text(row[i]) for i in shown))
+    return table
+
+
+@contextlib.contextmanager
+def waiting(console: Console, what: str) -> Iterator[None]:
+    """Shows on a terminal what a block does, and for how long it has."""
+    if not console.is_terminal:
+        yield
+        return
+    began = time.monotonic()
+    shown = Live(
+        get_renderable=lambda: Text(f"{what} ... {time.monotonic() - began:.0f} s"),
+        console=console,
+        refresh_per_second=2,
+        transient=True,
+    )
+    with shown:
+        yield

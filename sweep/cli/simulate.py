@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from .interrupts import exit_code, graceful
 from .options import Address, AsJson, Storage, Tracking, make_settings
-from .output import make_console, print_json
-from .run import graceful, interrupted
+from .output import make_console, make_notes, print_json
+from .run_study import data_on_stdout, make_view
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +26,8 @@ def simulate(
     trials: Annotated[int, typer.Option(min=1, help="Trials to run.")] = 500,
     slots: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 64,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of a trial that is not pruned.")] = 20,
-    epoch_seconds: Annotated[float, typer.Option(min=0.001, help="How long an epoch takes.")] = 1.0,
-    finished: Annotated[int, typer.Option(min=0, help="Trials that the study has had before.")] = 0,
+    epoch_seconds: Annotated[float, typer.Option(min=0.001, help="Seconds of an epoch.")] = 1.0,
+    finished: Annotated[int, typer.Option(min=0, help="Finished trials that the study begins with.")] = 0,
     sampler: Annotated[Literal["tpe", "random", "qmc", "gp"], typer.Option(help="As in a study file.")] = "tpe",
     pruner: Annotated[
         Literal["none", "median", "successive_halving", "hyperband"], typer.Option(help="As in a study file.")
@@ -38,25 +37,27 @@ def simulate(
     tracking: Tracking = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a study whose trials sleep: what driver, storage and tracking server carry, before machines are paid for.
+    """Run a study whose trials sleep, to measure the capacity of driver, storage and tracking server.
 
-    Its files go to a folder that is removed; storage and tracking too, unless they are given or set, as for a run.
+    Its files go to a temporary folder, storage and tracking included unless they are set.
     Example: `sweep simulate --trials 500 --slots 64 --epochs 20 --epoch-seconds 1`
     """
     from ..config.errors import without_password
     from ..service.simulation import simulation
-    from . import progress as views
 
-    console = make_console(to_stderr=as_json)
-    out = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    console, notes = make_console(to_stderr=as_json), make_notes(to_stderr=as_json)
     with tempfile.TemporaryDirectory(prefix="sweep-simulation-") as scratch:
         settings = make_settings(workspace=Path(scratch), storage=storage, tracking_uri=tracking, address=address)
         load = simulation.Load(trials, slots, epochs, epoch_seconds, finished, sampler, pruner)
         config = simulation.study_of(load)
-        console.print(f"{config.name}: storage {without_password(settings.storage)}", soft_wrap=True)
-        console.print(f"tracking {without_password(settings.tracking_uri)}", soft_wrap=True)
-        view = views.LiveView if console.is_terminal else views.LogLines
-        with out, graceful(console) as (stop, caught), view(config, console, left=trials) as progress:
+        notes.print(f"{config.name}: storage {without_password(settings.storage)}", soft_wrap=True)
+        notes.print(f"tracking {without_password(settings.tracking_uri)}", soft_wrap=True)
+        view = make_view(settings, console, as_json=False)
+        with (
+            data_on_stdout(as_json),
+            graceful(console) as (stop, caught),
+            view(config, console, left=trials) as progress,
+        ):
             found = simulation.simulate(load, config, settings, progress, stop=stop)
     if as_json:
         load_json, found_json = dataclasses.asdict(load), dataclasses.asdict(found)
@@ -64,7 +65,7 @@ def simulate(
     else:
         _show(found, slots, progress.counts, console)
     if stop.is_set():
-        raise typer.Exit(interrupted(caught))
+        raise typer.Exit(exit_code(caught))
 
 
 def _show(found: Capacity, slots: int, outcomes: Mapping[str, int], console: Console) -> None:

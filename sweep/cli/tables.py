@@ -1,4 +1,4 @@
-"""What a terminal shows of a study: its trials, what matters in it, its networks."""
+"""Tables of a study for a terminal: its trials, its sensitivity, its networks."""
 
 from __future__ import annotations
 
@@ -6,54 +6,60 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from ..analysis.sensitivity_text import WIDE, meaning, standing_out, trust
-from ..analysis.wording import format_mean_sd, format_value, verdicts
+from ..analysis.wording import format_mean_sd, format_params, format_value, verdicts
 from ..config.search_space import ALIASES
 from ..config.study_config import StudyConfig
 from ..study.records import ARMS
+from .options import complete_commands
+from .stacking_table import StackingTable
 
 if TYPE_CHECKING:
     from ..analysis.comparison import FinalistComparison
     from ..analysis.sensitivity import Analysis, Interval
     from ..analysis.weight_profile import WeightProfile
+    from ..config.settings import Settings
     from ..service import Summary
     from ..study.records import TrialRecord
 
 
-def best_table(config: StudyConfig, rows: Sequence[TrialRecord]) -> Table:
-    """The best trials of a search."""
-    names = [n for n in [*ALIASES, *config.searched] if any(n in r.hyperparameters for r in rows)]
-    names = list(dict.fromkeys(names))
-    table = Table(box=box.SIMPLE_HEAD, title=f"Best of the search, by {config.objective.metric}", title_justify="left")
-    for name in ("trial", config.objective.metric, *names, "epochs"):
-        table.add_column(name, justify="right")
+def best_table(config: StudyConfig, rows: Sequence[TrialRecord]) -> StackingTable:
+    """Returns the best trials of a search as a table."""
+    names = [n for n in dict.fromkeys([*ALIASES, *config.searched]) if any(n in r.hyperparameters for r in rows)]
+    title = f"Best of the search, by {config.objective.metric}"
+    table = StackingTable(["trial", config.objective.metric, *names, "epochs"], title=title)
     for row in rows:
         values = [format_value(row.hyperparameters.get(n, config.constants.get(n))) for n in names]
         table.add_row(str(row.number), f"{row.value:.5g}", *values, str(row.epochs))
     return table
 
 
-def comparison_table(config: StudyConfig, comparison: FinalistComparison) -> Table:
-    """The finalists beside their controls, on fresh seeds: mean and standard deviation."""
+def comparison_table(config: StudyConfig, comparison: FinalistComparison) -> StackingTable:
+    """Returns the finalists beside their controls, on fresh seeds: mean and standard deviation."""
     n = config.search.finalists.seeds
     metric = config.objective.metric
-    title = f"Finalists and controls: {metric} on {n} fresh seeds, mean ± sd; gain is positive where guidance is better"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for name in ("trial", "guided", "plain control", "gain", "tuned control", "gain over tuned"):
-        table.add_column(name, justify="right")
+    seeds = f"{n} fresh seed{'s' if n > 1 else ''}"
+    title = f"Finalists and controls: {metric} on {seeds}, mean ± sd; gain is positive where guidance is better"
+    table = StackingTable(["trial", "guided", "plain control", "gain", "tuned control", "gain over tuned"], title=title)
     for f in comparison.finalists:
         samples = (f.guided, f.plain, f.gain_over_plain, f.tuned, f.gain_over_tuned)
         table.add_row(str(f.number), *(format_mean_sd(s, signed=i in (2, 4)) for i, s in enumerate(samples)))
     return table
 
 
+def best_line(summary: Summary) -> str:
+    """Returns the best trial, its value and its hyperparameters on one line."""
+    if not summary.best:
+        return "No trial has completed."
+    row, metric = summary.best[0], summary.config.objective.metric
+    return f"Best: trial {row.number}, {metric} {row.value:.5g}, {format_params(row.hyperparameters)}"
+
+
 def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
-    """The end of a run: tables and words."""
+    """Prints the counts, tables and verdicts of a study."""
     config = summary.config
     counts = ", ".join(
         f"{n} {o}" for o in ("completed", "pruned", "diverged", "failed")
@@ -71,44 +77,42 @@ def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
         console.print(Text(f"trial {row.number} failed: {reason}", style="red"))
 
 
-def status_table(summary: Summary) -> Table:
-    """How many trials of a study there are of each state and outcome."""
-    table = Table(box=box.SIMPLE_HEAD, title=summary.config.name, title_justify="left")
-    for name in ("", "waiting", "running", "completed", "pruned", "diverged", "failed"):
-        table.add_column(name, justify="right")
+def status_table(summary: Summary) -> StackingTable:
+    """Returns how many trials of a study there are of each state and outcome."""
+    states = ("waiting", "running", "completed", "pruned", "diverged", "failed")
+    table = StackingTable(["", *states], title=summary.config.name)
     for name, rows in (("search", summary.rows), ("finalists, controls, pairs", summary.controls)):
-        states: list[str] = [r.outcome or r.state for r in rows]
-        kinds = ("waiting", "running", "completed", "pruned", "diverged", "failed")
-        table.add_row(name, *(str(states.count(k)) for k in kinds))
+        found: list[str] = [row.outcome or row.state for row in rows]
+        table.add_row(name, *(str(found.count(state)) for state in states))
     return table
 
 
 def status_lines(summary: Summary, *, tracebacks: bool) -> Iterator[str]:
-    """The drivers of a study's unfinished trials and what they have, then what has failed or diverged.
+    """Yields the drivers of unfinished trials with their trials, then the failed and diverged trials.
 
     Args:
-        tracebacks: say the whole of an error, not its last line alone.
+        tracebacks: if True, an error is shown whole, else only its last line.
     """
     study = summary.config.name
     rows = [*((study, row) for row in summary.rows), *((f"{study}.controls", row) for row in summary.controls)]
     drivers: dict[tuple[str | None, bool, bool], list[str]] = {}
     for name, row in rows:
-        before = f"; its code has failed before: {_last_line(row)}" if row.error else ""
+        before = f"; failed before: {_last_line(row)}" if row.error else ""
         if row.state == "running":
             line = f"    {_title(name, row)}: epoch {row.epochs} of {summary.config.training.max_epochs}{before}"
             drivers.setdefault((row.owner, row.orphan, row.kind in ARMS), []).append(line)
     for (owner, orphan, of_pair), trials in drivers.items():
         then = f"the next sweep confirm {study}" if of_pair else "the next run"
         if owner is None:
-            yield f"  trials that a driver takes just now, or had taken when it died; {then} goes on with those:"
+            yield f"  trials that a driver is claiming, or was claiming when it died; {then} continues them:"
         elif orphan:
-            yield f"  driver {owner} is dead or was stopped; {then} goes on with its trials, now orphans:"
+            yield f"  driver {owner} is dead or was stopped; {then} adopts its trials, now orphans:"
         else:
             here = owner.startswith(f"{socket.gethostname()} ")
-            yield f"  driver {owner} is at work{'' if here else ', as far as can be seen from another host'}:"
+            yield f"  driver {owner} is running{'' if here else ' (as seen from another host)'}:"
         yield from trials
     if waiting := sum(row.state == "waiting" and row.kind in ARMS for row in summary.controls):
-        yield f"  {waiting} members of pairs wait for a sweep confirm {study} that wants them"
+        yield f"  {waiting} members of pairs wait for the next sweep confirm {study}"
     for name, row in rows:
         if row.outcome in ("failed", "diverged"):
             error = (row.error or "").strip() if tracebacks else _last_line(row)
@@ -124,57 +128,55 @@ def _last_line(row: TrialRecord) -> str:
     return (row.error or "").strip().rpartition("\n")[2]
 
 
-def print_analysis(analysis: Analysis, console: Console, *, brief: bool = False) -> None:
-    """What matters in a study: how far to trust it, the indices, what they mean; ``brief``: without the table."""
+def print_analysis(analysis: Analysis, console: Console, settings: Settings, *, brief: bool = False) -> None:
+    """Prints the reliability of an analysis, its indices (not with ``brief``) and their meaning."""
     at = "" if analysis.epoch is None else f", epoch {analysis.epoch}"
     console.print(Text(f"Sensitivity of {analysis.objective} in {analysis.study}{at}", style="bold"))
-    console.print(Text(trust(analysis)), soft_wrap=True)
+    console.print(Text(trust(analysis)), soft_wrap=not console.is_terminal)
     if analysis.trusted and not brief:
         console.print(_indices_table(analysis))
         for (a, b), together in standing_out(analysis):
             console.print(Text(f"  {a} x {b}  {_share(together.value, together.ci)}"))
     for name, why in analysis.left_out.items():
         console.print(Text(f"  {name} is left out: {why}"))
-    console.print(Text(meaning(analysis)), soft_wrap=True)
+    text = complete_commands(meaning(analysis), settings, analysis.study)
+    console.print(Text(text), soft_wrap=not console.is_terminal)
     if analysis.divergence is not None and not brief:
         console.print()
-        print_analysis(analysis.divergence, console)
+        print_analysis(analysis.divergence, console, settings)
 
 
-def _indices_table(analysis: Analysis) -> Table:
+def _indices_table(analysis: Analysis) -> StackingTable:
     part = f"the part of the search space with {analysis.where}" if analysis.where else "the search space"
-    table = Table(box=box.SIMPLE_HEAD, title=Text(f"Shares of the variance over {part}"), title_justify="left")
-    for name in ("hyperparameter", "alone (first order)", "with interactions (total)"):
-        table.add_column(name, justify="left" if name == "hyperparameter" else "right")
+    columns = ["hyperparameter", "alone (first order)", "with interactions (total)"]
+    table = StackingTable(columns, title=f"Shares of the variance over {part}", left=1)
     for name, index in sorted(analysis.parameters.items(), key=lambda item: -item[1].total):
-        table.add_row(Text(name), _share(index.first, index.first_ci), _share(index.total, index.total_ci))
+        table.add_row(name, _share(index.first, index.first_ci), _share(index.total, index.total_ci))
     return table
 
 
 def _share(value: float, ci: Interval) -> str:
-    """An index with its interval; a wide interval alone."""
+    """Formats an index with its interval; a wide interval stands alone."""
     low, high = ci
     return f"{low:.2f} to {high:.2f}" if (high - low) / 2 > WIDE else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def importances_table(objective: str, importances: Mapping[str, float]) -> Group:
-    """Optuna's importances under their true name."""
-    title = Text(
+def importances_table(objective: str, importances: Mapping[str, float]) -> StackingTable | Text:
+    """Returns Optuna's importances, and what they are."""
+    title = (
         f"Optuna's PED-ANOVA importances for {objective}: what separated the best trials of this search from the "
-        "others; they depend on where it looked and what it pruned, and are no shares of the variance"
+        "others; they depend on where the search looked and what it pruned, and are no shares of the variance"
     )
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("hyperparameter")
-    table.add_column("importance", justify="right")
+    table = StackingTable(["hyperparameter", "importance"], title=title, left=1)
     for name, value in importances.items():
-        table.add_row(Text(name), f"{value:.2f}")
-    return Group(title, table if importances else Text("None: too few completed trials."))
+        table.add_row(name, f"{value:.2f}")
+    return table if importances else Text(f"{title}\nNone: too few completed trials.")
 
 
-def profile_table(profile: WeightProfile) -> Table:
-    """One line a layer: its entropy, and how far its singular values or its filters lie apart."""
-    columns = ("layer", "kind", "shape", "entropy, nats per dimension", "spread")
-    table = Table(*columns, title=profile.title, box=box.SIMPLE)
+def profile_table(profile: WeightProfile) -> StackingTable:
+    """Returns a line for each layer: its entropy, and the spread of its singular values or filters."""
+    columns = ["layer", "kind", "shape", "entropy, nats per dimension", "spread"]
+    table = StackingTable(columns, title=profile.title, left=len(columns))
     for layer in profile.layers:
         if layer.kind == "dense":
             spread = f"singular values {layer.values[-1]:.3g} to {layer.values[0]:.3g}"

@@ -1,20 +1,27 @@
-"""One function for each command: what the command line and a notebook call.
+"""Functions behind the commands, for the command line and for notebooks: one function for each command.
 
-May import every folder but ``cli``. Face: the functions below and `Summary`.
+May import every folder but ``cli``. The face is `load_study`, `run`, `train`, `report` and `confirm`, with `RunOptions`
+and `RunCallback`. Importing it imports neither torch nor Ray, Optuna or MLflow. Note that ``sweep.service.run`` and
+``sweep.service.confirm`` are the functions; import names of their modules with ``from sweep.service.run import ...``.
 """
 
 from ..analysis.summary import Summary, export_config, finished_rows, summarise
 from ..study.storages.catalog import derive_study, load_stored_config, study_names_of_ours
-from .analyse import importances, publish, report, sensitivity
+from .analyse import importances, log_report, report, sensitivity
+from .callback import RunCallback
+from .confirm import confirm
 from .enqueue import enqueue
 from .preflight.dry_run import plan_run
 from .preflight.load import load_study
-from .run import run
+from .run import RunOptions, run
 from .single_trial import test, train, trial_config
 from .ui import run_links, ui
 
 __all__ = [
+    "RunCallback",
+    "RunOptions",
     "Summary",
+    "confirm",
     "derive_study",
     "enqueue",
     "export_config",
@@ -22,8 +29,8 @@ __all__ = [
     "importances",
     "load_stored_config",
     "load_study",
+    "log_report",
     "plan_run",
-    "publish",
     "report",
     "run",
     "run_links",

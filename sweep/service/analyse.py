@@ -1,7 +1,8 @@
-"""What is concluded from a study: what matters in it, and its report, in the workspace and in MLflow."""
+"""Analyses a study: its sensitivity, and its report in the workspace and in MLflow."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from ..analysis.report.report import Report
     from ..analysis.sensitivity import Analysis
     from ..tracking.tracker import Tracker
-    from .driver import RunCallback
+    from .callback import RunCallback
+
+logger = logging.getLogger(__name__)
 
 
 def sensitivity(
@@ -27,15 +30,15 @@ def sensitivity(
     where: str | None = None,
     divergence: bool = True,
 ) -> list[Analysis]:
-    """What matters in a study, ours or any other of the storage: one analysis for each of its objectives.
+    """Analyses the sensitivity of a study, ours or any other of the storage: one analysis for each objective.
 
     Args:
         metric, epoch, against_control: see `sweep.study.dataframe.read`.
         where: see `sweep.analysis.conditions.parse_conditions`.
-        divergence: also analyse the probability of diverging, where trials have; takes seconds.
+        divergence: if True and trials have diverged, the probability of divergence is analysed too; takes seconds.
 
     Raises:
-        SweepError: no such study, metric or epoch, or a condition that is none.
+        SweepError: no such study, metric or epoch, or a malformed condition.
     """
     from ..analysis.conditions import parse_conditions
     from ..analysis.sensitivity import analyse, analyse_divergence
@@ -54,7 +57,7 @@ def sensitivity(
 
 
 def importances(name: str, settings: Settings) -> dict[str, dict[str, float]]:
-    """Optuna's own importances, objective -> hyperparameter -> importance: what separated good trials from bad.
+    """Returns Optuna's own importances: objective -> hyperparameter -> importance.
 
     Raises:
         SweepError: no such study.
@@ -65,7 +68,7 @@ def importances(name: str, settings: Settings) -> dict[str, dict[str, float]]:
 
 
 def report(name: str, settings: Settings, folder: Path | None = None) -> Report:
-    """Writes the report of a study to a folder, its own in the workspace unless another is given.
+    """Writes the report of a study to a folder; by default to the study's own folder in the workspace.
 
     Raises:
         SweepError: no such study.
@@ -85,30 +88,31 @@ def _write(name: str, analysis: Analysis, settings: Settings, folder: Path) -> R
 
 
 def analyse_finished(
-    name: str, settings: Settings, tracker: Tracker, listener: RunCallback, *, report: bool
+    name: str, settings: Settings, tracker: Tracker, callback: RunCallback, *, report: bool
 ) -> Analysis | None:
-    """What a run ends with, what matters and the report; what fails here is said, and the study is done all the same.
+    """Analyses a study at the end of its run; a failure becomes a message, and the run still succeeds.
 
     Args:
-        tracker: of the run; what it is handed is sent before it is closed.
-        report: whether to write one.
+        tracker: the run's tracker; it sends what is logged here before it is closed.
+        report: if True, the report is written and logged.
     """
     analysis = None
     try:
         [analysis] = sensitivity(name, settings, divergence=report)
         if report:
             _log(_write(name, analysis, settings, settings.reports(name)), tracker)
-    except Exception as error:  # noqa: BLE001  whatever it is, no trial is lost by it
+    except Exception as error:
+        logger.debug("the report of %s failed", name, exc_info=True)
         again = f"to try again: sweep report {name}"
-        listener.on_message(f"the report was not written ({type(error).__name__}: {error}); {again}")
+        callback.on_message(f"the report was not written ({type(error).__name__}: {error}); {again}")
     return analysis
 
 
-def publish(name: str, written: Report, settings: Settings) -> str | None:
-    """Adds a report to the study's own run in MLflow; returns why not, where it cannot.
+def log_report(name: str, written: Report, settings: Settings) -> str | None:
+    """Logs a report to the study's own run in MLflow; returns the problem if that fails.
 
     Raises:
-        TrackingError: the tracking server is out of reach.
+        TrackingError: the tracking server is unreachable.
     """
     from ..tracking.tracker import Tracker
 

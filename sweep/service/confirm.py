@@ -1,55 +1,50 @@
-"""`sweep confirm`: checks that a study can be confirmed, has its rivals found and the pairs trained, and reads them.
+"""`sweep confirm`: plans baselines and pairs for a finished study, trains both, and compares the pairs.
 
-Their metrics are read from the checkpoints, which hold all epochs of a run and how long each took.
+The metrics of the pairs are read from their checkpoints, which hold every epoch of a run and its duration.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-import threading
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..analysis.confirmation import BaselineResult, Confirmation, best_hyperparameters
-from ..analysis.paired_tests import Member, PairedComparison, apply_holm, compare_pairs
 from ..analysis.summary import Summary, summarise
 from ..config.errors import ConfigError, TrackingError, nearest, reason
 from ..config.search_space import Scalar
 from ..config.settings import Settings
 from ..config.study_config import OF_CONFIRM, StudyConfig
-from ..data.loading import reader
 from ..execution.session import ray_session
-from ..models import options
-from ..study.baselines import METHODS, configurations, first_points, has_already, members, rival, trained, wanted_pairs
-from ..study.finalists import missing
 from ..study.records import ARMS, Arm, TrialRecord
 from ..study.storages.catalog import CONFIRMATION, get_storage, load_stored_config
-from ..tracking.tracker import Tracker
-from ..training import checkpoint
 from .preflight.load import load_study
-from .preflight.space_checks import check_study
-from .run import is_complete, run
+from .run import RunOptions, check_run, run
 
 if TYPE_CHECKING:
-    from .driver import RunCallback
+    from ..analysis.confirmation import BaselineResult, Confirmation
+    from ..analysis.paired_tests import Member, PairedComparison
+    from .callback import RunCallback
 
+logger = logging.getLogger(__name__)
 
 LONGEST = 100  # characters of a study's name
+
+Listen = Callable[[StudyConfig, int | None], contextlib.AbstractContextManager["RunCallback"]]
 
 
 @dataclass(frozen=True)
 class ConfirmPlan:
-    """What is to be confirmed.
+    """The plan of a confirmation.
 
     Attributes:
-        config: the study's.
-        top: the configurations, best first.
-        rivals: the studies that find the rivals' best.
-        first: points that these are to try: the configurations without guidance.
-        notes: what a reader must know of it.
+        config: the config of the study to confirm.
+        top: the configurations to confirm, best first.
+        rivals: the studies that search the best configuration of each rival.
+        first: points that these studies must try: the configurations without guidance.
+        notes: limitations that a reader must know.
     """
 
     config: StudyConfig
@@ -62,93 +57,109 @@ class ConfirmPlan:
 def confirm(
     name: str,
     settings: Settings,
-    listen: Callable[[StudyConfig, int | None], contextlib.AbstractContextManager[RunCallback]],
+    listen: Listen,
     *,
     top: int = 1,
     seeds: int = 8,
     against: Sequence[str] = (),
     placebo: bool = False,
-    stop: threading.Event | None = None,
-    offline_ok: bool = False,
-    insecure: bool = False,
+    options: RunOptions | None = None,
 ) -> Confirmation | None:
     """Trains a study's best configurations and their rivals in pairs on fresh seeds, and measures them on the test set.
 
-    What is there is not trained again: every call goes on. Pairs of an earlier call with more of them count as well.
+    Finished trials are not trained again: every call is a resume. Pairs of an earlier call with more pairs count too.
 
     Args:
-        listen: makes the listener of a study that is run: a rival's, or with the number of rows left, of the pairs.
-        top: how many configurations.
-        seeds: pairs of each of them.
-        against: other methods in guidance's place, of `sweep.study.baselines.METHODS`.
-        placebo: guide a meaningless twin as well.
-        stop, offline_ok, insecure: as for `run`.
+        listen: makes the callback of a run, from its config and, for the run of the pairs, the number of rows left.
+        top: number of configurations.
+        seeds: pairs of each configuration.
+        against: other methods in place of guidance, among `sweep.study.baselines.METHODS`.
+        placebo: if True, a placebo of each guided network is trained too.
+        options: options of the runs; ``conclude``, ``pairs`` and ``first`` are set here.
 
     Returns:
-        None where it was stopped.
+        The confirmation; None if it was stopped.
 
     Raises:
-        ConfigError: all that keeps the study from being confirmed so, at once.
-        SweepError: as for `run`.
+        ConfigError: all reasons why the study cannot be confirmed, at once.
+        SweepError: see `run`.
     """
-    train = functools.partial(
-        run, settings=settings, concluded=False, stop=stop, offline_ok=offline_ok, insecure=insecure
-    )
-    plan = prepared(name, settings, top=top, against=against)
-    found, notes = [], iter(plan.notes)
-    with contextlib.ExitStack() as ray:  # one for all, when the first has anything to train
-        for arm, rival in plan.rivals.items():
-            with listen(rival, None) as listener:
-                for said in notes:  # before the first
-                    listener.on_message(said)
-                if not is_complete(rival, settings, first=plan.first[arm]):
-                    ray.enter_context(ray_session(settings.address, rival))
-                summary = train(rival, listener=listener, first=plan.first[arm])
-            if summary.interrupted:
-                return None
-            found.append(BaselineResult.of(arm, summary))
+    from ..analysis.confirmation import best_hyperparameters
+    from ..study.baselines import wanted_pairs
+    from ..study.finalists import missing
+
+    options = replace(options or RunOptions(), conclude=False)
+    plan = plan_confirmation(name, settings, top=top, against=against)
+    with contextlib.ExitStack() as ray:  # one Ray for all runs, started by the first that has anything to train
+        found = _train_rivals(plan, settings, listen, options, ray)
+        if found is None:
+            return None
         wanted = wanted_pairs(plan.config, plan.top, best_hyperparameters(found), seeds=seeds, placebo=placebo)
         left = len(missing(wanted, [r for r in summarise(name, settings).controls if r.state == "finished"]))
-        with listen(plan.config, left) as listener:
-            summary = train(plan.config, listener=listener, pairs=wanted)
+        logger.info("%d of %d rows of pairs of %s are left to train", left, len(wanted), name)
+        with listen(plan.config, left) as callback:
+            summary = run(plan.config, settings, callback, replace(options, pairs=wanted))
             if summary.interrupted:
                 return None
-            confirmation = read(plan, found, summary, settings, placebo=placebo)
-            if problem := publish(confirmation, settings):
-                listener.on_message(f"tracking: {problem}; the next sweep confirm {name} sends what is missing")
-            if problem := keep(confirmation, settings):
-                listener.on_message(f"the report will lack it ({problem}); the next sweep confirm {name} keeps it")
+            confirmation = read_confirmation(plan, found, summary, settings, placebo=placebo)
+            if problem := log_confirmation(confirmation, settings):
+                callback.on_message(f"tracking: {problem}; the next sweep confirm {name} sends what is missing")
+            if problem := store_confirmation(confirmation, settings):
+                callback.on_message(f"the report will lack it ({problem}); the next sweep confirm {name} stores it")
     return confirmation
 
 
-def prepared(name: str, settings: Settings, *, top: int, against: Sequence[str]) -> ConfirmPlan:
-    """Checks all that can be wrong, and plans the rest.
+def _train_rivals(
+    plan: ConfirmPlan, settings: Settings, listen: Listen, options: RunOptions, ray: contextlib.ExitStack
+) -> list[BaselineResult] | None:
+    """Runs the rivals' studies; returns the best of each, or None if a run was stopped."""
+    from ..analysis.confirmation import BaselineResult
+
+    found, notes = list[BaselineResult](), iter(plan.notes)
+    for arm, rival in plan.rivals.items():
+        rival_options = replace(options, first=plan.first[arm])
+        with listen(rival, None) as callback:
+            for note in notes:  # before the first run
+                callback.on_message(note)
+            if not check_run(rival, settings, rival_options):
+                ray.enter_context(ray_session(settings.address, rival))
+            summary = run(rival, settings, callback, rival_options)
+        if summary.interrupted:
+            return None
+        found.append(BaselineResult.of(arm, summary))
+    return found
+
+
+def plan_confirmation(name: str, settings: Settings, *, top: int, against: Sequence[str]) -> ConfirmPlan:
+    """Checks a study and plans its confirmation.
 
     Raises:
         ConfigError: all problems at once.
         SweepError: no such study.
     """
+    from ..models import options
+    from ..study.baselines import METHODS, configurations, first_points, rival
     from ..study.storages.storage import get_user_attr
+    from .preflight.space_checks import check_study
 
     load_stored_config(name, settings)
     config, _ = load_study(name, settings)
-    knows = len(get_user_attr(name, "knowledge", get_storage(settings.storage)) or [])
+    prior = len(get_user_attr(name, "knowledge", get_storage(settings.storage)) or [])
     summary = summarise(name, settings)
     best, total = configurations(config, summary.rows), max(len(summary.rows), config.search.trials)
     ended = sum(row.state == "finished" for row in summary.rows)
     rivals: dict[Arm, StudyConfig] = {}
     defaults = {option: parameter.default for option, parameter in options(config.model.name).items()}
     if not (problems := _problems(config, best, defaults, settings, top=top, against=against)):
-        rivals = {
-            arm: rival(config, arm, ended + knows) for arm in ("strongest", *METHODS) if arm in ("strongest", *against)
-        }
+        arms: list[Arm] = ["strongest", *(method for method in METHODS if method in against)]
+        rivals = {arm: rival(config, arm, ended + prior) for arm in arms}
         problems = [f"{arm}: {each}" for arm, study in rivals.items() for each in check_study(study, settings)[0]]
     if problems:
         raise ConfigError(f"confirm {name}", problems)
     first = {arm: first_points(config, best[:top], study, defaults) for arm, study in rivals.items()}
-    note = f"{name} is not over: of its {total} trials {ended} have ended, and these are all that is used"
-    shown = f"{name} was shown {knows} trials of other studies; each rival has as many more of its own"
-    return ConfirmPlan(config, best[:top], rivals, first, [note] * (ended < total) + [shown] * (knows > 0))
+    note = f"{name} is not finished: {ended} of its {total} trials have ended, and only these are used"
+    shown = f"the sampler of {name} was shown {prior} trials of other studies; each rival gets as many more of its own"
+    return ConfirmPlan(config, best[:top], rivals, first, [note] * (ended < total) + [shown] * (prior > 0))
 
 
 def _problems(
@@ -160,7 +171,10 @@ def _problems(
     top: int,
     against: Sequence[str],
 ) -> list[str]:
-    """What keeps a study from being confirmed, the rivals' studies aside."""
+    """Returns the reasons why a study cannot be confirmed, those of the rivals' studies excepted."""
+    from ..data.loading import reader
+    from ..study.baselines import METHODS, has_already
+
     name = config.name
     problems = [
         f"--against: {method!r} is none of {', '.join(METHODS)}{nearest(method, [*METHODS])}"
@@ -168,15 +182,15 @@ def _problems(
         if method not in METHODS
     ]
     if OF_CONFIRM in name:
-        problems.append(f"{name} is a study of sweep confirm's own; confirm {name.partition(OF_CONFIRM)[0]}")
+        problems.append(f"{name} was made by sweep confirm; confirm {name.partition(OF_CONFIRM)[0]}")
     elif len(longest := f"{name}{OF_CONFIRM}{max(METHODS, key=len)}") > LONGEST:
         problems.append(f"{name}: the name is {len(longest) - LONGEST} characters too long for studies like {longest}")
     if not best:
-        problems.append(f"{name} has no completed trial yet; go on with it: sweep resume {name}")
+        problems.append(f"{name} has no completed trial yet; to go on: sweep resume {name}")
     elif top > len(best):
-        problems.append(f"--top {top}: {name} has {len(best)} configurations that were completed")
+        problems.append(f"--top {top}: {name} has {len(best)} completed configurations")
     problems += [
-        f"--against {method}: the network of trial {row.number} has it already"
+        f"--against {method}: the network of trial {row.number} uses it already"
         for method in METHODS
         for row in best[:top]
         if method in against and has_already(config, row, method, defaults)
@@ -186,22 +200,27 @@ def _problems(
     return problems
 
 
-def read(
+def read_confirmation(
     plan: ConfirmPlan, found: Sequence[BaselineResult], summary: Summary, settings: Settings, *, placebo: bool
 ) -> Confirmation:
-    """Compares all pairs that there are; reads their metrics from the checkpoints."""
-    config, runs, best = plan.config, _Runs(f"{plan.config.name}.controls", settings), best_hyperparameters(found)
+    """Compares the finished pairs; reads their metrics from the checkpoints."""
+    from ..analysis.confirmation import Confirmation, best_hyperparameters
+    from ..analysis.paired_tests import apply_holm, compare_pairs
+    from ..study.baselines import members, trained
+
+    config, best = plan.config, best_hyperparameters(found)
+    reader = _PairReader(f"{config.name}.controls", settings)
     compared: dict[tuple[Arm, Arm], list[PairedComparison]] = {}
     for row in plan.top:
         arms = {
-            arm: runs.of(trained(arm, values, summary.controls))
+            arm: reader.read(trained(arm, values, summary.controls))
             for arm, values in members(config, row, best, placebo=placebo).items()
         }
         for pair in _opponents([*arms]):
             comparison = compare_pairs(row.number, pair, (arms[pair[0]], arms[pair[1]]), config.objective)
             compared.setdefault(pair, []).append(comparison)
     groups = [apply_holm(group) for group in compared.values()]
-    fruitless = [
+    without_result = [
         f"{each.arm}: none of the {each.trials} trials of {each.study} has completed"
         for each in found
         if each.number is None
@@ -213,29 +232,29 @@ def read(
         direction=config.objective.direction,
         configurations={row.number: row.hyperparameters for row in plan.top},
         rivals=list(found),
-        comparisons=[comparison for of_each in zip(*groups, strict=True) for comparison in of_each],
-        notes=[*plan.notes, *fruitless, *runs.notes()],
+        comparisons=[comparison for each in zip(*groups, strict=True) for comparison in each],
+        notes=[*plan.notes, *without_result, *reader.notes()],
         rows=len(rows),
         ended=max(int(1000 * (row.ended or 0.0)) for row in rows),
     )
 
 
-class _Runs:
-    """The members of pairs, by their rows; those that there is nothing to read of are left out, and noted."""
+class _PairReader:
+    """Loads the runs of each pair; skips and reports those without a readable checkpoint."""
 
     def __init__(self, sister: str, settings: Settings):
         self._sister, self._settings = sister, settings
-        self._read: dict[int, Member | None] = {}
+        self._members: dict[int, Member | None] = {}
         self._failed: set[int] = set()
 
-    def of(self, rows: Mapping[int, TrialRecord]) -> dict[int, Member]:
-        """Members by seed."""
+    def read(self, rows: Mapping[int, TrialRecord]) -> dict[int, Member]:
+        """Returns members by seed, from rows by seed."""
         found = {seed: self._member(row) for seed, row in rows.items()}
         return {seed: member for seed, member in found.items() if member is not None}
 
     def notes(self) -> list[str]:
-        """What was left out."""
-        gone = {number for number, member in self._read.items() if member is None}
+        """Returns a sentence for each reason why pairs were left out."""
+        gone = {number for number, member in self._members.items() if member is None}
         return [
             f"{self._sister} {', '.join(map(str, sorted(numbers)))}: {why}; the pairs are left out"
             for numbers, why in ((self._failed, "failed, see sweep status"), (gone, "the checkpoints are gone"))
@@ -243,18 +262,21 @@ class _Runs:
         ]
 
     def _member(self, row: TrialRecord) -> Member | None:
+        from ..analysis.paired_tests import Member
+        from ..training import checkpoint
+
         if row.outcome == "failed":
             self._failed.add(row.number)
             return None
-        if row.number not in self._read:
+        if row.number not in self._members:
             saved = checkpoint.load_latest(self._settings.checkpoints(self._sister, row.number))
             member = None if saved is None else Member(saved.history, diverged=saved.diverged is not None)
-            self._read[row.number] = member
-        return self._read[row.number]
+            self._members[row.number] = member
+        return self._members[row.number]
 
 
 def _opponents(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
-    """The guided network against each of the others, then the others against the plain control."""
+    """Yields the guided network against each other arm, then the others against the plain control."""
     for arm in arms:
         if arm != "guided":
             yield "guided", arm
@@ -263,8 +285,8 @@ def _opponents(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
             yield arm, "plain"
 
 
-def keep(confirmation: Confirmation, settings: Settings) -> str | None:
-    """Notes a confirmation with its study, for the report; returns why not, where it cannot."""
+def store_confirmation(confirmation: Confirmation, settings: Settings) -> str | None:
+    """Stores a confirmation with its study, for the report; returns the problem if that fails."""
     from ..study.storages.storage import UNREACHABLE, set_user_attr
 
     try:
@@ -274,8 +296,10 @@ def keep(confirmation: Confirmation, settings: Settings) -> str | None:
     return None
 
 
-def publish(confirmation: Confirmation, settings: Settings) -> str | None:
-    """Adds a confirmation to the study's own run in MLflow; returns why not, where it cannot."""
+def log_confirmation(confirmation: Confirmation, settings: Settings) -> str | None:
+    """Logs a confirmation to the study's own run in MLflow; returns the problem if that fails."""
+    from ..tracking.tracker import Tracker
+
     tracker = Tracker.of(confirmation.study, settings)
     try:
         if not tracker.open_existing():

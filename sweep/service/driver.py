@@ -1,57 +1,45 @@
-"""The driver of one run: hands the study's trials to the executor, and what comes back to the study and the tracker.
+"""The driver of one run: assigns the study's trials to the executor, and passes reports to the study and the tracker.
 
-Order of writing: the worker's checkpoint, then the storage, then tracking; what a dead driver has not sent there, the
-next one does (`sweep.service.recorder`). Only what reads checkpoints imports torch.
+Order of writing: the worker's checkpoint, then the storage, then tracking. What a dead driver has not sent to the
+tracker, the next driver sends (`sweep.service.recorder`). torch is imported only to read checkpoints.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 from ..config.errors import reason
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from ..execution.trial_source import Key, TrialRequest
-from ..losses.options import DOMINANT, INERT
 from ..study.finalists import best_rows, wanted_rows, wanted_tuned
 from ..study.records import Outcome
 from ..study.storages.leases import RENEW_EVERY
 from ..study.storages.storage import UNREACHABLE, Backoff
 from ..study.study import Study
 from ..study.trial import EndedElsewhereError, Trial
-from ..training.reports import EpochMetrics, OomKind, TrialPaths, TrialReport
+from ..training.reports import OomKind, TrialPaths, TrialReport
+from .callback import RunCallback
+from .guidance_monitor import GuidanceMonitor
 from .recorder import Recorder
 
-CONFIRM_EVERY = 10.0  # seconds after which a trial is looked at again: another driver may have taken it over
+logger = logging.getLogger(__name__)
 
-
-class RunCallback(Protocol):
-    """Who wants to see a run's progress: a terminal, a log, a test."""
-
-    def on_trial_start(self, trial: Trial) -> None:
-        """A worker has taken a trial."""
-
-    def on_epoch_end(self, trial: Trial, metrics: EpochMetrics) -> None:
-        """A trial has finished epochs, the last of them is given."""
-
-    def on_trial_end(self, trial: Trial, outcome: Outcome, error: str | None) -> None:
-        """A trial has ended."""
-
-    def on_message(self, message: str) -> None:
-        """Something the user should know; said once."""
+CONFIRM_EVERY = 10.0  # seconds between two checks that a trial is still ours: another driver may have adopted it
 
 
 class Driver:
     """The source of one run's trials: the search first, then finalists and controls, then the tuned control.
 
     Args:
-        stage: to begin with; ``tuned``, the last one, trains what waits in the sister study and nothing else.
+        stage: first stage; ``tuned``, the last one, trains the waiting rows of the sister study and nothing else.
     """
 
     def __init__(
@@ -60,55 +48,53 @@ class Driver:
         settings: Settings,
         search: Study,
         controls: Study,
-        recording: Recorder,
-        listener: RunCallback,
+        recorder: Recorder,
+        callback: RunCallback,
         *,
         stage: Literal["search", "tuned"] = "search",
     ):
-        self._config, self._settings, self._listener = config, settings, listener
+        self._config, self._settings, self._callback = config, settings, callback
         self._studies = {search.name: search, controls.name: controls}
         self._search, self._controls = search, controls
-        self._recording = recording
+        self._recorder = recorder
         self._trials: dict[Key, Trial] = {}
         self._stage: str = stage
         self._began = time.monotonic()
         self._out_of_budget = False
-        self._guidance: dict[Key, str] = {}
-        self._pending_reports: dict[
-            Key, list[TrialReport]
-        ] = {}  # what workers reported and the storage has not taken yet
-        self._turn = threading.RLock()  # of the executor's loop and of the thread that asks
-        self._confirmed: dict[Key, float] = {}  # when a trial was last known to be ours, by the wall clock
-        self._retry_queue: list[Trial] = []  # whose own code has failed, or that were out of memory
+        self._guidance = GuidanceMonitor()
+        self._pending_reports: dict[Key, list[TrialReport]] = {}  # not yet stored
+        self._turn = threading.RLock()  # between the executor's loop and the thread that asks
+        self._confirmed: dict[Key, float] = {}  # wall-clock time at which a trial was last confirmed to be ours
+        self._retry_queue: list[Trial] = []  # failed in their own code, or out of memory
         self._backoff = Backoff()
-        self._over = threading.Event()
-        self._left = threading.Event()
+        self._over = threading.Event()  # all stages are finished, or the run is interrupted
+        self._left = threading.Event()  # the ``with`` block has ended
         self._interrupted = False
 
     def __enter__(self) -> Self:
-        self._recording.tell_of_problems()
+        self._recorder.report_problems()
         threading.Thread(target=self._heartbeat, name="lease", daemon=True).start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Ends the run: trials that were interrupted are left to the next one."""
+        """Ends the run: releases interrupted trials, which the next run continues."""
         self._interrupted = exc[0] is not None or bool(self._trials)
         self._left.set()
         try:
-            self._recording.interrupted(left := list(self._trials.values()))
+            self._recorder.interrupted(left := list(self._trials.values()))
             for trial in left:
                 self._studies[trial.study].release(trial)
         except UNREACHABLE as error:
-            self._listener.on_message(
-                f"the storage is away ({reason(error)}): another host waits a minute for our trials"
+            self._callback.on_message(
+                f"cannot reach the storage ({reason(error)}): other hosts can adopt our trials in about a minute"
             )
         finally:
-            self._over.set()  # or record() would wait for ever
+            self._over.set()  # log_best_when_done() waits for it
 
     # -- the executor's source -----------------------------------------------------------------------------------
 
     def ask(self) -> TrialRequest | None:
-        """Returns the next trial of the present stage, and moves to the next stage when this one is through."""
+        """Returns the next trial of the present stage; enters the next stage when this one is finished."""
         if self._backoff.waiting:
             return None
         try:
@@ -124,21 +110,21 @@ class Driver:
         return job
 
     def is_finished(self) -> bool:
-        """Whether all stages are through."""
+        """Returns True if all stages are finished."""
         return self._stage == "done"
 
     def on_trial_start(self, key: Key) -> None:
         """Opens the trial's MLflow run."""
         trial = self._trials.get(key)
-        if trial is None:  # it ended while it waited for another worker: the first report is told to stop
+        if trial is None:  # it ended while waiting for another worker: the answer to its first report stops it
             return
-        self._recording.start(trial)
-        self._listener.on_trial_start(trial)
+        self._recorder.start(trial)
+        self._callback.on_trial_start(trial)
 
     def report(self, key: Key, result: TrialReport) -> bool:
-        """Hands epochs to the pruner, in order, and to the tracker; ends the trial where it has ended.
+        """Passes epochs to the pruner, in order, and to the tracker; returns True if the trial must stop.
 
-        While the storage is away, trials go on and what they report is kept; it is handed in when the storage is back.
+        Trials continue during a storage outage; their reports are queued and stored when the storage is reachable.
         """
         ended = result.outcome is not None
         with self._turn:
@@ -157,7 +143,7 @@ class Driver:
             return stop
 
     def n_waiting(self) -> int:
-        """How many trials of the present stage no driver has begun."""
+        """Returns the number of trials of the present stage that no driver has claimed."""
         study = self._search if self._stage == "search" else self._controls
         try:
             return 0 if self._stage == "search" and self._out_of_budget else study.n_waiting()
@@ -165,14 +151,14 @@ class Driver:
             return 0
 
     def on_message(self, message: str) -> None:
-        """Passes on what the user should know."""
-        self._listener.on_message(message)
+        """Passes a message on to the user."""
+        self._callback.on_message(message)
 
     def on_trial_lost(self, key: Key, error: str, oom: OomKind | None = None) -> None:
-        """Fails a trial whose workers died again and again, or for lack of memory."""
+        """Fails a trial whose workers died repeatedly, or ran out of memory."""
         self.report(key, TrialReport([], outcome="failed", error=error, oom=oom))
 
-    # -- within --------------------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------------------
 
     def _next(self) -> Trial | None:
         if self._stage == "search":
@@ -182,49 +168,56 @@ class Driver:
             wanted = wanted_rows(self._config, self._search.rows())
             if wanted:
                 self._controls.add(wanted)
-            self._stage = "controls"
+            self._enter("controls")
         if self._stage == "controls":
             trial = self._controls.ask()
             if trial is not None or self._trials or self._controls.is_busy():
                 return trial
             self._controls.add(wanted_tuned(self._config, self._search.rows(), self._controls.rows()))
-            self._stage = "tuned"
+            self._enter("tuned")
         trial = self._controls.ask()
         if trial is None and not self._trials and not self._controls.is_busy():
-            self._stage = "done"
+            self._enter("done")
             self._over.set()
         return trial
 
+    def _enter(self, stage: str) -> None:
+        logger.info("stage %s of %s is finished; next: %s", self._stage, self._search.name, stage)
+        self._stage = stage
+
     def _process_reports(self, trial: Trial) -> bool:
-        """Hands what a trial reported to the storage and the tracker; returns whether it must stop here."""
+        """Passes a trial's reports to the storage and the tracker; returns True if the trial must stop."""
         try:
             ended = self._store_reports(trial) if self._is_owned(trial) else None
         except EndedElsewhereError:
             ended = None
         if ended is None:
-            self._listener.on_message(f"trial {trial.number} of {trial.study} was taken over while this driver slept")
-            self._recording.taken_over(trial)
+            self._callback.on_message(
+                f"trial {trial.number} of {trial.study} was adopted by another driver while this one was suspended"
+            )
+            self._recorder.adopted_elsewhere(trial)
             del self._trials[trial.key]
         del self._pending_reports[trial.key]
         return ended is not False
 
     def _store_reports(self, trial: Trial) -> bool:
-        """Does so; returns whether the trial has ended."""
+        """Stores the reports of an owned trial; returns True if the trial has ended."""
         results = self._pending_reports[trial.key]
         last = results[-1]
         reported = [m for result in results for m in result.epochs]
         trial.seconds |= {m.epoch: m.values.get("seconds", 0.0) for m in reported}
         pruned_at = self._studies[trial.study].report(trial, reported)
         for notice in (notice for result in results for notice in result.notices):
-            self._listener.on_message(f"trial {trial.number} of {trial.study}: {notice}")
-        # Epochs beyond the pruner's word were trained ahead of it and do not count.
+            self._callback.on_message(f"trial {trial.number} of {trial.study}: {notice}")
+        # Epochs after the pruning decision were trained ahead of it and do not count.
         epochs = [m for m in reported if pruned_at is None or m.epoch <= pruned_at]
-        self._recording.epochs(trial, epochs)
-        for metrics in epochs:  # each one, so that the tag does not depend on how they were batched
-            self._watch_guidance(trial, metrics)
+        self._recorder.epochs(trial, epochs)
+        for metrics in epochs:  # each of them, so that the tag does not depend on the batching of reports
+            if message := self._guidance.check(trial, metrics):
+                self._callback.on_message(message)
         if epochs:
             trial.epochs = epochs[-1].epoch
-            self._listener.on_epoch_end(trial, epochs[-1])
+            self._callback.on_epoch_end(trial, epochs[-1])
         outcome: Outcome | None = "pruned" if pruned_at is not None else last.outcome
         if outcome == "failed" and self._is_retried(trial, last):
             self._retry_queue.append(trial)
@@ -234,7 +227,7 @@ class Driver:
         return outcome is not None
 
     def _is_retried(self, trial: Trial, last: TrialReport) -> bool:
-        """Whether a trial that has failed is taken up again; the storage then knows of it."""
+        """Returns True if a failed trial is retried; the storage then records the failure."""
         study = self._studies[trial.study]
         if last.oom is not None and not trial.exclusive and self._config.resources.retries(last.oom):
             study.record_oom(trial, last.error or "")
@@ -242,11 +235,12 @@ class Driver:
             study.record_failure(trial, last.error or "")
         else:
             return False
-        self._recording.failed(trial, last.error)
+        logger.info("trial %d of %s is retried (%s)", trial.number, trial.study, last.oom or "its own error")
+        self._recorder.retried(trial, last.error)
         return True
 
     def _is_owned(self, trial: Trial) -> bool:
-        now = time.time()  # goes on while a machine sleeps
+        now = time.time()  # unlike a monotonic clock, it advances while a machine is suspended
         if not 0 <= now - self._confirmed.get(trial.key, 0.0) < CONFIRM_EVERY:
             if not self._studies[trial.study].owns(trial):
                 return False
@@ -255,20 +249,22 @@ class Driver:
 
     def _storage_lost(self, error: BaseException) -> None:
         if self._backoff.since is None:
-            self._listener.on_message(f"the storage is away ({reason(error)}): trials go on, their reports are kept")
+            self._callback.on_message(
+                f"cannot reach the storage ({reason(error)}): trials continue, and their reports are kept"
+            )
         self._backoff.failed(error)
 
     def _storage_restored(self) -> None:
         if self._backoff.since is not None:
-            self._listener.on_message(f"the storage is back after {self._backoff.answered():.0f} s")
+            self._callback.on_message(f"the storage is reachable again after {self._backoff.answered():.0f} s")
 
     def _heartbeat(self) -> None:
         for beat in itertools.count():
             with contextlib.suppress(*UNREACHABLE):
                 for study in self._studies.values():
                     study.heartbeat(beat)
-            with contextlib.suppress(OSError):  # a terminal that is gone must not keep the lease from being renewed
-                self._recording.tell_of_problems()
+            with contextlib.suppress(OSError):  # a closed terminal must not stop the renewal of the lease
+                self._recorder.report_problems()
             if self._left.wait(RENEW_EVERY):
                 return
 
@@ -282,70 +278,54 @@ class Driver:
         if trial is None:
             return None
         self._trials[trial.key], self._confirmed[trial.key] = trial, time.time()
+        logger.debug("claimed trial %d of %s, attempt %d", trial.number, trial.study, trial.attempt)
+        if trial.attempt > 1:
+            logger.info("adopted trial %d of %s at epoch %d", trial.number, trial.study, trial.reported)
         folder = self._settings.checkpoints(trial.study, trial.number)
         if trial.attempt > 1 and trial.reported and self._is_lost(folder):
-            self._listener.on_message(
-                f"trial {trial.number} of {trial.study} had come to epoch {trial.reported}, but {folder} holds no "
-                "checkpoint of it: it begins anew. The drivers of a study must share one workspace (--workspace)"
+            self._callback.on_message(
+                f"trial {trial.number} of {trial.study} had reached epoch {trial.reported}, but {folder} holds no "
+                "checkpoint of it: it starts again. The drivers of a study must share one workspace (--workspace)"
             )
         place = TrialPaths(folder=folder, data=self._settings.data, cache=self._settings.cache)
         judged = self._studies[trial.study].pruning_epochs(trial)
         return TrialRequest(trial.key, trial.config, place, trial.attempt, trial.exclusive, judged)
 
     def _budget_exhausted(self) -> bool:
-        """Whether the hours are over, or the target is reached: no new search trials then."""
+        """Returns True, and starts no more search trials, if the hours are used up or the target is reached."""
         search = self._config.search
         if self._out_of_budget:
             return True
         if search.hours is not None and time.monotonic() - self._began > search.hours * 3600:
             self._out_of_budget = True
-            self._listener.on_message(
-                f"{search.hours:g} hours are over: no new trials; running the study again goes on"
+            self._callback.on_message(
+                f"{search.hours:g} hours are over: no new trials; running the study again continues it"
             )
         best = best_rows(self._config, self._search.rows(), 1) if search.target is not None else []
         if best and search.target is not None and best[0].value is not None:
             value = best[0].value
             if value == search.target or self._config.objective.better(value, search.target):
                 self._out_of_budget = True
-                self._listener.on_message(f"trial {best[0].number} reached the target {search.target:g}: no new trials")
+                self._callback.on_message(f"trial {best[0].number} reached the target {search.target:g}: no new trials")
         return self._out_of_budget
-
-    def _watch_guidance(self, trial: Trial, metrics: EpochMetrics) -> None:
-        """Marks a trial, once, whose guidance does nothing or too much, and explains the first one of each."""
-        ratio = metrics.values.get("guidance/ratio")
-        if ratio is None or trial.key in self._guidance or not (ratio < INERT or ratio > DOMINANT):
-            return
-        state, hint = (
-            ("inert", "it changes nothing (see measure and scale under guidance in the README)")
-            if ratio < INERT
-            else (
-                "dominant",
-                "it would outweigh the task without max_ratio; lower lambdas, or a larger epsilon, avoid it",
-            )
-        )
-        if state not in self._guidance.values():
-            self._listener.on_message(
-                f"trial {trial.number}: guidance is {state}, its gradient {ratio:.2g} times the task's over epoch "
-                f"{metrics.epoch}: {hint}. All such trials have the MLflow tag sweep.guidance = {state}."
-            )
-        self._guidance[trial.key] = state
 
     def _end(
         self, trial: Trial, outcome: Outcome, *, checkpoint: str | None, error: str | None, tags: Mapping[str, str]
     ) -> None:
-        tags = {**tags, **({"sweep.guidance": self._guidance[trial.key]} if trial.key in self._guidance else {})}
-        del self._trials[trial.key]  # first: until it is told, its row still keeps the stage from ending
+        tags = {**tags, **self._guidance.tags(trial.key)}
+        del self._trials[trial.key]  # first: its row keeps the stage from ending until the storage has the end
         try:
             self._studies[trial.study].tell(trial, outcome, checkpoint=checkpoint, error=error, tags=tags)
         except BaseException:
             self._trials[trial.key] = trial
             raise
-        # After the storage, which may be away; a driver that dies in between leaves it to `Recording.repair`.
-        self._recording.end(trial, outcome, error, tags)
-        self._listener.on_trial_end(trial, outcome, error)
+        logger.debug("trial %d of %s %s after epoch %d", trial.number, trial.study, outcome, trial.epochs)
+        # After the storage, which may be unreachable; if the driver dies in between, `Recorder.repair` sends the end.
+        self._recorder.end(trial, outcome, error, tags)
+        self._callback.on_trial_end(trial, outcome, error)
 
     def log_best_when_done(self, study_file: str) -> None:
-        """Waits for the end of the run, then keeps the study file and, of the best trial, its weights and model."""
+        """Waits for the end of the run, then logs the study file and the best trial's weights and model."""
         self._over.wait()
         if not self._interrupted:
-            self._recording.keep(study_file)
+            self._recorder.log_best(study_file)

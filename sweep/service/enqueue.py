@@ -1,9 +1,8 @@
-"""Enqueues one configuration of the user's own."""
+"""Enqueues a configuration of the user's own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ..config.errors import ConfigError, nearest
 from ..config.search_space import Scalar
@@ -11,15 +10,15 @@ from ..config.settings import Settings
 from ..config.study_file import read_yaml
 from ..study.storages.catalog import get_storage, load_stored_config
 
-if TYPE_CHECKING:
-    pass
-
 
 def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, dict[str, Scalar]]:
-    """Queues one configuration of the user's own; the next run trains it. The budget grows by one.
+    """Enqueues one configuration of the user's own; the next run trains it, and the budget grows by one.
+
+    Returns:
+        The number of the trial, and the hyperparameters that are set.
 
     Raises:
-        ConfigError: hyperparameters that the space lacks or does not contain, or that are not given a value.
+        ConfigError: hyperparameters that the space lacks or does not contain, or that have no value.
     """
     from ..study.distributions import contains, distributions
     from ..study.study import Study

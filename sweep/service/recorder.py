@@ -1,10 +1,11 @@
-"""What MLflow is told of a run's trials, from their start to the best one's model; and what a dead driver left out.
+"""Logs every trial to MLflow, and back-fills what a crashed driver did not log.
 
-Called by the driver, after the storage has taken the same. Only what reads checkpoints imports torch.
+Called by the driver, after the storage has stored the same. torch is imported only to read checkpoints.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,15 +21,17 @@ from ..study.trial import Trial
 from ..tracking.tracker import RunKey, Tracker
 from ..training.reports import EpochMetrics, TrialPaths
 
-REPAIR_EVERY = 5.0  # seconds, while it is not known whether another driver lives
-TRACEBACK = 4000  # characters of its end that are kept
+logger = logging.getLogger(__name__)
+
+REPAIR_EVERY = 5.0  # seconds between repairs, while another driver may be dead
+TRACEBACK = 4000  # last characters of a traceback that are logged
 
 
 class Recorder:
     """The MLflow runs of a study's trials.
 
     Args:
-        on_message: is told what the user should know.
+        on_message: receives messages for the user.
     """
 
     def __init__(
@@ -42,33 +45,38 @@ class Recorder:
     ):
         self._config, self._settings, self._tracker, self._on_message = config, settings, tracker, on_message
         self._search, self._controls = search, controls
+        self._started: set[RunKey] = set()  # runs that this driver has started
         self._sent: set[RunKey] = set()  # runs that this driver has ended
-        self._told = False  # that the tracker cannot send
-        self._drops = 0  # that were told of
+        self._outage_reported = False
+        self._drops_reported = 0
         before = cast("list[provenance.Code]", search.get_user_attr("code") or [])
         self._codes = provenance.followed_by(before, provenance.environment())
 
     # -- a trial of this driver ----------------------------------------------------------------------------------
 
     def start(self, trial: Trial) -> None:
-        """Opens a trial's run, or the one that an earlier driver has opened."""
+        """Opens a trial's run, or reopens the run of an earlier driver."""
         self._start(_run_key(trial), trial)
 
     def epochs(self, trial: Trial, epochs: Sequence[EpochMetrics]) -> None:
-        """Logs epochs that count."""
+        """Logs a trial's epochs."""
         self._tracker.log_epochs(_run_key(trial), epochs)
 
-    def failed(self, trial: Trial, error: str | None) -> None:
-        """Keeps an error of a trial that is tried again."""
+    def retried(self, trial: Trial, error: str | None) -> None:
+        """Logs the error of a trial that is retried."""
         self._tracker.set_tags(_run_key(trial), _error_tag(error))
 
-    def taken_over(self, trial: Trial) -> None:
-        """Leaves a trial's run to another driver."""
+    def adopted_elsewhere(self, trial: Trial) -> None:
+        """Leaves the run of a trial to the driver that has adopted the trial."""
         self._tracker.leave_trial(_run_key(trial))
 
     def interrupted(self, trials: Sequence[Trial]) -> None:
-        """Ends the runs of unfinished trials, before another driver can go on with them."""
+        """Ends the runs of unfinished trials, before another driver can adopt the trials."""
         for trial in trials:
+            if _run_key(trial) not in self._started:  # claimed, but no worker has it
+                if trial.attempt == 1:
+                    continue
+                self.start(trial)  # reopens the run of an earlier driver
             end_time = int(time.time() * 1000)
             self._tracker.end_trial(_run_key(trial), outcome=None, metrics={}, tags={}, end_time=end_time)
         if trials and not self._tracker.away:
@@ -81,51 +89,50 @@ class Recorder:
     # -- the study -------------------------------------------------------------------------------------------------
 
     def repair(self) -> bool:
-        """Sends to the tracker what it lacks of finished trials, from their checkpoints.
+        """Logs what the tracker lacks of finished trials, from their checkpoints.
 
-        Called at the start and at the end: in between, another driver may have died before it had sent all of its own.
+        Called at the start and at the end: in between, another driver may have died before it had sent everything.
 
         Returns:
-            Whether nobody is to be waited for: False where trials are left to a driver that may be dead.
+            True if no trial is left to another driver that may be dead.
         """
-        known, all_known = self._tracker.runs(), True
+        known, confirmed = self._tracker.runs(), True
         for study in (self._search, self._controls):
             rows, elsewhere = study.rows(), study.trials_of_other_drivers()
             for row in rows:
                 key = RunKey(study.name, _mlflow_kind(row.kind), row.number)
                 state = known.get(key)
                 whole = state is not None and state.outcome is not None and state.status in ("FINISHED", "FAILED")
-                if row.orphan and state is not None and state.status == "RUNNING" and not _goes_on(study, row):
+                if row.orphan and state is not None and state.status == "RUNNING" and not _is_adoptable(study, row):
                     self._tracker.end_trial(key, outcome=None, metrics={}, tags={}, end_time=int(time.time() * 1000))
                 if row.state != "finished" or row.outcome is None or whole or key in self._sent:
                     continue
                 if row.number in elsewhere:
-                    all_known = all_known and elsewhere[row.number]
+                    confirmed = confirmed and elsewhere[row.number]
                     continue
                 from ..training import checkpoint
 
+                logger.info("back-filling the run of trial %d of %s from its checkpoint", row.number, study.name)
                 self._start(key, row, row.started)
                 saved = checkpoint.load_latest(self._settings.checkpoints(study.name, row.number))
                 if saved is not None:
                     self._tracker.log_epochs(key, [m for m in saved.history if m.epoch <= row.epochs])
                 self._end(key, row.outcome, row.value, row.error, row.tags, row.ended or time.time())
-        return all_known
+        return confirmed
 
     def complete(self, stop: threading.Event) -> bool:
-        """Repairs until all is told of that no living driver tells of; False where it was stopped before."""
-        told = False
+        """Repeats `repair` until MLflow has every trial of a dead driver; returns False if ``stop`` was set first."""
+        reported = False
         while not self.repair():
-            if not told:
-                self._on_message(
-                    "up to a minute: finds out whether a driver on another host lives, to tell of its trials"
-                )
-                told = True
+            if not reported:
+                self._on_message("checking whether a driver on another host is still alive (up to one minute)")
+                reported = True
             if stop.wait(REPAIR_EVERY):
                 return False
         return True
 
     def note_code(self) -> None:
-        """Keeps what code the study is trained with, and says what has changed since it was last."""
+        """Stores the code that the study is trained with, and reports its changes since the last run."""
         before, now = self._codes[-2:][0], self._codes[-1]
         if self._search.get_user_attr("code") != self._codes:
             self._search.set_user_attr("code", self._codes)
@@ -136,8 +143,8 @@ class Recorder:
                 )
         self._tracker.set_tags(None, provenance.all_tags(self._codes))
 
-    def keep(self, study_file: str) -> None:
-        """Keeps the study file and, of the best trial, its weights and model."""
+    def log_best(self, study_file: str) -> None:
+        """Logs the study file and the best trial's weights and model."""
         from ..training import checkpoint
         from ..training.trial import trained_model
 
@@ -160,19 +167,19 @@ class Recorder:
         if self._tracker.flush(timeout=0 if self._tracker.away else 60) and len(self._tracker.dropped) == dropped:
             self._search.set_user_attr("recorded_best", row.number)
 
-    def tell_of_problems(self) -> None:
-        """Says once that the tracker cannot send, or that it can again, or what it drops; to be called now and then."""
-        for dropped in self._tracker.dropped[self._drops :]:
+    def report_problems(self) -> None:
+        """Reports each outage of the tracker, its end, and what the tracker drops, once; called periodically."""
+        for dropped in self._tracker.dropped[self._drops_reported :]:
             self._on_message(f"tracking: {dropped}. Training goes on")
-            self._drops += 1
+            self._drops_reported += 1
         trouble = self._tracker.trouble
-        if trouble and not self._told:
+        if trouble and not self._outage_reported:
             self._on_message(f"tracking: {trouble}. Training goes on; what is missing is sent later")
-        elif self._told and not trouble:
-            self._on_message("tracking: the server is back, and is sent what it lacks")
-        self._told = trouble is not None
+        elif self._outage_reported and not trouble:
+            self._on_message("tracking: the server is reachable again, and gets what is missing")
+        self._outage_reported = trouble is not None
 
-    # -- within -----------------------------------------------------------------------------------------------------
+    # -- internals --------------------------------------------------------------------------------------------------
 
     def _start(self, key: RunKey, trial: Trial | TrialRecord, started: float | None = None) -> None:
         config = self._config.trial(trial.hyperparameters, seed=_seed(trial))
@@ -184,15 +191,16 @@ class Recorder:
             **({"sweep.arm": trial.kind} if key.kind == "confirm" else {}),
             **({"sweep.control": "tuned" if trial.kind == "tuned" else "plain"} if key.kind == "control" else {}),
         }
-        # A control may have hyperparameters that the space has not.
+        self._started.add(key)
+        # A control may have hyperparameters that the space lacks.
         params = {**self._config.hyperparameters(config), **trial.hyperparameters}
         start_time = int((started or time.time()) * 1000)
-        # Another driver may have opened the run of a trial that was adopted, or that is over.
+        # Another driver may have opened the run of an adopted or finished trial.
         adopted = isinstance(trial, TrialRecord) or trial.attempt > 1
         self._tracker.start_trial(key, params=params, tags=tags, start_time=start_time, resumed=adopted)
 
     def _code_tags(self, trial: Trial | TrialRecord) -> dict[str, str]:
-        """Tags of the code that a trial is or was trained with, and of the one it began with where that was another."""
+        """Returns tags of the code that a trial ends with, and of the code that it started with if that differs."""
         now = time.time()
         ended = trial.ended if isinstance(trial, TrialRecord) else None
         before, code = (provenance.code_at(self._codes, moment or now) for moment in (trial.started, ended))
@@ -207,7 +215,7 @@ class Recorder:
         tags: Mapping[str, str],
         ended: float,
     ) -> None:
-        """Ends a run. `objective` is for completed search trials alone, so that sorting by it shows the truth."""
+        """Ends a run. `objective` is a metric of completed search trials only, so that sorting by it ranks them."""
         name = "final_objective" if key.kind != "trial" else "objective" if outcome == "completed" else "last_objective"
         metrics = {name: value} if value is not None and outcome in ("completed", "pruned") else {}
         tags, end_time = {**tags, **_error_tag(error)}, int(ended * 1000)
@@ -215,8 +223,8 @@ class Recorder:
         self._sent.add(key)
 
 
-def _goes_on(study: Study, row: TrialRecord) -> bool:
-    """Whether this driver takes an orphan up."""
+def _is_adoptable(study: Study, row: TrialRecord) -> bool:
+    """Returns True if this driver adopts an orphan."""
     return study.is_wanted(row.kind, row.seed, row.hyperparameters)
 
 

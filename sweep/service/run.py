@@ -1,16 +1,17 @@
-"""One run of a study, or of a part of it: brings the executor, the tracker and the driver together, and ends them."""
+"""One run of a study: prepares the study, executes its trials and finishes what they leave."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ..analysis.summary import Summary, summarise
+from ..analysis.summary import Summary
 from ..config.errors import ConfigError, SweepError
 from ..config.filesystem import check_object_store, is_remote
 from ..config.settings import NO_DATABASE, Settings
@@ -19,191 +20,260 @@ from ..config.study_file import to_yaml
 from ..config.user_code import search_folders
 from ..execution.session import ray_session
 from ..study.records import ARMS
-from ..study.storages.catalog import OWN_CODE, get_storage, require_same_study, study_names_of_ours
+from ..study.storages.catalog import OWN_CODE, get_storage
 from ..tracking.ui_links import describe, experiment_tags
 from .analyse import analyse_finished
+from .callback import RunCallback
 
 if TYPE_CHECKING:
     from ..analysis.sensitivity import Analysis
     from ..config.search_space import Scalar
     from ..study.records import PlannedTrial, TrialRecord
-    from ..study.storages.storage import Storage
     from ..study.study import Study
     from ..tracking.tracker import Tracker
-    from .driver import RunCallback
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of one run.
+
+    Attributes:
+        predecessors: studies of another search space, from `derive_study`; the sampler is shown their trials.
+        pairs: rows of the sister study to train in place of everything that the study itself would train.
+        first: points that must be among the trials of the search.
+        conclude: if True, a finished run logs the best model, analyses the study and writes the report.
+        stop: event that ends the run early; running trials write a checkpoint first.
+        offline_ok: if True, the run goes on without an unreachable tracking server, which gets everything later.
+        insecure: if True, a cluster without a token is accepted.
+    """
+
+    predecessors: Sequence[StudyConfig] = ()
+    pairs: Sequence[PlannedTrial] | None = None
+    first: Sequence[Mapping[str, Scalar]] = ()
+    conclude: bool = True
+    stop: threading.Event = field(default_factory=threading.Event)
+    offline_ok: bool = False
+    insecure: bool = False
 
 
 def run(
-    config: StudyConfig,
-    settings: Settings,
-    listener: RunCallback,
-    *,
-    forerunners: Sequence[StudyConfig] = (),
-    pairs: Sequence[PlannedTrial] | None = None,
-    first: Sequence[Mapping[str, Scalar]] = (),
-    concluded: bool = True,
-    stop: threading.Event | None = None,
-    offline_ok: bool = False,
-    insecure: bool = False,
+    config: StudyConfig, settings: Settings, callback: RunCallback | None = None, options: RunOptions | None = None
 ) -> Summary:
-    """Runs a study, or goes on with it: every run is a resume.
+    """Runs a study, or resumes it: every run is a resume.
 
     Args:
-        config: from `load`, so checked.
-        listener: told of every step.
-        forerunners: from `continued`: studies of another search space, whose trials the sampler is shown.
-        pairs: rows of the sister study that are trained in place of all that the study itself would train.
-        first: values of points that must be among the trials of the search.
-        concluded: whether at the end the best model is kept, what matters is analysed and the report written.
-        stop: when set, running trials checkpoint and the run ends early.
-        offline_ok: go on without a tracking server that is out of reach; it is sent everything when it is back.
-        insecure: use a cluster that asks for no token, too.
+        config: a checked config, from `load_study`.
+        callback: receives the run's events; by default they are logged.
 
     Raises:
-        SweepError: storage, tracking server or cluster out of reach, or the cluster cannot run it, before any trial.
+        SweepError: the storage, the tracking server or the cluster is unreachable, or the cluster cannot run the
+            study; raised before any trial.
     """
-    began, interrupted, stop = time.monotonic(), False, stop or threading.Event()
-    keeping: Future[None] | None = None
-    concluding: Future[Analysis | None] | None = None
-    require_same_study(config, settings)
-    if is_remote(settings.workspace):
-        if not settings.tracking_uri:
-            raise SweepError(NO_DATABASE)
-        check_object_store(settings.workspace)
-    complete = is_complete(config, settings, pairs, first)
-    if complete and concluded:
-        listener.on_message(
+    began, callback, options = time.monotonic(), callback or RunCallback(), options or RunOptions()
+    complete = check_run(config, settings, options)
+    if complete and options.conclude:
+        callback.on_message(
             f"{config.name} is finished: nothing is left to train; --trials with a larger number extends it"
         )
     with ThreadPoolExecutor(max_workers=2) as pool:
         # MLflow and Ray take seconds each to start; Ray's are mostly spent waiting for its processes.
-        preparing = pool.submit(_prepare, config, settings, offline_ok=offline_ok)
+        connecting = pool.submit(_connect_tracker, config, settings, offline_ok=options.offline_ok)
+        if not complete:
+            callback.on_phase("starting Ray" if settings.address == "local" else f"connecting to {settings.address}")
         with contextlib.nullcontext() if complete else ray_session(settings.address, config):
-            tracker = preparing.result()
-
-            from ..execution.cluster_checks import check_nodes
-            from ..execution.executor import execute
-            from ..study.storages.storage import UNREACHABLE
-            from ..study.study import Study
-            from .driver import Driver
-            from .recorder import Recorder
-
+            tracker = connecting.result()
             if not complete:
-                problems = check_nodes(config, settings, insecure=insecure, on_message=listener.on_message)
-                if problems:
-                    raise ConfigError(f"address {settings.address}", problems)  # before anything is written
-            try:
-                storage, workspace = get_storage(settings.storage), settings.workspace
-                search = Study(config, storage, workspace=workspace)
-                controls = Study(config, storage, workspace=workspace, sister=True, pairs=pairs)
-                tags = {**_budget(config), **_learn(search, forerunners, storage, listener)}
-                tracker.open(
-                    description=describe(config),
-                    params=config.identity(),
-                    tags=tags,
-                    experiment_tags={
-                        **experiment_tags(config, settings.experiment(config.name)),
-                        **_whose(search, settings),
-                    },
-                    taken=lambda: search.started_trials() | controls.started_trials(),
-                    offline_ok=offline_ok,
-                )
-                if config.import_paths:
-                    search.set_user_attr(OWN_CODE, search_folders())
-                if pairs is not None:
-                    controls.add(pairs)
-                elif (budget := search.enqueue_budget(first)) > config.search.trials and not complete:
-                    listener.on_message(f"{config.name} has {budget} trials: its budget grows, and never shrinks")
-                recording = Recorder(config, settings, search, controls, tracker, listener.on_message)
-                parts = config, settings, search, controls, recording, listener
-                with Driver(*parts, stage="search" if pairs is None else "tuned") as driver:
-                    if concluded:
-                        keeping = pool.submit(
-                            driver.log_best_when_done, to_yaml(config)
-                        )  # at the end, while Ray cleans up
-                    if not complete:
-                        recording.repair()
-                        recording.note_code()
-                        execute(driver, config.resources, stop=stop)
-                        interrupted = not driver.is_finished()
-                    interrupted = interrupted or not recording.complete(stop)
-                    if concluded and not interrupted:
-                        page = settings.reports(config.name) / "report.html"
-                        wanted = settings.report and not (complete and page.exists())
-                        concluding = pool.submit(
-                            analyse_finished, config.name, settings, tracker, listener, report=wanted
-                        )
-                rows = [_rows(study, interrupted=interrupted) for study in (search, controls)]
-                summary = Summary.of(config, *rows, interrupted=interrupted)
-            except BaseException:
-                tracker.close(status="KILLED", timeout=5)
-                raise
-        if keeping and (error := keeping.exception()) is not None:
-            listener.on_message(f"the best model was not recorded: {error}; the next run of {config.name} tries again")
-        try:
-            analysis = concluding.result() if concluding else None
-            # Pairs leave the study's own run as it was: they neither end nor interrupt a search.
-            over = not interrupted if pairs is None else tracker.was_finished or is_complete(config, settings)
-            another = pairs is not None and search.is_busy()  # whose end will be that of the study's own run
-        except BaseException:
-            tracker.close(status="KILLED", timeout=5)
-            raise
-    # A server that is away already has had its time: the next run sends what it lacks.
-    tracker.close(status="FINISHED" if over else None if another else "KILLED", timeout=5 if tracker.away else 60)
-    with contextlib.suppress(*UNREACHABLE):  # another host then finds out in a minute
-        for study in (search, controls):
-            study.end_lease()
-    for notice in tracker.notices:
-        listener.on_message(notice)
-    if tracker.problem:
-        listener.on_message(f"tracking: {tracker.problem}; the next run of {config.name} sends what is missing")
-    return replace(summary, seconds=time.monotonic() - began, analysis=analysis)
+                _check_cluster(config, settings, callback, insecure=options.insecure)
+            with _killed_on_error(tracker):
+                current = _Run(config, settings, callback, options, tracker, pool)
+                current.prepare(complete=complete)
+                summary = current.execute(complete=complete)
+        with _killed_on_error(tracker):
+            summary, status = current.conclude(summary)
+    current.finish(status)
+    return replace(summary, seconds=time.monotonic() - began)
 
 
-def _rows(study: Study, *, interrupted: bool) -> list[TrialRecord]:
-    """All trials of a study; of a run that was interrupted while the storage is away, those that were known last."""
-    from ..study.storages.storage import UNREACHABLE
+class _Run:
+    """A run whose tracker is connected; its methods are called in the order in which they stand."""
 
+    def __init__(
+        self,
+        config: StudyConfig,
+        settings: Settings,
+        callback: RunCallback,
+        options: RunOptions,
+        tracker: Tracker,
+        pool: ThreadPoolExecutor,
+    ):
+        from ..study.study import Study
+        from .recorder import Recorder
+
+        self._config, self._settings, self._callback, self._options = config, settings, callback, options
+        self._tracker, self._pool = tracker, pool
+        self._storage, workspace = get_storage(settings.storage), settings.workspace
+        self._search = Study(config, self._storage, workspace=workspace)
+        self._controls = Study(config, self._storage, workspace=workspace, sister=True, pairs=options.pairs)
+        self._recorder = Recorder(config, settings, self._search, self._controls, tracker, callback.on_message)
+        self._logging_best: Future[None] | None = None
+        self._analysing: Future[Analysis | None] | None = None
+
+    def prepare(self, *, complete: bool) -> None:
+        """Opens the study's MLflow run and enqueues the trials."""
+        config, options = self._config, self._options
+        tags = {**_budget_tags(config), **self._add_prior_trials()}
+        experiment = self._settings.experiment(config.name)
+        self._tracker.open(
+            description=describe(config),
+            params=config.identity(),
+            tags=tags,
+            experiment_tags={**experiment_tags(config, experiment), **self._identity_tags()},
+            taken=lambda: self._search.started_trials() | self._controls.started_trials(),
+            offline_ok=options.offline_ok,
+        )
+        if config.import_paths:
+            self._search.set_user_attr(OWN_CODE, search_folders())
+        if options.pairs is not None:
+            self._controls.add(options.pairs)
+        elif (budget := self._search.enqueue_budget(options.first)) > config.search.trials and not complete:
+            self._callback.on_message(f"{config.name} has {budget} trials: its budget grows, and never shrinks")
+
+    def execute(self, *, complete: bool) -> Summary:
+        """Trains the trials, and returns what the study has come to."""
+        from ..execution.executor import execute
+        from .driver import Driver
+
+        options, recorder, interrupted = self._options, self._recorder, False
+        parts = self._config, self._settings, self._search, self._controls, recorder, self._callback
+        with Driver(*parts, stage="search" if options.pairs is None else "tuned") as driver:
+            if options.conclude:  # at the end, while Ray cleans up
+                self._logging_best = self._pool.submit(driver.log_best_when_done, to_yaml(self._config))
+            if not complete:
+                recorder.repair()
+                recorder.note_code()
+                self._callback.on_phase("starting workers")
+                execute(driver, self._config.resources, stop=options.stop)
+                interrupted = not driver.is_finished()
+            interrupted = interrupted or not recorder.complete(options.stop)
+            if options.conclude and not interrupted:
+                self._analysing = self._pool.submit(self._analyse, complete=complete)
+        rows = [_rows(study, interrupted=interrupted) for study in (self._search, self._controls)]
+        return Summary.of(self._config, *rows, interrupted=interrupted)
+
+    def _analyse(self, *, complete: bool) -> Analysis | None:
+        page = self._settings.reports(self._config.name) / "report.html"
+        report = self._settings.report and not (complete and page.exists())
+        return analyse_finished(self._config.name, self._settings, self._tracker, self._callback, report=report)
+
+    def conclude(self, summary: Summary) -> tuple[Summary, str | None]:
+        """Waits for the best model and the analysis; returns the summary with it, and the status of the MLflow run."""
+        name = self._config.name
+        if self._logging_best and (error := self._logging_best.exception()) is not None:
+            self._callback.on_message(f"the best model was not recorded: {error}; the next run of {name} tries again")
+        analysis = self._analysing.result() if self._analysing else None
+        finished = not summary.interrupted
+        if self._options.pairs is not None:  # pairs neither end nor interrupt the study's own run
+            rows, controls = self._search.rows(), self._controls.rows()
+            finished = self._tracker.was_finished or all_trained(self._config, rows, controls)
+            if not finished and self._search.is_busy():  # the end of that driver is the end of the study's own run
+                return replace(summary, analysis=analysis), None
+        return replace(summary, analysis=analysis), "FINISHED" if finished else "KILLED"
+
+    def finish(self, status: str | None) -> None:
+        """Closes the tracker and ends the leases."""
+        from ..study.storages.storage import UNREACHABLE
+
+        tracker, callback = self._tracker, self._callback
+        # An unreachable server has had its time: the next run sends what it lacks.
+        tracker.close(status=status, timeout=5 if tracker.away else 60)  # type: ignore[arg-type]
+        with contextlib.suppress(*UNREACHABLE):  # the lease then expires within a minute
+            for study in (self._search, self._controls):
+                study.end_lease()
+        for notice in tracker.notices:
+            callback.on_message(notice)
+        if tracker.problem:
+            callback.on_message(
+                f"tracking: {tracker.problem}; the next run of {self._config.name} sends what is missing"
+            )
+
+    def _add_prior_trials(self) -> dict[str, str]:
+        """Shows the sampler of a new study the trials of its predecessors; returns MLflow tags that count them."""
+        from ..study.warm_start import gather
+
+        config, search, predecessors = self._config, self._search, self._options.predecessors
+        if predecessors and search.get_user_attr("knowledge") is None:
+            found = [record for before in predecessors for record in gather(config, before, self._storage)]
+            search.add_prior_trials({record["trial"]: record for record in found}.values())
+            names, sampler = ", ".join(study.name for study in predecessors), config.search.sampler
+            idle = f", but the sampler {sampler} learns from no trial" if sampler in ("random", "qmc") else ""
+            self._callback.on_message(
+                f"{config.name} goes on from {names} with another space and a budget of its own; its sampler is shown "
+                f"the {search.n_prior_trials} trials that fit{idle}"
+            )
+        return {"sweep.knows": str(search.n_prior_trials)} if search.n_prior_trials else {}
+
+    def _identity_tags(self) -> dict[str, str]:
+        """Returns tags that distinguish studies of one name on a shared server."""
+        owner = self._settings.owner
+        return {"sweep.id": str(self._search.get_user_attr("id")), **({"sweep.owner": owner} if owner else {})}
+
+
+@contextlib.contextmanager
+def _killed_on_error(tracker: Tracker) -> Iterator[None]:
+    """Closes the study's MLflow run as KILLED if the block raises."""
     try:
-        return study.rows()
-    except UNREACHABLE:
-        if not interrupted:
-            raise
-        return study.rows(latest=False)
+        yield
+    except BaseException:
+        tracker.close(status="KILLED", timeout=5)
+        raise
 
 
-def _learn(
-    search: Study, forerunners: Sequence[StudyConfig], storage: Storage, listener: RunCallback
-) -> dict[str, str]:
-    """Shows the sampler of a new study what its forerunners have found; returns MLflow tags that say so."""
-    from ..study.warm_start import gather
+def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> bool:
+    """Checks what needs neither Ray nor MLflow; returns True if nothing is left to train.
 
-    config = search.config
-    if forerunners and search.get_user_attr("knowledge") is None:
-        search.add_prior_trials(
-            {r["trial"]: r for before in forerunners for r in gather(config, before, storage)}.values()
-        )
-        before, sampler = ", ".join(study.name for study in forerunners), config.search.sampler
-        idle = f", but the sampler {sampler} learns from no trial" if sampler in ("random", "qmc") else ""
-        listener.on_message(
-            f"{config.name} goes on from {before} with another space and a budget of its own; its sampler is shown the "
-            f"{search.n_prior_trials} trials that fit{idle}"
-        )
-    return {"sweep.knows": str(search.n_prior_trials)} if search.n_prior_trials else {}
+    Raises:
+        ConfigError: the stored study of this name asks another question.
+        SweepError: the workspace is unreachable, or the settings lack a database for it.
+    """
+    from ..study.storages.storage import read_config
+
+    storage = get_storage(settings.storage)
+    stored = read_config(config.name, storage)
+    if stored is not None:
+        stored.require_agreement(config)
+    if is_remote(settings.workspace):
+        if not settings.tracking_uri:
+            raise SweepError(NO_DATABASE)
+        check_object_store(settings.workspace)
+    if stored is None:  # without the imports below, Ray starts sooner
+        return False
+    from ..study.study import read_rows
+
+    rows, controls = (read_rows(name, storage) for name in (config.name, f"{config.name}.controls"))
+    complete = all_trained(config, rows, controls, options.pairs, options.first)
+    logger.debug(
+        "%s is stored with %d trials and %d controls; complete: %s", config.name, len(rows), len(controls), complete
+    )
+    return complete
 
 
-def _whose(search: Study, settings: Settings) -> dict[str, str]:
-    """Tags by which studies of one name on a shared server are told apart."""
-    return {"sweep.id": str(search.get_user_attr("id")), **({"sweep.owner": settings.owner} if settings.owner else {})}
+def _check_cluster(config: StudyConfig, settings: Settings, callback: RunCallback, *, insecure: bool) -> None:
+    """Checks the nodes of a cluster, before anything is written.
+
+    Raises:
+        ConfigError: all problems of the nodes at once.
+    """
+    from ..execution.cluster_checks import check_nodes
+
+    problems = check_nodes(config, settings, insecure=insecure, on_message=callback.on_message)
+    if problems:
+        raise ConfigError(f"address {settings.address}", problems)
 
 
-def _budget(config: StudyConfig) -> dict[str, str]:
-    """What may change between two runs of a study: tags, since MLflow's params never change."""
-    return {f"sweep.search.{k}": str(v) for k, v in config.search.model_dump(mode="json").items() if k != "finalists"}
-
-
-def _prepare(config: StudyConfig, settings: Settings, *, offline_ok: bool) -> Tracker:
-    """Imports what the run needs and reaches the tracking server; in a thread."""
+def _connect_tracker(config: StudyConfig, settings: Settings, *, offline_ok: bool) -> Tracker:
+    """Imports what the run needs and connects to the tracking server; runs in a thread."""
     from ..execution import executor  # noqa: F401
     from ..tracking.tracker import Tracker
     from . import driver  # noqa: F401
@@ -214,26 +284,45 @@ def _prepare(config: StudyConfig, settings: Settings, *, offline_ok: bool) -> Tr
     return tracker
 
 
-def is_complete(
+def _rows(study: Study, *, interrupted: bool) -> list[TrialRecord]:
+    """Returns all trials; the cached ones if the run was interrupted during a storage outage."""
+    from ..study.storages.storage import UNREACHABLE
+
+    try:
+        return study.rows()
+    except UNREACHABLE:
+        if not interrupted:
+            raise
+        logger.info("the storage is unreachable: the summary of %s is made from cached trials", study.name)
+        return study.rows(latest=False)
+
+
+def _budget_tags(config: StudyConfig) -> dict[str, str]:
+    """Returns what may change between two runs of a study as tags, since MLflow's params never change."""
+    return {f"sweep.search.{k}": str(v) for k, v in config.search.model_dump(mode="json").items() if k != "finalists"}
+
+
+def all_trained(
     config: StudyConfig,
-    settings: Settings,
+    rows: Sequence[TrialRecord],
+    controls: Sequence[TrialRecord],
     pairs: Sequence[PlannedTrial] | None = None,
     first: Sequence[Mapping[str, Scalar]] = (),
 ) -> bool:
-    """Whether nothing is left to train, as far as the storage knows; where ``pairs`` are given, of these.
+    """Returns True if nothing is left to train of a study, or of ``pairs`` if they are given.
 
     Args:
-        pairs, first: as for `run`.
+        rows: all trials of the search.
+        controls: all rows of the sister study.
+        pairs, first: see `RunOptions`.
     """
     from ..study.finalists import missing, wanted_rows, wanted_tuned
 
-    if config.name not in study_names_of_ours(settings):
-        return False
-    summary = summarise(config.name, settings)
-    rows, controls = summary.rows, [row for row in summary.controls if pairs is not None or row.kind not in ARMS]
     if pairs is not None:
-        return not missing(pairs, [r for r in controls if r.state == "finished"])
-    wanted = [*wanted_rows(config, rows), *wanted_tuned(config, rows, controls)]
-    done = all(r.state == "finished" for r in [*rows, *controls])
-    done = done and all(any(point.items() <= row.hyperparameters.items() for row in rows) for point in first)
-    return done and len(rows) >= config.search.trials and not missing(wanted, controls)
+        return not missing(pairs, [row for row in controls if row.state == "finished"])
+    own = [row for row in controls if row.kind not in ARMS]
+    if len(rows) < config.search.trials or any(row.state != "finished" for row in [*rows, *own]):
+        return False
+    if not all(any(point.items() <= row.hyperparameters.items() for row in rows) for point in first):
+        return False
+    return not missing([*wanted_rows(config, rows), *wanted_tuned(config, rows, own)], own)

@@ -15,11 +15,8 @@ if TYPE_CHECKING:
     from ..training.reports import EpochMetrics
 
 
-# -- one trial, in this process --------------------------------------------------------------------------------------
-
-
 def trial_config(config: StudyConfig, settings: Settings, number: int | None) -> TrialConfig:
-    """The config of one trial: that of trial ``number``, or the constants of a study that searches nothing.
+    """Returns the config of trial ``number``, or the constants of a study that searches nothing.
 
     Raises:
         SweepError: no such trial, or hyperparameters without a value.
@@ -40,20 +37,20 @@ def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[Epoc
     """Trains one trial in this process, from scratch, and yields its epochs.
 
     Raises:
-        DivergenceError: it diverges; says in which epoch.
+        DivergenceError: the trial diverged; the message names the epoch.
     """
     from ..training.reports import TrialPaths
     from ..training.trial import run_trial
 
     place = TrialPaths(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0)
-    for said in run_trial(trial, place, interval=0.0):
-        yield from said.epochs
-        if said.outcome == "diverged":
-            raise DivergenceError(f"diverged: {said.error}")
+    for report in run_trial(trial, place, interval=0.0):
+        yield from report.epochs
+        if report.outcome == "diverged":
+            raise DivergenceError(f"diverged: {report.error}")
 
 
 def test(trial: TrialConfig, settings: Settings, folder: Path) -> dict[str, float]:
-    """Metrics of a trained trial on the test set."""
+    """Returns the metrics of a trained trial on the test set."""
     from ..data.loading import load_dataset as load_data
     from ..training.loop import evaluate
     from ..training.reports import TrialPaths

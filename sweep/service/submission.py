@@ -1,4 +1,4 @@
-"""From a study and options to what a cluster's head is to run: the words, the code, the settings."""
+"""Prepares a study for a cluster's head: the command, the code and the settings to send."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .preflight.name_checks import check_names
 
 @dataclass(frozen=True)
 class Submission:
-    """What is submitted.
+    """A study to submit.
 
     Attributes:
-        study: its name.
-        words: the command, without ``python -m sweep``.
+        study: name of the study.
+        words: words of the command, without ``python -m sweep``.
         modules: packages and files to send.
-        file: the study file to send, if it is a file of the user's.
+        file: the user's study file to send, if there is one.
     """
 
     study: str
@@ -30,7 +30,7 @@ class Submission:
     file: Path | None
 
     def write(self, folder: Path) -> None:
-        """Puts code and study file into a folder."""
+        """Copies code and study file into a folder."""
         from ..cluster.connect import collect
 
         collect(self.modules, folder)
@@ -41,15 +41,15 @@ class Submission:
 def prepare_submission(
     study: str, *, sets: Sequence[str] = (), trials: int | None = None, design: int = 0, flags: Sequence[str] = ()
 ) -> Submission:
-    """Checks a study as far as can be done without the cluster's data.
+    """Checks a study as far as possible without the cluster's data.
 
     Args:
-        study: a study file, a built-in name, or else a study that the cluster's storage has.
-        sets: what is overridden.
+        study: a study file, a built-in name, or else a study in the cluster's storage.
+        sets: overrides, as ``key=value``.
         flags: further options of ``run``.
 
     Raises:
-        ConfigError: all that is wrong with the study.
+        ConfigError: all problems of the study at once.
         SweepError: no such file.
     """
     path = Path(study)
@@ -66,7 +66,7 @@ def prepare_submission(
     raw, misplaced = override(read_file(source, study), list(sets))
     extend(raw, trials, design)
     config, problems = parse_study(raw)
-    # Imports what is the user's own; all other names are the head's to check.
+    # Imports the user's own code; the head checks all other names.
     problems += check_names(raw) if config is not None and config.import_paths else []
     if config is None or misplaced + problems:
         raise ConfigError(study, misplaced + problems)
@@ -75,10 +75,10 @@ def prepare_submission(
 
 
 def settings_to_send(given: Mapping[str, str | Path | None]) -> dict[str, str]:
-    """The settings that were given as options, as environment variables; what is not given is the head's own.
+    """Returns the given options as environment variables; the head's own settings fill in the rest.
 
     Raises:
-        ConfigError: one of them has a password, which everybody could read in the job's record.
+        ConfigError: an option holds a password, which everybody could read in the job's record.
     """
     names = {
         "storage": "SWEEP_STORAGE",

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from ..study.records import TrialRecord
 
 
-PORT = 5000  # of `sweep ui` on this machine
+PORT = 5000  # on which `sweep ui` serves
 
 
 def ui(name: str | None, settings: Settings, *, port: int = PORT) -> tuple[list[str], dict[str, str], list[str]]:
-    """What `sweep ui` needs to serve the MLflow UI and to say where it is.
+    """Returns what `sweep ui` needs to serve the MLflow UI and to print links into it.
 
     Returns:
-        The command that serves, empty for a server that runs already; its environment; the links. The first link is
-        the one to open; of a study, the last is the one that asks nothing of MLflow beyond its documented ways.
+        The command that serves, empty if a server runs already; its environment; the links. The first link is the one
+        to open. The last link of a study relies on documented features of MLflow only.
 
     Raises:
-        SweepError: no such study, a tracking server out of reach, or a port that is taken.
+        SweepError: no such study, an unreachable tracking server, or a port in use.
     """
     from ..tracking.tracker import Tracker, serve
 
@@ -52,10 +52,10 @@ def _is_taken(port: int) -> bool:
 
 
 def run_links(name: str, rows: Iterable[TrialRecord], settings: Settings) -> dict[int, str]:
-    """Links to the runs of search trials in the MLflow UI, by number, as far as MLflow holds them.
+    """Returns links to the runs of search trials in the MLflow UI, by number; trials without a run have none.
 
     Raises:
-        TrackingError: the tracking server is out of reach.
+        TrackingError: the tracking server is unreachable.
     """
     from ..tracking.tracker import RunKey, Tracker
 
@@ -68,6 +68,6 @@ def run_links(name: str, rows: Iterable[TrialRecord], settings: Settings) -> dic
 
 
 def _address(settings: Settings, port: int) -> str:
-    """Where the MLflow UI is, or will be when `sweep ui` serves it."""
+    """Returns the address of the MLflow UI, or the one at which `sweep ui` would serve it."""
     remote = settings.tracking_uri.startswith("http")
     return settings.tracking_uri if remote else f"http://127.0.0.1:{port}"

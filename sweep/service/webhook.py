@@ -1,12 +1,10 @@
-"""How a run has ended, for other programs: as data, and told to a webhook of the user's in one POST of JSON."""
+"""The end of a run as data for other programs, and its POST to the user's webhook."""
 
 from __future__ import annotations
 
 import json
+import logging
 import socket
-import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -20,14 +18,18 @@ if TYPE_CHECKING:
     from ..analysis.summary import Summary
     from ..config.settings import Settings
 
-ATTEMPTS, PAUSE, PATIENCE = 3, 2.0, 10.0  # seconds between two, and for each
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+BACKOFF = 1.0  # seconds, doubled at each retry: 0, 2
+TIMEOUT = 10.0  # seconds for each attempt
 
 
 def check_webhooks(settings: Settings) -> None:
-    """Looks at the webhooks before anything runs.
+    """Checks the webhooks before anything runs.
 
     Raises:
-        ConfigError: all that are no URL.
+        ConfigError: all values that are no URL.
     """
     given = {"SWEEP_ON_FINISH": settings.on_finish, "SWEEP_ON_FAILURE": settings.on_failure}
     problems = [  # without the URL, whose path is often a secret
@@ -39,12 +41,11 @@ def check_webhooks(settings: Settings) -> None:
         raise ConfigError("settings", problems)
 
 
-def describe(study: str, summary: Summary | None = None, error: BaseException | None = None) -> dict[str, Any]:
-    """A run that ended with a summary, or with an error, as data.
+def describe_run(study: str, summary: Summary | None = None, error: BaseException | None = None) -> dict[str, Any]:
+    """Returns the end of a run as data, from its summary or its error.
 
-    Returns:
-        ``event`` is ``finished`` where the budget was met and a trial completed, else ``interrupted`` or ``failed``;
-        ``text`` says all of it in one line, and is what chat services show.
+    ``event`` is ``finished`` if the budget was met and a trial completed, else ``interrupted`` or ``failed``. ``text``
+    is a line with everything, which chat services show.
     """
     event = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     counts, best, said = Counter[str](), None, []
@@ -64,7 +65,7 @@ def describe(study: str, summary: Summary | None = None, error: BaseException | 
 def describe_confirmation(
     study: str, confirmation: Confirmation | None = None, error: BaseException | None = None
 ) -> dict[str, Any]:
-    """A confirmation that was made, was stopped (neither), or ended with an error, as data like a run's."""
+    """Returns the end of `sweep confirm` as data: finished, interrupted (neither argument given) or failed."""
     failed = error is not None and not isinstance(error, KeyboardInterrupt)
     event, said, verdicts = (
         "failed" if failed else "interrupted",
@@ -90,24 +91,48 @@ def _end(what: str, event: str, said: str, error: BaseException | None) -> dict[
 
 
 def notify_webhook(settings: Settings, end: Mapping[str, Any]) -> str | None:
-    """Posts an ending to the URL that is meant for it, if there is one; returns why it could not be told."""
+    """Posts an end to the URL for it, if there is one; returns the problem if that fails.
+
+    A message names nothing of the URL beyond its host, since the path is often a secret. Redirects are not followed.
+    """
+    import requests
+    from requests.adapters import HTTPAdapter
+    from urllib3.util import Retry
+
     name = "on_finish" if end["event"] == "finished" else "on_failure"
     if not (url := getattr(settings, name)):
         return None
-    body, problem = json.dumps(end).encode(), ""
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 (checked above)
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(PAUSE)
+    retry = Retry(
+        ATTEMPTS - 1,
+        allowed_methods=None,  # all, POST included
+        status_forcelist=range(500, 600),
+        raise_on_status=False,
+        respect_retry_after_header=False,  # the run's end waits for no server
+        backoff_factor=BACKOFF,
+    )
+    with requests.Session() as session:
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, HTTPAdapter(max_retries=retry))
         try:
-            urllib.request.urlopen(request, timeout=PATIENCE).close()  # noqa: S310
-        except urllib.error.HTTPError as error:
-            error.close()
-            problem = f"answers {error.code}"
-            if error.code < 500:  # it has understood, and refuses
-                break
-        except (OSError, ValueError) as error:
-            problem = str(getattr(error, "reason", error))
+            answer = session.post(
+                url,
+                json.dumps(dict(end)),
+                headers={"Content-Type": "application/json"},
+                timeout=TIMEOUT,
+                allow_redirects=False,
+            )
+        except (requests.RequestException, ValueError) as error:
+            problem = f"is unreachable ({_cause(error)})"
         else:
-            return None
+            if answer.status_code < 300:
+                logger.info("%s: %s was notified", name, urlsplit(url).hostname)
+                return None
+            problem = f"answers {answer.status_code}"
     return f"{name}: {urlsplit(url).hostname} {problem}"
+
+
+def _cause(error: BaseException) -> str:
+    """Returns the innermost cause of an error; the outer ones name the whole URL."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return getattr(error, "strerror", None) or type(error).__name__

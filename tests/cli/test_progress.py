@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import re
+import threading
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from sweep.cli.progress import LogLines
+from sweep.cli.progress import LiveView, LogLines
+from sweep.config.study_config import StudyConfig
 from sweep.study.records import TrialRecord
+from sweep.training.reports import EpochMetrics
 
 from ..conftest import MakeConfig
 from ..study.test_finalists import row
@@ -40,3 +45,62 @@ def test_a_log_begins_with_what_is_to_come(
         lines.on_trial_start(SimpleNamespace(key=("digits", number)))  # type: ignore[arg-type]
     assert expected in shown.getvalue()
     assert len(shown.getvalue().splitlines()) == 1
+
+
+def a_trial(config: StudyConfig, number: int, **facts: Any) -> Any:
+    trial = {"study": config.name, "number": number, "key": (config.name, number), "kind": "trial", "config": config}
+    values = {"lambda1": 1.1002632709e-05, "lambda2": 7.97864475e-05, "epsilon": 0.0123456, "depth": 4, "width": 128}
+    return SimpleNamespace(**{**trial, "hyperparameters": values, "epochs": 0, "reported": 0, "best": None, **facts})
+
+
+def lines_of(view: LiveView, width: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
+    view.console = console
+    console.print(view._render())
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_the_live_view_cuts_no_digit(study_config: MakeConfig, width: int) -> None:
+    config = study_config(name="mnist-autoencoder", training={"max_epochs": 20})
+    view = LiveView(config, Console(file=io.StringIO(), width=width), [row(n, 0.5, {}) for n in range(3)])
+    for number in (1207, 1208):
+        view.on_trial_start(a_trial(config, number))
+        view.on_epoch_end(a_trial(config, number), EpochMetrics(12, {"val_loss": 0.123456}, 0))
+    lines = lines_of(view, width)
+    assert max(map(len, lines)) <= width
+    assert "…" not in "\n".join(lines)
+    for number in (1207, 1208):
+        [line] = [line for line in lines if f"mnist-autoencoder-{number}" in line]
+        assert "epoch 12/20" in line
+        assert "val_loss 0.12346" in line
+        assert (" trial " in line) == (width > 60), "what does not fit is left out"
+        assert ("width=128" in line) == (width == 160)
+
+
+def test_before_the_first_epoch_the_phase_is_shown(study_config: MakeConfig) -> None:
+    config = study_config(name="digits", training={"max_epochs": 3})
+    view = LiveView(config, Console(file=io.StringIO()))
+    view.on_phase("starting Ray")
+    assert "starting Ray ..." in " ".join(lines_of(view, 80))
+    view.on_phase("starting workers")
+    view.on_trial_start(a_trial(config, 0))
+    text = " ".join(lines_of(view, 80))
+    assert "starting workers ..." in text
+    assert re.search(r"0/\d+ trials +0 s", text), "the elapsed time is shown"
+    view.on_epoch_end(a_trial(config, 0), EpochMetrics(1, {"val_loss": 0.5}, 0))
+    assert "estimating" in " ".join(lines_of(view, 80))
+
+
+def test_a_resumed_trial_stands_at_the_epoch_it_has_reached(study_config: MakeConfig) -> None:
+    config = study_config(name="digits", training={"max_epochs": 15})
+    view = LiveView(config, Console(file=io.StringIO()))
+    view.on_trial_start(a_trial(config, 0, reported=13))
+    assert "epoch 13/15" in " ".join(lines_of(view, 80))
+
+
+def test_the_live_view_says_that_it_stops(study_config: MakeConfig) -> None:
+    stop = threading.Event()
+    view = LiveView(study_config(name="digits"), Console(file=io.StringIO()), stop=stop)
+    stop.set()
+    assert "waiting for the running trials' checkpoints" in " ".join(" ".join(lines_of(view, 60)).split())

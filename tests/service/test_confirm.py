@@ -27,7 +27,7 @@ from sweep.config import study_file as studyfile
 from sweep.config.errors import ConfigError
 from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
-from sweep.service import confirm
+from sweep.service.confirm import plan_confirmation, read_confirmation
 from sweep.service.maintenance import archive
 from sweep.study.records import ARMS, PlannedTrial
 from sweep.study.storages.storage import get_user_attr, open_storage, set_user_attr
@@ -280,9 +280,9 @@ def test_an_interrupted_study_is_confirmed_as_it_is_and_stays_interrupted(
     config = study_config(search={"trials": 3, "sampler": "random", "finalists": {"top": 0}})
     settings = Settings(workspace=tmp_path / "results")
     impatient, told = rayless.Impatient(trials=2), rayless.Listener()
-    assert service.run(config, settings, impatient, stop=impatient.stop).interrupted
-    done = confirm.confirm(config.name, settings, lambda *_: contextlib.nullcontext(told), seeds=2)
-    note = f"{config.name} is not over: of its 3 trials 2 have ended, and these are all that is used"
+    assert service.run(config, settings, impatient, service.RunOptions(stop=impatient.stop)).interrupted
+    done = service.confirm(config.name, settings, lambda *_: contextlib.nullcontext(told), seeds=2)
+    note = f"{config.name} is not finished: 2 of its 3 trials have ended, and only these are used"
     assert done is not None
     assert told.said == done.notes == [note]
     [strongest] = done.rivals
@@ -302,10 +302,10 @@ def test_a_run_that_goes_on_meanwhile_keeps_the_studys_own_run(
     config = study_config(search={"trials": 2, "sampler": "random", "finalists": {"top": 0}})
     settings, told = Settings(workspace=tmp_path / "results"), rayless.Listener()
     impatient = rayless.Impatient(trials=1)
-    assert service.run(config, settings, impatient, stop=impatient.stop).interrupted
+    assert service.run(config, settings, impatient, service.RunOptions(stop=impatient.stop)).interrupted
     running = Study(config, open_storage(settings.storage), workspace=settings.workspace).ask()  # this process lives
     assert running is not None
-    assert confirm.confirm(config.name, settings, lambda *_: contextlib.nullcontext(told), seeds=1) is not None
+    assert service.confirm(config.name, settings, lambda *_: contextlib.nullcontext(told), seeds=1) is not None
     left = left_by(settings.workspace, config.name)
     assert left.parent.run.info.status == "RUNNING"
     assert [trial.state for trial in left.trials] == [TrialState.COMPLETE, TrialState.RUNNING]
@@ -315,7 +315,7 @@ def test_a_run_that_goes_on_meanwhile_keeps_the_studys_own_run(
 def test_interrupted_it_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(confirm, "confirm", lambda *_, **__: None)  # as it returns where it was stopped
+    monkeypatch.setattr(service, "confirm", lambda *_, **__: None)  # as it returns where it was stopped
     words = "confirm tiny --top 2 --seeds 4 --against dropout,orthogonal --placebo"
     ended = sweep_here(monkeypatch, capsys, tmp_path, *words.split())
     assert ended.code == 130
@@ -349,7 +349,7 @@ def told(tmp_path: Path) -> Told:
 
 def refused(config: StudyConfig, settings: Settings, *, top: int = 1, against: Sequence[str] = ()) -> list[str]:
     with pytest.raises(ConfigError) as refusal:
-        confirm.prepared(config.name, settings, top=top, against=against)
+        plan_confirmation(config.name, settings, top=top, against=against)
     return refusal.value.problems
 
 
@@ -367,9 +367,7 @@ def test_more_configurations_than_there_are_are_refused(study_config: MakeConfig
     settings = told(config, [0.5, 0.4, 0.3, 0.2, None])
     rows = Study(config, open_storage(settings.storage), workspace=settings.workspace).rows()
     different = len({row.hyperparameters["lambda1"] for row in rows if row.value is not None})
-    assert refused(config, settings, top=3) == [
-        f"--top 3: {config.name} has {different} configurations that were completed"
-    ]
+    assert refused(config, settings, top=3) == [f"--top 3: {config.name} has {different} completed configurations"]
 
 
 def test_rivals_of_a_study_that_was_shown_others_have_as_many_trials_more(study_config: MakeConfig, told: Told) -> None:
@@ -378,9 +376,11 @@ def test_rivals_of_a_study_that_was_shown_others_have_as_many_trials_more(study_
     known = {"outcome": "completed", "value": 0.3, "params": {"lambda1": 0.01}, "intermediate": {}}
     study = Study(config, open_storage(settings.storage), workspace=settings.workspace)
     study.add_prior_trials([{"trial": f"earlier-{n:04d}", **known} for n in range(3)])
-    plan = confirm.prepared(config.name, settings, top=1, against=["dropout"])
+    plan = plan_confirmation(config.name, settings, top=1, against=["dropout"])
     assert {arm: rival.search.trials for arm, rival in plan.rivals.items()} == {"strongest": 5, "dropout": 5}
-    assert plan.notes == [f"{config.name} was shown 3 trials of other studies; each rival has as many more of its own"]
+    assert plan.notes == [
+        f"the sampler of {config.name} was shown 3 trials of other studies; each rival gets as many more of its own"
+    ]
 
 
 def test_a_data_set_without_test_images_is_refused(study_config: MakeConfig, told: Told, tmp_path: Path) -> None:
@@ -421,14 +421,16 @@ def test_a_method_that_the_network_has_already_is_refused(study_config: MakeConf
     )
     settings = told(config, [0.5])
     problems = refused(config, settings, against=["batch_norm", "orthogonal", "he"])
-    assert problems == [f"--against {method}: the network of trial 0 has it already" for method in ("batch_norm", "he")]
+    assert problems == [
+        f"--against {method}: the network of trial 0 uses it already" for method in ("batch_norm", "he")
+    ]
 
 
 def test_studies_of_its_own_and_names_too_long_are_refused(
     study_config: MakeConfig, told: Told, study_name: str
 ) -> None:
     own = study_config(name=f"{study_name}.confirm.dropout")
-    assert refused(own, told(own, [0.5])) == [f"{own.name} is a study of sweep confirm's own; confirm {study_name}"]
+    assert refused(own, told(own, [0.5])) == [f"{own.name} was made by sweep confirm; confirm {study_name}"]
     long = study_config(name=f"{study_name}{'x' * 70}")
     [problem] = refused(long, told(long, [0.5]))
     assert "too long for studies like" in problem
@@ -437,22 +439,22 @@ def test_studies_of_its_own_and_names_too_long_are_refused(
 def test_a_study_that_is_not_over_is_confirmed_as_far_as_it_is(study_config: MakeConfig, told: Told) -> None:
     config = study_config(search={"trials": 6, "design": 5, "sampler": "random"})
     settings = told(config, [0.5, 0.3, 0.4, None])
-    plan = confirm.prepared(config.name, settings, top=2, against=["orthogonal"])
+    plan = plan_confirmation(config.name, settings, top=2, against=["orthogonal"])
     assert [row.number for row in plan.top] == [1, 2]
-    assert plan.notes == [f"{config.name} is not over: of its 6 trials 4 have ended, and these are all that is used"]
+    assert plan.notes == [f"{config.name} is not finished: 4 of its 6 trials have ended, and only these are used"]
     # Rivals have as many trials as the search has had.
     assert {arm: (s.search.trials, s.search.design) for arm, s in plan.rivals.items()} == {
         "strongest": (4, 4),
         "orthogonal": (1, 1),
     }
     whole = told(config, [0.2, 0.1])
-    assert confirm.prepared(config.name, whole, top=1, against=[]).notes == []
+    assert plan_confirmation(config.name, whole, top=1, against=[]).notes == []
 
 
 def test_runs_that_failed_or_lost_their_checkpoints_are_named(study_config: MakeConfig, told: Told) -> None:
     config = study_config()
     settings = told(config, [0.5, 0.4, 0.3, 0.2, 0.1, 0.6])
-    plan = confirm.prepared(config.name, settings, top=1, against=[])
+    plan = plan_confirmation(config.name, settings, top=1, against=[])
     pairs: list[PlannedTrial] = [("guided", 4, seed, plan.top[0].hyperparameters) for seed in (10_000, 10_001)]
     storage = open_storage(settings.storage)
     sister = Study(config, storage, workspace=settings.workspace, sister=True, pairs=pairs)
@@ -463,9 +465,9 @@ def test_runs_that_failed_or_lost_their_checkpoints_are_named(study_config: Make
         assert trial.config.test
         trial.best = 0.5
         sister.tell(trial, outcome, checkpoint=None, error="broken")  # type: ignore[arg-type]
-    summary = confirm.summarise(config.name, settings)
+    summary = service.summarise(config.name, settings)
     found = [BaselineResult("strongest", "other", 6, 0, None, {})]
-    concluded = confirm.read(plan, found, summary, settings, placebo=False)
+    concluded = read_confirmation(plan, found, summary, settings, placebo=False)
     assert concluded.notes == [
         "strongest: none of the 6 trials of other has completed",
         f"{config.name}.controls 0: failed, see sweep status; the pairs are left out",

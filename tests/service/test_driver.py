@@ -32,7 +32,7 @@ from ..support import rayless
 WHERE = {"sweep.host": "here", "sweep.device": "cpu"}
 
 
-class Notices:
+class Notices(service.RunCallback):
     """A listener that keeps what the user is told."""
 
     def __init__(self) -> None:
@@ -40,10 +40,6 @@ class Notices:
 
     def on_message(self, message: str) -> None:
         self.said.append(message)
-
-    def on_trial_start(self, trial: Any) -> None: ...
-    def on_epoch_end(self, trial: Any, metrics: EpochMetrics) -> None: ...
-    def on_trial_end(self, trial: Any, outcome: str, error: str | None) -> None: ...
 
 
 class Stage:
@@ -192,7 +188,7 @@ def test_while_the_storage_is_away_trials_go_on_and_nothing_is_lost(
     assert there.driver.ask() is None
     assert not there.driver.is_finished()
     assert [row.state for row in there.search.rows(latest=False)] == ["running"] * 2  # for whoever stops it now
-    assert len([said for said in there.notices.said if "the storage is away" in said]) == 1
+    assert len([said for said in there.notices.said if "cannot reach the storage" in said]) == 1
     bring_back()
     deadline = time.monotonic() + 60
     while not any("is back" in said for said in there.notices.said) and time.monotonic() < deadline:
@@ -268,7 +264,7 @@ def test_what_a_driver_of_another_host_has_not_recorded_is_recorded_when_it_is_k
         if left:
             dead.end_lease()
     heir = stage(url, trials=1)
-    recording = heir.driver._recording
+    recording = heir.driver._recorder
     assert recording.repair() is left
     stopped = threading.Event()
     stopped.set()
@@ -292,7 +288,7 @@ def test_a_trial_whose_checkpoints_are_elsewhere_begins_anew_and_it_is_said(
     assert there.job() == key
     [said] = there.notices.said
     folder = tmp_path / there.config.name / "0000"
-    assert said.startswith(f"trial 0 of {there.config.name} had come to epoch 2, but {folder} holds no checkpoint of")
+    assert said.startswith(f"trial 0 of {there.config.name} had reached epoch 2, but {folder} holds no checkpoint of")
 
 
 def test_a_trial_whose_workers_died_again_and_again_has_failed_for_good(

@@ -386,7 +386,7 @@ def test_status_shows_dead_drivers_and_their_orphans_in_the_search_and_after_it(
         driver.join(PATIENCE)
         assert driver.exitcode == rayless.KILLED
         status = sweep_here(monkeypatch, capsys, tmp_path, "status", "NAME").out
-        assert f"driver {host} pid {driver.pid} is dead or was stopped; the next run goes on with its trials" in status
+        assert f"driver {host} pid {driver.pid} is dead or was stopped; the next run adopts its trials" in status
         return status
 
     assert re.search(r"NAME-0000 \(trial\): epoch [123] of 12", killed_at(3))
@@ -395,11 +395,11 @@ def test_status_shows_dead_drivers_and_their_orphans_in_the_search_and_after_it(
     assert adopted is not None
     assert adopted.kind == "finalist"
     status = sweep_here(monkeypatch, capsys, tmp_path, "status").out
-    assert f"driver {host} pid {os.getpid()} is at work:" in status
+    assert f"driver {host} pid {os.getpid()} is running:" in status
     assert "orphan" not in status
     adopted.handle.set_user_attr("owner", {**adopted.owner, "host": "elsewhere"})
     assert "driver elsewhere pid" in (status := sweep_here(monkeypatch, capsys, tmp_path, "status").out)
-    assert "is at work, as far as can be seen from another host" in status
+    assert "is running (as seen from another host)" in status
 
 
 def test_what_the_rounds_of_make_torture_share_is_there(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -21,9 +22,8 @@ from rich.console import Console
 from sweep.cli.progress import JsonLines, LogLines
 from sweep.config.errors import ConfigError, SweepError
 from sweep.config.settings import Settings
-from sweep.service import confirm
-from sweep.service import webhook as ending
-from sweep.service.webhook import check_webhooks, describe, notify_webhook
+from sweep.service import webhook
+from sweep.service.webhook import check_webhooks, describe_run, notify_webhook
 from sweep.training.reports import EpochMetrics
 
 from ..conftest import MakeConfig
@@ -48,6 +48,8 @@ class Hook:
                 assert self.headers["Content-Type"] == "application/json"
                 hook.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 self.send_response(left.pop(0) if len(left) > 1 else left[0])
+                self.send_header("Location", "/elsewhere")
+                self.send_header("Retry-After", "60")
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
@@ -60,7 +62,7 @@ class Hook:
 
 @pytest.fixture
 def hooks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setattr(ending, "PAUSE", 0.01)
+    monkeypatch.setattr(webhook, "BACKOFF", 0.005)
     made: list[Hook] = []
 
     def make(*codes: int) -> Hook:
@@ -77,7 +79,7 @@ def test_a_run_that_failed_or_was_stopped_is_told_to_the_other_url(hooks: Any) -
     good, bad = hooks(200), hooks(204)
     settings = Settings(on_finish=good.url, on_failure=bad.url)
     for error in (ValueError("no room"), KeyboardInterrupt()):
-        assert notify_webhook(settings, describe("digits", error=error)) is None
+        assert notify_webhook(settings, describe_run("digits", error=error)) is None
     assert good.got == []
     assert [(e["event"], e["study"], e["error"]) for e in bad.got] == [
         ("failed", "digits", "no room"),
@@ -85,11 +87,11 @@ def test_a_run_that_failed_or_was_stopped_is_told_to_the_other_url(hooks: Any) -
     ]
     assert bad.got[0]["text"] == "digits failed: no room"
     assert bad.got[0]["host"] == socket.gethostname()
-    assert notify_webhook(Settings(), describe("digits")) is None  # nobody wants to know
+    assert notify_webhook(Settings(), describe_run("digits")) is None  # nobody wants to know
 
 
 def test_a_server_that_stumbles_is_told_again_and_one_that_refuses_is_not(hooks: Any) -> None:
-    end = describe("digits", error=ValueError("no room"))
+    end = describe_run("digits", error=ValueError("no room"))
     stumbles, refuses, broken = hooks(500, 503, 200), hooks(404), hooks(500)
     assert notify_webhook(Settings(on_failure=stumbles.url), end) is None
     assert len(stumbles.got) == 3
@@ -97,6 +99,9 @@ def test_a_server_that_stumbles_is_told_again_and_one_that_refuses_is_not(hooks:
     assert len(refuses.got) == 1
     assert notify_webhook(Settings(on_failure=broken.url), end) == "on_failure: 127.0.0.1 answers 500"
     assert len(broken.got) == 3
+    moved = hooks(302)
+    assert notify_webhook(Settings(on_failure=moved.url), end) == "on_failure: 127.0.0.1 answers 302"
+    assert len(moved.got) == 1, "a redirect is not followed"
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/s3cret"
@@ -169,7 +174,7 @@ def test_a_confirmation_does_so_too(
     def broken(*_: object, **__: object) -> None:
         raise SweepError("the storage is full")
 
-    monkeypatch.setattr(confirm, "read", broken)
+    monkeypatch.setattr(sys.modules["sweep.service.confirm"], "read_confirmation", broken)
     failed = sweep_here(monkeypatch, capsys, workspace, "confirm", "small", "--seeds", "2", **urls)
     assert (failed.code, len(good.got)) == (2, 1)
     assert [end["text"] for end in bad.got] == ["confirm small failed: the storage is full"]

@@ -31,7 +31,7 @@ from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
 from sweep.execution import executor, session, slots
 from sweep.execution.trial_source import TrialRequest, TrialSource
-from sweep.service import confirm, driver  # noqa: F401
+from sweep.service import driver  # noqa: F401
 from sweep.tracking import tracker as tracking
 from sweep.training import trial
 from sweep.training.reports import TrialReport
@@ -48,7 +48,7 @@ _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([__name__])
 
 
-class Listener:
+class Listener(service.RunCallback):
     """Keeps what the user is told, and nothing else."""
 
     def __init__(self) -> None:
@@ -56,9 +56,6 @@ class Listener:
 
     def on_message(self, message: str) -> None:
         self.said.append(message)
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: None
 
 
 class Impatient(Listener):
@@ -116,7 +113,7 @@ def without_ray(
 
     patch.setattr(executor, "execute", instead)
     patch.setattr(slots, "require_fit", lambda *_, **__: None)
-    for module in (session, sys.modules["sweep.service.run"], confirm):
+    for module in (session, sys.modules["sweep.service.run"], sys.modules["sweep.service.confirm"]):
         patch.setattr(module, "ray_session", lambda *_: contextlib.nullcontext())
     if not models:
         patch.setattr(tracking.Tracker, "log_model", lambda *_: None)
@@ -154,7 +151,8 @@ def _confirm(name: str, places: dict[str, str], trials: int) -> None:
     without_ray(pytest.MonkeyPatch(), every_epoch=True)
     listener = Impatient(trials)
     settings = Settings(**places)  # type: ignore[arg-type]
-    done = confirm.confirm(name, settings, lambda *_: contextlib.nullcontext(listener), stop=listener.stop)
+    options = service.RunOptions(stop=listener.stop)
+    done = service.confirm(name, settings, lambda *_: contextlib.nullcontext(listener), options=options)
     sys.exit(0 if done else STOPPED)
 
 

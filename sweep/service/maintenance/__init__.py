@@ -1,1 +1,1 @@
-"""."""
+"""Maintenance of studies on disk: export and import (archive), garbage collection (gc), and checks (doctor)."""

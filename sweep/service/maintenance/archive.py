@@ -1,8 +1,7 @@
-"""A study as one file: what its storage holds, the metrics of every trial, and the weights that something still needs.
+"""Exports and imports a study as one zip file: its storage, all metrics, and the weights that are still needed.
 
-The file is a zip. `optuna.journal` in it is the study, its sister and the studies that `sweep confirm` has made for it,
-readable by Optuna alone; `study.yaml` and `trials.csv` are for people. Of what it reads nothing is unpickled beyond
-tensors.
+`optuna.journal` in the file holds the study, its sister and the studies of `sweep confirm`; Optuna alone can read it.
+`study.yaml` and `trials.csv` are for people. An import unpickles nothing but tensors.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import csv
 import importlib.metadata
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -37,19 +37,21 @@ if TYPE_CHECKING:
     from ...study.records import TrialRecord
     from ...study.storages.storage import Storage
 
+logger = logging.getLogger(__name__)
+
 JOURNAL = "optuna.journal"
 DAMAGED = (EOFError, BadZipFile, zlib.error, RuntimeError)  # what zipfile raises
 
 
 @dataclass(frozen=True)
 class Archived:
-    """What a file holds of a study.
+    """The contents of an archive.
 
     Attributes:
-        controls: how many finalists, controls and members of pairs.
-        rivals: the studies that `sweep confirm` has made for it.
-        weights: names of the trials whose weights it holds.
-        bytes: its size.
+        controls: number of finalists, controls and members of pairs.
+        rivals: studies that `sweep confirm` has made for the study.
+        weights: names of the trials with weights in the archive.
+        bytes: size of the archive.
     """
 
     study: str
@@ -67,11 +69,11 @@ class Archived:
 def export_study(name: str, path: Path, settings: Settings, *, keep: int = 3) -> Archived:
     """Writes a study into one file, whole or not at all.
 
-    All trials bring their metrics, which MLflow is sent where the study goes on. Weights come with the best ``keep``
-    of the search and with what is not finished, so that the next run goes on from there.
+    The archive holds the metrics of all trials, for the MLflow server of the importing side. It holds the weights of
+    the best ``keep`` of the search, and of unfinished trials, so that a resume continues them.
 
     Raises:
-        SweepError: no such study, or a file that cannot be written.
+        SweepError: no such study, or the file cannot be written.
     """
     from ...study.storages.storage import FORMAT, copy_study, finish_copy, open_storage
 
@@ -110,7 +112,7 @@ def _archived(summary: Summary, path: Path, rivals: list[str], weights: list[str
 
 
 def _rivals(name: str, storage: Storage) -> list[str]:
-    """The studies that `sweep confirm` has made for one."""
+    """Returns the studies that `sweep confirm` has made for a study."""
     from ...study.storages.storage import study_names
 
     return [each for each in study_names(storage) if each.startswith(f"{name}{OF_CONFIRM}")]
@@ -119,15 +121,15 @@ def _rivals(name: str, storage: Storage) -> list[str]:
 def _pack_checkpoints(
     summary: Summary, settings: Settings, archive: ZipFile, scratch: Path, *, keep: int
 ) -> Iterator[str]:
-    """Packs each trial's newest checkpoint, most without weights; yields the names of the others.
+    """Packs each trial's newest checkpoint, most without weights; yields the names of those with weights.
 
-    A driver may be at work: what it writes meanwhile is newer than the trials, as after a crash, and as harmless.
+    A driver may be running: checkpoints that it writes meanwhile are newer than the trials, as after a crash.
     """
     from ...training import checkpoint
 
     best = [row.number for row in summary.best[:keep]]
     for study, row in _trials(summary):
-        # A trial that the storage lacks values of may be given others where the study goes on.
+        # A trial without all values may get other values where the study is resumed.
         decided = row.kind != "trial" or summary.config.searched.keys() <= row.hyperparameters.keys()
         saved = checkpoint.load_latest(settings.checkpoints(study, row.number)) if decided else None
         if saved is None:
@@ -173,16 +175,16 @@ def _time(seconds: float | None) -> str:
 
 
 def import_study(path: Path, settings: Settings) -> Archived:
-    """Puts a study into this workspace and this storage, as if it had been interrupted here.
+    """Imports a study into this workspace and this storage, as if it had been interrupted here.
 
     Raises:
-        SweepError: a file that is damaged or not one of ours, a study of this name, or checkpoints of one.
+        SweepError: a damaged or foreign file, or a study of this name or its checkpoints exist.
     """
     scratch, target = settings.local_dir / ".import", get_storage(settings.storage)
     try:
         settings.local_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(settings.local_dir / "import.lock").held():
-            shutil.rmtree(scratch, ignore_errors=True)  # of one that died
+            shutil.rmtree(scratch, ignore_errors=True)  # of an import that was killed
             try:
                 name = _unpack(path, scratch)
                 source, rivals, weights = _checked(path, name, scratch)
@@ -231,7 +233,7 @@ def _about(path: Path, archive: ZipFile) -> dict[str, Any]:
 
 
 def _checked(path: Path, name: str, folder: Path) -> tuple[Storage, list[str], list[str]]:
-    """The storage of an archive, its rivals' studies, the trials that have weights; all of it was read once."""
+    """Reads an archive completely; returns its storage, its rivals' studies and the trials with weights."""
     from ...study.storages.storage import open_storage, read_config
     from ...training import checkpoint
 
@@ -267,22 +269,24 @@ def _move_in(
         for name in names:
             (settings.local_dir / name).mkdir(exist_ok=True)
             alone.enter_context(exclusive(target, name, FileLock(settings.local_dir / name / "lock")))
-        half_there = [clear_partial_import(name, target) for name in names]
+        partial = [clear_partial_import(name, target) for name in names]
         for study in (each for name in names for each in (name, f"{name}.controls")):
-            for stray in places.files(settings.workspace / study, "*/*/*") if any(half_there) else []:
+            for stray in places.files(settings.workspace / study, "*/*/*") if any(partial) else []:
                 places.remove(stray)
             refuse_stale_checkpoints(study, settings.workspace)
+        if any(partial):
+            logger.info("removed what an interrupted import of %s has left", names[0])
         put = {file: _place(file, settings) for file in folder.glob("checkpoints/*/*/*/*")}
         checkpoints = {(place.parts[-4], int(place.parts[-3])): place for place in put.values()}
         for name in names:
             copy_study(name, source, target, checkpoints=checkpoints, origin=origin)
         for file, place in put.items():
             places.write(place, file.read_bytes())
-        for name in names:  # the study itself first: until then another import begins anew
+        for name in names:  # the study itself first: until then another import starts again
             finish_copy(name, source, target)
 
 
 def _place(unpacked: Path, settings: Settings) -> Path:
-    """Where a checkpoint belongs in the workspace."""
+    """Returns the path of an unpacked checkpoint in the workspace."""
     study, number, attempt, name = unpacked.parts[-4:]
     return settings.checkpoints(study, int(number)) / attempt / name

@@ -1,4 +1,4 @@
-"""Checks of this machine and these settings, each of which would otherwise be met in the middle of a study."""
+"""Checks this machine and the settings for problems that would otherwise surface in the middle of a study."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ...data.loading import DATASETS, load_dataset
 from ...study.storages.storage import open_storage
 from ...tracking.tracker import Tracker
 
-Check = tuple[str, bool, str]  # what, whether it is well, detail
+Check = tuple[str, bool, str]  # name, True if passed, detail
 
 
 def run_checks(settings: Settings) -> list[Check]:
-    """Makes all checks; none of them raises."""
+    """Runs all checks; none of them raises."""
     packages = ("entropy-sweep", "ray", "optuna", "mlflow", "torch", "torchvision")
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

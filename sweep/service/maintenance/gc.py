@@ -1,21 +1,24 @@
-"""Gives back what the checkpoints of finished trials take: their weights, which nothing needs but the best ones."""
+"""Deletes the weights of finished trials, except the best ones."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from ...analysis.summary import summarise
 from ...config.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Freed:
-    """What cleaning a study has freed, or would.
+    """The result of collecting a study's garbage, done or planned.
 
     Attributes:
-        kept: numbers of the trials of the search that keep their weights.
-        trials: how many trials, finalists and controls included, have lost theirs.
-        bytes: what that frees.
+        kept: numbers of the search trials that keep their weights.
+        trials: number of trials, finalists and controls included, that lose their weights.
+        bytes: freed bytes.
     """
 
     study: str
@@ -25,11 +28,15 @@ class Freed:
 
 
 def collect_garbage(name: str, settings: Settings, *, keep: int = 3, dry_run: bool = False) -> Freed:
-    """Drops the weights of a study's finished trials beyond the best ``keep`` of the search.
+    """Deletes the weights of a study's finished trials, except those of the best ``keep`` of the search.
 
-    What stays is what something may still ask for: the checkpoints of trials that wait, run or were interrupted (a
-    resume), the metric history of every trial (MLflow is sent it where it lacks the trial, `sweep export` packs it) and
-    the weights of the best (MLflow's model is made of them). `sweep train --trial` trains anew and needs none.
+    Everything that is still needed stays:
+
+    - the checkpoints of trials that wait, run or were interrupted, for a resume;
+    - the metric history of every trial, for `sweep export` and for runs that MLflow lacks;
+    - the weights of the best trials, for MLflow's model.
+
+    `sweep train --trial` trains again and needs no weights.
 
     Raises:
         SweepError: no such study.
@@ -40,5 +47,6 @@ def collect_garbage(name: str, settings: Settings, *, keep: int = 3, dry_run: bo
     kept = [row.number for row in summary.best[:keep]]
     finished = [(name, row.number) for row in summary.rows if row.state == "finished" and row.number not in kept]
     finished += [(f"{name}.controls", row.number) for row in summary.controls if row.state == "finished"]
+    logger.debug("%s: %d finished trials besides the best: %s", name, len(finished), kept)
     freed = [drop_weights(settings.checkpoints(*trial), dry_run=dry_run) for trial in finished]
     return Freed(name, kept, sum(each > 0 for each in freed), sum(freed))

@@ -1,4 +1,4 @@
-"""The plan of a run: how many trials, and how long they will take, from a few batches trained here."""
+"""Plans a run without starting it: its trials, and their duration estimated from a few batches."""
 
 from __future__ import annotations
 
@@ -9,31 +9,27 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from ...analysis.summary import finished_rows
 from ...config.settings import Settings
 from ...config.study_config import StudyConfig
-from ...study.distributions import distributions, from_unit
 from ...study.storages.catalog import require_same_study
-from ...training.loop import Diverged, TrainingState, fit
 from ...training.reports import TrialPaths
-from ...training.trial import assemble
+from ..run import all_trained
 
 if TYPE_CHECKING:
-    pass
+    from ...training.loop import TrainingState
 
 
 @dataclasses.dataclass(frozen=True)
 class DryRun:
-    """What a run would do.
+    """The plan of a run.
 
     Attributes:
-        trials: of the search, still to be trained.
-        controls: finalists, controls and tuning trials, at most, still to be trained.
-        epoch_seconds: of one epoch of a middling configuration, measured here.
+        trials: search trials still to train.
+        controls: finalists, controls and tuning trials still to train, at most.
+        epoch_seconds: duration of an epoch in the middle of the space, measured on this machine.
         slots: trials at once on this machine.
-        hours: estimated, without pruning.
+        hours: estimated duration of all of them without pruning.
     """
 
     trials: int
@@ -47,27 +43,38 @@ def dry_run(config: StudyConfig, settings: Settings, *, done: int, beside: int) 
     """Estimates a run by training a few batches of a configuration from the middle of the space.
 
     Args:
-        done: trials of the search that have ended.
-        beside: finalists, controls and tuning trials that have.
+        done: number of finished search trials.
+        beside: number of finished finalists, controls and tuning trials.
     """
+    import torch
+
+    from ...study.distributions import distributions, from_unit
+    from ...training.trial import assemble
+
     middle = {name: from_unit(d, 0.5) for name, d in distributions(config.searched).items()}
     present, resources = torch.cuda.device_count(), config.resources
-    gpus = min(present, 1) if resources.gpus == "auto" else resources.gpus  # of a trial
+    gpus = min(present, 1) if resources.gpus == "auto" else resources.gpus  # for each trial
     with tempfile.TemporaryDirectory(prefix="sweep-plan-") as scratch:
         place = TrialPaths(Path(scratch), settings.data, settings.cache, gpus=gpus)
         run, _ = assemble(config.trial(middle), place)
     seconds = _epoch_seconds(run)
-    # 1 where this machine has no room for any, and a cluster is meant.
+    # 1 if this machine has room for none, since a cluster is meant.
     room = max(1, resources.room(os.cpu_count() or 1, present, gpus))
     slots = min(room, resources.max_concurrent or room)
     trials = max(0, config.search.trials - done)
-    controls = max(0, config.search.afterwards - (0 if trials else beside))  # an extension may overtake those there are
+    controls = max(
+        0, config.search.afterwards - (0 if trials else beside)
+    )  # an extension may replace the present finalists
     epochs = (trials + controls) * config.training.max_epochs
     return DryRun(trials, controls, seconds, slots, epochs * seconds / slots / 3600)
 
 
 def _epoch_seconds(run: TrainingState) -> float:
-    """Times an epoch on a part of the training set and scales it up."""
+    """Measures an epoch on a part of the training set and scales it up."""
+    import torch
+
+    from ...training.loop import Diverged, fit
+
     whole, part = run.train.size, 24 * run.config.training.batch_size
     if whole > part:
         run = dataclasses.replace(run, train=run.train.first(part))
@@ -87,8 +94,11 @@ def _epoch_seconds(run: TrainingState) -> float:
 
 
 def plan_run(config: StudyConfig, settings: Settings) -> DryRun:
-    """What a run would do, and how long it would take."""
+    """Returns the plan of a run and its estimated duration."""
     require_same_study(config, settings)
     rows = finished_rows(config, settings)
-    done = sum(row.kind == "trial" for row in rows)
-    return dry_run(config, settings, done=done, beside=len(rows) - done)
+    searched, others = [r for r in rows if r.kind == "trial"], [r for r in rows if r.kind != "trial"]
+    plan = dry_run(config, settings, done=len(searched), beside=len(others))
+    # Finalists may share controls, so that fewer rows than announced are the whole.
+    finished = all_trained(config, searched, others)
+    return dataclasses.replace(plan, trials=0, controls=0, hours=0.0) if finished else plan

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...config.errors import ConfigError, SweepError, nearest
 from ...config.settings import Settings
@@ -12,10 +13,8 @@ from ...config.study_config import OF_CONFIRM, StudyConfig
 from ...config.study_file import built_in, built_in_names, extend, override, parse_study, read_file
 from ...config.user_code import search_in
 from ...study.storages.catalog import OWN_CODE, get_storage, study_names_of_ours
-from .space_checks import check_parts, check_study
 
-if TYPE_CHECKING:
-    pass
+logger = logging.getLogger(__name__)
 
 
 def load_study(
@@ -29,13 +28,16 @@ def load_study(
     """Finds a study (a path, then a study in the storage, then a built-in name), applies options, checks everything.
 
     Returns:
-        The config, and warnings: what is allowed but cannot do what it seems to.
+        The config, and warnings about settings that are allowed but have no effect.
 
     Raises:
-        ConfigError: all that is wrong with it, at once.
-        StorageError: the storage is out of reach.
+        ConfigError: all problems of the study at once.
+        StorageError: the storage is unreachable.
     """
+    from .space_checks import check_parts, check_study
+
     raw, source = _find(study, settings)
+    logger.debug("%s: loaded from %s", study, source)
     raw, misplaced = override(raw, list(sets))
     extend(raw, trials, design)
     config, problems = parse_study(raw)

@@ -1,4 +1,4 @@
-"""Names in a study file that only the model, data and task layers know; and the user's own, by import path."""
+"""Checks the names in a study file: models, data sets, tasks, options, and import paths of the user's own code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...models import MODELS, SIZES, model_class, options, takes_any
 
 
 def check_names(raw: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the names in a study whose other parts may be wrong too."""
+    """Returns problems with the names in a study, whose other parts may be wrong too."""
     from ...data.loading import DATASETS, check_options
 
     problems = []
@@ -48,7 +48,7 @@ def _check_callable(key: str, path: str) -> list[str]:
 
 
 def _family(raw: Mapping[str, Any]) -> object:
-    """The model's class, or None where it has none that could be called."""
+    """Returns the model's class, or None if there is none that can be called."""
     name = _mapping(raw, "model").get("name")
     if not isinstance(name, str) or (name not in MODELS and (not is_import_path(name) or _check_callable("", name))):
         return None
@@ -56,12 +56,12 @@ def _family(raw: Mapping[str, Any]) -> object:
 
 
 def _check_options(raw: Mapping[str, Any]) -> list[str]:
-    """Options that a model family does not have, and sizes that it, or the study, lacks."""
+    """Returns options that the model family lacks, and sizes that the family or the study lacks."""
     model, space = _mapping(raw, "model"), _mapping(raw, "space")
     name, sizes = str(model["name"]), ("depth", "width")
     try:
         known, parameters = list(options(name)), inspect.signature(model_class(name)).parameters
-    except (TypeError, ValueError) as error:  # a class of Python's own, say
+    except (TypeError, ValueError) as error:  # such as a class of Python's own
         return [f"model.name: {name} cannot be a model: {error}"]
     searched = [str(n).removeprefix("model.") for n in space if str(n).startswith("model.")]
     problems = []
@@ -82,7 +82,7 @@ def _check_options(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _check_task(raw: Mapping[str, Any], cls: object) -> list[str]:
-    """A task that the model is not for, and metrics that there are not."""
+    """Returns problems with the task and the metrics of a model."""
     from ...losses.task import TASKS
     from ...training.trial import task_kind, task_of
 
@@ -96,7 +96,7 @@ def _check_task(raw: Mapping[str, Any], cls: object) -> list[str]:
             return [f"task.kind: {name} is for {of_model}, not {kind}; leave it out"]
         present = task_of(config.model_copy(update={"metrics": {}}), cls).metrics
     except (ValidationError, ImportPathError):
-        return []  # said elsewhere
+        return []  # reported by another check
     problems = [
         f"task.metrics.{n}: {kind} has a metric of this name; choose another" for n in config.metrics if n in present
     ]

@@ -1,4 +1,4 @@
-"""What would make trials fail, found before any starts: sizes, data, hyperparameters that cannot act."""
+"""Checks a study for impossible sizes, unfit data and hyperparameters without effect."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from ...data.datasets import DatasetInfo
 
 
-EARNEST_CORNERS = 4  # of these, a model of the user's own is built with weights where it does not work without
-CORNERS = 512  # models built, at most, to see whether the space holds an impossible one
+CORNERS_WITH_WEIGHTS = 4  # corners at which a model of the user's own is built with weights if it fails without
+CORNERS = 512  # models to build at most, in search of an impossible one
 
 
 def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]]:
-    """Looks for what would make trials fail, before any starts.
+    """Searches for what would make trials fail, before any starts.
 
     Returns:
         Problems, and warnings.
@@ -53,7 +53,7 @@ def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], lis
 
 
 def check_parts(raw: Mapping[str, Any], settings: Settings) -> list[str]:
-    """What else is wrong with a study that has no config for what its keys and values are."""
+    """Returns further problems of a study whose keys and values give no config."""
     from ...data.loading import reader, split_sizes
 
     problems = check_names(raw)
@@ -62,17 +62,17 @@ def check_parts(raw: Mapping[str, Any], settings: Settings) -> list[str]:
         if not is_import_path(data.name) and not any(p.startswith("data.") for p in problems):
             split_sizes(data, reader(data, settings.data).info)
     except ValidationError:
-        pass  # said by whoever has found that there is no config
+        pass  # reported by the check of keys and values
     except DataError as error:
         problems.append(str(error))
     return problems
 
 
 def _check_data(config: StudyConfig, settings: Settings, *, family: bool) -> tuple[DatasetInfo | None, list[str]]:
-    """Finds and prepares the data; returns what is known of it, and what is wrong with it.
+    """Finds and prepares the data; returns a description of the data, and problems.
 
     Args:
-        family: whether there is a model that could be trained on it.
+        family: True if the study has a model to train on the data.
     """
     from ...data.loading import prepare, reader, split_sizes
     from ...losses.task import TASKS
@@ -95,7 +95,7 @@ def _check_data(config: StudyConfig, settings: Settings, *, family: bool) -> tup
 
 
 def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], list[str]]:
-    """Builds the corners of the space without memory for weights: impossible sizes, hyperparameters that do nothing."""
+    """Builds the models at the corners of the space, without memory for weights; returns problems and warnings."""
     import torch
 
     from ...losses import EntropyGuidance, GuidanceWarning
@@ -104,7 +104,7 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
     from .user_code_checks import check_model
 
     smallest = min(_smallest_batch(config), config.data.train_size or 2)
-    problems: dict[str, list[str]] = {}  # and at which sizes
+    problems: dict[str, list[str]] = {}  # error -> sizes
     shapes: dict[tuple[Any, Any], list[tuple[int, ...]]] = {}
     kinds: set[str] = set()
     left_out: dict[str, str] = {}
@@ -113,8 +113,10 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
         trial = config.trial(corner)
         try:
             with torch.device("meta"), warnings.catch_warnings():
-                warnings.simplefilter("ignore", GuidanceWarning)  # said below, once for all corners
-                model = check_model(trial, info, in_earnest=number < EARNEST_CORNERS) if own else build(trial, info)
+                warnings.simplefilter("ignore", GuidanceWarning)  # reported below, once for all corners
+                model = (
+                    check_model(trial, info, with_weights=number < CORNERS_WITH_WEIGHTS) if own else build(trial, info)
+                )
                 if model is None:
                     continue
                 guidance = EntropyGuidance(model, **trial.guidance.model_dump())
@@ -128,7 +130,7 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
         kinds |= {layer.kind for layer in guidance.selected}
         left_out |= {layer.name: layer.kind for layer in guidance.left_out}
     if problems:
-        # Messages of ours name the size that is wrong; those of the user's own are alike for many sizes.
+        # Our own messages name the impossible size; messages of the user's code need not.
         where = {error: f"at {_few(sizes)}: " if own else "" for error, sizes in problems.items()}
         return [f"model {config.model.name} on {config.data.name}: {where[e]}{e}" for e in problems], []
     return [], _unguided(config, kinds, left_out) + _idle(config, shapes, kinds)
@@ -144,7 +146,7 @@ def _smallest_batch(config: StudyConfig) -> int:
 
 
 def _corners(config: StudyConfig) -> Iterator[dict[str, Scalar]]:
-    """Every depth, and the ends of everything else that shapes the model."""
+    """Returns every depth, with the ends of everything else that shapes the model."""
     levels: dict[str, list[Scalar]] = {}
     for name, dimension in config.searched.items():
         values: list[Scalar]
@@ -166,38 +168,38 @@ TERMS = (("lambda1", "dense", "form"), ("lambda2", "conv", "conv_form"))  # weig
 
 
 def _unguided(config: StudyConfig, kinds: set[str], left_out: Mapping[str, str]) -> list[str]:
-    """Weights of guidance without a layer to act on, and layers that guidance leaves out."""
+    """Returns warnings about lambdas without a layer to act on, and about layers that guidance leaves out."""
     found, name = [], config.model.name
     for weight, kind, form in TERMS:
         lost = [layer for layer, its_kind in left_out.items() if its_kind == kind]
         lost = [*lost[:3], *(["..."] if len(lost) > 3 else [])]
-        remedy = f"name them under guidance.layers, or use guidance.{form}: target"
+        hint = f"name them under guidance.layers, or use guidance.{form}: target"
         if weight in config.searched and kind not in kinds:
             words = "dense layers" if kind == "dense" else "convolutions"
             none = f"{name} has no {words}"
-            why = f"all {words} of {name} are in front of a normalisation ({', '.join(lost)}): {remedy}"
+            why = f"all {words} of {name} feed a normalisation layer ({', '.join(lost)}): {hint}"
             found.append(f"space.{weight} cannot act: {why if lost else none}")
         elif lost and _acts(config, weight):
             found.append(
-                f"guidance.layers: all leaves out layers in front of a normalisation ({', '.join(lost)}), as their "
-                f"weights would grow for ever: {remedy}, to guide them all the same"
+                f"guidance.layers: all skips layers that feed a normalisation layer ({', '.join(lost)}): guidance "
+                f"would grow their weights without bound. To guide them anyway, {hint}"
             )
     return found
 
 
 def _values(config: StudyConfig, name: str) -> list[Scalar]:
-    """What a hyperparameter of guidance may be: the choices, or the one value."""
+    """Returns the possible values of a hyperparameter of guidance."""
     dimension = config.space.get(name, getattr(config.guidance, name.removeprefix("guidance.")))
     return list(dimension.choices) if isinstance(dimension, Choices) else [dimension]
 
 
 def _acts(config: StudyConfig, weight: str) -> bool:
-    """Whether a lambda is above 0 in some trial."""
+    """Returns True if a lambda is not 0 in some trial."""
     return weight in config.searched or any(value != 0 for value in _values(config, weight))
 
 
 def _idle(config: StudyConfig, shapes: Mapping[tuple[Any, Any], object], kinds: set[str]) -> list[str]:
-    """Hyperparameters that cannot act, the lambdas aside."""
+    """Returns warnings about hyperparameters without effect, the lambdas excepted."""
     from ...losses.task import TASKS
     from ...training.trial import task_kind
 

@@ -1,4 +1,4 @@
-"""Tries the user's own model, loss and metrics on a few images, before the first trial does."""
+"""Runs the user's own model, loss and metrics on a few images, before the first trial does."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 IMAGES = 4
 
 
-def check_model(trial: TrialConfig, info: DatasetInfo, *, in_earnest: bool) -> nn.Module | None:
-    """Builds a model of the user's own and puts images through it: without memory for weights, where it lets us.
+def check_model(trial: TrialConfig, info: DatasetInfo, *, with_weights: bool) -> nn.Module | None:
+    """Builds a model of the user's own and runs images through it, without memory for weights if the model allows.
 
     Args:
-        in_earnest: whether to build it with weights where it fails without them.
+        with_weights: if True, a model that fails without weights is built with them.
 
     Returns:
-        The model, perhaps on the meta device; None where only weights could tell.
+        The model, perhaps on the meta device; None if it fails without weights and may not be built with them.
 
     Raises:
-        ValueError: what is wrong with it: the file and line of its error, or the output that was expected.
+        ValueError: the problem: file and line of the model's error, or the expected output.
     """
     try:
         with torch.device("meta"):
             model, output = _output(trial, info)
     except Exception as error:  # noqa: BLE001 (whatever the user's code raises)
-        if not in_earnest and not isinstance(error, ValueError):
+        if not with_weights and not isinstance(error, ValueError):
             return None
         try:
             with torch.device("cpu"):
@@ -67,13 +67,13 @@ def _shape(shape: tuple[int, ...] | str) -> str:
 
 
 def check_task(config: StudyConfig, model: object, info: DatasetInfo) -> list[str]:
-    """Calls the user's own loss and metrics on an output that the model might have.
+    """Calls the user's own loss and metrics on a possible output of the model.
 
     Args:
         model: the model or its class.
 
     Returns:
-        What is wrong with them.
+        Problems with the loss and the metrics.
     """
     own = config.task
     if not (own.loss or own.metrics):

@@ -1,7 +1,8 @@
-"""A study whose trials sleep, run by everything that runs a real one: what the driver and its servers can carry."""
+"""Runs a study whose trials sleep, with the driver and the servers of a real one, to measure their capacity."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -24,13 +25,15 @@ from ...training import simulated_trial as simulated
 from ...training.reports import TrialPaths, TrialReport
 from ..driver import Driver
 from ..recorder import Recorder
-from .utilisation import Capacity, Samples, capacity
+from .utilisation import Capacity, Samples, measure_capacity
 
 if TYPE_CHECKING:
-    from ..driver import RunCallback
+    from ..callback import RunCallback
 
-WAITS = "workers that start"  # in place of a study's name
-NO_OTHER = 120.0  # seconds since the last worker began, after which the study does with those that are there
+logger = logging.getLogger(__name__)
+
+WAITS = "workers that start"  # stands for a study's name
+NO_OTHER = 120.0  # seconds without a new worker, after which the study starts with the present ones
 
 SPACE = {
     "lambda1": {"low": 1e-5, "high": 1e-1, "log": True},
@@ -44,11 +47,11 @@ SPACE = {
 
 @dataclass(frozen=True)
 class Load:
-    """What is simulated.
+    """The simulated load.
 
     Attributes:
         slots: trials at once.
-        finished: trials that the study has before it begins.
+        finished: finished trials that the study begins with.
     """
 
     trials: int
@@ -61,7 +64,7 @@ class Load:
 
 
 def study_of(load: Load) -> StudyConfig:
-    """A study of its own name, with the five hyperparameters and a learning rate."""
+    """Returns a study with a name of its own, the five hyperparameters and a learning rate."""
     return StudyConfig.model_validate(
         {
             "name": f"simulation-{datetime.now():%Y%m%d-%H%M%S}",
@@ -82,16 +85,16 @@ def study_of(load: Load) -> StudyConfig:
 
 
 def simulate(
-    load: Load, config: StudyConfig, settings: Settings, listener: RunCallback, *, stop: threading.Event | None = None
+    load: Load, config: StudyConfig, settings: Settings, callback: RunCallback, *, stop: threading.Event | None = None
 ) -> Capacity:
-    """Runs the study; its trials write no checkpoints, so that nothing can go on with it.
+    """Runs a simulated study; its trials write no checkpoints, so it cannot be resumed.
 
     Args:
-        config: from `study_of`.
-        stop: when set, the run ends early.
+        config: a config from `study_of`.
+        stop: event that ends the run early.
 
     Raises:
-        SweepError: storage, tracking server or cluster out of reach.
+        SweepError: the storage, the tracking server or the cluster is unreachable.
     """
     from ...execution.executor import execute
 
@@ -104,24 +107,24 @@ def simulate(
         try:
             search.add_finished(_finished(load, config))
             search.enqueue_budget()
-            recording = Recorder(config, settings, search, controls, tracker, listener.on_message)
-            with _Measured(config, settings, search, controls, recording, listener) as driver:
-                recording.note_code()
+            recorder = Recorder(config, settings, search, controls, tracker, callback.on_message)
+            with _Measured(config, settings, search, controls, recorder, callback) as driver:
+                recorder.note_code()
                 execute(driver, config.resources, stop=stop, run_trial=f"{simulated.__name__}:run_trial")
             over = driver.is_finished()
         except BaseException:
             tracker.close(status="KILLED", timeout=5)
             raise
     if not tracker.close(status="FINISHED" if over else "KILLED", timeout=60):
-        listener.on_message(f"tracking: {tracker.problem}")
-    return capacity(driver.samples, slots=load.slots, epoch_seconds=load.epoch_seconds)
+        callback.on_message(f"tracking: {tracker.problem}")
+    return measure_capacity(driver.samples, slots=load.slots, epoch_seconds=load.epoch_seconds)
 
 
 class _Measured(Driver):
-    """The driver, which lets all workers start before the first trial; then it notes how long it takes.
+    """A driver that starts all workers before the first trial, and then measures its own response times.
 
-    Until each slot has a worker they are given trials of no study, which wait: on one machine, the start of some would
-    slow the trials of the others down, which are on machines of their own in what is simulated.
+    Until each slot has a worker, the workers get waiting trials of no study. On one machine, a starting worker would
+    slow down the trials of the others; on the simulated cluster, each worker has a machine of its own.
     """
 
     def __init__(self, config: StudyConfig, settings: Settings, *parts: Any):
@@ -135,14 +138,14 @@ class _Measured(Driver):
         self._wait = [
             TrialRequest((WAITS, number), trial, place, attempt=1, exclusive=False) for number in range(slots)
         ]
-        self._there: dict[Key, float] = {}
+        self._present: dict[Key, float] = {}
         self._slots = slots
         self._began_waiting: float | None = time.monotonic()  # None: no longer
 
     def ask(self) -> TrialRequest | None:
         if self._wait:
             return self._wait.pop()
-        if not self._all_there():
+        if not self._all_present():
             return None
         began = time.perf_counter()
         job = super().ask()
@@ -150,11 +153,12 @@ class _Measured(Driver):
             self.samples.asks.append(time.perf_counter() - began)
         return job
 
-    def _all_there(self) -> bool:
-        """Whether each slot has a worker, or no other comes; from then on always."""
+    def _all_present(self) -> bool:
+        """Returns True if each slot has a worker or no more workers come, and always from then on."""
         if self._began_waiting is not None:
-            last = max(self._there.values(), default=self._began_waiting)
-            if len(self._there) == self._slots or time.monotonic() - last > NO_OTHER:
+            last = max(self._present.values(), default=self._began_waiting)
+            if len(self._present) == self._slots or time.monotonic() - last > NO_OTHER:
+                logger.info("%d of %d slots have a worker: the first trial starts", len(self._present), self._slots)
                 self._began_waiting = None
                 self._wait.clear()
         return self._began_waiting is None
@@ -166,8 +170,8 @@ class _Measured(Driver):
 
     def report(self, key: Key, result: TrialReport) -> bool:
         if key[0] == WAITS:
-            self._there.setdefault(key, time.monotonic())
-            return self._all_there()
+            self._present.setdefault(key, time.monotonic())
+            return self._all_present()
         began = time.perf_counter()
         ended = super().report(key, result)
         noted = self.samples
@@ -182,7 +186,7 @@ class _Measured(Driver):
 
 
 def _finished(load: Load, config: StudyConfig) -> Iterator[dict[str, Any]]:
-    """Trials at random, every other one pruned, as `sweep.study.warm_start` has them."""
+    """Yields random trials, every other one pruned, in the format of `sweep.study.warm_start`."""
     space, epochs = distributions(config.searched), sorted(pruning_epochs(config))
     for number in range(load.finished):
         params = random_point(space, seed=config.training.seed, number=number)

@@ -1,7 +1,7 @@
-"""How busy the slots of a run were: sums over what its workers reported, and over what the driver took to answer.
+"""Utilisation of a run's slots, and response times of its driver.
 
-Slot time counts as spent in trials by the nominal seconds of each epoch, so that whatever holds a worker up counts
-against it: a late start, the wait for the driver's word, a machine that wakes it late.
+Time in trials is the sum of the nominal seconds of the epochs. So every delay lowers utilisation: a late start, the
+wait for the driver's answer, a machine that wakes the worker late.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from dataclasses import dataclass, field
 import numpy as np
 
 Window = tuple[float, float]
-"""From when to when, in seconds since the Unix epoch."""
+"""Start and end, in seconds since the Unix epoch."""
 
 
 @dataclass
 class Samples:
-    """What is noted while a run goes on.
+    """Measurements during a run.
 
     Attributes:
-        epochs: of each trial, worker and end of each epoch.
-        asks: seconds of each answer to "which trial next?".
+        epochs: trial -> worker and end of each epoch.
+        asks: seconds of each request for a trial.
         reports: seconds of each answer to a worker's report.
-        handed_out: when a worker was given a trial.
-        memory: bytes of the driver, at most.
-        workers: bytes of each worker, what it shares with others left out.
+        handed_out: moments at which a worker got a trial.
+        memory: peak bytes of the driver.
+        workers: bytes of each worker, without shared memory.
     """
 
     epochs: dict[int, list[tuple[str, float]]] = field(default_factory=dict)
@@ -47,26 +47,31 @@ class Spread:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Spread:
-        """Of some measurements in seconds; NaN where there are none."""
+        """Returns the spread of measurements in seconds; NaN without any.
+
+        Example:
+            >>> Spread.of([0.001, 0.002, 0.004]).most
+            4.0
+        """
         return cls(*(1e3 * np.quantile(seconds or [np.nan], (0.5, 0.95, 1.0))).tolist())
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a run came to.
+    """The result of a simulated run.
 
     Attributes:
-        steady: share of slot time in trials, of each slot from its own first trial on, until the last trial of the
-            budget was handed out; None where there was no such time.
-        steady_seconds: of slot time that is.
+        steady: share of slot time spent in trials, from each slot's first trial until the last trial of the budget was
+            handed out; None if there was no such time.
+        steady_seconds: slot time that `steady` is a share of.
         whole: the same share from the first trial's start to the last one's end, start of workers and tail included.
-        whole_seconds: how long that was.
-        results: a second, over the whole.
-        suggestion: milliseconds that a trial was asked for; workers wait for it only where none was asked ahead.
-        report: milliseconds until a worker's report was answered.
-        turnover: milliseconds that a slot was without a trial between two.
-        driver_mb: of the driver's process, at most.
-        worker_mb: of all workers, what they share left out.
+        whole_seconds: duration of the whole.
+        results: reports a second, over the whole.
+        suggestion: milliseconds to claim a trial; a worker waits for it only if none was claimed ahead.
+        report: milliseconds to answer a worker's report.
+        turnover: milliseconds of a slot between two trials.
+        driver_mb: peak memory of the driver's process, in MB.
+        worker_mb: memory of all workers without shared memory, in MB.
     """
 
     steady: float | None
@@ -81,16 +86,16 @@ class Capacity:
     worker_mb: float
 
 
-def capacity(samples: Samples, *, slots: int, epoch_seconds: float) -> Capacity:
-    """Sums up a run.
+def measure_capacity(samples: Samples, *, slots: int, epoch_seconds: float) -> Capacity:
+    """Returns the utilisation and response times of a run.
 
     Args:
-        slots: trials that could have run at once.
-        epoch_seconds: what an epoch takes.
+        slots: number of slots.
+        epoch_seconds: nominal duration of an epoch.
     """
     ends = np.sort([end for trial in samples.epochs.values() for _, end in trial])
     whole = (float(ends[0]) - epoch_seconds, float(ends[-1])) if len(ends) else (0.0, 0.0)
-    by_worker: dict[str, list[Window]] = {}  # the trials of each
+    by_worker: dict[str, list[Window]] = {}  # worker -> trials
     for trial in samples.epochs.values():
         by_worker.setdefault(trial[0][0], []).append((trial[0][1] - epoch_seconds, trial[-1][1]))
     until = max(samples.handed_out, default=0.0)
@@ -115,5 +120,5 @@ def capacity(samples: Samples, *, slots: int, epoch_seconds: float) -> Capacity:
 
 
 def _within(ends: np.ndarray, epoch_seconds: float, until: float) -> float:
-    """Seconds of epochs, given by their ends, that lie before a moment."""
+    """Returns the seconds before ``until`` of epochs that are given by their ends."""
     return float(np.clip(until - (ends - epoch_seconds), 0.0, epoch_seconds).sum())

@@ -328,7 +328,7 @@ def test_report_adds_to_the_run_of_the_study(
     ended = here("report", "made", "--json", "--out", str(tmp_path / "out"))
     assert ended.code == 0, ended.err
     again = Settings(workspace=tmp_path / "results", tracking_uri=uri)
-    assert service.publish("made", made[1], again) is None
+    assert service.log_report("made", made[1], again) is None
     data = json.loads(ended.out)
     assert data["in_mlflow"] is True
     assert {Path(name).parent for name in data["files"]} == {tmp_path / "out"}

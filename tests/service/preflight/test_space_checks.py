@@ -247,7 +247,7 @@ FORMS = {"guidance.form": {"choices": ["log", "target"]}}
         ),
         (
             {"model": {"name": "mlp", "batch_norm": True}, **space(depth={"low": 4, "high": 6})},
-            ["guidance.layers: all leaves out", "hidden.0", "...", "guidance.form: target"],
+            ["guidance.layers: all skips", "hidden.0", "...", "guidance.form: target"],
         ),
     ],
 )

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from sweep.config.settings import Settings
 from sweep.service.simulation import simulation
-from sweep.service.simulation.utilisation import Samples, capacity
+from sweep.service.simulation.utilisation import Samples, measure_capacity
 from sweep.study.storages.storage import open_storage
 from sweep.study.study import read_rows
 from sweep.training.simulated_trial import metrics
@@ -60,7 +60,7 @@ def test_slot_time_is_counted_by_the_nominal_seconds_of_epochs_of_slots_that_hav
     samples = Samples(
         epochs={0: [("a", 1.0), ("a", 2.0)], 1: [("b", 3.0)], 2: [("a", 3.5), ("a", 4.5)]}, handed_out=[0.0, 2.0, 4.0]
     )
-    found = capacity(samples, slots=2, epoch_seconds=1.0)
+    found = measure_capacity(samples, slots=2, epoch_seconds=1.0)
     # a from 0 to 4 was without a trial for half a second, b from 2 to 4 for one; then nothing was left to hand out.
     assert found.steady == pytest.approx((3.5 + 1.0) / (4 + 2))
     assert found.whole == pytest.approx(5 / (2 * 4.5))

@@ -1,0 +1,143 @@
+"""Runs a study for a command: shows its progress, tells webhooks and programs how it ends, prints the result."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from . import output
+from .interrupts import exit_code, graceful
+from .options import command_line
+from .output import make_console, make_notes, print_json, summary_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..analysis.summary import Summary
+    from ..config.settings import Settings
+    from ..config.study_config import StudyConfig
+    from ..service import RunOptions
+    from .progress import Progress
+
+
+def run_study(config: StudyConfig, settings: Settings, options: RunOptions, *, as_json: bool) -> None:
+    """Runs a study and prints what it has come to.
+
+    Raises:
+        typer.Exit: 1 if no trial has completed; 128 + the signal if the run was interrupted.
+    """
+    from .. import service
+    from ..service import webhook
+
+    webhook.check_webhooks(settings)
+    to_stderr = as_json or settings.log == "json"
+    console, notes = make_console(to_stderr=to_stderr), make_notes(to_stderr=to_stderr)
+    view = make_view(settings, console, as_json=as_json)
+    before = service.finished_rows(config, settings)
+    with (
+        data_on_stdout(as_json or settings.log == "json"),
+        graceful(console) as (stop, caught),
+        view(config, notes, before, stop=stop) as progress,
+        webhook_at_end(settings, [progress], partial(webhook.describe_run, config.name)) as results,
+    ):
+        summary = service.run(config, settings, progress, replace(options, stop=stop))
+        results.append(summary)
+    if as_json:
+        print_json(summary_json(summary))
+    if summary.interrupted:
+        done = sum(row.state == "finished" for row in summary.rows)
+        console.print(f"Interrupted after {done} of {len(summary.rows)} trials; nothing is lost. Go on with:")
+        console.print(f"  {command_line(settings, 'resume', config.name)}", soft_wrap=True)
+        raise typer.Exit(exit_code(caught))
+    if not as_json and settings.log == "text":
+        _print_result(summary, settings, console, notes)
+    elif not summary.best:
+        console.print("No trial has completed.")
+    if not summary.best:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def data_on_stdout(data: bool) -> Iterator[None]:
+    """Sends what others print on stdout to stderr where stdout is for data: Ray prints when a worker dies."""
+    with contextlib.redirect_stdout(sys.stderr) if data else contextlib.nullcontext():
+        yield
+
+
+def make_view(settings: Settings, console: Console, *, as_json: bool) -> Callable[..., Progress]:
+    """Returns what shows a run's progress: a class, or a function with the arguments of `Progress`."""
+    from . import progress
+
+    if settings.log == "json":
+        return partial(progress.JsonLines, stream=sys.stderr if as_json else sys.stdout)
+    if output.quiet:
+        return progress.Progress
+    return progress.LiveView if console.is_terminal else progress.LogLines
+
+
+@contextlib.contextmanager
+def webhook_at_end(
+    settings: Settings, views: Sequence[Progress], describe: Callable[[Any, BaseException | None], dict[str, Any]]
+) -> Iterator[list[Any]]:
+    """Posts the end of the block to the user's webhook and to the last view.
+
+    Args:
+        views: the views of the runs so far; nothing is posted before there is one.
+        describe: turns a result and an error into data.
+
+    Yields:
+        A list for the block's result.
+    """
+    from ..service import webhook
+
+    results, error = list[Any](), None
+    try:
+        yield results
+    except BaseException as problem:
+        error = problem
+        raise
+    finally:
+        if views:
+            end = describe(results[0] if results else None, error)
+            if (not_sent := webhook.notify_webhook(settings, end)) is not None:
+                views[-1].on_message(not_sent)
+            views[-1].on_run_end(end)
+
+
+def _print_result(summary: Summary, settings: Settings, console: Console, notes: Console) -> None:
+    """Prints tables, the commands to go on with, and last the best trial."""
+    from . import tables
+
+    tables.print_summary(summary, notes)
+    if summary.analysis is not None and summary.config.searched:
+        tables.print_analysis(summary.analysis, notes, settings, brief=True)
+    page = settings.reports(summary.config.name) / "report.html"
+    _print_commands(summary, settings, notes)
+    found = page if settings.report and page.exists() else command_line(settings, "ui", summary.config.name)
+    where = f"; see {found}" if summary.best else ""
+    console.print(f"{tables.best_line(summary)}{where}", soft_wrap=not console.is_terminal, markup=False)
+
+
+def _print_commands(summary: Summary, settings: Settings, console: Console) -> None:
+    """Prints where the results are, and the commands that go on from here."""
+    from ..config.filesystem import is_remote
+
+    name = summary.config.name
+    lines = {
+        "browse": command_line(settings, "ui", name) + "   (or make ui)",
+        "best": command_line(settings, "best", name, "--export best.yaml"),
+        "why": command_line(settings, "sensitivity", name),
+        "extend": command_line(settings, "run", name, f"--trials {2 * len(summary.rows)}"),
+        "confirm": command_line(settings, "confirm", name, "--seeds 8"),
+    }
+    held = "checkpoints, artifacts" if is_remote(settings.workspace) else "storage, tracking, checkpoints, artifacts"
+    console.print(f"\nResults in {settings.workspace}: {held}.", soft_wrap=not console.is_terminal)
+    for what, command in lines.items():
+        console.print(f"  {what:8s} {command}", soft_wrap=True)
+    console.print()
