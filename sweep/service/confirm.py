@@ -19,7 +19,7 @@ from ..config.errors import ConfigError, TrackingError, nearest, reason
 from ..config.search_space import Scalar
 from ..config.settings import Settings
 from ..config.study_config import OF_CONFIRM, StudyConfig
-from ..data.loading import reader
+from ..data.loading import find_reader
 from ..execution.session import ray_session
 from ..models import options
 from ..study.baselines import METHODS, configurations, first_points, has_already, members, rival, trained, wanted_pairs
@@ -178,7 +178,7 @@ def _problems(
         for row in best[:top]
         if method in against and has_already(config, row, method, defaults)
     ]
-    if reader(config.data, settings.data, settings.cache).info.num_test < 1:
+    if find_reader(config.data, settings.data, settings.cache).info.num_test < 1:
         problems.append(f"data: {config.data.name} has no test images to measure on")
     return problems
 

@@ -54,13 +54,13 @@ def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], lis
 
 def check_parts(raw: Mapping[str, Any], settings: Settings) -> list[str]:
     """What else is wrong with a study that has no config for what its keys and values are."""
-    from ...data.loading import reader, split_sizes
+    from ...data.loading import find_reader, split_sizes
 
     problems = check_names(raw)
     try:
         data = DataConfig.model_validate(raw.get("data"))
         if not is_import_path(data.name) and not any(p.startswith("data.") for p in problems):
-            split_sizes(data, reader(data, settings.data).info)
+            split_sizes(data, find_reader(data, settings.data).info)
     except ValidationError:
         pass  # said by whoever has found that there is no config
     except DataError as error:
@@ -74,16 +74,16 @@ def _check_data(config: StudyConfig, settings: Settings, *, family: bool) -> tup
     Args:
         family: whether there is a model that could be trained on it.
     """
-    from ...data.loading import prepare, reader, split_sizes
+    from ...data.loading import find_reader, prepare_dataset, split_sizes
     from ...losses.task import TASKS
     from ...training.trial import task_kind
 
     info = None
     try:
-        found = reader(config.data, settings.data)
+        found = find_reader(config.data, settings.data)
         info = found.info
         split_sizes(config.data, info)
-        prepare(found, cache=settings.cache)
+        prepare_dataset(found, cache=settings.cache)
     except DataError as error:
         return info, [str(error)]
     if family:
