@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Union
 from uuid import uuid4
 
-from typing_extensions import TypeIs
-
 from .errors import SweepError, reason, without_password
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeIs
     from upath import UPath
 
 AnyPath: TypeAlias = Union[Path, "UPath"]  # a file or folder on this machine, or in object storage
@@ -65,7 +64,7 @@ def parse_path(text: str | AnyPath) -> AnyPath:
     Example:
         >>> parse_path("/data/mnist")
         PosixPath('/data/mnist')
-        >>> parse_path("gs://bucket/data")
+        >>> parse_path("gs://bucket/data")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
         sweep.config.errors.SweepError: gs://bucket/data: object storage is written s3://BUCKET/PREFIX; ...
