@@ -148,7 +148,12 @@ def _meet(command: Command, story: Story, known: int) -> int:
 
 
 def _command_lines_with(word: str) -> list[str]:
-    lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    """The command lines of this test's own processes; another program of the machine may well show the word."""
+    lines = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            lines.append(" ".join(process.cmdline()))
+    assert lines
     return [line for line in lines if word in line]
 
 
