@@ -73,7 +73,7 @@ def override(raw: dict[str, Any], assignments: list[str]) -> tuple[dict[str, Any
     values, problems = assigned(assignments)
     for key, value in values:
         space, model = raw.setdefault("space", {}), raw.get("model")
-        if key in ("depth", "width") and isinstance(model, dict) and key in model:
+        if key in ("depth", "width") and isinstance(model, dict) and model.get(key) is not None:
             model[key] = value
         elif isinstance(space, dict) and (key in ALIASES or key in space):
             space[key] = value

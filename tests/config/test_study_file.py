@@ -309,6 +309,18 @@ def test_a_hyperparameter_that_the_file_does_not_search_is_fixed_too() -> None:
     assert config.constants == {"lambda2": 0.0, "width": 8}
 
 
+def test_a_searched_size_of_a_stored_study_is_fixed_in_its_space() -> None:
+    """A study that comes from the storage has every key, ``model.depth: null`` too."""
+    stored, _ = parse_study(read_yaml(STUDY, "study.yaml"))
+    assert stored is not None
+    assert stored.model.depth is None
+    changed, problems = override(stored.model_dump(mode="json"), ["depth=4"])
+    fixed, more = parse_study(changed)
+    assert (problems, more) == ([], [])
+    assert fixed is not None
+    assert fixed.constants["depth"] == 4
+
+
 def test_a_size_is_fixed_where_the_file_gives_it() -> None:
     text = STUDY.replace("latent: 32", "latent: 32, depth: 4").replace("  depth:   {low: 2, high: 8, step: 2}\n", "")
     config = config_of(text, ["depth=6"])
