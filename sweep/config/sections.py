@@ -86,7 +86,7 @@ class TaskConfig(Section):
         None, description=f"{IMPORT_PATH}: (output, target) -> mean over the batch. Default: the task's."
     )
     metrics: dict[str, str] = Field(
-        {}, description=f"Name: metric. {IMPORT_PATH}: (outputs, targets) -> a number; {{f1: ...}} gives val_f1."
+        {}, description=f"By name. {IMPORT_PATH}: (outputs, targets) -> a number; {{f1: ...}} gives val_f1."
     )
 
     @field_validator("metrics")
@@ -124,7 +124,7 @@ class Objective(Section):
 
 
 class GuidanceConfig(Section):
-    """Entropy guidance; `losses.EntropyGuidance` has the same fields and explains them."""
+    """Entropy guidance; the fields are those of `losses.EntropyGuidance`, which explains them at length."""
 
     lambda1: float = Field(1e-3, ge=0, description="Weight of the dense term.")
     lambda2: float = Field(0.0, ge=0, description="Weight of the convolutional term.")
@@ -143,17 +143,17 @@ class GuidanceConfig(Section):
     )
     target: float = Field(0.0, description="Entropy change that the target form keeps, nats per dimension.")
     scale: Literal["per_dimension", "determinant"] = Field(
-        "per_dimension", description="Divide h by the dimensions of its matrix (per_dimension), or not (determinant)."
+        "per_dimension", description="Whether h is divided by the dimensions of its matrix or taken as it is."
     )
-    reduction: Literal["mean", "sum"] = Field("mean", description="Reduction over the layers of each term.")
+    reduction: Literal["mean", "sum"] = Field("mean", description="Over the layers of each term.")
     layers: Literal["all"] | dict[Literal["first", "last"], int] | tuple[str, ...] = Field(
-        "all", description="Guided layers: all (except those that feed a norm layer), {first: n}, {last: n}, or names."
+        "all", description="Guided layers: all (but those in front of a norm), {first: n}, {last: n}, or names."
     )
     ridge: float = Field(0.1, ge=0, description="Ridge tau of the dense measures, relative to the mean row.")
     every: int | Literal["auto"] = Field("auto", description="Steps between refreshes of the cached gradients.")
     max_ratio: float | None = Field(1.0, gt=0, description="Cap on the guidance gradient relative to the task's.")
     until: float | None = Field(None, gt=0, le=1, description="Stop guiding after this fraction of the run.")
-    placebo: bool = Field(False, description="Guide by a meaningless term of the same size instead, for comparison.")
+    placebo: bool = Field(False, description="Guide a meaningless twin of the same size instead, for comparison.")
 
     @field_validator("every")
     @classmethod
@@ -205,7 +205,7 @@ class SearchConfig(Section):
     """The budget, the sampler and the pruner."""
 
     trials: int = Field(50, ge=1, description="Trials in total, design trials and failed ones included.")
-    design: int = Field(0, ge=0, description="Uniform (Sobol') trials among them, first and never pruned.")
+    design: int = Field(0, ge=0, description="Of these, uniform (Sobol') trials, never pruned; they come first.")
     sampler: Literal["tpe", "random", "qmc", "gp"] = "tpe"
     pruner: Literal["none", "median", "successive_halving", "hyperband"] = "median"
     hours: float | None = Field(None, gt=0, description="Start no new trial after this many hours of a run.")
