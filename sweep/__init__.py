@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .losses import EntropyGuidance
     from .service.callback import RunCallback
     from .service.notebook import confirm, load_study, report, run, train
+    from .service.run import RunOptions
 
     __version__: str
 else:
@@ -31,6 +32,7 @@ else:
         {
             "EntropyGuidance": ".losses",
             "RunCallback": ".service.callback",
+            "RunOptions": ".service.run",
             "Settings": ".config.settings",
             "StudyConfig": ".config.study_config",
             **dict.fromkeys(("confirm", "load_study", "report", "run", "train"), ".service.notebook"),
@@ -48,6 +50,7 @@ else:
 __all__ = [
     "EntropyGuidance",
     "RunCallback",
+    "RunOptions",
     "Settings",
     "StudyConfig",
     "__version__",

@@ -1,7 +1,7 @@
 """A file lock for short waits on a hot path, and a check of whether a process of this machine still runs.
 
-Locks that are held for seconds (data sets, copies, imports) are `filelock.FileLock`, which polls. The journal is locked
-for milliseconds at each write, so its waiters must wake at once.
+Locks of data sets and their copies, which are held for seconds, are `filelock.FileLock`, which polls. The journal is
+locked for milliseconds at each write, so its waiters must wake at once.
 """
 
 from __future__ import annotations

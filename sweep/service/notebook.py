@@ -16,6 +16,7 @@ from ..config.settings import Settings
 from . import analyse, single_trial
 from .callback import RunCallback
 from .preflight import load
+from .run import RunOptions
 from .run import run as run_config
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def run(
     design: int = 0,
     settings: Settings | None = None,
     callback: RunCallback | None = None,
+    options: RunOptions | None = None,
 ) -> Summary:
     """Runs a study, or resumes it, as ``sweep run`` does.
 
@@ -81,7 +83,7 @@ def run(
     """
     settings = settings or Settings()
     config = load_study(study, sets=sets, trials=trials, design=design, settings=settings)
-    return run_config(config, settings, callback)
+    return run_config(config, settings, callback, options)
 
 
 def train(
