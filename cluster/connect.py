@@ -24,6 +24,8 @@ from typing import Any
 
 import ray
 
+from .shadowing import import_hook
+
 _ENVIRONMENT = {
     "RAY_prestart_worker_first_driver": "0",  # trials start processes of their own; idle ones only cost start-up
     "RAY_enable_worker_prestart": "0",
@@ -76,7 +78,11 @@ def connected(address: str, modules: Sequence[str] = (), cpus: int | None = None
             stack.enter_context(quiet("ray"))
             if address == "local":
                 options |= {"include_dashboard": False, "num_cpus": cpus}
-                options["runtime_env"] = {"py_modules": list(modules)} if modules else None
+                hook = import_hook()
+                options["runtime_env"] = {
+                    **({"py_modules": list(modules)} if modules else {}),
+                    **({"worker_process_setup_hook": hook} if hook else {}),
+                } or None
             else:
                 check_access(address)
                 if modules and _AS_A_JOB not in os.environ:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 MODELS: dict[str, str] = {
-    "mlp": "models.mlp:MLP",
-    "autoencoder": "models.autoencoder:Autoencoder",
-    "cnn": "models.cnn:CNN",
-    "conv_autoencoder": "models.conv_autoencoder:ConvAutoencoder",
-    "resnet": "models.resnet:ResNet",
-    "unet": "models.unet:UNet",
+    "mlp": ".mlp:MLP",
+    "autoencoder": ".autoencoder:Autoencoder",
+    "cnn": ".cnn:CNN",
+    "conv_autoencoder": ".conv_autoencoder:ConvAutoencoder",
+    "resnet": ".resnet:ResNet",
+    "unet": ".unet:UNet",
 }
 
 SIZES = ("depth", "width", "in_shape", "num_outputs")
@@ -40,7 +40,7 @@ def model_class(name: str) -> type[nn.Module]:
     """
     if name not in MODELS and ":" not in name:
         raise ValueError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}, or package.module:Class")
-    cls: type[nn.Module] = pkgutil.resolve_name(MODELS.get(name, name))
+    cls: type[nn.Module] = pkgutil.resolve_name(f"{__name__}{MODELS[name]}" if name in MODELS else name)
     return cls
 
 

@@ -142,7 +142,9 @@ def test_python_of_the_pages_runs(page: str, folder: Path) -> None:
         words = [sys.executable, "-W", "ignore", "-c", block]
         if ran == 0 and page != "README.md":
             words[-1] = f'import sweep\nsweep.run("digits", trials=4, design=0, executor="local")\n{block}'
-        done = subprocess.run(words, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+        done = subprocess.run(
+            words, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout
         ran += 1

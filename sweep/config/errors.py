@@ -1,4 +1,4 @@
-"""The errors a user can meet. Each message says what is wrong, where, what is allowed and what to do."""
+"""The errors that users see. Each message names the problem, its place, the allowed values and the remedy."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 
-# What pydantic adds to a key path to tell the members of a union apart.
+# Parts that pydantic adds to a key path to distinguish the members of a union.
 UNION_MEMBERS = re.compile(r"int|float|bool|str|none|literal\[.*\]")
 
 
 class SweepError(Exception):
-    """The caller's mistake, or the world's: one message, no traceback, exit code 2."""
+    """A mistake of the caller, or a failure outside this program: one message, no traceback, exit code 2."""
 
 
 class DivergenceError(Exception):
-    """A trial that was trained for the user alone has diverged."""
+    """A trial of `sweep train` has diverged."""
 
 
 class ConfigError(SweepError):
-    """One or more problems in a study file or an option; all of them at once.
+    """All problems of a study file or of options, at once.
 
     Attributes:
-        problems: one sentence each, beginning with the key path.
+        problems: one sentence each, which begins with the key path.
     """
 
     def __init__(self, source: str, problems: list[str], advice: str = ""):
@@ -42,41 +42,51 @@ class DataError(SweepError):
 
 
 class MissingDataError(DataError):
-    """The files of a data set are not where they should be."""
+    """The files of a data set are not in their folder."""
 
 
 class StorageError(SweepError):
-    """The Optuna storage is out of reach, or holds another study under this name."""
+    """The Optuna storage is unreachable, or holds another study of this name."""
 
 
 class TrackingError(SweepError):
-    """The MLflow tracking server is out of reach or refuses."""
+    """The MLflow tracking server is unreachable, or refuses a request."""
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what a server, a driver or the file system said."""
+    r"""Returns the first line of an error's message, or of its cause's.
+
+    Example:
+        >>> reason(OSError("no space left\non device"))
+        'no space left'
+    """
     return next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """`` (did you mean X?)`` for a misspelt word, or an empty string."""
+    """Returns `` (did you mean X?)`` for a misspelt word, or an empty string.
+
+    Example:
+        >>> nearest("lamda1", ["lambda1", "lambda2"])
+        ' (did you mean lambda1?)'
+    """
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f" (did you mean {match[0]}?)" if match else ""
 
 
 def sentences(error: ValidationError, section: type[BaseModel], prefix: str = "") -> list[str]:
-    """What a validation error says: for each problem its key path, what is wrong or allowed, and the value.
+    """Returns a sentence for each problem: its key path, the allowed values, and the given value.
 
     Args:
-        section: what was validated.
-        prefix: its place in the study file.
+        section: class that was validated.
+        prefix: key path of the section in the study file.
     """
-    said: dict[str, list[str]] = {}
+    sentences_at: dict[str, list[str]] = {}
     shown: dict[str, str] = {}
     for e in error.errors():
         parts = [str(part) for part in e["loc"] if not (isinstance(part, str) and UNION_MEMBERS.fullmatch(part))]
         path, given = ".".join([prefix, *parts] if prefix else parts), e["input"]
-        lines = said.setdefault(path, [])
+        lines = sentences_at.setdefault(path, [])
         if e["type"] == "extra_forbidden":
             known = list(_section(section, parts[:-1]).model_fields)
             lines.append(f"unknown key{nearest(parts[-1], known)}; allowed: {', '.join(known)}")
@@ -86,12 +96,12 @@ def sentences(error: ValidationError, section: type[BaseModel], prefix: str = ""
             lines += e["msg"].removeprefix("Value error, ").splitlines()
         else:
             allowed = _allowed(e["type"], e["msg"])
-            # The members of a union have a problem each: one sentence for all of them.
+            # Each member of a union reports a problem: they are joined to one sentence.
             lines[:] = [f"{lines[0]} or {allowed.removeprefix('must be ')}" if lines else allowed]
             shown[path] = f" (got {given!r})" if given is None or isinstance(given, str | int | float | list) else ""
     return [
         f"{path}{'.' if path == 'space' and ': ' in line else ': ' if path else ''}{line}{shown.get(path, '')}"
-        for path, lines in said.items()
+        for path, lines in sentences_at.items()
         for line in lines
     ]
 
@@ -111,7 +121,12 @@ def _allowed(kind: str, message: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """Returns the URL with ``***`` for its password."""
+    """Returns the URL with ``***`` in place of its password.
+
+    Example:
+        >>> without_password("postgresql://user:secret@host/db")
+        'postgresql://user:***@host/db'
+    """
     url = re.sub("(password=)[^&]*", r"\1***", url)
     scheme, sign, rest = url.partition("://") if "://" in url else ("", "", url)
     login, at, host = rest.rpartition("@")

@@ -1,13 +1,15 @@
-"""Where files are: folders of this machine, or object storage (``s3://BUCKET/PREFIX``), by paths of one kind.
+"""Files on this machine or in object storage (``s3://BUCKET/PREFIX``), by one kind of path.
 
-A path in object storage is a `UPath`, which has the parts and names of a `pathlib.Path`; what goes over the network
-goes through the functions here. An object is whole or not there, so that only local files are written aside and
-renamed. Endpoint, region and credentials are AWS's own variables and files, of the process that reads or writes.
+A path in object storage is a `UPath`. It has the parts and names of a `pathlib.Path`, but only the functions of this
+module may access what it names: they limit the time of a request and repeat it. An object is written whole by the
+store itself; a local file is written beside its place and renamed. Endpoint, region and credentials come from AWS's
+own variables and files, in the process that reads or writes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import tempfile
@@ -16,26 +18,34 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Union
 from uuid import uuid4
 
 from .errors import SweepError, reason, without_password
 
-LONGEST_OUTAGE = 300.0  # seconds that a trial waits for object storage which does not answer
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+    from upath import UPath
+
+AnyPath: TypeAlias = Union[Path, "UPath"]  # a file or folder on this machine, or in object storage
+
+LONGEST_OUTAGE = 300.0  # seconds for which a trial retries a request to object storage
 LONGEST_PAUSE = 30.0  # seconds between two attempts
-ANSWER_WITHIN = 20.0  # seconds in which object storage must answer before anything begins
+ANSWER_WITHIN = 20.0  # seconds in which object storage must answer before a run starts
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Object:
-    """An object as it is listed.
+class StoredObject:
+    """An object in a listing of object storage.
 
     Attributes:
-        name: below the folder.
-        modified_ns: when, in nanoseconds since the Unix epoch.
-        md5: of its content, or what looks like it (see `tag_is_md5`); None where the store has none.
+        name: path below the listed folder.
+        size: bytes.
+        modified_ns: time of the last write, in nanoseconds since the Unix epoch.
+        md5: MD5 of the content, if the ETag has the form of one (see `etag_is_md5`); else None.
     """
 
     name: str
@@ -45,14 +55,22 @@ class Object:
 
 
 class ObjectStoreUnavailableError(SweepError, OSError):
-    """Object storage does not answer, or refuses; what is there is not known, so nothing may be concluded from it."""
+    """Object storage is unreachable or refuses access, so nothing is known about its content."""
 
 
-def parse_path(text: str | Path) -> Path:
-    """The path that a user's words, or a job's, lead to.
+def parse_path(text: str | AnyPath) -> AnyPath:
+    """Returns the path that a setting or a job names; a local one becomes absolute.
+
+    Example:
+        >>> parse_path("/data/mnist")
+        PosixPath('/data/mnist')
+        >>> parse_path("gs://bucket/data")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        sweep.config.errors.SweepError: gs://bucket/data: object storage is written s3://BUCKET/PREFIX; ...
 
     Raises:
-        SweepError: a URL that is not of the form s3://BUCKET/PREFIX, or the packages for it are missing.
+        SweepError: the URL does not have the form s3://BUCKET/PREFIX, or a required package is missing.
     """
     text = str(text)
     if not re.match("[A-Za-z0-9]{2,}:/", text):
@@ -67,65 +85,90 @@ def parse_path(text: str | Path) -> Path:
         from upath import UPath
     except ImportError as error:
         raise SweepError(f"{text}: a package is missing ({error.name}): pip install 'entropy-sweep[s3]'") from None
-    return cast("Path", UPath(text.rstrip("/"), use_listings_cache=False))
+    return UPath(text.rstrip("/"), use_listings_cache=False)
 
 
-def is_remote(path: Path) -> bool:
-    """Whether a path is one in object storage."""
+def is_remote(path: AnyPath) -> TypeIs[UPath]:
+    """Returns True if a path is in object storage."""
     return not isinstance(path, Path)
 
 
-def local_path(path: Path) -> Path:
-    """A folder of this machine: the same, or for one in object storage the place of locks, caches and copies for it."""
+def local_path(path: AnyPath) -> Path:
+    """Returns a local folder for locks and caches: the path itself, or a cache directory for an ``s3://`` path.
+
+    Example:
+        >>> local_path(Path("/results"))
+        PosixPath('/results')
+    """
     if not is_remote(path):
         return path
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(caches, "entropy-sweep", str(path).removeprefix("s3://"))
 
 
-def write(path: Path, content: bytes) -> None:
+@contextlib.contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Gives a ``with`` block a temporary file to write, which replaces ``path`` when the block ends.
+
+    Readers see the old file or the complete new one, also after a crash. If the block raises, ``path`` stays as it was.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with write_atomically(folder / "report.txt") as beside:
+        ...     _ = beside.write_text("done")
+        >>> [(file.name, file.read_text()) for file in folder.iterdir()]
+        [('report.txt', 'done')]
+
+    Raises:
+        OSError: the disk is full, or the folder does not exist or is not writable.
+    """
+    beside = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        yield beside
+        with beside.open("ab") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+
+
+def write_bytes(path: AnyPath, content: bytes) -> None:
     """Writes a file, whole or not at all.
 
     Raises:
-        OSError: the disk is full or the folder not writable; object storage refuses, or is away for too long.
+        OSError: the disk is full, the folder is not writable, or object storage refuses or stays unreachable.
     """
     if is_remote(path):
         _with_retries(path, lambda fs, name, t: fs.pipe_file(name, content, timeout=t), what="written")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.rename(path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
+    with write_atomically(path) as beside:
+        beside.write_bytes(content)
 
 
-def read(path: Path) -> bytes:
-    """The content of a file.
+def read_bytes(path: AnyPath) -> bytes:
+    """Returns the content of a file.
 
     Raises:
-        FileNotFoundError: there is none.
-        OSError: it cannot be read.
+        FileNotFoundError: the file does not exist.
+        OSError: the file cannot be read.
     """
     if is_remote(path):
         return bytes(_with_retries(path, lambda fs, name, _: fs.cat_file(name)))
     return path.read_bytes()
 
 
-def size(path: Path) -> int:
-    """Bytes of a file."""
-    return int(
-        _with_retries(path, lambda fs, name, t: fs.size(name, timeout=t)) if is_remote(path) else path.stat().st_size
-    )
+def file_size(path: AnyPath) -> int:
+    """Returns the size of a file in bytes."""
+    if is_remote(path):
+        return int(_with_retries(path, lambda fs, name, t: fs.size(name, timeout=t)))
+    return path.stat().st_size
 
 
-def remove(path: Path) -> None:
-    """Removes a file, if there is one."""
+def remove_file(path: AnyPath) -> None:
+    """Removes a file; does nothing if it does not exist."""
     if is_remote(path):
         with contextlib.suppress(FileNotFoundError):
             _with_retries(path, lambda fs, name, t: fs.rm_file(name, timeout=t))
@@ -133,32 +176,40 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def files(folder: Path, pattern: str) -> list[Path]:
-    """The files whose path below a folder fits a pattern, part by part; one request for a thousand objects."""
+def glob_files(folder: AnyPath, pattern: str) -> list[AnyPath]:
+    """Lists the files whose path below a folder matches a pattern, part by part; costs one request per 1,000 objects.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_bytes(folder / "attempt-01" / "epoch-0003.pt", b"weights")
+        >>> [path.name for path in glob_files(folder, "*/epoch-*.pt")]
+        ['epoch-0003.pt']
+    """
     if not is_remote(folder):
         return list(folder.glob(pattern))
     found = [str(name) for name in _with_retries(folder, lambda fs, name, t: fs.find(name, timeout=t), what="listed")]
-    below = [name.removeprefix(f"{cast('Any', folder).path}/") for name in found]
+    below = [name.removeprefix(f"{folder.path}/") for name in found]
     return [folder / name for name in below if name.count("/") == pattern.count("/") and fnmatch(name, pattern)]
 
 
-def objects(folder: Path) -> list[Object]:
-    """What is below a folder in object storage."""
+def list_objects(folder: UPath) -> list[StoredObject]:
+    """Lists everything below a folder in object storage."""
     listed = _with_retries(folder, lambda fs, name, t: fs.find(name, detail=True, timeout=t), what="listed")
-    found, prefix = [], f"{cast('Any', folder).path.rstrip('/')}/"
-    for name, about in listed.items():
-        below, tag = name.removeprefix(prefix), str(about.get("ETag", "")).strip('"')
-        if about["type"] == "file" and below and not below.endswith("/"):
-            modified = int(about["LastModified"].timestamp() * 1e9)
-            md5 = tag if re.fullmatch("[0-9a-f]{32}", tag) else None
-            found.append(Object(below, int(about["size"]), modified, md5))
+    found, prefix = [], f"{folder.path.rstrip('/')}/"
+    for name, entry in listed.items():
+        below, etag = name.removeprefix(prefix), str(entry.get("ETag", "")).strip('"')
+        if entry["type"] == "file" and below and not below.endswith("/"):
+            modified = int(entry["LastModified"].timestamp() * 1e9)
+            md5 = etag if re.fullmatch("[0-9a-f]{32}", etag) else None
+            found.append(StoredObject(below, int(entry["size"]), modified, md5))
     return found
 
 
-def tag_is_md5(path: Path) -> bool:
-    """Whether an object's tag is what it looks like: it is not where a key of the user's or of KMS encrypts."""
-    about = _with_retries(path, lambda fs, name, t: fs.call_s3("head_object", **_bucket_and_key(name), timeout=t))
-    return about.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in about
+def etag_is_md5(path: UPath) -> bool:
+    """Returns True if an object's ETag is the MD5 of its content; encryption with a KMS or user's key breaks that."""
+    head = _with_retries(path, lambda fs, name, t: fs.call_s3("head_object", **_bucket_and_key(name), timeout=t))
+    return head.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in head
 
 
 def _bucket_and_key(name: str) -> dict[str, str]:
@@ -166,19 +217,19 @@ def _bucket_and_key(name: str) -> dict[str, str]:
     return {"Bucket": bucket, "Key": key}
 
 
-def download(path: Path, target: Path) -> None:
-    """Copies an object to a file of this machine, in small pieces one after the other: it need not fit into memory.
+def download(path: UPath, target: Path) -> None:
+    """Copies an object to a local file, piece by piece: the object need not fit into memory.
 
     Raises:
-        FileNotFoundError: there is none.
-        OSError: it cannot be read, or the copy not be written.
+        FileNotFoundError: the object does not exist.
+        OSError: the object cannot be read, or the file cannot be written.
     """
     _with_retries(path, lambda fs, name, _: fs.get_file(name, str(target), max_concurrency=1))
 
 
 @contextlib.contextmanager
-def local_copy(path: Path) -> Iterator[Path]:
-    """A file of this machine with the name and content of one that may be elsewhere, for a ``with`` block."""
+def local_copy(path: AnyPath) -> Iterator[Path]:
+    """Gives a ``with`` block a local file with the name and content of one that may be in object storage."""
     if not is_remote(path):
         yield path
         return
@@ -188,48 +239,49 @@ def local_copy(path: Path) -> Iterator[Path]:
         yield copy
 
 
-def check_object_store(folder: Path) -> None:
-    """Writes a file to object storage, reads and removes it.
+def check_object_store(folder: UPath) -> None:
+    """Writes, reads and removes a file in object storage.
 
     Raises:
-        AwayError: one of them fails: says which, and why.
+        ObjectStoreUnavailableError: one of the three steps failed; the message says which, and why.
     """
     probe, content = folder / f".probe-{uuid4().hex}", b"written by sweep, to see whether it can"
     _with_retries(
         probe, lambda fs, name, t: fs.pipe_file(name, content, timeout=t), what="written", within=ANSWER_WITHIN
     )
     if _with_retries(probe, lambda fs, name, t: fs.cat_file(name, timeout=t), within=ANSWER_WITHIN) != content:
-        raise ObjectStoreUnavailableError(f"{probe}: other content was read than was written")
+        raise ObjectStoreUnavailableError(f"{probe}: the content read differs from the content written")
     _with_retries(probe, lambda fs, name, t: fs.rm_file(name, timeout=t), what="removed", within=ANSWER_WITHIN)
 
 
 def _with_retries(
-    path: Path, call: Callable[[Any, str, float], T], *, what: str = "reached", within: float | None = None
+    path: UPath, call: Callable[[Any, str, float], T], *, what: str = "reached", within: float | None = None
 ) -> T:
-    """Calls with a path's file system, its name there, and the seconds in which an answer must come.
+    """Calls ``call`` with the file system of a path, its name there and a time limit, until it succeeds.
 
-    A server that takes a request and falls silent would otherwise be waited for half an hour: the attempts of s3fs
-    times those of botocore. What transfers data of any size takes the time it needs.
+    The time limit is needed because s3fs and botocore both retry: together they wait half an hour for a server that
+    accepts a request and never answers. Transfers of file content have no limit.
 
     Args:
-        within: try once, for so many seconds; default: again and again, as long as a trial waits.
+        what: participle for the error message.
+        within: seconds for a single attempt; None retries for `LONGEST_OUTAGE`.
 
     Raises:
-        FileNotFoundError: there is no such object.
-        AwayError: it refuses, has no such bucket, or does not answer.
+        FileNotFoundError: the object does not exist.
+        ObjectStoreUnavailableError: access is denied, the bucket does not exist, or the server does not answer.
     """
     from botocore.exceptions import BotoCoreError, HTTPClientError
     from botocore.exceptions import ConnectionError as NoConnectionError
 
-    remote, pause, seconds = cast("Any", path), 1.0, LONGEST_OUTAGE if within is None else within
+    pause, seconds = 1.0, LONGEST_OUTAGE if within is None else within
     deadline = time.monotonic() + (LONGEST_OUTAGE if within is None else 0)
     while True:
         try:
-            return call(remote.fs, remote.path, seconds)
+            return call(path.fs, path.path, seconds)
         except FileNotFoundError as error:
             if what == "reached":
                 raise
-            problem: Exception = error  # nothing but the bucket can be missing
+            problem: Exception = error  # only the bucket can be missing
         except TimeoutError as error:
             problem = error if str(error) else OSError(f"no answer within {seconds:g} s")
         except (OSError, BotoCoreError) as error:
@@ -238,5 +290,6 @@ def _with_retries(
         passing = isinstance(problem, OSError | HTTPClientError | NoConnectionError) and not final
         if not passing or time.monotonic() >= deadline:
             raise ObjectStoreUnavailableError(f"{path}: cannot be {what} ({reason(problem)})") from problem
+        logger.info("%s: cannot be %s (%s); next attempt in %.0f s", path, what, reason(problem), pause)
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)

@@ -1,4 +1,4 @@
-"""Lets a package re-export names that are imported when they are first used, so that importing it costs nothing."""
+"""Lets a package re-export names lazily: a name is imported when it is first used, so importing the package is free."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def lazy_face(package: str, face: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: ``__name__`` of the package.
-        face: name -> the module, relative to the package, that defines it.
+        face: exported name -> module that defines it, relative to the package.
 
     Example:
         >>> load = lazy_face("sweep.config", {"Settings": ".settings"})

@@ -1,9 +1,12 @@
-"""File locks that the kernel releases when their holder exits, and whether a process of this machine runs."""
+"""A file lock for short waits on a hot path, and a check of whether a process of this machine still runs.
+
+Locks of data sets and their copies, which are held for seconds, are `filelock.FileLock`, which polls. The journal is
+locked for milliseconds at each write, so its waiters must wake at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,17 +26,26 @@ class FileLock:
 
     def acquire(self) -> bool:
         """Waits for the lock; threads of one process exclude each other too."""
+        import fcntl  # here, since Windows has none
+
         self._local.file = self._path.open("ab")
         fcntl.flock(self._local.file, fcntl.LOCK_EX)
         return True
 
     def release(self) -> None:
-        """Lets the next one in."""
+        """Releases the lock."""
         self._local.file.close()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the lock for a ``with`` block."""
+        """Holds the lock for a ``with`` block.
+
+        Example:
+            >>> import tempfile
+            >>> with FileLock(Path(tempfile.mkdtemp(), "lock")).held():
+            ...     print("alone")
+            alone
+        """
         self.acquire()
         try:
             yield
@@ -42,7 +54,7 @@ class FileLock:
 
 
 def is_running(pid: int, started: float) -> bool:
-    """Whether a process of this machine lives; its start time tells it from a later one of the same id."""
+    """Returns True if a process of this machine is alive; its start time excludes a later process with the same id."""
     try:
         process = psutil.Process(pid)
         return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE

@@ -1,4 +1,4 @@
-"""The dimensions of a search space: ranges, choices and constants, each of the type of the field that it sets."""
+"""Parses the dimensions of a search space: ranges, choices and constants, converted to the type of their field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .sections import GuidanceConfig, Section, TrainingConfig
 
 Scalar = bool | int | float | str | None
 
-# Where the five hyperparameters that have a name of their own act.
+# The fields that the five hyperparameters with a short name set.
 ALIASES = {
     "lambda1": "guidance.lambda1",
     "lambda2": "guidance.lambda2",
@@ -48,7 +48,7 @@ class Range(Section):
 
     @property
     def is_int(self) -> bool:
-        """Whether the hyperparameter takes whole numbers only."""
+        """True if the hyperparameter takes whole numbers only."""
         return isinstance(self.low, int)
 
 
@@ -69,14 +69,14 @@ Dimension = Range | Choices | Scalar
 
 
 def _field(name: str) -> tuple[type[Section] | None, str]:
-    """The config section and field that a hyperparameter sets; the section is None for options of a model."""
+    """Returns the config section and the field that a hyperparameter sets; the section is None for a model's option."""
     section, _, field = ALIASES.get(name, name).partition(".")
     sections: dict[str, type[Section]] = {"guidance": GuidanceConfig, "training": TrainingConfig}
     return sections.get(section), field
 
 
 def _kind(name: str) -> type | None:
-    """The type of the numbers a hyperparameter takes: int, float, or None where only the values can tell."""
+    """Returns the type of a hyperparameter's numbers: int, float, or None if only its values show it."""
     if name in ("depth", "width"):
         return int
     section, field = _field(name)
@@ -85,13 +85,29 @@ def _kind(name: str) -> type | None:
 
 
 def parse_dimension(name: str, value: object) -> Dimension:
-    """Checks a dimension and gives its numbers the type of the field (``low: 1`` of a float is a float)."""
+    """Checks a dimension and converts its numbers to the type of the field: ``low: 1`` of a float is a float.
+
+    Example:
+        >>> parse_dimension("training.lr", {"low": 1e-4, "high": 1, "log": True})
+        Range(low=0.0001, high=1.0, log=True, step=None)
+        >>> parse_dimension("lr", 0.01)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: unknown hyperparameter (did you mean training.lr?); any scalar of model, guidance or training ...
+
+    Raises:
+        ValueError: the name is unknown, or the value does not fit its field; one line per problem.
+    """
     known = [*ALIASES, *(f"training.{f}" for f in TrainingConfig.model_fields if f not in ("seed", "max_epochs"))]
     known += [f"guidance.{f}" for f in GuidanceConfig.model_fields if f not in (*ALIASES, "layers")]
     if name not in known and not re.fullmatch(r"model\.(?!name$|depth$|width$)\w+", name):
         raise ValueError(
-            f"unknown hyperparameter{nearest(name, known)}; any scalar of model, guidance or training may be searched "
+            f"unknown hyperparameter{_meant(name, known)}; any scalar of model, guidance or training may be searched "
             "by its path (model.latent, training.lr, ...)"
+        )
+    if isinstance(value, list):
+        raise ValueError(  # noqa: TRY004  (pydantic collects no others)
+            f"must be one value (a number, a word) or a mapping; to search these values, write {{choices: {value}}}"
         )
     kind = _kind(name)
     if not isinstance(value, Mapping):
@@ -111,6 +127,13 @@ def parse_dimension(name: str, value: object) -> Dimension:
     return checked
 
 
+def _meant(name: str, known: list[str]) -> str:
+    """Returns `` (did you mean X?)``, for a field without its section too, or an empty string."""
+    field = name.rpartition(".")[2]
+    same = [each for each in known if each.rpartition(".")[2] == field]
+    return f" (did you mean {same[0]}?)" if same else nearest(name, known)
+
+
 def _number(value: object, kind: type | None) -> object:
     if isinstance(value, bool) or not isinstance(value, int | float) or kind is None:
         return value
@@ -120,7 +143,7 @@ def _number(value: object, kind: type | None) -> object:
 
 
 def _check(name: str, value: object) -> None:
-    """Raises ValueError where the field that ``name`` sets does not take ``value``."""
+    """Raises ValueError if the field that ``name`` sets does not accept ``value``."""
     section, field = _field(name)
     try:
         if section is not None:

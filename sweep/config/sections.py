@@ -1,4 +1,4 @@
-"""The sections of a study file: model, data, task, objective, guidance, training, search and resources, validated."""
+"""The validated sections of a study file: model, data, task, objective, guidance, training, search and resources."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..losses.options import layers_problem
 
 
 class Section(BaseModel):
-    """A mapping of a study file: its keys are known, and it does not change."""
+    """A mapping of a study file; unknown keys are refused, and instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        """Refuses true and false where pydantic would take them for 1 and 0."""
+        """Refuses true and false, which pydantic would convert to the numbers 1 and 0."""
         if isinstance(value, bool) and info.field_name is not None:
             annotation = str(cls.model_fields[info.field_name].annotation)
             if "bool" not in annotation and ("int" in annotation or "float" in annotation):
@@ -34,11 +34,11 @@ class ModelConfig(Section):
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
     name: str = Field(
-        description="Architecture family: mlp, autoencoder, cnn, conv_autoencoder, resnet or unet; or one of your own, "
+        description="Architecture family: mlp, autoencoder, cnn, conv_autoencoder, resnet or unet; or your own class, "
         "package.module:Class."
     )
-    depth: int | None = Field(None, ge=1, description="Depth, where it is not searched (see the model's docstring).")
-    width: int | None = Field(None, ge=1, description="Width, where it is not searched (see the model's docstring).")
+    depth: int | None = Field(None, ge=1, description="Depth, if it is not searched (see the model's docstring).")
+    width: int | None = Field(None, ge=1, description="Width, if it is not searched (see the model's docstring).")
 
 
 class DataConfig(Section):
@@ -47,13 +47,13 @@ class DataConfig(Section):
     name: str = Field(
         description="digits, mnist, fashion_mnist, cifar10, cifar100, imagefolder or voc; or package.module:name."
     )
-    folder: str | None = Field(None, description="Of imagefolder and voc: absolute, or below the data root.")
+    folder: str | None = Field(None, description="Folder of imagefolder or voc: absolute, or below the data root.")
     image_size: int | tuple[int, int] | None = Field(
-        None, description="Of imagefolder and voc: pixels, for both sides or as [height, width]."
+        None, description="Image size of imagefolder or voc in pixels, for both sides or as [height, width]."
     )
-    num_classes: int | None = Field(None, ge=1, le=255, description="Of voc: labels are 0 to num_classes - 1.")
-    ignore_index: int | None = Field(None, ge=0, le=255, description="Of voc: a label that counts nowhere, as 255.")
-    year: int | None = Field(None, description="Of voc: the folder is VOCdevkit/VOC<year>; 2012 if not given.")
+    num_classes: int | None = Field(None, ge=1, le=255, description="Classes of voc: labels are 0 to num_classes - 1.")
+    ignore_index: int | None = Field(None, ge=0, le=255, description="Label of voc that is ignored, as 255 is.")
+    year: int | None = Field(None, description="Year of voc: the folder is VOCdevkit/VOC<year>; default: 2012.")
     train_size: int | None = Field(None, ge=1, description="Train on a class-balanced subset of this many images.")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="Share of the training part held out for validation.")
     augment: tuple[Literal["crop", "flip"], ...] = Field((), description="Random crops and horizontal flips.")
@@ -68,19 +68,19 @@ class DataConfig(Section):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of ``image_size``; (0, 0) without."""
+        """Height and width of ``image_size``; (0, 0) if it is not given."""
         sides = self.image_size or 0
         return (sides, sides) if isinstance(sides, int) else sides
 
 
-IMPORT_PATH = "Import path of your own, package.module:name, searched for here and beside the study file"
+IMPORT_PATH = "Your own function, package.module:name, searched for in the current folder and beside the study file"
 
 
 class TaskConfig(Section):
-    """What the network is trained for, where the model does not say it, and a loss and metrics of your own."""
+    """The task of a model that does not define it, and your own loss and metrics."""
 
     kind: Literal["classification", "segmentation", "reconstruction"] | None = Field(
-        None, description="Of a model of your own without an attribute `task`; default: classification."
+        None, description="Task of your own model if it has no attribute `task`; default: classification."
     )
     loss: str | None = Field(
         None, description=f"{IMPORT_PATH}: (output, target) -> mean over the batch. Default: the task's."
@@ -103,18 +103,23 @@ class Objective(Section):
 
     metric: str = Field(
         description="val_loss, val_accuracy (classification), val_iou (segmentation), val_psnr (reconstruction), or "
-        "val_<name> of a metric of your own."
+        "val_<name> of your own metric."
     )
     direction: Literal["minimize", "maximize"]
     at: Literal["last", "best"] = Field("last", description="The metric's value at the last epoch, or its best one.")
-    target: float | None = Field(None, description="A value of the metric to reach: logs epochs_to_target.")
+    target: float | None = Field(None, description="Target value of the metric: logs epochs_to_target.")
 
     def better(self, a: float, b: float) -> bool:
-        """Whether ``a`` is strictly better than ``b``."""
+        """Returns True if ``a`` is strictly better than ``b``.
+
+        Example:
+            >>> Objective(metric="val_loss", direction="minimize").better(0.1, 0.2)
+            True
+        """
         return a < b if self.direction == "minimize" else a > b
 
     def reached(self, value: float) -> bool:
-        """Whether ``value`` is at the target or beyond it."""
+        """Returns True if ``value`` is at the target or better."""
         return self.target is not None and not self.better(self.target, value)
 
 
@@ -167,49 +172,51 @@ class GuidanceConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How one trial trains."""
+    """The training of one trial."""
 
     max_epochs: int = Field(10, ge=1, description="Epochs of a trial that is not pruned.")
     batch_size: int = Field(128, ge=1)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(1e-3, gt=0, description="Learning rate.")
     lr_schedule: Literal["constant", "cosine"] = Field("constant", description="cosine decays to 0 over the run.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of sgd.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     weight_decay: float = Field(0.0, ge=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Of the training loss; val_loss is always without.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Applied to the training loss, never to val_loss.")
     grad_clip: float | None = Field(None, gt=0, description="Largest norm of the task gradient.")
     init: Literal["default", "he", "orthogonal", "lsuv"] = Field(
         "default",
         description="Initialisation of the weights; lsuv: orthogonal, then each layer's output has variance 1.",
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on GPUs that can.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 on GPUs with support."
+    )
     seed: int = Field(0, ge=0, description="Initial weights and batch order; the same for all trials of a study.")
 
 
 class FinalistsConfig(Section):
-    """After the search: the best configurations on fresh seeds, beside their controls."""
+    """The stage after the search: the best configurations and their controls, trained on fresh seeds."""
 
-    top: int = Field(3, ge=0, description="How many configurations; 0 turns the stage off.")
-    seeds: int = Field(3, ge=1, description="Fresh seeds for each of them.")
+    top: int = Field(3, ge=0, description="Number of configurations; 0 turns the stage off.")
+    seeds: int = Field(3, ge=1, description="Fresh seeds for each configuration.")
     tuned: int = Field(8, ge=0, description="Trials that tune the unguided control's initialisation and lr.")
 
 
 class SearchConfig(Section):
-    """The budget and who decides how it is spent."""
+    """The budget, the sampler and the pruner."""
 
     trials: int = Field(50, ge=1, description="Trials in total, design trials and failed ones included.")
     design: int = Field(0, ge=0, description="Of these, uniform (Sobol') trials, never pruned; they come first.")
     sampler: Literal["tpe", "random", "qmc", "gp"] = "tpe"
     pruner: Literal["none", "median", "successive_halving", "hyperband"] = "median"
     hours: float | None = Field(None, gt=0, description="Start no new trial after this many hours of a run.")
-    target: float | None = Field(None, description="Start no new trial once a trial's objective has reached this.")
+    target: float | None = Field(None, description="Start no new trial after the objective has reached this.")
     design_controls: bool = Field(
         False, description="Also train each design trial's unguided control: for sensitivity --against-control."
     )
-    max_failures: int = Field(0, ge=0, description="Errors of a trial's own code after which it is tried again.")
+    max_failures: int = Field(0, ge=0, description="Retries of a trial after errors of its own code.")
     finalists: FinalistsConfig = FinalistsConfig()
 
-    @field_validator("design")  # of the field, so that it is said beside what is wrong with other ones
+    @field_validator("design")  # on the field, so that its problem is listed beside those of other fields
     @classmethod
     def _within_trials(cls, design: int, info: ValidationInfo) -> int:
         if design > (trials := info.data.get("trials", design)):
@@ -218,44 +225,47 @@ class SearchConfig(Section):
 
     @property
     def afterwards(self) -> int:
-        """Finalists, controls and tuning trials that follow the search, at most."""
+        """Largest number of finalists, controls and tuning trials that follow the search."""
         top, seeds, tuned = self.finalists.top, self.finalists.seeds, self.finalists.tuned
         tuning = tuned + seeds if top and tuned else 0
         return 2 * top * seeds + tuning + (self.design if self.design_controls else 0)
 
 
 class Resources(Section):
-    """What one trial occupies."""
+    """The resources of one trial."""
 
-    cpus: float = Field(1, gt=0, description="CPU cores; also the trial's threads, at least one.")
+    cpus: float = Field(1, gt=0, description="CPU cores; also the number of the trial's threads, at least one.")
     gpus: float | Literal["auto"] = Field(
-        "auto", description="GPUs; a fraction shares one, and its memory; auto: one where there are any."
+        "auto", description="GPUs; a fraction shares one GPU and its memory; auto: one if there is any."
     )
     memory: float | None = Field(
-        None, gt=0, description="GiB of main memory: a trial goes where so much is not promised to others."
+        None, gt=0, description="GiB of main memory: a trial is placed where other trials have not reserved it."
     )
     accelerator_type: str | None = Field(
-        None, min_length=1, description="Trials go to nodes with this accelerator alone, by Ray's name: A10G, L4, ..."
+        None, min_length=1, description="Trials run only on nodes with this accelerator, by Ray's name: A10G, L4, ..."
     )
     max_concurrent: int | None = Field(
-        None, ge=1, description="Trials at once; default: as many as fit, also of nodes that join."
+        None, ge=1, description="Trials at once; default: as many as fit, also on nodes that join later."
     )
     retry_oom: bool = Field(
         False,
-        description="A trial that was out of memory goes on once more when no other runs, on a whole GPU where it had "
-        "a share of one.",
+        description="Retry a trial that ran out of memory once, when no other trial runs, and on a whole GPU if it had "
+        "a share.",
     )
 
     def retries(self, memory: str) -> bool:
-        """Whether a trial that ran out of memory is tried alone: not where it had all of its GPU already."""
+        """Returns True if a trial that ran out of memory is retried alone; False if it had a whole GPU already."""
         shared = memory != "GPU" or (self.gpus != "auto" and self.gpus < 1)
         return self.retry_oom and shared
 
     def room(self, cpus: float, gpus: float, gpus_per_trial: float, memory: float = math.inf) -> int:
-        """Trials that a machine has room for.
+        """Returns the number of trials that fit on a machine.
 
         Args:
-            memory: GiB of the machine; without it, as much as is asked for.
+            cpus: CPUs of the machine.
+            gpus: GPUs of the machine.
+            gpus_per_trial: GPUs of a trial.
+            memory: GiB of the machine; unlimited by default.
         """
         by_gpus = _fit(gpus, gpus_per_trial) if gpus_per_trial else sys.maxsize
         by_memory = int(memory / self.memory + 1e-9) if self.memory and memory < math.inf else sys.maxsize
@@ -270,11 +280,11 @@ class Resources(Section):
 
     @property
     def threads(self) -> int:
-        """Threads of one trial: part of its identity, since sums depend on it in the last bits."""
+        """Threads of one trial; part of its identity, because the last bits of sums depend on them."""
         return max(1, int(self.cpus))
 
 
 def _fit(there: float, asked: float) -> int:
-    """How often a demand fits; a share of a GPU cannot be put together from several of them."""
+    """Returns the number of times that a demand fits; a share of a GPU is never split over two GPUs."""
     each = int(1 / asked + 1e-9) * int(there) if asked < 1 else 0
     return each or int(there / asked + 1e-9)

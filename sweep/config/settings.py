@@ -1,26 +1,29 @@
-"""Where things are: storage, tracking, workspace, data, Ray. An option, else the environment, else a default."""
+"""The settings of a command: workspace, storage, tracking, data, Ray. An option wins over the environment."""
 
 from __future__ import annotations
 
 import getpass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, PlainValidator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from .filesystem import is_remote, local_path, parse_path
+from .filesystem import AnyPath, is_remote, local_path, parse_path
 
 NO_DATABASE = (
     "workspace: object storage holds checkpoints and artifacts, but no database: give --storage or SWEEP_STORAGE "
     "(postgresql+psycopg://USER@HOST/DATABASE, or on one machine journal:////PATH), and --tracking or "
     "MLFLOW_TRACKING_URI (http://HOST:PORT, or on one machine sqlite:////PATH)"
 )
-Folder = Annotated[Path, PlainValidator(parse_path)]
+if TYPE_CHECKING:
+    Folder: TypeAlias = AnyPath
+else:  # pydantic resolves the names of an annotation, and UPath is installed with the extra s3 only
+    Folder = Annotated[Any, PlainValidator(parse_path)]
 
 
-def user() -> str:
-    """The user's name on this machine; nothing where it has none, as in some containers."""
+def user_name() -> str:
+    """Returns the user's name on this machine, or an empty string if it has none, as in some containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -31,18 +34,24 @@ class Settings(BaseSettings):
     """The settings of one command.
 
     Attributes:
-        workspace: folder for everything a study writes, or s3://BUCKET/PREFIX for checkpoints and artifacts.
-        storage: Optuna URL, or ``journal:///absolute/path`` (three slashes and a relative path: from here); empty
-            where none was given and the workspace is in object storage, which can hold no database.
-        tracking_uri: MLflow's; SQLite in the workspace by default; empty likewise.
+        workspace: folder for everything that a study writes, or s3://BUCKET/PREFIX for checkpoints and artifacts.
+        storage: Optuna URL, or ``journal:///absolute/path`` (three slashes and a relative path: below the current
+            folder). Empty if none was given and the workspace is in object storage, which cannot hold a database.
+        tracking_uri: MLflow's URI; default: SQLite in the workspace, empty if that is in object storage.
         data: root folder of the data sets, or s3://BUCKET/PREFIX.
-        address: Ray's; ``local`` starts a private Ray on this machine.
-        report: whether a run ends with a report.
-        log: what a run prints: for people, or a line of JSON for each event.
-        owner: whose studies these are, a tag in MLflow.
-        experiment_prefix: of the names of MLflow's experiments, on a server that is shared: ``vision/``.
-        job: the id of the job that this driver is; empty where it is none.
-        on_finish, on_failure: URLs that are told how a run has ended; often secrets, so taken from the environment.
+        address: Ray's address; ``local`` starts a private Ray on this machine.
+        report: write a report at the end of a run.
+        log: output of a run: ``text`` for people, or ``json`` with one line per event.
+        owner: name of the studies' owner, a tag in MLflow.
+        experiment_prefix: prefix of experiment names on a shared MLflow server, as in ``vision/``.
+        job: id of the Ray job that runs this driver; empty outside a job.
+        on_finish: URL that is notified when a run has finished; often a secret, so set it in the environment.
+        on_failure: URL that is notified when a run has failed.
+
+    Example:
+        >>> settings = Settings(workspace=Path("/results"), tracking_uri="http://mlflow:5000")
+        >>> settings.checkpoints("digits", 17)
+        PosixPath('/results/digits/0017')
     """
 
     model_config = SettingsConfigDict(env_prefix="SWEEP_", populate_by_name=True, extra="ignore")
@@ -54,14 +63,14 @@ class Settings(BaseSettings):
     address: str = Field("local", validation_alias="RAY_ADDRESS")
     report: bool = True
     log: Literal["text", "json"] = "text"
-    owner: str = Field(default_factory=user)
+    owner: str = Field(default_factory=user_name)
     experiment_prefix: str = ""
     job: str = ""
     on_finish: str = ""
     on_failure: str = ""
 
     def model_post_init(self, _context: object) -> None:
-        """Fills in what depends on the workspace."""
+        """Fills in the defaults that depend on the workspace."""
         if is_remote(self.workspace):
             return
         self.storage = self.storage or f"journal:///{self.workspace / 'optuna.journal'}"
@@ -69,27 +78,27 @@ class Settings(BaseSettings):
 
     @property
     def local_dir(self) -> Path:
-        """Folder of this machine for what cannot be in object storage: locks, reports, services."""
+        """Local folder for what cannot be in object storage: locks, reports, services."""
         return local_path(self.workspace)
 
     @property
-    def cache(self) -> Path:
-        """Folder of the data sets as memory-mapped arrays, one copy a machine; `places.here` says where there."""
+    def cache(self) -> AnyPath:
+        """Folder of the memory-mapped data sets; each machine has a copy at its `filesystem.local_path`."""
         return self.workspace / ".cache"
 
     @property
-    def artifacts(self) -> Path:
-        """Folder of MLflow's artifacts, where no server keeps them."""
+    def artifacts(self) -> AnyPath:
+        """Folder of MLflow's artifacts if no server stores them."""
         return self.workspace / "artifacts"
 
     def experiment(self, study: str) -> str:
-        """Name of a study's experiment in MLflow."""
+        """Returns the name of a study's experiment in MLflow."""
         return f"{self.experiment_prefix}{study}"
 
     def reports(self, study: str) -> Path:
-        """Folder of a study's report."""
+        """Returns the folder of a study's report."""
         return self.local_dir / study / "report"
 
-    def checkpoints(self, study: str, number: int) -> Path:
-        """Folder of one trial's checkpoints."""
+    def checkpoints(self, study: str, number: int) -> AnyPath:
+        """Returns the folder of one trial's checkpoints."""
         return self.workspace / study / f"{number:04d}"

@@ -1,6 +1,6 @@
-"""StudyConfig: what the user wrote in a study file, validated; and TrialConfig, what one trial needs of it.
+"""The validated study file (`StudyConfig`), and the part of it that one trial needs (`TrialConfig`).
 
-Nothing here imports torch, Ray, Optuna or MLflow, so that reading a study file is instant.
+Imports neither torch, Ray, Optuna nor MLflow, so that reading a study file is instant.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from .sections import (
     TrainingConfig,
 )
 
-OF_CONFIRM = ".confirm."  # in the names of studies that `sweep confirm` makes, and of no others
-# What may change between two runs of one study; everything else is the study's identity.
+OF_CONFIRM = ".confirm."  # part of the names of studies that `sweep confirm` creates, and of no others
+# Sections that may change between two runs of a study; everything else is the study's identity.
 MUTABLE = {"search", "resources"}
 
 
 class TrialConfig(Section):
-    """Everything that determines one trial's numbers; with ``test`` the test part is measured after each epoch too."""
+    """Everything that determines a trial's results; with ``test``, the test part is also measured after each epoch."""
 
     model: dict[str, Any]
     data: DataConfig
@@ -45,12 +45,26 @@ class TrialConfig(Section):
 
     @property
     def control(self) -> TrialConfig:
-        """The unguided twin: the lambdas are 0, everything else is the same."""
+        """The unguided control: both lambdas are 0, everything else is the same."""
         return self.model_copy(update={"guidance": self.guidance.model_copy(update={"lambda1": 0.0, "lambda2": 0.0})})
 
 
 class StudyConfig(Section):
-    """One study: a search space, an objective and a budget."""
+    """One study: a search space, an objective and a budget.
+
+    Example:
+        >>> config = StudyConfig(
+        ...     name="mine",
+        ...     model={"name": "mlp"},
+        ...     data={"name": "digits"},
+        ...     objective={"metric": "val_loss", "direction": "minimize"},
+        ...     space={"lambda1": {"low": 1e-5, "high": 0.1, "log": True}, "depth": 2, "width": 64},
+        ... )
+        >>> list(config.searched), config.constants
+        (['lambda1'], {'depth': 2, 'width': 64})
+        >>> config.trial({"lambda1": 0.01}).model
+        {'name': 'mlp', 'depth': 2, 'width': 64}
+    """
 
     name: str = Field(description="Optuna study and MLflow experiment of the same name.", max_length=100)
     model: ModelConfig
@@ -106,16 +120,16 @@ class StudyConfig(Section):
 
     @property
     def searched(self) -> dict[str, Range | Choices]:
-        """The dimensions that are searched, constants left out."""
+        """The searched dimensions, without constants."""
         return {n: d for n, d in self.space.items() if isinstance(d, Range | Choices)}
 
     @property
     def constants(self) -> dict[str, Scalar]:
-        """The names of the space that hold one value."""
+        """The names in the space that have one value."""
         return {n: d for n, d in self.space.items() if not isinstance(d, Range | Choices)}
 
     def trial(self, hyperparameters: Mapping[str, Scalar], *, seed: int | None = None) -> TrialConfig:
-        """Returns the config of one trial: the study's with ``hyperparameters`` (and the space's constants) put in."""
+        """Returns the config of one trial: the study's, with ``hyperparameters`` and the constants filled in."""
         values = {**self.constants, **hyperparameters}
         if seed is not None:
             values["training.seed"] = seed
@@ -138,7 +152,7 @@ class StudyConfig(Section):
         )
 
     def hyperparameters(self, trial: TrialConfig) -> dict[str, Scalar]:
-        """The five, and whatever else the space names, as ``trial`` has them: what MLflow records as params."""
+        """Returns a trial's hyperparameters, its params in MLflow: the five and all others that the space names."""
         names = [*ALIASES, *(n for n in self.space if n not in ALIASES)]
         sections = {"model": trial.model, "guidance": dict(trial.guidance), "training": dict(trial.training)}
         values = {}
@@ -150,25 +164,25 @@ class StudyConfig(Section):
 
     @property
     def import_paths(self) -> dict[str, str]:
-        """The user's own: key path -> import path."""
+        """The user's own objects: key path -> import path."""
         named = {"model.name": self.model.name, "data.name": self.data.name, "task.loss": self.task.loss or ""}
         named |= {f"task.metrics.{name}": path for name, path in self.task.metrics.items()}
         return {key: path for key, path in named.items() if ":" in path}
 
     def identity(self) -> dict[str, Any]:
-        """What two runs of one study must agree on, flat: key path -> value."""
+        """Returns the values on which two runs of a study must agree: key path -> value."""
         return _flat(self.model_dump(mode="json", exclude=MUTABLE))
 
     def changes(self, now: StudyConfig) -> list[str]:
-        """The key paths that two runs of one study must agree on and in which ``now`` differs."""
+        """Returns the key paths of `identity` in which ``now`` differs."""
         old, new = self.identity(), now.identity()
         return [key for key in {**old, **new} if old.get(key) != new.get(key)]
 
     def require_agreement(self, now: StudyConfig) -> None:
-        """Refuses to go on with a study of the same name that asks another question.
+        """Raises if a study of the same name differs.
 
         Raises:
-            ConfigError: all that differs, and what to do instead.
+            ConfigError: lists all differences, and says what to do instead.
         """
         changed = self.changes(now)
         if not changed:

@@ -1,7 +1,4 @@
-"""Reads a study file: YAML 1.2, then the command line's overrides, then validation with every problem at once.
-
-And writes one.
-"""
+"""Reads and writes study files: YAML 1.2, then the command line's overrides, then validation of everything at once."""
 
 from __future__ import annotations
 
@@ -23,8 +20,12 @@ from .study_config import StudyConfig
 def read_yaml(text: str, source: str) -> dict[str, Any]:
     """Reads YAML 1.2.
 
+    Example:
+        >>> read_yaml("training: {lr: 1e-3}", "study.yaml")
+        {'training': {'lr': 0.001}}
+
     Raises:
-        ConfigError: a syntax error, with its line, or a document that is not a mapping.
+        ConfigError: the text has a syntax error (the message has its line), or is not a mapping.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -46,8 +47,8 @@ def read_file(path: Path, source: str) -> dict[str, Any]:
     """Reads a study file.
 
     Raises:
-        SweepError: it cannot be read, or is not UTF-8.
-        ConfigError: as for `read_yaml`.
+        SweepError: the file cannot be read, or is not UTF-8.
+        ConfigError: the text has a syntax error, or is not a mapping.
     """
     data = b""
     try:
@@ -63,16 +64,16 @@ def read_file(path: Path, source: str) -> dict[str, Any]:
 
 
 def override(raw: dict[str, Any], assignments: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Applies ``--set key=value`` options: a key path, or the name of a hyperparameter, which is then fixed.
+    """Applies ``--set key=value`` options; a key is a path, or the name of a hyperparameter, which is then fixed.
 
     Returns:
-        The study with all options that can be applied, and what is wrong with the others, one sentence a problem.
+        The study with all options that can be applied, and a sentence for each of the others.
     """
     raw = copy.deepcopy(raw)
     values, problems = assigned(assignments)
     for key, value in values:
         space, model = raw.setdefault("space", {}), raw.get("model")
-        if key in ("depth", "width") and isinstance(model, dict) and key in model:
+        if key in ("depth", "width") and isinstance(model, dict) and model.get(key) is not None:
             model[key] = value
         elif isinstance(space, dict) and (key in ALIASES or key in space):
             space[key] = value
@@ -82,7 +83,7 @@ def override(raw: dict[str, Any], assignments: list[str]) -> tuple[dict[str, Any
 
 
 def assigned(assignments: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:
-    """The keys and values of ``--set key=value`` options, in order, and what is wrong with the others."""
+    """Returns the keys and values of ``--set key=value`` options, in order, and a sentence for each malformed one."""
     values, problems = [], []
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
@@ -97,7 +98,7 @@ def assigned(assignments: list[str]) -> tuple[list[tuple[str, Any]], list[str]]:
 
 
 def extend(raw: dict[str, Any], trials: int | None, design: int) -> None:
-    """Sets the trials in total, and adds design trials to them."""
+    """Sets the number of trials, and adds design trials to it."""
     search = raw.setdefault("search", {})
     if isinstance(search, dict):
         if trials is not None:
@@ -108,7 +109,7 @@ def extend(raw: dict[str, Any], trials: int | None, design: int) -> None:
 
 
 def _path(key: str) -> list[str]:
-    """Splits a key path; below ``space`` the names of hyperparameters hold dots themselves."""
+    """Splits a key path; below ``space``, names of hyperparameters contain dots themselves."""
     if not key.startswith("space."):
         return key.split(".")
     name, _, end = key.removeprefix("space.").rpartition(".")
@@ -130,7 +131,13 @@ def _assign(tree: Any, path: list[str], value: object) -> bool:
 
 
 def parse_study(raw: Mapping[str, Any]) -> tuple[StudyConfig | None, list[str]]:
-    """Validates a study; returns it, or None and what is wrong with it, one sentence a problem."""
+    """Validates a study; returns the config, or None and a sentence for each problem.
+
+    Example:
+        >>> config, problems = parse_study({"name": "mine", "model": {"name": "mlp"}, "data": {"nam": "digits"}})
+        >>> config, problems[:2]  # doctest: +ELLIPSIS
+        (None, ['data.name: required', 'data.nam: unknown key (did you mean name?); allowed: name, folder, ...'])
+    """
     try:
         return StudyConfig.model_validate(raw), []
     except ValidationError as error:
@@ -138,7 +145,7 @@ def parse_study(raw: Mapping[str, Any]) -> tuple[StudyConfig | None, list[str]]:
 
 
 def to_yaml(config: StudyConfig) -> str:
-    """The study file that gives this config."""
+    """Returns a study file with this config."""
     from ruamel.yaml import YAML
 
     raw = config.model_dump(mode="json", exclude_defaults=True)
@@ -158,18 +165,18 @@ _BUILTIN = Path(__file__).parents[1] / "builtin"
 
 
 def built_in(name: str) -> Path | None:
-    """The study file that ships with the package under this name, if any."""
+    """Returns the built-in study file of this name, or None."""
     path = _BUILTIN / f"{name}.yaml"
     return path if re.fullmatch(r"[\w.-]+", name) and path.is_file() else None
 
 
 def built_in_names() -> list[str]:
-    """The names of the study files that ship with the package."""
+    """Returns the names of the built-in study files."""
     return sorted(p.stem for p in _BUILTIN.glob("*.yaml"))
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of study files."""
+    """Returns the JSON Schema of study files."""
     schema = StudyConfig.model_json_schema()
     presets = {"enum": ["default", "paper"]}
     schema["properties"]["guidance"] = {

@@ -1,6 +1,6 @@
-"""The user's own model, data, loss and metrics: named ``package.module:attribute``, found here, sent to the workers.
+"""Imports the user's own model, data, loss and metrics (``package.module:attribute``), and lists their files.
 
-They are looked for among the installed packages, in the current folder and beside the study file.
+They are searched for among the installed packages, in the current folder and beside the study file.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
 from .errors import nearest
 
-PACKAGE = "sweep"  # ours: models, losses and cluster are imported below it, so that a user's may have these names
+PACKAGE = "sweep"  # this program, which imports its models, losses and cluster below this name
+SHARED_NAMES = ("models", "losses", "cluster", "tests")  # top-level folders of this project that a user may have too
 _PROJECT = Path(__file__).resolve().parents[2]
 _LIBRARY = Path(sysconfig.get_paths()["stdlib"]).resolve()
 
@@ -25,16 +27,16 @@ _folders: list[Path] = []
 
 
 class ImportPathError(ValueError):
-    """An import path that leads to nothing, or a module that fails: in the user's file and line."""
+    """An import path without a target, or a module that fails; the message has the user's file and line."""
 
 
 def is_import_path(name: str) -> bool:
-    """Whether a name in a study file is an import path, rather than one of ours."""
+    """Returns True if a name in a study file is an import path, not a built-in name."""
     return ":" in name
 
 
 def search_in(*folders: Path) -> None:
-    """Makes `imported` look in these folders too, after all others."""
+    """Adds folders in which `import_object` searches, after all others."""
     for folder in folders:
         resolved = folder.resolve()
         if resolved.is_dir() and resolved not in _folders:
@@ -42,15 +44,19 @@ def search_in(*folders: Path) -> None:
 
 
 def search_folders() -> list[str]:
-    """The folders given to `search_in`."""
+    """Returns the folders that were added by `search_in`."""
     return [str(folder) for folder in _folders]
 
 
 def import_object(path: str) -> Any:
-    """Returns what an import path names.
+    """Returns the object that an import path names.
+
+    Example:
+        >>> import_object("json:dumps")([1])
+        '[1]'
 
     Raises:
-        ImportPathError: not an import path, no such module or attribute, or an error while importing: with its place.
+        ImportPathError: the path is malformed, has no target, or its module raises; the message has the place.
     """
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", path):
         raise ImportPathError(
@@ -77,11 +83,22 @@ def import_object(path: str) -> Any:
     return found
 
 
+class _UserFirst:
+    """A finder that prefers a user's `models`, `losses`, `cluster` and `tests` to this project's."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, _target: object = None) -> ModuleSpec | None:
+        """Searches sys.path without the folder of this project; None leaves the search to the other finders."""
+        if path is not None or name not in SHARED_NAMES:
+            return None
+        return PathFinder.find_spec(name, [entry for entry in sys.path if Path(entry or ".").resolve() != _PROJECT])
+
+
 def _extend_path() -> None:
-    """Puts the search folders last, but before the place of this program, whose `models` would hide a user's."""
-    ours = [number for number, entry in enumerate(sys.path) if Path(entry or ".").resolve() == _PROJECT]
-    end = min(ours, default=len(sys.path))
-    sys.path[end:end] = [str(folder) for folder in _folders if str(folder) not in sys.path]
+    """Appends the search folders to sys.path, and lets a user's folders win over this project's of the same name."""
+    sys.path.extend(str(folder) for folder in _folders if str(folder) not in sys.path)
+    if _UserFirst not in sys.meta_path:
+        sys.meta_path.insert(0, _UserFirst)
 
 
 def _not_found(path: str, missing: str) -> str:
@@ -92,7 +109,7 @@ def _not_found(path: str, missing: str) -> str:
 
 
 def user_error_location(error: BaseException) -> str:
-    """File and line of an error in the user's own code, the last one there, and what it says; never a file of ours."""
+    """Returns file and line of an error in the user's code (the innermost frame), and its message; no file of ours."""
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
@@ -102,7 +119,7 @@ def user_error_location(error: BaseException) -> str:
 
 
 def _is_theirs(file: str) -> bool:
-    """Whether a file is neither ours, nor of an installed package, nor of Python."""
+    """Returns True if a file belongs neither to us, nor to an installed package, nor to Python."""
     path = Path(file)
     if file.startswith("<") or "site-packages" in path.parts or path.is_relative_to(_LIBRARY):
         return False
@@ -114,7 +131,7 @@ def _is_ours(file: str) -> bool:
 
 
 def source_of(path: str) -> bytes:
-    """The text of all files of the package, or of the file, that an import path leads to; empty where there is none."""
+    """Returns the text of all files of the package or module that an import path leads to; empty if it has none."""
     import_object(path)
     files = [
         file
@@ -125,14 +142,14 @@ def source_of(path: str) -> bytes:
 
 
 def packages() -> list[str]:
-    """Returns the folder of this program: what workers on another machine need of it."""
+    """Returns the folder of this program, which workers on other machines need."""
     return [str(_PROJECT / PACKAGE)]
 
 
 def modules_to_send() -> list[str]:
-    """Packages and single files of the search folders that have been imported: what workers elsewhere need.
+    """Returns the imported packages and files of the search folders, which workers on other machines need.
 
-    Installed packages are not among them; where there are several machines, those are installed on each.
+    Installed packages are not among them: they must be installed on every machine.
     """
     found = set()
     for name, module in list(sys.modules.items()):
@@ -143,7 +160,7 @@ def modules_to_send() -> list[str]:
 
 
 def _places(module: object) -> Iterable[Path]:
-    """The folder of a package (several of a namespace package), or the file of a module."""
+    """Returns the folder of a package (all folders of a namespace package), or the file of a module."""
     folders = getattr(module, "__path__", None)
     if folders is not None:
         return [Path(folder).resolve() for folder in folders]

@@ -1,4 +1,4 @@
-"""Batches: a part of a data set in a seeded order, as float images on the device."""
+"""Yields batches: a part of a data set in a seeded order, as float images on the device."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-CROP_PADDING = 8  # pad by 1 pixel for each so many of the image's side: 4 at 32x32, 3 at 28x28, 1 at 8x8
-PREFETCH_BATCHES = 2  # batches of a stream that are decoded ahead of the one in use
-DRAWS = 5  # uniform random numbers that augment one image of a stream
+CROP_PADDING = 8  # pixels of the image's side per pixel of padding: 4 at 32x32, 3 at 28x28, 1 at 8x8
+PREFETCH_BATCHES = 2  # batches that are decoded ahead of the one in use
+DRAWS = 5  # uniform random numbers that augment one image file
 
 
 class DataPart(Protocol):
-    """Images and their labels, wherever they are."""
+    """Images and their labels, in memory or in files."""
 
     @property
     def size(self) -> int:
-        """How many images."""
+        """Number of images."""
 
     def to(self, device: torch.device | str) -> DataPart:
-        """The same part, resident on a device if it can be."""
+        """Returns the same part, resident on a device if its type allows that."""
 
     def first(self, count: int) -> DataPart:
-        """The beginning of the stored order."""
+        """Returns the first ``count`` images of the stored order."""
 
     def uint8_batches(
         self, size: int, device: torch.device | str, shuffle: torch.Generator | None, augment: Sequence[str]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once with its label, on the device, as `batches` says; images are uint8."""
+        """Yields every image once with its label, on the device; arguments as in `batches`, images are uint8."""
 
 
 class ArrayPart(NamedTuple):
-    """A part that is an array, in memory or mapped.
+    """A part whose images are one array, in memory or memory-mapped.
 
     Attributes:
         images: uint8 [N, C, H, W].
@@ -52,28 +52,28 @@ class ArrayPart(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many images."""
+        """Number of images."""
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> ArrayPart:
-        """The same part, resident on a device; on the CPU it stays the memory map."""
+        """Returns the same part, resident on a device; on the CPU it stays the memory map."""
         return ArrayPart(self.images.to(device), self.labels.to(device))
 
     def first(self, count: int) -> ArrayPart:
-        """The beginning of the stored order."""
+        """Returns the first ``count`` images of the stored order."""
         return ArrayPart(self.images[:count], self.labels[:count])
 
     def uint8_batches(
         self, size: int, device: torch.device | str, shuffle: torch.Generator | None, augment: Sequence[str]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `Part`."""
+        """Yields as `DataPart.uint8_batches` says."""
         images, labels = self
         order = None if shuffle is None else torch.randperm(len(labels), generator=shuffle).to(images.device)
         for start in range(0, len(labels), size):
             part = slice(start, start + size)
             if order is None:
                 x, y = images[part], labels[part]
-            else:  # index_select copies whole images: 15 times as fast as images[index] on a CPU
+            else:  # index_select copies whole images: on a CPU 15 times as fast as images[index]
                 x, y = images.index_select(0, order[part]), labels.index_select(0, order[part])
             x, y = x.to(device), y.to(device)
             yield (_augment(x, augment, shuffle) if augment else x), y
@@ -81,14 +81,14 @@ class ArrayPart(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamedPart:
-    """A part whose images are files, decoded in each epoch anew: a few batches of them are in memory.
+    """A part whose images are files. They are decoded in each epoch, and only a few batches are in memory.
 
-    Threads decode (it needs no interpreter lock), as many as the trial has: unlike processes they start at once, share
-    their memory with the trial, and end with it.
+    The trial's threads decode, because decoding releases the interpreter lock. Unlike processes, threads start at once,
+    share memory with the trial and end with it.
 
     Attributes:
-        inputs: what `load` finds each image by, [N].
-        labels: of each image, or what `load` finds its mask by, [N].
+        inputs: key of each image for `load`, [N].
+        labels: label of each image, or key of its mask for `load`, [N].
         load: (input, label, augmentations, random numbers) -> image, uint8 [C, H, W], and label, [] or [H, W].
     """
 
@@ -98,21 +98,21 @@ class StreamedPart:
 
     @property
     def size(self) -> int:
-        """How many images."""
+        """Number of images."""
         return len(self.inputs)
 
-    def to(self, device: torch.device | str) -> StreamedPart:  # noqa: ARG002 (see Part)
-        """The same stream: it stays where the files are."""
+    def to(self, device: torch.device | str) -> StreamedPart:  # noqa: ARG002 (see DataPart)
+        """Returns itself: the files stay on disk."""
         return self
 
     def first(self, count: int) -> StreamedPart:
-        """The beginning of the stored order."""
+        """Returns the first ``count`` images of the stored order."""
         return StreamedPart(self.inputs[:count], self.labels[:count], self.load)
 
     def uint8_batches(
         self, size: int, device: torch.device | str, shuffle: torch.Generator | None, augment: Sequence[str]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `Part`. What happens to an image is drawn here, so that it does not depend on the threads."""
+        """Yields as `DataPart.uint8_batches` says; draws all randomness here, so the threads' order does not matter."""
         order = torch.arange(self.size) if shuffle is None else torch.randperm(self.size, generator=shuffle)
         ahead: deque[list[Future[tuple[Tensor, Tensor]]]] = deque()
         pool = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="decode")
@@ -149,26 +149,33 @@ def batches(
     augment: Sequence[str] = (),
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of float batches; the last may be smaller.
+    """Yields one epoch of float batches; the last may be smaller.
 
-    All randomness comes from ``shuffle``, drawn on the CPU, so an epoch is the same on every device and continues
-    from a saved generator state.
+    All randomness is drawn from ``shuffle`` on the CPU. So an epoch is the same on every device, and it continues from
+    a saved generator state.
 
     Args:
-        part: images and labels; resident on the device (``Part.to``) they are not copied again.
+        part: images and labels; they are not copied again if they are on the device (`DataPart.to`).
         batch_size: images per batch.
-        device: where the batches go.
-        shuffle: CPU generator of the order and the augmentation; None keeps the stored order.
-        scale: the stored value that becomes 1.0.
-        augment: ``crop`` shifts each image by up to an eighth of its side, zeros moving in (of a stream, it takes a
-            random window: `images.resize`); ``flip`` mirrors every second one, at random. A mask goes with its image.
-        normalize: mean and standard deviation per channel, of images in [0, 1]; None leaves them in [0, 1].
+        device: device of the batches.
+        shuffle: CPU generator for the order and the augmentation; None keeps the stored order.
+        scale: stored value that becomes 1.0.
+        augment: ``crop`` shifts each image by up to an eighth of its side and fills with zeros (image files: a random
+            window, see `images.resize`); ``flip`` mirrors with probability 1/2. A mask moves with its image.
+        normalize: mean and standard deviation of each channel, for images in [0, 1]; None leaves them in [0, 1].
+
+    Example:
+        >>> part = ArrayPart(torch.full((3, 1, 2, 2), 255, dtype=torch.uint8), torch.tensor([0, 1, 2]))
+        >>> for images, labels in batches(part, batch_size=2, device="cpu", shuffle=None, scale=255):
+        ...     print(list(images.shape), float(images.max()), labels.tolist())
+        [2, 1, 2, 2] 1.0 [0, 1]
+        [1, 1, 2, 2] 1.0 [2]
 
     Yields:
         Images, float32 [B, C, H, W], and labels, int64 [B], or masks, int64 [B, H, W].
 
     Raises:
-        ValueError: augmentation without a generator.
+        ValueError: ``augment`` is given without ``shuffle``.
     """
     if augment and shuffle is None:
         raise ValueError(f"augment = {augment!r}: needs a generator in shuffle to draw from")
@@ -180,7 +187,7 @@ def batches(
 
 
 def _augment(x: Tensor, augment: Sequence[str], generator: torch.Generator | None) -> Tensor:
-    """Shift and mirror each image of a batch [B, C, H, W] at random."""
+    """Shifts and mirrors each image of a batch [B, C, H, W] at random."""
     batch, _, height, width = x.shape
     if "crop" in augment:
         pad = min(height, width) // CROP_PADDING

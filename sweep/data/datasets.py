@@ -1,6 +1,7 @@
-"""The data sets that have a name: what is known of each without reading it, and how it is read into uint8 arrays.
+"""The built-in data sets that fit into memory: their info, and how each is read into uint8 arrays.
 
-A reader knows one data set: `data.prepare` writes what it reads to the cache, `data.load` maps and cuts that.
+A reader reads one data set. `loading.prepare_dataset` writes its arrays to the cache; `loading.load_dataset` maps and
+cuts them.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from ..config.errors import DataError, MissingDataError
-from ..config.filesystem import is_remote
-from ..config.locks import FileLock
+from ..config.filesystem import AnyPath, is_remote
 from .batches import ArrayPart, DataPart
-from .s3_mirror import mirrored
+from .s3_mirror import mirror_locally
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,24 +37,24 @@ if TYPE_CHECKING:
 
 CUT_SEED = 20231108
 NETWORK_TIMEOUT = 10.0  # seconds without an answer
-TEST_FRACTION = 0.2  # of a set that brings no test part
+TEST_FRACTION = 0.2  # share of a data set without a test part that is cut off as one
 UNREADABLE = (OSError, HTTPException, RuntimeError, ValueError, AssertionError, EOFError, tarfile.TarError)
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """What is known of a data set before it is prepared.
+    """The info of a data set that is available before it is prepared.
 
     Attributes:
-        in_shape: an image, [C, H, W].
+        in_shape: shape of an image, [C, H, W].
         num_classes: labels are 0 .. num_classes - 1.
         num_train: images of the training part, the validation part included.
         num_test: images of the test part.
         scale: the stored value that stands for 1.0.
-        mean: per channel, of training images in [0, 1].
-        std: per channel, of training images in [0, 1].
-        targets: whether each image has a label, or each of its pixels (a mask).
-        num_val: images of a validation part that the set brings; 0 where that is cut from the training part.
+        mean: mean of each channel of the training images, scaled to [0, 1].
+        std: standard deviation of each channel of the training images, scaled to [0, 1].
+        targets: ``labels`` if each image has a label, ``masks`` if each pixel has one.
+        num_val: images of the data set's own validation part; 0 if it is cut from the training part.
     """
 
     in_shape: tuple[int, int, int]
@@ -68,36 +69,36 @@ class DatasetInfo:
 
 
 class Reader(Protocol):
-    """One data set, as the study file names it.
+    """The reader of one data set.
 
     Attributes:
-        options: the keys of ``data`` that it takes beside those that every set takes.
-        required: those of them that it cannot do without.
+        options: keys of ``data`` that it accepts, beside `loading.COMMON`.
+        required: those of the options that must be given.
     """
 
     options: ClassVar[tuple[str, ...]]
     required: ClassVar[tuple[str, ...]]
 
-    def __init__(self, config: DataConfig, root: Path):
-        """Finds the set; below ``root``, if it is one of files."""
+    def __init__(self, config: DataConfig, root: AnyPath):
+        """Finds the data set, below ``root`` if it consists of files."""
 
     @property
     def info(self) -> DatasetInfo:
-        """What a model, and the cut into parts, need to know."""
+        """The info that models and the cut into parts need."""
 
     @property
     def key(self) -> str:
-        """The set's folder in the cache; another one for other content."""
+        """Name of the folder in the cache; it changes with the content."""
 
     def read(self) -> dict[str, Arrays]:
-        """Returns ``train``, ``test`` and perhaps ``val`` as they are to be stored; every run of ``train`` is balanced.
+        """Returns ``train``, ``test`` and, if there is one, ``val``, ready to be stored; ``train`` in stratified order.
 
         Raises:
-            DataError: missing or unreadable: which files, and what to do.
+            DataError: files are missing or unreadable; the message names them and says what to do.
         """
 
     def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> DataPart:
-        """Returns stored arrays, or a run of them, as something that batches can be taken from."""
+        """Returns a part that yields batches of stored arrays, or of a slice of them."""
 
 
 IN_TORCHVISION: dict[str, tuple[str, DatasetInfo]] = {
@@ -115,18 +116,18 @@ IN_TORCHVISION: dict[str, tuple[str, DatasetInfo]] = {
 
 
 class Digits:
-    """Scikit-learn's digits, 0 .. 16; they have no test part, so that we cut one."""
+    """Scikit-learn's digits, pixel values 0 to 16; they have no test part, so one is cut off."""
 
     info = DatasetInfo((1, 8, 8), 10, 1438, 359, 16, (0.3049,), (0.3760,))
     key = "digits"
     options: ClassVar[tuple[str, ...]] = ()
     required: ClassVar[tuple[str, ...]] = options
 
-    def __init__(self, _config: DataConfig, _root: Path):
+    def __init__(self, _config: DataConfig, _root: AnyPath):
         pass
 
     def read(self) -> dict[str, Arrays]:
-        """Reads the package's own file: importing scikit-learn for it takes longer than starting Ray."""
+        """Reads the package's file directly, because importing scikit-learn takes longer than starting Ray."""
         package = find_spec("sklearn")
         if package is None or package.origin is None:
             raise DataError("digits: scikit-learn, which holds them, is not installed: pip install scikit-learn")
@@ -138,27 +139,27 @@ class Digits:
         return {"train": (images[:cut], labels[:cut]), "test": (images[cut:], labels[cut:])}
 
     def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> ArrayPart:
-        """The mapped arrays."""
+        """Returns the mapped arrays as tensors."""
         return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
 
 
 class InTorchvision:
-    """A set of ``torchvision.datasets``, downloaded when it is not under the root."""
+    """A data set of ``torchvision.datasets``, downloaded if it is not below the root."""
 
     options: ClassVar[tuple[str, ...]] = ()
     required: ClassVar[tuple[str, ...]] = options
 
-    def __init__(self, config: DataConfig, root: Path):
+    def __init__(self, config: DataConfig, root: AnyPath):
         self.key, self._root = config.name, root
         self._class, self.info = IN_TORCHVISION[config.name]
 
     def read(self) -> dict[str, Arrays]:
         """Reads, or downloads, both parts."""
-        from torchvision import datasets  # here, since it takes a second and workers never need it
+        from torchvision import datasets  # here, because it takes a second and workers never need it
 
         cls = getattr(datasets, self._class)
         below, files = self._expected(cls)
-        root, place = mirrored(self._root, below), f"The folder is set by SWEEP_DATA (now {self._root})."
+        root, place = mirror_locally(self._root, below), f"The folder is set by SWEEP_DATA (now {self._root})."
         folder = root / below
         missing = [file for file in files if not (folder / file).is_file()]
         if missing and is_remote(self._root):
@@ -170,8 +171,8 @@ class InTorchvision:
                 stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # torchvision prints failed mirrors
                 if missing:
                     root.mkdir(parents=True, exist_ok=True)
-                    stack.enter_context(FileLock(root / f".{self.key}.lock").held())  # whoever waited finds the files
-                else:  # a download mends what one before has left half-written
+                    stack.enter_context(FileLock(root / f".{self.key}.lock"))  # a process that waited finds the files
+                else:  # a download repairs half-written files itself
                     _refuse_damaged(self.key, cls, self._root / below, folder)
                 parts = [cls(root, train=train, download=bool(missing)) for train in (True, False)]
         except UNREADABLE as error:
@@ -192,25 +193,28 @@ class InTorchvision:
         return {"train": (train[0][order], train[1][order]), "test": test}
 
     def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> ArrayPart:
-        """The mapped arrays."""
+        """Returns the mapped arrays as tensors."""
         return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
 
     def _expected(self, cls: Any) -> tuple[str, list[str]]:
-        """The folder below the root, and the files in it, from which a torchvision class reads."""
+        """Returns the folder below the root, and the names of the files in it, that a torchvision class reads."""
         if hasattr(cls, "base_folder"):  # CIFAR
             files = [file for file, _ in (*cls.train_list, *cls.test_list)]
             return cls.base_folder, [*files, cls.meta["filename"]]
         return f"{cls.__name__}/raw", [url.removesuffix(".gz") for url, _ in cls.resources]
 
 
-def _refuse_damaged(key: str, cls: Any, shown: Path, folder: Path) -> None:
-    """Looks at all files: by the MD5 that torchvision knows, or the size that they say they have.
+def _refuse_damaged(key: str, cls: Any, shown: AnyPath, folder: Path) -> None:
+    """Checks all files, by the MD5 that torchvision lists or by the size in their header.
 
     Args:
-        shown: the folder as the user knows it.
+        key: name of the data set.
+        cls: torchvision's class.
+        shown: the folder that messages name.
+        folder: the local folder with the files.
 
     Raises:
-        DataError: names the files, what was expected and what was found.
+        DataError: a file differs; the message names it, the expected and the found value.
     """
     if hasattr(cls, "base_folder"):  # CIFAR
         known = [*cls.train_list, *cls.test_list, [cls.meta["filename"], cls.meta["md5"]]]
@@ -226,7 +230,10 @@ def _refuse_damaged(key: str, cls: Any, shown: Path, folder: Path) -> None:
 
 
 def _cut_off(path: Path) -> str | None:
-    """What is wrong with the length of a file in MNIST's format: a number for its kind, one for each axis, bytes."""
+    """Returns how the length of a file in MNIST's format differs from its header, or None.
+
+    The header is four bytes, the last of them the number of axes, and four bytes for the length of each axis.
+    """
     with path.open("rb") as file:
         kind = file.read(4)
         axes = [int.from_bytes(file.read(4)) for _ in range(kind[3] if len(kind) == 4 else 0)]
@@ -235,13 +242,18 @@ def _cut_off(path: Path) -> str | None:
 
 
 def stratified_order(labels: NDArray[Any]) -> NDArray[np.intp]:
-    """A fixed random order in which every run of images has the classes in the proportions of the whole.
+    """Returns a fixed random order in which any contiguous slice has the class proportions of the whole.
 
-    The image of random rank r (0, 1, ...) among the n of its class is put at (r + 1/2) / n of the way, so that a
-    beginning of m images out of N has m n / N of that class, to within 1/2 + (number of classes) n / 2 N.
+    The image of random rank r (0, 1, ...) among the n images of its class is placed at the fraction (r + 1/2) / n of
+    the order. So the first m of N images contain m n / N of that class, to within 1/2 + (number of classes) n / 2 N.
 
     Args:
         labels: class of each image, int [N].
+
+    Example:
+        >>> labels = np.array([0, 0, 0, 0, 1, 1])
+        >>> labels[stratified_order(labels)].tolist()
+        [0, 1, 0, 0, 1, 0]
 
     Returns:
         Indices into ``labels``, int [N].
@@ -255,5 +267,5 @@ def stratified_order(labels: NDArray[Any]) -> NDArray[np.intp]:
 
 
 def _channels_first(images: NDArray[Any]) -> NDArray[Any]:
-    """[N, H, W] or [N, H, W, C] to [N, C, H, W]."""
+    """Returns [N, C, H, W] from [N, H, W] or [N, H, W, C]."""
     return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)

@@ -1,8 +1,8 @@
-"""Data sets that are folders of image files: one of classes (``imagefolder``), one of masks (``voc``).
+"""Data sets of image files: folders of classes (``imagefolder``), and images with masks (``voc``).
 
-A reader looks at names, sizes and times of all files whenever it is made, so that a changed folder is another set.
-What `data.prepare` stores of it is the order of the files, once they have been looked into; images are decoded as they
-are needed.
+A reader hashes the names, sizes and times of all files when it is created, so a changed folder is another data set.
+`loading.prepare_dataset` stores only the order of the files, after a check of the first ones. Images are decoded when
+a batch needs them.
 """
 
 from __future__ import annotations
@@ -22,35 +22,36 @@ from ..losses.task import IGNORED
 from .batches import StreamedPart
 from .datasets import TEST_FRACTION, DatasetInfo, stratified_order
 from .images import EXTENSIONS, decode, decode_mask, resize
-from .s3_mirror import mirrored
+from .s3_mirror import mirror_locally
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
     from torch import Tensor
 
+    from ..config.filesystem import AnyPath
     from ..config.sections import DataConfig
     from .datasets import Arrays
 
 
-# Of ImageNet's training images, as torchvision and most others take for photographs of any kind.
+# ImageNet's training images; torchvision uses these values for photographs of any kind.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-YEAR = 2012  # of VOC, as torchvision has it
-CHECKED = 10_000  # files of a part that are decoded before the first trial: the first in training order, in seconds
-NAMED = 3  # things that a message names; more are counted
+YEAR = 2012  # VOC's, as in torchvision
+CHECKED = 10_000  # files of a part that are decoded before the first trial; takes seconds
+NAMED = 3  # items that a message names; the rest is counted
 
 
 class ImageFolder:
-    """A folder for each class, as torchvision's ``ImageFolder`` has it.
+    """A folder per class, in the layout of torchvision's ``ImageFolder``.
 
-    They stand below ``train``, with ``test`` or ``val`` beside it as the test part (with both, ``val`` validates); or
-    right in the folder, of which a fifth is then the test part.
+    The class folders are below ``train``; ``test`` or ``val`` beside it is the test part (with both, ``val``
+    validates). If there is no ``train``, the class folders are in the folder itself, and a fifth is the test part.
     """
 
     options: ClassVar[tuple[str, ...]] = ("folder", "image_size")
     required: ClassVar[tuple[str, ...]] = options
 
-    def __init__(self, config: DataConfig, root: Path):
+    def __init__(self, config: DataConfig, root: AnyPath):
         self._folder, self._size = _folder(config, root), config.size
         found = {part: self._folder / part for part in ("train", "val", "test") if (self._folder / part).is_dir()}
         if found and "train" not in found:
@@ -61,8 +62,8 @@ class ImageFolder:
         problems = [] if self._classes else [f"{train} has no folders of classes: expected {train}/CLASS/*.jpg"]
         digest, counts = hashlib.blake2b(digest_size=8), dict.fromkeys(self._parts, 0)
         for part, folder in self._parts.items():
-            if strange := sorted({*_classes(folder)} - {*self._classes}):
-                problems.append(f"{folder} has classes that {train} lacks: {_some(strange)}")
+            if unknown := sorted({*_classes(folder)} - {*self._classes}):
+                problems.append(f"{folder} has classes that {train} lacks: {_some(unknown)}")
             for name in self._classes:
                 before = counts[part]
                 for entry in _images(folder / name):
@@ -81,11 +82,11 @@ class ImageFolder:
             found = [(self._below(e.path), i) for i, name in enumerate(self._classes) for e in _images(folder / name)]
             parts[part] = np.array([path for path, _ in found]), np.array([label for _, label in found], dtype=np.int64)
         parts = _ordered(parts, self.info)
-        _look_into("imagefolder", parts, lambda name: decode(self._path(name)))
+        _check_first("imagefolder", parts, lambda name: decode(self._path(name)))
         return parts
 
     def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> StreamedPart:
-        """A stream of the files."""
+        """Returns a part that decodes the files in each epoch."""
         return StreamedPart(inputs, labels, self._load)
 
     def _load(self, name: bytes, label: Any, augment: Sequence[str], draws: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -101,14 +102,14 @@ class ImageFolder:
 class VOC:
     """Images with masks, in the layout of torchvision's ``VOCSegmentation``.
 
-    The training part is the list ``train``, the test part the list ``test`` or ``val`` (with both, ``val`` validates);
-    without either a fifth is cut off. Pixels of 255 and of ``ignore_index`` count nowhere.
+    The training part is the list ``train``, the test part the list ``test`` or ``val`` (with both, ``val`` validates).
+    Without either list, a fifth of ``train`` is the test part. Labels 255 and ``ignore_index`` are ignored.
     """
 
     options: ClassVar[tuple[str, ...]] = ("folder", "image_size", "num_classes", "year", "ignore_index")
     required: ClassVar[tuple[str, ...]] = ("folder", "image_size", "num_classes")
 
-    def __init__(self, config: DataConfig, root: Path):
+    def __init__(self, config: DataConfig, root: AnyPath):
         self._folder = _folder(config, root) / "VOCdevkit" / f"VOC{config.year or YEAR}"
         self._size, self._classes, self._ignored = config.size, config.num_classes or 0, config.ignore_index
         lists = {part: self._folder / "ImageSets" / "Segmentation" / f"{part}.txt" for part in ("train", "val", "test")}
@@ -132,13 +133,13 @@ class VOC:
         self.info = _info(config, self._classes, {part: len(names) for part, names in self._names.items()}, "masks")
 
     def read(self) -> dict[str, Arrays]:
-        """Lists the pairs of each part, and looks into the first of them."""
+        """Lists the pairs of each part, and decodes the first of them."""
         parts = _ordered({part: (np.array(names),) * 2 for part, names in self._encoded().items()}, self.info)
-        _look_into("voc", parts, self._pair)
+        _check_first("voc", parts, self._pair)
         return parts
 
     def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> StreamedPart:
-        """A stream of the pairs."""
+        """Returns a part that decodes the pairs in each epoch."""
         return StreamedPart(inputs, labels, self._load)
 
     def _load(self, name: bytes, _label: Any, augment: Sequence[str], draws: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -149,17 +150,17 @@ class VOC:
         return resize(image, self._size, augment, draws), labels
 
     def _pair(self, name: bytes) -> tuple[Image.Image, Image.Image]:
-        """Raises DataError where a mask does not fit its image, or its labels not the classes."""
+        """Reads an image and its mask; raises DataError if their sizes differ or a label is out of range."""
         path = self._mask(os.fsdecode(name))
         image, mask = decode(self._image(os.fsdecode(name))), decode_mask(path)
         if image.size != mask.size:
             raise DataError(f"{path} has {mask.height} x {mask.width} pixels, its image {image.height} x {image.width}")
         labels = {label for label, count in enumerate(mask.histogram()) if count}
-        strange = labels - {*range(self._classes), self._ignored, IGNORED}
-        if strange:
+        unknown = labels - {*range(self._classes), self._ignored, IGNORED}
+        if unknown:
             ignored = " or ".join(str(i) for i in (self._ignored, IGNORED) if i is not None)
             raise DataError(
-                f"{path} has labels out of range: {_some(sorted(strange))}. With data.num_classes = {self._classes} "
+                f"{path} has labels out of range: {_some(sorted(unknown))}. With data.num_classes = {self._classes} "
                 f"they are 0 to {self._classes - 1}, or {ignored} where a pixel does not count (data.ignore_index)"
             )
         return image, mask
@@ -174,9 +175,9 @@ class VOC:
         return self._folder / "SegmentationClass" / f"{name}.png"
 
 
-def _folder(config: DataConfig, root: Path) -> Path:
-    """The data set's folder: absolute, or below the root."""
-    folder = mirrored(root, config.folder or "") / Path(config.folder or "").expanduser()
+def _folder(config: DataConfig, root: AnyPath) -> Path:
+    """Returns the data set's folder: absolute, or below the root."""
+    folder = mirror_locally(root, config.folder or "") / Path(config.folder or "").expanduser()
     if not folder.is_dir():
         raise MissingDataError(
             f"data.folder: there is no folder {folder}. Give an absolute path, or one below the data root, which is "
@@ -186,7 +187,7 @@ def _folder(config: DataConfig, root: Path) -> Path:
 
 
 def _roles(parts: dict[str, Any]) -> dict[str, Any]:
-    """What a set brings, by what it is here: where nothing else is for tests, ``val`` is."""
+    """Returns the parts by their role: without ``test``, the part ``val`` is the test part."""
     if "val" in parts and "test" not in parts:
         parts["test"] = parts.pop("val")
     return parts
@@ -195,17 +196,17 @@ def _roles(parts: dict[str, Any]) -> dict[str, Any]:
 def _info(
     config: DataConfig, classes: int, counts: Mapping[str, int], targets: Literal["labels", "masks"]
 ) -> DatasetInfo:
-    """The info of a folder, from the number of images in what it brings."""
+    """Returns the info of a folder, given the number of images in each of its parts."""
     test = counts.get("test", round(counts["train"] * TEST_FRACTION))
     train = counts["train"] - (0 if "test" in counts else test)
     return DatasetInfo((3, *config.size), classes, train, test, 255, MEAN, STD, targets, counts.get("val", 0))
 
 
 def _ordered(parts: Mapping[str, Arrays], info: DatasetInfo) -> dict[str, Arrays]:
-    """The parts in balanced order; one for tests is cut off where there is none."""
+    """Returns the parts in stratified order; cuts off a test part if there is none."""
     ordered: dict[str, Arrays] = {}
     for part, (names, labels) in parts.items():
-        # Masks have no class to balance by: any order will do.
+        # Masks have no class to balance by, so any order will do.
         order = stratified_order(labels if info.targets == "labels" else np.zeros(len(labels)))
         ordered[part] = names[order], labels[order]
     if "test" not in ordered:
@@ -214,12 +215,12 @@ def _ordered(parts: Mapping[str, Arrays], info: DatasetInfo) -> dict[str, Arrays
     return ordered
 
 
-def _look_into(kind: str, parts: Mapping[str, Arrays], look: Callable[[bytes], object]) -> None:
-    """Raises DataError that says what is wrong with the first files of each part."""
+def _check_first(kind: str, parts: Mapping[str, Arrays], read: Callable[[bytes], object]) -> None:
+    """Decodes the first files of each part; raises DataError with their problems."""
 
     def problem(name: bytes) -> str | None:
         try:
-            look(name)
+            read(name)
         except DataError as error:
             return str(error)
         return None
@@ -240,13 +241,13 @@ def _some(things: Sequence[object], separator: str = ", ") -> str:
 
 
 def _classes(folder: Path) -> list[str]:
-    """Names of the folders in a folder."""
+    """Returns the names of the folders in a folder."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _images(folder: Path | str) -> Iterator[os.DirEntry[str]]:
-    """All images in a folder and below it, in the order of their names; none where there is no such folder."""
+    """Yields all images in a folder and below it, sorted by name; none if the folder does not exist."""
     if not os.path.isdir(folder):  # noqa: PTH112 (a string as often as a Path)
         return
     with os.scandir(folder) as entries:
@@ -259,5 +260,5 @@ def _images(folder: Path | str) -> Iterator[os.DirEntry[str]]:
 
 
 def _stamp(name: bytes, stat: os.stat_result) -> bytes:
-    """What changes when a file does."""
+    """Returns bytes that change when the file does."""
     return b"%s\0%d\0%d\n" % (name, stat.st_size, stat.st_mtime_ns)

@@ -1,4 +1,4 @@
-"""One image file: decoded, and brought to the size that a network takes, with torchvision's transforms."""
+"""Decodes one image file and resizes it for the network, with torchvision's transforms."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision has them
-CROP_AREA = 0.25  # of the image, at least: crops of a twelfth, usual for 100 epochs of ImageNet, slow short trials down
-CROP_ASPECT = 4 / 3  # either way, relative to that of the size asked for
-UNREADABLE = (OSError, SyntaxError, ValueError)  # what Pillow raises
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+CROP_AREA = (
+    0.25  # smallest share of the image; the usual twelfth is for 100 epochs of ImageNet and slows short trials down
+)
+CROP_ASPECT = 4 / 3  # largest factor by which a crop's aspect differs from the target's
+UNREADABLE = (OSError, SyntaxError, ValueError)  # Pillow's errors
 
 Size = tuple[int, int]  # height, width
 
 
 def decode(path: Path) -> Image.Image:
-    """Reads an image file, in RGB.
+    """Reads an image file as RGB.
 
     Raises:
-        DataError: it cannot be read; says which file.
+        DataError: the file cannot be read; the message names it.
     """
     try:
         with Image.open(path) as image:
@@ -43,10 +45,10 @@ def decode_mask(path: Path) -> Image.Image:
     """Reads a mask: an image whose pixels are labels, or indices of a palette.
 
     Returns:
-        A grey image of the labels.
+        A grey image whose pixels are the labels.
 
     Raises:
-        DataError: it cannot be read, or is no mask; says which file.
+        DataError: the file cannot be read, or is not a mask; the message names it.
     """
     try:
         with Image.open(path) as image:
@@ -54,23 +56,29 @@ def decode_mask(path: Path) -> Image.Image:
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read as a mask ({error})") from None
     if mode not in ("L", "P"):
-        raise DataError(f"{path} is no mask: its pixels must be labels or indices of a palette, not {mode}")
+        raise DataError(f"{path} is not a mask: its pixels must be labels or indices of a palette, not {mode}")
     return Image.fromarray(labels)
 
 
 def resize(
     image: Image.Image, size: Size, augment: Sequence[str], draws: Sequence[float], *, mask: bool = False
 ) -> Tensor:
-    """Cuts a window out of an image and brings it to a size; an image and its mask alike, given the same draws.
+    """Cuts a window out of an image and resizes it; an image and its mask are treated alike if the draws are equal.
 
-    The window is the largest in the middle that has the right aspect. With ``crop`` it is a random one, as in
-    torchvision's ``RandomResizedCrop`` (Szegedy et al., 2014); with ``flip`` every second one is mirrored.
+    The window is the largest centred one with the target's aspect. With ``crop`` it is a random one, as in
+    torchvision's ``RandomResizedCrop`` (Szegedy et al., 2014). With ``flip`` the image is mirrored with
+    probability 1/2.
 
     Args:
         image: RGB, or grey.
-        size: height and width of the result.
-        draws: uniform numbers in [0, 1) that stand for all randomness: area, aspect, down, right, flip; or none.
-        mask: whether pixels are labels, of which there is no mean.
+        size: height and width of the result, in pixels.
+        augment: ``crop``, ``flip``, both or none.
+        draws: uniform numbers in [0, 1): area, aspect, down, right, flip; empty without augmentation.
+        mask: pixels are labels, so they are not interpolated.
+
+    Example:
+        >>> resize(Image.new("RGB", (40, 30)), (16, 16), (), ()).shape
+        torch.Size([3, 16, 16])
 
     Returns:
         uint8 [C, *size].
@@ -88,7 +96,7 @@ def resize(
 
 
 def _window(height: int, width: int, size: Size, draws: Sequence[float] | None) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the window, in pixels."""
+    """Returns top, left, height and width of the window, in pixels."""
     aspect, down, right = size[1] / size[0], 0.5, 0.5
     if draws is None:
         rows, columns = (height, height * aspect) if height * aspect <= width else (width / aspect, width)

@@ -1,22 +1,21 @@
-"""The way to a data set: ``reader`` finds it, ``prepare`` stores it once per machine, ``load`` maps and cuts it.
+"""Loads a data set: `find_reader` finds it, `prepare_dataset` stores it once per machine, `load_dataset` maps it.
 
-The training part is stored in an order of which every run is class-balanced, so that each cut is a slice: trials share
-one copy in the page cache, and the cut is the same on every machine and for every training size.
+The training part is stored in stratified order, so any contiguous slice is class-balanced. Trials share one copy in the
+page cache, and the cut into training and validation images is the same on every machine.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
+from filelock import FileLock
 
 from ..config.errors import DataError
-from ..config.filesystem import ObjectStoreUnavailableError, local_path
-from ..config.locks import FileLock
+from ..config.filesystem import ObjectStoreUnavailableError, local_path, write_atomically
 from ..config.user_code import is_import_path
 from .datasets import DatasetInfo, Digits, InTorchvision, Reader
 from .image_folders import VOC, ImageFolder
@@ -28,9 +27,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ..config.filesystem import AnyPath
     from ..config.sections import DataConfig
     from .batches import DataPart
 
+
+logger = logging.getLogger(__name__)
 
 DATASETS: dict[str, type[Reader]] = {
     "digits": Digits,
@@ -41,12 +43,12 @@ DATASETS: dict[str, type[Reader]] = {
     "imagefolder": ImageFolder,
     "voc": VOC,
 }
-COMMON = ("name", "train_size", "val_fraction", "augment")  # keys of ``data`` that every set takes
+COMMON = ("name", "train_size", "val_fraction", "augment")  # keys of ``data`` that every data set accepts
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The parts of a data set; the test part is not opened before it is asked for."""
+    """The parts of a data set; the test part is opened on first access."""
 
     info: DatasetInfo
     train: DataPart
@@ -56,20 +58,20 @@ class Dataset:
 
     @cached_property
     def test(self) -> DataPart:
-        """The test part, which nothing but a final test may look at."""
+        """The test part, for a final test only."""
         return self.reader.part(*_open(self.cache / self.reader.key, "test"))
 
 
-def reader(config: DataConfig, root: Path, cache: Path | None = None) -> Reader:
-    """Finds the data set that a study file names.
+def find_reader(config: DataConfig, root: AnyPath, cache: AnyPath | None = None) -> Reader:
+    """Returns the reader of the data set that a study file names.
 
     Args:
-        config: the study's.
+        config: section ``data`` of the study.
         root: folder of the data sets, in torchvision's layout.
-        cache: where a set of the user's own may be known already; None reads it anew.
+        cache: folder that may hold the info of a user's own data set; None reads that data set again.
 
     Raises:
-        DataError: no data set has this name, it lacks an option, or its folder holds no such set.
+        DataError: the name is unknown, a required option is missing, or the folder holds no such data set.
     """
     own = is_import_path(config.name)
     if config.name not in DATASETS and not own:
@@ -77,25 +79,28 @@ def reader(config: DataConfig, root: Path, cache: Path | None = None) -> Reader:
     if problems := check_options(config.name, [key for key, value in config if value is not None]):
         raise DataError("; ".join(problems))
     if own:
-        return OwnData(config, root).remembered(local_path(cache)) if cache else OwnData(config, root)
+        data = OwnData(config, root)
+        if cache:
+            data.load_info(local_path(cache))
+        return data
     return DATASETS[config.name](config, root)
 
 
 def check_options(name: str, given: Iterable[str]) -> list[str]:
-    """What is wrong with the keys of ``data`` that a study file gives for a data set."""
+    """Returns the problems with the keys of ``data``: unknown options, and required ones that are missing."""
     kind = DATASETS.get(name, OwnData)
     known = [*COMMON, *kind.options]
-    strange = [key for key in given if key not in known]
-    return [f"data.{key}: {name} has no such option; it has {', '.join(known)}" for key in strange] + [
+    unknown = [key for key in given if key not in known]
+    return [f"data.{key}: {name} has no such option; it has {', '.join(known)}" for key in unknown] + [
         f"data.{key}: required for {name}" for key in kind.required if key not in given
     ]
 
 
 def split_sizes(config: DataConfig, info: DatasetInfo) -> tuple[int, int]:
-    """Numbers of training and validation images, without reading the set.
+    """Returns the numbers of training and validation images, without reading the data set.
 
     Raises:
-        DataError: a fraction or a training size that the set cannot have.
+        DataError: the data set is too small for the fraction or the training size.
     """
     total, fraction, size = info.num_train, config.val_fraction, config.train_size
     num_val = info.num_val or (round(total * fraction) if 0 < fraction < 1 else 0)
@@ -109,21 +114,30 @@ def split_sizes(config: DataConfig, info: DatasetInfo) -> tuple[int, int]:
     return size or available, num_val
 
 
-def load_dataset(config: DataConfig, *, root: Path, cache: Path) -> Dataset:
-    """Opens a data set, prepared if it is not yet in the cache; images stay on disk.
+def load_dataset(config: DataConfig, *, root: AnyPath, cache: AnyPath) -> Dataset:
+    """Opens a data set, and prepares it first if the cache lacks it; images stay on disk.
 
     Args:
-        config: the study's: which set, and how much of it.
-        root: folder in torchvision's layout, read or downloaded to when the cache lacks the set.
-        cache: folder of what is prepared, one on each machine.
+        config: section ``data`` of the study.
+        root: folder in torchvision's layout; read from, or downloaded to, if the cache lacks the data set.
+        cache: folder of prepared data sets, one on each machine.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from sweep.config import DataConfig
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> digits = load_dataset(DataConfig(name="digits"), root=folder, cache=folder)
+        >>> digits.train.size, digits.val.size, digits.test.size
+        (1294, 144, 359)
 
     Raises:
-        DataError: the set is missing or unreadable, or cannot be cut so.
+        DataError: the data set is missing, unreadable, or too small for the cut.
     """
     cache = local_path(cache)
-    found = reader(config, root, cache)
+    found = find_reader(config, root, cache)
     num_train, num_val = split_sizes(config, found.info)
-    prepare(found, cache=cache)
+    prepare_dataset(found, cache=cache)
     inputs, labels = _open(cache / found.key, "train")
     train = found.part(inputs[:num_train], labels[:num_train])
     if found.info.num_val:
@@ -132,13 +146,13 @@ def load_dataset(config: DataConfig, *, root: Path, cache: Path) -> Dataset:
     return Dataset(found.info, train, val, found, cache)
 
 
-def prepare(found: Reader, *, cache: Path) -> None:
+def prepare_dataset(found: Reader, *, cache: AnyPath) -> None:
     """Writes a data set to its folder in ``cache`` as memory-mappable arrays, unless it is there.
 
-    Of several processes that want it at once, one reads or downloads it, and the others wait for that.
+    If several processes need the data set at once, one of them reads or downloads it while the others wait.
 
     Raises:
-        DataError: the set is missing and cannot be downloaded, or is unreadable: names the files and the folder.
+        DataError: the data set cannot be downloaded or read; the message names the files and the folder.
     """
     cache = local_path(cache)
     info, folder = found.info, cache / found.key
@@ -147,15 +161,16 @@ def prepare(found: Reader, *, cache: Path) -> None:
     if not all(file.is_file() for file in files):
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with FileLock(cache / f"{found.key}.lock").held():
+            with FileLock(cache / f"{found.key}.lock"):
                 if not all(file.is_file() for file in files):
+                    logger.info("%s: preparing in %s", found.key, folder)
                     _store(found, counts, folder)
         except ObjectStoreUnavailableError:
             raise
         except OSError as error:
             raise DataError(f"{found.key}: cannot write the cache {folder}: {error}") from error
     if isinstance(found, OwnData):
-        found.remember(cache)
+        found.save_info(cache)
 
 
 def _store(found: Reader, counts: Mapping[str, int], folder: Path) -> None:
@@ -165,29 +180,22 @@ def _store(found: Reader, counts: Mapping[str, int], folder: Path) -> None:
         images, labels = parts[part]
         if images.shape not in ((count,), (count, *found.info.in_shape)) or labels.shape != (count,):
             raise DataError(f"{found.key}: expected {count} {part} images, found arrays {images.shape}, {labels.shape}")
-        _write(_path(folder, part, "images"), np.ascontiguousarray(images))
-        _write(_path(folder, part, "labels"), labels)
+        _write_array(_path(folder, part, "images"), np.ascontiguousarray(images))
+        _write_array(_path(folder, part, "labels"), labels)
 
 
 def _path(folder: Path, part: str, kind: str) -> Path:
     return folder / f"{part}_{kind}.npy"
 
 
-def _write(path: Path, array: NDArray[Any]) -> None:
-    """Writes an array so that the path only ever holds a complete file."""
-    beside = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with beside.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+def _write_array(path: Path, array: NDArray[Any]) -> None:
+    """Writes an array, whole or not at all."""
+    with write_atomically(path) as beside, beside.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def _open(folder: Path, part: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Maps one part of a prepared set; copy-on-write, since torch warns of read-only arrays."""
+    """Maps one part of a prepared data set, copy-on-write because torch warns about read-only arrays."""
     try:
         return tuple(np.load(_path(folder, part, kind), mmap_mode="c") for kind in ("images", "labels"))
     except (OSError, ValueError, EOFError) as error:

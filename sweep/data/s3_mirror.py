@@ -1,79 +1,89 @@
-"""Data in object storage: each machine copies what a study's data set needs, once, and checks every file.
+"""Copies of data in object storage: each machine downloads what a study's data set needs, once, and checks every file.
 
-A copy has the size and the time of its object, by which it is known again; one process of a machine copies at a time.
+A copy has the size and the time of its object, by which later runs recognise it. One process of a machine downloads at
+a time.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from uuid import uuid4
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
 
 from ..config.errors import DataError
 from ..config.filesystem import (
-    Object,
+    AnyPath,
     ObjectStoreUnavailableError,
+    StoredObject,
     download,
+    etag_is_md5,
     is_remote,
+    list_objects,
     local_path,
-    objects,
-    tag_is_md5,
+    write_atomically,
 )
-from ..config.locks import FileLock
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 AT_ONCE = 8  # objects
+logger = logging.getLogger(__name__)
 
 
-def mirrored(root: Path, folder: str = "") -> Path:
-    """A folder of this machine with what is below a data root: the root itself, or for object storage a copy.
+def mirror_locally(root: AnyPath, folder: str = "") -> Path:
+    """Returns a local folder with the content of a data root: the root itself, or a copy of one in object storage.
 
     Args:
-        folder: all that is needed, below the root.
+        root: the data root.
+        folder: the only folder below the root that is needed.
 
     Raises:
-        DataError: there is nothing, a file is not what the store says it is, or the copy cannot be written.
+        DataError: the folder is empty, a download differs from its object, or the copy cannot be written.
     """
     if not is_remote(root):
         return root
-    if _leads_out(folder):
+    if _escapes(folder):
         raise DataError(f"data.folder: {folder} must be a folder below the data root {root} (SWEEP_DATA)")
     _copy(root, folder)
     return local_path(root) / ".mirror"
 
 
-@functools.cache  # once in a process: its trials need not ask again
-def _copy(root: Path, folder: str) -> None:
-    there, target = root / folder if folder else root, local_path(root) / ".mirror" / folder
-    found = objects(there)
+@functools.cache  # once per process: its trials need not ask again
+def _copy(root: UPath, folder: str) -> None:
+    source, target = root / folder if folder else root, local_path(root) / ".mirror" / folder
+    found = list_objects(source)
     if not found:
-        raise DataError(f"data: {there} holds no files; put the data set there, or set SWEEP_DATA to its root")
+        raise DataError(f"data: {source} holds no files; put the data set there, or set SWEEP_DATA to its root")
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with FileLock(local_path(root) / "mirror.lock").held():
-            if astray := [each.name for each in found if _leads_out(each.name)]:
-                raise DataError(f"data: {there} has objects whose names would lead out of the folder: {astray[:3]}")
-            lacking = [each for each in found if not _is_there(target / each.name, each)]
+        with FileLock(local_path(root) / "mirror.lock"):
+            if outside := [each.name for each in found if _escapes(each.name)]:
+                raise DataError(f"data: {source} has objects whose names would lead out of the folder: {outside[:3]}")
+            lacking = [each for each in found if not _is_current(target / each.name, each)]
+            logger.info("%s: %d of %d objects to download to %s", source, len(lacking), len(found), target)
             with ThreadPoolExecutor(AT_ONCE) as pool:
-                problems = [p for p in pool.map(lambda each: _fetch(there, each, target), lacking) if p]
-            for path in [p for p in target.rglob("*") if p.is_file()] if not problems else []:
-                if str(path.relative_to(target)) not in {each.name for each in found}:
-                    path.unlink()  # is no longer in the store
+                problems = [p for p in pool.map(lambda each: _download(source, each, target), lacking) if p]
+            if not problems:
+                _remove_deleted(target, {each.name for each in found})
     except ObjectStoreUnavailableError:
         raise
     except OSError as error:
-        raise DataError(f"data: {there} cannot be copied to {target}: {error}") from error
+        raise DataError(f"data: {source} cannot be copied to {target}: {error}") from error
     if problems:
         raise DataError(f"data: {'; '.join(problems[:3])}{f' and {len(problems) - 3} more' if problems[3:] else ''}")
 
 
-def _leads_out(name: str) -> bool:
+def _escapes(name: str) -> bool:
     return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
 
 
-def _is_there(path: Path, wanted: Object) -> bool:
+def _is_current(path: Path, wanted: StoredObject) -> bool:
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -81,25 +91,35 @@ def _is_there(path: Path, wanted: Object) -> bool:
     return (stat.st_size, stat.st_mtime_ns) == (wanted.size, wanted.modified_ns)
 
 
-def _fetch(there: Path, wanted: Object, target: Path) -> str | None:
-    """Copies an object; returns what is wrong with it."""
-    path = target / wanted.name
+def _remove_deleted(target: Path, names: set[str]) -> None:
+    """Removes copies of objects that are no longer in the store."""
+    for path in [p for p in target.rglob("*") if p.is_file() and str(p.relative_to(target)) not in names]:
+        path.unlink()
+
+
+def _download(source: UPath, wanted: StoredObject, target: Path) -> str | None:
+    """Copies an object; returns how the copy differs from it, or None."""
+    path, remote = target / wanted.name, source / wanted.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        download(there / wanted.name, beside)
-        problem = differs(beside, wanted)
-        if problem and (beside.stat().st_size != wanted.size or tag_is_md5(there / wanted.name)):
-            return f"{there / wanted.name}: {problem}"
-        os.utime(beside, ns=(wanted.modified_ns, wanted.modified_ns))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        with write_atomically(path) as beside:
+            download(remote, beside)
+            _check_copy(beside, wanted, remote)
+            os.utime(beside, ns=(wanted.modified_ns, wanted.modified_ns))
+    except DataError as error:
+        return str(error)
     return None
 
 
-def differs(copy: Path, wanted: Object) -> str | None:
-    """In what a copy is not the object that was listed: by its size, and its MD5 where the store has that."""
+def _check_copy(copy: Path, wanted: StoredObject, remote: UPath) -> None:
+    """Raises DataError if a copy differs from its object, unless only a tag that is no MD5 says so."""
+    problem = find_difference(copy, wanted)
+    if problem and (copy.stat().st_size != wanted.size or etag_is_md5(remote)):
+        raise DataError(f"{remote}: {problem}")
+
+
+def find_difference(copy: Path, wanted: StoredObject) -> str | None:
+    """Returns how a copy differs from the listed object (size, MD5), or None."""
     if (size := copy.stat().st_size) != wanted.size:
         return f"expected {wanted.size} bytes, found {size}"
     with copy.open("rb") as file:

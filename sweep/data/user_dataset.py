@@ -1,7 +1,7 @@
-"""A data set of the user's own: a function that returns arrays, or a torchvision-style class, by import path.
+"""A user's own data set: a function that returns arrays, or a torchvision-style class, given by import path.
 
-It is read once in a run, where the run is started; the cache keeps arrays named after their content, and a note of what
-an import path led to. Elsewhere, and in trials, the note is enough as long as the code is the same.
+The process that starts a run reads it once. The cache keeps its arrays, named after their content, and a small file
+with its info, named after the import path and the user's code. Trials read only that file while the code is unchanged.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-from uuid import uuid4
 
 import numpy as np
 import torch
 
 from ..config.errors import DataError
+from ..config.filesystem import AnyPath, write_atomically
 from ..config.user_code import ImportPathError, import_object, source_of, user_error_location
 from .batches import ArrayPart
 from .datasets import DatasetInfo, stratified_order
-from .s3_mirror import mirrored
+from .s3_mirror import mirror_locally
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,49 +38,47 @@ PARTS = ("train", "val", "test")
 
 
 class OwnData:
-    """What ``package.module:name`` leads to.
+    """The reader of the data set at ``package.module:name``.
 
-    A function is called with the data root and returns ``{"train": (images, labels), "test": ...}``, perhaps ``val``
-    too; a class is made with the root and ``train=True`` or ``False``, and its items are (image, label).
+    A function is called with the data root and returns ``{"train": (images, labels), "test": ...}``; ``val`` is
+    optional. A class is called with the root and ``train=True`` or ``False``, and its items are (image, label).
     """
 
     options: ClassVar[tuple[str, ...]] = ()
     required: ClassVar[tuple[str, ...]] = options
 
-    def __init__(self, config: DataConfig, root: Path):
+    def __init__(self, config: DataConfig, root: AnyPath):
         self._path, self._root = config.name, root
 
-    def remembered(self, cache: Path) -> OwnData:
-        """The same, without reading it, where the cache has it of the same code."""
+    def load_info(self, cache: Path) -> None:
+        """Loads info and key from the cache, if it has them for the same code, so that the data set is not read."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            note = json.loads(self._note(cache).read_text())
-            if (cache / note["key"]).is_dir():
-                info = {k: tuple(v) if isinstance(v, list) else v for k, v in note["info"].items()}
-                self.info, self.key = DatasetInfo(**info), note["key"]  # type: ignore[arg-type]
-        return self
+            saved = json.loads(self._info_file(cache).read_text())
+            if (cache / saved["key"]).is_dir():
+                info = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["info"].items()}
+                self.info, self.key = DatasetInfo(**info), saved["key"]  # type: ignore[arg-type]
 
-    def remember(self, cache: Path) -> None:
-        """Notes in the cache what the import path led to.
+    def save_info(self, cache: Path) -> None:
+        """Saves info and key in the cache.
 
         Raises:
-            DataError: it cannot be written.
+            DataError: the cache cannot be written.
         """
-        note, text = self._note(cache), json.dumps({"key": self.key, "info": dataclasses.asdict(self.info)})
-        beside = note.with_suffix(f".{uuid4().hex}")
+        path, text = self._info_file(cache), json.dumps({"key": self.key, "info": dataclasses.asdict(self.info)})
         try:
-            if not note.is_file() or note.read_text() != text:
-                beside.write_text(text)
-                beside.replace(note)
+            if not path.is_file() or path.read_text() != text:
+                with write_atomically(path) as beside:
+                    beside.write_text(text)
         except OSError as error:
             raise DataError(f"{self._path}: cannot write the cache {cache}: {error}") from error
 
-    def _note(self, cache: Path) -> Path:
+    def _info_file(self, cache: Path) -> Path:
         digest = hashlib.blake2b(f"{self._path}\0{self._root}\0".encode() + source_of(self._path), digest_size=8)
         return cache / f"own-{digest.hexdigest()}.json"
 
     @cached_property
     def info(self) -> DatasetInfo:
-        """Found out from the arrays."""
+        """Shape, counts and normalisation, computed from the arrays."""
         images, labels = self._arrays["train"]
         sums, squares = np.zeros(images.shape[1]), np.zeros(images.shape[1])
         for start in range(0, len(images), 1000):
@@ -98,44 +96,44 @@ class OwnData:
             counts["test"],
             scale=255,
             mean=tuple(mean.tolist()),
-            std=tuple(np.where(std > 0, std, 1.0).tolist()),  # a channel that is the same everywhere stays so
+            std=tuple(np.where(std > 0, std, 1.0).tolist()),  # a constant channel is only shifted
             num_val=counts.get("val", 0),
         )
 
     @cached_property
     def key(self) -> str:
-        """Named after the content."""
+        """A hash of the content."""
         digest = hashlib.blake2b(digest_size=8)
         for part, (images, labels) in self._arrays.items():
             digest.update(f"{part} {images.shape} ".encode() + images.tobytes() + labels.tobytes())
         return f"own-{digest.hexdigest()}"
 
     def read(self) -> dict[str, Arrays]:
-        """The arrays, the training part in balanced order."""
+        """Returns the arrays, the training part in stratified order."""
         images, labels = self._arrays["train"]
         order = stratified_order(labels)
         return {**self._arrays, "train": (images[order], labels[order])}
 
     def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> ArrayPart:
-        """The mapped arrays."""
+        """Returns the mapped arrays as tensors."""
         return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
 
     @cached_property
     def _arrays(self) -> dict[str, Arrays]:
-        """The parts as the user's code has them, checked.
+        """The checked parts that the user's code returns.
 
         Raises:
-            DataError: the file and line of its error, or what is wrong with what it returned.
+            DataError: the user's code failed (the message has file and line), or returned something unusable.
         """
         try:
             source = import_object(self._path)
         except ImportPathError as error:
             raise DataError(f"data.name: {error}") from error
-        root = mirrored(self._root)
+        root = mirror_locally(self._root)
         try:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
                 found = _from_class(source, root) if inspect.isclass(source) else source(root)
-        except Exception as error:  # whatever the user's code raises
+        except Exception as error:  # the user's code may raise anything
             raise DataError(f"data.name: {self._path}: {user_error_location(error)}") from error
         if not isinstance(found, Mapping) or not {"train", "test"} <= set(found) <= set(PARTS):
             keys = f" with {', '.join(map(str, found))}" if isinstance(found, Mapping) else ""
@@ -158,7 +156,7 @@ class OwnData:
 
 
 def _from_class(cls: Any, root: Path) -> dict[str, Any]:
-    """Both parts of a torchvision-style class, its items put together."""
+    """Reads both parts of a torchvision-style class, item by item."""
     more = {"download": True} if "download" in inspect.signature(cls).parameters else {}
     parts = {}
     for part in ("train", "test"):
@@ -170,7 +168,7 @@ def _from_class(cls: Any, root: Path) -> dict[str, Any]:
 
 
 def _channels_first(image: Any) -> NDArray[Any]:
-    """A tensor is [C, H, W]; an array or a PIL image is [H, W] or [H, W, C]."""
+    """Returns [C, H, W]: a tensor has this order already, an array or a PIL image is [H, W] or [H, W, C]."""
     array = np.asarray(image)
     if isinstance(image, torch.Tensor):
         return array
@@ -183,7 +181,7 @@ def _pair(pair: Any) -> Arrays:
 
 
 def _problems(part: str, pair: Any) -> list[str]:
-    """What is wrong with the images and labels of one part."""
+    """Returns the problems with the images and labels of one part."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         return [f"{part} must be a pair (images, labels), not a {type(pair).__name__}"]
     images, labels = (np.asarray(array) for array in pair)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from ..config import filesystem as places
+from ..config import filesystem
 from ..config.errors import MissingDataError, SweepError, without_password
 from ..config.sections import DataConfig
 from ..config.settings import Settings
@@ -40,11 +40,11 @@ def check_nodes(
     if count_nodes() > 1 or can_grow():
         problems += _files_of_one_machine(settings)
     mark = settings.workspace / f".nodes-{uuid4().hex}"  # a file that nodes see if they share the workspace
-    places.write(mark, b"")
+    filesystem.write_bytes(mark, b"")
     try:
         answers = ask_nodes(examine, str(mark))
     finally:
-        places.remove(mark)
+        filesystem.remove_file(mark)
     if not insecure and not all(answer.secure for answer in answers):
         problems.append(
             "token: the cluster asks for none, so that whoever reaches it can run anything on it: start it with "
@@ -84,11 +84,11 @@ def examine(mark: str) -> list[str]:
         mark: a file of the driver's in it.
     """
     try:
-        file = places.parse_path(mark)
-        places.read(file)
+        file = filesystem.parse_path(mark)
+        filesystem.read_bytes(file)
         probe = file.with_name(f"{file.name}-{uuid4().hex}")
-        places.write(probe, b"")
-        places.remove(probe)
+        filesystem.write_bytes(probe, b"")
+        filesystem.remove_file(probe)
     except FileNotFoundError:
         return [
             f"workspace: {file.parent} is not the one that the driver sees; it must be a folder that all machines "
@@ -112,7 +112,9 @@ def prepare_nodes(data: dict[str, Any], root: str, cache: str) -> list[str]:
     from ..data.loading import load_dataset
 
     try:
-        load_dataset(DataConfig.model_validate(data), root=places.parse_path(root), cache=places.parse_path(cache))
+        load_dataset(
+            DataConfig.model_validate(data), root=filesystem.parse_path(root), cache=filesystem.parse_path(cache)
+        )
     except MissingDataError as error:
         each = "" if root.startswith("s3://") else ". Each node must have them, or SWEEP_DATA be s3://BUCKET/PREFIX"
         return [f"data: {str(error).removesuffix('.')}{each}"]

@@ -172,7 +172,7 @@ def _problems(
     against: Sequence[str],
 ) -> list[str]:
     """Returns the reasons why a study cannot be confirmed, those of the rivals' studies excepted."""
-    from ..data.loading import reader
+    from ..data.loading import find_reader
     from ..study.baselines import METHODS, has_already
 
     name = config.name
@@ -195,7 +195,7 @@ def _problems(
         for row in best[:top]
         if method in against and has_already(config, row, method, defaults)
     ]
-    if reader(config.data, settings.data, settings.cache).info.num_test < 1:
+    if find_reader(config.data, settings.data, settings.cache).info.num_test < 1:
         problems.append(f"data: {config.data.name} has no test images to measure on")
     return problems
 

@@ -12,10 +12,10 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal, Self
 
 from ..config.errors import reason
+from ..config.filesystem import AnyPath
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from ..execution.trial_source import Key, TrialRequest
@@ -269,7 +269,7 @@ class Driver:
                 return
 
     @staticmethod
-    def _is_lost(folder: Path) -> bool:
+    def _is_lost(folder: AnyPath) -> bool:
         from ..training import checkpoint
 
         return checkpoint.is_gone(folder)

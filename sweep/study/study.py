@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
@@ -18,7 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ..config.errors import StorageError
-from ..config.filesystem import files, local_path
+from ..config.filesystem import AnyPath, glob_files, local_path
 from ..config.locks import FileLock
 from ..config.search_space import Scalar
 from ..config.study_config import StudyConfig
@@ -48,7 +47,7 @@ class Study:
         config: StudyConfig,
         storage: BaseStorage,
         *,
-        workspace: Path,
+        workspace: AnyPath,
         sister: bool = False,
         pairs: Sequence[PlannedTrial] | None = None,
     ):
@@ -461,13 +460,13 @@ def _ended_elsewhere(trial: Trial) -> Iterator[None]:
         raise EndedElsewhereError(f"trial {trial.number} of {trial.study}") from error
 
 
-def refuse_stale_checkpoints(name: str, workspace: Path) -> None:
+def refuse_stale_checkpoints(name: str, workspace: AnyPath) -> None:
     """Refuses to begin a study where checkpoints lie that another one has left: its trials would go on from them.
 
     Raises:
         StorageError: there are some.
     """
-    if stray := next(iter(files(workspace / name, "*/*/epoch-*.pt")), None):
+    if stray := next(iter(glob_files(workspace / name, "*/*/epoch-*.pt")), None):
         raise StorageError(
             f"study {name}: the storage has none of this name, but {stray.parents[2]} holds checkpoints of one that "
             "was there before; move that folder away, or choose another name or workspace"

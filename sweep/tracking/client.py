@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from ..config.errors import TrackingError, without_password
-from ..config.filesystem import local_path
+from ..config.filesystem import AnyPath, local_path
 from ..config.locks import FileLock
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class MlflowStore:
         status: of the study's own run before; None where there was none.
     """
 
-    def __init__(self, uri: str, study: str, artifacts: Path, experiment: str):
+    def __init__(self, uri: str, study: str, artifacts: AnyPath, experiment: str):
         self.uri = uri
         self.study = study
         self.experiment = experiment

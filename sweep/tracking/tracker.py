@@ -14,14 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from ..config.errors import TrackingError
-from ..config.filesystem import local_copy
+from ..config.filesystem import AnyPath, local_copy
 from ..config.settings import NO_DATABASE
 from .client import ENVIRONMENT, MlflowStore, PendingRun, RunKey, RunState, classify_error
 from .model import log_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
 
     import numpy as np
     import torch
@@ -53,7 +52,7 @@ class Tracker:
         notices: what else the user should know, when all is sent.
     """
 
-    def __init__(self, uri: str, study: str, *, artifacts: Path, experiment: str | None = None):
+    def __init__(self, uri: str, study: str, *, artifacts: AnyPath, experiment: str | None = None):
         self.away: str | None = None
         self.dropped: list[str] = []
         self.notices: list[str] = []
@@ -260,7 +259,7 @@ class Tracker:
         """Writes tags of a run."""
         self._put(PendingRun(key, tags=dict(tags)))
 
-    def log_files(self, key: RunKey | None, files: Sequence[Path], folder: str = "") -> None:
+    def log_files(self, key: RunKey | None, files: Sequence[AnyPath], folder: str = "") -> None:
         """Uploads files, which must stay as they are until then, to a folder of the run's artifacts."""
         self._put(PendingRun(key, jobs=[partial(_upload, path, folder) for path in files]))
 
@@ -419,7 +418,9 @@ class Tracker:
         return work.give_up()
 
 
-def serve(uri: str, artifacts: Path, *, host: str = "127.0.0.1", port: int = 5000) -> tuple[list[str], dict[str, str]]:
+def serve(
+    uri: str, artifacts: AnyPath, *, host: str = "127.0.0.1", port: int = 5000
+) -> tuple[list[str], dict[str, str]]:
     """The command and the environment that serve the MLflow UI of a store, whose URI may hold a password."""
     options = {
         "--artifacts-destination": artifacts.absolute().as_uri(),
@@ -438,6 +439,6 @@ def _due(work: PendingRun) -> bool:
     return bool(work.end or work.jobs) or time.monotonic() - work.since >= RUNNING_SECONDS
 
 
-def _upload(path: Path, folder: str, client: MlflowClient, run_id: str) -> None:
+def _upload(path: AnyPath, folder: str, client: MlflowClient, run_id: str) -> None:
     with local_copy(path) as file:
         client.log_artifact(run_id, str(file), folder or None)

@@ -21,7 +21,8 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 
-from ..config import filesystem as places
+from ..config import filesystem
+from ..config.filesystem import AnyPath
 from .reports import EpochMetrics
 
 KEPT = 2  # the last one, and one to fall back to
@@ -39,13 +40,15 @@ class Checkpoint:
         state: ``model`` and ``optimizer`` state dicts; empty where `drop_weights` has been.
     """
 
-    path: Path
+    path: AnyPath
     history: list[EpochMetrics]
     diverged: int | None
     state: dict[str, Any]
 
 
-def save(folder: Path, history: list[EpochMetrics], state: dict[str, Any], *, diverged: int | None = None) -> Path:
+def save(
+    folder: AnyPath, history: list[EpochMetrics], state: dict[str, Any], *, diverged: int | None = None
+) -> AnyPath:
     """Writes ``folder/epoch-0007.pt``, whole or not at all; keeps the last two.
 
     Raises:
@@ -56,9 +59,9 @@ def save(folder: Path, history: list[EpochMetrics], state: dict[str, Any], *, di
     # In memory first: torch turns a full disk into a RuntimeError.
     buffer = io.BytesIO()
     torch.save({**state, "progress": json.dumps(progress)}, buffer)
-    places.write(path, buffer.getvalue())
-    for old in sorted(places.files(folder, "epoch-*.pt"), key=_epoch)[:-KEPT]:
-        places.remove(old)
+    filesystem.write_bytes(path, buffer.getvalue())
+    for old in sorted(filesystem.glob_files(folder, "epoch-*.pt"), key=_epoch)[:-KEPT]:
+        filesystem.remove_file(old)
     return path
 
 
@@ -72,7 +75,7 @@ def attempt(number: int, moves: int = 0) -> str:
     return f"attempt-{number:02d}.{moves}" if moves else f"attempt-{number:02d}"
 
 
-def drop_weights(folder: Path, *, dry_run: bool = False) -> int:
+def drop_weights(folder: AnyPath, *, dry_run: bool = False) -> int:
     """Leaves of a trial that has ended its metric history alone, in one checkpoint without weights and optimizer.
 
     The history is what the tracking server is sent again should it lack the trial.
@@ -84,45 +87,45 @@ def drop_weights(folder: Path, *, dry_run: bool = False) -> int:
     Returns:
         The bytes that this frees; 0 where there are no weights, or no checkpoint that can be read.
     """
-    files = [path for path in places.files(folder, "*/*") if path.suffix in (".pt", ".tmp")]
+    files = [path for path in filesystem.glob_files(folder, "*/*") if path.suffix in (".pt", ".tmp")]
     if not any(_has_weights(path) for path in files) or (saved := load_latest(folder)) is None:
         return 0
-    before = sum(places.size(path) for path in files)
+    before = sum(filesystem.file_size(path) for path in files)
     with tempfile.TemporaryDirectory(prefix="sweep-gc-") as scratch:
         place = Path(scratch) if dry_run else saved.path.parent
         left = save(place, saved.history, {}, diverged=saved.diverged)
-        freed = before - places.size(left)
+        freed = before - filesystem.file_size(left)
     for path in files if not dry_run else []:
         if path != left:
-            places.remove(path)
+            filesystem.remove_file(path)
     return freed
 
 
-def _has_weights(path: Path) -> bool:
+def _has_weights(path: AnyPath) -> bool:
     """Whether a checkpoint holds tensors; also true of one that cannot be read."""
     try:
-        with ZipFile(io.BytesIO(places.read(path)) if places.is_remote(path) else path) as file:
+        with ZipFile(io.BytesIO(filesystem.read_bytes(path)) if filesystem.is_remote(path) else path) as file:
             return any(re.search(r"/data/\d+$", part) for part in file.namelist())
-    except places.ObjectStoreUnavailableError:
+    except filesystem.ObjectStoreUnavailableError:
         raise
     except (OSError, BadZipFile):
         return True
 
 
-def find(folder: Path) -> list[Path]:
+def find(folder: AnyPath) -> list[AnyPath]:
     """All checkpoints of a trial, of any age."""
-    return places.files(folder, "*/epoch-*.pt")
+    return filesystem.glob_files(folder, "*/epoch-*.pt")
 
 
-def is_gone(folder: Path) -> bool:
+def is_gone(folder: AnyPath) -> bool:
     """Whether a trial has no checkpoint, as far as can be seen."""
     try:
         return not find(folder)
-    except places.ObjectStoreUnavailableError:
+    except filesystem.ObjectStoreUnavailableError:
         return False
 
 
-def load_latest(folder: Path, say: Callable[[str], object] = warnings.warn) -> Checkpoint | None:
+def load_latest(folder: AnyPath, say: Callable[[str], object] = warnings.warn) -> Checkpoint | None:
     """Reads a trial's newest checkpoint; a damaged one falls back to the one before, also of the attempt before.
 
     The last attempt's count first, however far an earlier one got: its driver may have slept, been taken for dead, and
@@ -138,20 +141,20 @@ def load_latest(folder: Path, say: Callable[[str], object] = warnings.warn) -> C
     for path in sorted(find(folder), key=_age, reverse=True):
         try:
             return load(path)
-        except places.ObjectStoreUnavailableError:
+        except filesystem.ObjectStoreUnavailableError:
             raise
         except DAMAGED as error:
             say(f"checkpoint {path} is damaged ({error}); using the one before")
     return None
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: AnyPath) -> Checkpoint:
     """Reads one checkpoint, onto the CPU.
 
     Raises:
         BadZipFile: it is not what was written; torch itself does not look at the checksums.
     """
-    content = io.BytesIO(places.read(path))
+    content = io.BytesIO(filesystem.read_bytes(path))
     with ZipFile(content) as file:
         if (part := file.testzip()) is not None:
             raise BadZipFile(f"the checksum of {part} is wrong")
@@ -161,11 +164,11 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(path, list(_epochs(progress["history"])), progress["diverged"], state)
 
 
-def _epoch(path: Path) -> int:
+def _epoch(path: AnyPath) -> int:
     return int(path.stem.removeprefix("epoch-"))
 
 
-def _age(path: Path) -> tuple[int, int, int]:
+def _age(path: AnyPath) -> tuple[int, int, int]:
     number, _, moves = path.parent.name.removeprefix("attempt-").partition(".")
     return int(number), int(moves or 0), _epoch(path)
 

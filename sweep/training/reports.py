@@ -6,8 +6,9 @@ import dataclasses
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
+
+from ..config.filesystem import AnyPath
 
 REPORT_EVERY = 0.5  # seconds between two reports of a trial, at least
 REPORT_WITHIN = 2.0  # seconds after which it reports epochs that nobody judges, to be seen, and safe on disk
@@ -104,7 +105,7 @@ class TrialPaths:
         gpus: how many GPUs the trial was given, or what share of one.
     """
 
-    folder: Path
-    data: Path
-    cache: Path
+    folder: AnyPath
+    data: AnyPath
+    cache: AnyPath
     gpus: float = 0.0

@@ -275,7 +275,8 @@ def test_the_image_is_built_from_what_there_is() -> None:
     lines = (FOLDER / "Dockerfile").read_text().splitlines()
     copied = [word for line in lines if line.startswith("COPY ") for word in line.split()[2:-1]]
     project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())
-    packages = {name.partition(".")[0] for name in project["tool"]["setuptools"]["packages"]}
+    setuptools = project["tool"]["setuptools"]
+    packages = {name.partition(".")[0] for name in setuptools["packages"]} - {*setuptools["package-dir"]}
     assert {*packages, "pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]} == set(
         copied
     )

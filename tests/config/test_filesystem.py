@@ -24,7 +24,7 @@ from s3fs import S3FileSystem
 from upath import UPath
 
 from sweep.analysis.weight_profile import load_profile as profiles
-from sweep.config import filesystem as places
+from sweep.config import filesystem
 from sweep.config.errors import DataError, SweepError
 from sweep.config.filesystem import ObjectStoreUnavailableError, parse_path
 from sweep.config.sections import DataConfig
@@ -148,7 +148,12 @@ def _meet(command: Command, story: Story, known: int) -> int:
 
 
 def _command_lines_with(word: str) -> list[str]:
-    lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    """The command lines of this test's own processes; another program of the machine may well show the word."""
+    lines = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            lines.append(" ".join(process.cmdline()))
+    assert lines
     return [line for line in lines if word in line]
 
 
@@ -164,10 +169,10 @@ def test_a_study_that_was_killed_goes_on_from_the_bucket_and_is_whole(story: Sto
 def test_checkpoints_and_artifacts_are_in_the_bucket_alone_and_secrets_in_no_command_line(story: Story) -> None:
     left = left_by(story.folder / "results", "remote")
     assert {str(trial.user_attrs["checkpoint"]) for trial in left.trials} <= {
-        str(path) for path in places.files(story.workspace / "remote", "*/*/epoch-*.pt")
+        str(path) for path in filesystem.glob_files(story.workspace / "remote", "*/*/epoch-*.pt")
     }
     assert left.parent.run.info.artifact_uri.startswith(f"{story.workspace}/artifacts/")
-    artifacts = {path.name for path in places.files(story.workspace / "artifacts", "*/artifacts/*")}
+    artifacts = {path.name for path in filesystem.glob_files(story.workspace / "artifacts", "*/artifacts/*")}
     assert {"study.yaml", "config.json"} <= artifacts
     scratch = story.folder / "scratch"  # of the other test
     assert [path for path in story.folder.rglob("*.pt") if scratch not in path.parents] == []
@@ -182,9 +187,9 @@ def test_what_reads_a_study_reads_it_from_the_bucket(story: Story, tmp_path: Pat
                     tracking_uri=f"sqlite:///{tmp_path}/copy.db")  # fmt: skip
     assert import_study(file, copy).trials == TRIALS
     assert checkpointed(copy.workspace, "remote") == checkpointed(settings.workspace, "remote")
-    before = places.files(copy.workspace / "remote", "*/*/*")
+    before = filesystem.glob_files(copy.workspace / "remote", "*/*/*")
     planned = collect_garbage("remote", copy, keep=0, dry_run=True)
-    assert places.files(copy.workspace / "remote", "*/*/*") == before
+    assert filesystem.glob_files(copy.workspace / "remote", "*/*/*") == before
     freed = collect_garbage("remote", copy, keep=0)
     assert (freed.trials, planned.trials) == (1, 1), "one of the two was imported without its weights"
     assert freed.bytes == planned.bytes > 10_000
@@ -226,7 +231,7 @@ def test_a_workspace_that_cannot_be_used_is_one_error_before_anything_is_written
         said = refused(bucket, monkeypatch, capsys, SWEEP_WORKSPACE=wrong)
         assert "object storage is written s3://BUCKET/PREFIX" in said
         assert "secret" not in said
-    assert places.files(bucket, "*") == []
+    assert filesystem.glob_files(bucket, "*") == []
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,11 +246,11 @@ def test_a_node_says_what_it_does_not_see_of_a_bucket_and_prepares_data_on_its_o
     mark = bucket / ".nodes-1"
     [problem] = examine(str(mark))
     assert problem.startswith(f"workspace: {bucket} is not the one that the driver sees")
-    places.write(mark, b"")
+    filesystem.write_bytes(mark, b"")
     assert examine(str(mark)) == []
     assert prepare_nodes({"name": "digits"}, str(tmp_path), str(bucket / ".cache")) == []
-    assert (places.local_path(bucket) / ".cache" / "digits").is_dir()
-    assert [path.name for path in places.files(bucket, "*")] == [".nodes-1"]
+    assert (filesystem.local_path(bucket) / ".cache" / "digits").is_dir()
+    assert [path.name for path in filesystem.glob_files(bucket, "*")] == [".nodes-1"]
 
 
 # -- a store that is away ----------------------------------------------------------------------------------------------
@@ -260,7 +265,7 @@ def test_a_store_that_is_away_is_waited_for_and_is_never_taken_for_an_empty_one(
     hasty = {"config_kwargs": {"retries": {"max_attempts": 0}}, "endpoint_url": other.endpoint}
     away = cast("Path", UPath(str(bucket), **hasty))
     monkeypatch.setattr(S3FileSystem, "retries", 1)
-    monkeypatch.setattr(places, "LONGEST_OUTAGE", 0.0)
+    monkeypatch.setattr(filesystem, "LONGEST_OUTAGE", 0.0)
     for call in (
         lambda: checkpoint.load_latest(away / "0000"),
         lambda: checkpoint.load(away / "0000" / "attempt-01" / "epoch-0001.pt"),
@@ -273,7 +278,7 @@ def test_a_store_that_is_away_is_waited_for_and_is_never_taken_for_an_empty_one(
     def fails(path: Path) -> bytes:
         raise ObjectStoreUnavailableError(f"{path}: gone between the list and the reading")
 
-    monkeypatch.setattr(places, "read", fails)
+    monkeypatch.setattr(filesystem, "read_bytes", fails)
     with pytest.raises(ObjectStoreUnavailableError, match="between"):
         checkpoint.load_latest(bucket / "0000")
 
@@ -281,21 +286,21 @@ def test_a_store_that_is_away_is_waited_for_and_is_never_taken_for_an_empty_one(
 def test_a_store_that_takes_requests_and_falls_silent_is_told_soon(
     bucket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "ANSWER_WITHIN", 1.0)
-    monkeypatch.setattr(places, "LONGEST_OUTAGE", 2.0)
+    monkeypatch.setattr(filesystem, "ANSWER_WITHIN", 1.0)
+    monkeypatch.setattr(filesystem, "LONGEST_OUTAGE", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         silent = cast("Path", UPath(str(bucket), endpoint_url=f"http://127.0.0.1:{server.getsockname()[1]}"))
         with pytest.raises(ObjectStoreUnavailableError, match=r"cannot be written \(no answer within 1 s\)"):
-            places.check_object_store(silent)
+            filesystem.check_object_store(silent)
         with pytest.raises(ObjectStoreUnavailableError, match=r"cannot be listed \(no answer within 2 s\)"):
             checkpoint.load_latest(silent / "0000")
 
 
 def test_an_object_is_copied_without_being_held_in_memory(bucket: Path, tmp_path: Path) -> None:
     content = os.urandom(1 << 20) * 64
-    places.write(bucket / "large", content)
+    filesystem.write_bytes(bucket / "large", content)
     tracemalloc.start()
-    with places.local_copy(bucket / "large") as copy:
+    with filesystem.local_copy(bucket / "large") as copy:
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert copy.read_bytes() == content
@@ -337,7 +342,7 @@ def put(root: Path, folder: Path) -> list[Path]:
     """Puts all files of a folder below a root in the bucket."""
     found = [path for path in folder.rglob("*") if path.is_file()]
     for path in found:
-        places.write(root / str(path.relative_to(folder)), path.read_bytes())
+        filesystem.write_bytes(root / str(path.relative_to(folder)), path.read_bytes())
     return found
 
 
@@ -359,10 +364,12 @@ def test_a_machine_copies_what_a_data_set_needs_once_and_what_has_changed_again(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[str] = []
-    monkeypatch.setattr(mirror, "download", lambda path, to: (fetched.append(path.name), places.download(path, to))[1])
+    monkeypatch.setattr(
+        mirror, "download", lambda path, to: (fetched.append(path.name), filesystem.download(path, to))[1]
+    )
     there = sorted(p.relative_to(tmp_path / "there") for p in (tmp_path / "there" / "bees").rglob("*.*"))
     first = load_dataset(BEES, root=images, cache=tmp_path / "cache")
-    copy = places.local_path(images) / ".mirror"
+    copy = filesystem.local_path(images) / ".mirror"
     assert sorted(p.relative_to(copy) for p in copy.rglob("*") if p.is_file()) == there
     assert len(fetched) == len(there)
     local = load_dataset(BEES, root=tmp_path / "there", cache=tmp_path / "other")
@@ -372,7 +379,7 @@ def test_a_machine_copies_what_a_data_set_needs_once_and_what_has_changed_again(
     assert len(fetched) == len(there), "copied again"
     damaged = copy / there[0]
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    places.remove(images / str(there[1]))
+    filesystem.remove_file(images / str(there[1]))
     mirror._copy.cache_clear()
     load_dataset(BEES, root=images, cache=tmp_path / "cache")
     assert fetched[len(there) :] == [there[0].name]
@@ -382,13 +389,13 @@ def test_a_machine_copies_what_a_data_set_needs_once_and_what_has_changed_again(
 def test_a_file_that_is_not_what_the_store_says_is_refused_with_what_was_expected_and_found(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror, "download", lambda path, to: to.write_bytes(places.read(path)[:-3]))
+    monkeypatch.setattr(mirror, "download", lambda path, to: to.write_bytes(filesystem.read_bytes(path)[:-3]))
     with pytest.raises(DataError, match=r"s3://.*/bees/.*: expected \d+ bytes, found \d+"):
         load_dataset(BEES, root=images, cache=tmp_path / "cache")
-    monkeypatch.setattr(mirror, "download", lambda path, to: to.write_bytes(places.read(path)[:-1] + b"?"))
+    monkeypatch.setattr(mirror, "download", lambda path, to: to.write_bytes(filesystem.read_bytes(path)[:-1] + b"?"))
     with pytest.raises(DataError, match=r": expected MD5 [0-9a-f]{32}, found [0-9a-f]{32}"):
         load_dataset(BEES, root=images, cache=tmp_path / "cache")
-    assert [path for path in (places.local_path(images) / ".mirror").rglob("*") if path.is_file()] == []
+    assert [path for path in (filesystem.local_path(images) / ".mirror").rglob("*") if path.is_file()] == []
 
 
 def test_data_that_is_missing_or_cut_off_in_the_bucket_is_said_so(bucket: Path, tmp_path: Path) -> None:
@@ -397,12 +404,12 @@ def test_data_that_is_missing_or_cut_off_in_the_bucket_is_said_so(bucket: Path, 
         load_dataset(mnist, root=root, cache=cache)
     whole = bytes([0, 0, 8, 1]) + (9).to_bytes(4) + bytes(9)
     names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-    places.write(root / "MNIST/raw" / names[1], whole)
+    filesystem.write_bytes(root / "MNIST/raw" / names[1], whole)
     with pytest.raises(DataError, match=rf"^mnist: .*{names[0]}.* not found in {root}/MNIST/raw"):
         load_dataset(mnist, root=root, cache=cache)
     mirror._copy.cache_clear()
     for name in names:
-        places.write(root / "MNIST/raw" / name, whole[:-2] if name == names[3] else whole)
+        filesystem.write_bytes(root / "MNIST/raw" / name, whole[:-2] if name == names[3] else whole)
     with pytest.raises(DataError, match=rf"{names[3]}: expected 17 bytes, found 15\. Delete .*{root}/MNIST/raw"):
         load_dataset(mnist, root=root, cache=cache)
     with pytest.raises(DataError, match="must be a folder below the data root"):

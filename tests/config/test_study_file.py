@@ -125,6 +125,9 @@ def test_tags_make_no_objects(text: str) -> None:
         ("search: {finalists: {topp: 3}}", ("search.finalists.topp", "did you mean top?", "seeds")),
         ("guidance: {lambda3: 1}", ("guidance.lambda3", "unknown key", "did you mean lambda")),
         ("space: {lamda1: 0.1}", ("space.lamda1", "unknown hyperparameter", "did you mean lambda1?")),
+        ("space: {lr: 0.1}", ("space.lr", "unknown hyperparameter", "did you mean training.lr?")),
+        ("space: {model.width: 64}", ("space.model.width", "unknown hyperparameter", "did you mean width?")),
+        ("space: {width: [64, 128]}", ("space.width", "must be one value", "{choices: [64, 128]}")),
         ("space: {training.max_epochs: 3}", ("space.training.max_epochs", "unknown hyperparameter")),
         ("space: {training.seed: 3}", ("space.training.seed", "unknown hyperparameter")),
         ("space: {guidance.lambda1: 3}", ("space.guidance.lambda1", "unknown hyperparameter", "lambda1")),
@@ -304,6 +307,18 @@ def test_a_hyperparameter_is_fixed_by_its_name() -> None:
 def test_a_hyperparameter_that_the_file_does_not_search_is_fixed_too() -> None:
     config = config_of(STUDY.replace("  width:   {choices: [128, 256]}\n", ""), ["width=8"])
     assert config.constants == {"lambda2": 0.0, "width": 8}
+
+
+def test_a_searched_size_of_a_stored_study_is_fixed_in_its_space() -> None:
+    """A study that comes from the storage has every key, ``model.depth: null`` too."""
+    stored, _ = parse_study(read_yaml(STUDY, "study.yaml"))
+    assert stored is not None
+    assert stored.model.depth is None
+    changed, problems = override(stored.model_dump(mode="json"), ["depth=4"])
+    fixed, more = parse_study(changed)
+    assert (problems, more) == ([], [])
+    assert fixed is not None
+    assert fixed.constants["depth"] == 4
 
 
 def test_a_size_is_fixed_where_the_file_gives_it() -> None:

@@ -141,7 +141,8 @@ def test_a_failing_import_is_told_by_the_users_file_and_line(
         ("mypkg/nets.py:Net", "'mypkg/nets.py:Net' must be package.module:attribute, as in mypkg.nets:Net"),
         ("mypkg.nets:", "must be package.module:attribute"),
         ("a:b:c", "must be package.module:attribute"),
-        ("models.vit:ViT", "there is no module models.vit; models is a package of this program: give yours another"),
+        ("sweep.vit:ViT", "there is no module sweep.vit; sweep is this program: give yours another name"),
+        ("models.vit:ViT", "there is no module models.vit in"),
         ("nowhere_at_all:Net", "there is no module nowhere_at_all in"),
     ],
 )

@@ -24,7 +24,7 @@ from sweep.config.study_config import TrialConfig
 from sweep.config.study_file import built_in, parse_study, read_yaml, to_yaml
 from sweep.data import image_folders as folders
 from sweep.data.batches import batches
-from sweep.data.loading import Dataset, load_dataset, prepare, reader, split_sizes
+from sweep.data.loading import Dataset, find_reader, load_dataset, prepare_dataset, split_sizes
 from sweep.losses.task import IGNORED
 from sweep.service.preflight.space_checks import check_study
 from sweep.training.trial import TrialPaths, TrialReport, run_trial
@@ -123,17 +123,17 @@ def test_a_changed_folder_is_another_set_and_one_unchanged_is_not_looked_into_ag
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = image_folder(tmp_path / "classes", {"train": (4, 4, 4)})
-    first = reader(CLASSES_CONFIG, tmp_path)
-    prepare(first, cache=tmp_path / "cache")
+    first = find_reader(CLASSES_CONFIG, tmp_path)
+    prepare_dataset(first, cache=tmp_path / "cache")
     monkeypatch.setattr("sweep.data.image_folders.decode", lambda _: pytest.fail("decoded again"))
-    prepare(reader(CLASSES_CONFIG, tmp_path), cache=tmp_path / "cache")
+    prepare_dataset(find_reader(CLASSES_CONFIG, tmp_path), cache=tmp_path / "cache")
     monkeypatch.undo()
-    assert reader(CLASSES_CONFIG.model_copy(update={"image_size": 8}), tmp_path).key == first.key
+    assert find_reader(CLASSES_CONFIG.model_copy(update={"image_size": 8}), tmp_path).key == first.key
     os.utime(folder / "train" / "a" / "000.jpg", (1, 1))
-    second = reader(CLASSES_CONFIG, tmp_path)
+    second = find_reader(CLASSES_CONFIG, tmp_path)
     assert second.key != first.key
     (folder / "train" / "a" / "000.jpg").unlink()
-    assert reader(CLASSES_CONFIG, tmp_path).key not in (first.key, second.key)
+    assert find_reader(CLASSES_CONFIG, tmp_path).key not in (first.key, second.key)
     assert opened(tmp_path, CLASSES_CONFIG).train.size == split_sizes(CLASSES_CONFIG, second.info)[0] - 1
 
 

@@ -23,8 +23,7 @@ from torchvision.datasets import CIFAR10
 from sweep.config.errors import DataError
 from sweep.config.sections import DataConfig
 from sweep.data.datasets import stratified_order
-from sweep.data.loading import DATASETS, load_dataset, reader, split_sizes
-from sweep.data.loading import prepare as prepare_reader
+from sweep.data.loading import DATASETS, find_reader, load_dataset, prepare_dataset, split_sizes
 
 NOWHERE = Path("/nonexistent")  # a data root that the digits do not need
 
@@ -35,7 +34,7 @@ def config(name="digits", **wanted):
 
 
 def prepare(name, *, root, cache):
-    prepare_reader(reader(config(name), root), cache=cache)
+    prepare_dataset(find_reader(config(name), root), cache=cache)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +122,7 @@ def test_split_sizes_are_those_of_load(cache):
     for wanted in ({}, {"val_fraction": 0.25}, {"train_size": 7, "val_fraction": 0.5}):
         part = load_dataset(config(**wanted), root=NOWHERE, cache=cache)
         assert split_sizes(config(**wanted), part.info) == (len(part.train.labels), len(part.val.labels))
-    assert split_sizes(config("mnist"), reader(config("mnist"), NOWHERE).info) == (54_000, 6_000)
+    assert split_sizes(config("mnist"), find_reader(config("mnist"), NOWHERE).info) == (54_000, 6_000)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from sweep.config.errors import DataError
 from sweep.config.sections import DataConfig
 from sweep.config.settings import Settings
-from sweep.data.loading import load_dataset, prepare, reader
+from sweep.data.loading import find_reader, load_dataset, prepare_dataset
 from sweep.service.preflight.space_checks import check_study
 from sweep.training.loop import fit
 from sweep.training.trial import TrialPaths, assemble
@@ -141,8 +141,8 @@ def test_changed_data_are_another_set_from_the_next_run_on(package: Package, tmp
 
     def run(brightness: int) -> str:
         np.save(tmp_path / "images.npy", np.full((20, 1, 2, 2), brightness, np.uint8))
-        found = reader(study, tmp_path)
-        prepare(found, cache=cache)
+        found = find_reader(study, tmp_path)
+        prepare_dataset(found, cache=cache)
         trial = load_dataset(study, root=tmp_path, cache=cache)
         assert int(trial.train.images[0, 0, 0, 0]) == brightness  # type: ignore[attr-defined]
         return trial.reader.key

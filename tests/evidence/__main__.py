@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 
-from sweep.config import filesystem as places
+from sweep.config import filesystem
 from sweep.config.settings import Settings
 
 from .gathering import Entry, evidence, read_plan
@@ -58,7 +58,7 @@ def _make(entry: Entry) -> int:
             return code
         if listened:
             said[words[0]] = out
-    places.write(entry.path, (json.dumps(evidence(entry, said, Settings()), indent=1) + "\n").encode())
+    filesystem.write_bytes(entry.path, (json.dumps(evidence(entry, said, Settings()), indent=1) + "\n").encode())
     return 0
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -21,6 +22,7 @@ from ray.tune.search import Searcher
 from ray.util.placement_group import placement_group_table
 
 from sweep.cluster.connect import connected
+from sweep.config import filesystem
 from sweep.config.errors import SweepError
 from sweep.config.sections import DataConfig, Resources
 from sweep.config.study_config import TrialConfig
@@ -562,12 +564,16 @@ def test_a_worker_that_ray_has_ended_for_memory_is_not_tried_again_beside_others
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(place: TrialPaths) -> None:
+def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(
+    place: TrialPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The trial keeps its row: it has not failed, and goes on when there is room."""
     full = job(TrialPaths(place.folder / "full", place.data, place.cache), 0, 3)
     (full.paths.folder / "attempt-01").mkdir(parents=True)
+    no_room = uuid4()
     for epoch in (1, 2, 3):  # wherever the checkpoint is written, there is no room
-        (full.paths.folder / "attempt-01" / f"epoch-{epoch:04d}.tmp").symlink_to("/dev/full")
+        (full.paths.folder / "attempt-01" / f".epoch-{epoch:04d}.pt.{no_room.hex}.tmp").symlink_to("/dev/full")
+    monkeypatch.setattr(filesystem, "uuid4", lambda: no_room)
     where = {"folder": str(full.paths.folder), "data": str(place.data), "cache": str(place.cache), "gpus": 0}
     worker = Worker(
         {

@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial
 
-from sweep.config.filesystem import files
+from sweep.config.filesystem import glob_files
 from sweep.config.study_config import StudyConfig
 from sweep.study.records import ARMS
 from sweep.training import checkpoint
@@ -197,7 +197,7 @@ def newest(workspace: Path, name: str) -> dict[str, int]:
     """The newest epoch of each trial that a checkpoint holds, by the names of the files: cheap enough to be polled."""
     found: dict[str, int] = {}
     for study in (name, f"{name}.controls"):
-        for path in files(workspace / study, "*/*/epoch-*.pt"):
+        for path in glob_files(workspace / study, "*/*/epoch-*.pt"):
             run = f"{study}-{path.parts[-3]}"
             found[run] = max(found.get(run, 0), int(path.stem[-4:]))
     return found
@@ -207,7 +207,7 @@ def checkpointed(workspace: Path, name: str) -> Checkpointed:
     """The epochs that each trial's newest checkpoint holds now."""
     found = {}
     for study in (name, f"{name}.controls"):
-        for number in {path.parts[-3] for path in files(workspace / study, "*/*/epoch-*.pt")}:
+        for number in {path.parts[-3] for path in glob_files(workspace / study, "*/*/epoch-*.pt")}:
             saved = checkpoint.load_latest(workspace / study / number)
             if saved is not None:
                 found[f"{study}-{number}"] = {m.epoch: m.timestamp for m in saved.history}

@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweep.config import filesystem as places
+from sweep.config import filesystem
 from sweep.config.errors import DataError
 from sweep.config.study_config import TrialConfig
 from sweep.training import checkpoint, trial
@@ -312,7 +312,7 @@ def test_a_checkpoint_comes_back_as_it_was(folder: Path) -> None:
 def test_the_last_two_are_kept(folder: Path, start: int) -> None:
     for last in range(start, start + 6):
         checkpoint.save(folder / "attempt-01", [EpochMetrics(last, {}, 0)], STATE)
-        kept = {int(p.stem[6:]) for p in places.files(folder, "*/*")}
+        kept = {int(p.stem[6:]) for p in filesystem.glob_files(folder, "*/*")}
         assert kept == {last, max(start, last - 1)}
         saved = checkpoint.load_latest(folder)
         assert saved is not None

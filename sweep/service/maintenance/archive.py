@@ -12,7 +12,6 @@ import importlib.metadata
 import io
 import json
 import logging
-import os
 import re
 import shutil
 import tempfile
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 from ...analysis.summary import Summary, summarise
-from ...config import filesystem as places
+from ...config import filesystem
 from ...config.errors import StorageError, SweepError
 from ...config.locks import FileLock
 from ...config.settings import Settings
@@ -81,28 +80,24 @@ def export_study(name: str, path: Path, settings: Settings, *, keep: int = 3) ->
     rivals = _rivals(name, storage)
     summaries = [summary, *(summarise(rival, settings) for rival in rivals)]
     about = {"format": FORMAT, "study": name, "version": importlib.metadata.version("entropy-sweep")}
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with tempfile.TemporaryDirectory(prefix="sweep-export-") as scratch, beside.open("wb") as file:
+        with (
+            tempfile.TemporaryDirectory(prefix="sweep-export-") as scratch,
+            filesystem.write_atomically(path) as beside,
+        ):
             journal = open_storage(f"journal:///{scratch}/{JOURNAL}")
             for each in (name, *rivals):
                 copy_study(each, storage, journal, checkpoints={}, origin="export")
                 finish_copy(each, storage, journal)
-            with ZipFile(file, "w", ZIP_DEFLATED) as archive:
+            with ZipFile(beside, "w", ZIP_DEFLATED) as archive:
                 archive.writestr("archive.json", json.dumps(about))
                 archive.writestr("study.yaml", to_yaml(summary.config))
                 archive.writestr("trials.csv", _table(summaries))
                 archive.write(f"{scratch}/{JOURNAL}", JOURNAL)
                 packed = [_pack_checkpoints(s, settings, archive, Path(scratch), keep=keep) for s in summaries]
                 weights = [name for each in packed for name in each]
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
     except OSError as error:
         raise SweepError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
     return _archived(summary, path, rivals, weights)
 
 
@@ -138,7 +133,7 @@ def _pack_checkpoints(
         place = Path("checkpoints", study, f"{row.number:04d}", saved.path.parent.name)
         state = saved.state if wanted else {}
         packed = checkpoint.save(scratch / place, saved.history, state, diverged=saved.diverged)
-        archive.write(packed, place / packed.name)
+        archive.write(str(packed), place / packed.name)
         packed.unlink()
         if state:
             yield f"{study}-{row.number:04d}"
@@ -271,8 +266,8 @@ def _move_in(
             alone.enter_context(exclusive(target, name, FileLock(settings.local_dir / name / "lock")))
         partial = [clear_partial_import(name, target) for name in names]
         for study in (each for name in names for each in (name, f"{name}.controls")):
-            for stray in places.files(settings.workspace / study, "*/*/*") if any(partial) else []:
-                places.remove(stray)
+            for stray in filesystem.glob_files(settings.workspace / study, "*/*/*") if any(partial) else []:
+                filesystem.remove_file(stray)
             refuse_stale_checkpoints(study, settings.workspace)
         if any(partial):
             logger.info("removed what an interrupted import of %s has left", names[0])
@@ -281,12 +276,12 @@ def _move_in(
         for name in names:
             copy_study(name, source, target, checkpoints=checkpoints, origin=origin)
         for file, place in put.items():
-            places.write(place, file.read_bytes())
+            filesystem.write_bytes(place, file.read_bytes())
         for name in names:  # the study itself first: until then another import starts again
             finish_copy(name, source, target)
 
 
-def _place(unpacked: Path, settings: Settings) -> Path:
+def _place(unpacked: Path, settings: Settings) -> filesystem.AnyPath:
     """Returns the path of an unpacked checkpoint in the workspace."""
     study, number, attempt, name = unpacked.parts[-4:]
     return settings.checkpoints(study, int(number)) / attempt / name

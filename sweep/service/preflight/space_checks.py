@@ -54,13 +54,13 @@ def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], lis
 
 def check_parts(raw: Mapping[str, Any], settings: Settings) -> list[str]:
     """Returns further problems of a study whose keys and values give no config."""
-    from ...data.loading import reader, split_sizes
+    from ...data.loading import find_reader, split_sizes
 
     problems = check_names(raw)
     try:
         data = DataConfig.model_validate(raw.get("data"))
         if not is_import_path(data.name) and not any(p.startswith("data.") for p in problems):
-            split_sizes(data, reader(data, settings.data).info)
+            split_sizes(data, find_reader(data, settings.data).info)
     except ValidationError:
         pass  # reported by the check of keys and values
     except DataError as error:
@@ -74,16 +74,16 @@ def _check_data(config: StudyConfig, settings: Settings, *, family: bool) -> tup
     Args:
         family: True if the study has a model to train on the data.
     """
-    from ...data.loading import prepare, reader, split_sizes
+    from ...data.loading import find_reader, prepare_dataset, split_sizes
     from ...losses.task import TASKS
     from ...training.trial import task_kind
 
     info = None
     try:
-        found = reader(config.data, settings.data)
+        found = find_reader(config.data, settings.data)
         info = found.info
         split_sizes(config.data, info)
-        prepare(found, cache=settings.cache)
+        prepare_dataset(found, cache=settings.cache)
     except DataError as error:
         return info, [str(error)]
     if family:

@@ -19,6 +19,7 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import OperationalError
 
 from ...config.errors import StorageError, reason, sentences, without_password
+from ...config.filesystem import AnyPath
 from ...config.locks import FileLock
 from ...config.settings import NO_DATABASE
 from ...config.study_config import StudyConfig
@@ -192,7 +193,7 @@ def set_user_attr(name: str, fact: str, value: object, storage: BaseStorage) -> 
 
 
 def copy_study(
-    name: str, source: BaseStorage, target: BaseStorage, *, checkpoints: Mapping[tuple[str, int], Path], origin: str
+    name: str, source: BaseStorage, target: BaseStorage, *, checkpoints: Mapping[tuple[str, int], AnyPath], origin: str
 ) -> None:
     """Copies a study and its sister to another storage, as one that nobody works on: a run takes its trials up.
 

@@ -1,0 +1,145 @@
+"""The functions of ``import sweep``: they take a study's name or path, and settings from the environment by default.
+
+They print nothing. A `RunCallback` receives the events of a run; without one they are logged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config.settings import Settings
+from . import analyse, single_trial
+from .callback import RunCallback
+from .preflight import load
+from .run import RunOptions
+from .run import run as run_config
+
+if TYPE_CHECKING:
+    from ..analysis.confirmation import Confirmation
+    from ..analysis.report.report import Report
+    from ..analysis.summary import Summary
+    from ..config.study_config import StudyConfig
+    from ..training.reports import EpochMetrics
+
+logger = logging.getLogger(__name__)
+
+
+def load_study(
+    study: str | Path,
+    *,
+    sets: Sequence[str] = (),
+    trials: int | None = None,
+    design: int = 0,
+    settings: Settings | None = None,
+) -> StudyConfig:
+    """Finds and checks a study: a path, then a study in the storage, then a built-in name. Warnings are logged.
+
+    Args:
+        sets: changes of the study file, ``key=value``.
+        trials: trials in total.
+        design: uniform, unpruned trials to add to the total.
+
+    Example:
+        >>> settings = Settings(workspace=Path(tempfile.mkdtemp()))
+        >>> load_study("digits", sets=["search.design=4"], trials=12, settings=settings).search.trials
+        12
+
+    Raises:
+        ConfigError: all problems of the study at once.
+        StorageError: the storage is unreachable.
+    """
+    settings = settings or Settings()
+    config, warnings = load.load_study(str(study), settings, sets=sets, trials=trials, design=design)
+    for warning in warnings:
+        logger.warning("%s: %s", config.name, warning)
+    return config
+
+
+def run(
+    study: str | Path,
+    *,
+    sets: Sequence[str] = (),
+    trials: int | None = None,
+    design: int = 0,
+    settings: Settings | None = None,
+    callback: RunCallback | None = None,
+    options: RunOptions | None = None,
+) -> Summary:
+    """Runs a study, or resumes it, as ``sweep run`` does.
+
+    Args:
+        sets: changes of the study file, ``key=value``.
+        trials: trials in total.
+        design: uniform, unpruned trials to add to the total.
+
+    Raises:
+        ConfigError: all problems of the study at once.
+        SweepError: the storage, the tracking server or the cluster is unreachable.
+    """
+    settings = settings or Settings()
+    config = load_study(study, sets=sets, trials=trials, design=design, settings=settings)
+    return run_config(config, settings, callback, options)
+
+
+def train(
+    study: str | Path, *, sets: Sequence[str] = (), trial: int | None = None, settings: Settings | None = None
+) -> Iterator[EpochMetrics]:
+    """Trains one trial in this process, as ``sweep train`` does, and yields the metrics of each epoch.
+
+    Args:
+        sets: changes of the study file, ``key=value``; they must fix every searched hyperparameter.
+        trial: number of a trial of the study to repeat, in place of ``sets``.
+
+    Raises:
+        ConfigError: all problems of the study, or the hyperparameters without a value.
+        DivergenceError: the trial diverges.
+    """
+    settings = settings or Settings()
+    config = single_trial.trial_config(load_study(study, sets=sets, settings=settings), settings, trial)
+    with tempfile.TemporaryDirectory(prefix="sweep-train-") as scratch:
+        yield from single_trial.train(config, settings, Path(scratch))
+
+
+def report(name: str, *, folder: Path | None = None, settings: Settings | None = None) -> Report:
+    """Writes the report of a study, as ``sweep report`` does.
+
+    Args:
+        folder: folder of the report; by default the study's own in the workspace.
+
+    Raises:
+        SweepError: the storage has no such study.
+    """
+    return analyse.report(name, settings or Settings(), folder)
+
+
+def confirm(
+    name: str,
+    *,
+    top: int = 1,
+    seeds: int = 8,
+    against: Sequence[str] = (),
+    settings: Settings | None = None,
+    callback: RunCallback | None = None,
+) -> Confirmation | None:
+    """Trains a study's best configurations and their controls in pairs on fresh seeds, as ``sweep confirm`` does.
+
+    Args:
+        top: number of configurations.
+        seeds: pairs of each configuration.
+        against: other methods in place of guidance, from `sweep.study.baselines.METHODS`.
+
+    Raises:
+        ConfigError: all reasons why the study cannot be confirmed.
+        SweepError: the storage, the tracking server or the cluster is unreachable.
+    """
+    from .confirm import confirm as confirm_study
+
+    def listen(*_: object) -> contextlib.AbstractContextManager[RunCallback]:
+        return contextlib.nullcontext(callback or RunCallback())
+
+    return confirm_study(name, settings or Settings(), listen, top=top, seeds=seeds, against=against)
