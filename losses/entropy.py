@@ -4,10 +4,7 @@
 log-determinants: the determinant itself of a freshly initialised layer of 128 units is 0 in float32.
 """
 
-import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,58 +64,9 @@ def volume_and_gradient(weight: Tensor, ridge: float = 0.0) -> tuple[Tensor, Ten
         return _half_log_det(factor, info, mean_square), gradient
 
 
-class Form(NamedTuple):
-    """A loss term of an entropy change h, elementwise, and its derivative by h; both are called as f(h, constant)."""
-
-    value: Callable[[Tensor, float], Tensor]
-    slope: Callable[[Tensor, float], Tensor]
-
-
-def log_term(h: Tensor, _constant: float) -> Tensor:
-    """The term -h; it has no constant."""
-    return -h
-
-
-def log_slope(h: Tensor, _constant: float) -> Tensor:
-    """Derivative of `log_term` by h: -1."""
-    return -torch.ones_like(h)
-
-
-def reciprocal_term(h: Tensor, epsilon: float) -> Tensor:
-    """The term 1 / (exp(h) + epsilon), the paper's stable one: 1 / (|det W'| + epsilon), 1 / (|c11| + epsilon)."""
-    return (-_log_sum(h, epsilon)).exp()
-
-
-def reciprocal_slope(h: Tensor, epsilon: float) -> Tensor:
-    """Derivative of `reciprocal_term` by h: -exp(h) / (exp(h) + epsilon)^2."""
-    return -(h - 2 * _log_sum(h, epsilon)).exp()
-
-
-def target_term(h: Tensor, target: float) -> Tensor:
-    """The term (h - target)^2, nats^2: it keeps the entropy change at a set amount, from above and from below."""
-    return (h - target).square()
-
-
-def target_slope(h: Tensor, target: float) -> Tensor:
-    """Derivative of `target_term` by h: 2 (h - target)."""
-    return 2 * (h - target)
-
-
-FORMS: dict[str, Form] = {
-    "log": Form(log_term, log_slope),
-    "reciprocal": Form(reciprocal_term, reciprocal_slope),
-    "target": Form(target_term, target_slope),
-}
-
-
 def at_least_float32(weight: Tensor) -> Tensor:
     """The weight itself, or in float32 where its type has less: factorisations refuse bfloat16."""
     return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
-
-
-def _log_sum(h: Tensor, epsilon: float) -> Tensor:
-    """log(exp(h) + epsilon), where exp(h) may overflow or underflow."""
-    return torch.logaddexp(h, torch.full_like(h, math.log(epsilon)))
 
 
 def _no_autocast(weight: Tensor) -> AbstractContextManager[object]:

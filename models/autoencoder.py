@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 
 from . import require_sizes
-from .parts import NormActivationDropout, dense_layers
+from .blocks import NormActivationDropout, dense_layers
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 
 from . import require_sizes
-from .parts import ACTIVATIONS, NormActivationDropout, conv_layers, require_downsample, strides
+from .blocks import ACTIVATIONS, NormActivationDropout, conv_layers, require_downsample, strides
 
 if TYPE_CHECKING:
     from torch import Tensor

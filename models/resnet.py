@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from . import require_sizes
-from .parts import ACTIVATIONS, NormActivationDropout
+from .blocks import ACTIVATIONS, NormActivationDropout
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from . import require_sizes
-from .parts import NormActivationDropout, conv_layers, halvings
+from .blocks import NormActivationDropout, conv_layers, max_downsamplings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,8 +52,10 @@ class UNet(nn.Module):
     ):
         require_sizes(in_shape, depth=depth, width=width, num_outputs=num_outputs)
         channels, height, breadth = in_shape
-        if depth > halvings(in_shape):
-            raise ValueError(f"depth = {depth}: at most {halvings(in_shape)} for an image of {height}x{breadth}")
+        if depth > max_downsamplings(in_shape):
+            raise ValueError(
+                f"depth = {depth}: at most {max_downsamplings(in_shape)} for an image of {height}x{breadth}"
+            )
         NormActivationDropout(activation, dropout, batch_norm)
         between = NormActivationDropout(activation, 0.0, batch_norm)
         super().__init__()

@@ -98,7 +98,7 @@ def require_downsample(downsample: int, depth: int, in_shape: tuple[int, int, in
         if depth_each > 1:
             least = f"{depth_each} * downsample = {depth_each * downsample}"
         raise ValueError(f"depth = {depth}: must be at least {least}, for the layers that resize the image")
-    allowed = halvings(in_shape)
+    allowed = max_downsamplings(in_shape)
     if downsample > allowed:
         _, height, width = in_shape
         raise ValueError(
@@ -106,6 +106,6 @@ def require_downsample(downsample: int, depth: int, in_shape: tuple[int, int, in
         )
 
 
-def halvings(in_shape: tuple[int, int, int]) -> int:
+def max_downsamplings(in_shape: tuple[int, int, int]) -> int:
     """How often an image [C, H, W] can be halved before its shorter side is below one pixel."""
     return min(in_shape[1:]).bit_length() - 1
