@@ -43,7 +43,7 @@ def run_trial(
 
 
 def metrics(config: TrialConfig, epoch: int) -> dict[str, float]:
-    """Returns the metrics of one epoch: a function of the hyperparameters that can be learnt, and whose curves cross."""
+    """Returns the metrics of one epoch: a learnable function of the hyperparameters, whose curves cross."""
     guidance, model = config.guidance, config.model
     misses = (
         (math.log10(guidance.lambda1) + 3) / 2,
