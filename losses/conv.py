@@ -125,8 +125,8 @@ def anchors(
     axes = len(in_shape)
     options = (_per_axis(value, axes) for value in (stride, dilation, output_padding))
     counts = []
-    for index, (length, taps_, s, d, extra) in enumerate(zip(in_shape, kernel_size, *options, strict=True)):
-        reach = d * (taps_ - 1)
+    for index, (length, size, s, d, extra) in enumerate(zip(in_shape, kernel_size, *options, strict=True)):
+        reach = d * (size - 1)
         before, after = _padding(padding, index, reach)
         if transposed:
             out_length = (length - 1) * s - before - after + reach + extra + 1

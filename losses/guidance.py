@@ -43,7 +43,7 @@ class EntropyGuidance:
             defaults suit most networks: `lambda1=1e-3` guides dense layers, `lambda2=0` leaves convolutions alone.
 
     Attributes:
-        options: The options, those that were not given at their defaults.
+        options: The values of all options.
         layers: The layers whose entropy is measured.
         selected: The layers among them that the option `layers` means.
         left_out: The layers among them that `layers="all"` leaves out, since they feed a normalisation layer.

@@ -1,4 +1,4 @@
-"""The layers of a model that have an entropy change: which weight, which part of it, by which measure."""
+"""The layers of a model that have an entropy change: each one's weight, its measured part, and its measure."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ class Layer:
         name: The name of its module, followed by that of the weight if the module has several.
         kind: The term that it belongs to: lambda1 weights `dense`, lambda2 `conv`.
         measure: A key of `MEASURES`.
-        parameters: What is trained: the weight, or what it is computed from (pruning, parametrisations).
+        parameters: The trained parameters: the weight, or those it is computed from (pruning, parametrisations).
         view: Returns the measured part of a weight, or of its gradient: matrices [..., out, in], or taps [a, b].
         materialize: Computes the weight from the parameters; None if it is the parameter itself.
         gradient_transform: Changes the gradient of the measured part, for placebos; None: no change.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from itertools import pairwise
 
 import torch
 from torch import fx, nn
+
+logger = logging.getLogger(__name__)
 
 NORM = re.compile(r"(Sync)?(Batch|Group|Instance|Layer|RMS|LocalResponse)Norm(\d[dD])?|.+(Layer|RMS)Norm(\d[dD])?")
 # Classes, functions and methods that pass a scale on: f(a x) = a f(x) for a > 0, and those that only move values.
@@ -41,7 +44,10 @@ def feeding_a_norm(model: nn.Module) -> set[str]:
     try:
         with torch.random.fork_rng(devices=[]):
             graph = _Tracer().trace(model)
-    except Exception:  # noqa: BLE001 (whatever a model raises that is run without numbers)
+    except Exception as error:  # noqa: BLE001 (whatever a model raises that is run without numbers)
+        logger.debug(
+            "torch.fx cannot trace %s (%r): norms are found by the order of modules", type(model).__name__, error
+        )
         return by_order
     calls: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:

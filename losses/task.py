@@ -1,4 +1,4 @@
-"""The tasks: what a network is trained for, guidance aside, by which loss and which metrics."""
+"""The tasks that a network is trained for, guidance aside: their losses and metrics, in one table, `TASKS`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Task:
         loss: (output, images, labels, label smoothing) -> mean over what `weight` counts in the batch.
         metrics: The built-in metrics beside the loss, by name.
         weight: (labels of a batch) -> the number of terms that its mean loss is over.
-        targets: What it is trained on beside the images: a label for each, a mask for each, or nothing.
+        targets: The data it needs beside the images: a label for each, a mask for each, or nothing.
         normalizes: True if the model takes images of mean 0 and deviation 1; False if it takes them in [0, 1].
         custom_metrics: The user's own metrics, by name.
     """
@@ -106,7 +106,7 @@ def customise(task: Task, loss: CustomLoss | None, metrics: Mapping[str, CustomM
     Args:
         task: The task to start from.
         loss: (output, target) -> mean over the batch; None keeps the task's.
-        metrics: By name, see `metrics.new_accumulator`.
+        metrics: The metrics by name, as `metrics.new_accumulator` takes them.
     """
     if loss is None:
         return dataclasses.replace(task, custom_metrics=metrics) if metrics else task

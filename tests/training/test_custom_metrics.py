@@ -52,7 +52,9 @@ def epoch_of(metrics: dict[str, Any], outputs: Tensor, labels: Tensor) -> dict[s
 
 @pytest.mark.parametrize("buffer", [1, 200, 2**22])
 def test_a_torchmetrics_metric_is_that_of_the_whole_epoch(buffer: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    classification = pytest.importorskip("torchmetrics.classification")
+    classification = pytest.importorskip(
+        "torchmetrics.classification", reason="torchmetrics: pip install -e .[examples]"
+    )
     monkeypatch.setattr("sweep.training.meter.METER_BUFFER", buffer)
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 4, (sum(SIZES),), generator=generator)
@@ -79,7 +81,7 @@ def test_a_torchmetrics_metric_is_that_of_the_whole_epoch(buffer: int, monkeypat
 def test_classes_and_instances_are_accepted_and_trained_with(
     study_config: MakeConfig, write_package: Package, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("torchmetrics")
+    pytest.importorskip("torchmetrics", reason="torchmetrics: pip install -e .[examples]")
     package = write_package(own=CODE)
     metrics = {"f1": f"{package}.own:{name}", "largest": f"{package}.own:Largest"}
     config = study_config(
@@ -108,7 +110,7 @@ def test_classes_and_instances_are_accepted_and_trained_with(
 def test_a_class_that_needs_arguments_is_refused_before_the_first_trial(
     study_config: MakeConfig, write_package: Package, tmp_path: Path
 ) -> None:
-    pytest.importorskip("torchmetrics")
+    pytest.importorskip("torchmetrics", reason="torchmetrics: pip install -e .[examples]")
     config = study_config(
         model={"name": "mlp"},
         task={"metrics": {"f1": f"{write_package(own=CODE)}.own:Needy"}},
