@@ -25,7 +25,7 @@ from sweep.config.study_file import built_in, parse_study, read_yaml, to_yaml
 from sweep.data import image_folders as folders
 from sweep.data.batches import batches
 from sweep.data.loading import Dataset, load_dataset, prepare, reader, split_sizes
-from sweep.losses.metrics import IGNORED
+from sweep.losses.task import IGNORED
 from sweep.service.preflight.space_checks import check_study
 from sweep.training.trial import TrialPaths, TrialReport, run_trial
 
