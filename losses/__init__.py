@@ -1,6 +1,8 @@
-"""Losses of a training loop, on torch alone: entropy guidance, its measures, and the task losses.
+"""The losses of a training loop, on torch alone: entropy guidance, its measures, task losses and their metrics.
 
-Importing this package imports no torch, so that whoever reads settings has `losses.options` at once.
+`EntropyGuidance` guides any PyTorch loop. `entropy`, `conv` and `terms` have the formulas as pure functions, `options`
+the options, `task` and `metrics` what a network is trained for. README.md explains them. Importing this package imports
+no torch, so that a program that validates settings has `losses.options` in an instant.
 """
 
 from typing import TYPE_CHECKING

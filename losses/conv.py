@@ -1,9 +1,9 @@
-"""Entropy change of a convolution, in nats: pure functions of kernels, as `entropy.py` has them for matrices.
+"""The entropy change of a convolution, in nats: pure functions of kernels, as `entropy.py` has them for matrices.
 
-`F.conv2d` is a cross-correlation, so the tap c11 of the paper (arXiv 2308.14938) is the first one of the kernel as it
-is stored. The map from an output's anchors, the pixels under its first tap, is block triangular, and its diagonal is
-K11, the matrix [out, in] of the first taps: its entropy change is n log|det K11|, n being the number of `anchors`. That
-is exact for any stride and dilation, in groups, in 1 to 3 dimensions and transposed. `taps` and `channels` are per
+`F.conv2d` is a cross-correlation, so the tap c11 of the paper (arXiv 2308.14938) is the first tap of the kernel as it
+is stored. The map from the outputs' anchors, the pixels under their first taps, is block triangular, and its diagonal
+is K11, the matrix [out, in] of the first taps: its entropy change is n log|det K11|, n being the number of `anchors`.
+That is exact for any stride and dilation, in groups, in 1 to 3 dimensions and transposed. `taps` and `channels` are per
 anchor; n times as much is the whole map's. Any other corner would serve as well; the centre would not.
 
 Kernels are [out, in / groups, *sizes], those of transposed convolutions [in, out / groups, *sizes].
@@ -18,34 +18,43 @@ from torch import Tensor
 
 from .entropy import at_least_float32, volume
 
-TAP_FLOOR = 1e-2  # |c11| below this is taken as this in gradients: about 0.3 of the median tap after initialisation
+TAP_FLOOR = 1e-2  # gradients raise |c11| to at least this: about 0.3 of the median tap after initialisation
 PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
 
 
 def corner_taps(weight: Tensor) -> Tensor:
-    """The taps c11 of kernels [a, b, *sizes], as a view [a, b]."""
+    """Returns the taps c11 of kernels [a, b, *sizes], as a view [a, b]."""
     first: tuple[slice | int, ...] = (slice(None), slice(None), *repeat(0, weight.dim() - 2))
     return weight[first]
 
 
 def corner_blocks(weight: Tensor, groups: int = 1, *, transposed: bool = False) -> Tensor:
-    """The matrices K11 of the first taps, as a view [groups, out / groups, in / groups]."""
+    """Returns the matrices K11 of the first taps, as a view [groups, out / groups, in / groups]."""
     blocks = corner_taps(weight).view(groups, -1, weight.shape[1])
     return blocks.mT if transposed else blocks
 
 
 def taps(weight: Tensor) -> Tensor:
-    """Log|c11| of every filter of kernels [a, b, *sizes]: the paper's measure [a, b].
+    """Returns log|c11| [a, b] of every filter of kernels [a, b, *sizes], the paper's measure, nats.
 
-    It is the entropy change per anchor of one filter by itself; of the layer, summed, for depthwise convolutions only.
+    It is the entropy change per anchor of one filter by itself. Their sum is that of the layer for depthwise
+    convolutions only.
+
+    Source: arXiv 2308.14938.
+
+    Example:
+        >>> kernels = torch.ones(1, 2, 3, 3)
+        >>> kernels[0, 1, 0, 0] = 0.5
+        >>> taps(kernels)
+        tensor([[ 0.0000, -0.6931]])
     """
     return corner_taps(at_least_float32(weight)).abs().log()
 
 
 def taps_and_gradient(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Log|c11|, finite for an exact zero too, and sign(c11) / max(|c11|, TAP_FLOOR), its derivative, both [a, b].
+    """Returns log|c11|, finite for an exact zero too, and its slope sign(c11) / max(|c11|, TAP_FLOOR), both [a, b].
 
-    The floor bounds the gradient where `taps` has a pole; sign(0) is +1, or an exact zero would never move.
+    The floor bounds the gradient near c11 = 0, the pole of `taps`. sign(0) is +1, or an exact zero would never move.
     """
     tap = corner_taps(at_least_float32(weight.detach()))
     magnitude = tap.abs()
@@ -54,11 +63,22 @@ def taps_and_gradient(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def channels(weight: Tensor, groups: int = 1, ridge: float = 0.0) -> Tensor:
-    """Sum of the log singular values of K11 of kernels [a, b, *sizes], by group [groups]; for the ridge see `volume`.
+    """Returns the sum of the log singular values of K11, by group [groups], of kernels [a, b, *sizes], nats.
 
     With as many channels out as in it is log|det K11|, and the sum over the groups is exactly the layer's entropy
-    change per anchor (ridge = 0). For C_out != C_in it is a property of K11, not of the map; exact, of the leading
-    channels alone, is `minor(corner_blocks(weight, groups))`.
+    change per anchor (ridge = 0). For C_out != C_in it is a property of K11, not of the map; the entropy change of the
+    leading channels alone is `minor(corner_blocks(weight, groups))`, exactly.
+
+    Args:
+        weight: The kernels.
+        groups: Groups of the convolution.
+        ridge: See `entropy.volume`.
+
+    Example:
+        >>> kernels = torch.zeros(2, 2, 3, 3)
+        >>> kernels[:, :, 0, 0] = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+        >>> channels(kernels)  # log 6
+        tensor([1.7918])
     """
     return volume(corner_blocks(weight, groups), ridge)
 
@@ -74,7 +94,7 @@ def anchors(
     transposed: bool = False,
     output_padding: Sequence[int] | int = 0,
 ) -> int:
-    """The number n of anchors: how often K11 stands on the diagonal of the triangular part of the map.
+    """Returns the number n of anchors: the times that K11 stands on the diagonal of the triangular part of the map.
 
     The arguments are those of `nn.Conv1d` to `nn.Conv3d` and of the transposed ones, one value per axis or one for all.
     Per axis of l pixels, stride s, dilation d, p taps and padding P, n counts the outputs o whose first tap lies on a
@@ -84,10 +104,20 @@ def anchors(
 
     Args:
         in_shape: Pixels of the input per axis, channels aside.
-        padding: On both sides, or `same` or `valid`.
+        kernel_size: Taps per axis.
+        stride: Pixels between two outputs.
+        dilation: Pixels between two taps.
+        padding: Pixels on both sides, or `same` or `valid`.
+        padding_mode: One of `PADDING_MODES`.
+        transposed: True for `nn.ConvTranspose1d` to `nn.ConvTranspose3d`.
+        output_padding: Pixels added to one side of a transposed convolution's output.
 
     Raises:
         ValueError: An unknown padding mode, or a transposed convolution padded by something else than zeros.
+
+    Example:
+        >>> anchors((28, 28), (3, 3)), anchors((28, 28), (3, 3), padding=1)
+        (676, 729)
     """
     if padding_mode not in PADDING_MODES or (transposed and padding_mode != "zeros"):
         allowed = "zeros" if transposed else ", ".join(PADDING_MODES)
@@ -95,8 +125,8 @@ def anchors(
     axes = len(in_shape)
     options = (_per_axis(value, axes) for value in (stride, dilation, output_padding))
     counts = []
-    for index, (length, taps_, s, d, extra) in enumerate(zip(in_shape, kernel_size, *options, strict=True)):
-        reach = d * (taps_ - 1)
+    for index, (length, size, s, d, extra) in enumerate(zip(in_shape, kernel_size, *options, strict=True)):
+        reach = d * (size - 1)
         before, after = _padding(padding, index, reach)
         if transposed:
             out_length = (length - 1) * s - before - after + reach + extra + 1
@@ -110,15 +140,21 @@ def anchors(
 
 
 def circular(weight: Tensor, in_shape: Sequence[int], *, groups: int = 1, dilation: Sequence[int] | int = 1) -> Tensor:
-    """Entropy change of the whole map with circular padding and stride 1, by group: [groups].
+    """Returns the entropy change of the whole map with circular padding and stride 1, by group [groups], nats.
 
     The map is block circulant: its singular values are those of the kernel's discrete Fourier transform [out / g,
-    in / g] at each of the prod(in_shape) frequencies, so that h = sum over the frequencies of log|det| (of the log
-    singular values where C_out != C_in; see `volume`). No other padding, and no stride, has such a closed form for the
+    in / g] at each of the prod(in_shape) frequencies. So h is the sum over the frequencies of log|det|, or of the log
+    singular values if C_out != C_in (see `volume`). No other padding, and no stride, has such a closed form for the
     whole map: zero padding, reflecting and replicating have the anchors' part alone, see `anchors`.
 
+    Args:
+        weight: The kernels.
+        in_shape: Pixels of the input per axis, channels aside.
+        groups: Groups of the convolution.
+        dilation: Pixels between two taps.
+
     Raises:
-        ValueError: A kernel that is wider than the image.
+        ValueError: A kernel is wider than the image.
     """
     blocks = at_least_float32(weight).reshape(groups, -1, *weight.shape[1:])
     sizes, steps = weight.shape[2:], _per_axis(dilation, len(in_shape))
@@ -134,11 +170,12 @@ def circular(weight: Tensor, in_shape: Sequence[int], *, groups: int = 1, dilati
 
 
 def _per_axis(value: Sequence[int] | int, axes: int) -> Sequence[int]:
+    """Returns one value per axis."""
     return (value,) * axes if isinstance(value, int) else value
 
 
 def _padding(padding: Sequence[int] | int | str, axis: int, reach: int) -> tuple[int, int]:
-    """Padding before and after an axis; `same` puts the odd one after, as PyTorch does."""
+    """Returns the padding before and after an axis; `same` puts the odd pixel after, as PyTorch does."""
     if padding == "same":
         return reach // 2, reach - reach // 2
     if padding == "valid":

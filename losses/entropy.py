@@ -1,13 +1,10 @@
-"""Entropy change of a dense layer, activation aside, in nats, and the loss terms of any layer: pure functions.
+"""The entropy change of a dense layer, activation aside, in nats: pure functions of its matrix.
 
-`conv.py` has the measures of convolutions; `guidance.py` caches and adds the gradients. Everything works with
-log-determinants: the determinant itself of a freshly initialised layer of 128 units is 0 in float32.
+`conv.py` has those of convolutions, `terms.py` the loss terms. Everything works with log-determinants: the determinant
+itself of a freshly initialised layer of 128 units is 0 in float32.
 """
 
-import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,33 +13,53 @@ STRIPS = 256  # rows from which on half a Gram matrix is faster than a whole one
 
 
 def leading_block(weight: Tensor) -> Tensor:
-    """The leading k x k block of a matrix [..., m, n], k = min(m, n), as a view.
+    """Returns the leading block [..., k, k] of a matrix [..., m, n], k = min(m, n), as a view.
 
-    Padding the matrix to a square one with rows or columns of the identity, the paper's W', leaves det W' equal to the
-    determinant of this block (arXiv 2308.14938).
+    The paper's W' pads the matrix to a square one with rows or columns of the identity; det W' is the determinant of
+    this block.
+
+    Source: arXiv 2308.14938.
     """
     k = min(weight.shape[-2:])
     return weight[..., :k, :k]
 
 
 def minor(weight: Tensor, ridge: float = 0.0) -> Tensor:
-    """The paper's measure of dense layers [..., m, n]: log|det W'|, W' being W padded to square by the identity [...].
+    """Returns the paper's measure [...] of matrices W [..., m, n]: log|det W'|, W' being W padded to a square one.
 
-    It is the entropy change of the leading inputs given the others, so it depends on the order of the units. For the
-    ridge see `volume`.
+    It is the entropy change of the leading inputs given the others, so it depends on the order of the units.
+
+    Args:
+        weight: The matrices W.
+        ridge: See `volume`.
+
+    Source: arXiv 2308.14938.
+
+    Example:
+        >>> minor(torch.tensor([[2.0, 0.0, 5.0], [0.0, 2.0, 5.0]]))  # log(2 * 2)
+        tensor(1.3863)
     """
     return volume(leading_block(weight), ridge)
 
 
 def volume(weight: Tensor, ridge: float = 0.0) -> Tensor:
-    """Sum of the log singular values of matrices [..., m, n]: the log volume gain of y = W x [...].
+    """Returns the sum of the log singular values [...] of matrices W [..., m, n]: the log volume gain of y = W x, nats.
 
     h = 1/2 log det(G + ridge^2 s I), with G the k x k Gram matrix (W W^T for m <= n, else W^T W), k = min(m, n), and s
     the mean of G's diagonal, held constant in the gradient. For ridge = 0 it is the entropy change H(Wx) - H(x) exactly
     when m = n (log|det W|) or m > n, and for m < n when the input is white. A ridge (0.1) keeps h finite for singular
     matrices, and keeps the gradient of square ones from being that of their smallest singular value alone.
 
-    Computed in float32 at least, outside autocast. Singular: -inf; not finite weights: NaN; never an exception.
+    It is computed in float32 at least, outside autocast. Singular matrices give -inf, weights that are not finite give
+    NaN; no exception is raised.
+
+    Args:
+        weight: The matrices W.
+        ridge: Relative to the root mean square row of W.
+
+    Example:
+        >>> volume(torch.diag(torch.tensor([1.0, 2.0, 4.0])))  # log 8
+        tensor(2.0794)
     """
     with _no_autocast(weight):
         matrix = at_least_float32(weight)
@@ -50,96 +67,56 @@ def volume(weight: Tensor, ridge: float = 0.0) -> Tensor:
 
 
 def volume_and_gradient(weight: Tensor, ridge: float = 0.0) -> tuple[Tensor, Tensor]:
-    """`volume` [...] and its derivative by W [..., m, n], from one factorisation and without autograd.
+    """Returns `volume` [...] and its derivative by W [..., m, n], from one factorisation and without autograd.
 
-    dh/dW = (G + ridge^2 s I)^-1 W for m <= n, else W (G + ridge^2 s I)^-1; W^-T for square W without a ridge.
-    Where h is not finite the gradient means nothing; the caller must check.
+    dh/dW = (G + ridge^2 s I)^-1 W for m <= n, else W (G + ridge^2 s I)^-1; W^-T for square W without a ridge. If h is
+    not finite the gradient means nothing; the caller must check.
+
+    Example:
+        >>> h, gradient = volume_and_gradient(torch.diag(torch.tensor([2.0, 4.0])))
+        >>> gradient  # the inverse, transposed
+        tensor([[0.5000, 0.0000],
+                [0.0000, 0.2500]])
     """
     with _no_autocast(weight), torch.no_grad():
         matrix = at_least_float32(weight)
         if _is_lu(matrix, ridge):
             return _log_det(matrix), torch.linalg.inv_ex(matrix).inverse.mT
         factor, info, mean_square = _factorise(matrix, ridge)
-        # cholesky_inverse raises at an exact zero; any other number will do where there is no factor.
+        # cholesky_inverse raises at an exact zero; any other number will do if there is no factor.
         factor.diagonal(dim1=-2, dim2=-1).masked_fill_((info != 0)[..., None], 1)
         inverse = torch.cholesky_inverse(factor)
         gradient = inverse @ matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix @ inverse
         return _half_log_det(factor, info, mean_square), gradient
 
 
-class Form(NamedTuple):
-    """A loss term of an entropy change h, elementwise, and its derivative by h; both are called as f(h, constant)."""
-
-    value: Callable[[Tensor, float], Tensor]
-    slope: Callable[[Tensor, float], Tensor]
-
-
-def log_term(h: Tensor, _constant: float) -> Tensor:
-    """The term -h; it has no constant."""
-    return -h
-
-
-def log_slope(h: Tensor, _constant: float) -> Tensor:
-    """Derivative of `log_term` by h: -1."""
-    return -torch.ones_like(h)
-
-
-def reciprocal_term(h: Tensor, epsilon: float) -> Tensor:
-    """The term 1 / (exp(h) + epsilon), the paper's stable one: 1 / (|det W'| + epsilon), 1 / (|c11| + epsilon)."""
-    return (-_log_sum(h, epsilon)).exp()
-
-
-def reciprocal_slope(h: Tensor, epsilon: float) -> Tensor:
-    """Derivative of `reciprocal_term` by h: -exp(h) / (exp(h) + epsilon)^2."""
-    return -(h - 2 * _log_sum(h, epsilon)).exp()
-
-
-def target_term(h: Tensor, target: float) -> Tensor:
-    """The term (h - target)^2, nats^2: it keeps the entropy change at a set amount, from above and from below."""
-    return (h - target).square()
-
-
-def target_slope(h: Tensor, target: float) -> Tensor:
-    """Derivative of `target_term` by h: 2 (h - target)."""
-    return 2 * (h - target)
-
-
-FORMS: dict[str, Form] = {
-    "log": Form(log_term, log_slope),
-    "reciprocal": Form(reciprocal_term, reciprocal_slope),
-    "target": Form(target_term, target_slope),
-}
-
-
 def at_least_float32(weight: Tensor) -> Tensor:
-    """The weight itself, or in float32 where its type has less: factorisations refuse bfloat16."""
+    """Returns the weight itself, or in float32 if its type is less precise: factorisations refuse bfloat16."""
     return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
 
 
-def _log_sum(h: Tensor, epsilon: float) -> Tensor:
-    """log(exp(h) + epsilon), where exp(h) may overflow or underflow."""
-    return torch.logaddexp(h, torch.full_like(h, math.log(epsilon)))
-
-
 def _no_autocast(weight: Tensor) -> AbstractContextManager[object]:
+    """Returns a context without autocast on the weight's device."""
     device = weight.device.type
     # Leaving none would take 10 us, as much as a small product.
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _is_lu(matrix: Tensor, ridge: float) -> bool:
+    """Returns True if the matrix is to be factorised itself, in place of its Gram matrix."""
     # The Gram matrix squares the condition number: without a ridge, float32 gradients of square matrices of 1024 are
     # wrong by 10 %.
     return ridge == 0 and matrix.shape[-2] == matrix.shape[-1]
 
 
 def _log_det(matrix: Tensor) -> Tensor:
+    """Returns log|det| [...] of square matrices [..., k, k]."""
     # On CUDA slogdet may give finite numbers for NaN matrices (pytorch #154312).
     return torch.where(matrix.isfinite().all(-1).all(-1), torch.linalg.slogdet(matrix).logabsdet, torch.nan)
 
 
 def _factorise(matrix: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Cholesky factor of the ridged Gram matrix [..., k, k], LAPACK's info (0: it has one) and s, both [...]."""
+    """Returns the ridged Gram matrix's Cholesky factor [..., k, k], LAPACK's info [...] (0: success) and s [...]."""
     gram = _lower_gram(matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT)
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     mean_square = diagonal.detach().sum(-1, keepdim=True) / diagonal.shape[-1]
@@ -150,14 +127,16 @@ def _factorise(matrix: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _half_log_det(factor: Tensor, info: Tensor, mean_square: Tensor) -> Tensor:
+    """Returns half the log determinant [...] from what `_factorise` returns; -inf without a factor."""
     h = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).masked_fill(info != 0, -torch.inf)
-    return torch.add(h, mean_square, alpha=0)  # NaN where a weight is not finite
+    return torch.add(h, mean_square, alpha=0)  # NaN if a weight is not finite
 
 
 def _lower_gram(rows: Tensor) -> Tensor:
-    """Gram matrix [..., k, k] of rows [..., k, l], of which only the lower triangle is meant.
+    """Returns the Gram matrix [..., k, k] of rows [..., k, l]; only its lower triangle is valid.
 
-    On a CPU, strips of a large one that end at the diagonal take 5/8 of the time. Autograd would miss the other half.
+    On a CPU, a large one is computed in strips that end at the diagonal, in 5/8 of the time. Autograd needs the other
+    triangle too, so this is done outside of autograd only.
     """
     k = rows.shape[-2]
     if k < STRIPS or rows.dim() > 2 or rows.device.type != "cpu" or torch.is_grad_enabled():

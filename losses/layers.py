@@ -1,6 +1,5 @@
-"""The layers of a model that have an entropy change: which, how it is measured, and how often, for `guidance.py`."""
+"""The layers of a model that have an entropy change: each one's weight, its measured part, and its measure."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,13 +12,11 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from . import options
-from .conv import corner_blocks, corner_taps, taps, taps_and_gradient
-from .entropy import leading_block, volume, volume_and_gradient
+from .conv import corner_blocks, corner_taps
+from .entropy import leading_block
+from .measures import MEASURES, Measure
 
-MIN_EVERY, MAX_EVERY = 32, 128  # cached gradients were as good as exact ones up to 32 steps, and lost 1-2 % at 64
-REFRESH_SHARE = 0.04  # of a layer's training step, about, on average
-FACTORISATION_PENALTY = 6.0  # how much slower per flop Cholesky and its inverse are than a matrix product
-
+Kind = Literal["dense", "conv"]
 View = Callable[[Tensor], Tensor]
 
 
@@ -28,61 +25,70 @@ class Layer:
     """A weight whose entropy is measured.
 
     Attributes:
-        name: Its module's, with that of the weight where a module has several.
-        kind: Which of the two terms it belongs to.
-        measure: `volume` or `minor` of matrices, or `taps`.
-        parameters: What is trained: the weight, or what it is computed from (pruning, parametrisations).
-        view: The part of a weight, or of its gradient, that is measured: matrices [..., out, in], or taps [a, b].
-        compute: Computes the weight from the parameters; None where it is the parameter itself.
-        turn: What is done to the gradient of the part that is measured; None: nothing.
+        name: The name of its module, followed by that of the weight if the module has several.
+        kind: The term that it belongs to: lambda1 weights `dense`, lambda2 `conv`.
+        measure: A key of `MEASURES`.
+        parameters: The trained parameters: the weight, or those it is computed from (pruning, parametrisations).
+        view: Returns the measured part of a weight, or of its gradient: matrices [..., out, in], or taps [a, b].
+        materialize: Computes the weight from the parameters; None if it is the parameter itself.
+        gradient_transform: Changes the gradient of the measured part, for placebos; None: no change.
     """
 
     name: str
-    kind: Literal["dense", "conv"]
-    measure: Literal["volume", "minor", "taps"]
+    kind: Kind
+    measure: str
     parameters: tuple[nn.Parameter, ...]
     view: View
-    compute: Callable[[], Tensor] | None = None
-    turn: Callable[[Tensor], Tensor] | None = None
+    materialize: Callable[[], Tensor] | None = None
+    gradient_transform: Callable[[Tensor], Tensor] | None = None
 
     @property
     def targets(self) -> list[tuple[nn.Parameter, View]]:
-        """The parameters, and the part of each one's gradient that guidance adds to."""
-        return [(p, self.view if self.compute is None else _whole) for p in self.parameters]
+        """The parameters, each with a view of the part of its gradient that guidance adds to."""
+        return [(p, self.view if self.materialize is None else _whole) for p in self.parameters]
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """That of the part that is measured."""
+        """The shape of the measured part."""
         return tuple(self.view(self._weight().detach()).shape)
 
     @property
     def dimensions(self) -> int:
         """The number k of singular values of one matrix; 1 of a tap."""
-        return 1 if self.measure == "taps" else min(self.shape[-2:])
+        return self._measure.dimensions(self.shape)
+
+    @property
+    def floor(self) -> float:
+        """The least h at which a loss term without a minimum takes its slope, nats; -inf: no floor."""
+        return self._measure.floor
+
+    @property
+    def has_input_columns(self) -> bool:
+        """True if the weight's gradient has a column for each input, so that `live_columns` can be called."""
+        return self.materialize is None and self._measure.has_input_columns(self.shape)
 
     def entropy(self, ridge: float, columns: Tensor | None = None) -> Tensor:
-        """H of each matrix or tap, nats, unreduced; of a single matrix [out, in] also with some of its columns only."""
+        """Returns h of each matrix or tap, in nats, unreduced.
+
+        Args:
+            ridge: See `entropy.volume`.
+            columns: Indices of the inputs to measure, of a single matrix [out, in] only; None: all.
+        """
         part = self.view(self._weight())
         if columns is not None:
             part = part.index_select(1, columns)
-        if self.measure == "taps":
-            return taps(part)
-        return volume(leading_block(part) if self.measure == "minor" else part, ridge)
+        return self._measure.entropy(part, ridge)
 
     def gradient(self, ridge: float, slope: Callable[[Tensor], Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """H, unreduced, and the gradient of a loss with derivative slope(h), for each of `targets`."""
+        """Returns h, unreduced, and the gradient of a loss with derivative slope(h), for each of `targets`."""
         with torch.enable_grad():
             weight = self._weight()
-        part = self.view(weight.detach())
-        if self.measure == "taps":
-            h, gradient = taps_and_gradient(part)
-            gradient *= slope(h)
-        else:
-            h, gradient = volume_and_gradient(part, ridge)
-            gradient *= slope(h)[..., None, None]
-        if self.turn is not None:
-            gradient = self.turn(gradient)
-        if self.compute is None:
+        h, gradient = self._measure.entropy_and_gradient(self.view(weight.detach()), ridge)
+        slopes = slope(h)
+        gradient *= slopes[(..., *(None,) * (gradient.dim() - h.dim()))]
+        if self.gradient_transform is not None:
+            gradient = self.gradient_transform(gradient)
+        if self.materialize is None:
             return h, [gradient]
         whole = torch.zeros_like(weight)
         self.view(whole).copy_(gradient)
@@ -90,35 +96,35 @@ class Layer:
         return h, [torch.zeros_like(p) if g is None else g for g, p in zip(parts, self.parameters, strict=True)]
 
     def placebo(self, seed: int) -> "Layer":
-        """A twin of the same size, whose gradient has nothing to do with this layer's entropy.
+        """Returns a layer of the same size whose gradient has nothing to do with this layer's entropy.
 
-        Of a kernel the tap in the middle is guided in place of the corner. A matrix's gradient is turned into another
-        orthogonal frame, drawn by ``seed``: rows and columns are shuffled and change signs, so that its norm, its
-        singular values and the sizes of its elements stay. It makes weights grow as guidance does, and entropy rise
-        with them, if less (`tests/benchmarks/placebo.py`): what it does as well is not due to the direction.
+        Of a kernel, the tap in the middle is guided in place of the corner. Of a matrix, the gradient is moved into
+        another orthogonal frame, drawn from ``seed``: its rows and columns are shuffled and change signs, so that its
+        norm, its singular values and the sizes of its elements stay. A placebo makes weights grow as guidance does, and
+        entropy rise with them, if less (`tests/benchmarks/placebo.py`). An effect that a placebo has as well is not due
+        to the direction of guidance.
         """
         kernel = self._weight().shape[2:]
         if any(size > 1 for size in kernel):
             middle = (slice(None), slice(None), *(slice(size // 2, None) for size in kernel))
             return replace(self, view=lambda weight: self.view(weight[middle]))
 
-        def turn(gradient: Tensor) -> Tensor:
+        def shuffle(gradient: Tensor) -> Tensor:
             generator = torch.Generator().manual_seed(seed)
             rows, columns = (torch.randperm(size, generator=generator) for size in gradient.shape[-2:])
             signs = (torch.randint(2, (size,), generator=generator) * 2 - 1 for size in gradient.shape[-2:])
             return gradient[..., rows[:, None], columns] * torch.outer(*signs).to(gradient)
 
-        return replace(self, turn=turn)
-
-    @property
-    def tells_live_columns(self) -> bool:
-        """Whether the gradient of the weight has a column for each input."""
-        return self.compute is None and self.measure != "taps" and len(self.shape) == 2
+        return replace(self, gradient_transform=shuffle)
 
     def live_columns(self) -> Tensor:
-        """Inputs [in] whose column of the task's gradient is not exactly 0.
+        """Returns the inputs [in] whose column of the task's gradient is not exactly 0, as booleans.
 
-        It is 0 where the input was 0 in the whole batch, or reached nothing: Adam moves it by guidance alone.
+        A column is 0 if its input was 0 in the whole batch, or reached no output. Under Adam such a column is moved by
+        guidance alone.
+
+        Raises:
+            ValueError: The weight has no gradient yet.
         """
         gradient = self.parameters[0].grad
         if gradient is None:
@@ -126,52 +132,57 @@ class Layer:
         return self.view(gradient).any(0)
 
     def refresh_interval(self, batch_size: int) -> int:
-        """Steps between two computations of its guidance gradient that keep their cost to a few percent, a power of 2.
+        """Returns the steps between two computations of its guidance gradient, see `Measure.refresh_interval`."""
+        return self._measure.refresh_interval(self.shape, batch_size)
 
-        Gram matrix and product with its inverse take 4 k^2 l flops, Cholesky and inverse k^3 at a lower speed, a
-        training step 6 B k l; k and l are the smaller and the larger size of a dense layer's matrix. Taps cost nothing.
-        From shape and batch size alone, never from timings, since runs must repeat.
-        """
-        if self.measure == "taps":
-            return MIN_EVERY
-        short, long = sorted(self.shape[-2:])
-        cost = (4 * short**2 * long + FACTORISATION_PENALTY * short**3) / (6 * batch_size * short * long)
-        return min(MAX_EVERY, max(MIN_EVERY, int(2 ** round(math.log2(cost / REFRESH_SHARE)))))
+    @property
+    def _measure(self) -> Measure:
+        return MEASURES[self.measure]
 
     def _weight(self) -> Tensor:
-        return self.parameters[0] if self.compute is None else self.compute()
+        return self.parameters[0] if self.materialize is None else self.materialize()
 
 
 def guidable_layers(model: nn.Module, measure: str = "volume", conv_measure: str = "taps") -> Iterator[Layer]:
-    """The layers that have an entropy change and something to train, each weight once, in the order of the modules.
+    """Yields the layers that have an entropy change and something to train, in the order of the modules.
 
     Dense are `nn.Linear`, the projections within `nn.MultiheadAttention`, and 1x1 convolutions, a linear map per pixel;
     in groups, each group is a matrix. Other `nn.Conv1d` to `nn.Conv3d` and transposed ones are convolutions; of
-    depthwise ones `channels` are their taps. Pruned and parametrised weights are measured as they act, and their
-    gradient goes to what is trained. Left out are frozen and empty weights, and recurrent layers: a matrix of theirs is
-    not the entropy change of the recurrence.
+    depthwise ones `channels` are their taps. A weight that several modules share is yielded once. Pruned and
+    parametrised weights are measured as they act, and their gradient goes to what is trained. Left out are frozen and
+    empty weights, and recurrent layers: a matrix of theirs is not the entropy change of the recurrence.
+
+    Args:
+        model: The network.
+        measure: The measure of matrices, `volume` or `minor`.
+        conv_measure: `taps`, or `channels` to measure the matrix K11 of a convolution as `measure` says.
 
     Raises:
         ValueError: A lazy layer that has no weight yet.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 10))
+        >>> [(layer.name, layer.kind, layer.shape) for layer in guidable_layers(model)]
+        [('0', 'conv', (4, 1)), ('3', 'dense', (10, 16))]
     """
     seen: set[int] = set()
     for path, module in model.named_modules():
         for suffix, attribute, kind, measured, view in _weights(module, measure, conv_measure):
-            parameters, compute = _source(module, attribute)
+            parameters, materialize = _source(module, attribute)
             if any(is_lazy(parameter) for parameter in parameters):
                 raise ValueError(f"{path} is lazy and has no weight yet: run a batch through the model first")
             if not parameters or any(not p.numel() or id(p) in seen for p in parameters):
                 continue
             seen.update(map(id, parameters))
             name = ".".join(part for part in (path or type(module).__name__.lower(), suffix) if part)
-            yield Layer(name, kind, measured, parameters, view, compute)  # type: ignore[arg-type]
+            yield Layer(name, kind, measured, parameters, view, materialize)
 
 
 def select(layers: Sequence[Layer], choice: options.Layers) -> list[Layer]:
-    """Those of `layers` that the option `layers` of `EntropyGuidance` means.
+    """Returns the layers that the option `layers` of `EntropyGuidance` means.
 
     Raises:
-        ValueError: A name that neither is a layer's nor contains one; says the names there are.
+        ValueError: A name is neither a layer's nor that of a module with one. The message lists the names of layers.
     """
     if choice == "all":
         return list(layers)
@@ -188,8 +199,8 @@ def _is_within(layer: Layer, name: str) -> bool:
     return f"{layer.name}.".startswith(f"{name}.")
 
 
-def _weights(module: nn.Module, measure: str, conv_measure: str) -> Iterator[tuple[str, str, str, str, View]]:
-    """Suffix of the name, attribute, kind, measure and view of each weight of a module."""
+def _weights(module: nn.Module, measure: str, conv_measure: str) -> Iterator[tuple[str, str, Kind, str, View]]:
+    """Yields the suffix of the name, attribute, kind, measure and view of each weight of a module."""
     minor = measure == "minor"
     if isinstance(module, nn.Linear):
         yield "", "weight", "dense", measure, leading_block if minor else _whole
@@ -226,7 +237,10 @@ def _thirds(weight: Tensor) -> Tensor:
 
 
 def _source(module: nn.Module, attribute: str) -> tuple[tuple[nn.Parameter, ...], Callable[[], Tensor] | None]:
-    """What a weight is trained by, and how it is computed from that; nothing where it is not, or not in a known way."""
+    """Returns the parameters that train a weight, and the function that computes it from them, if there is one.
+
+    There are no parameters if the weight is frozen or is computed in an unknown way.
+    """
     if parametrize.is_parametrized(module, attribute):
         parametrization: nn.Module = module.parametrizations[attribute]  # type: ignore[index, assignment]
         return tuple(p for p in parametrization.parameters() if p.requires_grad), lambda: _evaluated(parametrization)
@@ -239,7 +253,7 @@ def _source(module: nn.Module, attribute: str) -> tuple[tuple[nn.Parameter, ...]
 
 
 def _evaluated(parametrization: nn.Module) -> Tensor:
-    """A parametrised weight, without what `forward` does while training, such as a power iteration."""
+    """Returns a parametrised weight, without what `forward` does while training, such as a power iteration."""
     training = parametrization.training
     parametrization.eval()
     try:

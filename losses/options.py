@@ -1,18 +1,178 @@
-"""Options of `EntropyGuidance`: what is allowed, and the paper's preset. Without torch, to be read in an instant."""
+"""The options of entropy guidance, each written once: its name, type, default, description and allowed values.
 
+The keyword arguments of `EntropyGuidance` and the section `guidance` of a study file derive from `GuidanceOptions`. To
+add an option, add a field here and use it in `guidance.py`. Imports no torch, so that settings are read in an instant.
+"""
+
+# ruff: noqa: RUF009 (the default of an option is a dataclass field)
+
+import dataclasses
+import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar, cast
 
-FORMS = ("log", "reciprocal", "target")
-CHOICES: dict[str, tuple[str, ...]] = {
-    "measure": ("volume", "minor"),
-    "conv_measure": ("taps", "channels"),
-    "form": FORMS,
-    "conv_form": FORMS,
-    "scale": ("per_dimension", "determinant"),
-    "reduction": ("mean", "sum"),
-}
+INERT = 1e-5  # guidance's gradient norm over the task's; below this value guidance changes nothing
+DOMINANT = 1.0  # above this ratio guidance outweighs the task
+
+Layers = Literal["all"] | Mapping[Literal["first", "last"], int] | Sequence[str]
+FormName = Literal["log", "reciprocal", "target"]
+
+
+class Rule(NamedTuple):
+    """The values that an option may have.
+
+    Attributes:
+        allowed: They in words, for messages.
+        holds: Returns True for an allowed value of the option's type.
+        bounds: The same as bounds of a number, by the names of JSON Schema tools: `ge`, `gt`, `le`.
+    """
+
+    allowed: str
+    holds: Callable[[Any], bool]
+    bounds: Mapping[str, float] = {}
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _are_layers(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return len(value) == 1 and set(value) <= {"first", "last"} and all(map(_is_count, value.values()))
+    names = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    return value == "all" or (len(names) > 0 and all(isinstance(name, str) and name for name in names))
+
+
+AT_LEAST_0 = Rule("a finite number >= 0", lambda value: 0 <= value < math.inf, {"ge": 0})
+POSITIVE = Rule("a finite number > 0", lambda value: 0 < value < math.inf, {"gt": 0})
+FINITE = Rule("a finite number", math.isfinite)
+SWITCH = Rule("True or False", lambda value: isinstance(value, bool))
+COUNT = Rule("an integer >= 1", _is_count)
+STEPS = Rule("'auto' or an integer >= 1", lambda value: value == "auto" or _is_count(value))
+CAP = Rule("None or a number > 0", lambda value: value is None or value > 0, {"gt": 0})
+FRACTION = Rule(
+    "None or a fraction of the run, 0 < until <= 1", lambda value: value is None or 0 < value <= 1, {"gt": 0, "le": 1}
+)
+LAYERS = Rule("all, {first: n}, {last: n} with n >= 1, or a list of names of layers", _are_layers)
+
+
+def _one_of(*choices: str) -> Rule:
+    return Rule(", ".join(choices), lambda value: value in choices)
+
+
+FORM = _one_of("log", "reciprocal", "target")
+
+
+def _option(default: Any, rule: Rule, doc: str) -> Any:
+    return dataclasses.field(default=default, metadata={"rule": rule, "doc": doc})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceOptions:
+    """The options of entropy guidance that a study file may set; the defaults are the best that was measured.
+
+    Raises:
+        ValueError: Options out of range. The message lists all of them, each with its value and what is allowed.
+
+    Example:
+        >>> GuidanceOptions(lambda1=0.01).epsilon
+        0.001
+        >>> GuidanceOptions(lambda1=-1, every=0)
+        Traceback (most recent call last):
+        ValueError: lambda1 = -1; allowed: a finite number >= 0; every = 0; allowed: 'auto' or an integer >= 1
+    """
+
+    lambda1: float = _option(1e-3, AT_LEAST_0, "Weight of the dense term.")
+    lambda2: float = _option(0.0, AT_LEAST_0, "Weight of the convolutional term.")
+    epsilon: float = _option(
+        1e-3,
+        POSITIVE,
+        "Keeps the reciprocal form finite: 1 / (exp(h) + epsilon). Below 1e-2 it hardly matters for the default.",
+    )
+    measure: Literal["volume", "minor"] = _option(
+        "volume",
+        _one_of("volume", "minor"),
+        "Entropy change h of a matrix: the sum of its log singular values (volume), or log|det| of its leading square "
+        "block (minor, the paper's).",
+    )
+    form: FormName = _option(
+        "reciprocal", FORM, "Dense loss term: -h (log), 1 / (exp(h) + epsilon) (reciprocal), or (h - target)^2."
+    )
+    conv_measure: Literal["taps", "channels"] = _option(
+        "taps",
+        _one_of("taps", "channels"),
+        "Entropy change of a convolution: log|c11| of each filter (taps, the paper's), or log|det K11| of each group "
+        "(channels), its matrix K11 being measured like that of a dense layer.",
+    )
+    conv_form: FormName = _option(
+        "log",
+        FORM,
+        "Convolutional loss term, as form; the mean over a layer's filters or groups. In gradients |c11| below 0.01 "
+        "counts as 0.01, except with target, which could otherwise set no h below -4.6.",
+    )
+    target: float = _option(
+        0.0, FINITE, "Entropy change that the target form keeps, nats per dimension; 0 keeps volumes as they are."
+    )
+    scale: Literal["per_dimension", "determinant"] = _option(
+        "per_dimension",
+        _one_of("per_dimension", "determinant"),
+        "Divides h by the dimensions of its matrix (per_dimension, the log of the geometric-mean gain) or leaves it as "
+        "it is (determinant, the paper's). Neither multiplies by the number of anchors of a convolution.",
+    )
+    reduction: Literal["mean", "sum"] = _option("mean", _one_of("mean", "sum"), "Over the layers of each term.")
+    layers: Layers = _option(
+        "all",
+        LAYERS,
+        "Guided layers: all (but those in front of a norm, unless the form is target), {first: n}, {last: n}, or names "
+        "of layers or of modules that contain them.",
+    )
+    ridge: float = _option(
+        0.1,
+        AT_LEAST_0,
+        "Ridge tau of the measures of matrices, relative to the root mean square row. With 0, cached gradients of "
+        "square matrices are noise.",
+    )
+    every: int | Literal["auto"] = _option(
+        "auto",
+        STEPS,
+        "Steps between refreshes of a layer's cached guidance gradient; auto derives them from the layer's shape and "
+        "the batch size alone, so that runs repeat.",
+    )
+    max_ratio: float | None = _option(
+        1.0,
+        CAP,
+        "Cap on the norm of the guidance gradient at every step, relative to the task's, both over the guided weights; "
+        "null: no cap.",
+    )
+    until: float | None = _option(None, FRACTION, "Stop guiding after this fraction of the run; null: never.")
+    placebo: bool = _option(
+        False,
+        SWITCH,
+        "Guide a meaningless counterpart of the same size instead, for comparison: what adding such gradients does by "
+        "itself. The metrics still show the network's own entropies.",
+    )
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} = {value!r}; allowed: {RULES[name].allowed}"
+            for name, value in vars(self).items()
+            if not RULES[name].holds(value)
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopOptions(GuidanceOptions):
+    """The options of `EntropyGuidance` in a training loop: those of a study file, and the loop's batch size."""
+
+    batch_size: int = _option(128, COUNT, "Batch size of the training loop; used by every: auto only.")
+
+
+RULES: dict[str, Rule] = {option.name: option.metadata["rule"] for option in dataclasses.fields(LoopOptions)}
 
 # The formulas of arXiv 2308.14938 as they stand, computed at every step, without a ridge or a cap.
 PAPER: dict[str, Any] = {
@@ -27,57 +187,41 @@ PAPER: dict[str, Any] = {
     "max_ratio": None,
 }
 
-INERT, DOMINANT = 1e-5, 1.0  # guidance's gradient norm over the task's: below it changes nothing, above too much
+P = ParamSpec("P")
+T = TypeVar("T")
+Self = TypeVar("Self")
+Model = TypeVar("Model")
 
-Layers = str | Mapping[str, int] | Sequence[str]  # which layers are guided: see `layers_problem`
 
+def takes_options(
+    options: Callable[P, T],
+) -> Callable[[Callable[[Self, Model, T], None]], Callable[Concatenate[Self, Model, P], None]]:
+    """Lets an `__init__(self, model, options)` take the fields of the class `options` as keyword arguments.
 
-def check(**options: Any) -> None:
-    """Checks values of the options of `EntropyGuidance`, by name.
+    Type checkers, editors and `help` show the keywords with their types and defaults.
 
-    Raises:
-        ValueError: Options out of range, all of them, each with its value and what is allowed.
+    Args:
+        options: A dataclass whose fields `_option` made.
+
+    Example:
+        >>> class Guidance:
+        ...     @takes_options(LoopOptions)
+        ...     def __init__(self, model: object, options: LoopOptions) -> None:
+        ...         self.options = options
+        >>> Guidance("a model", lambda1=0.5).options.lambda1
+        0.5
     """
-    problems = [
-        f"{name} = {value!r}; allowed: {allowed}"
-        for name, value in options.items()
-        if (allowed := _allowed(name, value)) is not None
-    ]
-    if problems:
-        raise ValueError("; ".join(problems))
 
+    def decorate(function: Callable[[Self, Model, T], None]) -> Callable[Concatenate[Self, Model, P], None]:
+        @functools.wraps(function)
+        def init(self: Self, model: Model, *args: P.args, **keywords: P.kwargs) -> None:
+            function(self, model, options(*args, **keywords))
 
-def layers_problem(layers: object) -> str | None:
-    """What `layers` may be, where the value is none of it: `all`, {first: n}, {last: n} or names of layers."""
-    if isinstance(layers, Mapping):
-        valid = len(layers) == 1 and set(layers) <= {"first", "last"} and all(map(_is_count, layers.values()))
-    else:
-        names = layers if isinstance(layers, Sequence) and not isinstance(layers, str) else ()
-        valid = layers == "all" or (len(names) > 0 and all(isinstance(name, str) and name for name in names))
-    return None if valid else "all, {first: n}, {last: n} with n >= 1, or a list of names of layers"
+        first = list(inspect.signature(function).parameters.values())[:2]
+        keywords = inspect.signature(options).parameters.values()
+        init.__signature__ = inspect.Signature([*first, *keywords], return_annotation=None)  # type: ignore[attr-defined]
+        lines = [f"    {x.name}: {x.metadata['doc']}" for x in dataclasses.fields(options)]  # type: ignore[arg-type]
+        init.__doc__ = "\n".join([f"{function.__doc__}", "", "Args:", *lines])
+        return cast("Callable[Concatenate[Self, Model, P], None]", init)
 
-
-def _allowed(name: str, value: Any) -> str | None:
-    """What is allowed, where the value is not; None where it is."""
-    if name in CHOICES:
-        return None if value in CHOICES[name] else ", ".join(CHOICES[name])
-    if name == "layers":
-        return layers_problem(value)
-    rules: dict[str, tuple[Callable[[], bool], str]] = {
-        "lambda1": (lambda: 0 <= value < math.inf, "a finite number >= 0"),
-        "lambda2": (lambda: 0 <= value < math.inf, "a finite number >= 0"),
-        "epsilon": (lambda: 0 < value < math.inf, "a finite number > 0"),
-        "target": (lambda: math.isfinite(value), "a finite number"),
-        "ridge": (lambda: 0 <= value < math.inf, "a finite number >= 0"),
-        "every": (lambda: value == "auto" or _is_count(value), "'auto' or an integer >= 1"),
-        "max_ratio": (lambda: value is None or value > 0, "None or a number > 0"),
-        "until": (lambda: value is None or 0 < value <= 1, "None or a fraction of the run, 0 < until <= 1"),
-        "placebo": (lambda: isinstance(value, bool), "True or False"),
-        "batch_size": (lambda: _is_count(value), "an integer >= 1"),
-    }
-    valid, allowed = rules[name]
-    return None if valid() else allowed
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return decorate

@@ -1,9 +1,8 @@
-"""Model families: a literal table of names, and the one way to build a model from its sizes.
+"""Builds networks of a family from their depth and width: a literal table of families, and `build_model`.
 
-Importing this package imports no torch: the driver reads names and options here, and a family is loaded on demand.
-Each family is a module class that takes ``depth, width, in_shape, num_outputs`` and keyword options of its own; its
-docstring says what ``depth`` and ``width`` mean. Impossible sizes are refused before any weight is allocated, so that
-building under ``torch.device("meta")`` is a cheap check.
+Importing this package imports no torch: the driver reads names and options here, and a family is loaded on demand. Each
+family is a module class that takes ``depth, width, in_shape, num_outputs`` and keyword options of its own. It refuses
+impossible sizes before it allocates a weight, so that building under ``torch.device("meta")`` is a cheap check.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ SIZES = ("depth", "width", "in_shape", "num_outputs")
 
 
 def model_class(name: str) -> type[nn.Module]:
-    """The class of a family, imported on demand.
+    """Returns the class of a family, imported on demand.
 
     Args:
-        name: a key of ``MODELS``, or the import path of a class of the user's own, ``package.module:Class``.
+        name: A key of ``MODELS``, or the import path of a class of the user's own, ``package.module:Class``.
 
     Raises:
-        ValueError: no family has this name.
+        ValueError: No family has this name.
     """
     if name not in MODELS and ":" not in name:
         raise ValueError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}, or package.module:Class")
@@ -45,31 +44,41 @@ def model_class(name: str) -> type[nn.Module]:
 
 
 def options(name: str) -> dict[str, inspect.Parameter]:
-    """A family's own keyword options beyond the four sizes; ``**rest``, of a class that takes any, among them."""
+    """Returns a family's own keyword options beyond the four sizes, with ``**rest`` if its class takes any keyword.
+
+    Example:
+        >>> list(options("autoencoder"))
+        ['latent', 'activation', 'dropout', 'batch_norm']
+    """
     parameters = inspect.signature(model_class(name)).parameters
     return {key: p for key, p in parameters.items() if key not in SIZES and p.kind is not p.VAR_POSITIONAL}
 
 
 def takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
-    """Whether there is a ``**rest`` among the parameters."""
+    """Returns True if there is a ``**rest`` among the parameters."""
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def build_model(
     name: str, *, depth: int, width: int, in_shape: tuple[int, int, int], num_outputs: int, **own_options: Any
 ) -> nn.Module:
-    """Build a model of a family.
+    """Builds a model of a family, with PyTorch's own initialisation.
 
     Args:
-        name: a key of ``MODELS``, or an import path.
-        depth: number of layers, as the family counts them.
-        width: units or channels of a layer, as the family counts them.
-        in_shape: channels, height and width of an image, [C, H, W].
-        num_outputs: classes; a family that reconstructs its input does not use it.
-        **own_options: the family's own, see ``options``.
+        name: A key of ``MODELS``, or the import path of a class of the user's own.
+        depth: Number of layers, as the family counts them.
+        width: Units or channels of a layer, as the family counts them.
+        in_shape: Channels, height and width of an image, [C, H, W].
+        num_outputs: Classes; a family that reconstructs its input does not use it.
+        **own_options: The family's own options, see ``options``.
 
     Raises:
-        ValueError: an unknown name or option, or sizes the family cannot have.
+        ValueError: An unknown name or option, or sizes that the family cannot have.
+
+    Example:
+        >>> model = build_model("mlp", depth=2, width=128, in_shape=(1, 28, 28), num_outputs=10)
+        >>> [tuple(weight.shape) for name, weight in model.named_parameters() if name.endswith("weight")]
+        [(128, 784), (128, 128), (10, 128)]
     """
     cls = model_class(name)
     known = options(name)
@@ -80,10 +89,10 @@ def build_model(
 
 
 def require_sizes(in_shape: tuple[int, int, int], **sizes: int) -> None:
-    """Refuse sizes that are not integers of at least 1; every family calls it first.
+    """Refuses sizes that are not integers of at least 1; every family calls it first.
 
     Raises:
-        ValueError: names the first parameter that is wrong, its value and what is allowed.
+        ValueError: A size is wrong. The message names the first one, its value and what is allowed.
     """
     if len(in_shape) != 3 or not all(_is_size(side) for side in in_shape):
         raise ValueError(f"in_shape = {in_shape!r}: must be three integers of at least 1, (channels, height, width)")
@@ -93,5 +102,5 @@ def require_sizes(in_shape: tuple[int, int, int], **sizes: int) -> None:
 
 
 def _is_size(value: object) -> bool:
-    """Whether a value is an int of at least 1; a bool is an int to Python and a slip in a study file."""
+    """Returns True for an int of at least 1; a bool is an int to Python and a slip in a study file."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1

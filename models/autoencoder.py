@@ -1,4 +1,4 @@
-"""Dense, symmetric autoencoder: the image through a narrow code and back; the protocol of the guidance experiments."""
+"""A dense, symmetric autoencoder: the image through a narrow code and back; used by the guidance experiments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 
 from . import require_sizes
-from .parts import NormActivationDropout, dense_layers
+from .blocks import NormActivationDropout, dense_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,23 +21,23 @@ class Autoencoder(nn.Module):
     the following ones halve towards ``latent`` and never go below it; the decoder mirrors the encoder. On MNIST with
     the default ``latent``:
 
-        depth 2              784-32-784 (there is no hidden layer beside the code, so ``width`` does not act)
+        depth 2              784-32-784 (there is no hidden layer beside the code: ``width`` has no effect)
         depth 4, width 128   784-128-32-128-784
         depth 8, width 256   784-256-128-64-32-64-128-256-784
         depth 8, width 64    784-64-32-32-32-32-32-64-784
 
     Args:
-        depth: weight layers, an even number of at least 2.
-        width: units of the first hidden layer, at least ``latent`` (any at depth 2).
-        in_shape: image shape [C, H, W], values in [0, 1].
-        num_outputs: not used: the output has the shape of the input.
-        latent: units of the code.
-        activation: after each layer but the last.
-        dropout: share of every hidden layer's units, the code's among them, that is zeroed while training.
-        batch_norm: normalise every hidden layer, the code among them, before its activation.
+        depth: Weight layers, an even number of at least 2.
+        width: Units of the first hidden layer, at least ``latent`` (any at depth 2).
+        in_shape: Image shape [C, H, W], values in [0, 1].
+        num_outputs: Not used: the output has the shape of the input.
+        latent: Units of the code.
+        activation: Name of the activation after each layer but the last.
+        dropout: Share of every hidden layer's units, the code's among them, that is zeroed while training.
+        batch_norm: Normalise every hidden layer, the code among them, before its activation.
 
     Raises:
-        ValueError: a size that is not an integer of at least 1, an odd depth, a width below ``latent``, or an option
+        ValueError: A size that is not an integer of at least 1, an odd depth, a width below ``latent``, or an option
             out of range.
     """
 
@@ -69,6 +69,6 @@ class Autoencoder(nn.Module):
         self.decoder.add_module(str(depth // 2 - 1), nn.Linear(units[1], units[0]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W] to their reconstructions [B, C, H, W] in [0, 1]."""
+        """Returns the reconstructions [B, C, H, W], in [0, 1], of images [B, C, H, W]."""
         reconstruction: Tensor = self.decoder(self.encoder(x.flatten(1))).sigmoid().view(x.shape)
         return reconstruction

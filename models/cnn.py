@@ -1,4 +1,4 @@
-"""Plain convolutional network: 3x3 convolutions, one dense hidden layer, logits; no norm, no skip connection."""
+"""A plain convolutional network: 3x3 convolutions, one dense hidden layer, logits; no norm, no skip connection."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 
 from . import require_sizes
-from .parts import ACTIVATIONS, NormActivationDropout, conv_layers, require_downsample, strides
+from .blocks import ACTIVATIONS, NormActivationDropout, conv_layers, require_downsample, strides
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-GRID = 2  # the last feature maps are averaged to at most GRID x GRID before the dense layers
+GRID = 2  # pixels; the last feature maps are averaged to at most GRID x GRID before the dense layers
 
 
 class CNN(nn.Module):
@@ -25,18 +25,18 @@ class CNN(nn.Module):
     out. Depth 4, width 16 on CIFAR-10: 16 @ 32x32, 16 @ 16x16, 16 @ 8x8, 16 @ 8x8, average to 2x2, 64-64-10.
 
     Args:
-        depth: convolutional layers, at least ``downsample``.
-        width: channels of each.
-        in_shape: image shape [C, H, W], H and W at least 2 ** ``downsample``.
-        num_outputs: classes.
-        downsample: layers that halve the image's height and width; 0 is none.
-        hidden: units of the dense hidden layer; None leaves it out.
-        activation: after each layer but the last.
-        dropout: share of the output layer's inputs that is zeroed while training.
-        batch_norm: normalise after every convolution, before its activation.
+        depth: Convolutional layers, at least ``downsample``.
+        width: Channels of each convolutional layer.
+        in_shape: Image shape [C, H, W], H and W at least 2 ** ``downsample``.
+        num_outputs: Classes.
+        downsample: Layers that halve the image's height and width; 0 is none.
+        hidden: Units of the dense hidden layer; None leaves it out.
+        activation: Name of the activation after each layer but the last.
+        dropout: Share of the output layer's inputs that is zeroed while training.
+        batch_norm: Normalise after every convolution, before its activation.
 
     Raises:
-        ValueError: a size that is not an integer of at least 1, more downsampling than layers or than the image allows,
+        ValueError: A size that is not an integer of at least 1, more downsampling than layers or than the image allows,
             or an option out of range.
     """
 
@@ -73,7 +73,7 @@ class CNN(nn.Module):
         self.output = nn.Linear(hidden or features, num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W] to logits [B, num_outputs]."""
+        """Returns the logits [B, num_outputs] of images [B, C, H, W]."""
         x = self.pool(self.conv(x)).flatten(1)
         if self.hidden is not None:
             x = self.activation(self.hidden(x))

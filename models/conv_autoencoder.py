@@ -1,4 +1,4 @@
-"""Convolutional, symmetric autoencoder: strided convolutions to a dense code and back."""
+"""A convolutional, symmetric autoencoder: strided convolutions to a dense code and back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 
 from . import require_sizes
-from .parts import ACTIVATIONS, NormActivationDropout, conv_layers, require_downsample, strides
+from .blocks import ACTIVATIONS, NormActivationDropout, conv_layers, require_downsample, strides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,24 +21,24 @@ class ConvAutoencoder(nn.Module):
     and from it, come on top. ``width`` is the channels of every convolution but the last. The encoder's strides are
     those of ``cnn``. Depth 4, width 16 on MNIST: 16 @ 14x14, 16 @ 7x7, 784-32-784, 16 @ 14x14, 1 @ 28x28.
 
-    Where the encoder halves the image, the decoder repeats pixels and convolves, rather than convolving transposed:
-    every size is mirrored exactly, odd ones too, no checkerboard arises (Odena et al. 2016), and both halves consist of
-    the same kind of layer, to which the convolutional entropy terms apply alike. The price is arithmetic: a convolution
-    at the larger size takes four times the operations of a transposed one.
+    To undo a stride, the decoder repeats pixels and convolves, in place of a transposed convolution: every size is
+    mirrored exactly, odd ones too; no checkerboard arises (Odena et al. 2016); and both halves consist of the same kind
+    of layer, to which the convolutional entropy terms apply alike. A convolution at the larger size takes four times
+    the operations of a transposed one.
 
     Args:
-        depth: convolutional layers, an even number of at least 2 and at least 2 * ``downsample``.
-        width: channels of each.
-        in_shape: image shape [C, H, W], values in [0, 1], H and W at least 2 ** ``downsample``.
-        num_outputs: not used: the output has the shape of the input.
-        latent: units of the code.
-        downsample: encoder layers that halve the image's height and width; 0 is none.
-        activation: after each layer but the last, the code among them.
-        dropout: share of every hidden layer's values that is zeroed while training, those of the code not.
-        batch_norm: normalise after every convolution but the last, before its activation.
+        depth: Convolutional layers, an even number of at least 2 and at least 2 * ``downsample``.
+        width: Channels of each convolutional layer.
+        in_shape: Image shape [C, H, W], values in [0, 1], H and W at least 2 ** ``downsample``.
+        num_outputs: Not used: the output has the shape of the input.
+        latent: Units of the code.
+        downsample: Encoder layers that halve the image's height and width; 0 is none.
+        activation: Name of the activation after each layer but the last, the code among them.
+        dropout: Share of every hidden layer's values that is zeroed while training, those of the code not.
+        batch_norm: Normalise after every convolution but the last, before its activation.
 
     Raises:
-        ValueError: a size that is not an integer of at least 1, an odd depth, more downsampling than encoder layers or
+        ValueError: A size that is not an integer of at least 1, an odd depth, more downsampling than encoder layers or
             than the image allows, or an option out of range.
     """
 
@@ -89,6 +89,6 @@ class ConvAutoencoder(nn.Module):
                     self.decoder.add_module(name, module)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W] to their reconstructions [B, C, H, W] in [0, 1]."""
+        """Returns the reconstructions [B, C, H, W], in [0, 1], of images [B, C, H, W]."""
         reconstruction: Tensor = self.decoder(self.encoder(x)).sigmoid()
         return reconstruction

@@ -1,4 +1,4 @@
-"""Multilayer perceptron: the image as one vector, hidden layers of equal width, logits."""
+"""A multilayer perceptron: the image as one vector, hidden layers of equal width, logits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 
 from . import require_sizes
-from .parts import NormActivationDropout, dense_layers
+from .blocks import NormActivationDropout, dense_layers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,16 +21,16 @@ class MLP(nn.Module):
     matrices, ``depth - 1`` of them square: depth 2, width 128 on MNIST is 784-128-128-10.
 
     Args:
-        depth: hidden layers, at least 1.
-        width: units per hidden layer.
-        in_shape: image shape [C, H, W].
-        num_outputs: classes.
-        activation: after each hidden layer.
-        dropout: share of every hidden layer's units that is zeroed while training.
-        batch_norm: normalise every hidden layer before its activation.
+        depth: Hidden layers, at least 1.
+        width: Units per hidden layer.
+        in_shape: Image shape [C, H, W].
+        num_outputs: Classes.
+        activation: Name of the activation after each hidden layer.
+        dropout: Share of every hidden layer's units that is zeroed while training.
+        batch_norm: Normalise every hidden layer before its activation.
 
     Raises:
-        ValueError: a size that is not an integer of at least 1, or an option out of range.
+        ValueError: A size that is not an integer of at least 1, or an option out of range.
     """
 
     task: ClassVar[str] = "classification"
@@ -53,6 +53,6 @@ class MLP(nn.Module):
         self.output = nn.Linear(width, num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W] to logits [B, num_outputs]."""
+        """Returns the logits [B, num_outputs] of images [B, C, H, W]."""
         logits: Tensor = self.output(self.hidden(x.flatten(1)))
         return logits

@@ -1,4 +1,4 @@
-"""Residual networks for small images: those of the CIFAR experiments, and ResNet-18 and 34 (arXiv 1512.03385)."""
+"""The residual networks for small images: those of the CIFAR experiments, and ResNet-18 and 34 (arXiv 1512.03385)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from . import require_sizes
-from .parts import ACTIVATIONS, NormActivationDropout
+from .blocks import ACTIVATIONS, NormActivationDropout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,21 +29,21 @@ class ResNet(nn.Module):
         depth 18, 34                 4 stages, a 1x1 convolution where a shortcut resizes (option B); width 64
 
     The first layer is a 3x3 convolution of stride 1. Only depth 18 and 34 on images above 64 pixels begin as for
-    ImageNet, with a 7x7 convolution and a max-pool, each of stride 2. The end is the average over the image and the
-    output layer. Parameters of depth 18 and 34 have torchvision's names; the blocks are our own, since torchvision's
-    know ReLU alone, lack biases where there is no norm, and cost every worker two seconds of imports.
+    ImageNet, with a 7x7 convolution and a max-pool, each of stride 2. At the end come the average over the
+    image and the output layer. Parameters of depth 18 and 34 have torchvision's names. The blocks are our own, since
+    those of torchvision have ReLU alone, lack biases if there is no norm, and cost every worker two seconds of imports.
 
     Args:
-        depth: one of the above.
-        width: channels of the first stage.
-        in_shape: image shape [C, H, W], of any size.
-        num_outputs: classes.
-        activation: after the first layer, within each block and after its sum.
-        dropout: share of the output layer's inputs that is zeroed while training.
-        batch_norm: normalise after every convolution; without it they have biases, and the deeper ones hardly train.
+        depth: One of the depths above.
+        width: Channels of the first stage.
+        in_shape: Image shape [C, H, W], of any size.
+        num_outputs: Classes.
+        activation: Name of the activation after the first layer, within each block and after its sum.
+        dropout: Share of the output layer's inputs that is zeroed while training.
+        batch_norm: Normalise after every convolution; without it they have biases, and the deeper ones hardly train.
 
     Raises:
-        ValueError: a size that is not an integer of at least 1, another depth, or an option out of range.
+        ValueError: A size that is not an integer of at least 1, another depth, or an option out of range.
     """
 
     task: ClassVar[str] = "classification"
@@ -80,7 +80,7 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(channels[-1], num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W] to logits [B, num_outputs]."""
+        """Returns the logits [B, num_outputs] of images [B, C, H, W]."""
         x = self.maxpool(self.activation(self.bn1(self.conv1(x))))
         for name in self.stages:
             x = self.get_submodule(name)(x)
@@ -89,7 +89,7 @@ class ResNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; where the sizes change, it projects or pads with zero channels."""
+    """Two 3x3 convolutions beside a shortcut, which projects or pads with zero channels if the sizes change."""
 
     def __init__(self, channels_in: int, channels: int, stride: int, between: NormActivationDropout, *, project: bool):
         super().__init__()
@@ -106,7 +106,7 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(projection, _norm(channels, between))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, channels_in, H, W] to [B, channels, H / stride, W / stride], rounded up."""
+        """Returns features [B, channels, H / stride, W / stride], rounded up, of features [B, channels_in, H, W]."""
         y = self.bn2(self.conv2(self.activation(self.bn1(self.conv1(x)))))
         if self.downsample is not None:
             x = self.downsample(x)

@@ -1,4 +1,4 @@
-"""U-Net: a class for every pixel; a contracting path, an expanding path, and connections between them (1505.04597)."""
+"""The U-Net (arXiv 1505.04597): a class for every pixel, by a contracting and an expanding path with connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from . import require_sizes
-from .parts import NormActivationDropout, conv_layers, halvings
+from .blocks import NormActivationDropout, conv_layers, max_downsamplings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,20 +20,20 @@ class UNet(nn.Module):
 
     ``depth`` is the number of poolings, so there are ``depth + 1`` levels, and ``width`` the channels of the first one;
     they double with each pooling. The paper's network is depth 4, width 64. Unlike it, convolutions are 'same', so that
-    the output has the size of the input, and normalised by default. A size that poolings do not divide is rounded down
-    by them; on the way up, the last row or column is repeated to the size of the connection.
+    the output has the size of the input, and normalised by default. Poolings round a size down that they do not divide;
+    on the way up, the last row or column is repeated to the size of the connection.
 
     Args:
-        depth: poolings.
-        width: channels of the first level.
-        in_shape: image shape [C, H, W], H and W at least 2 ** ``depth``.
-        num_outputs: classes of a pixel.
-        activation: after each 3x3 convolution.
-        dropout: share of the lowest level's output that is zeroed while training.
-        batch_norm: normalise after each 3x3 convolution, before its activation.
+        depth: Poolings.
+        width: Channels of the first level.
+        in_shape: Image shape [C, H, W], H and W at least 2 ** ``depth``.
+        num_outputs: Classes of a pixel.
+        activation: Name of the activation after each 3x3 convolution.
+        dropout: Share of the lowest level's output that is zeroed while training.
+        batch_norm: Normalise after each 3x3 convolution, before its activation.
 
     Raises:
-        ValueError: a size that is not an integer of at least 1, more poolings than the image allows, or an option out
+        ValueError: A size that is not an integer of at least 1, more poolings than the image allows, or an option out
             of range.
     """
 
@@ -52,8 +52,10 @@ class UNet(nn.Module):
     ):
         require_sizes(in_shape, depth=depth, width=width, num_outputs=num_outputs)
         channels, height, breadth = in_shape
-        if depth > halvings(in_shape):
-            raise ValueError(f"depth = {depth}: at most {halvings(in_shape)} for an image of {height}x{breadth}")
+        if depth > max_downsamplings(in_shape):
+            raise ValueError(
+                f"depth = {depth}: at most {max_downsamplings(in_shape)} for an image of {height}x{breadth}"
+            )
         NormActivationDropout(activation, dropout, batch_norm)
         between = NormActivationDropout(activation, 0.0, batch_norm)
         super().__init__()
@@ -66,7 +68,7 @@ class UNet(nn.Module):
         self.output = nn.Conv2d(width, num_outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W] to logits [B, num_outputs, H, W]."""
+        """Returns the logits [B, num_outputs, H, W] of images [B, C, H, W]."""
         skips = []
         for level in self.down[:-1]:
             skips.append(level(x))
@@ -79,7 +81,7 @@ class UNet(nn.Module):
 
 
 class Up(nn.Module):
-    """One level of the expanding path: doubles the image, halves the channels, joins what the level had going down."""
+    """One level of the expanding path: doubles the image, halves the channels, joins the connection's features."""
 
     def __init__(self, channels: int, between: NormActivationDropout):
         super().__init__()
@@ -87,7 +89,12 @@ class Up(nn.Module):
         self.conv = conv_layers([2 * channels, channels, channels], (1, 1), between)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """[B, 2 channels, H // 2, W // 2] and the connection [B, channels, H, W] to [B, channels, H, W]."""
+        """Returns features [B, channels, H, W].
+
+        Args:
+            x: Features of the level below, [B, 2 channels, H // 2, W // 2].
+            skip: Features of the same level of the contracting path, [B, channels, H, W].
+        """
         x = self.up(x)
         rows, columns = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
         if rows or columns:

@@ -1,4 +1,4 @@
-"""Every page: its size, its links, its commands and its code. What needs a cloud or a head is only parsed, and named."""
+"""Every page: its size, links, commands and code. What needs a cloud or a head is only parsed, and named."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ PAGES = [
 LARGEST = 12 * 1024  # bytes
 # Commands that are parsed here and not run, with the test that runs them or the reason why none does.
 NOT_RUN = {
-    r"--address (HOST|http|10\.|127\.|\$|ray:)": "tests/cluster/test_cluster.py submits to and runs on a cluster of this machine",
+    r"--address (HOST|http|10\.|127\.|\$|ray:)": "tests/cluster/test_cluster.py runs and submits on a cluster",
     r"s3://": "tests/config/test_filesystem.py runs on a stand-in for S3",
     r"^sweep cluster (render|secrets)": "tests/cluster/test_recipes.py renders and validates every recipe",
     r"^sweep services up": "tests/tracking/test_server.py starts it",
@@ -107,12 +106,12 @@ def test_every_key_of_a_study_file_is_explained() -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the README's study file, in which its commands run one after the other."""
     folder = tmp_path_factory.mktemp("reader")
     [study] = [block for block in blocks("README.md", "yaml") if block.startswith("name: first")]
     (folder / "first.yaml").write_text(study)
-    yield folder
+    return folder
 
 
 @pytest.mark.exhaustive

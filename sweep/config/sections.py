@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import sys
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
 
-from ..losses.options import layers_problem
+from ..losses.options import RULES, GuidanceOptions
 
 
 class Section(BaseModel):
@@ -86,7 +87,9 @@ class TaskConfig(Section):
         None, description=f"{IMPORT_PATH}: (output, target) -> mean over the batch. Default: the task's."
     )
     metrics: dict[str, str] = Field(
-        {}, description=f"By name. {IMPORT_PATH}: (outputs, targets) -> a number; {{f1: ...}} gives val_f1."
+        {},
+        description=f"By name; {{f1: ...}} gives val_f1. {IMPORT_PATH}: a torchmetrics.Metric (class or instance), "
+        "accumulated over the epoch; or a function (outputs, targets) -> a number, averaged over the images.",
     )
 
     @field_validator("metrics")
@@ -123,52 +126,43 @@ class Objective(Section):
         return self.target is not None and not self.better(self.target, value)
 
 
-class GuidanceConfig(Section):
-    """Entropy guidance; the fields are those of `losses.EntropyGuidance`, which explains them at length."""
+class _GuidanceSection(Section):
+    """The values that options of guidance may have, where the type of a field does not say it."""
 
-    lambda1: float = Field(1e-3, ge=0, description="Weight of the dense term.")
-    lambda2: float = Field(0.0, ge=0, description="Weight of the convolutional term.")
-    epsilon: float = Field(1e-3, gt=0, description="Keeps the reciprocal form finite: 1 / (exp(h) + epsilon).")
-    measure: Literal["volume", "minor"] = Field(
-        "volume", description="Entropy change h of a matrix: sum of log singular values, or log|det| of its block."
-    )
-    form: Literal["log", "reciprocal", "target"] = Field(
-        "reciprocal", description="Dense loss term: -h, 1 / (exp(h) + epsilon), or (h - target)^2."
-    )
-    conv_measure: Literal["taps", "channels"] = Field(
-        "taps", description="Entropy change of a convolution: log|c11| of each filter, or log|det K11| of the layer."
-    )
-    conv_form: Literal["log", "reciprocal", "target"] = Field(
-        "log", description="Convolutional loss term, as form; in gradients |c11| below 0.01 counts as 0.01."
-    )
-    target: float = Field(0.0, description="Entropy change that the target form keeps, nats per dimension.")
-    scale: Literal["per_dimension", "determinant"] = Field(
-        "per_dimension", description="Whether h is divided by the dimensions of its matrix or taken as it is."
-    )
-    reduction: Literal["mean", "sum"] = Field("mean", description="Over the layers of each term.")
-    layers: Literal["all"] | dict[Literal["first", "last"], int] | tuple[str, ...] = Field(
-        "all", description="Guided layers: all (but those in front of a norm), {first: n}, {last: n}, or names."
-    )
-    ridge: float = Field(0.1, ge=0, description="Ridge tau of the dense measures, relative to the mean row.")
-    every: int | Literal["auto"] = Field("auto", description="Steps between refreshes of the cached gradients.")
-    max_ratio: float | None = Field(1.0, gt=0, description="Cap on the guidance gradient relative to the task's.")
-    until: float | None = Field(None, gt=0, le=1, description="Stop guiding after this fraction of the run.")
-    placebo: bool = Field(False, description="Guide a meaningless twin of the same size instead, for comparison.")
-
-    @field_validator("every")
+    @field_validator("*")
     @classmethod
-    def _positive(cls, every: int | str) -> int | str:
-        if isinstance(every, int) and every < 1:
-            raise ValueError("must be at least 1, or auto")
-        return every
+    def _allowed(cls, value: object, info: ValidationInfo) -> object:
+        rule = RULES[str(info.field_name)]
+        if not rule.holds(value):
+            raise ValueError(f"must be {rule.allowed}")
+        return value
 
-    @field_validator("layers", mode="before")
+    @field_validator("layers", mode="before", check_fields=False)
     @classmethod
-    def _known_choice(cls, layers: object) -> object:
-        allowed = layers_problem(layers)
-        if allowed is not None:
-            raise ValueError(f"must be {allowed}")
-        return layers
+    def _layers(cls, layers: object, info: ValidationInfo) -> object:
+        """Refuses other values with one sentence, in place of one for each type that a field may have."""
+        return cls._allowed(tuple(layers) if isinstance(layers, list) else layers, info)
+
+
+if TYPE_CHECKING:
+
+    class GuidanceConfig(_GuidanceSection, GuidanceOptions):
+        """Entropy guidance; the fields are those of `losses.options.GuidanceOptions`, made below."""
+
+else:
+    GuidanceConfig = create_model(
+        "GuidanceConfig",
+        __base__=_GuidanceSection,
+        __module__=__name__,
+        __doc__="Entropy guidance; the fields are the options of `losses.EntropyGuidance`.",
+        **{
+            option.name: (
+                option.type,
+                Field(option.default, description=option.metadata["doc"], **RULES[option.name].bounds),
+            )
+            for option in dataclasses.fields(GuidanceOptions)
+        },
+    )
 
 
 class TrainingConfig(Section):

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..config.errors import DataError, MissingDataError
-from ..losses.task import IGNORED
+from ..losses.metrics import IGNORED
 from .batches import StreamedPart
 from .datasets import TEST_FRACTION, DatasetInfo, stratified_order
 from .images import EXTENSIONS, decode, decode_mask, resize

@@ -1,7 +1,7 @@
-"""Checkpoints: one file with the weights, the optimizer and the metric history, written whole or not at all.
+"""Saves and loads checkpoints: one file with the weights, the optimizer and the metric history, written atomically.
 
-The history makes a checkpoint the journal of its trial: what the storage or the tracking server missed is taken from
-here. Nothing is unpickled beyond tensors and plain containers.
+The history makes a checkpoint the journal of its trial: a storage or tracking server that missed epochs gets them from
+it. Nothing is unpickled beyond tensors and plain containers.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import logging
 import pickle
 import re
 import tempfile
@@ -25,9 +26,11 @@ from ..config import filesystem
 from ..config.filesystem import AnyPath
 from .reports import EpochMetrics
 
-KEPT = 2  # the last one, and one to fall back to
+logger = logging.getLogger(__name__)
+
+KEPT = 2  # checkpoints of an attempt: the last one, and one to fall back to
 DAMAGED = (OSError, RuntimeError, ValueError, KeyError, EOFError, BadZipFile, pickle.UnpicklingError)
-"""What `load` raises for a file that is not a checkpoint, or not a whole one."""
+"""The errors that `load` raises for a file that is not a checkpoint, or not a whole one."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,10 @@ class Checkpoint:
     """A checkpoint as read.
 
     Attributes:
-        history: all finished epochs.
-        diverged: the epoch in which the loss was not finite, if it was.
-        state: ``model`` and ``optimizer`` state dicts; empty where `drop_weights` has been.
+        path: The file it was read from.
+        history: All finished epochs.
+        diverged: The epoch in which the loss was not finite; None if it always was.
+        state: The state dicts ``model`` and ``optimizer``; empty after `drop_weights`.
     """
 
     path: AnyPath
@@ -49,10 +53,23 @@ class Checkpoint:
 def save(
     folder: AnyPath, history: list[EpochMetrics], state: dict[str, Any], *, diverged: int | None = None
 ) -> AnyPath:
-    """Writes ``folder/epoch-0007.pt``, whole or not at all; keeps the last two.
+    """Writes ``folder/epoch-0007.pt`` atomically, keeps the last two checkpoints of the folder, and returns its path.
+
+    Args:
+        folder: The folder of the attempt.
+        history: All finished epochs; the last one names the file.
+        state: State dicts by name.
+        diverged: The epoch in which the loss was not finite, if it was.
 
     Raises:
-        OSError: the disk is full or the folder not writable, or object storage away; no file is left half-written.
+        OSError: The disk is full, the folder is not writable, or the object storage is unavailable. No partial file
+            is left.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save(Path(folder), [EpochMetrics(7, {"val_loss": 0.5}, 1700000000000)], {"model": {}})
+        ...     path.name, load(path).history[-1].values
+        ('epoch-0007.pt', {'val_loss': 0.5})
     """
     path = folder / f"epoch-{diverged or (history[-1].epoch if history else 0):04d}.pt"
     progress = {"history": [dataclasses.asdict(m) for m in history], "diverged": diverged}
@@ -66,26 +83,30 @@ def save(
 
 
 def attempt(number: int, moves: int = 0) -> str:
-    """Name of the folder of one attempt: another one for each worker, as one that was lost may come back and write.
+    """Returns the name of the folder of one attempt; each worker has its own, since a lost one may resume and write.
 
     Args:
-        number: how often the trial was taken up by a driver.
-        moves: how often that driver has lost its worker.
+        number: Number of times that a driver has claimed the trial.
+        moves: Number of workers that this driver has lost for it.
+
+    Example:
+        >>> attempt(1), attempt(2, moves=3)
+        ('attempt-01', 'attempt-02.3')
     """
     return f"attempt-{number:02d}.{moves}" if moves else f"attempt-{number:02d}"
 
 
 def drop_weights(folder: AnyPath, *, dry_run: bool = False) -> int:
-    """Leaves of a trial that has ended its metric history alone, in one checkpoint without weights and optimizer.
+    """Deletes a finished trial's weights; keeps its metric history in one small checkpoint.
 
-    The history is what the tracking server is sent again should it lack the trial.
+    The history is kept for a tracking server that lacks the trial.
 
     Args:
-        folder: the trial's, which holds one folder per attempt.
-        dry_run: leave everything as it is.
+        folder: The trial's folder, which holds one folder per attempt.
+        dry_run: Changes nothing.
 
     Returns:
-        The bytes that this frees; 0 where there are no weights, or no checkpoint that can be read.
+        The bytes that this frees; 0 if there are no weights, or no checkpoint can be read.
     """
     files = [path for path in filesystem.glob_files(folder, "*/*") if path.suffix in (".pt", ".tmp")]
     if not any(_has_weights(path) for path in files) or (saved := load_latest(folder)) is None:
@@ -102,7 +123,7 @@ def drop_weights(folder: AnyPath, *, dry_run: bool = False) -> int:
 
 
 def _has_weights(path: AnyPath) -> bool:
-    """Whether a checkpoint holds tensors; also true of one that cannot be read."""
+    """Returns True if a checkpoint holds tensors, or cannot be read."""
     try:
         with ZipFile(io.BytesIO(filesystem.read_bytes(path)) if filesystem.is_remote(path) else path) as file:
             return any(re.search(r"/data/\d+$", part) for part in file.namelist())
@@ -113,30 +134,33 @@ def _has_weights(path: AnyPath) -> bool:
 
 
 def find(folder: AnyPath) -> list[AnyPath]:
-    """All checkpoints of a trial, of any age."""
+    """Returns all checkpoints of a trial, of any attempt."""
     return filesystem.glob_files(folder, "*/epoch-*.pt")
 
 
 def is_gone(folder: AnyPath) -> bool:
-    """Whether a trial has no checkpoint, as far as can be seen."""
+    """Returns True if a trial has no checkpoint; False if it has one, or its object storage is unavailable."""
     try:
         return not find(folder)
     except filesystem.ObjectStoreUnavailableError:
         return False
 
 
-def load_latest(folder: AnyPath, say: Callable[[str], object] = warnings.warn) -> Checkpoint | None:
-    """Reads a trial's newest checkpoint; a damaged one falls back to the one before, also of the attempt before.
+def load_latest(folder: AnyPath, warn: Callable[[str], object] = warnings.warn) -> Checkpoint | None:
+    """Reads a trial's newest checkpoint; falls back to the one before if it is damaged, also of an earlier attempt.
 
-    The last attempt's count first, however far an earlier one got: its driver may have slept, been taken for dead, and
-    trained on when its heir had begun; or the machine of a worker was frozen, and the trial had moved when it thawed.
+    Checkpoints of the last attempt come first, even if an earlier attempt has later epochs: a suspended driver or
+    worker may resume and keep writing after another one has adopted the trial.
 
     Args:
-        folder: the trial's, which holds one folder per attempt.
-        say: told of each damaged one.
+        folder: The trial's folder, which holds one folder per attempt.
+        warn: Receives a message for each damaged checkpoint.
+
+    Returns:
+        The checkpoint, or None if there is none.
 
     Raises:
-        AwayError: they are in object storage that does not answer: there may be some.
+        ObjectStoreUnavailableError: They are in object storage that does not answer, so there may be some.
     """
     for path in sorted(find(folder), key=_age, reverse=True):
         try:
@@ -144,7 +168,8 @@ def load_latest(folder: AnyPath, say: Callable[[str], object] = warnings.warn) -
         except filesystem.ObjectStoreUnavailableError:
             raise
         except DAMAGED as error:
-            say(f"checkpoint {path} is damaged ({error}); using the one before")
+            logger.info("skips the damaged checkpoint %s: %r", path, error)
+            warn(f"checkpoint {path} is damaged ({error}); using the one before")
     return None
 
 
@@ -152,7 +177,8 @@ def load(path: AnyPath) -> Checkpoint:
     """Reads one checkpoint, onto the CPU.
 
     Raises:
-        BadZipFile: it is not what was written; torch itself does not look at the checksums.
+        BadZipFile: A checksum is wrong; torch itself does not check them.
+        OSError, RuntimeError, ValueError, KeyError, EOFError: It is not a whole checkpoint (`DAMAGED`).
     """
     content = io.BytesIO(filesystem.read_bytes(path))
     with ZipFile(content) as file:

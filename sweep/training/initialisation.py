@@ -1,4 +1,4 @@
-"""Initialises the weights of a model by name of the scheme."""
+"""Initialises the weights of a model by the name of a scheme."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from torch import Tensor, nn
 
 
 def initialise(model: nn.Module, scheme: str, images: Tensor | None = None) -> None:
-    """Initialises linear and convolutional weights: ``default`` (PyTorch's), ``he`` (normal), ``orthogonal``, ``lsuv``.
+    """Initialises the weights of linear and convolutional layers.
 
-    All but the first set the biases to zero and leave other layers alone. Their gain is that of tanh in a model with
-    one, 5/3, and else that of ReLU, the square root of 2, which the other activations come near.
+    All schemes but ``default`` set the biases to zero and leave other layers alone. Their gain is that of tanh, 5/3, in
+    a model with one; else that of ReLU, the square root of 2, which is near those of the other activations.
 
     Args:
-        images: training images as the model takes them; ``lsuv`` scales by what each layer makes of them.
+        model: The network.
+        scheme: ``default`` (PyTorch's), ``he`` (He et al. 2015, normal), ``orthogonal`` (Saxe et al. 2014), or ``lsuv``
+            (Mishkin and Matas 2016: orthogonal, then scaled so that each layer's output has variance 1).
+        images: Training images [B, C, H, W] as the model takes them, for ``lsuv``.
 
     Raises:
         ValueError: ``lsuv`` without images.
+
+    Example:
+        >>> layer = nn.Linear(4, 4)
+        >>> initialise(layer, "orthogonal")
+        >>> torch.allclose(layer.weight @ layer.weight.T, 2 * torch.eye(4), atol=1e-5)
+        True
     """
     if scheme == "default":
         return
@@ -40,10 +49,11 @@ def initialise(model: nn.Module, scheme: str, images: Tensor | None = None) -> N
 
 @torch.no_grad()
 def _scale_to_unit_variance(model: nn.Module, x: Tensor) -> None:
-    """Scales the weights of each linear and convolutional layer, in the order of their use, by its output's spread.
+    """Divides the weights of each linear and convolutional layer, in the order of use, by its output's deviation.
 
-    Biases are 0 here, so that one division makes the variance 1. A layer whose output does not vary stays as it is; one
-    that is used twice is scaled at both uses, so that the last counts. Batch norm passes all on, as it does untrained.
+    Biases are 0 here, so that one division makes the variance 1. A layer with a constant output stays as it is. A layer
+    that is used twice is scaled at both uses, so that its last use has variance 1. Batch norm is the identity, as it is
+    in an untrained network.
 
     Source: Mishkin and Matas, All you need is a good init, ICLR 2016.
     """
@@ -53,7 +63,7 @@ def _scale_to_unit_variance(model: nn.Module, x: Tensor) -> None:
         if not (math.isfinite(spread) and spread > 0):
             return output
         module.weight.div_(spread)
-        return output / spread  # what the layers behind it will see
+        return output / spread  # so that the following layers get the scaled output
 
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
     hooks = [layer.register_forward_hook(scale) for layer in layers]

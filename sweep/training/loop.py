@@ -1,8 +1,9 @@
-"""fit(): the whole training loop, a generator of EpochMetrics; its caller reports, checkpoints and stops."""
+"""The training loop: `fit`, a generator of epochs; its caller reports, checkpoints and stops."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -18,14 +19,19 @@ from ..data.datasets import DatasetInfo
 from ..losses import EntropyGuidance
 from ..losses.task import Task
 from .meter import Meter
-from .optimizers import _plain_step
 from .reports import EpochMetrics
 
-EVALUATED = 512 * 3 * 32 * 32  # numbers of a batch that is evaluated
+logger = logging.getLogger(__name__)
+
+EVALUATED = 512 * 3 * 32 * 32  # most numbers in a batch that is evaluated
 
 
 class Diverged(Exception):  # noqa: N818 (an outcome, not an error)
-    """The loss is no longer a finite number."""
+    """The loss is no longer a finite number.
+
+    Attributes:
+        epoch: The epoch in which it was not.
+    """
 
     def __init__(self, epoch: int):
         self.epoch = epoch
@@ -34,7 +40,7 @@ class Diverged(Exception):  # noqa: N818 (an outcome, not an error)
 
 @dataclass
 class TrainingState:
-    """A training run between two epochs: what fit() advances and a checkpoint holds."""
+    """A training run between two epochs: what `fit` advances and a checkpoint holds."""
 
     config: TrialConfig
     model: nn.Module
@@ -55,54 +61,59 @@ class TrainingState:
 
 
 def fit(run: TrainingState) -> Iterator[EpochMetrics]:
-    """Trains epoch by epoch, from where ``run`` stands to the end.
+    """Trains epoch by epoch, from the epoch that ``run`` has finished to the last one.
 
     Every epoch is seeded by (seed, epoch), so that a run resumed after any epoch is bit for bit the uninterrupted one.
 
     Raises:
-        Diverged: the training or validation loss of an epoch is not finite.
+        Diverged: The training or validation loss of an epoch is not finite.
     """
-    training, model, optimizer = run.config.training, run.model, run.optimizer
-    step_weights = _plain_step(optimizer)
-    steps = math.ceil(run.train.size / training.batch_size)
-    needs_two = has_batch_norm(model)
-    for epoch in range(run.epoch + 1, training.max_epochs + 1):
+    objective = run.config.objective
+    for epoch in range(run.epoch + 1, run.config.training.max_epochs + 1):
         started = time.perf_counter()
-        generator = _seed(training.seed, epoch, run.device)
-        meter = Meter(run.task)
-        run.guidance.start_epoch()
-        model.train()
-        for step, (x, y) in enumerate(_batches(run, run.train, generator)):
-            if needs_two and len(y) == 1:  # the rest of an epoch; another image each time
-                continue
-            progress = (epoch - 1 + step / steps) / training.max_epochs
-            _set_lr(optimizer, training, progress)
-            optimizer.zero_grad()
-            with _autocast(run):
-                output = model(x)
-                loss = run.task.loss(output, x, y, training.label_smoothing)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if training.grad_clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip)
-            run.guidance.add_gradients(progress)
-            step_weights()
-            meter.update(loss, output, y, x)
-        values = {**meter.compute("train"), "seconds": time.perf_counter() - started}
+        values = train_epoch(run, epoch)
+        values["seconds"] = time.perf_counter() - started
         values |= evaluate(run, run.val, "val") | run.guidance.metrics()
         if run.test is not None:
             values |= evaluate(run, run.test, "test")
-        objective = run.config.objective
-        losses = values["train_loss"] + values["val_loss"]
-        if not math.isfinite(losses) or math.isnan(values[objective.metric]):
+        if not math.isfinite(values["train_loss"] + values["val_loss"]) or math.isnan(values[objective.metric]):
             raise Diverged(epoch)
-        if objective.reached(values[objective.metric]) and not _reached(run):
+        if objective.reached(values[objective.metric]) and not _reached_target_before(run):
             values["epochs_to_target"] = epoch
+            logger.debug("epoch %d reaches the target: %s = %s", epoch, objective.metric, values[objective.metric])
         run.history.append(EpochMetrics(epoch, values, int(time.time() * 1000)))
         yield run.history[-1]
 
 
+def train_epoch(run: TrainingState, epoch: int) -> dict[str, float]:
+    """Takes the optimizer steps of one epoch and returns the task's metrics in it, named ``train_loss`` and so on."""
+    training, model, optimizer, guidance = run.config.training, run.model, run.optimizer, run.guidance
+    steps = math.ceil(run.train.size / training.batch_size)
+    generator = _seed(training.seed, epoch, run.device)
+    meter = Meter(run.task)
+    needs_two = has_batch_norm(model)
+    guidance.start_epoch()
+    model.train()
+    for step, (x, y) in enumerate(_batches(run, run.train, generator)):
+        if needs_two and len(y) == 1:  # the rest of an epoch; another image each time
+            continue
+        progress = (epoch - 1 + step / steps) / training.max_epochs
+        _set_lr(optimizer, training, progress)
+        optimizer.zero_grad()
+        with _autocast(run):
+            output = model(x)
+            loss = run.task.loss(output, x, y, training.label_smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if training.grad_clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), training.grad_clip)
+        guidance.add_gradients(progress)
+        optimizer.step()
+        meter.update(loss, output, y, x)
+    return meter.compute("train")
+
+
 def evaluate(run: TrainingState, part: DataPart, prefix: str) -> dict[str, float]:
-    """Returns the task's metrics on a part of the data, named ``prefix_loss`` and so on."""
+    """Returns the task's metrics on a part of the data, named ``prefix_loss`` and so on, without training."""
     run.model.eval()
     meter = Meter(run.task)
     with torch.inference_mode(), _autocast(run):
@@ -113,7 +124,12 @@ def evaluate(run: TrainingState, part: DataPart, prefix: str) -> dict[str, float
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Whether training takes statistics over a batch, of which one image has none."""
+    """Returns True if training takes statistics over a batch, which a single image does not have.
+
+    Example:
+        >>> has_batch_norm(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+        True
+    """
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
@@ -126,7 +142,16 @@ def input_batches(
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels as the model takes them; with a generator in training order: shuffled and augmented."""
+    """Yields images [B, C, H, W] and labels [B] or masks [B, H, W] as the model takes them.
+
+    Args:
+        config: Its batch size and augmentation are used.
+        info: Scale, mean and deviation of the images.
+        task: Images are normalised if its models take them so.
+        part: The part of the data.
+        device: The device of the batches.
+        generator: Shuffles and augments, for training; None keeps the stored order, for evaluation.
+    """
     size = config.training.batch_size
     if generator is None:  # evaluation keeps no activations: larger batches, in bounded memory
         size = max(size, min(512, EVALUATED // math.prod(info.in_shape)))
@@ -157,18 +182,19 @@ def _seed(seed: int, epoch: int, device: torch.device) -> torch.Generator:
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, training: TrainingConfig, progress: float) -> None:
+    """Sets the learning rate for a fraction of the run, in [0, 1), by the schedule."""
     if training.lr_schedule == "cosine":
         for group in optimizer.param_groups:
             group["lr"] = training.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _autocast(run: TrainingState) -> contextlib.AbstractContextManager[object]:
-    """bfloat16 where it was asked for, or is the GPU's own choice; else nothing, which costs nothing."""
+    """Returns autocast to bfloat16 if the study or ``precision: auto`` on this GPU asks for it."""
     precision, on_gpu = run.config.training.precision, run.device.type == "cuda"
     if precision == "bfloat16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()):
         return torch.autocast(run.device.type, torch.bfloat16)
     return contextlib.nullcontext()
 
 
-def _reached(run: TrainingState) -> bool:
+def _reached_target_before(run: TrainingState) -> bool:
     return any("epochs_to_target" in metrics.values for metrics in run.history)

@@ -1,4 +1,4 @@
-"""What a trial reports, epoch by epoch: the units that travel from a worker to the study and the tracker."""
+"""The units that travel from a worker to the study and the tracker: epochs' metrics and reports of them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ from typing import Literal
 from ..config.filesystem import AnyPath
 
 REPORT_EVERY = 0.5  # seconds between two reports of a trial, at least
-REPORT_WITHIN = 2.0  # seconds after which it reports epochs that nobody judges, to be seen, and safe on disk
+REPORT_WITHIN = 2.0  # seconds after which it reports epochs without a pruning decision, for the view and the checkpoint
 
 
 def is_due(
     pending: Iterable[int], seconds: float, pruning_epochs: Collection[int] | None, *, every: float = REPORT_EVERY
 ) -> bool:
-    """Whether a trial reports its pending epochs: each report costs the driver time, and the trial until it answers.
+    """Returns True if a trial should report its pending epochs now.
+
+    A report costs the driver time, and the trial waits for the answer; so epochs without a decision wait longer.
 
     Args:
-        pending: epochs that it has trained since its last report.
-        seconds: since then.
-        judged: the epochs at which it may be stopped; None: any.
-        every: seconds between two reports, at least.
+        pending: Epochs trained since the last report.
+        seconds: Time since the last report.
+        pruning_epochs: The epochs at which the trial may be stopped; None: any epoch.
+        every: Seconds between two reports, at least.
+
+    Example:
+        >>> is_due([3], 0.6, None), is_due([3], 0.6, {5}), is_due([4, 5], 0.6, {5})
+        (True, False, True)
     """
     return seconds >= (
         every
@@ -37,10 +43,10 @@ class EpochMetrics:
     """The metrics of one finished epoch.
 
     Attributes:
-        epoch: counted from 1.
-        values: metric name -> value; names as in the README (``val_loss``, ``entropy/<layer>``, ...).
-        timestamp: milliseconds since the Unix epoch, taken once when the epoch ended and kept in the checkpoint, so
-            that an epoch sent twice to the tracking server is stored once.
+        epoch: The number of the epoch, from 1.
+        values: Metric name -> value; the names are ``val_loss``, ``entropy/<layer>`` and so on.
+        timestamp: Milliseconds since the Unix epoch at the end of the epoch. The checkpoint keeps it, so that MLflow
+            stores an epoch once that is sent twice.
     """
 
     epoch: int
@@ -53,17 +59,17 @@ OomKind = Literal["GPU", "host"]
 
 @dataclass(frozen=True)
 class TrialReport:
-    """What a trial reports after a checkpoint: from the worker to the study and the tracker.
+    """The report of a trial after a checkpoint, from the worker to the study and the tracker.
 
     Attributes:
-        epochs: epochs that the checkpoint holds and that were not reported before, in order.
-        checkpoint: path or URL of that checkpoint; None where the trial has none.
-        outcome: how the trial has ended; None while it goes on.
-        error: why it has failed or diverged.
-        notices: messages for the user, each sent once.
+        epochs: The epochs that the checkpoint holds and that were not reported before, in order.
+        checkpoint: Path or URL of that checkpoint; None if the trial has none.
+        outcome: The end of the trial; None while it trains.
+        error: The reason of a failure or divergence.
+        notices: Messages for the user, each sent once.
         tags: MLflow tags that name the host and the device; set by the executor.
-        oom: which memory was not enough, if the trial failed for that.
-        halt: why no trial can go on here, so that the run must end.
+        oom: The memory that ran out, if the trial failed for that.
+        halt: The reason that no trial can train here, so that the run must end.
     """
 
     epochs: list[EpochMetrics]
@@ -96,13 +102,13 @@ class TrialReport:
 
 @dataclass(frozen=True)
 class TrialPaths:
-    """Where a trial reads and writes.
+    """The places that a trial reads and writes, and its share of GPUs.
 
     Attributes:
-        folder: the trial's checkpoints, one folder per attempt below it.
-        data: root of the data sets.
-        cache: their memory-mapped arrays.
-        gpus: how many GPUs the trial was given, or what share of one.
+        folder: The trial's checkpoints, one folder per attempt below it.
+        data: The root of the data sets.
+        cache: The data sets' memory-mapped arrays.
+        gpus: The number of GPUs that the trial was given, or its share of one.
     """
 
     folder: AnyPath

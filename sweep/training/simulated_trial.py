@@ -1,4 +1,4 @@
-"""A trial that sleeps and reports made-up curves: what a worker of `sweep simulate` runs. Imports no torch."""
+"""The trial of `sweep simulate`: sleeps and reports made-up curves. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import psutil
 from ..config.study_config import TrialConfig
 from .reports import REPORT_EVERY, EpochMetrics, TrialReport, is_due
 
-MODEL = "simulated"  # the model's name in the study of a simulation; its option epoch_seconds is how long to sleep
-LAYERS = 4  # whose entropy is reported, so that there are as many metrics as real trials have
+MODEL = "simulated"  # the model's name in the study of a simulation; its option epoch_seconds is the sleep per epoch
+LAYERS = 4  # layers with a reported entropy, so that there are as many metrics as real trials have
 
 
 def run_trial(
-    config: TrialConfig, *_place: object, judged: Collection[int] | None = None, **_attempt: object
+    config: TrialConfig, *_place: object, pruning_epochs: Collection[int] | None = None, **_attempt: object
 ) -> Iterator[TrialReport]:
-    """Sleeps through the epochs and reports as often as a real trial does; has no checkpoints, so always begins anew.
+    """Sleeps through the epochs and reports as often as a real trial does; it has no checkpoints, so it never resumes.
 
-    A model with the option `waits` has no epochs: it reports that its worker is there until it is stopped.
+    A model with the option `waits` has no epochs: it sends empty reports until it is stopped, to occupy a worker.
 
     Args:
-        judged: the epochs at which it may be stopped; None: any.
+        config: The trial's hyperparameters; its model's option `epoch_seconds` is the duration of an epoch.
+        pruning_epochs: The epochs at which it may be stopped; None: any epoch.
     """
     while config.model.get("waits"):
         yield TrialReport([])
@@ -35,14 +36,14 @@ def run_trial(
         time.sleep(config.model["epoch_seconds"])
         now = time.time_ns() // 1_000_000
         pending.append(EpochMetrics(epoch, {**metrics(config, epoch), **_worker(whole=epoch in (1, last))}, now))
-        if epoch == last or is_due((m.epoch for m in pending), time.monotonic() - reported, judged):
+        if epoch == last or is_due((m.epoch for m in pending), time.monotonic() - reported, pruning_epochs):
             reported = time.monotonic()
             yield TrialReport(pending, None, "completed" if epoch == last else None)
             pending = []
 
 
 def metrics(config: TrialConfig, epoch: int) -> dict[str, float]:
-    """The metrics of one epoch: a function of the hyperparameters that can be learnt, and whose curves cross."""
+    """Returns the metrics of one epoch: a learnable function of the hyperparameters, whose curves cross."""
     guidance, model = config.guidance, config.model
     misses = (
         (math.log10(guidance.lambda1) + 3) / 2,
@@ -51,7 +52,7 @@ def metrics(config: TrialConfig, epoch: int) -> dict[str, float]:
         (math.log2(model["width"]) - 6) / 2,
     )
     end = 0.1 + sum(miss * miss for miss in misses) / 4
-    speed = 8 / model["depth"]  # deep ones begin slowly
+    speed = 8 / model["depth"]  # deep models learn slowly at first
     wiggle = 0.02 * math.sin(1e3 * sum(misses) + 7 * epoch)
     loss = end + 2.2 * math.exp(-speed * epoch / config.training.max_epochs * 3) + wiggle
     return {
@@ -68,7 +69,7 @@ def metrics(config: TrialConfig, epoch: int) -> dict[str, float]:
 
 
 def _worker(*, whole: bool) -> dict[str, float]:
-    """Which process this is and, at the ends of a trial, how much memory it has of its own."""
+    """Returns the process id and, at the first and last epoch, the memory (MB) that only this process uses."""
     process = psutil.Process()
     memory = {"worker/mb": process.memory_full_info().uss / 1e6} if whole else {}
     return {"worker/pid": float(os.getpid()), **memory}

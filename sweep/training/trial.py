@@ -1,10 +1,11 @@
-"""One trial on a worker: assemble it, take it up from its checkpoint, train, and hand out what is safe on disk.
+"""Runs one trial on a worker: assembles it, resumes it from its checkpoint, trains, and reports after checkpoints.
 
 The same generator runs in-process (``sweep train``, tests), under Ray on this machine, and on a cluster.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
@@ -20,7 +21,7 @@ from ..config.user_code import import_object, is_import_path
 from ..data.datasets import DatasetInfo
 from ..data.loading import Dataset, load_dataset
 from ..losses import EntropyGuidance, GuidanceWarning
-from ..losses.task import TASKS, Task, customised
+from ..losses.task import TASKS, Task, customise
 from ..models import build_model
 from . import checkpoint
 from .initialisation import initialise
@@ -28,7 +29,9 @@ from .loop import Diverged, TrainingState, fit, input_batches
 from .optimizers import build_optimizer
 from .reports import REPORT_EVERY, TrialPaths, TrialReport, is_due
 
-LOOKED_AT = 256  # training images that an initialisation may look at
+logger = logging.getLogger(__name__)
+
+INITIALISATION_IMAGES = 256  # training images that an initialisation may use
 CHECKPOINT_SHARE = 0.03  # a checkpoint may cost this share of the training time
 
 
@@ -43,19 +46,27 @@ def run_trial(
 ) -> Iterator[TrialReport]:
     """Trains one trial, from its newest checkpoint if there is one, and yields a report after every checkpoint.
 
-    A trial that is taken up first reports its whole history, so that nothing is missing where the reports go.
+    A resumed trial first reports its whole history, so that the study and the tracker miss nothing.
 
     Args:
-        attempt: names the folder of this attempt's checkpoints, together with ``moves`` (see `checkpoint.attempt`).
-        judged: the epochs at which it may be stopped, so that it reports them soon; None: any.
-        interval: seconds between two reports, at least; more where a checkpoint is expensive.
+        config: The trial's hyperparameters and everything else that its training depends on.
+        paths: Its checkpoints, data and GPUs.
+        attempt: Number of the attempt; names the folder of its checkpoints, with ``moves`` (see `checkpoint.attempt`).
+        moves: Number of workers that this attempt has lost.
+        pruning_epochs: The epochs at which it may be stopped, so that it reports them soon; None: any epoch.
+        interval: Seconds between two reports, at least; more if a checkpoint takes long to write.
+
+    Raises:
+        ValueError: Sizes that the model family refuses, or guidance without a layer to guide.
+        DataError: The data set is missing.
     """
     torch.set_num_threads(config.threads)
     notices: list[str] = []
-    run, saved = assemble(config, paths, say=notices.append)
+    run, saved = assemble(config, paths, warn=notices.append)
     if notices:
         yield TrialReport([], notices=tuple(notices))
     if saved is not None:
+        logger.info("resumes from %s after epoch %d", saved.path, run.epoch)
         outcome: Literal["completed", "diverged"] | None = "diverged" if saved.diverged else None
         outcome = "completed" if not outcome and run.epoch == config.training.max_epochs else outcome
         yield TrialReport(
@@ -72,27 +83,33 @@ def run_trial(
             every = max(interval, cost / CHECKPOINT_SHARE)
             if done or is_due((m.epoch for m in pending), time.perf_counter() - last, pruning_epochs, every=every):
                 before = time.perf_counter()
-                path = checkpoint.save(folder, run.history, _state(run))
+                path = checkpoint.save(folder, run.history, _state_dicts(run))
                 last = time.perf_counter()
                 cost = last - before
+                logger.debug("saved %s in %.3f s", path, cost)
                 yield TrialReport(pending, str(path), "completed" if done else None)
                 pending = []
     except Diverged as end:
-        path = checkpoint.save(folder, run.history, _state(run), diverged=end.epoch)
+        path = checkpoint.save(folder, run.history, _state_dicts(run), diverged=end.epoch)
         yield TrialReport(pending, str(path), "diverged", str(end))
 
 
 def assemble(
-    config: TrialConfig, paths: TrialPaths, say: Callable[[str], object] = warnings.warn
+    config: TrialConfig, paths: TrialPaths, warn: Callable[[str], object] = warnings.warn
 ) -> tuple[TrainingState, checkpoint.Checkpoint | None]:
-    """Builds model, data, optimizer and guidance, and puts the newest checkpoint into them.
+    """Builds model, data, optimizer and guidance, and loads the newest checkpoint into them.
 
     Args:
-        say: told of checkpoints that are damaged.
+        config: The trial's hyperparameters and everything else that its training depends on.
+        paths: Its checkpoints, data and GPUs.
+        warn: Receives a message for each damaged checkpoint.
+
+    Returns:
+        The state to train from, and the checkpoint that it was loaded from; None if there was none.
 
     Raises:
-        ValueError: sizes that the model family refuses, or guidance without a layer to guide.
-        DataError: the data set is missing.
+        ValueError: Sizes that the model family refuses, or guidance without a layer to guide.
+        DataError: The data set is missing.
     """
     device = torch.device("cuda" if paths.gpus and torch.cuda.is_available() else "cpu")
     dataset = load_dataset(config.data, root=paths.data, cache=paths.cache)
@@ -102,7 +119,7 @@ def assemble(
     images = _first_images(config, dataset, task) if config.training.init == "lsuv" else None
     initialise(model, config.training.init, images)
     model.to(device)
-    warnings.simplefilter("ignore", GuidanceWarning)  # `guidance/ratio` is a metric; the driver says it once a trial
+    warnings.simplefilter("ignore", GuidanceWarning)  # the driver warns once a trial, from the metric `guidance/ratio`
     run = TrainingState(
         config=config,
         model=model,
@@ -115,7 +132,7 @@ def assemble(
         device=device,
         test=dataset.test.to(device) if config.test else None,
     )
-    saved = checkpoint.load_latest(paths.folder, say)
+    saved = checkpoint.load_latest(paths.folder, warn)
     if saved is not None:
         run.model.load_state_dict(saved.state["model"])
         run.optimizer.load_state_dict(saved.state["optimizer"])
@@ -124,14 +141,14 @@ def assemble(
 
 
 def _first_images(config: TrialConfig, dataset: Dataset, task: Task) -> Tensor:
-    """The first training images in stored order, which is balanced over the classes."""
-    return next(input_batches(config, dataset.info, task, dataset.train.first(LOOKED_AT)))[0]
+    """Returns the first training images [N, C, H, W] in stored order, which is balanced over the classes."""
+    return next(input_batches(config, dataset.info, task, dataset.train.first(INITIALISATION_IMAGES)))[0]
 
 
 def trained_model(
     config: TrialConfig, paths: TrialPaths, saved: checkpoint.Checkpoint
 ) -> tuple[nn.Module, np.ndarray[Any, Any]]:
-    """The network of a checkpoint, on the CPU, and a batch [4, C, H, W] of what it takes."""
+    """Returns the network of a checkpoint, on the CPU, and a batch [4, C, H, W] of its inputs."""
     dataset = load_dataset(config.data, root=paths.data, cache=paths.cache)
     model = build(config, dataset.info)
     model.load_state_dict(saved.state["model"])
@@ -141,33 +158,38 @@ def trained_model(
 
 
 def build(config: TrialConfig, info: DatasetInfo) -> nn.Module:
-    """Builds the model of one trial, with PyTorch's own initialisation."""
+    """Builds the model of one trial, with PyTorch's own initialisation.
+
+    Raises:
+        ValueError: Sizes or options that the family refuses.
+        ImportPathError: A model of the user's own cannot be imported.
+    """
     own = is_import_path(config.model["name"])
     if own:
-        import_object(config.model["name"])  # from the study's folders too, and with its own errors
+        import_object(config.model["name"])  # also finds modules beside the study file, and explains its errors
     model = build_model(**config.model, in_shape=info.in_shape, num_outputs=info.num_classes)
     if own and isinstance(model, nn.Module):
-        with torch.no_grad():  # a network that builds layers in its first pass, lazy ones say, has them from here on
+        with torch.no_grad():  # lazy layers get their weights in the first pass
             model.eval()(torch.zeros(2, *info.in_shape))
         model.train()
     return model
 
 
 def task_kind(config: TaskConfig, model: object) -> str:
-    """What a model (or its class) is trained for: as the study says, or the model, or else classification."""
+    """Returns the kind of task of a model (or its class): the study's, else the model's, else classification."""
     return str(config.kind or getattr(model, "task", "classification"))
 
 
 def task_of(config: TaskConfig, model: object) -> Task:
-    """What a model (or its class) is trained for, with the user's own loss and metrics.
+    """Returns the task of a model (or its class), with the user's own loss and metrics.
 
     Raises:
-        ImportPathError: one of them cannot be imported.
+        ImportPathError: The loss or a metric cannot be imported.
     """
     task = TASKS[task_kind(config, model)]
     metrics = {name: import_object(path) for name, path in config.metrics.items()}
-    return customised(task, import_object(config.loss) if config.loss else None, metrics)
+    return customise(task, import_object(config.loss) if config.loss else None, metrics)
 
 
-def _state(run: TrainingState) -> dict[str, Any]:
+def _state_dicts(run: TrainingState) -> dict[str, Any]:
     return {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}

@@ -21,7 +21,7 @@ from sweep import service
 from sweep.config.settings import Settings
 from sweep.config.study_config import TrialConfig
 from sweep.config.user_code import ImportPathError, import_object, modules_to_send
-from sweep.losses.task import TASKS, customised
+from sweep.losses.task import TASKS, customise
 from sweep.service.preflight.space_checks import check_names, check_study
 from sweep.training import loop
 from sweep.training.loop import evaluate, fit
@@ -383,7 +383,7 @@ def test_a_metric_of_an_epoch_too_large_is_the_mean_over_its_pieces(monkeypatch:
         return float(output.max())
 
     monkeypatch.setattr("sweep.training.meter.METER_BUFFER", 100)
-    meter = Meter(customised(TASKS["classification"], None, {"largest": largest}))
+    meter = Meter(customise(TASKS["classification"], None, {"largest": largest}))
     output = torch.rand(25, 10)
     for part in output.split(5):
         meter.update(torch.tensor(1.0), part, torch.zeros(len(part), dtype=torch.int64))

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweep.losses.entropy import FORMS, minor, volume, volume_and_gradient
+from sweep.losses.entropy import minor, volume, volume_and_gradient
+from sweep.losses.terms import FORMS
 
 SHAPES = [(1, 1), (5, 5), (3, 8), (8, 3), (1, 6), (40, 64)]
 

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from sweep.losses import EntropyGuidance, GuidanceWarning
 from sweep.losses.entropy import volume
 from sweep.losses.layers import guidable_layers, select
-from sweep.losses.normalized import feeding_a_norm
+from sweep.losses.norm_detection import feeding_a_norm
 from sweep.models import MODELS, build_model
 
 from ..support.guidance_nets import added_gradients, dense_net, quiet_metrics, small_net, task_loss

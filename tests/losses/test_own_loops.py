@@ -1,7 +1,8 @@
-"""The README's three ways to guide training that is not ours, run as they stand: each learns what the others do."""
+"""The three training loops of losses/README.md, run as they stand, learn the same; its other blocks run too."""
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections.abc import Sequence
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.metrics import top_k_accuracy_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from sweep.losses import EntropyGuidance
+from sweep.training.meter import Meter
 
 from ..support.guidance_nets import dense_net
 
@@ -25,13 +28,13 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": 
 Batches = list[tuple[Tensor, Tensor]]
 
 
-def run_block(number: int, **names: Any) -> dict[str, Any]:
-    """Runs one of the README's blocks on guidance in other people's loops, with what it takes as given."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    section = readme.partition("**Guidance in your own loop**")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```python\n((?s:.*?))^```", section, re.MULTILINE)
-    assert len(blocks) == 3
-    exec(blocks[number], names)
+PAGE = Path(__file__).parents[2] / "losses/README.md"
+PLAIN, LIGHTNING, HUGGING_FACE, *OTHERS = re.findall(r"^```python\n((?s:.*?))^```", PAGE.read_text(), re.MULTILINE)
+
+
+def run_block(block: str, **names: Any) -> dict[str, Any]:
+    """Runs a block of the page with what it takes as given, and returns all names."""
+    exec(compile(block, "losses/README.md", "exec"), names)
     return names
 
 
@@ -85,7 +88,7 @@ def assert_same(model: nn.Module, expected: nn.Module, within: float = 1e-6) -> 
 
 def test_the_plain_loop(capsys: pytest.CaptureFixture[str]) -> None:
     model = net()
-    run_block(0, model=model, optimizer=sgd(model), loss=F.cross_entropy, epochs=EPOCHS, batches=batches())
+    run_block(PLAIN, model=model, optimizer=sgd(model), loss=F.cross_entropy, epochs=EPOCHS, batches=batches())
     assert capsys.readouterr().out.count("guidance/dense") == EPOCHS
     assert_same(model, by_hand(EPOCHS * [batches()]))
     with pytest.raises(AssertionError):
@@ -118,13 +121,13 @@ def module(lightning: Any) -> Any:
 
 def test_lightning(lightning: Any) -> None:
     guided = module(lightning)
-    ran = run_block(1, module=guided, loader=loader(), epochs=EPOCHS)
+    ran = run_block(LIGHTNING, module=guided, loader=loader(), epochs=EPOCHS)
     assert_same(guided.net, by_hand(EPOCHS * [batches()]))
     assert {"guidance/dense", "guidance/ratio", "entropy/net.0"} <= ran["trainer"].callback_metrics.keys()
 
 
 def test_lightning_accumulates_then_guides_then_clips(lightning: Any) -> None:
-    callback = run_block(1, module=module(lightning), loader=loader(), epochs=0)["Guidance"]
+    callback = run_block(LIGHTNING, module=module(lightning), loader=loader(), epochs=0)["Guidance"]
     guided = module(lightning)
     callbacks = [callback(lambda1=1e-3)]
     trainer = lightning.Trainer(
@@ -137,7 +140,7 @@ def test_lightning_accumulates_then_guides_then_clips(lightning: Any) -> None:
 def test_lightning_unscales_first(lightning: Any) -> None:
     from lightning.pytorch.plugins import MixedPrecision
 
-    callback = run_block(1, module=module(lightning), loader=loader(), epochs=0)["Guidance"]
+    callback = run_block(LIGHTNING, module=module(lightning), loader=loader(), epochs=0)["Guidance"]
     learned = []
     for scale in (1.0, 2.0**10):
         guided = module(lightning)
@@ -192,10 +195,43 @@ def test_hugging_face(accumulate: int, clip: float, tmp_path: Path) -> None:
         use_cpu=True,
     )
     data = [{"inputs": x, "labels": y} for inputs, labels in batches() for x, y in zip(inputs, labels, strict=True)]
-    ran = run_block(2, model=model, args=args, data=data)
+    ran = run_block(HUGGING_FACE, model=model, args=args, data=data)
     assert len(model.seen) == EPOCHS * 4
     epochs = [model.seen[4 * epoch : 4 * epoch + 4] for epoch in range(EPOCHS)]
     assert not torch.equal(epochs[0][0][0], epochs[1][0][0])  # shuffled
     assert_same(model.net, by_hand(epochs, accumulate=accumulate, clip=clip))
     logged = [entry for entry in ran["trainer"].state.log_history if "guidance/dense" in entry]
     assert [entry["step"] for entry in logged] == [4 * epoch // accumulate for epoch in range(1, EPOCHS + 1)]
+
+
+# -- the other blocks --------------------------------------------------------------------------------------------------
+
+
+def test_the_measures_and_the_choice_of_layers_are_as_the_page_says() -> None:
+    measures, layers, _ = OTHERS
+    run_block(measures)
+    run_block(layers)
+
+
+def test_a_second_metric_is_one_function() -> None:
+    """Top-5 accuracy, as the page adds it, is scikit-learn's."""
+    task = run_block(OTHERS[2])["task"]
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(101, 10, generator=generator), torch.randint(0, 10, (101,), generator=generator)
+    meter = Meter(task)
+    for output, label in zip(logits.split(30), labels.split(30), strict=True):
+        meter.update(task.loss(output, output, label, 0.0), output, label)
+    assert meter.compute("val")["val_top5_accuracy"] == pytest.approx(top_k_accuracy_score(labels, logits, k=5))
+
+
+def test_every_option_stands_in_the_page_with_its_default_and_in_the_help() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", PAGE.read_text().partition("## All options")[2], re.MULTILINE))
+    parameters = inspect.signature(EntropyGuidance).parameters
+    defaults = {name: str(p.default) for name, p in parameters.items() if name != "model"}
+    written = {"0.001": "1e-3", "0.0": "0", "1.0": "1", "None": "none", "False": "false"}
+    assert {name: value.strip("` ") for name, value in rows.items()} == {
+        name: written.get(value, value) for name, value in defaults.items()
+    }
+    assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "model")
+    for name in defaults:
+        assert f"    {name}: " in str(EntropyGuidance.__init__.__doc__)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, jaccard_score, log_loss
 from torch import Tensor
 
-from sweep.losses.task import IGNORED, TASKS
+from sweep.losses.metrics import IGNORED
+from sweep.losses.task import TASKS
 from sweep.training.meter import Meter
 
 

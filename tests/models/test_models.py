@@ -12,7 +12,7 @@ from torch import nn
 
 from sweep.losses import EntropyGuidance
 from sweep.models import MODELS, build_model, model_class, options
-from sweep.models.parts import ACTIVATIONS
+from sweep.models.blocks import ACTIVATIONS
 from sweep.training import checkpoint
 from sweep.training.reports import EpochMetrics
 

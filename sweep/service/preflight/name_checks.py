@@ -94,7 +94,7 @@ def _check_task(raw: Mapping[str, Any], cls: object) -> list[str]:
             return [f"model.name: {name}.task is {kind!r}, but must be one of {', '.join(TASKS)}"]
         if of_model in TASKS and kind != of_model:
             return [f"task.kind: {name} is for {of_model}, not {kind}; leave it out"]
-        present = task_of(config.model_copy(update={"metrics": {}}), cls).metrics
+        present = task_of(config.model_copy(update={"metrics": {}}), cls).metric_names
     except (ValidationError, ImportPathError):
         return []  # reported by another check
     problems = [

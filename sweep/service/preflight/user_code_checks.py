@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...config.user_code import user_error_location
+from ...losses.metrics import new_accumulator
 from ...losses.task import TASKS
 from ...training.trial import build, task_kind, task_of
 
@@ -96,10 +97,12 @@ def check_task(config: StudyConfig, model: object, info: DatasetInfo) -> list[st
                 given = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
                 given += " without a gradient" if isinstance(loss, Tensor) and not loss.requires_grad else ""
                 problems.append(f"task.loss: {own.loss} returned {given}, not one number with a gradient")
-    for name, metric in task.own.items():
+    for name, metric in task.custom_metrics.items():
         try:
-            with torch.no_grad():
-                float(metric(output.detach(), task.target(images, labels)))
+            with torch.inference_mode():
+                accumulator = new_accumulator(metric)
+                accumulator.update(output.detach(), task.target(images, labels))
+                float(accumulator.compute())
         except Exception as error:  # noqa: BLE001
             problems.append(f"task.metrics.{name}: {own.metrics[name]}: {user_error_location(error)}")
     return problems

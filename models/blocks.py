@@ -1,4 +1,4 @@
-"""What several families share: what stands between two weight layers, and how downsampling is spread over the depth."""
+"""The parts that several families share: rows of dense or convolutional layers, and the strides over the depth."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 @dataclass(frozen=True)
 class NormActivationDropout:
-    """What stands between two weight layers: a norm, the activation, dropout.
+    """The modules between two weight layers: a norm, the activation, dropout.
 
     Attributes:
-        activation: a key of ``ACTIVATIONS``.
-        dropout: share of units that is zeroed while training, 0 <= dropout < 1; with 0 there is no such module.
-        batch_norm: normalise before the activation; the layer before has no bias then, which the norm would undo.
+        activation: A key of ``ACTIVATIONS``.
+        dropout: Share of units that is zeroed while training, 0 <= dropout < 1; with 0 there is no such module.
+        batch_norm: Normalise before the activation; the layer before then has no bias, which the norm would undo.
 
     Raises:
-        ValueError: names each option that is wrong, its value and what is allowed.
+        ValueError: An option is wrong. The message names each one, its value and what is allowed.
     """
 
     activation: str
@@ -49,14 +49,20 @@ class NormActivationDropout:
             raise ValueError("; ".join(problems))
 
     def after(self, index: int, units: int, norm: Callable[[int], nn.Module]) -> dict[str, nn.Module]:
-        """The modules that follow weight layer ``index`` of so many units or channels, by name, in forward order."""
+        """Returns the modules that follow a weight layer, by name, in forward order.
+
+        Args:
+            index: Number of the weight layer, from 0; part of the names.
+            units: Its units or channels.
+            norm: Makes the norm of so many units.
+        """
         modules = {f"norm{index}": norm(units)} if self.batch_norm else {}
         modules[f"activation{index}"] = ACTIVATIONS[self.activation]()
         return modules | ({f"dropout{index}": nn.Dropout(self.dropout)} if self.dropout else {})
 
 
 def dense_layers(units: Sequence[int], between: NormActivationDropout) -> nn.Sequential:
-    """Dense layers from each number of units to the next, named 0, 1, ..., with an activation after each."""
+    """Returns dense layers from each number of units to the next, named 0, 1, ..., with an activation after each."""
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (n, m) in enumerate(pairwise(units)):
         modules[str(i)] = nn.Linear(n, m, bias=not between.batch_norm)
@@ -65,7 +71,7 @@ def dense_layers(units: Sequence[int], between: NormActivationDropout) -> nn.Seq
 
 
 def conv_layers(channels: Sequence[int], strides: Iterable[int], between: NormActivationDropout) -> nn.Sequential:
-    """3x3 'same' convolutions from each number of channels to the next, as ``dense_layers``."""
+    """Returns 3x3 'same' convolutions from each number of channels to the next, named as by ``dense_layers``."""
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for i, ((n, m), stride) in enumerate(zip(pairwise(channels), strides, strict=True)):
         modules[str(i)] = nn.Conv2d(n, m, 3, stride=stride, padding=1, bias=not between.batch_norm)
@@ -74,22 +80,27 @@ def conv_layers(channels: Sequence[int], strides: Iterable[int], between: NormAc
 
 
 def strides(layers: int, downsample: int) -> list[int]:
-    """The stride of each layer, where all form ``downsample`` + 1 equal stages and all but the first begin with a 2."""
+    """Returns the stride of each layer: ``downsample`` + 1 equal stages, of which all but the first begin with a 2.
+
+    Example:
+        >>> strides(6, downsample=2)
+        [1, 1, 2, 1, 2, 1]
+    """
     first = {k * layers // (downsample + 1) for k in range(1, downsample + 1)}
     return [2 if i in first else 1 for i in range(layers)]
 
 
 def require_downsample(downsample: int, depth: int, in_shape: tuple[int, int, int], *, depth_each: int = 1) -> None:
-    """Refuse a number of downsamplings that the depth or the image cannot have.
+    """Refuses a number of downsamplings that the depth or the image cannot have.
 
     Args:
-        downsample: layers that halve the image.
-        depth: of the model.
-        in_shape: image shape [C, H, W].
-        depth_each: how much depth each of these layers takes; 2 where a decoder mirrors them.
+        downsample: Layers that halve the image.
+        depth: The model's depth.
+        in_shape: Image shape [C, H, W].
+        depth_each: The depth that each of these layers takes; 2 if a decoder mirrors them.
 
     Raises:
-        ValueError: names the size that is wrong, its value and what is allowed.
+        ValueError: A size is wrong. The message names it, its value and what is allowed.
     """
     if isinstance(downsample, bool) or not isinstance(downsample, int) or downsample < 0:
         raise ValueError(f"downsample = {downsample!r}: must be an integer of at least 0")
@@ -98,7 +109,7 @@ def require_downsample(downsample: int, depth: int, in_shape: tuple[int, int, in
         if depth_each > 1:
             least = f"{depth_each} * downsample = {depth_each * downsample}"
         raise ValueError(f"depth = {depth}: must be at least {least}, for the layers that resize the image")
-    allowed = halvings(in_shape)
+    allowed = max_downsamplings(in_shape)
     if downsample > allowed:
         _, height, width = in_shape
         raise ValueError(
@@ -106,6 +117,11 @@ def require_downsample(downsample: int, depth: int, in_shape: tuple[int, int, in
         )
 
 
-def halvings(in_shape: tuple[int, int, int]) -> int:
-    """How often an image [C, H, W] can be halved before its shorter side is below one pixel."""
+def max_downsamplings(in_shape: tuple[int, int, int]) -> int:
+    """Returns the number of times that an image [C, H, W] can be halved before its shorter side is below one pixel.
+
+    Example:
+        >>> max_downsamplings((3, 32, 48))
+        5
+    """
     return min(in_shape[1:]).bit_length() - 1

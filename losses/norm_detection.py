@@ -1,32 +1,39 @@
-"""Which layers feed a normalisation, which divides their scale out again: guidance would make it grow for ever."""
+"""Finds the layers that feed a normalisation, which divides their scale out: guidance would grow it without bound."""
 
 from __future__ import annotations
 
+import logging
 import re
 from itertools import pairwise
 
 import torch
 from torch import fx, nn
 
+logger = logging.getLogger(__name__)
+
 NORM = re.compile(r"(Sync)?(Batch|Group|Instance|Layer|RMS|LocalResponse)Norm(\d[dD])?|.+(Layer|RMS)Norm(\d[dD])?")
-# What passes a scale on, as class, function or method: f(a x) = a f(x) for a > 0, and whatever only moves values.
+# Classes, functions and methods that pass a scale on: f(a x) = a f(x) for a > 0, and those that only move values.
 HOMOGENEOUS = re.compile(
     r"((leaky|p|r)?relu_?|(feature)?(alpha)?dropout|(adaptive)?_?(avg|max|average)_?pool|identity|flatten|view|reshape"
     r"|permute|transpose|contiguous|(un)?squeeze|mean)(_?\d[dD])?",
     re.IGNORECASE,
 )
 NORM_FUNCTION = re.compile(r"(batch|group|instance|layer|rms|local_response)_norm|normalize")
-SHAPE = ("size", "dim", "getattr")  # what only looks at a tensor's shape
+SHAPE = ("size", "dim", "getattr")  # read a tensor's shape alone
 WRAPPERS = {"torch.nn.parallel": "module", "torch._dynamo": "_orig_mod"}
 
 
 def feeding_a_norm(model: nn.Module) -> set[str]:
-    """Names of modules whose every use ends in a normalisation, with nothing but ReLU, pooling and such between.
+    """Returns the names of modules whose every use ends in a normalisation, with only ReLU, pooling and such between.
 
-    Found by torch.fx, which runs `forward` once without numbers. Where `forward` depends on values it cannot, and it
-    does not look into PyTorch's own blocks, `nn.TransformerEncoderLayer` say: there a layer is taken to feed a norm if
-    that comes next among the modules of its parent. A sum in between, a residual connection, ends the search in the
-    first case and is not seen in the second.
+    torch.fx finds them: it runs `forward` once without numbers. It fails if `forward` depends on values, and it does
+    not enter PyTorch's own blocks, such as `nn.TransformerEncoderLayer`. There a layer counts as feeding a norm if the
+    norm comes next among the modules of its parent. A residual sum in between ends the search in the first case and is
+    not seen in the second.
+
+    Example:
+        >>> feeding_a_norm(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)))
+        {'0'}
     """
     if not any(_is_norm(module) for module in model.modules()):
         return set()
@@ -37,7 +44,10 @@ def feeding_a_norm(model: nn.Module) -> set[str]:
     try:
         with torch.random.fork_rng(devices=[]):
             graph = _Tracer().trace(model)
-    except Exception:  # noqa: BLE001 (whatever a model raises that is run without numbers)
+    except Exception as error:  # noqa: BLE001 (whatever a model raises that is run without numbers)
+        logger.debug(
+            "torch.fx cannot trace %s (%r): norms are found by the order of modules", type(model).__name__, error
+        )
         return by_order
     calls: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:
@@ -48,17 +58,19 @@ def feeding_a_norm(model: nn.Module) -> set[str]:
 
 
 class _Tracer(fx.Tracer):
-    """Takes modules of norms as they are, whoever wrote them."""
+    """Does not enter modules of norms, also those of other packages."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return _is_norm(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _is_norm(module: nn.Module) -> bool:
+    """Returns True for PyTorch's norms and for classes that are named like one."""
     return bool(NORM.fullmatch(type(module).__name__))
 
 
 def _ends_in_a_norm(node: fx.Node, model: nn.Module) -> bool:
+    """Returns True if every use of a node's value ends in a norm."""
     users = [user for user in node.users if _name(user, model) not in SHAPE]
     return bool(users) and all(
         bool(NORM_FUNCTION.fullmatch(name := _name(user, model)))
@@ -68,7 +80,7 @@ def _ends_in_a_norm(node: fx.Node, model: nn.Module) -> bool:
 
 
 def _name(node: fx.Node, model: nn.Module) -> str:
-    """The class, function or method that a node calls."""
+    """Returns the name of the class, function or method that a node calls."""
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
         return "normalize" if _is_norm(module) else type(module).__name__
@@ -76,6 +88,7 @@ def _name(node: fx.Node, model: nn.Module) -> str:
 
 
 def _by_order(model: nn.Module) -> set[str]:
+    """Returns the names of modules that a norm follows among the modules of their parent."""
     found = set()
     for path, parent in model.named_modules():
         children = [
