@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ..study.records import TrialRecord
 
 
+MOST_PRUNED = 10  # pruned trials whose reason is shown
+
+
 def best_table(config: StudyConfig, rows: Sequence[TrialRecord]) -> Table:
     """The best trials of a search."""
     names = [n for n in [*ALIASES, *config.searched] if any(n in r.hyperparameters for r in rows)]
@@ -84,7 +87,7 @@ def status_table(summary: Summary) -> Table:
 
 
 def status_lines(summary: Summary, *, tracebacks: bool) -> Iterator[str]:
-    """The drivers of a study's unfinished trials and what they have, then what has failed or diverged.
+    """Yields the drivers of a study with their unfinished trials, then the trials that failed, diverged or were pruned.
 
     Args:
         tracebacks: say the whole of an error, not its last line alone.
@@ -113,6 +116,11 @@ def status_lines(summary: Summary, *, tracebacks: bool) -> Iterator[str]:
         if row.outcome in ("failed", "diverged"):
             error = (row.error or "").strip() if tracebacks else _last_line(row)
             yield f"  {_title(name, row)} {row.outcome}: {error or 'no reason recorded'}"
+    pruned = [row for row in summary.rows if row.pruned_by is not None]
+    if hidden := len(pruned[:-MOST_PRUNED]):
+        yield f"  {hidden} earlier pruned trial{'s' * (hidden != 1)}: sweep status {study} --json has the reasons"
+    for row in pruned[-MOST_PRUNED:]:
+        yield f"  {_title(study, row)} pruned by {row.pruned_by}"
 
 
 def _title(study: str, row: TrialRecord) -> str:

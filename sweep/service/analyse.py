@@ -30,7 +30,7 @@ def sensitivity(
     """What matters in a study, ours or any other of the storage: one analysis for each of its objectives.
 
     Args:
-        metric, epoch, against_control: see `sweep.study.dataframe.read`.
+        metric, epoch, against_control: see `sweep.study.dataframe.read_tables`.
         where: see `sweep.analysis.conditions.parse_conditions`.
         divergence: also analyse the probability of diverging, where trials have; takes seconds.
 
@@ -39,9 +39,9 @@ def sensitivity(
     """
     from ..analysis.conditions import parse_conditions
     from ..analysis.sensitivity import analyse, analyse_divergence
-    from ..study.dataframe import read
+    from ..study.dataframe import read_tables
 
-    tables = read(
+    tables = read_tables(
         name, get_storage(settings.storage), settings, metric=metric, epoch=epoch, against_control=against_control
     )
     conditions = {} if where is None else parse_conditions(where, tables[0].space)

@@ -23,8 +23,17 @@ from ..config.study_config import OF_CONFIRM, StudyConfig
 from ..data.loading import reader
 from ..execution.session import ray_session
 from ..models import options
-from ..study.baselines import METHODS, configurations, first_points, has_already, members, rival, trained, wanted_pairs
-from ..study.finalists import missing
+from ..study.baselines import (
+    METHODS,
+    configurations,
+    first_points,
+    has_already,
+    pair_members,
+    rival,
+    trained,
+    wanted_pairs,
+)
+from ..study.finalists import missing_trials
 from ..study.records import ARMS, Arm, TrialRecord
 from ..study.storages.catalog import CONFIRMATION, get_storage, load_stored_config
 from ..tracking.tracker import Tracker
@@ -108,7 +117,7 @@ def confirm(
                 return None
             found.append(BaselineResult.of(arm, summary))
         wanted = wanted_pairs(plan.config, plan.top, best_hyperparameters(found), seeds=seeds, placebo=placebo)
-        left = len(missing(wanted, [r for r in summarise(name, settings).controls if r.state == "finished"]))
+        left = len(missing_trials(wanted, [r for r in summarise(name, settings).controls if r.state == "finished"]))
         with listen(plan.config, left) as listener:
             summary = train(plan.config, listener=listener, pairs=wanted)
             if summary.interrupted:
@@ -195,7 +204,7 @@ def read(
     for row in plan.top:
         arms = {
             arm: runs.of(trained(arm, values, summary.controls))
-            for arm, values in members(config, row, best, placebo=placebo).items()
+            for arm, values in pair_members(config, row, best, placebo=placebo).items()
         }
         for pair in _opponents([*arms]):
             comparison = compare_pairs(row.number, pair, (arms[pair[0]], arms[pair[1]]), config.objective)

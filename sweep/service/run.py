@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..analysis.summary import Summary, summarise
 from ..config.errors import ConfigError, SweepError
 from ..config.filesystem import check_object_store, is_remote
+from ..config.search_methods import SAMPLERS
 from ..config.settings import NO_DATABASE, Settings
 from ..config.study_config import StudyConfig
 from ..config.study_file import to_yaml
@@ -176,15 +177,15 @@ def _learn(
     search: Study, forerunners: Sequence[StudyConfig], storage: Storage, listener: RunCallback
 ) -> dict[str, str]:
     """Shows the sampler of a new study what its forerunners have found; returns MLflow tags that say so."""
-    from ..study.warm_start import gather
+    from ..study.warm_start import gather_prior_trials
 
     config = search.config
     if forerunners and search.get_user_attr("knowledge") is None:
         search.add_prior_trials(
-            {r["trial"]: r for before in forerunners for r in gather(config, before, storage)}.values()
+            {r["trial"]: r for before in forerunners for r in gather_prior_trials(config, before, storage)}.values()
         )
         before, sampler = ", ".join(study.name for study in forerunners), config.search.sampler
-        idle = f", but the sampler {sampler} learns from no trial" if sampler in ("random", "qmc") else ""
+        idle = f", but the sampler {sampler} learns from no trial" if not SAMPLERS[sampler].learns else ""
         listener.on_message(
             f"{config.name} goes on from {before} with another space and a budget of its own; its sampler is shown the "
             f"{search.n_prior_trials} trials that fit{idle}"
@@ -225,15 +226,15 @@ def is_complete(
     Args:
         pairs, first: as for `run`.
     """
-    from ..study.finalists import missing, wanted_rows, wanted_tuned
+    from ..study.finalists import missing_trials, wanted_rows, wanted_tuned
 
     if config.name not in study_names_of_ours(settings):
         return False
     summary = summarise(config.name, settings)
     rows, controls = summary.rows, [row for row in summary.controls if pairs is not None or row.kind not in ARMS]
     if pairs is not None:
-        return not missing(pairs, [r for r in controls if r.state == "finished"])
+        return not missing_trials(pairs, [r for r in controls if r.state == "finished"])
     wanted = [*wanted_rows(config, rows), *wanted_tuned(config, rows, controls)]
     done = all(r.state == "finished" for r in [*rows, *controls])
     done = done and all(any(point.items() <= row.hyperparameters.items() for row in rows) for point in first)
-    return done and len(rows) >= config.search.trials and not missing(wanted, controls)
+    return done and len(rows) >= config.search.trials and not missing_trials(wanted, controls)

@@ -10,7 +10,7 @@ from sweep.config import study_file as studyfile
 from sweep.config.search_space import Choices, Range
 from sweep.config.study_config import StudyConfig
 from sweep.service.preflight.name_checks import check_names
-from sweep.study.baselines import METHODS, configurations, first_points, members, rival, trained, wanted_pairs
+from sweep.study.baselines import METHODS, configurations, first_points, pair_members, rival, trained, wanted_pairs
 from sweep.study.finalists import fresh_seeds
 from sweep.study.records import ARMS
 
@@ -141,7 +141,7 @@ def test_configurations_are_the_best_trials_that_differ() -> None:
 
 def test_members_of_a_pair_differ_in_what_is_compared_and_in_nothing_else(config: StudyConfig) -> None:
     best = row(2, 0.1, point(0.03, 3))
-    arms = members(config, best, {"strongest": {"depth": 4}}, placebo=True)
+    arms = pair_members(config, best, {"strongest": {"depth": 4}}, placebo=True)
     trials = {arm: config.trial(values, seed=7) for arm, values in arms.items()}
     assert list(trials) == ["guided", "plain", "placebo", "strongest"]
     assert set(trials) <= set(ARMS)
@@ -151,7 +151,7 @@ def test_members_of_a_pair_differ_in_what_is_compared_and_in_nothing_else(config
     assert (trials["plain"].guidance.lambda1, trials["plain"].guidance.lambda2) == (0.0, 0.0)
     placebo = trials["guided"].guidance.model_copy(update={"placebo": True})
     assert trials["placebo"] == trials["guided"].model_copy(update={"guidance": placebo})
-    assert list(members(config, best, {}, placebo=False)) == ["guided", "plain"]
+    assert list(pair_members(config, best, {}, placebo=False)) == ["guided", "plain"]
 
 
 def test_pairs_are_trained_seed_by_seed_on_seeds_that_nothing_else_has(
