@@ -231,9 +231,8 @@ def _error_tag(error: str | None) -> dict[str, str]:
 
 def _pruned_tags(trial: Trial | TrialRecord) -> dict[str, str]:
     """Returns the tags that say at which epoch a trial was pruned, and by which comparison."""
-    if trial.pruned_at is None or trial.pruned_by is None:
-        return {}
-    return {"sweep.pruned_at": str(trial.pruned_at), "sweep.pruned_by": trial.pruned_by}
+    tags = {"sweep.pruned_at": trial.pruned_at, "sweep.pruned_by": trial.pruned_by}
+    return {name: str(value) for name, value in tags.items() if value is not None}
 
 
 def _mlflow_kind(kind: Kind) -> str:

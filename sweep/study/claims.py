@@ -31,10 +31,10 @@ class Claims:
     """The trials of a study, and which driver has each of them.
 
     Args:
-        is_wanted: True for a trial that this driver would train.
+        is_wanted: returns True for the kind, seed and hyperparameters of a trial that this driver would train.
     """
 
-    def __init__(self, study: optuna.Study, storage: BaseStorage, is_wanted: Callable[[FrozenTrial], bool]):
+    def __init__(self, study: optuna.Study, storage: BaseStorage, is_wanted: Callable[[object, object, object], bool]):
         self._study, self._storage, self._is_wanted = study, storage, is_wanted
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self._monitor = LeaseMonitor()
@@ -144,7 +144,10 @@ class Claims:
 
     def wanted(self, state: TrialState, *, latest: bool = True) -> Iterator[FrozenTrial]:
         """Yields the trials in a state that this driver would train."""
-        return filter(self._is_wanted, self.trials(state, latest=latest))
+        for frozen in self.trials(state, latest=latest):
+            attrs = frozen.user_attrs
+            if self._is_wanted(attrs.get("kind"), attrs.get("seed"), attrs.get("hyperparameters")):
+                yield frozen
 
     def with_orphans(self, *, latest: bool) -> list[tuple[FrozenTrial, bool]]:
         """Returns all trials by number, each with True if it is an orphan.

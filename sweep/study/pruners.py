@@ -77,7 +77,7 @@ def explain_pruning(config: StudyConfig, study: optuna.Study, number: int, epoch
     trials = study.get_trials(deepcopy=False)
     trial = next(trial for trial in trials if trial.number == number)
     maximize, metric = study.direction == StudyDirection.MAXIMIZE, config.objective.metric
-    if not math.isfinite(value := trial.intermediate_values[epoch]):
+    if math.isnan(value := trial.intermediate_values[epoch]):
         return f"{config.search.pruner}: {metric} {value} at epoch {epoch}"
     decision = Decision(trial, epoch, trials, metric, config.training.max_epochs, maximize)
     return f"{config.search.pruner}: {PRUNERS[config.search.pruner].explain(decision)}"
@@ -98,7 +98,8 @@ def _explain_median(decision: Decision) -> str:
     trial, epoch = decision.trial, decision.epoch
     completed = [t for t in decision.trials if t.state == TrialState.COMPLETE and epoch in t.intermediate_values]
     values = [value for t in completed if not math.isnan(value := t.intermediate_values[epoch])]
-    best = (max if decision.maximize else min)(trial.intermediate_values.values())
+    own = [value for value in trial.intermediate_values.values() if not math.isnan(value)]
+    best = (max if decision.maximize else min)(own)
     at = "at" if best == trial.intermediate_values[epoch] else "at best up to"
     trials = f"{len(values)} completed trial{'s' * (len(values) != 1)}"
     return f"{decision.metric} {best:.5g} {at} epoch {epoch}, the median of {trials} there is {median(values):.5g}"

@@ -6,9 +6,9 @@ claimed by one driver, and ends with an outcome.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +30,7 @@ from .pruners import explain_pruning, pruning_epochs
 from .records import ARMS, Outcome, PlannedTrial, TrialRecord
 from .samplers import WarmStartSampler, build_sampler
 from .storages.rdb_cache import forget_cached_trials, trial_id
-from .storages.storage import exclusive, write_batch
+from .storages.storage import UNREACHABLE, exclusive, write_batch
 from .stored_trials import to_record
 from .trial import EndedElsewhereError, Trial, ended_elsewhere
 from .warm_start import prior_trials
@@ -97,10 +97,10 @@ class Study:
         self._lock = FileLock(folder / "lock")
         with self._exclusive():
             self._study = open_study(self.name, config, storage, workspace)
-        self._claims = Claims(self._study, storage, self._is_wanted)
+        self._claims = Claims(self._study, storage, self.is_wanted)
         self._known = prior_trials(cast("list[Any]", self.get_user_attr("knowledge") or []), self._space)
 
-    def _exclusive(self) -> AbstractContextManager[None]:
+    def _exclusive(self) -> contextlib.AbstractContextManager[None]:
         return exclusive(self._storage, self.name, self._lock)
 
     def set_user_attr(self, name: str, value: object) -> None:
@@ -147,8 +147,7 @@ class Study:
     def enqueue(self, hyperparameters: Mapping[str, Scalar]) -> int:
         """Enqueues one configuration of the user's own; returns its number."""
         with self._exclusive():
-            attrs = {"seed": self.config.training.seed, "design": False}
-            enqueue_row(self._study, self._space, hyperparameters, attrs)
+            enqueue_row(self._study, self._space, hyperparameters, {"seed": self.config.training.seed, "design": False})
             return len(self._claims.trials()) - 1
 
     def add(self, planned: Sequence[PlannedTrial]) -> None:
@@ -165,8 +164,7 @@ class Study:
         """Claims a trial: an orphan, else a waiting one if ``new``; None if there is none.
 
         Raises:
-            StorageInternalError, OSError: the storage is unreachable; the next call returns a trial that was claimed
-                by then.
+            StorageInternalError, OSError: the storage is unreachable; a trial claimed by then is returned next time.
         """
         with self._exclusive():
             claim = self._claims.claim(new=new)
@@ -241,9 +239,10 @@ class Study:
             can_prune = trial.kind == "trial" and metrics.epoch < self.config.training.max_epochs
             # The pruner is asked about design trials too, though they go on: asking fills the rungs for the others.
             if can_prune and trial.handle.should_prune() and not trial.design:
-                trial.pruned_by = explain_pruning(self.config, self._study, trial.number, metrics.epoch)
-                trial.pruned_at = metrics.epoch
-                logger.debug("%s: trial %d pruned: %s", self.name, trial.number, trial.pruned_by)
+                trial.pruned_at = metrics.epoch  # decided: an outage from here on does not undo it
+                with contextlib.suppress(*UNREACHABLE):
+                    trial.pruned_by = explain_pruning(self.config, self._study, trial.number, metrics.epoch)
+                logger.debug("%s: trial %d pruned by %s", self.name, trial.number, trial.pruned_by)
                 return metrics.epoch
             trial.last_pruning_check = metrics.epoch
         return None
@@ -343,17 +342,9 @@ class Study:
         return {(self.name, t.number) for t in self._claims.trials() if t.state != TrialState.WAITING}
 
     def trials_of_other_drivers(self) -> dict[int, bool]:
-        """Returns the numbers of the trials whose last owner is another living process, which logs them itself.
-
-        Returns:
-            For each, True if that owner is known to live: the lease of a driver on another host expires in a minute.
-        """
+        """Returns the trials that other living drivers log themselves; see `sweep.study.claims.Claims`."""
         return self._claims.trials_of_other_drivers()
 
     def is_wanted(self, kind: object, seed: object, hyperparameters: object) -> bool:
         """Returns True for a row that this driver would train."""
         return kind not in ARMS if self._pairs is None else (kind, seed, hyperparameters) in self._pairs
-
-    def _is_wanted(self, frozen: FrozenTrial) -> bool:
-        attrs = frozen.user_attrs
-        return self.is_wanted(attrs.get("kind"), attrs.get("seed"), attrs.get("hyperparameters"))
