@@ -25,11 +25,11 @@ from ..execution.session import ray_session
 from ..models import options
 from ..study.baselines import (
     METHODS,
+    baseline_study,
     configurations,
     first_points,
     has_already,
     pair_members,
-    rival,
     trained,
     wanted_pairs,
 )
@@ -149,7 +149,9 @@ def prepared(name: str, settings: Settings, *, top: int, against: Sequence[str])
     defaults = {option: parameter.default for option, parameter in options(config.model.name).items()}
     if not (problems := _problems(config, best, defaults, settings, top=top, against=against)):
         rivals = {
-            arm: rival(config, arm, ended + knows) for arm in ("strongest", *METHODS) if arm in ("strongest", *against)
+            arm: baseline_study(config, arm, ended + knows)
+            for arm in ("strongest", *METHODS)
+            if arm in ("strongest", *against)
         }
         problems = [f"{arm}: {each}" for arm, study in rivals.items() for each in check_study(study, settings)[0]]
     if problems:

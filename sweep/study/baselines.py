@@ -19,7 +19,7 @@ METHODS: tuple[Arm, ...] = ("dropout", "weight_decay", "batch_norm", "he", "orth
 FIRST_SEED = 10_000  # added to the study's seed: above the seeds of all finalists
 
 
-def rival(config: StudyConfig, arm: Arm, trials: int) -> StudyConfig:
+def baseline_study(config: StudyConfig, arm: Arm, trials: int) -> StudyConfig:
     """Returns the study that searches for a baseline's best configuration.
 
     Args:
@@ -77,7 +77,7 @@ def has_already(config: StudyConfig, row: TrialRecord, arm: Arm, defaults: Mappi
 
 
 def first_points(
-    config: StudyConfig, top: Sequence[TrialRecord], rival: StudyConfig, defaults: Mapping[str, object]
+    config: StudyConfig, top: Sequence[TrialRecord], baseline: StudyConfig, defaults: Mapping[str, object]
 ) -> list[dict[str, Scalar]]:
     """Returns the plain controls of configurations as points of a baseline's search, which is then no worse than they.
 
@@ -86,11 +86,11 @@ def first_points(
     Args:
         defaults: the model's default options.
     """
-    space = distributions(rival.searched)
+    space = distributions(baseline.searched)
     points: list[dict[str, Scalar]] = []
     for row in top:
         trial = config.trial(unguided({**config.constants, **row.hyperparameters}))
-        values = rival.hyperparameters(trial.model_copy(update={"model": {**defaults, **trial.model}}))
+        values = baseline.hyperparameters(trial.model_copy(update={"model": {**defaults, **trial.model}}))
         point = {name: values[name] for name in space if name in values and contains(space[name], values[name])}
         if point and point not in points:
             points.append(point)

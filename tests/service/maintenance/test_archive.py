@@ -135,7 +135,7 @@ def test_a_finished_study_is_the_same_elsewhere(source: Source, target: Settings
             path = Path(trial.user_attrs["checkpoint"])
             assert path.is_relative_to(target.workspace)
             assert [m.epoch for m in checkpoint.load(path).history] == list(range(1, 13))
-    with pytest.raises(StorageError, match=f"{source.name}: the storage has one of this name"):
+    with pytest.raises(StorageError, match=f"{source.name}: the storage has a study of this name"):
         import_study(source.finished, target)
 
 
