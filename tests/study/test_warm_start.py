@@ -164,7 +164,8 @@ def test_what_is_known_is_no_trial(study_config: MakeConfig, settings: Settings,
     rows = study.rows()
     assert [(r.number, r.state) for r in rows] == [(n, "finished") for n in range(4)]
     assert rows[queued].hyperparameters["lambda1"] == 0.0123
-    assert len(open_storage(settings.storage).get_all_trials(study._id)) == 4
+    storage = open_storage(settings.storage)
+    assert len(storage.get_all_trials(storage.get_study_id_from_name(new.name))) == 4
 
 
 # -- which study goes on -----------------------------------------------------------------------------------------------
