@@ -60,7 +60,7 @@ def summarise(name: str, settings: Settings) -> Summary:
     Raises:
         SweepError: no such study.
     """
-    from ..study.study import read_rows
+    from ..study.stored_trials import read_rows
 
     config, storage = load_stored_config(name, settings), get_storage(settings.storage)
     return Summary.of(config, read_rows(name, storage), read_rows(f"{name}.controls", storage))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..config.search_methods import PrunerName, SamplerName
 from .interrupts import exit_code, graceful
 from .options import Address, AsJson, Storage, Tracking, make_settings
 from .output import make_console, make_notes, print_json
@@ -28,10 +29,8 @@ def simulate(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of a trial that is not pruned.")] = 20,
     epoch_seconds: Annotated[float, typer.Option(min=0.001, help="Seconds of an epoch.")] = 1.0,
     finished: Annotated[int, typer.Option(min=0, help="Finished trials that the study begins with.")] = 0,
-    sampler: Annotated[Literal["tpe", "random", "qmc", "gp"], typer.Option(help="As in a study file.")] = "tpe",
-    pruner: Annotated[
-        Literal["none", "median", "successive_halving", "hyperband"], typer.Option(help="As in a study file.")
-    ] = "median",
+    sampler: Annotated[SamplerName, typer.Option(help="As in a study file.")] = "tpe",
+    pruner: Annotated[PrunerName, typer.Option(help="As in a study file.")] = "median",
     address: Address = None,
     storage: Storage = None,
     tracking: Tracking = None,

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ..study.records import TrialRecord
 
 
+MOST_PRUNED = 10  # pruned trials whose reason is shown
+
+
 def best_table(config: StudyConfig, rows: Sequence[TrialRecord]) -> StackingTable:
     """Returns the best trials of a search as a table."""
     names = [n for n in dict.fromkeys([*ALIASES, *config.searched]) if any(n in r.hyperparameters for r in rows)]
@@ -88,7 +91,7 @@ def status_table(summary: Summary) -> StackingTable:
 
 
 def status_lines(summary: Summary, *, tracebacks: bool) -> Iterator[str]:
-    """Yields the drivers of unfinished trials with their trials, then the failed and diverged trials.
+    """Yields the drivers of unfinished trials with their trials, then the failed, diverged and pruned trials.
 
     Args:
         tracebacks: if True, an error is shown whole, else only its last line.
@@ -117,6 +120,11 @@ def status_lines(summary: Summary, *, tracebacks: bool) -> Iterator[str]:
         if row.outcome in ("failed", "diverged"):
             error = (row.error or "").strip() if tracebacks else _last_line(row)
             yield f"  {_title(name, row)} {row.outcome}: {error or 'no reason recorded'}"
+    pruned = [row for row in summary.rows if row.pruned_by is not None]
+    if hidden := len(pruned[:-MOST_PRUNED]):
+        yield f"  {hidden} earlier pruned trial{'s' * (hidden != 1)}: sweep status {study} --json has the reasons"
+    for row in pruned[-MOST_PRUNED:]:
+        yield f"  {_title(study, row)} pruned by {row.pruned_by}"
 
 
 def _title(study: str, row: TrialRecord) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
 
 from ..losses.options import RULES, GuidanceOptions
+from .search_methods import PrunerName, SamplerName
 
 
 class Section(BaseModel):
@@ -200,8 +201,8 @@ class SearchConfig(Section):
 
     trials: int = Field(50, ge=1, description="Trials in total, design trials and failed ones included.")
     design: int = Field(0, ge=0, description="Of these, uniform (Sobol') trials, never pruned; they come first.")
-    sampler: Literal["tpe", "random", "qmc", "gp"] = "tpe"
-    pruner: Literal["none", "median", "successive_halving", "hyperband"] = "median"
+    sampler: SamplerName = "tpe"
+    pruner: PrunerName = "median"
     hours: float | None = Field(None, gt=0, description="Start no new trial after this many hours of a run.")
     target: float | None = Field(None, description="Start no new trial after the objective has reached this.")
     design_controls: bool = Field(

@@ -33,7 +33,7 @@ def sensitivity(
     """Analyses the sensitivity of a study, ours or any other of the storage: one analysis for each objective.
 
     Args:
-        metric, epoch, against_control: see `sweep.study.dataframe.read`.
+        metric, epoch, against_control: see `sweep.study.dataframe.read_tables`.
         where: see `sweep.analysis.conditions.parse_conditions`.
         divergence: if True and trials have diverged, the probability of divergence is analysed too; takes seconds.
 
@@ -42,9 +42,9 @@ def sensitivity(
     """
     from ..analysis.conditions import parse_conditions
     from ..analysis.sensitivity import analyse, analyse_divergence
-    from ..study.dataframe import read
+    from ..study.dataframe import read_tables
 
-    tables = read(
+    tables = read_tables(
         name, get_storage(settings.storage), settings, metric=metric, epoch=epoch, against_control=against_control
     )
     conditions = {} if where is None else parse_conditions(where, tables[0].space)

@@ -86,7 +86,7 @@ def confirm(
     """
     from ..analysis.confirmation import best_hyperparameters
     from ..study.baselines import wanted_pairs
-    from ..study.finalists import missing
+    from ..study.finalists import missing_trials
 
     options = replace(options or RunOptions(), conclude=False)
     plan = plan_confirmation(name, settings, top=top, against=against)
@@ -95,7 +95,7 @@ def confirm(
         if found is None:
             return None
         wanted = wanted_pairs(plan.config, plan.top, best_hyperparameters(found), seeds=seeds, placebo=placebo)
-        left = len(missing(wanted, [r for r in summarise(name, settings).controls if r.state == "finished"]))
+        left = len(missing_trials(wanted, [r for r in summarise(name, settings).controls if r.state == "finished"]))
         logger.info("%d of %d rows of pairs of %s are left to train", left, len(wanted), name)
         with listen(plan.config, left) as callback:
             summary = run(plan.config, settings, callback, replace(options, pairs=wanted))
@@ -138,7 +138,7 @@ def plan_confirmation(name: str, settings: Settings, *, top: int, against: Seque
         SweepError: no such study.
     """
     from ..models import options
-    from ..study.baselines import METHODS, configurations, first_points, rival
+    from ..study.baselines import METHODS, baseline_study, configurations, first_points
     from ..study.storages.storage import get_user_attr
     from .preflight.space_checks import check_study
 
@@ -152,7 +152,7 @@ def plan_confirmation(name: str, settings: Settings, *, top: int, against: Seque
     defaults = {option: parameter.default for option, parameter in options(config.model.name).items()}
     if not (problems := _problems(config, best, defaults, settings, top=top, against=against)):
         arms: list[Arm] = ["strongest", *(method for method in METHODS if method in against)]
-        rivals = {arm: rival(config, arm, ended + prior) for arm in arms}
+        rivals = {arm: baseline_study(config, arm, ended + prior) for arm in arms}
         problems = [f"{arm}: {each}" for arm, study in rivals.items() for each in check_study(study, settings)[0]]
     if problems:
         raise ConfigError(f"confirm {name}", problems)
@@ -206,7 +206,7 @@ def read_confirmation(
     """Compares the finished pairs; reads their metrics from the checkpoints."""
     from ..analysis.confirmation import Confirmation, best_hyperparameters
     from ..analysis.paired_tests import apply_holm, compare_pairs
-    from ..study.baselines import members, trained
+    from ..study.baselines import pair_members, trained
 
     config, best = plan.config, best_hyperparameters(found)
     reader = _PairReader(f"{config.name}.controls", settings)
@@ -214,7 +214,7 @@ def read_confirmation(
     for row in plan.top:
         arms = {
             arm: reader.read(trained(arm, values, summary.controls))
-            for arm, values in members(config, row, best, placebo=placebo).items()
+            for arm, values in pair_members(config, row, best, placebo=placebo).items()
         }
         for pair in _opponents([*arms]):
             comparison = compare_pairs(row.number, pair, (arms[pair[0]], arms[pair[1]]), config.objective)

@@ -84,7 +84,7 @@ class Recorder:
 
     def end(self, trial: Trial, outcome: Outcome, error: str | None, tags: Mapping[str, str]) -> None:
         """Ends a trial's run."""
-        self._end(_run_key(trial), outcome, trial.best, error, tags, time.time())
+        self._end(_run_key(trial), outcome, trial.best, error, {**tags, **_pruned_tags(trial)}, time.time())
 
     # -- the study -------------------------------------------------------------------------------------------------
 
@@ -117,7 +117,8 @@ class Recorder:
                 saved = checkpoint.load_latest(self._settings.checkpoints(study.name, row.number))
                 if saved is not None:
                     self._tracker.log_epochs(key, [m for m in saved.history if m.epoch <= row.epochs])
-                self._end(key, row.outcome, row.value, row.error, row.tags, row.ended or time.time())
+                tags = {**row.tags, **_pruned_tags(row)}
+                self._end(key, row.outcome, row.value, row.error, tags, row.ended or time.time())
         return confirmed
 
     def complete(self, stop: threading.Event) -> bool:
@@ -136,7 +137,7 @@ class Recorder:
         before, now = self._codes[-2:][0], self._codes[-1]
         if self._search.get_user_attr("code") != self._codes:
             self._search.set_user_attr("code", self._codes)
-            if changes := provenance.changes(provenance.tags(before), provenance.tags(now)):
+            if changes := provenance.changes(provenance.code_tags(before), provenance.code_tags(now)):
                 self._on_message(
                     f"the code has changed since this study was last trained: {', '.join(changes)}. The MLflow tags "
                     "of a trial say which made it; to replay an older one bit for bit, use its code"
@@ -234,6 +235,12 @@ def _run_key(trial: Trial) -> RunKey:
 
 def _error_tag(error: str | None) -> dict[str, str]:
     return {"sweep.error": error[-TRACEBACK:]} if error else {}
+
+
+def _pruned_tags(trial: Trial | TrialRecord) -> dict[str, str]:
+    """Returns the tags that say at which epoch a trial was pruned, and by which comparison."""
+    tags = {"sweep.pruned_at": trial.pruned_at, "sweep.pruned_by": trial.pruned_by}
+    return {name: str(value) for name, value in tags.items() if value is not None}
 
 
 def _mlflow_kind(kind: Kind) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..analysis.summary import Summary
 from ..config.errors import ConfigError, SweepError
 from ..config.filesystem import check_object_store, is_remote
+from ..config.search_methods import SAMPLERS
 from ..config.settings import NO_DATABASE, Settings
 from ..config.study_config import StudyConfig
 from ..config.study_file import to_yaml
@@ -200,14 +201,14 @@ class _Run:
 
     def _add_prior_trials(self) -> dict[str, str]:
         """Shows the sampler of a new study the trials of its predecessors; returns MLflow tags that count them."""
-        from ..study.warm_start import gather
+        from ..study.warm_start import gather_prior_trials
 
         config, search, predecessors = self._config, self._search, self._options.predecessors
         if predecessors and search.get_user_attr("knowledge") is None:
-            found = [record for before in predecessors for record in gather(config, before, self._storage)]
+            found = [record for before in predecessors for record in gather_prior_trials(config, before, self._storage)]
             search.add_prior_trials({record["trial"]: record for record in found}.values())
             names, sampler = ", ".join(study.name for study in predecessors), config.search.sampler
-            idle = f", but the sampler {sampler} learns from no trial" if sampler in ("random", "qmc") else ""
+            idle = f", but the sampler {sampler} learns from no trial" if not SAMPLERS[sampler].learns else ""
             self._callback.on_message(
                 f"{config.name} goes on from {names} with another space and a budget of its own; its sampler is shown "
                 f"the {search.n_prior_trials} trials that fit{idle}"
@@ -249,7 +250,7 @@ def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> b
         check_object_store(settings.workspace)
     if stored is None:  # without the imports below, Ray starts sooner
         return False
-    from ..study.study import read_rows
+    from ..study.stored_trials import read_rows
 
     rows, controls = (read_rows(name, storage) for name in (config.name, f"{config.name}.controls"))
     complete = all_trained(config, rows, controls, options.pairs, options.first)
@@ -316,13 +317,13 @@ def all_trained(
         controls: all rows of the sister study.
         pairs, first: see `RunOptions`.
     """
-    from ..study.finalists import missing, wanted_rows, wanted_tuned
+    from ..study.finalists import missing_trials, wanted_rows, wanted_tuned
 
     if pairs is not None:
-        return not missing(pairs, [row for row in controls if row.state == "finished"])
+        return not missing_trials(pairs, [row for row in controls if row.state == "finished"])
     own = [row for row in controls if row.kind not in ARMS]
     if len(rows) < config.search.trials or any(row.state != "finished" for row in [*rows, *own]):
         return False
     if not all(any(point.items() <= row.hyperparameters.items() for row in rows) for point in first):
         return False
-    return not missing([*wanted_rows(config, rows), *wanted_tuned(config, rows, own)], own)
+    return not missing_trials([*wanted_rows(config, rows), *wanted_tuned(config, rows, own)], own)

@@ -1,7 +1,7 @@
-"""What `sweep confirm` compares guided networks with: the studies that find their rivals, the rows that are trained.
+"""The baselines of `sweep confirm`: the studies that search for them, and the rows that are trained in pairs.
 
-Pure functions. A rival is as well tuned as the guided network: its study has the same space but for guidance, as many
-trials, the same sampler, pruner and epochs, and hyperparameters of its own in guidance's place.
+Pure functions. A baseline is as well tuned as the guided network. Its study has the same number of trials, sampler,
+pruner and epochs, and the same space, with hyperparameters of its own in place of guidance.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from ..config.search_space import Choices, Dimension, Range, Scalar
 from ..config.sections import FinalistsConfig
 from ..config.study_config import OF_CONFIRM, StudyConfig
 from .distributions import contains, distributions
-from .finalists import best_rows, of_guidance, tuned_space, unguided
+from .finalists import best_rows, is_of_guidance, tuned_space, unguided
 from .records import Arm, PlannedTrial, TrialRecord
 
 METHODS: tuple[Arm, ...] = ("dropout", "weight_decay", "batch_norm", "he", "orthogonal", "lsuv")
-FIRST_SEED = 10_000  # above the study's own: no finalist gets there
+FIRST_SEED = 10_000  # added to the study's seed: above the seeds of all finalists
 
 
-def rival(config: StudyConfig, arm: Arm, trials: int) -> StudyConfig:
-    """The study that finds a rival's best configuration.
+def baseline_study(config: StudyConfig, arm: Arm, trials: int) -> StudyConfig:
+    """Returns the study that searches for a baseline's best configuration.
 
     Args:
         arm: ``strongest``, or one of ``METHODS``.
-        trials: how many the sampler of the guided ones has seen; one is enough where nothing is left to search.
+        trials: number of trials that searched for the guided one; one is enough if nothing is left to search.
     """
-    kept = {name: dimension for name, dimension in config.space.items() if not of_guidance(name)}
+    kept = {name: dimension for name, dimension in config.space.items() if not is_of_guidance(name)}
     own = {name: config.searched.get(name, d) if _is_searched(d) else d for name, d in _own(config)[arm].items()}
     space: dict[str, Dimension] = {"lambda1": 0.0, "lambda2": 0.0, **kept, **own}
     trials = trials if any(map(_is_searched, space.values())) else 1
@@ -43,8 +43,8 @@ def rival(config: StudyConfig, arm: Arm, trials: int) -> StudyConfig:
 
 
 def _own(config: StudyConfig) -> Mapping[Arm, Mapping[str, Dimension]]:
-    """The hyperparameters that a rival has in guidance's place; ranges give way to the study's own."""
-    # Decoupled decay is in units of the learning rate; as part of the gradient it is a penalty on the weights.
+    """Returns the hyperparameters of each baseline in place of guidance; the study's own ranges replace these."""
+    # Decoupled decay scales with the learning rate; as part of the gradient it is a penalty on the weights.
     decay = (1e-3, 1.0) if config.training.optimizer == "adamw" else (1e-6, 1e-2)
     tuned, schedules = tuned_space(config, config.constants), Choices(choices=("constant", "cosine"))
     if config.constants.get("training.init", config.training.init) == "lsuv":
@@ -63,10 +63,10 @@ def _own(config: StudyConfig) -> Mapping[Arm, Mapping[str, Dimension]]:
 
 
 def has_already(config: StudyConfig, row: TrialRecord, arm: Arm, defaults: Mapping[str, object]) -> bool:
-    """Whether a configuration's network has what a method brings, unsearched, so that there is nothing to compare.
+    """Returns True if a configuration has a baseline's method as a constant, which leaves nothing to compare.
 
     Args:
-        defaults: of the model's own options.
+        defaults: the model's default options.
     """
     if any(name in config.searched for name in _own(config)[arm]):
         return False
@@ -77,20 +77,20 @@ def has_already(config: StudyConfig, row: TrialRecord, arm: Arm, defaults: Mappi
 
 
 def first_points(
-    config: StudyConfig, top: Sequence[TrialRecord], rival: StudyConfig, defaults: Mapping[str, object]
+    config: StudyConfig, top: Sequence[TrialRecord], baseline: StudyConfig, defaults: Mapping[str, object]
 ) -> list[dict[str, Scalar]]:
-    """The plain controls of configurations, as points of a rival's search: it is to be no worse for want of them.
+    """Returns the plain controls of configurations as points of a baseline's search, which is then no worse than they.
 
-    What a control has outside the rival's space is left open.
+    Values outside the baseline's space are left open.
 
     Args:
-        defaults: of the model's own options.
+        defaults: the model's default options.
     """
-    space = distributions(rival.searched)
+    space = distributions(baseline.searched)
     points: list[dict[str, Scalar]] = []
     for row in top:
         trial = config.trial(unguided({**config.constants, **row.hyperparameters}))
-        values = rival.hyperparameters(trial.model_copy(update={"model": {**defaults, **trial.model}}))
+        values = baseline.hyperparameters(trial.model_copy(update={"model": {**defaults, **trial.model}}))
         point = {name: values[name] for name in space if name in values and contains(space[name], values[name])}
         if point and point not in points:
             points.append(point)
@@ -102,7 +102,7 @@ def _is_searched(dimension: Dimension) -> bool:
 
 
 def configurations(config: StudyConfig, search: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The completed trials of the search that differ from each other, best first."""
+    """Returns the completed trials of the search with distinct hyperparameters, best first."""
     found: list[TrialRecord] = []
     for row in best_rows(config, search):
         if all(row.hyperparameters != other.hyperparameters for other in found):
@@ -110,19 +110,19 @@ def configurations(config: StudyConfig, search: Sequence[TrialRecord]) -> list[T
     return found
 
 
-def members(
+def pair_members(
     config: StudyConfig, row: TrialRecord, found: Mapping[Arm, dict[str, Scalar]], *, placebo: bool
 ) -> dict[Arm, dict[str, Scalar]]:
-    """The hyperparameters of all that is trained on each seed to confirm one configuration.
+    """Returns the hyperparameters of the networks that are trained on each seed to confirm one configuration.
 
     Args:
-        row: the configuration's.
-        found: the rivals' best.
-        placebo: whether its placebo is among them.
+        row: trial with the configuration.
+        found: best hyperparameters of each baseline.
+        placebo: includes its placebo.
     """
     guided = row.hyperparameters
-    twin: dict[Arm, dict[str, Scalar]] = {"placebo": {**guided, "guidance.placebo": True}} if placebo else {}
-    return {"guided": guided, "plain": unguided({**config.constants, **guided}), **twin, **found}
+    control: dict[Arm, dict[str, Scalar]] = {"placebo": {**guided, "guidance.placebo": True}} if placebo else {}
+    return {"guided": guided, "plain": unguided({**config.constants, **guided}), **control, **found}
 
 
 def wanted_pairs(
@@ -133,17 +133,17 @@ def wanted_pairs(
     seeds: int,
     placebo: bool,
 ) -> list[PlannedTrial]:
-    """The rows of the sister study, seed by seed, so that whole pairs are there early; what is shared comes once."""
+    """Returns the rows of the sister study, each once; seed by seed, so that whole pairs are complete early."""
     wanted: list[PlannedTrial] = []
     for seed in range(config.training.seed + FIRST_SEED, config.training.seed + FIRST_SEED + seeds):
         for row in top:
-            for arm, values in members(config, row, found, placebo=placebo).items():
-                if not any((arm, seed, values) == (kind, at, there) for kind, _, at, there in wanted):
+            for arm, values in pair_members(config, row, found, placebo=placebo).items():
+                if not any((arm, seed, values) == (kind, at, params) for kind, _, at, params in wanted):
                     wanted.append(PlannedTrial(arm, row.number, seed, values))
     return wanted
 
 
 def trained(arm: Arm, hyperparameters: Mapping[str, Scalar], controls: Sequence[TrialRecord]) -> dict[int, TrialRecord]:
-    """The rows of one member that have ended, by seed."""
+    """Returns the finished rows of one member of the pairs, by seed."""
     rows = (r for r in controls if r.kind == arm and r.hyperparameters == hyperparameters)
     return {r.seed: r for r in rows if r.state == "finished"}

@@ -1,7 +1,7 @@
-"""Any Optuna study as a table of trials, ours or somebody else's: what its sensitivity analysis starts from.
+"""Reads an Optuna study, sweep's or another program's, as a table of trials for the sensitivity analysis.
 
-Read from the storage alone; of our studies, metrics other than the objective and epochs that the storage does not hold
-come from the checkpoints. No tracking server is needed.
+The storage is enough for the objective. Other metrics of sweep's studies, and epochs that the storage does not hold,
+are read from the checkpoints. No tracking server is needed.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-PARAMS = "params_"  # of a hyperparameter's column, as in Optuna's own table
+PARAMS = "params_"  # prefix of a hyperparameter's column, as in Optuna's trials_dataframe
 OUTCOMES = ("completed", "pruned", "diverged", "failed")
 
 
 @dataclass(frozen=True)
 class Table:
-    """The trials of a study that have ended, and one number that each has come to.
+    """The finished trials of a study, with one value for each.
 
     Attributes:
-        objective: what ``value`` is.
-        epoch: at which it was measured; None in a study without epochs.
+        objective: name of ``value``.
+        epoch: epoch of ``value``; None in a study without epochs.
         trials: by number; the columns are ``outcome``, ``design`` (uniform over the space, never pruned), ``epochs``,
-            ``value`` (NaN of trials without a full budget) and ``params_<name>`` for each hyperparameter.
-        space: the hyperparameters that every trial has.
-        left_out: other hyperparameters, and why.
-        remedy: how trials that can be relied on are added.
+            ``value`` (NaN for a trial without a full budget) and ``params_<name>`` for each hyperparameter.
+        space: hyperparameters that every trial has.
+        left_out: other hyperparameters, each with the reason.
+        remedy: instruction that adds uniform trials.
     """
 
     study: str
@@ -57,7 +57,7 @@ class Table:
     remedy: str
 
 
-def read(
+def read_tables(
     name: str,
     storage: BaseStorage,
     settings: Settings,
@@ -66,30 +66,30 @@ def read(
     epoch: int | None = None,
     against_control: bool = False,
 ) -> list[Table]:
-    """Reads a study; a table for each of its objectives.
+    """Reads a study; returns a table for each of its objectives.
 
     Args:
-        metric: instead of the objective.
-        epoch: instead of the last one: what each trial that reached it had come to there.
-        against_control: the gain over the trial's unguided twin instead of the metric.
+        metric: read in place of the objective.
+        epoch: read in place of the last epoch, from each trial that reached it.
+        against_control: reads the gain over the trial's unguided control in place of the metric.
 
     Raises:
-        SweepError: no such study, metric or epoch; lists those that there are.
+        SweepError: there is no such study, metric or epoch; lists the known ones.
     """
     study = _load(name, storage)
     config = read_config(name, storage)
     if config is not None:
-        return [_ours(config, storage, settings, metric, epoch, against_control=against_control)]
+        return [_own_study(config, storage, settings, metric, epoch, against_control=against_control)]
     if against_control:
-        raise SweepError(f"--against-control: {name} is a study of another program, its trials have no controls")
-    return _foreign(study, metric, epoch)
+        raise SweepError(f"--against-control: {name} is a study of another program; its trials have no controls")
+    return _foreign_study(study, metric, epoch)
 
 
 def importances(name: str, storage: BaseStorage) -> dict[str, dict[str, float]]:
-    """Optuna's PED-ANOVA importances for each objective, the largest first; none of too few trials.
+    """Returns Optuna's PED-ANOVA importances for each objective, the largest first; none with too few trials.
 
     Raises:
-        SweepError: no such study.
+        SweepError: there is no such study.
     """
     study, config = _load(name, storage), read_config(name, storage)
     names = [config.objective.metric] if config else _objectives(study)
@@ -100,7 +100,7 @@ def importances(name: str, storage: BaseStorage) -> dict[str, dict[str, float]]:
             return float(trial.values[i]) * (1 if study.directions[i] == StudyDirection.MINIMIZE else -1)
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that low values are taken for good: these are
+            warnings.simplefilter("ignore", UserWarning)  # Optuna assumes that low values are better: they are
             try:
                 values = optuna.importance.get_param_importances(study, target=value)
             except (RuntimeError, ValueError):  # fewer than two completed trials, or all values equal
@@ -112,8 +112,8 @@ def importances(name: str, storage: BaseStorage) -> dict[str, dict[str, float]]:
 def _load(name: str, storage: BaseStorage) -> optuna.Study:
     known = study_names(storage)
     if name not in known:
-        there = f"are {', '.join(known)}" if known else "is none"
-        raise SweepError(f"{name}: no such study in the storage{nearest(name, known)}; there {there}.")
+        names = f"are {', '.join(known)}" if known else "is none"
+        raise SweepError(f"{name}: no such study in the storage{nearest(name, known)}; there {names}.")
     return optuna.load_study(study_name=name, storage=storage)
 
 
@@ -122,7 +122,7 @@ def _frame(trials: Sequence[FrozenTrial], space: Distributions, values: Sequence
 
     columns = {
         "outcome": [_outcome(t) for t in trials],
-        # A trial that was uniform over another space is not over this one.
+        # A trial that was uniform over another space is not uniform over this one.
         "design": [_is_design(t) and all(t.distributions.get(n) == d for n, d in space.items()) for t in trials],
         "epochs": [t.user_attrs.get("epochs", max(t.intermediate_values, default=0)) for t in trials],
         "value": [v if math.isfinite(v) else math.nan for v in values],
@@ -136,21 +136,22 @@ def _is_design(trial: FrozenTrial) -> bool:
 
 
 def _outcome(trial: FrozenTrial) -> str:
-    """Ours say it; another's has diverged where the last number it gave is not finite."""
-    if (said := trial.user_attrs.get("outcome")) in OUTCOMES:
-        return str(said)
+    """Returns the stored outcome; without one, a trial with a last value that is not finite has diverged."""
+    if (stored := trial.user_attrs.get("outcome")) in OUTCOMES:
+        return str(stored)
     last = [v for _, v in sorted(trial.intermediate_values.items())][-1:]
     if not all(math.isfinite(v) for v in trial.values or last):
         return "diverged"
     return {TrialState.COMPLETE: "completed", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
 
 
-# -- our studies -----------------------------------------------------------------------------------------------------
+# -- sweep's studies ---------------------------------------------------------------------------------------------------
 
-Measure = Callable[[str, FrozenTrial], float]  # of a trial of the study of this name; NaN where it lacks the number
+Measure = Callable[[str, FrozenTrial], float]
+"""Returns the value of a trial of the named study; NaN if there is none."""
 
 
-def _ours(
+def _own_study(
     config: StudyConfig,
     storage: BaseStorage,
     settings: Settings,
@@ -161,7 +162,7 @@ def _ours(
 ) -> Table:
     name, last = config.name, config.training.max_epochs
     if epoch is not None and not 1 <= epoch <= last:
-        raise SweepError(f"--epoch {epoch}: the trials of {name} have the epochs 1 to {last}")
+        raise SweepError(f"--epoch {epoch}: the trials of {name} have epochs 1 to {last}")
     trials, objective = _ended(name, storage), metric or config.objective.metric
     own = objective == config.objective.metric
     measure = _from_storage(trials, epoch) if own else None
@@ -169,15 +170,15 @@ def _ours(
     values = [measure(name, t) for t in trials]
     remedy = f"sweep run {name} --design 64"
     if against_control:
-        twins = _twins(config, trials, _ended(f"{name}.controls", storage))
+        controls = _controls(config, trials, _ended(f"{name}.controls", storage))
         if any(
-            _is_design(t) and math.isfinite(v) and t.number not in twins for t, v in zip(trials, values, strict=True)
+            _is_design(t) and math.isfinite(v) and t.number not in controls for t, v in zip(trials, values, strict=True)
         ):
             command = f"sweep run {name} --set search.design_controls=true"
             remedy = f"the controls of its design trials, which are missing: {command}"
         sign = -1 if own and config.objective.direction == "minimize" else 1
         values = [
-            sign * (v - measure(f"{name}.controls", twins[t.number])) if t.number in twins else math.nan
+            sign * (v - measure(f"{name}.controls", controls[t.number])) if t.number in controls else math.nan
             for t, v in zip(trials, values, strict=True)
         ]
         objective = f"gain in {objective} over the control" if own else f"{objective} minus the control's"
@@ -186,7 +187,7 @@ def _ours(
 
 
 def _ended(name: str, storage: BaseStorage) -> list[FrozenTrial]:
-    """Trials that have ended, by number; none of a study that does not exist."""
+    """Returns the finished trials by number; none if there is no such study."""
     if name not in optuna.get_all_study_names(storage):
         return []
     trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
@@ -194,7 +195,7 @@ def _ended(name: str, storage: BaseStorage) -> list[FrozenTrial]:
 
 
 def _from_storage(trials: Sequence[FrozenTrial], epoch: int | None) -> Measure | None:
-    """The objective; None at an epoch that the storage does not hold: it has those at which the pruner decides."""
+    """Measures the objective; None for an epoch that the storage does not hold: it has the pruner's epochs only."""
     if epoch is None:
         return lambda _, t: t.value if t.state == TrialState.COMPLETE and t.value is not None else math.nan
     if any(epoch in t.intermediate_values for t in trials):
@@ -205,16 +206,16 @@ def _from_storage(trials: Sequence[FrozenTrial], epoch: int | None) -> Measure |
 def _from_checkpoints(
     config: StudyConfig, settings: Settings, trials: Sequence[FrozenTrial], metric: str, epoch: int
 ) -> Measure:
-    """A metric of the histories that the checkpoints hold.
+    """Measures a metric in the histories that the checkpoints hold.
 
     Raises:
-        SweepError: no trial logged it, or there are no checkpoints here.
+        SweepError: no trial logged it, or the workspace has no checkpoints.
     """
     from ..training.checkpoint import load_latest
 
     def history(study: str, trial: FrozenTrial) -> list[dict[str, float]]:
         saved = load_latest(settings.checkpoints(study, trial.number))
-        epochs = trial.user_attrs.get("epochs", 0)  # those beyond the pruner's word do not count
+        epochs = trial.user_attrs.get("epochs", 0)  # epochs trained after the pruner's decision do not count
         return [m.values for m in saved.history if m.epoch <= epochs] if saved else []
 
     logged = next((h[0] for t in trials if (h := history(config.name, t))), None)
@@ -239,15 +240,15 @@ def _from_checkpoints(
     return measure
 
 
-def _twins(
-    config: StudyConfig, trials: Sequence[FrozenTrial], controls: Sequence[FrozenTrial]
+def _controls(
+    config: StudyConfig, trials: Sequence[FrozenTrial], candidates: Sequence[FrozenTrial]
 ) -> dict[int, FrozenTrial]:
-    """The control of the same seed of each trial that has one which completed, by the trial's number."""
+    """Returns the completed control with the same seed of each trial that has one, by the trial's number."""
 
     def key(trial: FrozenTrial, hyperparameters: Mapping[str, Scalar]) -> tuple[object, ...]:
         return trial.user_attrs.get("seed"), *sorted((n, repr(v)) for n, v in hyperparameters.items())
 
-    completed = [t for t in controls if t.user_attrs.get("kind") == "control" and t.state == TrialState.COMPLETE]
+    completed = [t for t in candidates if t.user_attrs.get("kind") == "control" and t.state == TrialState.COMPLETE]
     by_key = {key(t, t.user_attrs["hyperparameters"]): t for t in completed}
     found = {t.number: by_key.get(key(t, unguided({**config.constants, **t.params}))) for t in trials}
     return {number: control for number, control in found.items() if control is not None}
@@ -256,13 +257,13 @@ def _twins(
 # -- studies of other programs ---------------------------------------------------------------------------------------
 
 
-def _foreign(study: optuna.Study, metric: str | None, epoch: int | None) -> list[Table]:
+def _foreign_study(study: optuna.Study, metric: str | None, epoch: int | None) -> list[Table]:
     trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
     names = _objectives(study)
     steps = sorted({step for t in trials for step in t.intermediate_values})
     if epoch is not None and epoch not in steps:
-        there = f"they reported at {', '.join(map(str, steps))}" if steps else "they reported no intermediate values"
-        raise SweepError(f"--epoch {epoch}: no trial of {study.study_name} reported there; {there}")
+        known = f"they reported at {', '.join(map(str, steps))}" if steps else "they reported no intermediate values"
+        raise SweepError(f"--epoch {epoch}: no trial of {study.study_name} reported there; {known}")
     attributes = sorted({k for t in trials for k, v in t.user_attrs.items() if _is_number(v)} - {"epochs", "seed"})
     if metric is not None and metric not in [*names, *attributes]:
         logged = ", ".join([*names, *attributes])
@@ -285,7 +286,7 @@ def _foreign(study: optuna.Study, metric: str | None, epoch: int | None) -> list
             return float(trial.values[names.index(name)] if name in names else trial.user_attrs.get(name, math.nan))
 
         frame = _frame(trials, space, [value(t) for t in trials])
-        if steps and epoch is None:  # completed early: stopped by a program that did not say so
+        if steps and epoch is None:  # completed early: stopped by a program that stored it as complete
             frame.loc[(frame["outcome"] == "completed") & ~frame.index.isin(full), "outcome"] = "pruned"
         last = epoch if epoch is not None else max(steps, default=None)
         tables.append(Table(study.study_name, name, last, frame, space, left_out, remedy))
@@ -293,7 +294,7 @@ def _foreign(study: optuna.Study, metric: str | None, epoch: int | None) -> list
 
 
 def _objectives(study: optuna.Study) -> list[str]:
-    """Names of the objectives; where they have none, those of the columns of Optuna's own table."""
+    """Returns the names of the objectives, or else the column names of Optuna's trials_dataframe."""
     count = len(study.directions)
     return study.metric_names or ([f"values_{i}" for i in range(count)] if count > 1 else ["value"])
 
@@ -303,7 +304,7 @@ def _is_number(value: object) -> bool:
 
 
 def _full_budget(study: optuna.Study, trials: Sequence[FrozenTrial], steps: Sequence[int]) -> set[int]:
-    """Numbers of the completed trials that went as far as any; one that counts no epochs went all the way."""
+    """Returns the numbers of completed trials with the largest number of epochs, or without a number."""
     trained = {t.number: t.user_attrs["epochs"] for t in trials if _is_number(t.user_attrs.get("epochs"))}
     most = study.user_attrs.get("max_epochs", max(trained.values(), default=None))
     full = {number for number, epochs in trained.items() if epochs == most}
@@ -313,7 +314,7 @@ def _full_budget(study: optuna.Study, trials: Sequence[FrozenTrial], steps: Sequ
 
 
 def _space(trials: Sequence[FrozenTrial]) -> tuple[dict[str, BaseDistribution], dict[str, str]]:
-    """The hyperparameters that all trials have, each with its last distribution; and the others, with the reason."""
+    """Returns the hyperparameters that all trials have, with their last distributions; the others with the reason."""
     space = {name: distribution for t in trials for name, distribution in t.distributions.items()}
     left_out = {n: "only some trials have it" for n in space if not all(n in t.params for t in trials)}
     return {n: d for n, d in space.items() if n not in left_out}, left_out

@@ -1,4 +1,4 @@
-"""The search space: from the study file's dimensions to Optuna distributions, and uniform points of it."""
+"""Optuna's distributions of a search space, and uniform points of it."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def _distribution(dimension: Range | Choices) -> BaseDistribution:
     step = None if dimension.step is None else float(dimension.step)
     low, high = float(dimension.low), float(dimension.high)
     if step is not None:
-        # In decimals, as Optuna reckons: in binary, three steps of 0.1 end beyond 0.3.
+        # In decimals, as Optuna does: in binary, three steps of 0.1 end beyond 0.3.
         lowest, highest, spacing = (Decimal(str(value)) for value in (low, high, step))
         high = float(highest - (highest - lowest) % spacing)
     return FloatDistribution(low, high, log=dimension.log, step=step)
 
 
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Scalar:
-    """Lets the sampler choose one value (or returns the one that the trial was enqueued with)."""
+    """Returns a value that the sampler chooses, or the one that the trial was enqueued with."""
     if isinstance(distribution, FloatDistribution):
         return trial.suggest_float(
             name, distribution.low, distribution.high, log=distribution.log, step=distribution.step
@@ -56,10 +56,14 @@ def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Scalar:
 
 
 def from_unit(distribution: BaseDistribution, u: float) -> Scalar:
-    """Maps ``u`` in [0, 1) to a value, uniformly over the distribution (in log where it says so).
+    """Maps ``u`` in [0, 1) to a value, uniformly over the distribution, in log for a log distribution.
 
     Whole numbers and steps have bins of equal width around them, as in Optuna's samplers: a log-uniform draw from
     low - 1/2 to high + 1/2 is rounded.
+
+    Example:
+        >>> [from_unit(IntDistribution(1, 4), u) for u in (0.0, 0.3, 0.6, 0.99)]
+        [1, 2, 3, 4]
     """
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[min(int(u * len(distribution.choices)), len(distribution.choices) - 1)]
@@ -76,10 +80,10 @@ def from_unit(distribution: BaseDistribution, u: float) -> Scalar:
 
 
 def sobol_points(space: Distributions, *, count: int, skip: int, seed: int) -> list[dict[str, Scalar]]:
-    """Points ``skip`` to ``skip + count`` of one scrambled Sobol' sequence; ``seed`` is its scramble."""
+    """Returns points ``skip`` to ``skip + count`` of a scrambled Sobol' sequence; ``seed`` is its scramble."""
     if not space or not count:
         return [{} for _ in range(count)]
-    from scipy.stats import qmc  # takes most of a second, and most runs add no design points
+    from scipy.stats import qmc  # the import takes most of a second, and most runs add no design points
 
     engine = qmc.Sobol(d=len(space), scramble=True, rng=np.random.default_rng(seed))
     if skip:
@@ -90,15 +94,23 @@ def sobol_points(space: Distributions, *, count: int, skip: int, seed: int) -> l
 
 
 def random_point(space: Distributions, *, seed: int, number: int) -> dict[str, Scalar]:
-    """A uniform point that depends on (seed, number) alone, so that a resumed study draws the same ones."""
+    """Returns a uniform point that depends on (seed, number) alone: a resumed study draws the same points."""
     unit = np.random.default_rng([seed, number]).random(len(space))
     return {n: from_unit(d, float(u)) for (n, d), u in zip(space.items(), unit, strict=True)}
 
 
 def contains(distribution: BaseDistribution, value: Scalar) -> bool:
-    """Whether ``value`` lies in the distribution."""
+    """Returns True if ``value`` lies in the distribution.
+
+    Example:
+        >>> contains(IntDistribution(2, 8, step=2), 4), contains(IntDistribution(2, 8, step=2), 5)
+        (True, False)
+    """
     try:
         internal = distribution.to_internal_repr(value)
     except ValueError:
         return False
-    return bool(distribution._contains(internal))
+    if not isinstance(distribution, FloatDistribution | IntDistribution):
+        return True  # one of the choices, or it had no internal representation
+    steps = (internal - distribution.low) / distribution.step if distribution.step else 0.0
+    return distribution.low <= internal <= distribution.high and abs(steps - round(steps)) < 1e-8  # Optuna's tolerance

@@ -1,7 +1,7 @@
-"""What is trained after the search: the best configurations on fresh seeds, each beside its controls. Pure functions.
+"""The trials after the search: the best configurations on fresh seeds, each beside its controls. Pure functions.
 
-A control is as well tuned as what it is compared with: the plain one shares everything but the guidance, the tuned one
-has an initialisation and a learning rate of its own.
+A plain control shares everything with its configuration but the guidance. A tuned control has an initialisation and a
+learning rate of its own.
 """
 
 from __future__ import annotations
@@ -15,43 +15,48 @@ from .records import PlannedTrial, TrialRecord
 
 
 def best_rows(config: StudyConfig, rows: Iterable[TrialRecord], top: int | None = None) -> list[TrialRecord]:
-    """Completed search trials, best first."""
+    """Returns completed search trials, best first."""
     done = [r for r in rows if r.outcome == "completed" and r.value is not None]
     sign = 1 if config.objective.direction == "minimize" else -1
     return sorted(done, key=lambda r: (sign * (r.value or 0.0), r.number))[:top]
 
 
 def fresh_seeds(config: StudyConfig) -> list[int]:
-    """Seeds that no trial of the search has used."""
+    """Returns the finalists' seeds, which no trial of the search has used."""
     return [config.training.seed + 1 + i for i in range(config.search.finalists.seeds)]
 
 
 def unguided(hyperparameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """The control's hyperparameters: the lambdas are 0, guidance's other ones are left out, the rest is the same."""
-    return {**{k: v for k, v in hyperparameters.items() if not of_guidance(k)}, "lambda1": 0.0, "lambda2": 0.0}
+    """Returns the control's hyperparameters: the lambdas are 0, guidance's others are left out, the rest is the same.
+
+    Example:
+        >>> unguided({"lambda1": 0.01, "epsilon": 0.1, "depth": 4})
+        {'depth': 4, 'lambda1': 0.0, 'lambda2': 0.0}
+    """
+    return {**{k: v for k, v in hyperparameters.items() if not is_of_guidance(k)}, "lambda1": 0.0, "lambda2": 0.0}
 
 
-def of_guidance(name: str) -> bool:
-    """Whether a hyperparameter is one of guidance's."""
+def is_of_guidance(name: str) -> bool:
+    """Returns True for a hyperparameter of the guidance."""
     return name in ("lambda1", "lambda2", "epsilon") or name.startswith("guidance.")
 
 
 def wanted_rows(config: StudyConfig, search: Sequence[TrialRecord]) -> list[PlannedTrial]:
-    """First stage: finalists and their plain controls on fresh seeds, trials that tune a control, design controls."""
+    """Plans the first stage: finalists and their plain controls, trials that tune a control, design controls."""
     top = best_rows(config, search, config.search.finalists.top)
     wanted: list[PlannedTrial] = []
     controls: dict[str, PlannedTrial] = {}
     for row in top:
         for seed in fresh_seeds(config):
             wanted.append(PlannedTrial("finalist", row.number, seed, row.hyperparameters))
-            twin = unguided({**config.constants, **row.hyperparameters})
+            control = unguided({**config.constants, **row.hyperparameters})
             # Configurations that differ in guidance alone share one control.
-            controls.setdefault(f"{seed} {sorted(twin.items())}", PlannedTrial("control", row.number, seed, twin))
+            controls.setdefault(f"{seed} {sorted(control.items())}", PlannedTrial("control", row.number, seed, control))
     if config.search.design_controls:
         for row in (r for r in search if r.design and r.outcome == "completed"):
-            twin = unguided({**config.constants, **row.hyperparameters})
+            control = unguided({**config.constants, **row.hyperparameters})
             controls.setdefault(
-                f"{row.seed} {sorted(twin.items())}", PlannedTrial("control", row.number, row.seed, twin)
+                f"{row.seed} {sorted(control.items())}", PlannedTrial("control", row.number, row.seed, control)
             )
     wanted += controls.values()
     if top and config.search.finalists.tuned:
@@ -65,10 +70,10 @@ def wanted_rows(config: StudyConfig, search: Sequence[TrialRecord]) -> list[Plan
 
 
 def tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Range | Choices]:
-    """The tuned control's search: the study's ranges where it has them, else a decade around its lr, and three inits.
+    """Returns the tuned control's space: the study's ranges, or else a decade and a half around the lr and three inits.
 
     Args:
-        base: hyperparameters, of which that lr is taken.
+        base: hyperparameters with that lr.
     """
     lr = float(base.get("training.lr") or config.training.lr)
     space: dict[str, Range | Choices] = {
@@ -81,9 +86,9 @@ def tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Ra
 def wanted_tuned(
     config: StudyConfig, search: Sequence[TrialRecord], controls: Sequence[TrialRecord]
 ) -> list[PlannedTrial]:
-    """Second stage: the present best's tuned control, on the finalists' fresh seeds.
+    """Plans the second stage: the tuned control of the best trial, on the finalists' fresh seeds.
 
-    What was tuned for a configuration that an extension has overtaken is not trained further.
+    A control that was tuned for an earlier best trial is not trained further.
     """
     return [
         PlannedTrial("tuned", best.number, seed, chosen.hyperparameters)
@@ -94,7 +99,7 @@ def wanted_tuned(
 
 
 def tuning_rows(config: StudyConfig, best: TrialRecord, controls: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """The trials that tune ``best``'s control, or did so for another one that differs from it in guidance alone."""
+    """Returns the trials that tune the control of ``best``, or of a trial that differs from it in guidance alone."""
 
     def untuned(values: Mapping[str, Scalar]) -> dict[str, Scalar]:
         return {k: v for k, v in values.items() if k not in ("training.lr", "training.init")}
@@ -104,7 +109,7 @@ def tuning_rows(config: StudyConfig, best: TrialRecord, controls: Iterable[Trial
     return [r for r in tuning if untuned(r.hyperparameters) == base]
 
 
-def missing(wanted: Sequence[PlannedTrial], controls: Sequence[TrialRecord]) -> list[PlannedTrial]:
-    """What the sister study does not hold yet. For which trial a row was first wanted makes no difference to it."""
+def missing_trials(wanted: Sequence[PlannedTrial], controls: Sequence[TrialRecord]) -> list[PlannedTrial]:
+    """Returns the planned trials that the sister study does not hold yet, for whichever search trial."""
     present = [(r.kind, r.seed, r.hyperparameters) for r in controls]
     return [trial for trial in wanted if (trial.kind, trial.seed, trial.hyperparameters) not in present]

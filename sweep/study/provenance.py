@@ -1,4 +1,4 @@
-"""What code made a number: the versions and the git commit of each run of a study, and what changed between two."""
+"""The code of each run of a study: its versions and its git commit, and the changes between two runs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 Code = Mapping[str, str | float]
-"""MLflow tags of a run's code, and ``since``: when a run first had it, in seconds since the Unix epoch."""
+"""MLflow tags of a run's code, and ``since``: time of its first run, in seconds since the Unix epoch."""
 
 
 def environment() -> dict[str, str]:
-    """Tags that say what code makes a number here and now: versions, and the git commit where there is one."""
+    """Returns the tags of the present code: versions, and the git commit in a checkout."""
     packages = ("torch", "ray", "optuna", "mlflow")
     tags = {f"sweep.version.{name}": importlib.metadata.version(name) for name in packages}
     commit = _git("describe", "--always", "--abbrev=40")
     if commit.returncode != 0:
         return tags
-    # The pages of results are written from runs, and change none.
+    # Pages of results are written from runs, and change none.
     changed = _git(
         "diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude,glob)**/RESULTS*", ":(top,exclude,glob)**/RESULTS/**"
     )
@@ -32,32 +32,37 @@ def _git(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def followed_by(codes: Sequence[Code], now: Mapping[str, str]) -> list[Code]:
-    """A study's codes, oldest first, with the present one at the end; unchanged where it is there already."""
-    return [*codes] if codes and tags(codes[-1]) == now else [*codes, {**now, "since": time.time()}]
+    """Appends the present code to a study's codes, oldest first, unless it is the last one already."""
+    return [*codes] if codes and code_tags(codes[-1]) == now else [*codes, {**now, "since": time.time()}]
 
 
-def tags(code: Code) -> dict[str, str]:
-    """The tags of a code, without its time."""
+def code_tags(code: Code) -> dict[str, str]:
+    """Returns the tags of a code, without its time."""
     return {name: str(value) for name, value in code.items() if name != "since"}
 
 
 def all_tags(codes: Sequence[Code]) -> dict[str, str]:
-    """The tags of all codes together: every value that one has had, oldest first."""
+    """Returns the tags of all codes: each tag with every value that it had, oldest first."""
     values: dict[str, dict[str, None]] = {}
     for code in codes:
-        for name, value in tags(code).items():
+        for name, value in code_tags(code).items():
             values.setdefault(name, {})[value] = None
     return {name: ", ".join(distinct) for name, distinct in values.items()}
 
 
 def code_at(codes: Sequence[Code], moment: float) -> dict[str, str]:
-    """The tags of the code that a study ran with at a time, in seconds since the Unix epoch."""
+    """Returns the tags of the code that a study ran with at a time, in seconds since the Unix epoch."""
     earlier = [code for code in codes if float(code["since"]) <= moment]
-    return tags((earlier or codes)[-1 if earlier else 0]) if codes else {}
+    return code_tags((earlier or codes)[-1 if earlier else 0]) if codes else {}
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What is different, one phrase each: ``git_commit 1f3a... -> 9c2b...``."""
+    """Returns the differences between two codes, one phrase each.
+
+    Example:
+        >>> changes({"sweep.version.torch": "2.6"}, {"sweep.version.torch": "2.7"})
+        ['torch 2.6 -> 2.7']
+    """
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return [
         f"{name.removeprefix('sweep.').removeprefix('version.')} {before.get(name, 'none')} -> {now.get(name, 'none')}"

@@ -1,4 +1,4 @@
-"""What a trial of a study is to whoever reads it: its kind, its outcome, and its row in the storage."""
+"""A trial as its readers have it: its kind, its outcome, and its record in the storage. Imports no Optuna."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Outcome = Literal["completed", "pruned", "diverged", "failed"]
 Arm = Literal[
     "guided", "plain", "strongest", "placebo", "dropout", "weight_decay", "batch_norm", "he", "orthogonal", "lsuv"
 ]
-"""What `sweep confirm` trains on the same seeds, with the test set measured."""
+"""The networks that `sweep confirm` trains on the same seeds, and measures on the test set."""
 
 ARMS: tuple[Arm, ...] = get_args(Arm)
 Kind = Literal["trial", "control", "tuned", "finalist"] | Arm
@@ -33,7 +33,25 @@ class PlannedTrial(NamedTuple):
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as the storage has it."""
+    """One trial as the storage has it.
+
+    Attributes:
+        value: the objective of a completed trial.
+        epochs: epochs that count.
+        design: True for a uniform trial that is never pruned.
+        of: number of the search trial that a row of the sister study belongs to.
+        checkpoint: path of the last checkpoint.
+        error: traceback of the last error.
+        owner: host and process of the driver that claimed it last.
+        orphan: True for a running trial whose driver is dead.
+        started, ended: seconds since the Unix epoch.
+        trained: epochs, those included that do not count; None before the end, and in old studies.
+        seconds: time that ``trained`` took.
+        tags: MLflow tags of the trial, kept for a run that MLflow has missed.
+        pruned_at: epoch at which the pruner stopped it.
+        pruned_by: the comparison that stopped it: pruner, the trial's value, and the values of the others. None in
+            studies that an older version wrote.
+    """
 
     number: int
     kind: Kind
@@ -51,6 +69,8 @@ class TrialRecord:
     orphan: bool
     started: float | None
     ended: float | None
-    trained: int | None = None  # epochs, those included that do not count; None, as below: not counted, or not ended
-    seconds: float | None = None  # that they took
+    trained: int | None = None
+    seconds: float | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    pruned_at: int | None = None
+    pruned_by: str | None = None

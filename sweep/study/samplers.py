@@ -1,4 +1,4 @@
-"""Who decides within a study: the samplers that choose points, the pruners, and the epochs at which these look."""
+"""The samplers of a search: built from `sweep.config.search_methods`, and shown the trials of earlier studies."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from ..config.search_methods import SAMPLERS
+from ..config.search_space import Scalar
 from ..config.study_config import StudyConfig
-from .distributions import Distributions
+from .distributions import Distributions, random_point, sobol_points
 
 
-def pruning_epochs(config: StudyConfig) -> frozenset[int]:
-    """The epochs at which the pruner decides, and which the storage therefore holds; the last one always."""
-    last = config.training.max_epochs
-    if config.search.pruner in ("successive_halving", "hyperband"):
-        rungs = {3**k for k in range(20) if 3**k <= last}
-        return frozenset(rungs | {last})
-    interval = max(1, last // 10)
-    return frozenset({*range(interval, last, interval), last})
+def presampled_params(config: StudyConfig, space: Distributions, number: int) -> dict[str, Scalar]:
+    """Returns the values of trial ``number``, if the study's sampler draws points when they are enqueued; else none.
+
+    The values depend on the seed and the number alone.
+    """
+    seed = config.training.seed
+    match SAMPLERS[config.search.sampler].points:
+        case "uniform":
+            return random_point(space, seed=seed, number=number)
+        case "sobol":
+            # Design trials are points of another sequence: its scramble is the seed itself.
+            return sobol_points(space, count=1, skip=number, seed=seed + 1)[0]
+        case None:
+            return {}
 
 
-def build_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
-    """What stops the trials of a search early; it decides at `decision_epochs`."""
-    last = config.training.max_epochs
-    match config.search.pruner:
-        case "none":
-            return optuna.pruners.NopPruner()
-        case "median":
-            return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, last // 5))
-        case "successive_halving":
-            return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
-        case "hyperband":
-            # `auto` would never prune before a completion.
-            return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=last, reduction_factor=3)
+def build_sampler(config: StudyConfig, space: Distributions, seed: int) -> BaseSampler:
+    """Builds the sampler that chooses the values which a waiting trial leaves open."""
+    sampler: BaseSampler = getattr(optuna.samplers, SAMPLERS[config.search.sampler].optuna)(seed=seed % 2**32)
+    if type(sampler) is optuna.samplers.TPESampler:
+        return FixedSpaceTPESampler(space, seed=seed % 2**32)
+    return sampler
 
 
-class _TPE(optuna.samplers.TPESampler):
-    """TPE that is told the space, which it otherwise infers from all trials: half of its time at 10,000 of them."""
+class FixedSpaceTPESampler(optuna.samplers.TPESampler):
+    """TPE over a given space. Optuna's infers the space from all trials: half of its time at 10,000 trials."""
 
     def __init__(self, space: Distributions, seed: int):
         super().__init__(seed=seed)
@@ -51,28 +52,17 @@ class _TPE(optuna.samplers.TPESampler):
         study: optuna.Study,
         trial: FrozenTrial,
     ) -> dict[str, BaseDistribution]:
-        """All that is searched, in the order of names as Optuna has it."""
+        """Returns all searched dimensions in the order of their names, as Optuna has them."""
         return self._dimensions
 
 
-def build_sampler(config: StudyConfig, space: Distributions, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler of rows that wait without values."""
-    match config.search.sampler:
-        case "gp":
-            return optuna.samplers.GPSampler(seed=seed % 2**32)
-        case "tpe":
-            return _TPE(space, seed=seed % 2**32)
-        case "random" | "qmc":
-            return optuna.samplers.RandomSampler(seed=seed % 2**32)
-
-
 class WarmStartSampler(BaseSampler):
-    """A sampler that is shown the trials a study knows of, beside its own.
+    """A sampler that sees the trials of earlier studies beside those of its own study.
 
     Args:
-        sampler: that chooses; used for one trial.
-        known: from `known_trials`.
-        space: of the study.
+        sampler: chooses the point; used for one trial.
+        known: trials of earlier studies (see `sweep.study.warm_start.prior_trials`).
+        space: space of the study.
     """
 
     def __init__(self, sampler: BaseSampler, known: Sequence[FrozenTrial], space: Mapping[str, BaseDistribution]):
@@ -80,19 +70,19 @@ class WarmStartSampler(BaseSampler):
         self._chosen: dict[str, Any] = {}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Nothing: all values are chosen at the first call of `sample_independent`."""
+        """Returns nothing: all values are chosen at the first call of `sample_independent`."""
         return {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Nothing."""
+        """Returns nothing."""
         return {}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A value of a point that is chosen in a copy of the study in memory."""
+        """Returns a value of the point, which is chosen in a copy of the study in memory."""
         if not self._chosen:
             memory = optuna.create_study(direction=study.direction, sampler=self._sampler)
             begun = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 
 from ..config.search_space import Scalar
 from ..config.study_config import TrialConfig
@@ -14,22 +17,24 @@ from .records import Kind
 
 @dataclass
 class Trial:
-    """A trial that this driver has taken: what the executor runs.
+    """A trial that this driver has claimed: what the executor runs.
 
     Attributes:
         study: name of its Optuna study (``NAME`` or ``NAME.controls``).
-        of: for rows of the sister study, the number of the search trial they belong to.
-        attempt: how often the trial was taken up, counted from 1; each attempt writes to a folder of its own.
-        mark: this driver's, which another one replaces when it takes this one for dead.
-        started: when it was first taken, in seconds since the Unix epoch; None: by this driver, just now.
+        of: number of the search trial that a row of the sister study belongs to.
+        attempt: number of claims so far, counted from 1; each attempt writes to a folder of its own.
+        handle: Optuna's trial.
+        owner: this driver, as the storage names it; another driver that adopts the trial replaces it.
+        started: time of the first claim, in seconds since the Unix epoch; None: this driver has just claimed it.
         reported: last epoch that the storage has.
-        judged: last epoch that the pruner has judged.
-        pruned_at: epoch at which it has stopped the trial.
+        last_pruning_check: last epoch at which the pruner was asked.
+        pruned_at: epoch at which the pruner stopped the trial.
+        pruned_by: the comparison that stopped it.
         epochs: epochs that count.
-        seconds: what each epoch took to train, those included that do not count.
-        best: what the objective is so far: the last epoch's metric, or its best one.
-        failures: how often its own code has raised an error.
-        alone: whether it was out of memory, and goes on when no other trial runs.
+        seconds: training time of each epoch, those included that do not count.
+        best: the objective so far: the last epoch's metric, or the best one (``objective.at``).
+        failures: errors of the trial's own code so far.
+        exclusive: True after an out-of-memory error: the trial runs only while no other trial does.
     """
 
     study: str
@@ -46,6 +51,7 @@ class Trial:
     reported: int = 0
     last_pruning_check: int = 0
     pruned_at: int | None = None
+    pruned_by: str | None = None
     epochs: int = 0
     seconds: dict[int, float] = field(default_factory=dict)
     best: float | None = None
@@ -54,9 +60,18 @@ class Trial:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What identifies the trial within the storage."""
+        """Returns the study and the number: they identify the trial within the storage."""
         return self.study, self.number
 
 
 class EndedElsewhereError(Exception):
-    """Another driver has taken a trial for abandoned, and ended it."""
+    """Another driver has adopted the trial and ended it."""
+
+
+@contextlib.contextmanager
+def ended_elsewhere(trial: Trial) -> Iterator[None]:
+    """Raises `EndedElsewhereError` if the storage refuses a write since the trial has ended."""
+    try:
+        yield
+    except UpdateFinishedTrialError as error:
+        raise EndedElsewhereError(f"trial {trial.number} of {trial.study}") from error

@@ -1,7 +1,7 @@
-"""What a study knows of others: trials that were trained under another search space, shown to its sampler.
+"""Prior trials of a study: trials of earlier studies with another search space, which its sampler sees.
 
-They are no trials of the study: budget, numbers, MLflow, finalists and pruner know nothing of them. They lie in the
-study's attribute ``knowledge``, a copy, so that a study stays whole when its forerunner is deleted.
+They are no trials of the study: budget, numbers, MLflow, finalists and pruner do not include them. A copy of them is
+stored in the study's attribute ``knowledge``, so that a study stays whole when its forerunner is deleted.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from .distributions import contains, distributions
 STATES = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.PRUNED}
 
 
-def gather(config: StudyConfig, forerunner: StudyConfig, storage: BaseStorage) -> list[dict[str, Any]]:
-    """What a study may learn from an earlier one: its trials, and what it knew, as far as they fit the new space.
+def gather_prior_trials(config: StudyConfig, forerunner: StudyConfig, storage: BaseStorage) -> list[dict[str, Any]]:
+    """Returns the trials of an earlier study, and its own prior trials, that fit the new space.
 
-    A trial fits if the new study would train it to the same numbers: its values lie in the new space, and whatever
-    is not searched any more is what the new study holds it at.
+    A trial fits if the new study would train it to the same numbers: its values lie in the new space, and each value
+    that is no longer searched equals the new study's constant.
     """
     study = optuna.load_study(study_name=forerunner.name, storage=storage)
     trials = [*(_record(t, forerunner.name) for t in study.trials), *study.user_attrs.get("knowledge", [])]
-    fitting = ((known, fit(config, forerunner, known["params"])) for known in trials if known["outcome"] in STATES)
-    return [{**known, "params": params} for known, params in fitting if params is not None]
+    fitting = (
+        (record, fit_params(config, forerunner, record["params"])) for record in trials if record["outcome"] in STATES
+    )
+    return [{**record, "params": params} for record, params in fitting if params is not None]
 
 
 def _record(frozen: FrozenTrial, name: str) -> dict[str, Any]:
@@ -43,11 +45,11 @@ def _record(frozen: FrozenTrial, name: str) -> dict[str, Any]:
     }
 
 
-def fit(
+def fit_params(
     config: StudyConfig, forerunner: StudyConfig, hyperparameters: Mapping[str, Scalar]
 ) -> dict[str, Scalar] | None:
-    """The values of a forerunner's trial in the new space; None where it does not fit."""
-    threads = config.resources.threads  # they may change within a study, too
+    """Returns the values of a forerunner's trial in the new space; None if it does not fit."""
+    threads = config.resources.threads  # may change within a study
     trained = forerunner.trial(hyperparameters).model_copy(update={"threads": threads})
     values = config.hyperparameters(trained)
     space = distributions(config.searched)
@@ -58,7 +60,7 @@ def fit(
 
 
 def prior_trials(records: Sequence[Mapping[str, Any]], space: Mapping[str, BaseDistribution]) -> list[FrozenTrial]:
-    """Records of `gather` as Optuna's samplers take them."""
+    """Returns the records of `gather_prior_trials` as trials for Optuna's samplers."""
     return [_trial(record, space) for record in records]
 
 

@@ -450,10 +450,10 @@ BAD_WORDS = {
         ["run", "tiny", "--set", "space.lambda1.low=1e-5", "--set", "training.lr=0.1"],
         ["exists and differs", "lambda1.low: was 0.0001, now 1e-05", "lr: was 0.001, now 0.1", "tiny-2"],
     ),
-    "storage of no kind": (["status", "--storage", "nonsense"], ["storage nonsense: out of reach"]),
+    "storage of no kind": (["status", "--storage", "nonsense"], ["storage nonsense: unreachable"]),
     "storage out of reach": (
         ["run", "digits", "--storage", "postgresql+psycopg://me:hidden@127.0.0.1:1/db"],
-        ["storage postgresql+psycopg://me:***@127.0.0.1:1/db: out of reach", "SWEEP_STORAGE"],
+        ["storage postgresql+psycopg://me:***@127.0.0.1:1/db: unreachable", "SWEEP_STORAGE"],
     ),
     "no Ray there": (["run", "digits", "--address", "127.0.0.1:1"], ["127.0.0.1:1: no Ray cluster", "--address local"]),
 }

@@ -21,7 +21,7 @@ from sweep.config.errors import ConfigError
 from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig, TrialConfig
 from sweep.config.study_file import built_in, override, parse_study, read_file
-from sweep.study.baselines import configurations, members, trained
+from sweep.study.baselines import configurations, pair_members, trained
 from sweep.study.storages.catalog import get_storage, load_stored_config
 from sweep.training import checkpoint
 
@@ -127,7 +127,7 @@ def evidence(entry: Entry, said: Mapping[str, str], settings: Settings) -> dict[
     runs = [row for each in (summary, *rivals) for row in each.rows] + summary.controls
     [best] = configurations(config, summary.rows)[:1] if confirmed else [None]
     arms = (
-        members(config, best, best_hyperparameters(found), placebo=bool((entry.confirm or {}).get("placebo")))
+        pair_members(config, best, best_hyperparameters(found), placebo=bool((entry.confirm or {}).get("placebo")))
         if best
         else {}
     )

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 
 from sweep.analysis.paired_tests import pairs_needed
 from sweep.analysis.wording import format_params
-from sweep.study.provenance import tags
+from sweep.study.provenance import code_tags
 
 from .drawing import draw
 from .gathering import FOLDER, Entry
@@ -226,7 +226,7 @@ class Page:
 
     def origin(self) -> str:
         """Versions, commits and hardware of all evidence."""
-        codes = {tuple(sorted(tags(code).items())) for each in self._made.values() for code in each["code"]}
+        codes = {tuple(sorted(code_tags(code).items())) for each in self._made.values() for code in each["code"]}
         by_key: dict[str, set[str]] = defaultdict(set)
         for key, value in (pair for code in codes for pair in code):
             dirty = "-dirty" * value.endswith("-dirty")
@@ -239,7 +239,7 @@ class Page:
         return [
             name
             for name in self.paired().values()
-            if any(tags(code).get("sweep.git_commit", "").startswith(commits) for code in self._made[name]["code"])
+            if any(code_tags(code).get("sweep.git_commit", "").startswith(commits) for code in self._made[name]["code"])
         ]
 
     def hours(self) -> str:

@@ -10,7 +10,15 @@ from sweep.config import study_file as studyfile
 from sweep.config.search_space import Choices, Range
 from sweep.config.study_config import StudyConfig
 from sweep.service.preflight.name_checks import check_names
-from sweep.study.baselines import METHODS, configurations, first_points, members, rival, trained, wanted_pairs
+from sweep.study.baselines import (
+    METHODS,
+    baseline_study,
+    configurations,
+    first_points,
+    pair_members,
+    trained,
+    wanted_pairs,
+)
 from sweep.study.finalists import fresh_seeds
 from sweep.study.records import ARMS
 
@@ -31,7 +39,7 @@ def config(study_config: MakeConfig) -> StudyConfig:
 
 @pytest.mark.parametrize("arm", RIVALS)
 def test_a_rival_has_the_same_study_but_for_guidance(config: StudyConfig, arm: Any) -> None:
-    study = rival(config, arm, 33)
+    study = baseline_study(config, arm, 33)
     assert study.name == f"{config.name}.confirm.{arm}"
     assert {name: study.space[name] for name in ("depth", "width", "lambda1", "lambda2")} == {
         "depth": config.space["depth"],
@@ -50,7 +58,7 @@ def test_a_rival_has_the_same_study_but_for_guidance(config: StudyConfig, arm: A
 
 
 def test_the_strongest_control_searches_initialisation_learning_rate_and_schedule(config: StudyConfig) -> None:
-    space = rival(config, "strongest", 40).space
+    space = baseline_study(config, "strongest", 40).space
     assert space["training.init"] == Choices(choices=("default", "he", "orthogonal"))
     assert space["training.lr_schedule"] == Choices(choices=("constant", "cosine"))
     rates = space["training.lr"]
@@ -62,12 +70,12 @@ def test_the_strongest_control_searches_initialisation_learning_rate_and_schedul
 def test_a_rival_tries_the_plain_controls_as_far_as_it_searches_what_they_are(config: StudyConfig) -> None:
     rows = [row(n, 0.5, point(lambda1, depth)) for n, lambda1, depth in ((0, 0.1, 3), (1, 0.2, 3), (2, 0.1, 1))]
     as_it_is = {"training.lr": 1e-3, "training.init": "default", "training.lr_schedule": "constant"}
-    strongest = rival(config, "strongest", 40)
+    strongest = baseline_study(config, "strongest", 40)
     assert first_points(config, rows, strongest, {}) == [{"depth": 3, **as_it_is}, {"depth": 1, **as_it_is}]
     # No decay is nothing that a logarithmic range of decays has.
-    assert first_points(config, rows[:1], rival(config, "weight_decay", 40), {}) == [{"depth": 3}]
+    assert first_points(config, rows[:1], baseline_study(config, "weight_decay", 40), {}) == [{"depth": 3}]
     # No dropout is what a network has by default.
-    dropout = rival(config, "dropout", 40)
+    dropout = baseline_study(config, "dropout", 40)
     assert first_points(config, rows[:1], dropout, {"dropout": 0.0}) == [{"depth": 3, "model.dropout": 0.0}]
 
 
@@ -76,7 +84,7 @@ def test_an_initialisation_of_the_studys_own_is_among_those_of_the_strongest(stu
         study_config(space=SPACE, training={"init": "lsuv"}),
         study_config(space={**SPACE, "training.init": "lsuv"}),
     ):
-        strongest = rival(config, "strongest", 5)
+        strongest = baseline_study(config, "strongest", 5)
         assert strongest.space["training.init"] == Choices(choices=("default", "he", "orthogonal", "lsuv"))
         [first] = first_points(config, [row(0, 0.5, point(0.1, 2))], strongest, {})
         assert first["training.init"] == "lsuv"
@@ -90,33 +98,43 @@ def test_it_searches_the_studys_own_ranges_where_there_are_any(study_config: Mak
         "model.dropout": {"low": 0.3, "high": 0.4},
     }
     config = study_config(space={**SPACE, **own})
-    strongest = rival(config, "strongest", 5).space
+    strongest = baseline_study(config, "strongest", 5).space
     assert {name: strongest[name] for name in own} == {name: config.space[name] for name in own}
-    assert rival(config, "dropout", 5).space["model.dropout"] == config.space["model.dropout"]
-    assert rival(config, "weight_decay", 5).space["training.weight_decay"] == config.space["training.weight_decay"]
+    assert baseline_study(config, "dropout", 5).space["model.dropout"] == config.space["model.dropout"]
+    assert (
+        baseline_study(config, "weight_decay", 5).space["training.weight_decay"]
+        == config.space["training.weight_decay"]
+    )
     # What a method is, is not searched.
-    assert rival(config, "orthogonal", 5).space["training.init"] == "orthogonal"
+    assert baseline_study(config, "orthogonal", 5).space["training.init"] == "orthogonal"
 
 
 def test_a_learning_rate_that_the_space_holds_is_where_the_strongest_starts(study_config: MakeConfig) -> None:
-    rates = rival(study_config(space={**SPACE, "training.lr": 0.1}), "strongest", 5).space["training.lr"]
+    rates = baseline_study(study_config(space={**SPACE, "training.lr": 0.1}), "strongest", 5).space["training.lr"]
     assert isinstance(rates, Range)
     assert rates.low < 0.1 < rates.high <= 1.0
 
 
 def test_methods_have_their_strength_in_guidances_place(study_config: MakeConfig, config: StudyConfig) -> None:
-    assert rival(config, "dropout", 5).space["model.dropout"] == Range(low=0.0, high=0.5)
-    assert rival(config, "batch_norm", 5).space["model.batch_norm"] is True
-    assert rival(config, "orthogonal", 5).space["training.init"] == "orthogonal"
-    assert rival(config, "weight_decay", 5).space["training.weight_decay"] == Range(low=1e-6, high=1e-2, log=True)
+    assert baseline_study(config, "dropout", 5).space["model.dropout"] == Range(low=0.0, high=0.5)
+    assert baseline_study(config, "batch_norm", 5).space["model.batch_norm"] is True
+    assert baseline_study(config, "orthogonal", 5).space["training.init"] == "orthogonal"
+    assert baseline_study(config, "weight_decay", 5).space["training.weight_decay"] == Range(
+        low=1e-6, high=1e-2, log=True
+    )
     decoupled = study_config(space=SPACE, training={"optimizer": "adamw"})
-    assert rival(decoupled, "weight_decay", 5).space["training.weight_decay"] == Range(low=1e-3, high=1.0, log=True)
+    assert baseline_study(decoupled, "weight_decay", 5).space["training.weight_decay"] == Range(
+        low=1e-3, high=1.0, log=True
+    )
 
 
 def test_where_nothing_is_left_to_search_one_trial_is_enough(study_config: MakeConfig) -> None:
     config = study_config(space={"lambda1": {"low": 1e-5, "high": 1e-1}, "depth": 2, "width": 8}, search=SEARCH)
-    assert (rival(config, "batch_norm", 40).search.trials, rival(config, "batch_norm", 40).search.design) == (1, 1)
-    assert rival(config, "dropout", 40).search.trials == 40
+    assert (
+        baseline_study(config, "batch_norm", 40).search.trials,
+        baseline_study(config, "batch_norm", 40).search.design,
+    ) == (1, 1)
+    assert baseline_study(config, "dropout", 40).search.trials == 40
 
 
 @pytest.mark.parametrize("name", studyfile.built_in_names())
@@ -125,7 +143,7 @@ def test_the_shipped_studies_have_rivals_that_can_be_trained(name: str) -> None:
     assert path is not None
     config, problems = studyfile.parse_study(studyfile.read_yaml(path.read_text(), name))
     assert config is not None, problems
-    fit = [arm for arm in RIVALS if not check_names(rival(config, arm, 3).model_dump())]
+    fit = [arm for arm in RIVALS if not check_names(baseline_study(config, arm, 3).model_dump())]
     assert {"strongest", "weight_decay", "orthogonal"} <= set(fit)
 
 
@@ -141,7 +159,7 @@ def test_configurations_are_the_best_trials_that_differ() -> None:
 
 def test_members_of_a_pair_differ_in_what_is_compared_and_in_nothing_else(config: StudyConfig) -> None:
     best = row(2, 0.1, point(0.03, 3))
-    arms = members(config, best, {"strongest": {"depth": 4}}, placebo=True)
+    arms = pair_members(config, best, {"strongest": {"depth": 4}}, placebo=True)
     trials = {arm: config.trial(values, seed=7) for arm, values in arms.items()}
     assert list(trials) == ["guided", "plain", "placebo", "strongest"]
     assert set(trials) <= set(ARMS)
@@ -151,7 +169,7 @@ def test_members_of_a_pair_differ_in_what_is_compared_and_in_nothing_else(config
     assert (trials["plain"].guidance.lambda1, trials["plain"].guidance.lambda2) == (0.0, 0.0)
     placebo = trials["guided"].guidance.model_copy(update={"placebo": True})
     assert trials["placebo"] == trials["guided"].model_copy(update={"guidance": placebo})
-    assert list(members(config, best, {}, placebo=False)) == ["guided", "plain"]
+    assert list(pair_members(config, best, {}, placebo=False)) == ["guided", "plain"]
 
 
 def test_pairs_are_trained_seed_by_seed_on_seeds_that_nothing_else_has(

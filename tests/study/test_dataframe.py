@@ -19,8 +19,8 @@ from sweep import service
 from sweep.config.errors import SweepError
 from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
-from sweep.study.dataframe import Table, importances, read
-from sweep.study.finalists import missing, wanted_rows
+from sweep.study.dataframe import Table, importances, read_tables
+from sweep.study.finalists import missing_trials, wanted_rows
 from sweep.study.storages.storage import open_storage
 from sweep.study.study import Study
 from sweep.study.trial import Trial
@@ -74,7 +74,7 @@ class Ours:
             study.tell(trial, outcome, checkpoint=None, error=None)  # type: ignore[arg-type]
 
     def read(self, **options: Any) -> Table:
-        [found] = read(self.config.name, open_storage(self.settings.storage), self.settings, **options)
+        [found] = read_tables(self.config.name, open_storage(self.settings.storage), self.settings, **options)
         return found
 
 
@@ -144,7 +144,7 @@ def test_another_metric_comes_from_the_checkpoints(ours: Ours) -> None:
 
 def test_an_epoch_or_a_metric_that_there_is_not_is_told_with_those_there_are(ours: Ours) -> None:
     for epoch in (0, LAST + 1):
-        with pytest.raises(SweepError, match=f"--epoch {epoch}: the trials of .* have the epochs 1 to {LAST}"):
+        with pytest.raises(SweepError, match=f"--epoch {epoch}: the trials of .* have epochs 1 to {LAST}"):
             ours.read(epoch=epoch)
     with pytest.raises(SweepError) as error:
         ours.read(metric="val_acuracy")
@@ -162,9 +162,9 @@ def test_the_gain_over_the_control_needs_controls_and_names_the_run_that_adds_th
     sister = ours.open(sister=True, design_controls=True)
     rows = ours.open().rows()
     wanted = wanted_rows(sister.config, rows)
-    assert missing(wanted, sister.rows()) == wanted
+    assert missing_trials(wanted, sister.rows()) == wanted
     sister.add(wanted)
-    assert missing(wanted, sister.rows()) == []
+    assert missing_trials(wanted, sister.rows()) == []
     plain = [row for row in sister.rows() if row.kind == "control" and row.seed == ours.config.training.seed]
     assert len(plain) == 3  # one for each depth: guidance is all that else differs
     ours.train(sister)
@@ -239,7 +239,7 @@ def foreign(tmp_path: Path) -> Foreign:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names(names)
-        return read("theirs", storage, Settings(workspace=tmp_path / "results"), **options)
+        return read_tables("theirs", storage, Settings(workspace=tmp_path / "results"), **options)
 
     return make
 

@@ -15,7 +15,15 @@ from sweep.analysis.comparison import Sample, compare_finalists
 from sweep.analysis.wording import _verdict
 from sweep.config.search_space import Scalar
 from sweep.config.study_config import StudyConfig
-from sweep.study.finalists import PlannedTrial, best_rows, fresh_seeds, missing, unguided, wanted_rows, wanted_tuned
+from sweep.study.finalists import (
+    PlannedTrial,
+    best_rows,
+    fresh_seeds,
+    missing_trials,
+    unguided,
+    wanted_rows,
+    wanted_tuned,
+)
 from sweep.study.records import TrialRecord
 
 from ..conftest import MakeConfig
@@ -223,7 +231,7 @@ def test_asking_again_adds_nothing(rng: random.Random) -> None:
     present = [(r.kind, r.of, r.seed, r.hyperparameters) for r in controls]
     assert all(w in present for w in wanted_rows(config, search))
     assert all(w in present for w in wanted_tuned(config, search, controls))
-    assert missing([*first, *second], controls) == []
+    assert missing_trials([*first, *second], controls) == []
     assert len(wanted_rows(config, search)) == len(first)
     assert len({repr(w) for w in first + second}) == len(first + second)
 
@@ -325,7 +333,7 @@ def test_a_new_best_that_differs_in_guidance_alone_shares_its_forerunners_contro
     controls += in_the_sister_study(wanted_tuned(config, search, controls), first=len(controls))
     extended = [*search, row(9, 0.001, point(0.011, 3))]
     # Its own finalists are all that is trained: at depth 3 there are controls, plain and tuned, on every seed.
-    more = missing([*wanted_rows(config, extended), *wanted_tuned(config, extended, controls)], controls)
+    more = missing_trials([*wanted_rows(config, extended), *wanted_tuned(config, extended, controls)], controls)
     assert [(kind, of) for kind, of, _, _ in more] == [("finalist", 9)] * 2
     comparison = compare_finalists(config, extended, controls + in_the_sister_study(more, 0.4, first=len(controls)))
     assert [f.number for f in comparison.finalists] == [9, 2, 1]
@@ -338,7 +346,7 @@ def test_what_was_tuned_for_a_configuration_that_was_overtaken_goes_no_further(c
     search = search_rows()
     controls = in_the_sister_study(wanted_rows(config, search))  # killed before the tuned control's fresh seeds
     extended = [*search, row(9, 0.001, point(0.011, 4))]
-    controls += in_the_sister_study(missing(wanted_rows(config, extended), controls), first=len(controls))
+    controls += in_the_sister_study(missing_trials(wanted_rows(config, extended), controls), first=len(controls))
     assert {of for _, of, _, _ in wanted_tuned(config, extended, controls)} == {9}
     assert {of for _, of, _, _ in wanted_tuned(config, search, controls)} == {2}
 

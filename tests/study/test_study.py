@@ -23,9 +23,11 @@ from optuna.trial import TrialState
 
 from sweep.config.errors import StorageError, without_password
 from sweep.config.study_config import StudyConfig
-from sweep.study.samplers import _TPE, pruning_epochs
+from sweep.study.pruners import pruning_epochs
+from sweep.study.samplers import FixedSpaceTPESampler
 from sweep.study.storages.storage import FORMAT, open_storage, read_config, study_names
-from sweep.study.study import Study, read_rows
+from sweep.study.stored_trials import read_rows
+from sweep.study.study import Study
 from sweep.study.trial import EndedElsewhereError, Trial
 from sweep.training import checkpoint
 from sweep.training.reports import EpochMetrics
@@ -256,7 +258,7 @@ def test_the_sampler_that_is_told_the_space_draws_the_points_of_optunas() -> Non
             study.tell(trial, trial.params["x"] + (number % 3))
         return [trial.params for trial in study.trials]
 
-    assert points(_TPE(space, seed=7)) == points(optuna.samplers.TPESampler(seed=7))
+    assert points(FixedSpaceTPESampler(space, seed=7)) == points(optuna.samplers.TPESampler(seed=7))
 
 
 def test_a_sampler_learns_whichever_thread_asks(
@@ -840,10 +842,10 @@ def test_a_study_of_somebody_else_is_refused_and_left_alone(
     config = study_config()
     foreign = optuna.create_study(study_name=config.name, storage=open_storage(storage_url))
     foreign.set_user_attr("mine", 1)
-    with pytest.raises(StorageError, match=f"{config.name}.*not ours.*another name"):
+    with pytest.raises(StorageError, match=f"{config.name}.*sweep did not create.*another name"):
         opened(config, storage_url)
     foreign.tell(foreign.ask(), 0.5)
-    with pytest.raises(StorageError, match=f"{config.name}.*not ours.*another name"):
+    with pytest.raises(StorageError, match=f"{config.name}.*sweep did not create.*another name"):
         opened(config, storage_url)
     assert read_config(config.name, open_storage(storage_url)) is None
     again = optuna.load_study(study_name=config.name, storage=open_storage(storage_url))
@@ -853,7 +855,7 @@ def test_a_study_of_somebody_else_is_refused_and_left_alone(
 
 def test_a_study_of_the_other_direction_is_refused(opened: Any, study_config: MakeConfig, storage_url: str) -> None:
     opened(study_config(), storage_url)
-    with pytest.raises(StorageError, match="to minimize, not to maximize"):
+    with pytest.raises(StorageError, match="objective is to minimize, not to maximize"):
         opened(study_config(objective={"direction": "maximize"}), storage_url)
     assert opened(study_config(), storage_url).rows() == []
 
@@ -906,7 +908,7 @@ def test_checkpoints_of_a_study_that_is_gone_are_not_gone_on_with(
     """Trial 0 of the new one would take trial 0's of the old one for its own."""
     config = study_config()
     checkpoint.save(tmp_path / "results" / config.name / "0000" / "attempt-01", [], {})
-    with pytest.raises(StorageError, match=f"{config.name} holds checkpoints of one that was there before; move that"):
+    with pytest.raises(StorageError, match=f"{config.name} holds checkpoints of an earlier one; move that"):
         opened(config, journal_url)
     assert optuna.get_all_study_names(open_storage(journal_url)) == []
     checkpoint.save(tmp_path / "results" / f"{config.name}.controls" / "0000" / "attempt-01", [], {})
@@ -974,14 +976,14 @@ def test_a_damaged_journal_says_which_line_and_what_can_be_read(
         open_storage(journal_url)
     message = str(error.value)
     assert message.startswith(f"journal {path}: line {lines + 1} is damaged (")
-    assert f"Before that there is {config.name} with 3 trials, 1 of them finished." in message
+    assert f"Readable before that line: {config.name} with 3 trials, 1 of them finished." in message
     assert f"head -n {lines} {path} > {tmp_path}/readable.journal\n" in message
     assert path.read_bytes() == damaged
 
 
 def test_a_journal_of_which_nothing_can_be_read_is_left_as_it_is(tmp_path: Path, journal_url: str) -> None:
     (tmp_path / "optuna.journal").write_text("a diary\nof another kind\n")
-    with pytest.raises(StorageError, match=r"line 1 is damaged .*No study can be read before that: restore the file"):
+    with pytest.raises(StorageError, match=r"line 1 is damaged .*No study is readable before it: restore the file"):
         open_storage(journal_url)
     assert (tmp_path / "optuna.journal").read_text() == "a diary\nof another kind\n"
 
@@ -1017,7 +1019,7 @@ def test_a_storage_out_of_reach_is_named_without_its_password(url: str, shown: s
     with pytest.raises(StorageError) as error:
         open_storage(url)
     message = str(error.value)
-    assert message.startswith(f"storage {shown}: out of reach (")
+    assert message.startswith(f"storage {shown}: unreachable (")
     assert "SWEEP_STORAGE" in message
     for secret in ("s3cr", "r@t", "r%40t"):
         assert secret not in message
@@ -1035,5 +1037,5 @@ def test_a_url_without_a_password_is_shown_as_it_is(url: str) -> None:
 def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for url in (f"journal:///{tmp_path}/file/a.journal", f"sqlite:///{tmp_path}/file/a.db"):
-        with pytest.raises(StorageError, match="out of reach"):
+        with pytest.raises(StorageError, match="unreachable"):
             open_storage(url)

@@ -18,7 +18,7 @@ from sweep.study.storages.catalog import derive_study
 from sweep.study.storages.storage import open_storage
 from sweep.study.study import Study
 from sweep.study.trial import Trial
-from sweep.study.warm_start import fit, gather
+from sweep.study.warm_start import fit_params, gather_prior_trials
 from sweep.training.reports import EpochMetrics
 
 from ..conftest import MakeConfig
@@ -90,7 +90,7 @@ def test_a_trial_fits_if_it_would_be_trained_to_the_same_numbers(
 ) -> None:
     old = study_config(space=SPACE)
     new = study_config(space={n: d for n, d in {**SPACE, **changes}.items() if d is not ...})
-    found = fit(new, old, POINT)
+    found = fit_params(new, old, POINT)
     assert found == expected
     if found is not None:
         assert new.trial(found, seed=7) == old.trial(POINT, seed=7)
@@ -108,7 +108,7 @@ def test_what_is_gathered_is_every_outcome_that_a_sampler_learns_from(
     for trial, outcome in zip(trials[:4], ("completed", "pruned", "diverged", "failed"), strict=True):
         study.report(trial, [EpochMetrics(e, {"val_loss": 1 / e}, 0) for e in (1, 2)] if outcome != "diverged" else [])
         study.tell(trial, outcome, checkpoint=None, error=None)
-    known = gather(old, old, open_storage(settings.storage))
+    known = gather_prior_trials(old, old, open_storage(settings.storage))
     name = old.name
     assert [(k["trial"], k["outcome"], k["value"]) for k in known] == [
         (f"{name}-0000", "completed", 0.5),
@@ -141,7 +141,9 @@ def test_a_sampler_learns_from_what_it_is_shown(study_config: MakeConfig, settin
         study = opened(new)
         if name == "shown":
             study.add_prior_trials(
-                gather(new, old.model_copy(update={"training": new.training}), open_storage(settings.storage))
+                gather_prior_trials(
+                    new, old.model_copy(update={"training": new.training}), open_storage(settings.storage)
+                )
             )
             study = opened(new)  # as another driver finds it
             assert study.n_prior_trials == fitting > 40
@@ -156,13 +158,14 @@ def test_what_is_known_is_no_trial(study_config: MakeConfig, settings: Settings,
     everything(opened(old))
     new = study_config(name=f"{old.name}-2", search={"trials": 3, "sampler": "tpe", "pruner": "median"})
     study = opened(new)
-    study.add_prior_trials(gather(new, old, open_storage(settings.storage)))
+    study.add_prior_trials(gather_prior_trials(new, old, open_storage(settings.storage)))
     queued = study.enqueue({"lambda1": 0.0123})
     everything(study)
     rows = study.rows()
     assert [(r.number, r.state) for r in rows] == [(n, "finished") for n in range(4)]
     assert rows[queued].hyperparameters["lambda1"] == 0.0123
-    assert len(open_storage(settings.storage).get_all_trials(study._id)) == 4
+    storage = open_storage(settings.storage)
+    assert len(storage.get_all_trials(storage.get_study_id_from_name(new.name))) == 4
 
 
 # -- which study goes on -----------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 from ...config.search_space import ALIASES
 from ...config.study_file import to_yaml
 from ...study.baselines import configurations
-from ...study.provenance import tags as code_tags
+from ...study.provenance import code_tags
 from .. import sensitivity_text as explain
 from .. import wording as words
 from . import plotly_figures as figures

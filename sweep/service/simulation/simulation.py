@@ -17,7 +17,7 @@ from ...config.study_config import StudyConfig
 from ...execution.session import ray_session
 from ...execution.trial_source import Key, TrialRequest
 from ...study.distributions import distributions, random_point
-from ...study.samplers import pruning_epochs
+from ...study.pruners import pruning_epochs
 from ...study.storages.catalog import get_storage
 from ...study.study import Study
 from ...tracking.tracker import Tracker

@@ -1,4 +1,4 @@
-"""From a name, a file and options to a checked study: what is meant, whether it can run, whether it may go on."""
+"""Looks studies up in the storage of the settings: their names, their configs, and those derived from them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ if TYPE_CHECKING:
     from .storage import Storage
 
 
-OWN_CODE = "own_code"  # a fact noted of a study: the folders in which the user's own model and the like were found
-CONFIRMATION = "confirmation"  # another: what `sweep confirm` has found last
+# Attributes of a study, beside its config.
+OWN_CODE = "own_code"  # folders in which the user's own model and the like were found
+CONFIRMATION = "confirmation"  # the last result of `sweep confirm`
 
 
 @functools.cache
 def get_storage(url: str) -> Storage:
-    """One connection to a storage per process: opening one reads a whole journal, or checks a whole schema."""
+    """Returns the process' one connection to a storage: opening reads a whole journal, or checks a whole schema."""
     from .storage import open_storage
 
     return open_storage(url)
 
 
 def load_stored_config(name: str, settings: Settings) -> StudyConfig:
-    """The config of a study that was started before.
+    """Returns the config of a study that was started before.
 
     Raises:
-        SweepError: there is none of this name, lists the known ones; or it is of another program.
+        SweepError: there is no study of this name (lists the known ones), or another program wrote it.
     """
     from .storage import read_config, study_names
 
@@ -39,8 +40,8 @@ def load_stored_config(name: str, settings: Settings) -> StudyConfig:
         known = study_names(storage)
         if name in known:
             raise SweepError(
-                f"{name}: a study of another program, of which sweep reads the trials alone: "
-                f"sweep sensitivity {name} says what matters in it."
+                f"{name}: a study of another program; sweep reads only its trials: "
+                f"sweep sensitivity {name} shows which hyperparameters matter."
             )
         raise SweepError(
             f"{name}: no such study in the storage{nearest(name, known)}; there "
@@ -50,10 +51,10 @@ def load_stored_config(name: str, settings: Settings) -> StudyConfig:
 
 
 def require_same_study(config: StudyConfig, settings: Settings) -> None:
-    """Refuses to go on with a study of the same name that asks another question.
+    """Refuses to continue a stored study of the same name with a config that does not agree with it.
 
     Raises:
-        ConfigError: all that differs.
+        ConfigError: lists all differences.
     """
     from .storage import read_config
 
@@ -63,15 +64,16 @@ def require_same_study(config: StudyConfig, settings: Settings) -> None:
 
 
 def derive_study(config: StudyConfig, settings: Settings) -> tuple[StudyConfig, list[StudyConfig]]:
-    """A study that goes on from the one of its name with another search space.
+    """Derives a study with another search space from the stored one of its name.
 
-    Optuna's studies have one space, and the trials of two would not make one budget, one MLflow experiment or one set
-    of finalists. So it is a study of its own, ``NAME-2`` (or the next number that is free, or has this very space),
-    with its own budget; its sampler is shown the trials of its forerunners that fit (see `sweep.study.warm_start`).
+    An Optuna study has one space, and the trials of two spaces would not make one budget, one MLflow experiment or one
+    set of finalists. So the result is a study of its own with its own budget, ``NAME-2``, or the next number that is
+    unused or has this very space. Its sampler sees the trials of its forerunners that fit it (see
+    `sweep.study.warm_start`).
 
     Returns:
-        The config with its name, and its forerunners, oldest first; none where the study has this space already, or
-        does not exist.
+        The config with the new name, and its forerunners, oldest first. There are none if the study has this space
+        already, or does not exist.
 
     Raises:
         ConfigError: more than the space differs.
@@ -92,7 +94,7 @@ def derive_study(config: StudyConfig, settings: Settings) -> tuple[StudyConfig, 
 
 
 def study_names_of_ours(settings: Settings) -> list[str]:
-    """Names of our studies in the storage, those that this version cannot read included."""
+    """Returns the names of sweep's studies in the storage, including those that this version cannot read."""
     from .storage import get_user_attr, study_names
 
     storage = get_storage(settings.storage)

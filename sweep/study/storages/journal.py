@@ -1,9 +1,10 @@
-"""The journal file, the default storage: survives a torn last line, and says where it is damaged and what is left."""
+"""Opens the journal file, the default storage. Repairs a torn last line; reports other damage and what is readable."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import logging
 import shlex
 import tempfile
 from collections.abc import Iterator
@@ -17,13 +18,15 @@ from optuna.storages.journal import JournalFileBackend
 from ...config.errors import StorageError, reason
 from ...config.locks import FileLock
 
+logger = logging.getLogger(__name__)
+
 
 def open_journal(path: Path) -> JournalStorage:
-    """Opens a journal file, or makes one.
+    """Opens a journal file, or creates it.
 
     Raises:
-        StorageError: it is damaged; says in which line, and how to go on with what can be read.
-        OSError: it is out of reach.
+        StorageError: the file is damaged; names the line, and the commands that rescue what is readable.
+        OSError: the file is unreachable.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(path.name + ".lock"))
@@ -34,19 +37,19 @@ def open_journal(path: Path) -> JournalStorage:
             storage = JournalStorage(journal)
         except OSError:
             raise
-        except Exception as error:  # noqa: BLE001 (whatever Optuna makes of a line that makes no sense)
+        except Exception as error:  # noqa: BLE001 (Optuna has no error of its own for a damaged line)
             raise _damage(path, _unreadable_line(path) or journal.read, error) from None
-        # Optuna overlooks a last line that it cannot read, until another one is written behind it.
+        # Optuna ignores an unreadable last line, and fails at it once another line follows.
         if line := _unreadable_line(path, after=journal.read):
             raise _damage(path, line, ValueError("not JSON"))
     return storage
 
 
 class _Journal(JournalFileBackend):
-    """A journal file that a full disk leaves readable.
+    """A journal file that stays readable when the disk is full.
 
     Attributes:
-        read: how many lines were read.
+        read: number of lines read so far.
     """
 
     def __init__(self, path: str, lock: FileLock):
@@ -54,13 +57,13 @@ class _Journal(JournalFileBackend):
         self._file, self._turn, self.read = Path(path), lock, 0
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        """Reads the lines from a number on."""
+        """Reads the entries from a number on."""
         for log in super().read_logs(log_number_from):
             self.read += 1
             yield log
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends whole lines or nothing."""
+        """Appends all entries as whole lines; on an error, removes the line that was cut short."""
         try:
             super().append_logs(logs)
         except OSError:
@@ -70,17 +73,18 @@ class _Journal(JournalFileBackend):
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Removes a last line that a dying writer left unfinished; the journal would be unreadable after the next one."""
+    """Removes an unfinished last line of a writer that died; the next line would make the journal unreadable."""
     if not path.exists() or path.stat().st_size == 0:
         return
     with path.open("rb+") as file:
         data = file.read()
         if not data.endswith(b"\n"):
             file.truncate(data.rfind(b"\n") + 1)
+            logger.info("journal %s: removed an unfinished last line", path)
 
 
 def _unreadable_line(path: Path, after: int = 0) -> int | None:
-    """The number, counted from 1, of the first line behind the first ``after`` ones that is no entry of a journal."""
+    """Returns the number, from 1, of the first line after line ``after`` that is no journal entry."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -92,14 +96,16 @@ def _unreadable_line(path: Path, after: int = 0) -> int | None:
 
 
 def _damage(path: Path, line: int, error: Exception) -> StorageError:
-    """Says where a journal is damaged, what can be read of it, and how to go on with that."""
+    """Returns the error that names the damaged line, what is readable, and the commands that rescue it."""
     try:
         found = _read_before(path, line)
-    except Exception:  # noqa: BLE001 (then nothing can be)
+    except Exception:  # noqa: BLE001 (then nothing is readable)
         found = {}
-    said = f"journal {path}: line {line} is damaged ({type(error).__name__}: {reason(error)}); it is left as it is."
+    said = (
+        f"journal {path}: line {line} is damaged ({type(error).__name__}: {reason(error)}); the file was not changed."
+    )
     if not found:
-        return StorageError(f"{said} No study can be read before that: restore the file, or use another --workspace.")
+        return StorageError(f"{said} No study is readable before it: restore the file, or use another --workspace.")
     there = [f"{name} with {trials} trials, {done} of them finished" for name, (trials, done) in found.items()]
     readable = shlex.quote(str(path.with_name("readable.journal")))
     commands = [f"head -n {line - 1} {shlex.quote(str(path))} > {readable}"]
@@ -109,12 +115,12 @@ def _damage(path: Path, line: int, error: Exception) -> StorageError:
             f"sweep export {name} {name}.zip --workspace {workspace} --storage journal:///{readable}",
             f"sweep import {name}.zip --workspace {workspace}-2",
         ]
-    how = "Go on with that in another workspace:\n  " + "\n  ".join(commands)
-    return StorageError(f"{said} Before that there is {', '.join(there)}. {how}")
+    how = "Continue with that in another workspace:\n  " + "\n  ".join(commands)
+    return StorageError(f"{said} Readable before that line: {', '.join(there)}. {how}")
 
 
 def _read_before(path: Path, line: int) -> dict[str, tuple[int, int]]:
-    """The studies that a journal holds before a line: how many trials, how many of them finished."""
+    """Returns the studies in a journal before a line, each with its trials and those of them that are finished."""
     with tempfile.TemporaryDirectory(prefix="sweep-journal-") as scratch, path.open("rb") as file:
         copy = Path(scratch, path.name)
         copy.write_bytes(b"".join(itertools.islice(file, line - 1)))

@@ -1,9 +1,10 @@
-"""Who holds what: a file lock that dies with its holder, and who of the drivers that took trials still lives."""
+"""Owners of trials, and the leases that show which drivers are alive."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -14,13 +15,15 @@ import psutil
 
 from ...config.locks import is_running
 
+logger = logging.getLogger(__name__)
+
 RENEW_EVERY = 15.0  # seconds between two renewals of a driver's lease
-DEAD_AFTER = 60.0  # seconds without one, after which another host takes the driver for dead
-LEASE_ENDED = "over"  # what a lease says whose driver has ended
+DEAD_AFTER = 60.0  # seconds without a renewal, after which a driver on another host is dead
+LEASE_ENDED = "over"  # value of a lease whose driver has ended
 
 
 def this_process(attempt: int) -> dict[str, Any]:
-    """The mark of this process on a trial; ``attempt`` counts how often the trial was taken up."""
+    """Returns this process as the owner of a trial; ``attempt`` counts the claims of the trial."""
     me = psutil.Process()
     return {
         "host": socket.gethostname(),
@@ -31,79 +34,81 @@ def this_process(attempt: int) -> dict[str, Any]:
     }
 
 
-def release_owner(mark: Mapping[str, Any]) -> dict[str, Any]:
-    """The mark of a process that has let go of its trial, alive as it may be."""
-    return {**mark, "started": 0.0}
+def release_owner(owner: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an owner that has released its trial: any driver may adopt it, though the process may be alive."""
+    return {**owner, "started": 0.0}
 
 
-def lease_key(mark: Mapping[str, Any]) -> str:
-    """What a mark's process renews its lease under."""
-    return f"lease {mark['host']} {mark['pid']} {mark['started']:.0f}"
+def lease_key(owner: Mapping[str, Any]) -> str:
+    """Returns the study attribute under which an owner's process renews its lease."""
+    return f"lease {owner['host']} {owner['pid']} {owner['started']:.0f}"
 
 
-class _Seen(NamedTuple):
-    """A lease, as far as it was looked at.
+class _Observed(NamedTuple):
+    """A lease as this process has observed it.
 
     Attributes:
-        unchanged: for how many seconds.
-        looked: when, at last.
-        renewed: whether it has ever changed.
+        unchanged: seconds without a change.
+        polled: monotonic time of the last poll.
+        renewed: True if it has ever changed.
     """
 
     value: object
     unchanged: float
-    looked: float
+    polled: float
     renewed: bool
 
 
 class LeaseMonitor:
-    """Tells the living from the dead by their marks; remembers for how long a lease was seen unchanged.
+    """Finds out which owners are alive.
 
-    A process of this machine is known to live or not. One of another machine lives as long as it renews its lease: it
-    is dead when the lease has not changed for ``DEAD_AFTER`` seconds of this process' own clock, so that the clocks of
-    two machines are never compared. Between two looks at most ``RENEW_EVERY`` seconds count: while the storage is away
-    for everybody, nobody can renew a lease, and nobody is dead for that.
+    A process of this machine is looked up by its id. A process of another machine is alive while it renews its lease:
+    it is dead when the lease has not changed for ``DEAD_AFTER`` seconds of this process' own clock, so that the clocks
+    of two machines are never compared. Between two polls at most ``RENEW_EVERY`` seconds count: during a storage
+    outage no driver can renew its lease, and none is dead because of that.
     """
 
     def __init__(self) -> None:
         self._me = this_process(0)
-        self._seen: dict[str, _Seen] = {}
+        self._observed: dict[str, _Observed] = {}
 
-    def is_alive(self, mark: Mapping[str, Any], renewed: Callable[[str], object]) -> bool:
-        """Whether the process that left a mark still lives and has not let go; ``renewed`` reads a lease."""
-        if {**mark, "attempt": 0} == self._me:
+    def is_alive(self, owner: Mapping[str, Any], read_lease: Callable[[str], object]) -> bool:
+        """Returns True if an owner's process is alive and has not released the trial."""
+        if {**owner, "attempt": 0} == self._me:
             return True
-        if mark["started"] == 0:
+        if owner["started"] == 0:
             return False
-        if mark["host"] == socket.gethostname() and mark.get("boot", _boot()) == _boot():
-            return is_running(mark["pid"], mark["started"])
-        seen = self._look(lease_key(mark), renewed)
-        return seen.value != LEASE_ENDED and seen.unchanged < DEAD_AFTER
+        if owner["host"] == socket.gethostname() and owner.get("boot", _boot()) == _boot():
+            return is_running(owner["pid"], owner["started"])
+        lease = self._poll(lease_key(owner), read_lease)
+        return lease.value != LEASE_ENDED and lease.unchanged < DEAD_AFTER
 
-    def is_confirmed(self, mark: Mapping[str, Any]) -> bool:
-        """Whether what `is_alive` said is known: a lease that was not seen for long may be a dead driver's."""
-        seen = self._seen.get(lease_key(mark))
-        return seen is None or seen.renewed or seen.value == LEASE_ENDED or seen.unchanged >= DEAD_AFTER
+    def is_confirmed(self, owner: Mapping[str, Any]) -> bool:
+        """Returns True if the answer of `is_alive` is certain: a lease observed only briefly may be a dead driver's."""
+        lease = self._observed.get(lease_key(owner))
+        return lease is None or lease.renewed or lease.value == LEASE_ENDED or lease.unchanged >= DEAD_AFTER
 
-    def poll(self, renewed: Callable[[str], object]) -> None:
-        """Looks at the leases that were asked for before; to be called every ``RENEW_EVERY`` seconds."""
-        for name in list(self._seen):
-            self._look(name, renewed)
+    def poll(self, read_lease: Callable[[str], object]) -> None:
+        """Reads the leases that were asked for before; to be called every ``RENEW_EVERY`` seconds."""
+        for name in list(self._observed):
+            self._poll(name, read_lease)
 
-    def _look(self, name: str, renewed: Callable[[str], object]) -> _Seen:
-        value, now = renewed(name), time.monotonic()
-        before = self._seen.get(name, _Seen(value, 0.0, now, renewed=False))
+    def _poll(self, name: str, read_lease: Callable[[str], object]) -> _Observed:
+        value, now = read_lease(name), time.monotonic()
+        before = self._observed.get(name, _Observed(value, 0.0, now, renewed=False))
         if value == before.value:
-            unchanged = before.unchanged + min(now - before.looked, RENEW_EVERY)
-            self._seen[name] = _Seen(value, unchanged, now, before.renewed)
+            unchanged = before.unchanged + min(now - before.polled, RENEW_EVERY)
+            self._observed[name] = _Observed(value, unchanged, now, before.renewed)
+            if before.unchanged < DEAD_AFTER <= unchanged:
+                logger.info("%s: not renewed for %.0f s: its driver is dead", name, unchanged)
         else:
-            self._seen[name] = _Seen(value, 0.0, now, renewed=True)
-        return self._seen[name]
+            self._observed[name] = _Observed(value, 0.0, now, renewed=True)
+        return self._observed[name]
 
 
 @functools.cache
 def _boot() -> str:
-    """Where process ids mean something: this boot of this machine and, on Linux, this container."""
+    """Returns the scope of process ids: this boot of this machine and, on Linux, this container."""
     with contextlib.suppress(OSError):
         boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
         return f"{boot.read_text().strip()} {namespace.readlink()}"

@@ -1,9 +1,10 @@
-"""Where a study's truth lives: a journal file or a database, opened by URL, and the lock that drivers take turns by."""
+"""Opens the storage of studies, a journal file or a database, by its URL; and the lock that drivers take turns by."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from urllib.parse import unquote
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import OperationalError
@@ -25,10 +27,12 @@ from ...config.settings import NO_DATABASE
 from ...config.study_config import StudyConfig
 from .journal import open_journal
 from .leases import release_owner
-from .rdb_cache import CachedDatabase
+from .rdb_cache import OWNER, CachedDatabase
+
+logger = logging.getLogger(__name__)
 
 Storage = BaseStorage
-# Of libpq: a server that vanishes, its host included, is an error within half a minute and not after hours.
+# libpq: a server that vanishes with its host is an error within half a minute, not after hours.
 LIBPQ_TIMEOUTS = {
     "connect_timeout": 10,  # seconds, as those below
     "keepalives_idle": 10,
@@ -37,12 +41,12 @@ LIBPQ_TIMEOUTS = {
     "tcp_user_timeout": 30_000,  # milliseconds
 }
 UNREACHABLE = (StorageInternalError, OperationalError, OSError)
-"""What a storage raises that is away for a while: a server that restarts, a locked file, a full disk."""
+"""Errors of a storage that is unreachable for a while: a server that restarts, a locked file, a full disk."""
 
 FORMAT = 1
-"""Of what a study leaves in its storage and its workspace; larger where an older version would misread it."""
+"""Version of what a study writes to storage and workspace; raised when an older program would misread it."""
 
-LOCAL_ATTRS = ("own_code", "recorded_best", "copied_from")  # facts about a study that hold where it is, alone
+LOCAL_ATTRS = ("own_code", "recorded_best", "copied_from")  # attributes of a study that a copy must not have
 
 LONGEST_OUTAGE = 900.0  # seconds; then the run ends, resumable
 
@@ -53,7 +57,11 @@ def open_storage(url: str) -> BaseStorage:
     """Opens an Optuna storage by URL; ``journal:///path`` is a journal file.
 
     Raises:
-        StorageError: out of reach, damaged, or not a storage URL; the message has no password in it.
+        StorageError: the storage is unreachable or damaged, or the URL is none; the message has no password in it.
+
+    Example:
+        >>> type(open_storage("sqlite://")).__name__
+        'CachedDatabase'
     """
     if not url:
         raise StorageError(NO_DATABASE)
@@ -63,7 +71,7 @@ def open_storage(url: str) -> BaseStorage:
                 raise ValueError("a journal's URL is journal:///path")  # noqa: TRY301
             return open_journal(Path(url.removeprefix("journal:///")))
         options = {"connect_args": LIBPQ_TIMEOUTS if url.startswith("postgresql") else {}}
-        with _alone(url, options):
+        with _one_process_at_a_time(url, options):
             return CachedDatabase(RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **options}))
     except StorageError:
         raise
@@ -71,16 +79,16 @@ def open_storage(url: str) -> BaseStorage:
         raise StorageError(
             f"storage {without_password(url)}: {error}; for PostgreSQL: pip install 'entropy-sweep[postgres]'"
         ) from None
-    except Exception as error:  # noqa: BLE001 (every driver has its own errors; all of them mean the same to the user)
+    except Exception as error:  # noqa: BLE001 (every driver has its own errors; the user can do the same about each)
         raise StorageError(
-            f"storage {without_password(url)}: out of reach ({_hide(reason(error), url)}). Start it, or set "
+            f"storage {without_password(url)}: unreachable ({_hide(reason(error), url)}). Start it, or set "
             "SWEEP_STORAGE to another URL (journal:///path, sqlite:///path, postgresql+psycopg://user@host/db)."
         ) from None
 
 
 @contextlib.contextmanager
-def _alone(url: str, options: dict[str, Any]) -> Iterator[None]:
-    """One process at a time opens a database: two that meet an empty one would both create its tables, and fail."""
+def _one_process_at_a_time(url: str, options: dict[str, Any]) -> Iterator[None]:
+    """Keeps other processes out while a database is opened: two that create its tables at once would fail."""
     with contextlib.ExitStack() as stack:
         if url.startswith("sqlite:///"):
             path = Path(url.removeprefix("sqlite:///"))
@@ -93,10 +101,10 @@ def _alone(url: str, options: dict[str, Any]) -> Iterator[None]:
 
 
 class Backoff:
-    """When to try a storage again that is away: after a second at first, at last after half a minute.
+    """The pauses between retries of an unreachable storage: one second at first, then up to half a minute.
 
     Attributes:
-        since: when it went away, by the monotonic clock; None while it answers.
+        since: monotonic time of the first failure; None while the storage answers.
     """
 
     def __init__(self) -> None:
@@ -105,37 +113,38 @@ class Backoff:
 
     @property
     def waiting(self) -> bool:
-        """Whether it is too early to try again."""
+        """Returns True if it is too early for a retry."""
         return time.monotonic() < self._next
 
     def failed(self, error: BaseException) -> None:
-        """Notes an attempt that failed.
+        """Records an attempt that failed.
 
         Raises:
-            StorageError: it has been away for ``AWAY_AT_MOST`` seconds.
+            StorageError: the storage has been unreachable for ``LONGEST_OUTAGE`` seconds.
         """
         now = time.monotonic()
         self.since = now if self.since is None else self.since
         if now - self.since > LONGEST_OUTAGE:
             raise StorageError(
-                f"the storage has been away for {LONGEST_OUTAGE / 60:.0f} minutes ({reason(error)}). Nothing is lost: "
-                "resume the study when it is back"
+                f"the storage has been unreachable for {LONGEST_OUTAGE / 60:.0f} minutes ({reason(error)}). Nothing is "
+                "lost: resume the study when it is back"
             )
         self._pause = min(2 * self._pause or 1.0, 30.0)
         self._next = now + self._pause
+        logger.debug("storage unreachable (%s): retry in %.0f s", reason(error), self._pause)
 
     def answered(self) -> float:
-        """Notes an attempt that went well; returns for how long it was away."""
-        away = 0.0 if self.since is None else time.monotonic() - self.since
+        """Records an attempt that succeeded; returns the seconds since the first failure."""
+        outage = 0.0 if self.since is None else time.monotonic() - self.since
         self.since, self._pause, self._next = None, 0.0, 0.0
-        return away
+        return outage
 
 
 @contextlib.contextmanager
 def exclusive(storage: BaseStorage, name: str, lock: FileLock) -> Iterator[None]:
-    """One driver of a study at a time: by the workspace's lock and, on PostgreSQL, by the server's, for other hosts."""
+    """Keeps the other drivers of a study out: by the workspace's lock and, for other hosts, by one of PostgreSQL."""
     with lock.held():
-        engine = getattr(getattr(storage, "_backend", storage), "engine", None)  # behind Optuna's cache
+        engine = getattr(storage, "engine", None)
         if engine is None or engine.dialect.name != "postgresql":
             yield
             return
@@ -154,25 +163,25 @@ def _hide(text: str, url: str) -> str:
 
 
 def study_names(storage: BaseStorage) -> list[str]:
-    """Names of the studies in a storage, sister studies left out."""
+    """Returns the names of the studies in a storage, without sister studies."""
     return sorted(n for n in optuna.get_all_study_names(storage) if not n.endswith(".controls"))
 
 
 def read_config(name: str, storage: BaseStorage) -> StudyConfig | None:
-    """The config that a study was started with, or None where there is no such study of ours.
+    """Returns the config that a study was started with, or None if sweep started no study of this name.
 
     Raises:
-        StorageError: a study of a newer version, or a config that this one does not read.
+        StorageError: a newer version wrote the study, or this one cannot read its config.
     """
     if name not in optuna.get_all_study_names(storage):
         return None
-    facts = optuna.load_study(study_name=name, storage=storage).user_attrs
-    if (found := facts.get("format", FORMAT)) > FORMAT:
+    attrs = optuna.load_study(study_name=name, storage=storage).user_attrs
+    if (found := attrs.get("format", FORMAT)) > FORMAT:
         raise StorageError(
             f"study {name}: a newer version has written it (format {found}, this one reads up to {FORMAT}); use that "
             "version, or choose another name"
         )
-    raw = facts.get("config")
+    raw = attrs.get("config")
     try:
         return None if raw is None else StudyConfig.model_validate(raw)
     except ValidationError as error:
@@ -182,26 +191,26 @@ def read_config(name: str, storage: BaseStorage) -> StudyConfig | None:
         ) from None
 
 
-def get_user_attr(name: str, fact: str, storage: BaseStorage) -> Any:
-    """A fact that was noted about a study, or None."""
-    return optuna.load_study(study_name=name, storage=storage).user_attrs.get(fact)
+def get_user_attr(name: str, attr: str, storage: BaseStorage) -> Any:
+    """Reads an attribute of a study, or None, without opening it for writing."""
+    return optuna.load_study(study_name=name, storage=storage).user_attrs.get(attr)
 
 
-def set_user_attr(name: str, fact: str, value: object, storage: BaseStorage) -> None:
-    """Notes a fact about a study, JSON; without opening it, as `Study.note` does."""
-    optuna.load_study(study_name=name, storage=storage).set_user_attr(fact, value)
+def set_user_attr(name: str, attr: str, value: object, storage: BaseStorage) -> None:
+    """Writes an attribute of a study, JSON, without opening it as `sweep.study.study.Study` does."""
+    optuna.load_study(study_name=name, storage=storage).set_user_attr(attr, value)
 
 
 def copy_study(
     name: str, source: BaseStorage, target: BaseStorage, *, checkpoints: Mapping[tuple[str, int], AnyPath], origin: str
 ) -> None:
-    """Copies a study and its sister to another storage, as one that nobody works on: a run takes its trials up.
+    """Copies a study and its sister to another storage, without owners: the next run adopts unfinished trials.
 
-    Until `finish_copy` it is no study of ours, for want of a config, and `make_room` removes it.
+    The copy has no config until `finish_copy`, and `clear_partial_import` removes it.
 
     Args:
-        checkpoints: where those of the copy are, by study and number.
-        origin: where it comes from, in words.
+        checkpoints: paths of the copy's checkpoints, by study and number.
+        origin: source of the copy, for messages.
     """
     names = [each for each in (f"{name}.controls", name) if each in optuna.get_all_study_names(source)]
     for each in names:
@@ -209,38 +218,65 @@ def copy_study(
         copy = optuna.create_study(study_name=each, storage=target, directions=original.directions)
         copy.set_user_attr("copied_from", origin)
         for trial in original.get_trials():  # copies
-            facts = trial.user_attrs
-            facts.pop("checkpoint", None)
+            attrs = trial.user_attrs
+            attrs.pop("checkpoint", None)
             if (each, trial.number) in checkpoints:
-                facts["checkpoint"] = str(checkpoints[each, trial.number])
-            if "owner" in facts:
-                facts["owner"] = release_owner(facts["owner"])
+                attrs["checkpoint"] = str(checkpoints[each, trial.number])
+            if "owner" in attrs:
+                attrs["owner"] = release_owner(attrs["owner"])
             copy.add_trial(trial)
-        for fact, value in original.user_attrs.items():
-            its_own = fact in LOCAL_ATTRS or fact.startswith("lease ") or (fact == "config" and each == name)
-            if not its_own:
-                copy.set_user_attr(fact, value)
+        for attr, value in original.user_attrs.items():
+            is_local = attr in LOCAL_ATTRS or attr.startswith("lease ") or (attr == "config" and each == name)
+            if not is_local:
+                copy.set_user_attr(attr, value)
 
 
 def finish_copy(name: str, source: BaseStorage, target: BaseStorage) -> None:
-    """Gives a copy its config: from now on it is a study."""
+    """Writes the config of a copy, which makes it a study that runs and reports read."""
     config = optuna.load_study(study_name=name, storage=source).user_attrs["config"]
     optuna.load_study(study_name=name, storage=target).set_user_attr("config", config)
 
 
 def clear_partial_import(name: str, storage: BaseStorage) -> bool:
-    """Sees that there is no study of a name; removes what `copy_study` has left of one where its process died.
+    """Removes what an interrupted `copy_study` has left under a name.
 
     Returns:
-        Whether it has removed anything.
+        True if anything was removed.
 
     Raises:
-        StorageError: there is such a study.
+        StorageError: there is a study of this name.
     """
-    there = [each for each in (name, f"{name}.controls") if each in optuna.get_all_study_names(storage)]
-    facts = {each: optuna.load_study(study_name=each, storage=storage).user_attrs for each in there}
-    if there and ("config" in facts.get(name, {}) or not any("copied_from" in each for each in facts.values())):
-        raise StorageError(f"study {name}: the storage has one of this name; choose another workspace or storage")
-    for each in there:
+    present = [each for each in (name, f"{name}.controls") if each in optuna.get_all_study_names(storage)]
+    attrs = {each: optuna.load_study(study_name=each, storage=storage).user_attrs for each in present}
+    if present and ("config" in attrs.get(name, {}) or not any("copied_from" in each for each in attrs.values())):
+        raise StorageError(f"study {name}: the storage has a study of this name; choose another workspace or storage")
+    for each in present:
         optuna.delete_study(study_name=each, storage=storage)
-    return bool(there)
+        logger.info("%s: removed the rest of an interrupted import", each)
+    return bool(present)
+
+
+# -- a database is read through a cache; these read past it, or write to it in batches --------------------------------
+
+
+def invalidate(storage: BaseStorage, study_id: int) -> None:
+    """Makes the next read of a study's trials include what all drivers have written."""
+    if isinstance(storage, CachedDatabase):
+        storage.invalidate(study_id)
+
+
+def refresh_trial(storage: BaseStorage, trial_id: int) -> FrozenTrial:
+    """Returns a trial with what all drivers have written."""
+    return storage.refresh_trial(trial_id) if isinstance(storage, CachedDatabase) else storage.get_trial(trial_id)
+
+
+def get_owner(storage: BaseStorage, trial_id: int) -> object:
+    """Returns a trial's present owner, or None."""
+    if isinstance(storage, CachedDatabase):
+        return storage.get_owner(trial_id)
+    return storage.get_trial(trial_id).user_attrs.get(OWNER)
+
+
+def write_batch(storage: BaseStorage) -> contextlib.AbstractContextManager[None]:
+    """Sends what this thread writes to trials within the block to a database in one transaction."""
+    return storage.write_batch() if isinstance(storage, CachedDatabase) else contextlib.nullcontext()

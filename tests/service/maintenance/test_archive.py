@@ -30,7 +30,8 @@ from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
 from sweep.service.maintenance.archive import export_study, import_study
 from sweep.study.storages.storage import open_storage
-from sweep.study.study import Study, read_rows
+from sweep.study.stored_trials import read_rows
+from sweep.study.study import Study
 from sweep.training import checkpoint
 
 from ...conftest import connections_closed
@@ -134,7 +135,7 @@ def test_a_finished_study_is_the_same_elsewhere(source: Source, target: Settings
             path = Path(trial.user_attrs["checkpoint"])
             assert path.is_relative_to(target.workspace)
             assert [m.epoch for m in checkpoint.load(path).history] == list(range(1, 13))
-    with pytest.raises(StorageError, match=f"{source.name}: the storage has one of this name"):
+    with pytest.raises(StorageError, match=f"{source.name}: the storage has a study of this name"):
         import_study(source.finished, target)
 
 
@@ -360,7 +361,7 @@ def assert_refused(folder: Path, file: Path, words: str) -> None:
 def test_checkpoints_of_another_study_are_left_alone(source: Source, tmp_path: Path) -> None:
     settings = settings_of(tmp_path / "results")
     stray = checkpoint.save(settings.checkpoints(source.name, 1) / "attempt-01", [], {})
-    with pytest.raises(StorageError, match=f"{source.name} holds checkpoints of one that was there before"):
+    with pytest.raises(StorageError, match=f"{source.name} holds checkpoints of an earlier one"):
         import_study(source.finished, settings)
     assert list(settings.workspace.rglob("*.pt")) == [stray]
 

@@ -216,11 +216,11 @@ def test_what_others_write_is_seen_after_a_while_without_anybody_waiting_for_it(
     other.set_trial_intermediate_value(trial, 1, 0.5)
     second = other.create_new_trial(study)
     assert len(storage.get_all_trials(study)) == 1
-    monkeypatch.setattr(database, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(database, "REFRESH_EVERY", 0.0)
     reader = threading.current_thread()
     readers: list[threading.Thread] = []
-    read = storage._read
-    monkeypatch.setattr(storage, "_read", lambda study: (readers.append(threading.current_thread()), read(study)))
+    read = storage._refresh
+    monkeypatch.setattr(storage, "_refresh", lambda study: (readers.append(threading.current_thread()), read(study)))
     wait_for(lambda: len(storage.get_all_trials(study)) == 2, "the other driver's trial")
     assert reader not in readers
     assert storage.get_trial(trial).intermediate_values == {1: 0.5}
@@ -265,7 +265,7 @@ def test_a_waiting_trial_is_taken_by_one_of_two_drivers(url: str, storage: Cache
 def test_a_decision_rests_on_what_others_wrote_just_now(
     url: str, study_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "LOOK_EVERY", 1e9)
+    monkeypatch.setattr(database, "REFRESH_EVERY", 1e9)
     config: StudyConfig = study_config(search={"trials": 3})
     ours, theirs = (Study(config, open_storage(url), workspace=tmp_path) for _ in range(2))
     ours.enqueue_budget()

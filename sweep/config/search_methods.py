@@ -1,0 +1,42 @@
+"""The samplers and pruners that a study file can name. A sampler is one line here; it needs no other edit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How a study's points are chosen.
+
+    Attributes:
+        optuna: class in ``optuna.samplers``; it chooses each value that a waiting trial leaves open.
+        points: sequence that all points are drawn from when the budget is enqueued, so that they depend on the seed
+            alone: ``uniform``, or ``sobol`` (one scrambled Sobol' sequence). None: the Optuna class chooses each
+            point when the trial is claimed.
+    """
+
+    optuna: str
+    points: Literal["uniform", "sobol"] | None = None
+
+    @property
+    def learns(self) -> bool:
+        """True if earlier trials change the points."""
+        return self.points is None
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "tpe": Sampler("TPESampler"),
+    "random": Sampler("RandomSampler", points="uniform"),
+    "qmc": Sampler("RandomSampler", points="sobol"),
+    "gp": Sampler("GPSampler"),
+}
+
+if TYPE_CHECKING:
+    SamplerName = str
+else:
+    SamplerName = Literal[tuple(SAMPLERS)]  # the schema, the messages and the command line list the names from here
+
+PrunerName = Literal["none", "median", "successive_halving", "hyperband"]
+"""Names of the pruners; `sweep.study.pruners` builds them."""

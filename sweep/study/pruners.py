@@ -1,0 +1,160 @@
+"""The pruners of a search: the epochs at which each one decides, and the reason for each decision to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import NamedTuple
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from ..config.search_methods import PrunerName
+from ..config.study_config import StudyConfig
+
+REDUCTION_FACTOR = 3  # of successive halving: one in so many trials passes a rung
+
+
+class Decision(NamedTuple):
+    """A pruner's decision to stop a trial.
+
+    Attributes:
+        trial: the trial, with the value that decided.
+        epoch: epoch of the decision.
+        trials: all trials of the study at that moment.
+        metric: name of the objective's metric.
+        last: epochs of a trial that is not pruned.
+        maximize: True if the larger value is the better one.
+    """
+
+    trial: FrozenTrial
+    epoch: int
+    trials: Sequence[FrozenTrial]
+    metric: str
+    last: int
+    maximize: bool
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """A way to stop trials early.
+
+    Attributes:
+        build: makes Optuna's pruner for trials of so many epochs.
+        epochs: epochs before the last one at which the pruner decides.
+        explain: says in one line which comparison stopped a trial.
+
+    Example:
+        >>> sorted(PRUNERS["hyperband"].epochs(20))
+        [1, 3, 9]
+    """
+
+    build: Callable[[int], BasePruner]
+    epochs: Callable[[int], set[int]]
+    explain: Callable[[Decision], str]
+
+
+def pruning_epochs(config: StudyConfig) -> frozenset[int]:
+    """Returns the epochs at which the pruner decides, and the last one: those that the storage holds."""
+    last = config.training.max_epochs
+    return frozenset({*PRUNERS[config.search.pruner].epochs(last), last})
+
+
+def build_pruner(config: StudyConfig) -> BasePruner:
+    """Builds Optuna's pruner of a search; it is asked at `pruning_epochs`."""
+    return PRUNERS[config.search.pruner].build(config.training.max_epochs)
+
+
+def explain_pruning(config: StudyConfig, study: optuna.Study, number: int, epoch: int) -> str:
+    """Returns the comparison by which the pruner has just stopped a trial: its value, and what that was compared with.
+
+    Computed from the trials in the storage, as the pruner's own decision.
+    """
+    trials = study.get_trials(deepcopy=False)
+    trial = next(trial for trial in trials if trial.number == number)
+    maximize, metric = study.direction == StudyDirection.MAXIMIZE, config.objective.metric
+    if math.isnan(value := trial.intermediate_values[epoch]):
+        return f"{config.search.pruner}: {metric} {value} at epoch {epoch}"
+    decision = Decision(trial, epoch, trials, metric, config.training.max_epochs, maximize)
+    return f"{config.search.pruner}: {PRUNERS[config.search.pruner].explain(decision)}"
+
+
+def _tenths(last: int) -> set[int]:
+    interval = max(1, last // 10)
+    return set(range(interval, last, interval))
+
+
+def _rungs(last: int) -> set[int]:
+    """Returns the epochs of the rungs, 1, 3, 9 and so on, before the last epoch."""
+    return {REDUCTION_FACTOR**k for k in range(20) if REDUCTION_FACTOR**k < last}
+
+
+def _explain_median(decision: Decision) -> str:
+    """Compares a trial's best value so far with the completed trials' values at the same epoch, as Optuna does."""
+    trial, epoch = decision.trial, decision.epoch
+    completed = [t for t in decision.trials if t.state == TrialState.COMPLETE and epoch in t.intermediate_values]
+    values = [value for t in completed if not math.isnan(value := t.intermediate_values[epoch])]
+    own = [value for value in trial.intermediate_values.values() if not math.isnan(value)]
+    best = (max if decision.maximize else min)(own)
+    at = "at" if best == trial.intermediate_values[epoch] else "at best up to"
+    trials = f"{len(values)} completed trial{'s' * (len(values) != 1)}"
+    return f"{decision.metric} {best:.5g} {at} epoch {epoch}, the median of {trials} there is {median(values):.5g}"
+
+
+def _explain_rung(decision: Decision) -> str:
+    """Compares a trial's value with those of all trials that reached the same rung of its bracket.
+
+    A pruner of successive halving stores a trial's value at each rung as a system attribute.
+    """
+    trial, epoch = decision.trial, decision.epoch
+    bracket = _bracket(trial, decision.last)
+    rung = f"completed_rung_{_n_rungs(trial) - 1}"
+    others = [t for t in decision.trials if t.number != trial.number and rung in t.system_attrs]
+    values = [t.system_attrs[rung] for t in others if _bracket(t, decision.last) == bracket]
+    values = sorted([*values, trial.intermediate_values[epoch]], reverse=decision.maximize)
+    passing = max(1, len(values) // REDUCTION_FACTOR)
+    place = f"rung {_n_rungs(trial)}" + (f" of bracket {bracket + 1}" if bracket else "")
+    beaten = f"the best of {len(values)} trials there has" if passing == 1 else (
+        f"the best {passing} of {len(values)} trials there have"
+    )  # fmt: skip
+    bound = "or more" if decision.maximize else "or less"
+    return (
+        f"{decision.metric} {trial.intermediate_values[epoch]:.5g} at epoch {epoch} ({place}), "
+        f"{beaten} {values[passing - 1]:.5g} {bound}"
+    )
+
+
+def _n_rungs(trial: FrozenTrial) -> int:
+    return sum(name.startswith("completed_rung_") for name in trial.system_attrs)
+
+
+def _bracket(trial: FrozenTrial, last: int) -> int:
+    """Returns Hyperband's bracket of a trial: how many epochs with a rung it passed before the bracket's first rung."""
+    return len(_rungs(last) & trial.intermediate_values.keys()) - _n_rungs(trial)
+
+
+PRUNERS: dict[PrunerName, Pruner] = {
+    "none": Pruner(lambda _: optuna.pruners.NopPruner(), _tenths, lambda _: "never"),
+    "median": Pruner(
+        lambda last: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, last // 5)),
+        _tenths,
+        _explain_median,
+    ),
+    "successive_halving": Pruner(
+        lambda _: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION_FACTOR),
+        _rungs,
+        _explain_rung,
+    ),
+    "hyperband": Pruner(
+        # max_resource="auto" would never prune before a completion.
+        lambda last: optuna.pruners.HyperbandPruner(
+            min_resource=1, max_resource=last, reduction_factor=REDUCTION_FACTOR
+        ),
+        _rungs,
+        _explain_rung,
+    ),
+}

@@ -1,0 +1,78 @@
+"""Reads the trials of a study from its storage as `TrialRecord`, and finds those whose driver is dead."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from .records import TrialRecord
+from .storages.leases import LeaseMonitor
+
+Leases = Callable[[], Mapping[str, Any]]
+"""Reads the leases of a study's drivers, by `lease_key`."""
+
+
+def read_rows(name: str, storage: BaseStorage) -> list[TrialRecord]:
+    """Returns the trials of a study by number, without opening it for writing; none if there is no such study.
+
+    Example:
+        >>> from sweep.study import open_storage
+        >>> read_rows("digits", open_storage("sqlite://"))
+        []
+    """
+    if name not in optuna.get_all_study_names(storage):
+        return []
+    leases, monitor = read_leases(optuna.load_study(study_name=name, storage=storage)), LeaseMonitor()
+    trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
+    return [to_record(t, orphan=is_orphan(t, monitor, leases)) for t in trials]
+
+
+def read_leases(study: optuna.Study) -> Leases:
+    """Reads the leases at the first call, and once: most owners are of this machine and need no lease."""
+    return functools.cache(lambda: study.user_attrs)
+
+
+def is_orphan(frozen: FrozenTrial, monitor: LeaseMonitor, leases: Leases) -> bool:
+    """Returns True for a running trial whose driver is dead."""
+    owner = frozen.user_attrs.get("owner")
+    if frozen.state != TrialState.RUNNING or owner is None:  # without an owner, a driver may just be claiming it
+        return False
+    return not monitor.is_alive(owner, lambda lease: leases().get(lease))
+
+
+def to_record(frozen: FrozenTrial, *, orphan: bool) -> TrialRecord:
+    """Returns the record of Optuna's trial; attributes that an older version did not write are None."""
+    attrs = frozen.user_attrs
+    owner = attrs.get("owner")
+    state = {"WAITING": "waiting", "RUNNING": "running"}.get(frozen.state.name, "finished")
+    outcome = attrs.get("outcome")
+    if state == "finished" and outcome is None:
+        outcome = {"COMPLETE": "completed", "PRUNED": "pruned"}.get(frozen.state.name, "failed")
+    return TrialRecord(
+        number=frozen.number,
+        kind=attrs.get("kind", "trial"),
+        state=state,  # type: ignore[arg-type]
+        outcome=outcome if state == "finished" else None,
+        value=frozen.value if frozen.values else None,
+        hyperparameters={**frozen.params, **attrs.get("hyperparameters", {})},
+        seed=attrs.get("seed", 0),
+        epochs=attrs.get("epochs", max(frozen.intermediate_values, default=0)),
+        trained=attrs.get("trained"),
+        seconds=attrs.get("seconds"),
+        design=bool(attrs.get("design")),
+        of=attrs.get("of"),
+        checkpoint=attrs.get("checkpoint"),
+        error=attrs.get("error"),
+        owner=f"{owner['host']} pid {owner['pid']}" if owner else None,
+        orphan=orphan,
+        started=frozen.datetime_start.timestamp() if frozen.datetime_start else None,
+        ended=frozen.datetime_complete.timestamp() if frozen.datetime_complete else None,
+        tags=attrs.get("tags") or {},
+        pruned_at=attrs.get("pruned_at"),
+        pruned_by=attrs.get("pruned_by"),
+    )

@@ -1,0 +1,81 @@
+"""Statements and commits that one driver sends to PostgreSQL for a trial, with the cache of its trials and without.
+
+Run as ``python tests/benchmarks/round_trips.py URL`` with an Optuna URL of a PostgreSQL database (or of SQLite).
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, RDBStorage, get_storage
+from sqlalchemy import Engine, event
+
+from sweep.config.study_config import StudyConfig
+from sweep.study.storages.rdb_cache import CachedDatabase
+from sweep.study.study import Study
+from sweep.training.reports import EpochMetrics
+
+TRIALS = 12
+EPOCHS = 10
+
+
+def count(storage: BaseStorage, backend: RDBStorage, waiting: int) -> tuple[float, float, float]:
+    """Returns statements, commits and milliseconds for a trial: asked, reported at ten epochs, told."""
+    raw = {
+        "name": f"round-trips-{uuid.uuid4().hex[:8]}",
+        "model": {"name": "mlp"},
+        "data": {"name": "digits"},
+        "objective": {"metric": "val_loss", "direction": "minimize"},
+        "space": {
+            "lambda1": {"low": 1e-5, "high": 1e-1, "log": True},
+            "epsilon": {"low": 1e-3, "high": 10.0, "log": True},
+            "depth": {"low": 1, "high": 4},
+            "width": {"choices": [8, 16]},
+            "training.lr": {"low": 1e-4, "high": 1e-2, "log": True},
+        },
+        "training": {"max_epochs": EPOCHS},
+        "search": {"trials": TRIALS + waiting, "sampler": "tpe", "pruner": "median"},
+    }
+    counts: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        study = Study(StudyConfig.model_validate(raw), storage, workspace=Path(folder))
+        study.enqueue_budget()
+        engine: Engine = backend.engine
+        event.listen(engine, "before_cursor_execute", lambda *_: counts.update(["statements"]))
+        event.listen(engine, "commit", lambda *_: counts.update(["commits"]))
+        start = time.perf_counter()
+        for number in range(TRIALS):
+            trial = study.ask()
+            assert trial is not None
+            for epoch in range(1, EPOCHS + 1):
+                assert study.owns(trial)
+                study.report(trial, [EpochMetrics(epoch, {"val_loss": (20 - number) / epoch}, 0)])
+                trial.epochs = epoch
+            study.tell(trial, "completed", checkpoint=None, error=None)
+        seconds = time.perf_counter() - start
+        statements, commits = counts["statements"], counts["commits"]
+    optuna.delete_study(study_name=study.name, storage=storage)
+    return statements / TRIALS, commits / TRIALS, 1000 * seconds / TRIALS
+
+
+def main(url: str) -> None:
+    """Prints a line for each storage and number of trials that wait."""
+    for waiting in (0, 52, 488):
+        for name in ("cached", "Optuna's own"):
+            backend = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+            storage: BaseStorage = CachedDatabase(backend) if name == "cached" else get_storage(backend)
+            statements, commits, milliseconds = count(storage, backend, waiting)
+            print(
+                f"{name:13} {waiting + TRIALS:4} trials: {statements:6.1f} statements, {commits:5.1f} commits, "
+                f"{milliseconds:5.0f} ms a trial"
+            )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
