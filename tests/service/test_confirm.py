@@ -255,7 +255,7 @@ def test_a_result_that_cannot_be_kept_for_the_report_is_shown_all_the_same(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("sweep.study.storages.storage.note", full)
+    monkeypatch.setattr("sweep.study.storages.storage.set_user_attr", full)
     words = ("confirm", "pairs", "--seeds", "1", "--placebo", "--json")
     ended = sweep_here(monkeypatch, capsys, confirmed.workspace, *words)
     assert (ended.code, json.loads(ended.out)) == (0, confirmed.data)

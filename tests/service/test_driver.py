@@ -210,7 +210,7 @@ def test_a_trial_that_was_taken_over_is_given_up(stage: Callable[..., Stage], tm
     there.driver._trials[key].handle.set_user_attr("owner", heir)
     there.driver._confirmed.clear()  # ten seconds later
     assert there.report(key, 2)
-    assert any("trial 0" in said and "taken over" in said for said in there.notices.said)
+    assert any("trial 0" in said and "adopted by another driver" in said for said in there.notices.said)
     assert there.search.rows()[0].state == "running"
     assert there.search.rows()[0].owner == f"elsewhere pid {os.getpid()}"
     assert there.report(key, 3)  # whatever comes later of its worker
