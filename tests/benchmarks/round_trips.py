@@ -1,6 +1,6 @@
 """Statements and commits that one driver sends to PostgreSQL for a trial, with the cache of its trials and without.
 
-The database is that of ``TEST_POSTGRES_URL``. Without the cache, Optuna's own one wraps it, as in `optuna.create_study`.
+The database is that of ``TEST_POSTGRES_URL``. Without the cache, Optuna's own wraps it, as in `optuna.create_study`.
 """
 
 from __future__ import annotations
