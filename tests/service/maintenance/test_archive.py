@@ -388,7 +388,7 @@ def test_what_a_damaged_journal_holds_goes_on_elsewhere_as_it_says(
     assert head.startswith("head ")
     subprocess.run(head, shell=True, check=True)
     for command in commands:
-        ended = here(*shlex.split(command)[3:])
+        ended = here(*shlex.split(command)[1:])
         assert ended.code == 0, ended.err
     elsewhere = tmp_path / "my results-2"
     rows = read_rows(source.name, open_storage(f"journal:///{elsewhere}/optuna.journal"))
