@@ -1,4 +1,4 @@
-"""What several test files share: a small study config, and a storage of each kind that a study can live in."""
+"""Fixtures that several test files share, the order of the tests, and the last lines of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import optuna
@@ -18,17 +18,44 @@ from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
 from sweep.config.filesystem import parse_path
+from sweep.config.locks import FileLock
 from sweep.config.study_config import StudyConfig
 from sweep.config.user_code import search_in
 from sweep.study.storages.storage import open_storage
 
+from .support import absent, lanes, made_study
 from .support.processes import ObjectStore
+from .support.studies import Finished, finished
+
+if TYPE_CHECKING:
+    from sweep.analysis.report.report import Report
+    from sweep.config.settings import Settings
 
 hypothesis.settings.register_profile("busy", deadline=None)  # an example may take long where others work
 hypothesis.settings.load_profile("busy")
 
 MakeConfig = Callable[..., StudyConfig]
 Package = Callable[..., str]
+STARTS = {"tiny": "ray", "object_store": "server", "chromium": "browser"}
+"""What a shared fixture starts: the tests that use one have its mark."""
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests by what they start, and puts them in order."""
+    for item in items:
+        for fixture in STARTS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(STARTS[fixture])
+    lanes.arrange(items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints one line for each thing that this machine lacks, with the way to have it."""
+    reasons = [report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", ())]
+    if reasons:
+        terminalreporter.section("absent here")
+    for line in absent.lines(reasons):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +125,26 @@ def connections_closed() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this run of the tests share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def tiny(of_the_run: Path) -> Finished:
+    """The study TINY, run once for all tests that look at it; they must leave its workspace alone."""
+    with FileLock(of_the_run / "tiny.lock").held():
+        return finished(of_the_run)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Report]:
+    """The report of a study with hostile texts, 40 uniform trials, and seven that came to nothing; never changed."""
+    return made_study.reported(tmp_path_factory.mktemp("reported"))
+
+
+@pytest.fixture(scope="session")
 def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     """A stand-in for S3, one for all tests."""
     with contextlib.closing(ObjectStore(tmp_path_factory.mktemp("moto"))) as store:
@@ -137,8 +184,8 @@ def storage_url(request: pytest.FixtureRequest, tmp_path: Path, empty_sqlite: by
     url = f"sqlite:///{tmp_path}/optuna.db"
     if request.param == "sqlite":
         (tmp_path / "optuna.db").write_bytes(empty_sqlite)
-    elif not (url := os.environ.get("TEST_POSTGRES_URL", "")):
-        pytest.skip("TEST_POSTGRES_URL is not set: there is no PostgreSQL server to test against")
+    else:
+        url = absent.postgres_url()
     with connections_closed():
         yield url
         storage = open_storage(url)

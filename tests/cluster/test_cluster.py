@@ -401,7 +401,7 @@ def test_all_that_a_cluster_lacks_is_said_at_once(place: Place) -> None:
     if subprocess.run(
         [*private, f'mount -t tmpfs none "{place.workspace}"'], check=False, capture_output=True
     ).returncode:
-        pytest.skip("needs root, for a node with another view of the file system")
+        pytest.skip("Root: run as root, for a node that sees another file system")
     place.cluster.add(*private, hide, "sh")
     words = [
         "run",

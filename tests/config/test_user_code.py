@@ -29,8 +29,8 @@ from sweep.training.meter import Meter
 from sweep.training.trial import TrialPaths, assemble, run_trial
 
 from ..conftest import MakeConfig, Package
-from ..service.test_sweep import environment
 from ..support import rayless
+from ..support.processes import environment
 
 NETS = """
     import torch

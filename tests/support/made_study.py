@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -109,9 +108,8 @@ def make(
     return settings
 
 
-@functools.cache
 def reported(folder: Path) -> tuple[Settings, Report]:
-    """A study with hostile texts and its report, made once for all test files that look at it; they leave it alone."""
+    """A study with hostile texts and its report, made in this folder."""
     settings = make(folder / "made", study(), completed=COMPLETED)
     return settings, report("made", settings)
 
