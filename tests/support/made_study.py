@@ -52,7 +52,7 @@ def study(choices: tuple[str, ...] = ("<b>relu</b>", HOSTILE, "$a_b$"), **search
 
 
 def value(params: dict[str, Any], config: StudyConfig) -> float:
-    """What a trial comes to: lambda1 and depth interact, lambda2 and epsilon do nothing."""
+    """Returns a trial's final value: lambda1 and depth interact, lambda2 and epsilon do nothing."""
     u = (np.log10(params["lambda1"]) + 5) / 4 if params["lambda1"] else 1.0
     choices: Any = config.searched["model.activation"]
     nth = choices.choices.index(params["model.activation"])

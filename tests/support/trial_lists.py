@@ -51,7 +51,7 @@ class Trials(TrialSource):
         return self.enough(key[1]) or time.monotonic() > self.deadline
 
     def enough(self, number: int) -> bool:  # noqa: ARG002 (its children look at it)
-        """Whether a trial that has just reported should end."""
+        """Returns True if a trial that has just reported should end."""
         return False
 
     def on_trial_lost(self, key: Key, error: str, oom: OomKind | None = None) -> None:
