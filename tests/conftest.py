@@ -36,8 +36,13 @@ hypothesis.settings.load_profile("busy")
 
 MakeConfig = Callable[..., StudyConfig]
 Package = Callable[..., str]
-STARTS = {"tiny": "ray", "object_store": "server", "chromium": "browser"}
-"""What a shared fixture starts: the tests that use one have its mark."""
+STARTS = {
+    **dict.fromkeys(("confirmed", "devices", "outcomes", "story", "tiny", "without_memory"), "ray"),
+    "cluster": "cluster",
+    **dict.fromkeys(("object_store", "server"), "server"),
+    "chromium": "browser",
+}
+"""The mark of the tests that use a fixture, for what it starts."""
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
@@ -159,7 +164,7 @@ def bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path:
     return parse_path(f"{object_store.url}/{study_name}")
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.server)])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """An empty folder of each kind that a workspace can be."""
     found: Path = request.getfixturevalue("bucket") if request.param == "s3" else tmp_path

@@ -509,6 +509,7 @@ def test_a_deleted_experiment_of_the_name_can_be_restored_or_renamed(here: Sweep
     assert (copy / "optuna.journal").read_bytes() == b""
 
 
+@pytest.mark.ray
 def test_more_gpus_than_any_node_has_are_refused_before_the_study_begins(
     here: Sweep, file: Path, tmp_path: Path
 ) -> None:

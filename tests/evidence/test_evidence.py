@@ -184,6 +184,7 @@ right:
 """
 
 
+@pytest.mark.ray
 def test_what_fails_keeps_nothing_else_from_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "FOLDER", tmp_path)
     monkeypatch.setattr(results, "write", lambda _: None)

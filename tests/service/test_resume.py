@@ -70,6 +70,7 @@ search: {trials: 2, design: 1, sampler: random, pruner: none, finalists: {top: 1
 resources: {max_concurrent: 1}
 """
 TRIALS, CONTROLS, EPOCHS = 2, 4, 60
+ALSO_ON = [pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("journal", "sqlite")]
 
 
 @dataclass
@@ -243,6 +244,7 @@ def read(name: str, workspace: Path, url: str) -> Left:
     return left_by(workspace, name, open_storage(url))
 
 
+@pytest.mark.parametrize("storage_url", ["postgresql", *ALSO_ON], indirect=True)
 def test_drivers_killed_at_any_moment_leave_the_study_that_nobody_disturbed(
     study_name: str, storage_url: str, tmp_path: Path, nobody_disturbed: Left
 ) -> None:
@@ -337,6 +339,7 @@ search: {trials: 60, sampler: tpe, pruner: none, finalists: {top: 0}}
 FEW = 20  # on the storages of one machine: what 60 trials show on PostgreSQL is the same there
 
 
+@pytest.mark.parametrize("storage_url", ["postgresql", *ALSO_ON], indirect=True)
 def test_two_drivers_one_of_them_killed_meet_the_budget_exactly(
     study_name: str, storage_url: str, tmp_path: Path
 ) -> None:

@@ -326,7 +326,7 @@ class Round:
         self.marks = newest(self.workspace, self.name)
 
     def is_fresh(self) -> bool:
-        """Returns True if both slots' trials came further since a worker was last killed; a stuck one would be failed."""
+        """Returns True if both slots' trials came further since a worker was last killed; a stuck one would fail."""
         epochs, running = newest(self.workspace, self.name), self.running()
         further = sum(epochs.get(run, 0) > self.marks.get(run, 0) for run in running)
         return further >= min(2, len(running)) > 0
