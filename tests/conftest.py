@@ -12,29 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
-import optuna
 import pytest
-from sqlalchemy import event
-from sqlalchemy.pool import Pool
 
-from sweep.config.filesystem import parse_path
-from sweep.config.locks import FileLock
-from sweep.config.study_config import StudyConfig
-from sweep.config.user_code import search_in
-from sweep.study.storages.storage import open_storage
-
-from .support import absent, lanes, made_study
-from .support.processes import ObjectStore
-from .support.studies import Finished, finished
+from .support import absent, lanes
 
 if TYPE_CHECKING:
     from sweep.analysis.report.report import Report
     from sweep.config.settings import Settings
+    from sweep.config.study_config import StudyConfig
+
+    from .support.processes import ObjectStore
+    from .support.studies import Finished
+
+# The process that hands out the tests reads this file too: fixtures import what they need, so that it starts at once.
 
 hypothesis.settings.register_profile("busy", deadline=None)  # an example may take long where others work
 hypothesis.settings.load_profile("busy")
 
-MakeConfig = Callable[..., StudyConfig]
+MakeConfig = Callable[..., Any]  # a StudyConfig
 Package = Callable[..., str]
 STARTS = {
     **dict.fromkeys(("confirmed", "devices", "outcomes", "story", "tiny", "without_memory"), "ray"),
@@ -79,6 +74,8 @@ def study_name() -> str:
 def study_config(study_name: str) -> MakeConfig:
     """Makes a config of digits MLPs; a keyword replaces a section, or with a mapping what it says of it."""
 
+    from sweep.config.study_config import StudyConfig
+
     def make(**changes: object) -> StudyConfig:
         raw: dict[str, object] = {
             "name": study_name,
@@ -102,6 +99,8 @@ def study_config(study_name: str) -> MakeConfig:
 def write_package(tmp_path: Path) -> Package:
     """Writes a user's package of a name of its own, since imports are kept, and returns that name."""
 
+    from sweep.config.user_code import search_in
+
     def make(**modules: str) -> str:
         name = f"own_{uuid.uuid4().hex[:8]}"
         folder = tmp_path / "code" / name
@@ -117,6 +116,9 @@ def write_package(tmp_path: Path) -> Package:
 @contextlib.contextmanager
 def connections_closed() -> Iterator[None]:
     """Closes what is opened within: Optuna's storages stay open, and a connection left open is a warning."""
+    from sqlalchemy import event
+    from sqlalchemy.pool import Pool
+
     connections: list[Any] = []
 
     def connected(connection: Any, _record: object) -> None:
@@ -139,6 +141,10 @@ def of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(of_the_run: Path) -> Finished:
     """The study TINY, run once for all tests that look at it; they must leave its workspace alone."""
+    from sweep.config.locks import FileLock
+
+    from .support.studies import finished
+
     with FileLock(of_the_run / "tiny.lock").held():
         return finished(of_the_run)
 
@@ -146,12 +152,16 @@ def tiny(of_the_run: Path) -> Finished:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Report]:
     """The report of a study with hostile texts, 40 uniform trials, and seven that came to nothing; never changed."""
+    from .support import made_study
+
     return made_study.reported(tmp_path_factory.mktemp("reported"))
 
 
 @pytest.fixture(scope="session")
 def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     """A stand-in for S3, one for all tests."""
+    from .support.processes import ObjectStore
+
     with contextlib.closing(ObjectStore(tmp_path_factory.mktemp("moto"))) as store:
         yield store
 
@@ -159,6 +169,8 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
 @pytest.fixture
 def bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, study_name: str) -> Path:
     """An empty folder in object storage, which this process reaches as a user's does."""
+    from sweep.config.filesystem import parse_path
+
     for name, value in {**object_store.environment, "XDG_CACHE_HOME": str(tmp_path / "cache-home")}.items():
         monkeypatch.setenv(name, value)
     return parse_path(f"{object_store.url}/{study_name}")
@@ -174,6 +186,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """An Optuna database without studies, made once: its schema takes a second."""
+    from sweep.study.storages.storage import open_storage
+
     path = tmp_path_factory.mktemp("storage") / "optuna.db"
     with connections_closed():
         open_storage(f"sqlite:///{path}")
@@ -183,6 +197,10 @@ def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.fixture(params=["journal", "sqlite", "postgresql"])
 def storage_url(request: pytest.FixtureRequest, tmp_path: Path, empty_sqlite: bytes, study_name: str) -> Iterator[str]:
     """The URL of a storage of each kind; studies that a test leaves on the server are deleted."""
+    import optuna
+
+    from sweep.study.storages.storage import open_storage
+
     if request.param == "journal":
         yield f"journal:///{tmp_path}/optuna.journal"
         return

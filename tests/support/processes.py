@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import secrets
 import signal
 import socket
@@ -354,9 +355,12 @@ class Cluster:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """Returns a port above those of Ray's workers and below those that Linux gives out: nothing takes it soon."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)  # drawn: other processes look for one at the same time
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 class ObjectStore:
