@@ -62,7 +62,7 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        """The file of its evidence."""
+        """Where its evidence is kept."""
         return FOLDER / f"{self.name}.json"
 
     def commands(self) -> list[list[str]]:
@@ -88,7 +88,7 @@ class Entry:
         return config
 
     def is_made(self) -> bool:
-        """Returns True if there is evidence of these very commands, and of this very study."""
+        """Whether there is evidence of these very commands, and of this very study."""
         if not self.path.exists():
             return False
         found, commands = self.read(), [shlex.join(words) for words in self.commands()]
@@ -113,7 +113,7 @@ def read_plan() -> dict[str, Entry]:
 
 
 def evidence(entry: Entry, said: Mapping[str, str], settings: Settings) -> dict[str, Any]:
-    """Gathers the results of an entry's commands.
+    """What an entry's commands have found.
 
     Args:
         said: what `sweep confirm` and `sweep sensitivity` have printed, by command.
@@ -177,7 +177,7 @@ def _trial(row: TrialRecord, config: StudyConfig, settings: Settings) -> dict[st
 
 
 def tap_spread(weights: dict[str, Any]) -> float | None:
-    """Returns the spread of log|c11| over a layer's filters, mean over its convolutions.
+    """How unevenly a network keeps entropy: the spread of log|c11| over a layer's filters, mean over its convolutions.
 
     Args:
         weights: a state dict.

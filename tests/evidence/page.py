@@ -35,7 +35,7 @@ def write(plan: Mapping[str, Entry]) -> None:
 
 
 class Page:
-    """Functions that the template may call; each returns Markdown.
+    """What the template may call; each returns Markdown.
 
     Where rows are asked for, they are a mapping of what is written in front to the name of an entry of the plan.
     """
@@ -64,7 +64,7 @@ class Page:
         return self._table(heads, rows, line)
 
     def gaps(self, of: str, rows: Mapping[Any, str]) -> str:
-        """Shows how much better the metric is on the training set than on the test set, of each member."""
+        """How much better the metric is on the training set than on the test set, of each member."""
         arms = ("guided", "plain", "strongest")
 
         def line(evidence: Evidence) -> list[str]:
@@ -92,7 +92,7 @@ class Page:
         return self._table(heads, rows, line)
 
     def resolution(self, of: str, rows: Mapping[Any, str], *, difference: float) -> str:
-        """Shows the power of the pairs: half the interval's width, and the pairs that a difference would need."""
+        """How well the pairs can see: half the interval's width, and the pairs that a difference would need."""
         heads = [of, "second", "pairs", "half-width of the interval", "spread of the pairs", "pairs needed"]
         lines = []
         for label, name in rows.items():
@@ -107,7 +107,7 @@ class Page:
         return table(heads, lines)
 
     def chosen(self, of: str, rows: Mapping[Any, str]) -> str:
-        """Shows the results of the searches: the guided configuration and the strongest control."""
+        """What the searches have found: the guided configuration and the strongest control."""
         heads = [of, "trials", "the guided network", "the strongest control"]
 
         def line(evidence: Evidence) -> list[str]:
@@ -145,11 +145,11 @@ class Page:
         return {self._plan[name].label: name for name, evidence in self._made.items() if evidence["confirm"]}
 
     def studies(self) -> str:
-        """The number of studies that have pairs."""
+        """How many studies have pairs."""
         return str(len(self.paired()))
 
     def atlas(self) -> str:
-        """Shows in which studies guidance wins, ties and loses: all studies with pairs, against both controls."""
+        """Where guidance wins, ties and loses: all studies with pairs, against both controls."""
 
         def line(evidence: Evidence) -> list[str]:
             found, cells = comparisons(evidence), []
@@ -182,7 +182,7 @@ class Page:
         return table(heads, lines) if lines else self._missing(name)
 
     def evenness(self, rows: Mapping[Any, str]) -> str:
-        """Shows if networks that keep entropy evenly over their filters are the good ones: rank correlations."""
+        """Whether networks that keep entropy evenly over their filters are the good ones: rank correlations."""
         from scipy.stats import spearmanr
 
         def line(evidence: Evidence) -> list[str]:
@@ -207,7 +207,7 @@ class Page:
         return self._table(heads, rows, line)
 
     def sensitivity(self, name: str) -> str:
-        """Quotes what `sweep sensitivity` says of a study."""
+        """What `sweep sensitivity` says of a study, word for word."""
         said = self._made.get(name, {}).get("sensitivity")
         return f"```\n{said.strip()}\n```" if said else self._missing(name)
 
