@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STUDY ?= digits
 # Processes that run tests, of one thread each: one more than two cores, since tests that wait for Ray leave a core idle.
 LANES ?= 3
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(LANES) --dist loadgroup --no-loadscope-reorder
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(LANES)
 STARTS_NOTHING := not (ray or cluster or server or browser or exhaustive)
 
 .PHONY: sweep ui test test-fast test-all test-bare check bench torture test-slurm studies-smoke results results-long clean

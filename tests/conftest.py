@@ -40,13 +40,18 @@ STARTS = {
 """The mark of the tests that use a fixture, for what it starts."""
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the tests by what they start, and puts them in order."""
     for item in items:
         for fixture in STARTS.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(STARTS[fixture])
     lanes.arrange(items)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Returns the scheduler of pytest-xdist: groups of tests, in the order of the tests."""
+    config.option.loadscopereorder = False
+    return lanes.Lanes(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -139,7 +139,6 @@ def test_the_link_to_a_run_opens_it(chromium: Browser, server: TrackingServer, t
 MARKS = ".scatterlayer .trace, .barlayer .trace, .contourlayer path, .heatmaplayer image"
 
 
-@pytest.mark.xdist_group("tests/analysis/report/test_report.py")  # which has the same one
 @pytest.mark.parametrize("width", [400, 1200])
 def test_the_report_draws_every_figure_and_fetches_nothing(
     chromium: Browser, made: tuple[Settings, Report], width: int
