@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -49,9 +50,10 @@ def product() -> dict[Path, str]:
 
 
 def test_the_top_of_the_repository_has_nine_names() -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode:
-        pytest.skip("git: run the tests in a clone")
+    git = shutil.which("git")
+    listed = git and subprocess.run([git, "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if not listed or listed.returncode:
+        pytest.skip("git: run the tests in a clone, where git is installed")
     top = {line.partition("/")[0] for line in listed.stdout.splitlines()}
     kept = {"pyproject.toml", "sweep", "models", "losses", "cluster", "tests", "README.md", "Makefile", "LICENSE"}
     assert {name for name in top if not name.startswith(".")} == kept
