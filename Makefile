@@ -21,7 +21,7 @@ test: $(VENV)/installed-dev  ## the test suite: ten minutes on two cores
 	$(TEST) -m "not exhaustive"
 
 test-fast: $(VENV)/installed-dev  ## the tests that start no Ray, server or browser: under two minutes
-	$(TEST) -m "$(STARTS_NOTHING)"
+	$(TEST) -m "$(STARTS_NOTHING) and not slow"
 
 test-all: $(VENV)/installed-dev  ## also those that repeat a test over all storages and moments
 	$(TEST)

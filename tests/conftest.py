@@ -41,10 +41,12 @@ STARTS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests by what they start, and puts them in order."""
+    """Marks the tests by what they start and take, and puts them in order."""
     for item in items:
         for fixture in STARTS.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(STARTS[fixture])
+        if lanes.is_slow(item.nodeid):
+            item.add_marker("slow")
     lanes.arrange(items)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from .support import lanes
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"cli", "service", "analysis", "study", "execution", "tracking", "training", "data", "config", "builtin"}
 PROGRAM = ("models", "losses", "cluster")  # folders of the repository that are found in sweep, too
@@ -96,3 +98,9 @@ def test_the_linter_holds_the_vendors_without_an_exception() -> None:
     assert "ignore_imports" not in settings
     for vendor in ("optuna", "mlflow", "ray"):
         assert f'forbidden_modules = ["{vendor}"]' in settings
+
+
+def test_the_tests_that_are_named_for_their_time_are_there() -> None:
+    for name in (*lanes.LONGEST, *lanes.SLOW, *lanes.ELSEWHERE):
+        file, _, function = name.partition("::")
+        assert f"def {function}" in (ROOT / file).read_text(), name

@@ -20,8 +20,31 @@ LONGEST = [
     "tests/config/test_filesystem.py",
     "tests/execution/test_executor.py",
     "tests/service/test_confirm.py",
+    "tests/service/maintenance/test_archive.py",
+    "tests/study/test_study.py",
+    "tests/cli/test_cli.py",
+    "tests/tracking/test_tracker.py",
+    "tests/tracking/test_server.py",
+    "tests/service/test_new_space.py",
+    "tests/analysis/test_sensitivity.py",
+    "tests/evidence/test_evidence.py",
+    "tests/config/test_user_code.py",
 ]
 """Groups in the order in which they begin; all others follow in the order of their names."""
+
+SLOW = {
+    "tests/data/test_loading.py::test_processes_may_prepare_at_once",
+    "tests/data/test_loading.py::test_two_processes_that_prepare_at_once_make_one_download",
+    "tests/service/maintenance/test_archive.py",
+    "tests/service/test_confirm.py::test_a_run_that_goes_on_meanwhile_keeps_the_studys_own_run",
+    "tests/service/test_confirm.py::test_an_interrupted_study_is_confirmed_as_it_is_and_stays_interrupted",
+    "tests/service/test_driver.py::test_a_trial_that_was_taken_over_is_given_up",
+    "tests/service/test_driver.py::test_the_pruner_decides_alike_whether_epochs_come_one_by_one_or_all_at_once",
+    "tests/service/test_new_space.py",
+    "tests/service/test_resume.py",
+    "tests/tracking/test_tracker.py::test_a_logged_model_predicts_without_this_project_and_without_unpickling",
+}
+"""Files and tests that take some seconds of a processor each although they start no Ray and no server."""
 
 ELSEWHERE = {
     "tests/cli/test_browser.py::test_the_report_draws_every_figure_and_fetches_nothing": (
@@ -29,6 +52,11 @@ ELSEWHERE = {
     ),
 }
 """Tests that run in the group of another file."""
+
+
+def is_slow(nodeid: str) -> bool:
+    """Returns True for a test that `make test-fast` leaves out for its time alone."""
+    return not SLOW.isdisjoint((nodeid.partition("::")[0], nodeid.partition("[")[0]))
 
 
 def group_of(nodeid: str) -> str:
