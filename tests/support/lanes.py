@@ -35,6 +35,7 @@ LONGEST = [
 SLOW = {
     "tests/data/test_loading.py::test_processes_may_prepare_at_once",
     "tests/data/test_loading.py::test_two_processes_that_prepare_at_once_make_one_download",
+    "tests/evidence/test_evidence.py",
     "tests/service/maintenance/test_archive.py",
     "tests/service/test_confirm.py::test_a_run_that_goes_on_meanwhile_keeps_the_studys_own_run",
     "tests/service/test_confirm.py::test_an_interrupted_study_is_confirmed_as_it_is_and_stays_interrupted",
