@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= digits
+# Processes that run tests, of one thread each: one more than two cores, since tests that wait for Ray leave a core idle.
+LANES ?= 3
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(LANES)
+STARTS_NOTHING := not (ray or cluster or server or browser or exhaustive)
 
-.PHONY: sweep ui test check bench torture test-slurm studies-smoke results results-long clean
+.PHONY: sweep ui test test-fast test-all test-bare check bench torture test-slurm studies-smoke results results-long clean
 .DELETE_ON_ERROR:
 
 sweep: $(VENV)/installed  ## run the built-in study digits (STUDY=... runs another)
@@ -13,8 +17,17 @@ sweep: $(VENV)/installed  ## run the built-in study digits (STUDY=... runs anoth
 ui: $(VENV)/installed  ## serve the MLflow UI of what was run
 	$(BIN)/python -m sweep ui $(STUDY)
 
-test: $(VENV)/installed-dev  ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/installed-dev  ## the test suite: ten minutes on two cores
+	$(TEST) -m "not exhaustive"
+
+test-fast: $(VENV)/installed-dev  ## the tests that start no Ray, server or browser: under two minutes
+	$(TEST) -m "$(STARTS_NOTHING) and not slow"
+
+test-all: $(VENV)/installed-dev  ## also those that repeat a test over all storages and moments
+	$(TEST)
+
+test-bare: $(VENV)/installed-dev  ## the tests that start nothing, on a machine that has nothing
+	empty=$$(mktemp -d) && env -i HOME="$$empty" PATH="$$PATH" SWEEP_DATA="$$empty" $(TEST) -m "$(STARTS_NOTHING)"
 
 check: $(VENV)/installed-dev  ## lint, format, types, imports
 	$(BIN)/ruff check

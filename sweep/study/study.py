@@ -48,6 +48,7 @@ class Study:
     """One Optuna study: the search, or the sister study that holds its finalists, controls and pairs.
 
     Example:
+        >>> from pathlib import Path
         >>> import tempfile
         >>> from sweep.config.study_config import StudyConfig
         >>> from sweep.study import open_storage

@@ -38,7 +38,7 @@ from sweep.config.settings import Settings
 from sweep.service import sensitivity as analyse_study
 from sweep.study.dataframe import Table
 
-from ..service.test_sweep import Ended, sweep_here
+from ..support.commands import Ended, sweep_here
 from ..support.heldout_cases import HELD_OUT
 from ..support.sensitivity_cases import CASES, Case
 from ..support.sensitivity_studies import distributions, errors, searched, shuffled, store, uniform

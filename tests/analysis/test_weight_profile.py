@@ -17,14 +17,10 @@ from sweep.config.errors import SweepError
 from sweep.config.settings import Settings
 from sweep.training.reports import EpochMetrics
 
-from ..service.test_sweep import Ended, Finished, finished, sweep_here
+from ..support.commands import Ended, sweep_here
+from ..support.studies import Finished
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's and MLflow's own deprecations are not ours
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished(tmp_path_factory.getbasetemp())
 
 
 def net() -> nn.Module:

@@ -1,4 +1,4 @@
-"""What default guidance does to MNIST autoencoders: test MSE of guided runs over their unguided controls.
+"""Measures default guidance on MNIST autoencoders: test MSE of guided runs over their unguided controls.
 
 `SWEEP_DATA=.data python -m tests.benchmarks.guidance_effect`, 3 minutes on one core; exits 1 when a bar is missed.
 First 20,000 training images, batch 128, Adam at 1e-3, 800 steps; the final MSE is the mean of the last three readings,

@@ -1,4 +1,4 @@
-"""What guidance must not change, and where it must do nothing or little: caching and negative controls, on real images.
+"""Checks what guidance must not change: cached terms, and negative controls where it does little, on real images.
 
 `SWEEP_DATA=.data python -m tests.benchmarks.guidance_limits`, 5 minutes on one core; exits 1 when a bar is missed.
 Autoencoders of depth 4 as in `guidance_effect.py`. Caching: mean final test MSE of 3 seeds after 800 steps, `every` 8

@@ -1,4 +1,4 @@
-"""What our training loop costs beside a hand-written one: CPU seconds of an unguided epoch, interleaved.
+"""Measures the training loop beside a hand-written one: CPU seconds of an unguided epoch, interleaved.
 
 The images are scikit-learn's digits, repeated to 400 steps an epoch; what an epoch costs beyond its steps (metrics,
 entropies, seeding) is in the ratio, and is told beside it.

@@ -1,4 +1,4 @@
-"""What the placebo is a control for: how far guidance and its placebo make the weights grow, and entropy rise.
+"""Measures how far guidance and its placebo make the weights grow, and entropy rise.
 
 `SWEEP_DATA=.data python -m tests.benchmarks.placebo`, 2 minutes on one core; no bar. MNIST autoencoders of 8 layers as
 in `guidance_effect`, Adam at 1e-3, 400 steps; medians and ranges over seeds. Growth is the norm of all weight matrices

@@ -1,4 +1,4 @@
-"""How long `sweep profile` takes for a ResNet-50, from the shell: of a checkpoint, and of torchvision's as it is made.
+"""Times `sweep profile` of a ResNet-50, from the shell: of a checkpoint, and of torchvision's as it is made.
 
 `python -m tests.benchmarks.profile_time`, half a minute, no data needed; exits 1 when a bar is missed. The fastest of
 three counts, since other processes only add. Most of it is Python's import of torch, matplotlib and, for the second,

@@ -1,4 +1,4 @@
-"""How long the report of a large study takes, and how large its page is.
+"""Measures the time that the report of a large study takes, and the size of its page.
 
 `python -m tests.benchmarks.report`, a minute on a quiet machine. A study of 1,000 completed trials, a quarter of them
 uniform, over five hyperparameters, with a checkpoint each, is written as a run leaves it; then `sweep report` is run on

@@ -1,4 +1,4 @@
-"""How long it takes to resume a long study: from the start of the process to the first busy worker.
+"""Times the resume of a long study: from the start of the process to the first busy worker.
 
 `python -m tests.benchmarks.resume_cost`, three minutes on two quiet cores. 2,000 finished trials are written into a
 journal file and into MLflow, as a study leaves them; then two more are run, several times, beside a study that has

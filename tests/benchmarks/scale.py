@@ -1,4 +1,4 @@
-"""What one driver carries: 64 slots on PostgreSQL and an MLflow server, and a study that has 10,000 trials already.
+"""Measures one driver: 64 slots on PostgreSQL and an MLflow server, and a study that has 10,000 trials already.
 
 `python -m tests.benchmarks.scale` simulates both (`sweep simulate`): 500 trials of 20 epochs of 1 s with the median
 pruner on 64 slots, and 5 s trials on 16 slots after 10,000 finished ones. TEST_POSTGRES_URL names the database of the

@@ -1,4 +1,4 @@
-"""Whether the sensitivity of a study is found, how well its intervals cover it, and how long that takes.
+"""Compares the sensitivity that is found with the truth: its error, the cover of its intervals, and its time.
 
 `python -m tests.benchmarks.sensitivity`, a quarter of an hour on one core; exits 1 when a bar is missed. The rows are
 functions of known sensitivity (`tests/sensitivity_cases.py`), searched by TPE and Hyperband, with uniform trials; and

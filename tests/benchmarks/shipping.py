@@ -1,4 +1,4 @@
-"""How long a study that is submitted to a warm cluster takes to its driver's first line, beside a run without a job.
+"""Times a study that is submitted to a warm cluster, up to its driver's first line, beside a run without a job.
 
 `python -m tests.benchmarks.shipping`, two minutes, no data needed; exits 1 when the bar is missed. The head is a Ray of
 this machine that has run a job before. The command packs the code and sends it (zip, 0.3 MB); the head unpacks it and

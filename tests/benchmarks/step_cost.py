@@ -1,4 +1,4 @@
-"""What guidance costs: CPU time of a training step, guided over unguided, and a control's over a plain loop's.
+"""Measures guidance: CPU time of a training step, guided over unguided, and a control's over a plain loop's.
 
 `python -m tests.benchmarks.step_cost`, about 15 minutes on one core, no data needed; exits 1 when a bar is missed.
 Batch 128 (digits: 32), fused Adam, `every: auto`, lambda1 1e-3, of ResNet-20 lambda2 too, every layer being guided. An
@@ -137,7 +137,7 @@ def quiet(epochs: list[list[float]]) -> float:
 
 
 def cell(times: dict[str, list[list[float]]], kind: str, bar: float | None) -> tuple[str, bool]:
-    """What a kind costs over a plain loop, and whether that misses its bar."""
+    """Returns the cost of a kind over a plain loop, and if that misses its bar."""
     if kind not in times:
         return "", False
     ratio = quiet(times[kind]) / quiet(times["plain"])

@@ -36,7 +36,7 @@ search: {{trials: {TRIALS}, sampler: random, pruner: none, finalists: {{top: 0}}
 
 
 def bare(part: int) -> None:
-    """What one of two bare processes does: half of the networks, a hand-written loop; prints its seconds."""
+    """Runs half of the networks in a hand-written loop, as one of two bare processes, and prints its seconds."""
     import torch
     from torch.nn import functional as F
 

@@ -12,12 +12,16 @@ import pytest
 from sweep.tracking.tracker import Tracker
 from sweep.tracking.ui_links import VIEW, experiment_url, run_url, view_url
 
-from ..service.test_sweep import SEARCHED, Finished, finished
 from ..support import made_study
+from ..support.absent import chromium_path
 from ..support.processes import TrackingServer, wait_for
+from ..support.studies import SEARCHED, Finished
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+    from sweep.analysis.report.report import Report
+    from sweep.config.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's and MLflow's own deprecations are not ours
 
@@ -28,10 +32,8 @@ OF_MLFLOW = "/ajax-api/2.0/mlflow/users/current"  # a server without logins answ
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("there is no Chromium on this machine (apt-get install chromium): no page is looked at")
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright drives Chromium: pip install .[dev]")
+    path = chromium_path()
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright: pip install -e .[dev]")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=list(QUIET))
         yield browser
@@ -69,11 +71,6 @@ def opened(browser: Browser, url: str, *, width: int = 1600) -> Seen:
 
 
 # -- the MLflow UI ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +141,9 @@ MARKS = ".scatterlayer .trace, .barlayer .trace, .contourlayer path, .heatmaplay
 
 @pytest.mark.parametrize("width", [400, 1200])
 def test_the_report_draws_every_figure_and_fetches_nothing(
-    chromium: Browser, tmp_path_factory: pytest.TempPathFactory, width: int
+    chromium: Browser, made: tuple[Settings, Report], width: int
 ) -> None:
-    _, written = made_study.reported(tmp_path_factory.getbasetemp())
+    _, written = made
     seen = opened(chromium, written.page.as_uri(), width=width)
     seen.page.wait_for_function(
         "[...document.querySelectorAll('[data-figure]')].every(e => e.querySelector('.main-svg'))"

@@ -26,7 +26,9 @@ from ruamel.yaml import YAML
 
 from sweep.study.storages.storage import open_storage
 
-from ..service.test_sweep import TINY, Ended, Finished, environment, finished, sweep, sweep_here
+from ..support.commands import Ended, sweep, sweep_here
+from ..support.processes import environment
+from ..support.studies import TINY, Finished
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's and MLflow's own deprecations are not ours
 
@@ -57,11 +59,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture
@@ -512,6 +509,7 @@ def test_a_deleted_experiment_of_the_name_can_be_restored_or_renamed(here: Sweep
     assert (copy / "optuna.journal").read_bytes() == b""
 
 
+@pytest.mark.ray
 def test_more_gpus_than_any_node_has_are_refused_before_the_study_begins(
     here: Sweep, file: Path, tmp_path: Path
 ) -> None:

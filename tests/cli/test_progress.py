@@ -17,7 +17,7 @@ from sweep.study.records import TrialRecord
 from sweep.training.reports import EpochMetrics
 
 from ..conftest import MakeConfig
-from ..study.test_finalists import row
+from ..support.records import row
 
 FINALISTS = {"top": 2, "seeds": 2, "tuned": 3}  # 2 * 2 finalists, as many controls, 3 + 2 for the tuned one
 

@@ -15,7 +15,7 @@ from sweep.cli.tables import best_line, best_table, comparison_table, print_summ
 from sweep.cli.train import epoch_line
 
 from ..conftest import MakeConfig
-from ..study.test_finalists import row
+from ..support.records import row
 
 VALUES = {"lambda1": 1.1002632709e-05, "lambda2": 7.97864475e-05, "epsilon": 0.0123456, "depth": 4, "width": 128}
 

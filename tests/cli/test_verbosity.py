@@ -12,9 +12,9 @@ import pytest
 from sweep.cli import output
 from sweep.cli.verbosity import set_verbosity
 
-from ..service.test_new_space import SMALL
-from ..service.test_sweep import sweep_here
 from ..support import rayless
+from ..support.commands import sweep_here
+from ..support.studies import SMALL
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's own deprecations are not ours
 

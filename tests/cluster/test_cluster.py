@@ -101,15 +101,25 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cluster")
     (folder / "study.yaml").write_text(STUDY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(folder: Path) -> Iterator[Cluster]:
     # The driver of a job has its settings from the head: here from the file that is for passwords.
     home = folder / "home"
     home.mkdir()
     (home / "sweep.env").write_text(f"SWEEP_WORKSPACE={folder}/results\nMLFLOW_TRACKING_PASSWORD={SECRET}\n")
     with contextlib.closing(Cluster(folder, cpus=2, dashboard=True, HOME=str(home))) as cluster:
-        yield Place(cluster, folder)
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def place(cluster: Cluster, folder: Path) -> Place:
+    return Place(cluster, folder)
 
 
 # -- connecting --------------------------------------------------------------------------------------------------------
@@ -401,7 +411,7 @@ def test_all_that_a_cluster_lacks_is_said_at_once(place: Place) -> None:
     if subprocess.run(
         [*private, f'mount -t tmpfs none "{place.workspace}"'], check=False, capture_output=True
     ).returncode:
-        pytest.skip("needs root, for a node with another view of the file system")
+        pytest.skip("Root: run as root, for a node that sees another file system")
     place.cluster.add(*private, hide, "sh")
     words = [
         "run",
@@ -428,6 +438,7 @@ def test_all_that_a_cluster_lacks_is_said_at_once(place: Place) -> None:
     assert "other" not in place.sweep("status", "--json")
 
 
+@pytest.mark.cluster
 def test_a_cluster_that_asks_for_no_token_is_refused_unless_insecure(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(STUDY)
     with contextlib.closing(Cluster(tmp_path, cpus=1, token=False)) as cluster:

@@ -40,9 +40,7 @@ from sweep.training import checkpoint
 from sweep.training.reports import TrialReport
 from sweep.training.trial import TrialPaths
 
-from ..execution.test_executor import Trials, job
-from ..service.test_resume import config_of
-from ..service.test_sweep import sweep_here
+from ..support.commands import sweep_here
 from ..support.image_files import image_folder
 from ..support.invariants import (
     Checkpointed,
@@ -55,6 +53,8 @@ from ..support.invariants import (
     trained_again,
 )
 from ..support.processes import Command, ObjectStore, kill, wait_for
+from ..support.studies import config_of
+from ..support.trial_lists import Trials, job
 
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(900)]  # Ray's and MLflow's own deprecations
 

@@ -446,7 +446,7 @@ def test_the_schema_describes_every_key_of_a_study(text: str) -> None:
 
 
 def test_the_schema_accepts_what_is_accepted() -> None:
-    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema: pip install jsonschema")
     validator = jsonschema.Draft202012Validator(json_schema())
     texts = [STUDY, STUDY.replace("guidance: default", "guidance: paper")]
     for text in [*texts, *(built_in(name).read_text() for name in built_in_names())]:  # type: ignore[union-attr]

@@ -29,8 +29,8 @@ from sweep.training.meter import Meter
 from sweep.training.trial import TrialPaths, assemble, run_trial
 
 from ..conftest import MakeConfig, Package
-from ..service.test_sweep import environment
 from ..support import rayless
+from ..support.processes import environment
 
 NETS = """
     import torch
@@ -507,6 +507,7 @@ def page_example(folder: Path) -> None:
         (folder / name).write_text(text)
 
 
+@pytest.mark.ray
 @pytest.mark.filterwarnings("default")  # Ray's and MLflow's own deprecations are not ours
 def test_the_readmes_example_runs_from_anywhere(tmp_path: Path) -> None:
     """On workers that see neither folder; found again by the study's name; its model loads when the code is gone."""

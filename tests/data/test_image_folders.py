@@ -29,6 +29,7 @@ from sweep.losses.task import IGNORED
 from sweep.service.preflight.space_checks import check_study
 from sweep.training.trial import TrialPaths, TrialReport, run_trial
 
+from ..support.absent import data_root
 from ..support.image_files import image_folder, picture, save, voc_folder
 
 SIZE = (12, 16)
@@ -252,10 +253,7 @@ def shipped(name: str) -> tuple[Any, Path]:
     assert path is not None
     config, problems = parse_study(read_yaml(path.read_text(), name))
     assert config is not None, problems
-    root, folder = Path(os.environ.get("SWEEP_DATA", ".data")).absolute(), config.data.folder or "cifar-10-batches-py"
-    if not (root / folder).is_dir():
-        pytest.skip(f"no {folder} in {root}; SWEEP_DATA names the data root")
-    return config, root
+    return config, data_root(name.partition("-")[0])
 
 
 @pytest.mark.parametrize("name", ["cifar10-resnet", "camvid-unet", "hymenoptera-resnet"])

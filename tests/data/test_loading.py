@@ -25,6 +25,8 @@ from sweep.config.sections import DataConfig
 from sweep.data.datasets import stratified_order
 from sweep.data.loading import DATASETS, find_reader, load_dataset, prepare_dataset, split_sizes
 
+from ..support.absent import DATA, data_root
+
 NOWHERE = Path("/nonexistent")  # a data root that the digits do not need
 
 
@@ -51,11 +53,8 @@ def digits(cache):
 
 def real(name, tmp_path):
     """A real data set from the folder of SWEEP_DATA, prepared; skips where it is not there."""
-    folder = {"mnist": "MNIST/raw", "cifar10": "cifar-10-batches-py"}[name]
-    root = Path(os.environ.get("SWEEP_DATA", ".data"))
-    if not (root / folder).is_dir():
-        pytest.skip(f"no {folder} in {root}; SWEEP_DATA names the data root")
-    return load_dataset(config(name), root=root, cache=tmp_path), root / folder
+    root = data_root(name)
+    return load_dataset(config(name), root=root, cache=tmp_path), root / DATA[name][1]
 
 
 def rows(images, labels):
@@ -249,7 +248,7 @@ for i in range(10):
     assert all(len(list((tmp_path / str(i) / "digits").iterdir())) == 4 for i in range(10))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc: run on Linux")
 def test_trials_share_one_copy_in_the_page_cache(cache):
     dataset = load_dataset(config(train_size=900), root=NOWHERE, cache=cache)
     for split in (dataset.train, dataset.val):

@@ -25,25 +25,24 @@ from sweep.cluster.connect import connected
 from sweep.config import filesystem
 from sweep.config.errors import SweepError
 from sweep.config.sections import DataConfig, Resources
-from sweep.config.study_config import TrialConfig
 from sweep.data.loading import load_dataset
 from sweep.execution import executor
 from sweep.execution.dispatcher import Dispatcher
 from sweep.execution.executor import RUN_TRIAL, Worker, _Scheduler, _Searcher, _StopAll, _Workers, execute
 from sweep.execution.slots import Slots
-from sweep.execution.trial_source import Key, TrialRequest, TrialSource
+from sweep.execution.trial_source import Key, TrialRequest
 from sweep.service.simulation import simulation
 from sweep.study.distributions import distributions, random_point
 from sweep.training import checkpoint
-from sweep.training.reports import EpochMetrics, OomKind, TrialReport
+from sweep.training.reports import EpochMetrics, TrialReport
 from sweep.training.trial import TrialPaths, run_trial
 
 from ..support.processes import descendants, title
+from ..support.trial_lists import Trials, job
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own deprecations are not ours
 
 ENDLESS = 1_000_000  # epochs; such a trial ends when its source says so
-PATIENCE = 150.0  # seconds, where a working executor needs a few
 
 
 @pytest.fixture(scope="module")
@@ -84,59 +83,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> TrialPaths:
     folder = tmp_path_factory.mktemp("workspace")
     load_dataset(DataConfig(name="digits"), root=folder, cache=folder / "cache")
     return TrialPaths(folder / "study", data=folder, cache=folder / "cache")
-
-
-def job(place: TrialPaths, number: int, max_epochs: int, *, width: int = 8, exclusive: bool = False) -> TrialRequest:
-    config = TrialConfig.model_validate(
-        {
-            "model": {"name": "mlp", "depth": 1, "width": width},
-            "data": {"name": "digits"},
-            "objective": {"metric": "val_loss", "direction": "minimize"},
-            "guidance": {},
-            "training": {"max_epochs": max_epochs, "seed": number},
-        }
-    )
-    where = TrialPaths(place.folder / str(number), place.data, place.cache)
-    return TrialRequest(("study", number), config, where, attempt=1, exclusive=exclusive)
-
-
-class Trials(TrialSource):
-    """A list of trials; remembers all that it is told. Its children end the endless ones."""
-
-    def __init__(self, jobs: list[TrialRequest]):
-        self.left = list(jobs)
-        self.begun: list[int] = []
-        self.results: dict[int, list[TrialReport]] = {}
-        self.given_up: dict[int, str] = {}
-        self.lacks: list[OomKind | None] = []
-        self.deadline = time.monotonic() + PATIENCE
-
-    def ask(self) -> TrialRequest | None:
-        return self.left.pop(0) if self.left else None
-
-    def is_finished(self) -> bool:
-        return not self.left
-
-    def on_trial_start(self, key: Key) -> None:
-        self.begun.append(key[1])
-
-    def report(self, key: Key, result: TrialReport) -> bool:
-        self.results.setdefault(key[1], []).append(result)
-        return self.enough(key[1]) or time.monotonic() > self.deadline
-
-    def enough(self, number: int) -> bool:  # noqa: ARG002 (its children look at it)
-        """Whether a trial that has just reported should end."""
-        return False
-
-    def on_trial_lost(self, key: Key, error: str, oom: OomKind | None = None) -> None:
-        self.given_up[key[1]] = error
-        self.lacks.append(oom)
-
-    def epochs(self, number: int) -> list[int]:
-        return [m.epoch for result in self.results.get(number, []) for m in result.epochs]
-
-    def outcome(self, number: int) -> str | None:
-        return self.results[number][-1].outcome
 
 
 def ray_workers() -> list[psutil.Process]:

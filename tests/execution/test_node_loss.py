@@ -24,7 +24,6 @@ from sweep.study.storages.storage import open_storage
 from sweep.tracking.server import down, environment_file, up
 from sweep.training.trial import TrialPaths
 
-from ..service.test_resume import config_of
 from ..support.invariants import (
     Checkpointed,
     Curves,
@@ -37,7 +36,8 @@ from ..support.invariants import (
     trials_of,
 )
 from ..support.processes import Cluster, Command, free_port, wait_for
-from .test_executor import Trials, job
+from ..support.studies import config_of
+from ..support.trial_lists import Trials, job
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's own deprecations are not ours
 

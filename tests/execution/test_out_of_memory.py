@@ -83,7 +83,7 @@ def test_what_is_tried_again_alone(resources: Resources, lacks: list[str]) -> No
     assert [lack for lack in ("GPU", "host") if resources.retries(lack)] == lacks
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="GPU: run on a machine with one")
 def test_more_than_the_share_is_out_of_memory_though_the_gpu_has_it() -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     try:

@@ -101,7 +101,7 @@ def test_the_plain_loop(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.fixture
 def lightning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)  # where it logs
-    return pytest.importorskip("lightning")
+    return pytest.importorskip("lightning", reason="Lightning: pip install -e .[examples]")
 
 
 def module(lightning: Any) -> Any:
@@ -178,8 +178,8 @@ class Labelled(nn.Module):
 @pytest.mark.parametrize(("accumulate", "clip"), [(1, 1.0), (2, 0.05)])
 def test_hugging_face(accumulate: int, clip: float, tmp_path: Path) -> None:
     """Which clips and then guides."""
-    transformers = pytest.importorskip("transformers")
-    pytest.importorskip("accelerate")
+    transformers = pytest.importorskip("transformers", reason="Transformers: pip install -e .[examples]")
+    pytest.importorskip("accelerate", reason="Accelerate: pip install -e .[examples]")
     model = Labelled()
     args = transformers.TrainingArguments(
         str(tmp_path),

@@ -36,6 +36,7 @@ from sweep.training.reports import EpochMetrics
 
 from ..conftest import MakeConfig, Package
 from ..support import rayless
+from ..support.commands import Ended, sweep, sweep_here
 from ..support.image_files import image_folder
 from ..support.invariants import (
     Checkpointed,
@@ -50,7 +51,6 @@ from ..support.invariants import (
     trials_of,
 )
 from ..support.processes import PATIENCE, Command, wait_for
-from .test_sweep import Ended, sweep, sweep_here
 
 pytestmark = [
     pytest.mark.filterwarnings("default"),  # Ray's and MLflow's own deprecations are not ours

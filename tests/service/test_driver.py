@@ -28,6 +28,7 @@ from sweep.training.reports import EpochMetrics, OomKind, TrialReport
 
 from ..conftest import MakeConfig, connections_closed
 from ..support import rayless
+from ..support.absent import postgres_url
 
 WHERE = {"sweep.host": "here", "sweep.device": "cpu"}
 
@@ -162,8 +163,7 @@ def breakable(
         yield f"sqlite:///{path}?timeout=0.1", lambda: holder.execute("BEGIN EXCLUSIVE"), lambda: holder.execute("END")  # type: ignore[misc]
         holder.close()
         return
-    if not (there := os.environ.get("TEST_POSTGRES_URL", "")):
-        pytest.skip("TEST_POSTGRES_URL is not set: there is no PostgreSQL server to test against")
+    there = postgres_url()
     url = make_url(there)
     door = Door(url.host or "127.0.0.1", url.port or 5432)
     yield url.set(host="127.0.0.1", port=door.port).render_as_string(hide_password=False), door.shut, door.open

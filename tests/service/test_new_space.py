@@ -17,13 +17,12 @@ from sweep.study.storages.storage import open_storage
 from sweep.study.study import Study
 
 from ..support import rayless
+from ..support.commands import Ended, sweep_here
 from ..support.invariants import assert_whole, left_by
-from .test_resume import SHORT, config_of
-from .test_sweep import OUTCOMES, Ended, sweep_here
+from ..support.studies import OUTCOMES, SMALL, config_of
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's own deprecations are not ours
 
-SMALL = SHORT.replace("NAME", "small").replace("max_epochs: 12", "max_epochs: 3").replace("top: 1", "top: 0")
 
 Sweep = Callable[..., Ended]
 

@@ -21,7 +21,6 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from sweep import service
-from sweep.config import study_file as studyfile
 from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
 from sweep.service.driver import Driver
@@ -32,6 +31,7 @@ from sweep.tracking.client import MlflowStore
 from sweep.training.reports import EpochMetrics
 
 from ..support import rayless
+from ..support.commands import sweep_here
 from ..support.invariants import (
     Checkpointed,
     Curves,
@@ -47,8 +47,8 @@ from ..support.invariants import (
     trials_of,
 )
 from ..support.processes import PATIENCE, Command, kill, wait_for
+from ..support.studies import SHORT, config_of
 from ..torture.__main__ import Shared
-from .test_sweep import sweep_here
 
 pytestmark = [
     pytest.mark.filterwarnings("default"),  # Ray's and MLflow's own deprecations are not ours
@@ -70,12 +70,7 @@ search: {trials: 2, design: 1, sampler: random, pruner: none, finalists: {top: 1
 resources: {max_concurrent: 1}
 """
 TRIALS, CONTROLS, EPOCHS = 2, 4, 60
-
-
-def config_of(text: str) -> StudyConfig:
-    config, problems = studyfile.parse_study(studyfile.read_yaml(text, "a test"))
-    assert config is not None, problems
-    return config
+ALSO_ON = [pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("journal", "sqlite")]
 
 
 @dataclass
@@ -239,19 +234,6 @@ def test_a_second_interrupt_ends_at_once(story: Story) -> None:
 
 # -- drivers without Ray, killed one after the other -------------------------------------------------------------------
 
-SHORT = """
-name: NAME
-model: {name: mlp}
-data: {name: digits, train_size: 300}
-objective: {metric: val_loss, direction: minimize}
-space:
-  lambda1: {low: 1e-4, high: 1e-2, log: true}
-  depth: {low: 1, high: 3}
-  width: {choices: [8, 16]}
-training: {max_epochs: 12, batch_size: 32}
-search: {trials: 4, design: 1, sampler: random, pruner: none, finalists: {top: 1, seeds: 1, tuned: 2}}
-"""
-
 
 @pytest.fixture(scope="module")
 def nobody_disturbed(tmp_path_factory: pytest.TempPathFactory) -> Left:
@@ -262,6 +244,7 @@ def read(name: str, workspace: Path, url: str) -> Left:
     return left_by(workspace, name, open_storage(url))
 
 
+@pytest.mark.parametrize("storage_url", ["postgresql", *ALSO_ON], indirect=True)
 def test_drivers_killed_at_any_moment_leave_the_study_that_nobody_disturbed(
     study_name: str, storage_url: str, tmp_path: Path, nobody_disturbed: Left
 ) -> None:
@@ -286,7 +269,7 @@ def test_drivers_killed_at_any_moment_leave_the_study_that_nobody_disturbed(
 
 
 MOMENTS: list[rayless.Moment] = [
-    (Study, "_take", 2, "after"),  # the storage has given a trial to this driver, and no worker has it
+    (Study, "_claim", 2, "after"),  # the storage has given a trial to this driver, and no worker has it
     (Driver, "report", 5, "before"),  # a checkpoint holds an epoch that was not reported
     (Study, "report", 8, "after"),  # the pruner has judged it, the tracker has not heard of it
     (Study, "tell", 1, "before"),  # all epochs are reported, and the trial has not ended
@@ -356,6 +339,7 @@ search: {trials: 60, sampler: tpe, pruner: none, finalists: {top: 0}}
 FEW = 20  # on the storages of one machine: what 60 trials show on PostgreSQL is the same there
 
 
+@pytest.mark.parametrize("storage_url", ["postgresql", *ALSO_ON], indirect=True)
 def test_two_drivers_one_of_them_killed_meet_the_budget_exactly(
     study_name: str, storage_url: str, tmp_path: Path
 ) -> None:

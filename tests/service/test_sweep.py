@@ -5,7 +5,6 @@ Starting Ray takes seconds, so each study is run once and looked at by several t
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import os
@@ -24,104 +23,22 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
 
-from sweep.cli.app import main
 from sweep.models import build_model
 
+from ..support.commands import Ended, sweep, sweep_here
 from ..support.invariants import Left, assert_whole, left_by
 from ..support.processes import environment
+from ..support.studies import CONTROLS, OUTCOMES, SEARCHED, TINY, Finished
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's and MLflow's own deprecations are not ours
 
-TINY = """
-name: tiny
-model: {name: cnn, downsample: 1, hidden: 8}
-data: {name: digits, train_size: 400}
-objective: {metric: val_loss, direction: minimize}
-space:
-  lambda1: {low: 1e-4, high: 1e-2, log: true}
-  lambda2: 1e-4
-  epsilon: 0.01
-  depth: {low: 1, high: 3}
-  width: {choices: [4, 8]}
-  training.init: {choices: [default, he]}
-training: {max_epochs: 4, batch_size: 64}
-search: {trials: 6, design: 2, sampler: random, pruner: none, finalists: {top: 1, seeds: 2, tuned: 2}}
-"""
-SEARCHED = {"lambda1", "depth", "width", "training.init"}
 EPOCH_METRICS = {
     *("train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"),
     *("guidance/dense", "guidance/conv", "guidance/ratio", "grad_norm/task", "grad_norm/guidance"),
 }
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A command that has ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-def sweep(workspace: Path, *words: str, **changes: str) -> Ended:
-    """Runs ``python -m sweep`` in a process of its own, its output in pipes."""
-    command = [sys.executable, "-m", "sweep", *words]
-    ended = subprocess.run(
-        command, env=environment(workspace, **changes), capture_output=True, text=True, check=False, timeout=280
-    )
-    return Ended(ended.returncode, ended.stdout, ended.stderr)
-
-
-def sweep_here(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workspace: Path, *words: str, **changes: str
-) -> Ended:
-    """Runs ``sweep`` in this process, which has long imported torch: a command takes milliseconds."""
-    for name in list(os.environ):
-        if name.startswith(("SWEEP_", "MLFLOW_", "RAY_")):
-            monkeypatch.delenv(name)
-    for name, value in {
-        "SWEEP_WORKSPACE": str(workspace),
-        "SWEEP_REPORT": "false",
-        "COLUMNS": "200",
-        **changes,
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sys, "argv", ["sweep", *words])
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        main()
-    out, err = capsys.readouterr()
-    return Ended(int(end.value.code or 0), out, err)
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A study that was run to its end."""
-
-    workspace: Path
-    file: Path
-    ended: Ended
-    left: Left
-
-
-@functools.cache
-def finished(folder: Path) -> Finished:
-    """The study TINY, run once for all test files that look at it; they must leave its workspace alone."""
-    workspace, file = folder / "finished", folder / "tiny.yaml"
-    file.write_text(TINY)
-    ended = sweep(workspace, "run", str(file), "--json", "--report")
-    assert ended.code == 0, ended.err
-    return Finished(workspace, file, ended, left_by(workspace, "tiny"))
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished(tmp_path_factory.getbasetemp())
-
-
 # -- a study from its file to the artifacts ------------------------------------------------------------------------
-
-CONTROLS = 2 + 2 + 2 + 2  # finalists, plain controls, trials that tune, the tuned control's fresh seeds
 
 
 def test_the_budget_is_met_and_everything_is_recorded_once(tiny: Finished) -> None:
@@ -323,19 +240,6 @@ def test_running_a_finished_study_again_changes_nothing(
 
 # -- every outcome, on SQLite, one trial at a time ---------------------------------------------------------------------
 
-OUTCOMES = """
-name: outcomes
-model: {name: mlp, depth: 1}
-data: {name: digits, train_size: 300}
-objective: {metric: val_loss, direction: minimize}
-space:
-  lambda1: {low: 1e-4, high: 1e-2, log: true}
-  width: {low: 4, high: 64}
-  training.lr: {choices: [1e-2, 3e-2, 1e-1, 1e8]}
-training: {max_epochs: 4, batch_size: 32, optimizer: sgd}
-search: {trials: 12, sampler: random, pruner: successive_halving, finalists: {top: 0}}
-resources: {max_concurrent: 1}
-"""
 BLOCKED = 3  # the trial whose checkpoints find a file in their place
 
 

@@ -28,9 +28,9 @@ from sweep.training.reports import EpochMetrics
 
 from ..conftest import MakeConfig
 from ..support import rayless
+from ..support.commands import sweep_here
 from ..support.invariants import left_by
-from .test_new_space import SMALL
-from .test_sweep import sweep_here
+from ..support.studies import SMALL
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's own deprecations are not ours
 

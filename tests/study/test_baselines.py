@@ -23,7 +23,7 @@ from sweep.study.finalists import fresh_seeds
 from sweep.study.records import ARMS
 
 from ..conftest import MakeConfig
-from .test_finalists import SPACE, point, row, search_rows
+from ..support.records import SPACE, point, row, search_rows
 
 RIVALS = ("strongest", *METHODS)
 SEARCH = {"trials": 40, "design": 12, "sampler": "qmc", "pruner": "hyperband", "hours": 2.0, "target": 0.1}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 
 from sweep.analysis.comparison import Sample, compare_finalists
 from sweep.analysis.wording import _verdict
-from sweep.config.search_space import Scalar
 from sweep.config.study_config import StudyConfig
 from sweep.study.finalists import (
     PlannedTrial,
@@ -27,41 +25,7 @@ from sweep.study.finalists import (
 from sweep.study.records import TrialRecord
 
 from ..conftest import MakeConfig
-
-SPACE = {
-    "lambda1": {"low": 1e-5, "high": 1e-1, "log": True},
-    "lambda2": 0.0,
-    "epsilon": {"low": 1e-3, "high": 10.0, "log": True},
-    "depth": {"low": 1, "high": 4},
-    "width": 8,
-    "guidance.form": {"choices": ["log", "reciprocal"]},
-}
-
-
-def row(number: int, value: float | None, hyperparameters: Mapping[str, Scalar], **changes: Any) -> TrialRecord:
-    fields: dict[str, Any] = {
-        "number": number,
-        "kind": "trial",
-        "state": "finished",
-        "outcome": "completed",
-        "value": value,
-        "hyperparameters": dict(hyperparameters),
-        "seed": 0,
-        "epochs": 9,
-        "design": False,
-        "of": None,
-        "checkpoint": None,
-        "error": None,
-        "owner": None,
-        "orphan": False,
-        "started": None,
-        "ended": None,
-    }
-    return TrialRecord(**{**fields, **changes})
-
-
-def point(lambda1: float, depth: int, epsilon: float = 1.0, form: str = "log") -> dict[str, Scalar]:
-    return {"lambda1": lambda1, "epsilon": epsilon, "depth": depth, "guidance.form": form}
+from ..support.records import SPACE, point, row, search_rows
 
 
 def trained(
@@ -76,20 +40,6 @@ def trained(
 
 def of_kind(wanted: Sequence[PlannedTrial], kind: str) -> list[PlannedTrial]:
     return [w for w in wanted if w[0] == kind]
-
-
-def search_rows() -> list[TrialRecord]:
-    return [
-        row(0, 0.5, point(0.01, 2)),
-        row(1, 0.2, point(0.02, 3)),
-        row(2, 0.1, point(0.03, 3, epsilon=5.0, form="reciprocal")),
-        row(3, 0.05, point(0.04, 4), outcome="pruned"),
-        row(4, 0.01, point(0.05, 4), outcome="diverged"),
-        row(5, None, point(0.06, 4), outcome="failed"),
-        row(6, None, point(0.07, 4), state="running", outcome=None),
-        row(7, 0.3, point(0.08, 1)),
-        row(8, 0.2, point(0.09, 1)),
-    ]
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def task_loss(model: nn.Module) -> Tensor:
 
 
 def added_gradients(model: nn.Module, guidance: EntropyGuidance, **arguments: float) -> dict[str, Tensor]:
-    """What one call adds to each parameter's gradient; leaves the gradients guided."""
+    """Returns what one call adds to each parameter's gradient; leaves the gradients guided."""
     model.zero_grad()
     task_loss(model).backward()
     before = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

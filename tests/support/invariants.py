@@ -1,4 +1,4 @@
-"""What a study has left, read with Optuna's and MLflow's own clients, and what must hold whatever was done to it."""
+"""Reads a finished study with Optuna's and MLflow's own clients, and checks what must hold whatever was done to it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Left:
-    """What a study has left in its Optuna storage and in MLflow."""
+    """The traces of a study in its Optuna storage and in MLflow."""
 
     name: str
     trials: list[FrozenTrial]
@@ -99,7 +99,7 @@ def left_by(workspace: Path, name: str, storage: BaseStorage | None = None) -> L
 
 
 def flaws(left: Left, *, trials: int, controls: int) -> list[str]:
-    """What is wrong with a study that is over: the budget, one run each, one value for each metric and epoch."""
+    """Returns the flaws of a study that is over: the budget, one run each, one value for each metric and epoch."""
     found = []
 
     def expect(what: str, got: object, wanted: object) -> None:
@@ -136,7 +136,7 @@ def assert_whole(left: Left, name: str, *, trials: int, controls: int) -> None:
 
 
 def differences(left: Left, other: Left) -> list[str]:
-    """Where two studies, but for their names, are not the same bit for bit."""
+    """Returns where two studies, but for their names, are not the same bit for bit."""
     found = []
     asked = ("kind", "seed", "hyperparameters", "outcome", "epochs")
     for what, ours, theirs in (("trial", left.trials, other.trials), ("control", left.controls, other.controls)):
@@ -165,7 +165,7 @@ class Curves:
         self._known: dict[str, dict[str, list[float]]] = {}
 
     def of(self, trial: FrozenTrial) -> dict[str, list[float]]:
-        """What each metric is, by epoch, how long it took left out."""
+        """Returns the values of each metric by epoch; the seconds are left out."""
         values = {**trial.params, **trial.user_attrs.get("hyperparameters", {})}
         config = self._config.trial(values, seed=trial.user_attrs["seed"])
         if trial.user_attrs.get("kind") in ARMS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ def study(choices: tuple[str, ...] = ("<b>relu</b>", HOSTILE, "$a_b$"), **search
 
 
 def value(params: dict[str, Any], config: StudyConfig) -> float:
-    """What a trial comes to: lambda1 and depth interact, lambda2 and epsilon do nothing."""
+    """Returns a trial's final value: lambda1 and depth interact, lambda2 and epsilon do nothing."""
     u = (np.log10(params["lambda1"]) + 5) / 4 if params["lambda1"] else 1.0
     choices: Any = config.searched["model.activation"]
     nth = choices.choices.index(params["model.activation"])
@@ -109,9 +108,8 @@ def make(
     return settings
 
 
-@functools.cache
 def reported(folder: Path) -> tuple[Settings, Report]:
-    """A study with hostile texts and its report, made once for all test files that look at it; they leave it alone."""
+    """A study with hostile texts and its report, made in this folder."""
     settings = make(folder / "made", study(), completed=COMPLETED)
     return settings, report("made", settings)
 

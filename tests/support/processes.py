@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import secrets
 import signal
 import socket
@@ -58,7 +59,7 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = PATIEN
 
 
 def title(process: psutil.Process) -> str:
-    """What a process calls itself; nothing where it has ended."""
+    """Returns a process's own title; empty if it has ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             return " ".join(process.cmdline()) or str(process.name())
@@ -66,7 +67,7 @@ def title(process: psutil.Process) -> str:
 
 
 def is_training(process: psutil.Process) -> bool:
-    """Whether a process is one of Ray's workers, within a step of a trial."""
+    """Returns True if a process is one of Ray's workers, within a step of a trial."""
     return title(process).startswith("ray::Worker.train")
 
 
@@ -102,7 +103,7 @@ class Command:
         return self.process.poll() is not None
 
     def says(self, start: str) -> bool:
-        """Whether it has printed a line that starts so."""
+        """Returns True if it has printed a line that starts so."""
         return f"\n{start}" in f"\n{self.out}"
 
     def look(self) -> list[psutil.Process]:
@@ -286,7 +287,7 @@ class Cluster:
         return [process for pid in running for process in [psutil.Process(pid), *descendants(pid)]]
 
     def raylets(self) -> int:
-        """How many nodes run, the head included."""
+        """Returns the number of nodes that run, the head included."""
         return sum(title(process).split(" ")[0].endswith("/raylet") for process in self.processes())
 
     def lose_head(self) -> None:
@@ -354,9 +355,12 @@ class Cluster:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """Returns a port above those of Ray's workers and below those that Linux gives out: nothing takes it soon."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)  # drawn: other processes look for one at the same time
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 class ObjectStore:

@@ -30,7 +30,7 @@ def distributions(case: Case) -> dict[str, BaseDistribution]:
 
 
 def searched(case: Case, seed: int, trials: int = 200) -> list[FrozenTrial]:
-    """What TPE and Hyperband make of a case."""
+    """Runs TPE and Hyperband on a case."""
     pruner = optuna.pruners.HyperbandPruner(1, case.max_epochs, 3)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner)
     space = distributions(case)
@@ -90,7 +90,7 @@ def store(url: str, name: str, trials: list[FrozenTrial], *, directions: tuple[s
 
 @dataclass(frozen=True)
 class Errors:
-    """How far an analysis is from the truth.
+    """Returns how far an analysis is from the truth.
 
     Attributes:
         worst: over first-order, total and the pairs asked for.

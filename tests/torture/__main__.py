@@ -46,7 +46,7 @@ SCENARIOS = [  # storage, search, where; then from the start again, with other m
 
 
 class Shared:
-    """What the rounds have in common: a cluster, and what training gives that nobody disturbs."""
+    """The things that rounds share: a cluster, and what training gives that nobody disturbs."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -99,7 +99,7 @@ class Fault:
 
 @dataclass
 class Outcome:
-    """What came of one round."""
+    """The result of one round."""
 
     number: int
     storage: str
@@ -115,7 +115,7 @@ class Outcome:
 
 
 class Shared(Protocol):
-    """What rounds share."""
+    """The things that rounds share."""
 
     folder: Path
     cluster_turn: threading.Lock
@@ -326,7 +326,7 @@ class Round:
         self.marks = newest(self.workspace, self.name)
 
     def is_fresh(self) -> bool:
-        """Whether the trials in both slots came further since a worker was last killed; a stuck one would be failed."""
+        """Returns True if both slots' trials came further since a worker was last killed; a stuck one would fail."""
         epochs, running = newest(self.workspace, self.name), self.running()
         further = sum(epochs.get(run, 0) > self.marks.get(run, 0) for run in running)
         return further >= min(2, len(running)) > 0
@@ -334,7 +334,7 @@ class Round:
     # -- promises ------------------------------------------------------------------------------------------------------
 
     def check_between(self, *, stopped: bool) -> None:
-        """What holds whenever a driver has ended."""
+        """Checks what holds whenever a driver has ended."""
         search, controls = trials_of(self.name, self.storage)
         for trials, budget in ((search, [TRIALS]), (controls, [0, CONTROLS - 1, CONTROLS])):
             numbers = [t.number for t in trials]

@@ -15,37 +15,15 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sweep.config.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
-from sweep.config.study_config import TrialConfig
 from sweep.data.datasets import stratified_order
 from sweep.losses import EntropyGuidance
 from sweep.losses.task import TASKS
 from sweep.models import build_model
 from sweep.training.initialisation import initialise
 from sweep.training.loop import Diverged, TrainingState, evaluate, fit, input_batches
-from sweep.training.reports import EpochMetrics
 from sweep.training.trial import TrialPaths, assemble
 
-UNGUIDED = {"lambda1": 0.0, "lambda2": 0.0}
-
-
-def trial_config(**changes: Any) -> TrialConfig:
-    """A small MLP on 300 digits; a keyword replaces what it says of a section."""
-    sections: dict[str, dict[str, Any]] = {
-        "model": {"name": "mlp", "depth": 2, "width": 8},
-        "data": {"name": "digits", "val_fraction": 0.2, "train_size": 300},
-        "objective": {"metric": "val_loss", "direction": "minimize"},
-        "guidance": UNGUIDED,
-        "training": {"max_epochs": 3, "batch_size": 64, "lr": 3e-3},
-    }
-    merged = {name: {**section, **changes.get(name, {})} for name, section in sections.items()}
-    return TrialConfig(
-        model=merged["model"],
-        data=DataConfig(**merged["data"]),
-        objective=Objective(**merged["objective"]),
-        guidance=GuidanceConfig(**merged["guidance"]),
-        training=TrainingConfig(**merged["training"]),
-    )
+from ..support.training import UNGUIDED, VARIANTS, numbers, same, trial_config, weights
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +37,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> TrialPaths:
 def assembled(place: TrialPaths) -> Callable[..., TrainingState]:
     torch.set_num_threads(1)
     return lambda config: assemble(config, place)[0]
-
-
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Equal to the bit."""
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def numbers(history: list[EpochMetrics]) -> list[dict[str, float]]:
-    """All metric values but the time."""
-    return [{k: v for k, v in m.values.items() if k != "seconds"} for m in history]
 
 
 # -- what it achieves --------------------------------------------------------------------------------------------------
@@ -106,23 +70,6 @@ def test_an_autoencoder_learns_to_reconstruct(assembled: Any) -> None:
 
 
 # -- the same numbers --------------------------------------------------------------------------------------------------
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    "adam": {},
-    "adamw, cosine, augmented": {
-        "training": {"optimizer": "adamw", "lr_schedule": "cosine", "weight_decay": 0.1},
-        "data": {"augment": ("crop", "flip")},
-    },
-    "sgd, clipped": {"training": {"optimizer": "sgd", "lr": 0.05, "grad_clip": 0.5}},
-    "guided": {"guidance": {"lambda1": 1e-2}},
-    "guided at every third step": {"guidance": {"lambda1": 1e-2, "every": 3}},
-    "guided until the middle": {"guidance": {"lambda1": 1e-2, "until": 0.5}},
-    "cnn": {
-        "model": {"name": "cnn", "depth": 2, "width": 4, "downsample": 1},
-        "guidance": {"lambda1": 1e-2, "lambda2": 1e-2, "every": 3},
-    },
-    "bfloat16": {"training": {"precision": "bfloat16"}},
-}
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))

@@ -28,7 +28,7 @@ from sweep.training.loop import fit
 from sweep.training.reports import EpochMetrics
 from sweep.training.trial import TrialPaths, TrialReport, assemble, run_trial, trained_model
 
-from .test_loop import VARIANTS, numbers, same, trial_config, weights
+from ..support.training import VARIANTS, numbers, same, trial_config, weights
 
 SHARE = trial.CHECKPOINT_SHARE
 

@@ -26,24 +26,14 @@ from sweep.analysis.summary import Summary, summarise
 from sweep.config.settings import Settings
 from sweep.tracking.tracker import Tracker
 
-from ...service.test_sweep import Ended, Finished, finished, sweep_here
 from ...support import made_study
+from ...support.commands import Ended, sweep_here
 from ...support.made_study import COMPLETED, EPOCHS, HOSTILE, HOSTILE_ERROR, HOSTILE_LAYER, SECONDS
+from ...support.studies import Finished
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's, plotly's and scikit-learn's own deprecations
 
 PICTURES = {"indices", "effects", "surface", "learning-curves", "parallel", "slices", "entropies"}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Report]:
-    """The report of a study with hostile texts, 40 uniform trials, and seven that came to nothing."""
-    return made_study.reported(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished(tmp_path_factory.getbasetemp())
 
 
 class Text(HTMLParser):

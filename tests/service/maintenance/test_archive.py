@@ -36,6 +36,7 @@ from sweep.training import checkpoint
 
 from ...conftest import connections_closed
 from ...support import rayless
+from ...support.commands import Ended, sweep_here
 from ...support.invariants import (
     Left,
     assert_whole,
@@ -47,8 +48,7 @@ from ...support.invariants import (
     trials_of,
 )
 from ...support.processes import PATIENCE
-from ..test_resume import SHORT, config_of
-from ..test_sweep import Ended, sweep_here
+from ...support.studies import SHORT, config_of
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's own deprecations are not ours
 

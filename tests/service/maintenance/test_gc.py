@@ -15,14 +15,11 @@ from sweep.study.study import Study
 from sweep.training import checkpoint
 from sweep.training.reports import EpochMetrics
 
-from ..test_sweep import CONTROLS, Ended, Finished, assert_whole, finished, left_by, sweep_here
+from ...support.commands import Ended, sweep_here
+from ...support.invariants import assert_whole, left_by
+from ...support.studies import CONTROLS, Finished
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's and MLflow's own deprecations are not ours
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return finished(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture

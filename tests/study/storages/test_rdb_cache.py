@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from sweep.study.storages.storage import open_storage
 from sweep.study.study import Study
 
 from ...conftest import MakeConfig, connections_closed
+from ...support.absent import postgres_url
 from ...support.processes import wait_for
 
 
@@ -40,8 +40,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, empty_sqlite: bytes, stu
         with connections_closed():
             yield f"sqlite:///{tmp_path}/optuna.db"
         return
-    if not (server := os.environ.get("TEST_POSTGRES_URL", "")):
-        pytest.skip("TEST_POSTGRES_URL is not set: there is no PostgreSQL server to test against")
+    server = postgres_url()
     engine = create_engine(server)
     with engine.begin() as connection:
         connection.execute(text(f'CREATE SCHEMA "{study_name}"'))
