@@ -8,7 +8,7 @@ LANES ?= 3
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(LANES)
 STARTS_NOTHING := not (ray or cluster or server or browser or exhaustive)
 
-.PHONY: sweep ui test test-fast test-all test-bare check bench torture test-slurm studies-smoke results results-long clean
+.PHONY: sweep ui test test-fast exhaustive test-bare check bench torture test-slurm studies-smoke results results-long clean
 .DELETE_ON_ERROR:
 
 sweep: $(VENV)/installed  ## run the built-in study digits (STUDY=... runs another)
@@ -23,8 +23,8 @@ test: $(VENV)/installed-dev  ## the test suite: ten minutes on two cores
 test-fast: $(VENV)/installed-dev  ## the tests that start no Ray, server or browser: under two minutes
 	$(TEST) -m "$(STARTS_NOTHING) and not slow"
 
-test-all: $(VENV)/installed-dev  ## also those that repeat a test over all storages and moments
-	$(TEST)
+exhaustive: $(VENV)/installed-dev  ## what repeats a test of the suite over all storages and moments
+	$(TEST) -m exhaustive
 
 test-bare: $(VENV)/installed-dev  ## the tests that start nothing, on a machine that has nothing
 	empty=$$(mktemp -d) && env -i HOME="$$empty" PATH="$$PATH" SWEEP_DATA="$$empty" $(TEST) -m "$(STARTS_NOTHING)"
