@@ -34,6 +34,7 @@ ARM_NAMES = {
 }
 ESTIMATES = ("final", "best", "speedup", "speedup_seconds", "speedup_whole")
 STORED_KEYS = {  # field -> key of the stored JSON
+    "baselines": "rivals",
     "significant": "clear",
     "final_means": "levels",
     "generalization_gaps": "gaps",
@@ -80,7 +81,7 @@ class Confirmation:
         metric: metric of the test set; the study's objective is the same metric of the validation set.
         direction: ``minimize`` or ``maximize``.
         configurations: hyperparameters by trial number, best first.
-        rivals: baselines that the configurations are compared with besides their plain controls.
+        baselines: searches that the configurations are compared with besides their plain controls.
         comparisons: grouped by configuration.
         notes: remarks for the reader, on pairs that are missing, say.
         rows: number of rows of the sister study that the comparisons use.
@@ -91,7 +92,7 @@ class Confirmation:
     metric: str
     direction: str
     configurations: dict[int, dict[str, Scalar]]
-    rivals: list[BaselineResult]
+    baselines: list[BaselineResult]
     comparisons: list[PairedComparison]
     notes: list[str]
     rows: int
@@ -99,7 +100,7 @@ class Confirmation:
 
     def as_data(self) -> dict[str, Any]:
         """Returns the stored JSON; numbers that are not finite are None."""
-        data = dataclasses.asdict(self)
+        data = _to_stored_keys(dataclasses.asdict(self))
         data["comparisons"] = [_comparison_as_data(comparison) for comparison in self.comparisons]
         finite: dict[str, Any] = _finite(data)
         return finite
@@ -110,7 +111,7 @@ class Confirmation:
         return cls(
             **{key: data[key] for key in ("study", "metric", "direction", "notes", "rows", "ended")},
             configurations={int(number): values for number, values in data["configurations"].items()},
-            rivals=[BaselineResult(**each) for each in data["rivals"]],
+            baselines=[BaselineResult(**each) for each in data[STORED_KEYS["baselines"]]],
             comparisons=[_comparison_from_data(each) for each in data["comparisons"]],
         )
 

@@ -26,7 +26,7 @@ def print_confirmation(confirmation: Confirmation, console: Console) -> None:
     for comparison in confirmation.comparisons:
         if comparison.first == "guided":
             console.print(Text(pair_verdict(comparison, confirmation.metric)))
-    for found in confirmation.rivals:
+    for found in confirmation.baselines:
         console.print(Text(baseline_origin(found)))
     for note in confirmation.notes:
         console.print(Text(f"note: {note}", style="yellow"))

@@ -1,4 +1,4 @@
-"""What pairs say: against textbooks and tables, another way of computing it, and simulated experiments."""
+"""Pairs: against textbooks and tables, a second computation, and simulated experiments."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def compared(first: Sequence[Member], second: Sequence[Member], objective: Objec
 
 
 def test_the_t_test_is_students_own() -> None:
-    """Of which R says t = -4.0621, df = 9, p-value = 0.002833."""
+    """R reports t = -4.0621, df = 9, p-value = 0.002833."""
     estimate = difference(SLEEP)
     assert estimate.value == pytest.approx(-1.58)
     assert estimate.p == pytest.approx(0.002833, abs=5e-7)
@@ -332,7 +332,7 @@ def test_pairs_of_which_one_has_diverged_are_counted_and_the_survivors_are_not_c
 
 
 def test_what_survives_where_the_other_diverges_is_said_to() -> None:
-    """Of eight pairs, one member diverges in all: twice the chance of eight heads, by McNemar's exact test."""
+    """One member of each of eight pairs diverges: twice the chance of eight heads, by McNemar's exact test."""
     lost, whole = [member([3.0], diverged=True)] * 8, [member([3.0, 2.0 + 0.1 * i]) for i in range(8)]
     c = compared(whole, lost)
     assert (c.mcnemar_p, c.survives, c.verdict) == (pytest.approx(2 / 256), "more often", "not shown")

@@ -127,7 +127,7 @@ def test_the_estimators_agree_with_salib(name: str) -> None:
 
 
 def test_a_whole_analysis_agrees_with_salib() -> None:
-    """Of a smooth function without noise, from 128 trials; SALib evaluates the function itself."""
+    """A smooth function without noise, 128 trials; SALib evaluates the function itself."""
 
     def f(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         return np.exp(x) + 2 * (y - 0.3) ** 2 + 1.5 * x * z

@@ -1,4 +1,4 @@
-"""What the weights look like to guidance, against singular values and logarithms computed another way."""
+"""Weight profiles, against singular values and logarithms computed another way."""
 
 from __future__ import annotations
 

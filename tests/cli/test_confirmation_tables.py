@@ -30,7 +30,7 @@ def shown(first: dict[int, Member], second: dict[int, Member], found: BaselineRe
         metric="test_loss",
         direction="minimize",
         configurations={17: {"lambda1": 0.1}},
-        rivals=[found] if found else [],
+        baselines=[found] if found else [],
         comparisons=[comparison],
         notes=["digits is not over"],
         rows=12,

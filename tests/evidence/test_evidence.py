@@ -48,7 +48,7 @@ search: {trials: 2, pruner: none, finalists: {top: 0}}
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Of a workspace with a study that was confirmed."""
+    """Settings of a workspace with a confirmed study."""
     folder = tmp_path_factory.mktemp("claims")
     (folder / "small.yaml").write_text(STUDY)
     settings = Settings(workspace=folder / "results", report=False)

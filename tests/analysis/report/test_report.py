@@ -1,4 +1,4 @@
-"""The report: what its page, pictures and files say of studies whose truth is known; test_browser looks at the page."""
+"""The report: its page, PNG figures and files, of studies whose truth is known; test_browser opens the page."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 class Text(HTMLParser):
-    """What a browser shows of a page, scripts and styles aside, and the elements that it makes of it."""
+    """The text that a browser shows of a page, without scripts and styles, and the elements that it parses."""
 
     def __init__(self, page: str):
         super().__init__()
