@@ -1,4 +1,4 @@
-"""What a study shows, as data, as text and as a page.
+"""The analyses of a study, as data, as text and as a page.
 
 May import ``study``, ``training``, ``data`` and ``config``; writes nothing to a storage or a tracking server.
 Face: the names below, loaded when they are first used.

@@ -90,14 +90,14 @@ class PairedComparison:
 
     @property
     def verdict(self) -> str:
-        """``better``, ``worse`` or ``not shown``; the latter also if the better arm is the one that lost runs."""
+        """The result: ``better``, ``worse`` or ``not shown``; the latter also if runs of the better arm diverged."""
         better = self.final.value > 0
         lost_runs = self.diverged[0 if better else 1] > 0
         return "not shown" if not self.final.significant or lost_runs else "better" if better else "worse"
 
     @property
     def survives(self) -> str:
-        """``more often`` or ``less often``, said of the first arm; empty if neither is significant."""
+        """The result of McNemar's test on the first arm: ``more often``, ``less often``, or empty if not significant."""
         more = "more often" if self.diverged[0] < self.diverged[1] else "less often"
         return more if self.mcnemar_p < ALPHA else ""
 
