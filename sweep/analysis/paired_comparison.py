@@ -97,7 +97,7 @@ class PairedComparison:
 
     @property
     def survives(self) -> str:
-        """The result of McNemar's test on the first arm: ``more often``, ``less often``, or empty if not significant."""
+        """The result of McNemar's test on the first arm: ``more often``, ``less often`` or empty."""
         more = "more often" if self.diverged[0] < self.diverged[1] else "less often"
         return more if self.mcnemar_p < ALPHA else ""
 
