@@ -1,7 +1,8 @@
-"""Surrogates of a probability, as that of diverging: logistic polynomial chaos and a Gaussian process classifier.
+"""Surrogates of a probability, of diverging for example: logistic polynomial chaos, Gaussian process classifier.
 
-A trial says yes or no: much less than a number does. So their R2, of 0 or 1 by the predicted probability (a Brier skill
-score), stays far below 1 even where the probability is known exactly. Replicates are fits to bootstrap samples.
+The outcome of a trial is 0 or 1, which carries less information than a number. R2 compares outcomes with predicted
+probabilities (a Brier skill score), so it stays far below 1 even if the probability is known exactly. Replicates are
+fits to bootstrap samples.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import numpy as np
 from .surrogates import Array, Basis, Inputs, Mask, folds
 
 REPLICATES = 32
-PENALTIES = 10.0 ** np.arange(-3, 2.1, 0.5)  # inverse ones, as scikit-learn has them
-AT_MOST = 128  # trials: a Gaussian process takes the cube of them, for each replicate
+PENALTIES = 10.0 ** np.arange(-3, 2.1, 0.5)  # inverse penalties, scikit-learn's C
+MAX_TRIALS = 128  # a Gaussian process takes time cubic in the trials, for each replicate
 
 
 class LogisticChaos:
@@ -62,7 +63,7 @@ class ProcessClassifier:
         from sklearn.gaussian_process import GaussianProcessClassifier
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
-        del inputs  # the columns are all it needs
+        del inputs  # the kernel needs the encoded columns only
         rng = np.random.default_rng(seed)
         kernel = ConstantKernel(10.0, (1e-1, 1e3)) * Matern(np.ones(x.shape[1]), (0.1, 1e2), nu=2.5)
         with warnings.catch_warnings():
@@ -89,6 +90,6 @@ class ProcessClassifier:
 
 
 def bootstrap(y: Array, rng: np.random.Generator) -> list[Any]:
-    """Rows of bootstrap samples, as many of each class in every one as there are: none is without one of them."""
+    """Returns rows of stratified bootstrap samples: each has as many rows of each class as ``y``."""
     classes = [np.flatnonzero(y == value) for value in np.unique(y)]
     return [np.concatenate([rng.choice(rows, len(rows)) for rows in classes]) for _ in range(REPLICATES)]

@@ -1,7 +1,8 @@
-"""Compares the finalists with their controls on fresh seeds."""
+"""Compares the finalists with their controls on fresh seeds, and words the result."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,32 +11,47 @@ from ..config.search_space import Scalar
 from ..config.study_config import StudyConfig
 from ..study.finalists import best_rows, fresh_seeds, tuning_rows, unguided
 from ..study.records import Kind, TrialRecord
+from .formats import format_params
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Values of one configuration over seeds, by seed."""
+    """The objective of one configuration on several seeds.
+
+    Attributes:
+        values: objective by seed.
+
+    Example:
+        >>> guided, plain = Sample({1: 0.2, 2: 0.3}), Sample({1: 0.5, 2: 0.4})
+        >>> round(guided.gain_over(plain, sign=-1).mean, 6)
+        0.2
+    """
 
     values: Mapping[int, float]
 
     @property
     def mean(self) -> float:
-        """Mean over the seeds; NaN without any."""
+        """The mean over the seeds; NaN without any."""
         return statistics.fmean(self.values.values()) if self.values else float("nan")
 
     @property
     def spread(self) -> float:
-        """Standard deviation over the seeds; NaN below two."""
+        """The standard deviation over the seeds; NaN with fewer than two."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else float("nan")
 
     def gain_over(self, other: Sample, *, sign: int) -> Sample:
-        """Differences on common seeds, positive where this one is better (``sign`` is 1 to maximise, else -1)."""
+        """Returns the differences on common seeds, positive where this sample is better.
+
+        Args:
+            other: the sample that is subtracted.
+            sign: 1 if the objective is maximised, -1 if it is minimised.
+        """
         return Sample({s: sign * (v - other.values[s]) for s, v in self.values.items() if s in other.values})
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """One of the best configurations beside its controls, on fresh seeds."""
+    """One of the best configurations and its controls, on fresh seeds."""
 
     number: int
     hyperparameters: dict[str, Scalar]
@@ -48,11 +64,12 @@ class Finalist:
 
 @dataclass(frozen=True)
 class FinalistComparison:
-    """The finalists, and how the tuned control came about.
+    """The finalists, and the origin of the tuned control.
 
     Attributes:
-        tuned_trials: trials that the tuned control's initialisation and learning rate were chosen from.
-        tuned: what was chosen; None where no such trial has completed.
+        finalists: best first.
+        tuned_trials: number of trials that tried an initialisation and a learning rate for the tuned control.
+        tuned: hyperparameters of the best of those trials; None if none of them completed.
     """
 
     finalists: list[Finalist]
@@ -63,23 +80,60 @@ class FinalistComparison:
 def compare_finalists(
     config: StudyConfig, search: Sequence[TrialRecord], controls: Sequence[TrialRecord]
 ) -> FinalistComparison:
-    """Sets the finalists of the present best configurations beside their controls."""
+    """Compares the finalists of the present best configurations with their controls."""
     sign = 1 if config.objective.direction == "maximize" else -1
     top = best_rows(config, search, config.search.finalists.top)
     seeds = set(fresh_seeds(config))
     tuning = tuning_rows(config, top[0], controls) if top else []
-    chosen = next(iter(best_rows(config, tuning, 1)), None)
+    best_tuned = next(iter(best_rows(config, tuning, 1)), None)
 
     def sample(kind: Kind, hyperparameters: Mapping[str, Scalar]) -> Sample:
-        chosen = [r for r in controls if r.kind == kind and r.hyperparameters == hyperparameters and r.seed in seeds]
-        return Sample({r.seed: r.value for r in chosen if r.outcome == "completed" and r.value is not None})
+        rows = [r for r in controls if r.kind == kind and r.hyperparameters == hyperparameters and r.seed in seeds]
+        return Sample({r.seed: r.value for r in rows if r.outcome == "completed" and r.value is not None})
 
     finalists = []
-    tuned = sample("tuned", chosen.hyperparameters) if chosen else Sample({})
+    tuned = sample("tuned", best_tuned.hyperparameters) if best_tuned else Sample({})
     for row in top:
         guided = sample("finalist", row.hyperparameters)
         plain = sample("control", unguided({**config.constants, **row.hyperparameters}))
         gains = guided.gain_over(plain, sign=sign), guided.gain_over(tuned, sign=sign)
         finalists.append(Finalist(row.number, row.hyperparameters, guided, plain, tuned, *gains))
-    chosen_values = chosen.hyperparameters if chosen else None
-    return FinalistComparison([f for f in finalists if f.guided.values], len(tuning), chosen_values)
+    tuned_values = best_tuned.hyperparameters if best_tuned else None
+    return FinalistComparison([f for f in finalists if f.guided.values], len(tuning), tuned_values)
+
+
+def finalist_verdicts(config: StudyConfig, comparison: FinalistComparison) -> list[str]:
+    """Returns sentences on the best configuration: its gain over each control, and the limits of the sample."""
+    if not comparison.finalists:
+        return []
+    first = comparison.finalists[0]
+    sentences = [gain_verdict(first.gain_over_plain, "its plain control (the same network without guidance)")]
+    if comparison.tuned:
+        own = {k: v for k, v in comparison.tuned.items() if k in ("training.init", "training.lr")}
+        trials = "one trial" if comparison.tuned_trials == 1 else f"{comparison.tuned_trials} trials"
+        sentences.append(gain_verdict(first.gain_over_tuned, f"a control tuned in {trials} ({format_params(own)})"))
+    n = config.search.finalists.seeds
+    sentences.append(
+        f"{n} seed{'s are' if n > 1 else ' is'} a small sample, on the validation set: an indication, not a test. "
+        "For a test: sweep confirm."
+    )
+    return sentences
+
+
+def gain_verdict(gain: Sample, control: str) -> str:
+    """Returns one sentence: a difference is claimed only if the 95 % interval of its mean excludes 0."""
+    values = gain.values.values()
+    if not values:
+        return f"The best configuration could not be compared with {control}."
+    wins = sum(v > 0 for v in values)
+    clear = not math.isnan(gain.spread) and abs(gain.mean) > _half_width(gain.spread, len(values))
+    direction = "better" if gain.mean > 0 else "worse"
+    size = f"is {abs(gain.mean):.3g} {direction} than" if clear else "is not clearly different from"
+    return f"The best configuration {size} {control}; better on {wins} of {len(values)} seeds."
+
+
+def _half_width(spread: float, count: int) -> float:
+    """Returns half the width of the 95 % interval of a mean, by Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, count - 1)) * spread / math.sqrt(count)

@@ -1,4 +1,4 @@
-"""Conditions on hyperparameters, as `--where "depth >= 4"`: parsed, and never run as Python."""
+"""Parses conditions on hyperparameters, such as ``--where "depth >= 4"``, without running them as Python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ..config.errors import SweepError, nearest
 from ..config.search_space import Scalar
 
-Condition = Callable[[Any], bool]  # of one hyperparameter's value
+Condition = Callable[[Any], bool]  # takes the value of one hyperparameter
 
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Lt: operator.lt,
@@ -29,13 +29,19 @@ GRAMMAR = (
 
 
 def parse_conditions(text: str, names: Mapping[str, object]) -> dict[str, Condition]:
-    """What a condition asks of each hyperparameter; each on its own, so that they stay independent of each other.
+    """Parses a condition into one predicate for each hyperparameter, so that hyperparameters stay independent.
 
     Args:
-        names: hyperparameters that there are.
+        text: comparisons joined by ``and``.
+        names: known hyperparameters.
 
     Raises:
-        SweepError: not a condition, or on something that is no hyperparameter.
+        SweepError: the text is not a condition, or names an unknown hyperparameter.
+
+    Example:
+        >>> conditions = parse_conditions("2 <= depth < 6 and training.init == 'he'", {"depth": 0, "training.init": 0})
+        >>> conditions["depth"](5), conditions["depth"](6), conditions["training.init"]("default")
+        (True, False, False)
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body
@@ -79,7 +85,7 @@ def _condition(compare: Callable[[Any, Any], bool], constant: Scalar, *, swapped
     def condition(value: Any) -> bool:
         try:
             return bool(compare(constant, value) if swapped else compare(value, constant))
-        except TypeError:  # a text is neither above nor below a number
+        except TypeError:  # a text and a number have no order
             return False
 
     return condition

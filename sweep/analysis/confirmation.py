@@ -1,4 +1,9 @@
-"""What the pairs of a study have said, as data, and where it is kept: with the study, and in MLflow."""
+"""The result of `sweep confirm`: comparisons of pairs, the sentences on them, and the JSON that is stored.
+
+The JSON is kept with the study (user attribute ``confirmation``), in MLflow (``confirm.json``) and in the evidence of
+``losses/RESULTS.md``. Its keys are a contract: where a field is called otherwise here, `as_data` and `from_data`
+translate.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +16,44 @@ from typing import Any
 from ..config.search_space import Scalar
 from ..study.records import Arm
 from ..training.reports import EpochMetrics
-from .paired_tests import PairedComparison
+from .formats import format_params
+from .paired_comparison import PairedComparison
+from .paired_tests import Estimate
 from .summary import Summary
+
+ARM_NAMES = {
+    "guided": "the guided network",
+    "plain": "its plain control",
+    "strongest": "the strongest control",
+    "placebo": "its placebo",
+    "batch_norm": "batch normalisation",
+    "he": "He initialisation",
+    "orthogonal": "orthogonal initialisation",
+    "lsuv": "LSUV initialisation",
+    "weight_decay": "weight decay",
+}
+ESTIMATES = ("final", "best", "speedup", "speedup_seconds", "speedup_whole")
+STORED_KEYS = {  # field -> key of the stored JSON
+    "baselines": "rivals",
+    "significant": "clear",
+    "final_means": "levels",
+    "generalization_gaps": "gaps",
+    "mcnemar_p": "survival",
+    "pairs_needed": "needed",
+}
 
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """A rival's best configuration.
+    """The best configuration that the search of one baseline found.
 
     Attributes:
-        study: that has found it.
-        trials: how many it was found in, and of these the completed ones.
-        number: the best trial's; None where none has completed.
-        hyperparameters: its, constants included; empty where none has completed.
+        arm: the baseline, ``strongest`` or a method.
+        study: name of the study that searched.
+        trials: number of trials of the search.
+        completed: number of those that completed.
+        number: the best trial; None if none completed.
+        hyperparameters: those of the best trial, constants included; empty if none completed.
     """
 
     arm: Arm
@@ -35,7 +65,7 @@ class BaselineResult:
 
     @classmethod
     def of(cls, arm: Arm, summary: Summary) -> BaselineResult:
-        """The best of a study that was run."""
+        """Returns the best trial of a study that has run."""
         best = next(iter(summary.best), None)
         values = {**summary.config.constants, **best.hyperparameters} if best else {}
         number = best.number if best else None
@@ -44,38 +74,49 @@ class BaselineResult:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What the pairs say.
+    """Comparisons of guided networks with their controls and baselines, on pairs of fresh seeds.
 
     Attributes:
-        metric: of the test set, as the study's objective is of the validation set.
-        configurations: hyperparameters by number, best first.
-        rivals: what the configurations are compared with beside their plain controls.
-        comparisons: by configuration.
-        notes: what a reader must know of it.
-        rows: how many rows of the sister study it is made of.
-        ended: when the last of them ended, in milliseconds since the Unix epoch.
+        study: name of the study.
+        metric: metric of the test set; the study's objective is the same metric of the validation set.
+        direction: ``minimize`` or ``maximize``.
+        configurations: hyperparameters by trial number, best first.
+        baselines: searches that the configurations are compared with besides their plain controls.
+        comparisons: grouped by configuration.
+        notes: remarks for the reader, on pairs that are missing, say.
+        rows: number of rows of the sister study that the comparisons use.
+        ended: end of the last of those rows, in milliseconds since the Unix epoch.
     """
 
     study: str
     metric: str
     direction: str
     configurations: dict[int, dict[str, Scalar]]
-    rivals: list[BaselineResult]
+    baselines: list[BaselineResult]
     comparisons: list[PairedComparison]
     notes: list[str]
     rows: int
     ended: int
 
     def as_data(self) -> dict[str, Any]:
-        """All of it, as JSON has it; numbers that there are not are None."""
-        data = dataclasses.asdict(self)
-        for shown, comparison in zip(data["comparisons"], self.comparisons, strict=True):
-            shown["verdict"] = comparison.verdict
+        """Returns the stored JSON; numbers that are not finite are None."""
+        data = _to_stored_keys(dataclasses.asdict(self))
+        data["comparisons"] = [_comparison_as_data(comparison) for comparison in self.comparisons]
         finite: dict[str, Any] = _finite(data)
         return finite
 
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Confirmation:
+        """Reads the stored JSON; the inverse of `as_data`."""
+        return cls(
+            **{key: data[key] for key in ("study", "metric", "direction", "notes", "rows", "ended")},
+            configurations={int(number): values for number, values in data["configurations"].items()},
+            baselines=[BaselineResult(**each) for each in data[STORED_KEYS["baselines"]]],
+            comparisons=[_comparison_from_data(each) for each in data["comparisons"]],
+        )
+
     def metrics(self) -> EpochMetrics:
-        """The estimates as MLflow has them; the step is the number of rows, with which they change."""
+        """Returns the estimates as metrics for MLflow; their step is the number of rows they rest on."""
         values = {}
         for c in self.comparisons:
             for name in ("final", "best", "speedup", "speedup_seconds"):
@@ -88,9 +129,48 @@ class Confirmation:
         return EpochMetrics(self.rows, values, self.ended)
 
 
-def best_hyperparameters(found: Sequence[BaselineResult]) -> dict[Arm, dict[str, Scalar]]:
-    """The hyperparameters of the rivals that there are."""
-    return {each.arm: each.hyperparameters for each in found if each.hyperparameters}
+def best_hyperparameters(baselines: Sequence[BaselineResult]) -> dict[Arm, dict[str, Scalar]]:
+    """Returns the best hyperparameters of each baseline that has a completed trial."""
+    return {each.arm: each.hyperparameters for each in baselines if each.hyperparameters}
+
+
+# -- stored JSON -------------------------------------------------------------------------------------------------------
+
+
+def _comparison_as_data(comparison: PairedComparison) -> dict[str, Any]:
+    data = _to_stored_keys(dataclasses.asdict(comparison))
+    for name in ESTIMATES:
+        data[name] = _to_stored_keys(data[name])
+    return {**data, "verdict": comparison.verdict}
+
+
+def _comparison_from_data(data: Mapping[str, Any]) -> PairedComparison:
+    """Reads a comparison; a confirmation of an early version lacks ``survival``, which becomes NaN."""
+    fields = _to_field_names({"survival": None, **data})
+    fields.pop("verdict")  # derived from the numbers
+    for name in ESTIMATES:
+        estimate = _to_field_names(data[name])
+        estimate.update(values=tuple(estimate["values"]), value=_number(estimate["value"]))
+        fields[name] = Estimate(**estimate)
+    for name in ("final_means", "generalization_gaps"):
+        fields[name] = tuple(_number(value) for value in fields[name])
+    for name in ("seeds", "diverged"):
+        fields[name] = tuple(fields[name])
+    fields["mcnemar_p"] = _number(fields["mcnemar_p"])
+    return PairedComparison(**fields)
+
+
+def _to_stored_keys(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {STORED_KEYS.get(name, name): value for name, value in fields.items()}
+
+
+def _to_field_names(data: Mapping[str, Any]) -> dict[str, Any]:
+    names = {key: name for name, key in STORED_KEYS.items()}
+    return {names.get(key, key): value for key, value in data.items()}
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _finite(data: Any) -> Any:
@@ -99,3 +179,59 @@ def _finite(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [_finite(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+# -- sentences ---------------------------------------------------------------------------------------------------------
+
+
+def pair_verdict(c: PairedComparison, metric: str) -> str:
+    """Returns one sentence on a comparison: what it shows, what it does not, and how many runs diverged."""
+    sentences = [_gain_clause(c, metric), *_speedup_clauses(c)]
+    if any(c.diverged):
+        survives = f": survives {c.survives} (p {c.mcnemar_p:.2g})" if c.survives else ""
+        sentences.append(f"diverged: {c.diverged[0]} guided, {c.diverged[1]} of the others{survives}")
+    return f"Trial {c.number} against {ARM_NAMES.get(c.second, c.second)}: {'; '.join(sentences)}."
+
+
+def _gain_clause(c: PairedComparison, metric: str) -> str:
+    if c.verdict != "not shown":
+        return f"{c.verdict} by {abs(c.final.value):.3g} in {metric} (gain {_test(c)})"
+    if c.final.low is None:
+        return f"no difference can be shown in {metric}: {c.final.note}"
+    if c.final.significant:
+        return f"no difference claimed in {metric}: the better ones are those that have not diverged"
+    needed = f"; about {c.pairs_needed} pairs would show a difference of this size" if c.pairs_needed else ""
+    return f"no difference shown in {metric} (gain {_test(c)}{needed})"
+
+
+def _speedup_clauses(c: PairedComparison) -> list[str]:
+    """Compares the epochs that both members take to the final value of the second one."""
+    if not c.speedup.significant:
+        return []
+    if not c.speedup.value:
+        return [f"never reaches the other's final value in {c.never} of {len(c.speedup.values)} pairs"]
+    faster = "sooner" if c.speedup.value > 1 else "later"
+    return [f"reaches the other's final value {faster}, by {c.speedup.value:.2g}x in epochs ({_range(c.speedup)})"]
+
+
+def _test(c: PairedComparison) -> str:
+    p = "" if c.final.p_holm is None else f", p {c.final.p_holm:.2g} after Holm"
+    return f"{_range(c.final)}{p}, {len(c.seeds)} pairs"
+
+
+def _range(estimate: Estimate) -> str:
+    return f"{estimate.low:.3g} to {estimate.high:.3g}"
+
+
+def baseline_origin(baseline: BaselineResult) -> str:
+    """Returns one sentence on the search that found a baseline."""
+    name = ARM_NAMES.get(baseline.arm, baseline.arm)
+    name = f"{name[0].upper()}{name[1:]}"
+    if baseline.number is None:
+        plural = "s" if baseline.trials != 1 else ""
+        return f"{name}: none of the {baseline.trials} trial{plural} of {baseline.study} has completed."
+    trials = f"{baseline.trials} trials" if baseline.trials > 1 else "one trial"
+    return (
+        f"{name} is the best of {trials} of {baseline.study}, {baseline.completed} completed: "
+        f"{format_params(baseline.hyperparameters)}."
+    )

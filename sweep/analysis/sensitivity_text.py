@@ -1,32 +1,34 @@
-"""What a sensitivity analysis says: in sentences how far to trust it and what it means, and as data."""
+"""Renders a sensitivity analysis: one line on its reliability, sentences on what it found, and JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from .formats import format_list, format_percent
+
 if TYPE_CHECKING:
-    from .sensitivity import Analysis, Interaction, Interval
+    from .sensitivity import Analysis, Interaction
+    from .sobol import Interval
 
 
-WIDE = 0.15  # half-width of an interval from which on its middle says little
-SMALL = 0.05  # share of the variance that is not worth a word
-NOTABLE = 0.1
+WIDE = 0.15  # half-width of an interval above which the interval is shown without its middle
+SMALL = 0.05  # share of the variance below which an index is not mentioned
+NOTABLE = 0.1  # total index above which a hyperparameter that does little alone is mentioned
 
 
-def trust(analysis: Analysis) -> str:
-    """One line: what the indices rest on, and how far they can be relied on."""
-    trials = f"Trust: {_trials(analysis)}"
+def reliability(analysis: Analysis) -> str:
+    """Returns one line: the trials that the indices rest on, and how well the surrogate predicts."""
+    trials = f"Reliability: {_trials(analysis)}"
     if analysis.r2 is None:
         return f"{trials}."
-    part = f"{percent(max(0.0, analysis.r2))} of the variance of uniform trials that it was not shown"
-    return f"{trials}; a {analysis.surrogate} predicts {part} (R2 {analysis.r2:.2f}): {_verdict(analysis)}."
+    return f"{trials}; {analysis.surrogate}, cross-validated R2 {analysis.r2:.2f}: {_strength(analysis)}."
 
 
 def _trials(analysis: Analysis) -> str:
     if analysis.share is not None:
-        return f"{analysis.n_diverged} of {analysis.n_full} uniform trials diverged ({percent(analysis.share)})"
+        part = format_percent(analysis.share)
+        return f"{analysis.n_diverged} of {analysis.n_full} uniform trials diverged ({part})"
     at = "" if analysis.epoch is None else f" at epoch {analysis.epoch}"
     space = "that part of the space" if analysis.where else "the space"
     counts = {
@@ -35,19 +37,30 @@ def _trials(analysis: Analysis) -> str:
         "failed": analysis.n_failed,
         "without a value": analysis.n_missing,
     }
-    gone = listed([f"{n} {what}" for what, n in counts.items() if n]) or "none"
+    excluded = format_list([f"{n} {what}" for what, n in counts.items() if n])
     uniform = f"{analysis.n_uniform} of them uniform over {space}"
-    return f"{analysis.n_full} trials{at}{_where(analysis)}, {uniform}, left out {gone}"
+    rest = f"excluded: {excluded}" if excluded else "none excluded"
+    return f"{analysis.n_full} trials{at}{_where(analysis)}, {uniform}, {rest}"
+
+
+def _strength(analysis: Analysis) -> str:
+    if not analysis.trusted:
+        return "too low to report indices"
+    return "quantitative" if _sized(analysis) else "indicative, rely on the order of the indices and not on their size"
 
 
 def _where(analysis: Analysis) -> str:
     return f" where {analysis.where}" if analysis.where else ""
 
 
-def as_data(analysis: Analysis) -> dict[str, Any]:
-    """For JSON; the numbers of a refused analysis are missing, not wrong.
+def _sized(analysis: Analysis) -> bool:
+    return analysis.strength == "quantitative"
 
-    ``where`` and ``divergence``, another analysis, are there only where there is one.
+
+def as_data(analysis: Analysis) -> dict[str, Any]:
+    """Returns an analysis as JSON; a refused one has no ``parameters`` and no ``pairs``.
+
+    The keys ``where`` and ``divergence`` (a second analysis) are absent if there is none.
     """
     keys = ("study", "objective", "epoch", "trusted", "strength", "reason", "n_full", "n_uniform", "n_pruned")
     data = {
@@ -62,37 +75,28 @@ def as_data(analysis: Analysis) -> dict[str, Any]:
     return data
 
 
-def _verdict(analysis: Analysis) -> str:
-    if not analysis.trusted:
-        return "too little for indices"
-    return "quantitative" if analysis.strength == "quantitative" else "indicative, rely on the order and not the size"
-
-
-def meaning(analysis: Analysis) -> str:
-    """What explains the objective alone, and what only together with others; sizes only where they are known."""
+def interpretation(analysis: Analysis) -> str:
+    """Returns what explains the objective alone and what only in interactions, with sizes if they are reliable."""
     if not analysis.trusted:
         return f"No indices: {analysis.reason}"
-    ranked = sorted(analysis.parameters.items(), key=lambda item: -item[1].first)
-    strong = [(name, share(i.first, i.first_ci)) for name, i in ranked if i.first >= SMALL]
+    return "; ".join([_alone(analysis), *_together(analysis)]) + "."
+
+
+def _alone(analysis: Analysis) -> str:
     variance = f"the variance of {analysis.objective}{_where(analysis)}"
+    ranked = sorted(analysis.parameters.items(), key=lambda item: -item[1].first)
+    strong = [(name, share(index.first, index.first_ci)) for name, index in ranked if index.first >= SMALL]
     if not strong:
-        alone = f"no hyperparameter alone explains {'more than ' + percent(SMALL) if _sized(analysis) else 'much'}"
-        alone += f" of {variance}"
-    elif _sized(analysis):
-        (name, size), *others = strong
-        alone = f"{name} explains {size} of {variance}{''.join(f', {other} {part}' for other, part in others)}"
-    else:
-        (name, _), *others = strong
-        alone = f"{name} explains the largest share of {variance}{''.join(f', then {other}' for other, _ in others)}"
-    return "; ".join([alone, *_together(analysis)]) + "."
-
-
-def _sized(analysis: Analysis) -> bool:
-    return analysis.strength == "quantitative"
+        part = f"more than {format_percent(SMALL)}" if _sized(analysis) else "much"
+        return f"no hyperparameter alone explains {part} of {variance}"
+    (name, size), *others = strong
+    if _sized(analysis):
+        return f"{name} explains {size} of {variance}{''.join(f', {other} {part}' for other, part in others)}"
+    return f"{name} explains the largest share of {variance}{''.join(f', then {other}' for other, _ in others)}"
 
 
 def _together(analysis: Analysis) -> list[str]:
-    pairs, clauses, said = standing_out(analysis), [], set[tuple[str, str]]()
+    pairs, clauses, said = notable_pairs(analysis), [], set[tuple[str, str]]()
     for name, index in analysis.parameters.items():
         if index.first < SMALL and index.total >= NOTABLE and index.total_ci[0] >= SMALL:
             pair = next((pair for pair, _ in pairs if name in pair), None)
@@ -107,27 +111,22 @@ def _together(analysis: Analysis) -> list[str]:
     ]
     idle = [name for name, index in analysis.parameters.items() if index.total < SMALL and index.total_ci[1] <= WIDE]
     if idle:
-        clauses.append(f"{listed(idle)} hardly matter{'s' if len(idle) == 1 else ''}")
+        clauses.append(f"{format_list(idle)} hardly matter{'s' if len(idle) == 1 else ''}")
     return clauses or (["interactions are small"] if len(analysis.parameters) > 1 else [])
 
 
-def standing_out(analysis: Analysis) -> list[tuple[tuple[str, str], Interaction]]:
-    """The pairs whose interval excludes 0, also when it is rounded to two digits, the strongest first."""
+def notable_pairs(analysis: Analysis) -> list[tuple[tuple[str, str], Interaction]]:
+    """Returns the pairs whose interval excludes 0 after rounding to two digits, strongest first."""
     found = [(pair, together) for pair, together in analysis.pairs.items() if together.ci[0] >= 0.005]
     return sorted(found, key=lambda item: -item[1].value)
 
 
 def share(value: float, ci: Interval) -> str:
-    """A share of the variance in words: its interval alone where that is wide."""
+    """Returns a share of the variance; of a wide interval, the interval alone.
+
+    Example:
+        >>> share(0.62, (0.58, 0.66)), share(0.6, (0.4, 0.8))
+        ('62 %', '40 to 80 %')
+    """
     low, high = ci
-    return f"{100 * low:.0f} to {percent(high)}" if (high - low) / 2 > WIDE else percent(value)
-
-
-def percent(value: float) -> str:
-    """0.62 as 62 %."""
-    return f"{100 * value:.0f} %"
-
-
-def listed(words: Sequence[str]) -> str:
-    """Words joined by commas and a last ``and``."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+    return f"{100 * low:.0f} to {format_percent(high)}" if (high - low) / 2 > WIDE else format_percent(value)

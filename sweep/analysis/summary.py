@@ -1,4 +1,4 @@
-"""What a study has come to, read from the storage alone: its trials, the best ones, and where to look at them."""
+"""The present state of a study, read from the storage alone: its trials, ranked, and the finalists' comparison."""
 
 from __future__ import annotations
 
@@ -20,16 +20,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a study has come to.
+    """The state of a study.
 
     Attributes:
         rows: all trials of the search, by number.
-        best: its completed trials, best first.
-        comparison: the finalists beside their controls; empty before that stage.
-        controls: all rows of the sister study.
-        interrupted: whether this run was stopped before the budget was met.
-        seconds: what the run took.
-        analysis: what matters; None where the run did not come to it.
+        best: completed trials of the search, best first.
+        controls: all rows of the sister study: finalists, controls and pairs.
+        comparison: the finalists and their controls; empty before that stage.
+        interrupted: True if the run was stopped before it met the budget.
+        seconds: duration of the run.
+        analysis: sensitivity; None if the run did not reach that stage.
+
+    Example:
+        >>> from sweep.config.study_config import StudyConfig
+        >>> from sweep.study.records import TrialRecord
+        >>> config = StudyConfig.model_validate({
+        ...     "name": "example", "model": {"name": "mlp"}, "data": {"name": "digits"},
+        ...     "objective": {"metric": "val_loss", "direction": "minimize"}, "space": {"depth": {"low": 1, "high": 4}},
+        ... })
+        >>> rest = {"kind": "trial", "state": "finished", "seed": 0, "epochs": 9, "design": False, "of": None,
+        ...         "checkpoint": None, "error": None, "owner": None, "orphan": False, "started": None, "ended": None}
+        >>> rows = [
+        ...     TrialRecord(0, outcome="completed", value=0.4, hyperparameters={"depth": 1}, **rest),
+        ...     TrialRecord(1, outcome="completed", value=0.3, hyperparameters={"depth": 2}, **rest),
+        ...     TrialRecord(2, outcome="pruned", value=0.2, hyperparameters={"depth": 3}, **rest),
+        ... ]
+        >>> [row.number for row in Summary.of(config, rows, controls=[]).best]
+        [1, 0]
     """
 
     config: StudyConfig
@@ -45,7 +62,7 @@ class Summary:
     def of(
         cls, config: StudyConfig, rows: list[TrialRecord], controls: list[TrialRecord], *, interrupted: bool = False
     ) -> Summary:
-        """Ranks and compares what the storage holds."""
+        """Ranks the trials of the search, and compares the finalists with their controls."""
         from ..study.finalists import best_rows
         from .comparison import compare_finalists
 
@@ -55,7 +72,7 @@ class Summary:
 
 
 def summarise(name: str, settings: Settings) -> Summary:
-    """What a study has come to so far; reads the storage alone.
+    """Reads the present state of a study from the storage.
 
     Raises:
         SweepError: no such study.
@@ -67,7 +84,7 @@ def summarise(name: str, settings: Settings) -> Summary:
 
 
 def finished_rows(config: StudyConfig, settings: Settings) -> list[TrialRecord]:
-    """What `sweep run` has trained, finalists and controls too; nothing of a study that was not started."""
+    """Returns what `sweep run` has trained, finalists and controls included; nothing if the study was never started."""
     if config.name not in study_names_of_ours(settings):
         return []
     summary = summarise(config.name, settings)
@@ -76,7 +93,7 @@ def finished_rows(config: StudyConfig, settings: Settings) -> list[TrialRecord]:
 
 
 def export_config(config: StudyConfig, row: TrialRecord) -> str:
-    """A study file of one configuration: every hyperparameter is a constant."""
+    """Returns a study file of one configuration: every hyperparameter is a constant."""
     space = {**config.constants, **row.hyperparameters}
     search = SearchConfig(trials=1, finalists=FinalistsConfig(top=0))
     return to_yaml(

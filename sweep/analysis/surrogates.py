@@ -1,7 +1,7 @@
 """Surrogates of an objective over its search space: sparse polynomial chaos and a Gaussian process.
 
-Each is fitted to encoded trials, says how well it predicts uniform ones that it was not shown (cross-validated R2), and
-holds replicates of itself, from which intervals are made: bootstrap fits, or draws from the posterior.
+Each surrogate is fitted to encoded trials, measures how well it predicts held-out uniform trials (cross-validated R2),
+and holds replicates of itself for intervals: bootstrap fits, or draws from the posterior.
 """
 
 from __future__ import annotations
@@ -21,27 +21,30 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 REPLICATES = 64
-QUANTILES = 4096  # equally likely values that stand for the distribution of one input
+QUANTILES = 4096  # equally likely values that represent the distribution of one input
 DEGREE = 6
 FOLDS = 8
-TUNED_ON, CONDITIONED_ON = 200, 320  # trials at most, uniform ones first: a Gaussian process takes the cube of them
-FEATURES = 1024  # of a draw from the Gaussian process' prior
+TUNED_ON, CONDITIONED_ON = 200, 320  # maximum of trials, uniform ones first: the time is cubic in them
+FEATURES = 1024  # random Fourier features of a draw from the prior
 
 
 class Input:
-    """One hyperparameter as the surrogates see it: a column in [0, 1], or one for each of its unordered choices.
+    """The encoding of one hyperparameter: a column in [0, 1], or one column for each unordered choice.
 
-    Numbers are scaled to their range, in log where the space says so; numeric choices are taken in order, in log if
-    they span a factor of 4; other choices are one-hot / sqrt 2, so that any two are 1 apart.
+    - Numbers are scaled to their range, in log if the space is logarithmic.
+    - Numeric choices are sorted, and scaled in log if they span a factor of 4.
+    - Other choices are one-hot / sqrt 2, so that any two have distance 1.
 
     Args:
-        condition: whether it may take a value.
+        name: name of the hyperparameter.
+        distribution: Optuna's distribution of its values.
+        condition: predicate that keeps a value; default: all are kept.
 
     Attributes:
-        values: equally likely ones, in order: its distribution.
-        levels: the different ones of them.
-        ordered: whether it has one column.
-        width: its columns.
+        values: ``QUANTILES`` equally likely values, in order (fewer under a condition): the distribution.
+        levels: the distinct values.
+        ordered: True if the encoding is one column.
+        width: number of columns.
     """
 
     def __init__(self, name: str, distribution: Distribution, condition: Callable[[Any], bool] | None = None):
@@ -61,7 +64,7 @@ class Input:
         self._rows = self.encode(self.values)
 
     def encode(self, values: Sequence[Any]) -> Array:
-        """Columns [n, width] of values."""
+        """Returns the columns [n, width] of values."""
         if not self.ordered:
             return np.array([[(v == level) / 2**0.5 for level in self.levels] for v in values]).reshape(-1, self.width)
         if len(self.levels) < 2:
@@ -72,12 +75,12 @@ class Input:
         return column[:, None]
 
     def sample(self, unit: Array) -> Array:
-        """Columns [n, width] at the quantiles ``unit`` [n] of its distribution."""
+        """Returns the columns [n, width] at the quantiles ``unit`` [n] of the distribution."""
         rows: Array = self._rows[(unit * len(self._rows)).astype(int)]
         return rows
 
     def shown(self, count: int) -> list[Scalar]:
-        """Its levels, or ``count`` of its values where it has more."""
+        """Returns all levels, or ``count`` values at even quantiles if there are more levels than that."""
         if len(self.levels) <= count:
             return self.levels
         return [self.values[i] for i in np.linspace(0, len(self.values) - 1, count).round().astype(int)]
@@ -101,20 +104,20 @@ class Inputs:
         return self._inputs[name]
 
     def column(self, name: str) -> slice:
-        """Where the columns of a hyperparameter are."""
+        """Returns the slice of a hyperparameter's columns."""
         return self._columns[name]
 
     def encode(self, values: Mapping[str, Sequence[Any]]) -> Array:
-        """Rows [n, columns] of trials."""
+        """Returns the rows [n, columns] of trials."""
         return np.hstack([each.encode(values[each.name]) for each in self])
 
     def sample(self, unit: Array) -> Array:
-        """Rows [n, columns] at points of the unit cube [n, d]: uniform ones become uniform over the space."""
+        """Returns rows [n, columns] at points of the unit cube [n, d]; uniform points become uniform over the space."""
         return np.hstack([each.sample(unit[:, i]) for i, each in enumerate(self)])
 
 
 def uniform_points(count: int, d: int, seed: int) -> Array:
-    """A scrambled Sobol' sequence [count, d]; ``count`` is a power of 2."""
+    """Returns a scrambled Sobol' sequence [count, d]; ``count`` is a power of 2."""
     from scipy.stats import qmc
 
     points: Array = qmc.Sobol(d, scramble=True, rng=np.random.default_rng(seed)).random(count)
@@ -122,21 +125,21 @@ def uniform_points(count: int, d: int, seed: int) -> Array:
 
 
 class Surrogate(Protocol):
-    """What stands for the objective.
+    """A model that predicts the objective from encoded hyperparameters.
 
     Attributes:
-        name: for people.
-        r2: share of the variance of uniform trials that it predicts without having been shown them.
+        name: name in texts.
+        r2: cross-validated share of the variance of uniform trials that the model predicts.
     """
 
     name: str
     r2: float
 
     def mean(self, x: Array) -> Array:
-        """Its value [n] at encoded rows [n, columns]."""
+        """Returns the prediction [n] at encoded rows [n, columns]."""
 
     def replicates(self, x: Array) -> Array:
-        """Values of its replicates, [REPLICATES, n]."""
+        """Returns the predictions of the replicates, [REPLICATES, n]."""
 
 
 # -- polynomial chaos ------------------------------------------------------------------------------------------------
@@ -145,15 +148,16 @@ class Surrogate(Protocol):
 class PolynomialChaos:
     """Sparse polynomial chaos: Legendre polynomials of single inputs and of pairs, chosen by the lasso.
 
-    After Blatman and Sudret, J. Comput. Phys. 230 (2011). Replicates are fits to bootstrap samples of the trials, with
-    the penalty of the whole.
+    Replicates are fits to bootstrap samples of the trials, with the penalty that was chosen for all trials.
+
+    Source: Blatman and Sudret, J. Comput. Phys. 230 (2011).
 
     Args:
         inputs: the space.
         x: encoded trials [n, columns].
-        y: their values [n].
-        uniform: which of them are uniform over the space [n].
-        seed: of folds, bootstrap and the points by which the basis is scaled.
+        y: values of the trials [n].
+        uniform: mask of the trials that are uniform over the space [n].
+        seed: seed of folds, bootstrap and the points that scale the basis.
     """
 
     name = "polynomial chaos"
@@ -187,15 +191,15 @@ class PolynomialChaos:
 
 
 def folds(uniform: Mask, rng: np.random.Generator) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Splits (train, test) for cross-validation: a part of the uniform trials is predicted from all other trials."""
+    """Returns splits (train, test): each tests a part of the uniform trials and trains on all other trials."""
     tested, every = rng.permutation(np.flatnonzero(uniform)), np.arange(len(uniform))
     return [(np.setdiff1d(every, part), part) for part in np.array_split(tested, FOLDS)]
 
 
 class Basis:
-    """Functions of one and of two inputs, each of mean 0 and variance 1 over the space.
+    """Functions of one and of two inputs, each with mean 0 and variance 1 over the space.
 
-    Of an ordered input they are Legendre polynomials, as many as its levels determine; of others, which choice it is.
+    An ordered input has Legendre polynomials, as many as its levels determine; another has an indicator of each choice.
     """
 
     def __init__(self, inputs: Inputs, degree: int, seed: int):
@@ -214,7 +218,7 @@ class Basis:
         self._center, self._scale = reference.mean(0), np.maximum(reference.std(0), 1e-12)
 
     def __call__(self, x: Array, used: Sequence[int] | NDArray[np.intp] | None = None) -> Array:
-        """All functions, or those ``used``, at encoded rows: [n, functions]."""
+        """Returns all functions, or those ``used``, at encoded rows: [n, functions]."""
         used = np.arange(len(self._terms)) if used is None else np.asarray(used)
         factors = []
         for each in self._inputs:
@@ -235,9 +239,10 @@ class Basis:
 class GaussianProcess:
     """Gaussian process with a Matern-5/2 kernel, a length scale for each column (ARD), and white noise.
 
-    Its R2 is that of leave-one-out prediction (Rasmussen and Williams, Gaussian Processes for Machine Learning, 5.4.2).
-    Replicates are draws from the posterior: of the prior by random Fourier features, then conditioned exactly (Wilson
-    et al., Efficiently sampling functions from Gaussian process posteriors, ICML 2020). Arguments: `PolynomialChaos`'s.
+    R2 is that of leave-one-out prediction (Rasmussen and Williams, Gaussian Processes for Machine Learning, 5.4.2).
+    Replicates are draws from the posterior: random Fourier features draw from the prior, which is then conditioned
+    exactly (Wilson et al., Efficiently sampling functions from Gaussian process posteriors, ICML 2020).
+    Arguments: see `PolynomialChaos`.
     """
 
     name = "Gaussian process"
@@ -281,7 +286,7 @@ class GaussianProcess:
 
 
 def _fit_kernel(x: Array, y: Array, seed: int) -> tuple[Any, float]:
-    """The kernel of largest marginal likelihood, and the variance of the noise."""
+    """Returns the kernel of largest marginal likelihood, and the variance of the noise."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
@@ -289,7 +294,7 @@ def _fit_kernel(x: Array, y: Array, seed: int) -> tuple[Any, float]:
     kernel = ConstantKernel(1.0, (1e-2, 1e3)) * Matern(np.ones(x.shape[1]), (0.05, 1e3), nu=2.5)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        # One start alone has ended in a bad optimum; more of them make it reliable.
+        # A single start ended in a bad optimum at times; restarts make the fit reliable.
         fitted = GaussianProcessRegressor(
             kernel + WhiteKernel(0.1, (1e-6, 10)), n_restarts_optimizer=4, random_state=seed
         )

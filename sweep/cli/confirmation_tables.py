@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from ..analysis.wording import origin, verdict
+from ..analysis.confirmation import baseline_origin, pair_verdict
 from .stacking_table import StackingTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ..analysis.confirmation import Confirmation
-    from ..analysis.paired_tests import Estimate, PairedComparison
+    from ..analysis.paired_comparison import PairedComparison
+    from ..analysis.paired_tests import Estimate
 
 
 def print_confirmation(confirmation: Confirmation, console: Console) -> None:
@@ -24,9 +25,9 @@ def print_confirmation(confirmation: Confirmation, console: Console) -> None:
         console.print(table)
     for comparison in confirmation.comparisons:
         if comparison.first == "guided":
-            console.print(Text(verdict(comparison, confirmation.metric)))
-    for found in confirmation.rivals:
-        console.print(Text(origin(found)))
+            console.print(Text(pair_verdict(comparison, confirmation.metric)))
+    for found in confirmation.baselines:
+        console.print(Text(baseline_origin(found)))
     for note in confirmation.notes:
         console.print(Text(f"note: {note}", style="yellow"))
 
@@ -40,12 +41,12 @@ def tables(confirmation: Confirmation) -> list[StackingTable]:
             comparisons,
             {
                 "pairs": lambda c: str(len(c.seeds)),
-                "first": lambda c: _number(c.levels[0]),
-                "second": lambda c: _number(c.levels[1]),
+                "first": lambda c: _number(c.final_means[0]),
+                "second": lambda c: _number(c.final_means[1]),
                 "gain": lambda c: _gain(c.final),
                 "p (Holm)": lambda c: "-" if c.final.p_holm is None else f"{c.final.p_holm:.2g}",
                 "first is": lambda c: c.verdict,
-                "needed": lambda c: "-" if c.needed is None else str(c.needed),
+                "needed": lambda c: "-" if c.pairs_needed is None else str(c.pairs_needed),
             },
         ),
         _table(
@@ -63,8 +64,8 @@ def tables(confirmation: Confirmation) -> list[StackingTable]:
             comparisons,
             {
                 "gain at the best": lambda c: _gain(c.best),
-                "gap of the first": lambda c: _number(c.gaps[0]),
-                "gap of the second": lambda c: _number(c.gaps[1]),
+                "gap of the first": lambda c: _number(c.generalization_gaps[0]),
+                "gap of the second": lambda c: _number(c.generalization_gaps[1]),
             },
         ),
     ]

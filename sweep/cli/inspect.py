@@ -146,7 +146,8 @@ def profile(
         raise ConfigError("options", problems)
     gc.disable()  # saves a sixth of the time: the imports of torch and matplotlib leave no garbage
     try:
-        from ..analysis.weight_profile import draw_profile, load_profile
+        from ..analysis.weight_profile import load_profile
+        from ..analysis.weight_profile_figure import draw_profile
 
         profiles = load_profile(source, settings, dict(keywords))
         draw_profile(profiles, out)

@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis.wording import format_duration, format_params
+from ..analysis.formats import format_duration, format_params
 from ..config.study_config import StudyConfig
 from ..service.callback import RunCallback
 

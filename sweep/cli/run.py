@@ -145,7 +145,7 @@ def enqueue(
 def _print_plan(plan: DryRun, config: StudyConfig, console: Console, *, as_json: bool) -> None:
     import dataclasses
 
-    from ..analysis.wording import format_duration
+    from ..analysis.formats import format_duration
 
     if as_json:
         print_json({"study": config.name, **dataclasses.asdict(plan)})

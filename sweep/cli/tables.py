@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from ..analysis.sensitivity_text import WIDE, meaning, standing_out, trust
-from ..analysis.wording import format_mean_sd, format_params, format_value, verdicts
+from ..analysis.formats import format_mean_sd, format_params, format_value
+from ..analysis.sensitivity_text import WIDE, interpretation, notable_pairs, reliability
 from ..config.search_space import ALIASES
 from ..config.study_config import StudyConfig
 from ..study.records import ARMS
@@ -19,7 +19,8 @@ from .stacking_table import StackingTable
 
 if TYPE_CHECKING:
     from ..analysis.comparison import FinalistComparison
-    from ..analysis.sensitivity import Analysis, Interval
+    from ..analysis.sensitivity import Analysis
+    from ..analysis.sobol import Interval
     from ..analysis.weight_profile import WeightProfile
     from ..config.settings import Settings
     from ..service import Summary
@@ -63,6 +64,8 @@ def best_line(summary: Summary) -> str:
 
 def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
     """Prints the counts, tables and verdicts of a study."""
+    from ..analysis.comparison import finalist_verdicts
+
     config = summary.config
     counts = ", ".join(
         f"{n} {o}" for o in ("completed", "pruned", "diverged", "failed")
@@ -73,7 +76,7 @@ def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
         console.print(best_table(config, summary.best[:top]))
     if summary.comparison.finalists:
         console.print(comparison_table(config, summary.comparison))
-    for sentence in verdicts(config, summary.comparison):
+    for sentence in finalist_verdicts(config, summary.comparison):
         console.print(sentence)
     for row in [r for r in summary.rows if r.outcome == "failed"][:3]:
         reason = _last_line(row) or "no reason recorded"
@@ -140,14 +143,14 @@ def print_analysis(analysis: Analysis, console: Console, settings: Settings, *, 
     """Prints the reliability of an analysis, its indices (not with ``brief``) and their meaning."""
     at = "" if analysis.epoch is None else f", epoch {analysis.epoch}"
     console.print(Text(f"Sensitivity of {analysis.objective} in {analysis.study}{at}", style="bold"))
-    console.print(Text(trust(analysis)), soft_wrap=not console.is_terminal)
+    console.print(Text(reliability(analysis)), soft_wrap=not console.is_terminal)
     if analysis.trusted and not brief:
         console.print(_indices_table(analysis))
-        for (a, b), together in standing_out(analysis):
+        for (a, b), together in notable_pairs(analysis):
             console.print(Text(f"  {a} x {b}  {_share(together.value, together.ci)}"))
     for name, why in analysis.left_out.items():
         console.print(Text(f"  {name} is left out: {why}"))
-    text = complete_commands(meaning(analysis), settings, analysis.study)
+    text = complete_commands(interpretation(analysis), settings, analysis.study)
     console.print(Text(text), soft_wrap=not console.is_terminal)
     if analysis.divergence is not None and not brief:
         console.print()

@@ -66,7 +66,7 @@ def epoch_line(epoch: int, metrics: Mapping[str, float], objective: str, width: 
         >>> epoch_line(3, {"train_loss": 0.25, "val_loss": 0.12345678, "seconds": 1.5}, "val_loss", 60)
         'epoch   3  val_loss 0.12346    train_loss 0.25      1.5 s'
     """
-    from ..analysis.wording import format_duration
+    from ..analysis.formats import format_duration
 
     line, seconds = f"epoch {epoch:3d}", f"  {format_duration(metrics['seconds'])}" if "seconds" in metrics else ""
     names = sorted((n for n in metrics if n.startswith(("train_", "val_"))), key=lambda name: name != objective)

@@ -79,12 +79,14 @@ def report(name: str, settings: Settings, folder: Path | None = None) -> Report:
 
 
 def _write(name: str, analysis: Analysis, settings: Settings, folder: Path) -> Report:
-    from ..analysis.report.report import write
+    from ..analysis.confirmation import Confirmation
+    from ..analysis.report.report import write_report
     from ..study.storages.storage import get_user_attr
 
     storage = get_storage(settings.storage)
-    codes, confirmed = get_user_attr(name, "code", storage) or [], get_user_attr(name, CONFIRMATION, storage)
-    return write(summarise(name, settings), analysis, codes, settings, folder, confirmed=confirmed)
+    codes, stored = get_user_attr(name, "code", storage) or [], get_user_attr(name, CONFIRMATION, storage)
+    confirmed = Confirmation.from_data(stored) if stored else None
+    return write_report(summarise(name, settings), analysis, codes, settings, folder, confirmed=confirmed)
 
 
 def analyse_finished(

@@ -25,7 +25,7 @@ from .run import RunOptions, check_run, run
 
 if TYPE_CHECKING:
     from ..analysis.confirmation import BaselineResult, Confirmation
-    from ..analysis.paired_tests import Member, PairedComparison
+    from ..analysis.paired_comparison import Member, PairedComparison
     from .callback import RunCallback
 
 logger = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ def read_confirmation(
 ) -> Confirmation:
     """Compares the finished pairs; reads their metrics from the checkpoints."""
     from ..analysis.confirmation import Confirmation, best_hyperparameters
-    from ..analysis.paired_tests import apply_holm, compare_pairs
+    from ..analysis.paired_comparison import apply_holm, compare_pairs
     from ..study.baselines import pair_members, trained
 
     config, best = plan.config, best_hyperparameters(found)
@@ -231,7 +231,7 @@ def read_confirmation(
         metric=f"test_{config.objective.metric.removeprefix('val_')}",
         direction=config.objective.direction,
         configurations={row.number: row.hyperparameters for row in plan.top},
-        rivals=list(found),
+        baselines=list(found),
         comparisons=[comparison for each in zip(*groups, strict=True) for comparison in each],
         notes=[*plan.notes, *without_result, *reader.notes()],
         rows=len(rows),
@@ -262,7 +262,7 @@ class _PairReader:
         ]
 
     def _member(self, row: TrialRecord) -> Member | None:
-        from ..analysis.paired_tests import Member
+        from ..analysis.paired_comparison import Member
         from ..training import checkpoint
 
         if row.outcome == "failed":

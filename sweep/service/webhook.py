@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ..analysis.wording import verdict
 from ..config.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,6 +65,8 @@ def describe_confirmation(
     study: str, confirmation: Confirmation | None = None, error: BaseException | None = None
 ) -> dict[str, Any]:
     """Returns the end of `sweep confirm` as data: finished, interrupted (neither argument given) or failed."""
+    from ..analysis.confirmation import pair_verdict
+
     failed = error is not None and not isinstance(error, KeyboardInterrupt)
     event, said, verdicts = (
         "failed" if failed else "interrupted",
@@ -75,7 +76,7 @@ def describe_confirmation(
     if confirmation is not None:
         event = "finished"
         guided = [c for c in confirmation.comparisons if c.first == "guided"]
-        said = " ".join(verdict(c, confirmation.metric) for c in guided)
+        said = " ".join(pair_verdict(c, confirmation.metric) for c in guided)
         verdicts = [{"trial": c.number, "against": c.second, "verdict": c.verdict} for c in guided]
     return {**_end(f"confirm {study}", event, said, error), "study": study, "verdicts": verdicts}
 

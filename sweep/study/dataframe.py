@@ -54,7 +54,7 @@ class Table:
     trials: pd.DataFrame
     space: Distributions
     left_out: Mapping[str, str]
-    remedy: str
+    hint: str
 
 
 def read_tables(

@@ -1,4 +1,4 @@
-"""What pairs say: against textbooks and tables, another way of computing it, and simulated experiments."""
+"""Pairs: against textbooks and tables, a second computation, and simulated experiments."""
 
 from __future__ import annotations
 
@@ -13,18 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweep.analysis.paired_tests import (
-    Estimate,
-    Member,
-    PairedComparison,
-    apply_holm,
-    compare_pairs,
-    difference,
-    holm,
-    pairs_needed,
-    ratio,
-)
-from sweep.analysis.wording import verdict
+from sweep.analysis.confirmation import pair_verdict
+from sweep.analysis.paired_comparison import Member, PairedComparison, apply_holm, compare_pairs
+from sweep.analysis.paired_tests import Estimate, difference, holm, pairs_needed, ratio
 from sweep.config.sections import Objective
 from sweep.training.reports import EpochMetrics
 
@@ -56,7 +47,7 @@ def compared(first: Sequence[Member], second: Sequence[Member], objective: Objec
 
 
 def test_the_t_test_is_students_own() -> None:
-    """Of which R says t = -4.0621, df = 9, p-value = 0.002833."""
+    """R reports t = -4.0621, df = 9, p-value = 0.002833."""
     estimate = difference(SLEEP)
     assert estimate.value == pytest.approx(-1.58)
     assert estimate.p == pytest.approx(0.002833, abs=5e-7)
@@ -117,7 +108,7 @@ def test_what_cannot_be_judged_has_no_interval_and_says_why(values: list[float],
     assert (estimate.low, estimate.high, estimate.p) == (None, None, None)
     assert math.isnan(estimate.value) if not values else estimate.value == values[0]
     [judged] = holm([estimate], no_effect=0.0, statistic=np.mean)
-    assert not judged.clear
+    assert not judged.significant
     assert pairs_needed(values) is None
 
 
@@ -162,7 +153,7 @@ def test_holms_correction_is_that_of_the_textbook() -> None:
     estimates = [Estimate(clear.values, clear.value, clear.low, clear.high, p) for p in raw]
     judged = holm(estimates, no_effect=0.0, statistic=np.mean)
     assert [e.p_holm for e in judged] == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert [e.clear for e in judged] == [True, False, False, True]
+    assert [e.significant for e in judged] == [True, False, False, True]
     assert [e.p for e in judged] == list(raw)
 
 
@@ -173,11 +164,11 @@ def test_the_interval_must_exclude_no_effect_at_the_corrected_level_as_well() ->
     assert (estimate.low or 0) > 0
     sure = Estimate(values, estimate.value, estimate.low, estimate.high, 1e-9)
     unsure = [Estimate(values, estimate.value, estimate.low, estimate.high, 0.9)] * 19
-    assert holm([sure], no_effect=0.0, statistic=np.mean)[0].clear
+    assert holm([sure], no_effect=0.0, statistic=np.mean)[0].significant
     wide = difference(spread_around(0.75, 1.0))
     sure = Estimate(wide.values, wide.value, wide.low, wide.high, 1e-9)
-    assert holm([sure], no_effect=0.0, statistic=np.mean)[0].clear
-    assert not holm([sure, *unsure], no_effect=0.0, statistic=np.mean)[0].clear
+    assert holm([sure], no_effect=0.0, statistic=np.mean)[0].significant
+    assert not holm([sure, *unsure], no_effect=0.0, statistic=np.mean)[0].significant
 
 
 def test_where_nothing_differs_hardly_any_experiment_shows_a_difference() -> None:
@@ -186,10 +177,10 @@ def test_where_nothing_differs_hardly_any_experiment_shows_a_difference() -> Non
     for _ in range(200):
         values = rng.normal(0.0, 1.0, (3, 6))
         judged = holm([difference(row) for row in values.tolist()], no_effect=0.0, statistic=np.mean)
-        wrong += any(e.clear for e in judged)
+        wrong += any(e.significant for e in judged)
     for _ in range(20):
         values = rng.normal([[0.0], [3.0], [0.0]], 1.0, (3, 6))
-        found += holm([difference(row) for row in values.tolist()], no_effect=0.0, statistic=np.mean)[1].clear
+        found += holm([difference(row) for row in values.tolist()], no_effect=0.0, statistic=np.mean)[1].significant
     assert wrong / 200 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
     assert found > 15
 
@@ -220,10 +211,10 @@ def test_gains_speed_ups_and_gaps_of_three_pairs() -> None:
     assert c.speedup_whole.values == (6 / 3, 6 / 2, 0.0)
     assert c.never == 1
     assert c.speedup.note == "1 of 3 never get there"
-    assert c.levels == pytest.approx((11 / 3, 4.0))
-    assert c.gaps == pytest.approx((0.5, (1.0 + 0.5 + 2.0) / 3))
+    assert c.final_means == pytest.approx((11 / 3, 4.0))
+    assert c.generalization_gaps == pytest.approx((0.5, (1.0 + 0.5 + 2.0) / 3))
     assert c.verdict == "not shown"
-    assert c.needed == pairs_needed(c.final.values)
+    assert c.pairs_needed == pairs_needed(c.final.values)
 
 
 def test_a_speed_up_counts_from_where_the_control_first_is_at_its_final_value() -> None:
@@ -245,7 +236,7 @@ def test_runs_that_are_the_same_show_no_gain_and_no_speed_up(curves: list[list[f
     assert set(c.final.values) == set(c.best.values) == {0.0}
     assert set(c.speedup.values) == set(c.speedup_seconds.values) == {1.0}
     assert min(c.speedup_whole.values) >= 1.0
-    assert (c.verdict, c.needed, c.never) == ("not shown", None, 0)
+    assert (c.verdict, c.pairs_needed, c.never) == ("not shown", None, 0)
 
 
 @settings(deadline=None, max_examples=20)
@@ -257,7 +248,7 @@ def test_an_accuracy_is_a_loss_upside_down(curves: list[tuple[list[float], list[
     assert accuracy.final == loss.final
     assert accuracy.best == loss.best
     assert accuracy.speedup == loss.speedup
-    assert accuracy.gaps == pytest.approx(loss.gaps)
+    assert accuracy.generalization_gaps == pytest.approx(loss.generalization_gaps)
 
 
 @settings(deadline=None)
@@ -294,11 +285,11 @@ def test_a_speed_up_that_is_the_same_in_all_pairs_is_shown_by_their_signs() -> N
     c = compared([guided] * 8, [plain] * 8)
     assert (c.speedup.value, c.speedup.low, c.speedup.high) == (2.0, 2.0, 2.0)
     assert c.speedup.p == pytest.approx(2 / 256)
-    assert c.speedup.clear
+    assert c.speedup.significant
     assert compared([guided] * 4, [plain] * 4).speedup.p == pytest.approx(2 / 16)
-    assert not compared([guided] * 4, [plain] * 4).speedup.clear
+    assert not compared([guided] * 4, [plain] * 4).speedup.significant
     never = compared([member([4, 4, 4, 4.0])] * 8, [plain] * 8)
-    assert (never.speedup.value, never.speedup.high, never.speedup.clear) == (0.0, 0.0, True)
+    assert (never.speedup.value, never.speedup.high, never.speedup.significant) == (0.0, 0.0, True)
 
 
 def test_more_pairs_are_needed_for_several_configurations_than_for_one() -> None:
@@ -307,15 +298,15 @@ def test_more_pairs_are_needed_for_several_configurations_than_for_one() -> None
     one = compare_pairs(0, ("guided", "plain"), (dict(enumerate(members[0])), dict(enumerate(members[1]))), LOSS)
     [alone] = apply_holm([one])
     several = apply_holm([one] * 4)[0]
-    assert alone.needed is not None and several.needed is not None  # noqa: PT018 (for the types)
-    assert len(differences) < alone.needed < several.needed
+    assert alone.pairs_needed is not None and several.pairs_needed is not None  # noqa: PT018 (for the types)
+    assert len(differences) < alone.pairs_needed < several.pairs_needed
 
 
 def test_a_clear_gain_is_called_better_or_worse() -> None:
     plain = [member([3.0, 2.0 + 0.01 * i]) for i in range(6)]
     guided = [member([3.0, 1.0 + 0.013 * i]) for i in range(6)]
     assert compared(guided, plain).verdict == "better"
-    assert compared(guided, plain).needed is None
+    assert compared(guided, plain).pairs_needed is None
     assert compared(plain, guided).verdict == "worse"
 
 
@@ -328,7 +319,7 @@ def test_pairs_of_which_one_has_diverged_are_counted_and_the_survivors_are_not_c
     c = compared([*guided, member([3.0], diverged=True)], plain)
     assert c.diverged == (1, 0)
     assert c.seeds == (0, 1, 2, 3, 4, 5)
-    assert c.final.clear
+    assert c.final.significant
     assert c.verdict == "not shown"
     # A run that has diverged gets nowhere.
     assert len(c.speedup.values) == 7
@@ -341,17 +332,17 @@ def test_pairs_of_which_one_has_diverged_are_counted_and_the_survivors_are_not_c
 
 
 def test_what_survives_where_the_other_diverges_is_said_to() -> None:
-    """Of eight pairs, one member diverges in all: twice the chance of eight heads, by McNemar's exact test."""
+    """One member of each of eight pairs diverges: twice the chance of eight heads, by McNemar's exact test."""
     lost, whole = [member([3.0], diverged=True)] * 8, [member([3.0, 2.0 + 0.1 * i]) for i in range(8)]
     c = compared(whole, lost)
-    assert (c.survival, c.survives, c.verdict) == (pytest.approx(2 / 256), "more often", "not shown")
-    assert verdict(c, "test_loss").endswith("diverged: 0 guided, 8 of the others: survives more often (p 0.0078).")
+    assert (c.mcnemar_p, c.survives, c.verdict) == (pytest.approx(2 / 256), "more often", "not shown")
+    assert pair_verdict(c, "test_loss").endswith("diverged: 0 guided, 8 of the others: survives more often (p 0.0078).")
     assert compared(lost, whole).survives == "less often"
     assert compared(whole, [*lost[:4], *whole[4:]]).survives == "", "four of four may be by chance"
     [first, second] = apply_holm(
         [compare_pairs(n, ("guided", "plain"), (dict(enumerate(whole)), dict(enumerate(lost))), LOSS) for n in (1, 2)]
     )
-    assert first.survival == second.survival == pytest.approx(4 / 256)
+    assert first.mcnemar_p == second.mcnemar_p == pytest.approx(4 / 256)
 
 
 def test_a_metric_that_is_not_a_number_at_the_end_is_lost_and_before_it_is_passed_over() -> None:
@@ -367,8 +358,8 @@ def test_without_pairs_there_are_no_numbers() -> None:
         c = compared(first, second)
         assert c.seeds == ()
         assert c.final.note == "no pairs"
-        assert all(map(math.isnan, (*c.levels, *c.gaps, c.final.value, c.speedup.value)))
-        assert (c.verdict, c.needed) == ("not shown", None)
+        assert all(map(math.isnan, (*c.final_means, *c.generalization_gaps, c.final.value, c.speedup.value)))
+        assert (c.verdict, c.pairs_needed) == ("not shown", None)
 
 
 def test_seeds_that_only_one_of_them_has_make_no_pair() -> None:

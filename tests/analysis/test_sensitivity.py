@@ -21,17 +21,10 @@ from SALib.sample import sobol as salib_sample
 
 from sweep.analysis import sensitivity
 from sweep.analysis.conditions import parse_conditions
-from sweep.analysis.sensitivity import (
-    Analysis,
-    Index,
-    Interaction,
-    analyse,
-    analyse_divergence,
-    partial_dependence,
-    partial_dependence_2d,
-    sobol_indices,
-)
-from sweep.analysis.sensitivity_text import as_data, meaning, trust
+from sweep.analysis.partial_dependence import partial_dependence, partial_dependence_2d
+from sweep.analysis.sensitivity import Analysis, Index, Interaction, analyse, analyse_divergence
+from sweep.analysis.sensitivity_text import as_data, interpretation, reliability
+from sweep.analysis.sobol import sobol_indices
 from sweep.analysis.surrogates import Input, Inputs, uniform_points
 from sweep.config.errors import SweepError
 from sweep.config.settings import Settings
@@ -134,7 +127,7 @@ def test_the_estimators_agree_with_salib(name: str) -> None:
 
 
 def test_a_whole_analysis_agrees_with_salib() -> None:
-    """Of a smooth function without noise, from 128 trials; SALib evaluates the function itself."""
+    """A smooth function without noise, 128 trials; SALib evaluates the function itself."""
 
     def f(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         return np.exp(x) + 2 * (y - 0.3) ** 2 + 1.5 * x * z
@@ -164,7 +157,7 @@ def test_a_table_of_numbers_gives_the_closed_form_and_repeats_itself() -> None:
         assert 0 <= index.first_ci[0] <= index.first <= index.first_ci[1] <= 1
         assert 0 <= index.total_ci[0] <= index.total <= index.total_ci[1] <= 1
     assert (
-        meaning(first)
+        interpretation(first)
         == "a explains 57 % of the variance of val_loss; b matters only together with a; c hardly matters."
     )
 
@@ -231,7 +224,7 @@ def refused(of: Table, **options: Any) -> Analysis:
 
 
 def changed(of: Table, **columns: Any) -> Table:
-    return Table(of.study, of.objective, of.epoch, of.trials.assign(**columns), of.space, of.left_out, of.remedy)
+    return Table(of.study, of.objective, of.epoch, of.trials.assign(**columns), of.space, of.left_out, of.hint)
 
 
 def test_too_few_uniform_trials_are_refused_with_the_command_that_adds_some() -> None:
@@ -249,7 +242,7 @@ def test_noise_is_refused() -> None:
     analysis = refused(of)
     assert analysis.r2 is not None
     assert analysis.r2 < 0.3
-    assert "of the variance of uniform trials that it was not shown" in (analysis.reason or "")
+    assert "of the variance of held-out uniform trials" in (analysis.reason or "")
 
 
 def test_a_fair_prediction_is_indicative() -> None:
@@ -287,7 +280,7 @@ def test_a_space_of_single_values_is_refused_and_one_hyperparameter_is_enough() 
 
 def test_a_table_without_trials_is_refused() -> None:
     of = table(CUBE, curved)
-    empty = Table(of.study, of.objective, of.epoch, of.trials.head(0), of.space, {}, of.remedy)
+    empty = Table(of.study, of.objective, of.epoch, of.trials.head(0), of.space, {}, of.hint)
     assert refused(empty).reason == "no trial has ended"
     assert refused(empty, where=parse_conditions("a > 0.5", CUBE)).reason == "no trial has ended"
     assert analyse_divergence(empty) is None
@@ -356,7 +349,7 @@ def test_too_few_divergences_say_so_and_none_is_no_analysis() -> None:
     rare = analyse_divergence(table(CUBE, curved, outcome=lambda p: np.where(p["a"] > 0.95, "diverged", "completed")))
     assert rare is not None
     assert not rare.trusted
-    assert "too few to tell what decides" in str(rare.reason)
+    assert "too few for an analysis" in str(rare.reason)
 
 
 def test_divergence_that_nothing_decides_is_refused() -> None:
@@ -365,7 +358,7 @@ def test_divergence_that_nothing_decides_is_refused() -> None:
     divergence = analyse_divergence(of)
     assert divergence is not None
     assert not divergence.trusted
-    assert "it was not shown" in str(divergence.reason)
+    assert "of held-out uniform trials" in str(divergence.reason)
 
 
 def test_the_share_that_diverged_is_told_within_the_condition_and_at_no_epoch() -> None:
@@ -374,7 +367,7 @@ def test_the_share_that_diverged_is_told_within_the_condition_and_at_no_epoch() 
     assert divergence is not None
     assert divergence.share == 16 / 64
     assert divergence.epoch is None
-    assert trust(divergence).startswith("Trust: 16 of 64 uniform trials diverged (25 %); a ")
+    assert reliability(divergence).startswith("Reliability: 16 of 64 uniform trials diverged (25 %); ")
     half = analyse_divergence(of, where=parse_conditions("a > 0.5", CUBE))
     assert half is not None
     assert half.share == 16 / 32
@@ -396,14 +389,14 @@ def index(first: float, total: float, width: float = 0.02) -> Index:
 
 
 def test_a_wide_interval_is_shown_instead_of_its_middle() -> None:
-    words = meaning(said({"depth": index(0.6, 0.6, 0.2), "width": index(0.3, 0.3)}))
+    words = interpretation(said({"depth": index(0.6, 0.6, 0.2), "width": index(0.3, 0.3)}))
     assert words == "depth explains 40 to 80 % of the variance of val_loss, width 30 %; interactions are small."
 
 
 def test_pairs_are_named_once_and_interactions_of_several_are_not_blamed_on_one() -> None:
     pairs = {("a", "b"): Interaction(0.3, (0.2, 0.4)), ("b", "c"): Interaction(0.001, (0.0, 0.1))}
     parameters = {"a": index(0.5, 0.8), "b": index(0.01, 0.31), "c": index(0.02, 0.2)}
-    assert meaning(said(parameters, pairs)).endswith(
+    assert interpretation(said(parameters, pairs)).endswith(
         "; b matters only together with a; c matters only together with several others."
     )
 
@@ -411,7 +404,7 @@ def test_pairs_are_named_once_and_interactions_of_several_are_not_blamed_on_one(
 def test_an_indicative_analysis_claims_an_order_and_no_size() -> None:
     pairs = {("a", "b"): Interaction(0.3, (0.2, 0.4))}
     parameters = {"b": index(0.2, 0.5), "a": index(0.4, 0.7), "c": index(0.01, 0.01)}
-    words = meaning(replace(said(parameters, pairs), strength="indicative"))
+    words = interpretation(replace(said(parameters, pairs), strength="indicative"))
     assert words == (
         "a explains the largest share of the variance of val_loss, then b; a and b explain another part together; "
         "c hardly matters."
@@ -419,7 +412,7 @@ def test_an_indicative_analysis_claims_an_order_and_no_size() -> None:
 
 
 def test_names_with_spaces_and_a_lone_hyperparameter_make_sentences() -> None:
-    words = meaning(said({"learning rate": index(0.9, 0.9)}))
+    words = interpretation(said({"learning rate": index(0.9, 0.9)}))
     assert words == "learning rate explains 90 % of the variance of val_loss."
 
 
@@ -427,7 +420,7 @@ def test_what_an_interval_does_not_exclude_is_not_denied() -> None:
     uncertain = Index(0.02, (0.0, 0.2), 0.3, (0.1, 0.4))
     idle = Index(0.01, (0.0, 0.1), 0.02, (0.01, 0.25))
     pairs = {("a", "b"): Interaction(0.0, (0.0, 0.1))}
-    words = meaning(said({"a": index(0.5, 0.6), "b": uncertain, "c": idle}, pairs))
+    words = interpretation(said({"a": index(0.5, 0.6), "b": uncertain, "c": idle}, pairs))
     assert words.endswith("; b matters mostly together with several others.")
 
 
@@ -435,17 +428,17 @@ def test_all_trials_that_are_left_out_are_counted_with_the_reason() -> None:
     outcomes = ["pruned"] * 2 + ["diverged"] * 3 + ["failed"] * 4 + ["completed"] * 55
     of = changed(table(CUBE, curved), outcome=outcomes)
     of.trials.loc[:13, "value"] = np.nan
-    line = trust(analyse(of))
+    line = reliability(analyse(of))
     assert line.startswith(
-        "Trust: 50 trials at epoch 9, 50 of them uniform over the space, "
-        "left out 2 pruned, 3 diverged, 4 failed and 5 without a value;"
+        "Reliability: 50 trials at epoch 9, 50 of them uniform over the space, "
+        "excluded: 2 pruned, 3 diverged, 4 failed and 5 without a value;"
     )
 
 
 def test_a_part_of_the_space_is_named() -> None:
     within = replace(said({"a": index(0.5, 0.5)}), where="d > 2")
-    assert "64 trials at epoch 9 where d > 2, 40 of them uniform over that part of the space" in trust(within)
-    assert meaning(within) == "a explains 50 % of the variance of val_loss where d > 2."
+    assert "64 trials at epoch 9 where d > 2, 40 of them uniform over that part of the space" in reliability(within)
+    assert interpretation(within) == "a explains 50 % of the variance of val_loss where d > 2."
 
 
 def test_data_holds_the_second_analysis_where_there_is_one() -> None:
@@ -456,7 +449,7 @@ def test_data_holds_the_second_analysis_where_there_is_one() -> None:
 
 
 def test_trust_is_one_line_with_all_that_it_rests_on() -> None:
-    line = trust(said({"a": index(0.5, 0.5)}))
+    line = reliability(said({"a": index(0.5, 0.5)}))
     assert "\n" not in line
     for part in (
         "64 trials at epoch 9",
@@ -586,7 +579,7 @@ def test_a_refusal_is_data_without_numbers_and_no_failure(here: Sweep) -> None:
 def test_people_read_trust_first_then_indices_pairs_and_what_it_means(here: Sweep) -> None:
     lines = [line for line in here("slow_start").out.splitlines() if line.strip()]
     assert "Sensitivity of value in slow_start, epoch 27" in lines[0]
-    assert lines[1].startswith("Trust: ")
+    assert lines[1].startswith("Reliability: ")
     rows = [line.split()[0] for line in lines if line.split()[0] in CASES["slow_start"].space]
     assert rows[0] == "lambda1"
     assert set(rows) == set(CASES["slow_start"].space)

@@ -1,4 +1,4 @@
-"""What the weights look like to guidance, against singular values and logarithms computed another way."""
+"""Weight profiles, against singular values and logarithms computed another way."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sweep.analysis.weight_profile import draw_profile, load_profile, of_weights
+from sweep.analysis.weight_profile import load_profile, profile_weights
+from sweep.analysis.weight_profile_figure import draw_profile
 from sweep.config.errors import SweepError
 from sweep.config.settings import Settings
 from sweep.training.reports import EpochMetrics
@@ -32,7 +33,7 @@ def net() -> nn.Module:
 
 def test_entropies_and_singular_values() -> None:
     weights = net().state_dict()
-    profile = of_weights("net", weights)
+    profile = profile_weights("net", weights)
     assert [(layer.name, layer.kind) for layer in profile.layers] == [
         ("0", "conv"), ("2", "dense"), ("4", "dense"), ("5", "dense")
     ]  # fmt: skip
@@ -52,20 +53,20 @@ def test_outliers_are_beyond_the_fences_and_dead_taps_are_among_them() -> None:
     weight = torch.full((20, 5, 3, 3), 0.1)
     weight[:, :, 0, 0] *= torch.linspace(0.9, 1.1, 100).view(20, 5)
     weight[0, 0, 0, 0], weight[7, 3, 0, 0] = 0.0, -40.0
-    [layer] = of_weights("taps", {"conv.weight": weight}).layers
+    [layer] = profile_weights("taps", {"conv.weight": weight}).layers
     assert sorted(layer.outliers) == pytest.approx([-np.inf, np.log(40.0)])
     inside = np.log(np.linspace(0.09, 0.11, 100)[1:])
     finite = layer.values[np.isfinite(layer.values)]
     quartiles = np.percentile(finite, [25, 50, 75])
     assert layer.box == pytest.approx([inside.min(), *quartiles, inside.max()], rel=1e-5)
-    [dead] = of_weights("dead", {"conv.weight": torch.zeros(2, 3, 3, 3)}).layers
+    [dead] = profile_weights("dead", {"conv.weight": torch.zeros(2, 3, 3, 3)}).layers
     assert len(dead.outliers) == 6
     assert np.isnan(dead.box).all()
 
 
 def test_a_network_without_such_weights_is_refused() -> None:
     with pytest.raises(SweepError, match="no dense or convolutional weights among weight, bias"):
-        of_weights("norm", nn.LayerNorm(3).state_dict())
+        profile_weights("norm", nn.LayerNorm(3).state_dict())
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
@@ -74,7 +75,7 @@ def test_a_picture_is_drawn_of_any_network(tmp_path: Path, ending: str) -> None:
     dead = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Linear(4, 4))
     for layer in dead:
         nn.init.zeros_(layer.weight)
-    profiles = [of_weights("guided", net().state_dict(), history), of_weights("dead", dead.state_dict())]
+    profiles = [profile_weights("guided", net().state_dict(), history), profile_weights("dead", dead.state_dict())]
     file = tmp_path / f"picture.{ending}"
     draw_profile(profiles, file)
     if ending == "png":

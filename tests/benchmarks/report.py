@@ -2,7 +2,7 @@
 
 `python -m tests.benchmarks.report`, a minute on a quiet machine. A study of 1,000 completed trials, a quarter of them
 uniform, over five hyperparameters, with a checkpoint each, is written as a run leaves it; then `sweep report` is run on
-it, and timed within: reading, the sensitivity analysis, the page and the pictures. Exits 1 when a bar is missed.
+it, and timed within: reading, the sensitivity analysis, the page and the figures. Exits 1 when a bar is missed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def step(what):
     global began
     print(f"  {what:34s} {time.monotonic() - began:5.1f} s", flush=True)
     began = time.monotonic()
-from sweep.analysis.report import report
+from sweep.analysis.report.report import write_report
 from sweep import service
 step("imports")
 settings = Settings()
@@ -35,8 +35,8 @@ summary = service.summarise("made", settings)
 step("reading the storage")
 [analysis] = service.sensitivity("made", settings)
 step(f"sensitivity (R2 {analysis.r2:.2f})")
-report.write(summary, analysis, [], settings, settings.workspace / "again")
-step("page, pictures, tables")
+write_report(summary, analysis, [], settings, settings.workspace / "again")
+step("page, figures, tables")
 """
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from sweep.analysis.confirmation import BaselineResult, Confirmation
-from sweep.analysis.paired_tests import Member, apply_holm, compare_pairs
+from sweep.analysis.paired_comparison import Member, apply_holm, compare_pairs
 from sweep.cli.confirmation_tables import print_confirmation
 from sweep.config.sections import Objective
 from sweep.training.reports import EpochMetrics
@@ -30,7 +30,7 @@ def shown(first: dict[int, Member], second: dict[int, Member], found: BaselineRe
         metric="test_loss",
         direction="minimize",
         configurations={17: {"lambda1": 0.1}},
-        rivals=[found] if found else [],
+        baselines=[found] if found else [],
         comparisons=[comparison],
         notes=["digits is not over"],
         rows=12,
@@ -70,7 +70,7 @@ def test_a_difference_that_is_not_shown_says_how_many_pairs_would_show_it() -> N
     text = words(shown(runs([1.0, 0.9, 1.1, 0.8]), runs([1.0, 1.1, 0.9, 1.0])))
     assert "no difference shown in test_loss (gain " in text
     assert "4 pairs; about " in text
-    assert "pairs would show one of this size)" in text
+    assert "pairs would show a difference of this size)" in text
 
 
 def test_one_pair_shows_nothing() -> None:
@@ -87,10 +87,10 @@ def test_survivors_are_not_called_better() -> None:
 
 def test_a_rival_that_was_not_found_is_said_so() -> None:
     text = shown({}, {}, BaselineResult("batch_norm", "digits.confirm.batch_norm", 4, 0, None, {}))
-    assert "Batch normalisation: none." in text
+    assert "Batch normalisation: none of the 4 trials of digits.confirm.batch_norm has completed." in words(text)
     assert "no difference can be shown in test_loss: no pairs." in words(text)
 
 
 def test_one_that_hardly_ever_gets_there_has_no_factor() -> None:
     slow, fast = [1.0, 1.1, 1.05, 0.95, 1.02, 1.01, 1.03, 0.97, 0.3], [0.5, 0.52, 0.51, 0.49, 0.53, 0.5, 0.47, 0.5, 0.4]
-    assert "; never gets to its end in 8 of 9 pairs." in words(shown(runs(slow), runs(fast)))
+    assert "; never reaches the other's final value in 8 of 9 pairs." in words(shown(runs(slow), runs(fast)))

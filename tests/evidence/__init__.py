@@ -1,1 +1,1 @@
-"""The evidence page: gathers what studies have found, draws it and writes ``losses/RESULTS.md`` (``make results``)."""
+"""The evidence page: runs studies on guidance, keeps their results as JSON, and writes ``losses/RESULTS.md``."""

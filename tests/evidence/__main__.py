@@ -1,7 +1,7 @@
-"""`make results`: runs the studies of `RESULTS/plan.yaml`, keeps what they say, and writes RESULTS.md from that.
+"""`make results`: runs the studies of ``RESULTS/plan.yaml``, keeps their results, and writes ``losses/RESULTS.md``.
 
-Each study is two commands, `sweep run` and `sweep confirm`, which go on where they were interrupted. One whose evidence
-is there, and was made by the same commands, is not run again: remove its file to do so.
+Each study is two commands, `sweep run` and `sweep confirm`, which resume after an interruption. A study is not run
+again if its evidence exists and was made by the same commands; to run it again, remove its JSON file.
 """
 
 from __future__ import annotations
@@ -22,14 +22,19 @@ from .page import write
 
 
 def main() -> int:
-    """Runs what is missing; the exit code is that of the first command that fails, which keeps no other from running.
+    """Runs the studies without evidence, and writes the page.
 
-    One that was interrupted ends it.
+    A failure does not stop the other studies; an interruption does.
+
+    Returns:
+        The exit code of the first command that failed, or 0.
     """
     parser = argparse.ArgumentParser(prog="python -m tests.evidence", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="entries of the plan; default: all")
-    parser.add_argument("--long", action="store_true", help="those too that take many hours without a GPU")
-    parser.add_argument("--write", action="store_true", help="run nothing, write RESULTS.md from the evidence there is")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="entries of the plan; default: all but the long ones")
+    parser.add_argument("--long", action="store_true", help="also those that take many hours without a GPU")
+    parser.add_argument(
+        "--write", action="store_true", help="run nothing; write losses/RESULTS.md from the existing evidence"
+    )
     options = parser.parse_args()
     plan = read_plan()
     if unknown := [name for name in options.names if name not in plan]:
@@ -49,28 +54,28 @@ def main() -> int:
 
 def _make(entry: Entry) -> int:
     """Runs the commands of an entry and keeps its evidence."""
-    said: dict[str, str] = {}
+    printed: dict[str, str] = {}
     for words in entry.commands():
         print(f"sweep {shlex.join(words)}", flush=True)
-        listened = words[0] != "run"
-        code, out = _sweep(words, listened=listened)
+        capture = words[0] != "run"
+        code, out = _sweep(words, capture=capture)
         if code:
             return code
-        if listened:
-            said[words[0]] = out
-    filesystem.write_bytes(entry.path, (json.dumps(evidence(entry, said, Settings()), indent=1) + "\n").encode())
+        if capture:
+            printed[words[0]] = out
+    filesystem.write_bytes(entry.path, (json.dumps(evidence(entry, printed, Settings()), indent=1) + "\n").encode())
     return 0
 
 
-def _sweep(words: list[str], *, listened: bool) -> tuple[int, str]:
-    """Runs a command to its end, also when this process is to stop: the command hears of it, and checkpoints.
+def _sweep(words: list[str], *, capture: bool) -> tuple[int, str]:
+    """Runs a command to its end; forwards SIGTERM, so that the command can save checkpoints.
 
     Returns:
-        Its exit code, and what it printed where it was listened to.
+        The exit code, and the standard output if it was captured.
     """
     command = [sys.executable, "-m", "sweep", *words]
     environment = {**os.environ, "SWEEP_REPORT": "false", "COLUMNS": "120"}
-    out = subprocess.PIPE if listened else None
+    out = subprocess.PIPE if capture else None
     with subprocess.Popen(command, env=environment, stdout=out, text=True) as process:
         before = signal.signal(signal.SIGTERM, lambda number, _frame: process.send_signal(number))
         try:
@@ -78,7 +83,7 @@ def _sweep(words: list[str], *, listened: bool) -> tuple[int, str]:
                 try:
                     printed, _ = process.communicate()
                     return process.returncode, printed or ""
-                except KeyboardInterrupt:  # a terminal sends Ctrl-C to the command as well
+                except KeyboardInterrupt:  # the terminal sends Ctrl-C to the command, too
                     continue
         finally:
             signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,4 @@
-"""The figures of RESULTS.md."""
+"""Draws the figure of ``losses/RESULTS.md``: test curves of all studies with pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart
+COLOURS = {  # Okabe and Ito's palette for colour-blind readers
     "guided": "#0072B2",
     "plain": "#D55E00",
     "strongest": "#009E73",
@@ -20,8 +20,8 @@ COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart
 DPI = 120
 
 
-def draw(made: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-    """Draws the test curves of all studies with pairs, a panel each."""
+def draw(made: Mapping[str, Mapping[str, Any]], file: Path) -> None:
+    """Draws one panel for each study with pairs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -39,13 +39,12 @@ def draw(made: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
         panel.set_visible(False)
     lines = {str(line.get_label()): line for panel in figure.axes for line in panel.get_lines()}
     figure.legend(handles=[*lines.values()], loc="outside upper center", ncols=len(lines), frameon=False)
-    figure.savefig(folder / "curves.png", dpi=DPI)
+    figure.savefig(file, dpi=DPI)
 
 
 def _curves(axes: Axes, name: str, evidence: Mapping[str, Any]) -> None:
-    """Mean over seeds of each member by epoch, and the range of the seeds."""
+    """Draws the mean over seeds of each arm by epoch, and the range of the seeds."""
     shown: Sequence[str] = [arm for arm in COLOURS if arm in evidence["curves"]]
-    lost = evidence["confirm"]["direction"] == "minimize"
     for arm in shown:
         curves = [curve for curve in evidence["curves"][arm].values() if None not in curve]
         if not curves:
@@ -54,7 +53,7 @@ def _curves(axes: Axes, name: str, evidence: Mapping[str, Any]) -> None:
         epochs = np.arange(1, whole.shape[1] + 1)
         axes.plot(epochs, whole.mean(axis=0), color=COLOURS[arm], label=arm, linewidth=1.4)
         axes.fill_between(epochs, whole.min(axis=0), whole.max(axis=0), color=COLOURS[arm], alpha=0.15, linewidth=0)
-    if lost:
+    if evidence["confirm"]["direction"] == "minimize":
         axes.set_yscale("log")
     axes.set_title(name, fontsize=9)
     axes.set_xlabel("epoch", fontsize=8)

@@ -1,7 +1,7 @@
-"""The plan of RESULTS.md, and the evidence of each of its studies: what the commands said, and what checkpoints hold.
+"""The plan of ``losses/RESULTS.md``, and the evidence of its studies: results of commands, metrics of checkpoints.
 
-An entry's evidence is a JSON file in the repository, so that every number can be looked up, and the page can
-be written anew without training anything.
+The evidence of an entry is a JSON file in the repository. So every number can be looked up, and the page can be written
+again without any training.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 FOLDER = Path(__file__).parent / "RESULTS"
-PROBED = 10_000  # training images that a linear probe is fitted to
+PROBED = 10_000  # training images for a linear probe
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,14 @@ class Entry:
     """One study of the plan.
 
     Attributes:
-        label: what it is, in a table.
-        study: the built-in one.
-        sets: what differs from it, by path.
-        confirm: options of `sweep confirm`; None: only searched.
-        sensitivity: whether what matters in it is asked.
-        probe: whether the codes of its autoencoders are classified, too.
-        long: whether it takes many hours without a GPU.
+        name: name of the study and of the JSON file.
+        label: description in tables.
+        study: built-in study that it derives from.
+        sets: settings that differ from the built-in study, by path.
+        confirm: options of `sweep confirm`; None for a study without pairs.
+        sensitivity: True to run `sweep sensitivity`.
+        probe: True to classify the codes of its autoencoders with a linear probe.
+        long: True if the study takes many hours without a GPU.
     """
 
     name: str
@@ -62,11 +63,11 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        """Where its evidence is kept."""
+        """The JSON file of the evidence."""
         return FOLDER / f"{self.name}.json"
 
     def commands(self) -> list[list[str]]:
-        """The words of its commands, after ``sweep``."""
+        """Returns the arguments of its commands, after ``sweep``."""
         sets = [word for key, value in self.sets.items() for word in ("--set", f"{key}={json.dumps(value)}")]
         commands = [["run", self.study, "--set", f"name={self.name}", *sets]]
         if self.confirm is not None:
@@ -75,10 +76,10 @@ class Entry:
         return [*commands, *([["sensitivity", self.name]] if self.sensitivity else [])]
 
     def config(self) -> StudyConfig:
-        """The study that its commands run.
+        """Returns the study that the commands run.
 
         Raises:
-            ConfigError: the plan, or the study's file, is wrong.
+            ConfigError: the plan or the study file is invalid.
         """
         [run, *_] = self.commands()
         raw, problems = override(read_file(cast("Path", built_in(self.study)), self.study), run[3::2])
@@ -88,14 +89,14 @@ class Entry:
         return config
 
     def is_made(self) -> bool:
-        """Whether there is evidence of these very commands, and of this very study."""
+        """Returns True if there is evidence, made by the same commands on the same study."""
         if not self.path.exists():
             return False
         found, commands = self.read(), [shlex.join(words) for words in self.commands()]
         return bool(found["commands"] == commands and found["config"] == self.config().model_dump(mode="json"))
 
     def read(self) -> dict[str, Any]:
-        """Its evidence."""
+        """Returns the evidence."""
         found: dict[str, Any] = json.loads(self.path.read_text())
         return found
 
@@ -107,21 +108,23 @@ def _option(key: str, value: object) -> list[str]:
 
 
 def read_plan() -> dict[str, Entry]:
-    """The studies that RESULTS.md rests on, by name, in the order in which they are run."""
+    """Returns the studies of the page by name, in the order in which they run."""
     raw = read_file(FOLDER / "plan.yaml", "plan.yaml")
     return {name: Entry(name=name, sets=entry.pop("set", {}), **entry) for name, entry in raw.items() if name[0] != "."}
 
 
-def evidence(entry: Entry, said: Mapping[str, str], settings: Settings) -> dict[str, Any]:
-    """What an entry's commands have found.
+def evidence(entry: Entry, printed: Mapping[str, str], settings: Settings) -> dict[str, Any]:
+    """Gathers the evidence of an entry after its commands have run.
 
     Args:
-        said: what `sweep confirm` and `sweep sensitivity` have printed, by command.
+        entry: the entry.
+        printed: output of `sweep confirm` and `sweep sensitivity`, by command.
+        settings: workspace and storage of the commands.
     """
     from sweep.study.storages.storage import get_user_attr
 
     summary, config = summarise(entry.name, settings), load_stored_config(entry.name, settings)
-    confirmed = json.loads(said.get("confirm", "null"))
+    confirmed = json.loads(printed.get("confirm", "null"))
     found = [BaselineResult(**each) for each in (confirmed or {"rivals": ()})["rivals"]]
     rivals = [summarise(each.study, settings) for each in found]
     runs = [row for each in (summary, *rivals) for row in each.rows] + summary.controls
@@ -142,7 +145,7 @@ def evidence(entry: Entry, said: Mapping[str, str], settings: Settings) -> dict[
         "curves": _curves(pairs, config, settings),
         **({"probe": _probes(pairs, summary, settings)} if entry.probe else {}),
         "confirm": confirmed,
-        "sensitivity": said.get("sensitivity"),
+        "sensitivity": printed.get("sensitivity"),
     }
 
 
@@ -162,7 +165,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _trial(row: TrialRecord, config: StudyConfig, settings: Settings) -> dict[str, Any]:
-    """One trial of the search; with the unevenness of its taps where it has convolutions and was completed."""
+    """Returns one trial of the search; a completed one with the spread of its taps, if it has convolutions."""
     found = {
         "number": row.number,
         "outcome": row.outcome,
@@ -177,13 +180,12 @@ def _trial(row: TrialRecord, config: StudyConfig, settings: Settings) -> dict[st
 
 
 def tap_spread(weights: dict[str, Any]) -> float | None:
-    """How unevenly a network keeps entropy: the spread of log|c11| over a layer's filters, mean over its convolutions.
+    """Returns the spread of log|c11| over the filters of a layer, mean over convolutions, in nats.
+
+    It measures how unevenly the filters keep entropy. None for a network without kernels larger than 1 x 1.
 
     Args:
         weights: a state dict.
-
-    Returns:
-        Nats; None of a network without kernels larger than 1 x 1.
     """
     from sweep.losses.conv import taps
 
@@ -195,10 +197,12 @@ def tap_spread(weights: dict[str, Any]) -> float | None:
 def _curves(
     pairs: list[TrialRecord], config: StudyConfig, settings: Settings
 ) -> dict[str, dict[int, list[float | None]]]:
-    """The objective's metric on the test set by epoch, of each member by seed.
+    """Returns the objective's metric on the test set by epoch, for each arm and seed.
 
     Args:
-        pairs: the rows of one configuration.
+        pairs: rows of one configuration.
+        config: the study.
+        settings: the workspace.
     """
     name = f"test_{config.objective.metric.removeprefix('val_')}"
     curves: dict[str, dict[int, list[float | None]]] = {}
@@ -209,7 +213,7 @@ def _curves(
 
 
 def _probes(pairs: list[TrialRecord], summary: Summary, settings: Settings) -> dict[str, dict[int, float]]:
-    """Test accuracy of a logistic regression on the codes of each member's autoencoder, by seed."""
+    """Returns the test accuracy of a linear probe for each arm and seed."""
     found: dict[str, dict[int, float]] = {}
     for row in pairs:
         if row.outcome != "completed":
@@ -221,10 +225,12 @@ def _probes(pairs: list[TrialRecord], summary: Summary, settings: Settings) -> d
 
 
 def probe(trial: TrialConfig, folder: Path, settings: Settings) -> float:
-    """Test accuracy of a logistic regression on the codes of a trained autoencoder.
+    """Returns the test accuracy of a logistic regression on the codes of a trained autoencoder.
 
     Args:
-        folder: its checkpoints.
+        trial: configuration of the autoencoder.
+        folder: checkpoints of the autoencoder.
+        settings: the data root.
     """
     import torch
     from sklearn.linear_model import LogisticRegression

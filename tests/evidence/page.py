@@ -1,4 +1,4 @@
-"""RESULTS.md, written from the evidence: the prose is the template's, every number comes from here."""
+"""Writes ``losses/RESULTS.md`` from the evidence: the template has the prose, this module fills in every number."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from sweep.analysis.formats import format_params
 from sweep.analysis.paired_tests import pairs_needed
-from sweep.analysis.wording import format_params
 from sweep.study.provenance import code_tags
 
 from .drawing import draw
 from .gathering import FOLDER, Entry
 
-TEMPLATE = Path(__file__).parent / "RESULTS" / "RESULTS.md.j2"
-PAGE = Path(__file__).parents[2] / "losses" / "RESULTS.md"
+ROOT = Path(__file__).parents[2]
+TEMPLATE = FOLDER / "RESULTS.md.j2"
+PAGE = ROOT / "losses" / "RESULTS.md"
+CURVES = ROOT / ".github" / "figures" / "guidance-curves.png"
 
 Evidence = Mapping[str, Any]
-"""What `gathering.evidence` has found of one entry."""
+"""The evidence of one entry, see `gathering.evidence`; also a part of it."""
 
 
 def write(plan: Mapping[str, Entry]) -> None:
-    """Writes the page and its figures from the evidence that there is."""
+    """Writes the page and its figure from the evidence that exists."""
     made = {entry.name: entry.read() for entry in plan.values() if entry.path.exists()}
-    draw(made, FOLDER)
+    draw(made, CURVES)
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = Page(made, plan)
     called = {name: getattr(page, name) for name in vars(Page) if name[0] != "_"}
@@ -35,9 +37,9 @@ def write(plan: Mapping[str, Entry]) -> None:
 
 
 class Page:
-    """What the template may call; each returns Markdown.
+    """The functions of the template; each returns Markdown.
 
-    Where rows are asked for, they are a mapping of what is written in front to the name of an entry of the plan.
+    The argument ``rows`` maps the label of a row to the name of an entry of the plan; ``of`` heads the labels.
     """
 
     def __init__(self, made: Mapping[str, Evidence], plan: Mapping[str, Entry]):
@@ -46,7 +48,7 @@ class Page:
     # -- pairs -------------------------------------------------------------------------------------------------------
 
     def gains(self, of: str, rows: Mapping[Any, str], *rivals: str) -> str:
-        """Levels on the test set, gains over each control with 95 % intervals, and train-test gaps."""
+        """Returns means on the test set, and gains over each control with 95 % intervals."""
         seconds = ("plain", *(rivals or ("strongest",)))
         heads = [of, "pairs", "metric", "guided"]
         for second in seconds:
@@ -64,7 +66,7 @@ class Page:
         return self._table(heads, rows, line)
 
     def gaps(self, of: str, rows: Mapping[Any, str]) -> str:
-        """How much better the metric is on the training set than on the test set, of each member."""
+        """Returns how much better the metric of each arm is on the training set than on the test set."""
         arms = ("guided", "plain", "strongest")
 
         def line(evidence: Evidence) -> list[str]:
@@ -76,7 +78,7 @@ class Page:
         return self._table([of, *(f"gap of the {arm}" for arm in arms)], rows, line)
 
     def speedups(self, of: str, rows: Mapping[Any, str]) -> str:
-        """Median speed-ups with 95 % intervals: epochs, seconds, and the paper's count."""
+        """Returns median speed-ups with 95 % intervals, in epochs and in seconds."""
         heads = [of, "guided over plain, epochs", "seconds", "guided over strongest", "strongest over plain"]
 
         def line(evidence: Evidence) -> list[str]:
@@ -92,7 +94,7 @@ class Page:
         return self._table(heads, rows, line)
 
     def resolution(self, of: str, rows: Mapping[Any, str], *, difference: float) -> str:
-        """How well the pairs can see: half the interval's width, and the pairs that a difference would need."""
+        """Returns the resolution of the pairs: half-width of the interval, and pairs needed for a difference."""
         heads = [of, "second", "pairs", "half-width of the interval", "spread of the pairs", "pairs needed"]
         lines = []
         for label, name in rows.items():
@@ -107,7 +109,7 @@ class Page:
         return table(heads, lines)
 
     def chosen(self, of: str, rows: Mapping[Any, str]) -> str:
-        """What the searches have found: the guided configuration and the strongest control."""
+        """Returns the best configurations of the searches: the guided network and the strongest control."""
         heads = [of, "trials", "the guided network", "the strongest control"]
 
         def line(evidence: Evidence) -> list[str]:
@@ -120,7 +122,7 @@ class Page:
         return self._table(heads, rows, line)
 
     def count(self, second: str) -> str:
-        """In how many studies the guided network was better than another, level with it, and worse."""
+        """Returns the numbers of studies in which the guided network was better, not shown to differ, and worse."""
         verdicts = Counter(
             c["verdict"]
             for evidence in self._made.values()
@@ -131,25 +133,25 @@ class Page:
         return ", ".join(f"{word} {verdicts[verdict]}" for verdict, word in words.items())
 
     def whole_speedup(self, name: str) -> str:
-        """The paper's count in a sentence: all epochs of the plain control over those of the guided network."""
+        """Returns the speed-up by the paper's count: all epochs of the plain control over those of the guided one."""
         c = comparisons(self._made.get(name, {})).get(("guided", "plain"))
         return self._missing(name) if c is None else speedup(c["speedup_whole"])
 
     def behind(self) -> list[str]:
-        """Names of the studies whose strongest control came out behind the plain one on the test set."""
+        """Returns the names of studies whose strongest control was worse than the plain one on the test set."""
         found = {name: comparisons(self._made[name]).get(("strongest", "plain")) for name in self.paired().values()}
         return [name for name, c in found.items() if c and (c["final"]["value"] or 0.0) < 0]
 
     def paired(self) -> dict[str, str]:
-        """All studies with pairs: what they are, and their names."""
+        """Returns the studies with pairs: label -> name."""
         return {self._plan[name].label: name for name, evidence in self._made.items() if evidence["confirm"]}
 
     def studies(self) -> str:
-        """How many studies have pairs."""
+        """Returns the number of studies with pairs."""
         return str(len(self.paired()))
 
     def atlas(self) -> str:
-        """Where guidance wins, ties and loses: all studies with pairs, against both controls."""
+        """Returns all studies with pairs, and the gains over both controls."""
 
         def line(evidence: Evidence) -> list[str]:
             found, cells = comparisons(evidence), []
@@ -163,7 +165,7 @@ class Page:
     # -- trials of the search ------------------------------------------------------------------------------------------
 
     def outcomes(self, name: str, *by: str) -> str:
-        """Shares of diverged, inert and dominant trials, and what the completed ones came to, by hyperparameters."""
+        """Returns counts of diverged, inert and dominant trials, and values of completed ones, by hyperparameters."""
         groups: dict[tuple[str, ...], list[Evidence]] = defaultdict(list)
         worst = (
             min if name in self._made and self._made[name]["config"]["objective"]["direction"] == "maximize" else max
@@ -182,7 +184,7 @@ class Page:
         return table(heads, lines) if lines else self._missing(name)
 
     def evenness(self, rows: Mapping[Any, str]) -> str:
-        """Whether networks that keep entropy evenly over their filters are the good ones: rank correlations."""
+        """Returns rank correlations between the objective and the evenness of entropy over filters."""
         from scipy.stats import spearmanr
 
         def line(evidence: Evidence) -> list[str]:
@@ -207,12 +209,12 @@ class Page:
         return self._table(heads, rows, line)
 
     def sensitivity(self, name: str) -> str:
-        """What `sweep sensitivity` says of a study, word for word."""
+        """Returns the output of `sweep sensitivity` on a study."""
         said = self._made.get(name, {}).get("sensitivity")
         return f"```\n{said.strip()}\n```" if said else self._missing(name)
 
     def probes(self, of: str, rows: Mapping[Any, str]) -> str:
-        """Test accuracy of a linear probe on the codes, mean and standard deviation over seeds."""
+        """Returns the test accuracy of a linear probe on the codes, mean and standard deviation over seeds."""
         arms = ("guided", "plain", "strongest")
 
         def line(evidence: Evidence) -> list[str]:
@@ -225,7 +227,7 @@ class Page:
     # -- where it comes from -------------------------------------------------------------------------------------------
 
     def origin(self) -> str:
-        """Versions, commits and hardware of all evidence."""
+        """Returns versions, commits and hardware of all evidence."""
         codes = {tuple(sorted(code_tags(code).items())) for each in self._made.values() for code in each["code"]}
         by_key: dict[str, set[str]] = defaultdict(set)
         for key, value in (pair for code in codes for pair in code):
@@ -235,7 +237,7 @@ class Page:
         return "; ".join([*(f"{key} {' and '.join(sorted(v))}" for key, v in sorted(by_key.items())), *machines])
 
     def made_by(self, *commits: str) -> list[str]:
-        """Names of the studies with pairs that were run with one of some commits, by how their hashes begin."""
+        """Returns the names of studies with pairs that ran at one of some commits, given by their first digits."""
         return [
             name
             for name in self.paired().values()
@@ -243,12 +245,12 @@ class Page:
         ]
 
     def hours(self) -> str:
-        """Worker hours that all the evidence took, by entry and in all."""
+        """Returns the hours of training that all evidence took."""
         each = {name: evidence["hours"] for name, evidence in self._made.items()}
         return f"{sum(each.values()):.1f} hours of training, two at a time, for {len(each)} studies"
 
     def commands(self) -> str:
-        """The commands of every entry, and what is not there yet."""
+        """Returns the commands of every entry, and the state of its evidence."""
         blocks = []
         for name, entry in self._plan.items():
             state = f"{self._made[name]['hours'] * 60:.0f} minutes of training" if name in self._made else "not run yet"
@@ -273,7 +275,7 @@ class Page:
 
 
 def comparisons(evidence: Evidence) -> dict[tuple[str, str], Evidence]:
-    """The comparisons of an entry's best configuration, by their members; none where it has no pairs."""
+    """Returns the comparisons of an entry's best configuration, by their arms; none if it has no pairs."""
     found: dict[tuple[str, str], Evidence] = {}
     confirmation = evidence.get("confirm") or {"comparisons": ()}
     for c in confirmation["comparisons"]:
@@ -282,7 +284,7 @@ def comparisons(evidence: Evidence) -> dict[tuple[str, str], Evidence]:
 
 
 def relative(c: Evidence) -> tuple[float | None, float | None, float | None]:
-    """A gain and its interval as shares of the second's level: of its loss, or of the error beside its accuracy."""
+    """Returns a gain and its interval as shares of the second arm's loss, or of its error if accuracy is measured."""
     level = c["levels"][1] or 0.0
     scale = (level if c["direction"] == "minimize" else 1 - level) or 1.0
     value, low, high = (c["final"][part] for part in ("value", "low", "high"))
@@ -290,31 +292,31 @@ def relative(c: Evidence) -> tuple[float | None, float | None, float | None]:
 
 
 def percent(c: Evidence | None) -> str:
-    """A gain and its interval as shares; a dash where there are no pairs."""
+    """Returns a gain and its interval in percent; a dash without pairs."""
     value, low, high = relative(c) if c else (None, None, None)
     interval = "" if low is None or high is None else f" [{low:+.0%}, {high:+.0%}]"
     return "-" if value is None else f"{value:+.0%}{interval}"
 
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Returns a Markdown table."""
     rule = ["---"] * len(heads)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (heads, rule, *lines))
 
 
 def number(value: float | None) -> str:
-    """Four digits."""
+    """Returns a number with four digits."""
     return "-" if value is None else f"{value:.4g}"
 
 
 def gain(estimate: Evidence) -> str:
-    """A gain with its interval."""
+    """Returns a gain with its interval."""
     bounds = "" if estimate["low"] is None else f" [{estimate['low']:+.2g}, {estimate['high']:+.2g}]"
     return "-" if estimate["value"] is None else f"{estimate['value']:+.3g}{bounds}"
 
 
 def speedup(estimate: Evidence) -> str:
-    """A speed-up with its interval; 0 is never."""
+    """Returns a speed-up with its interval; 0 is ``never``."""
     if estimate["value"] is None:
         return "-"
     value, *bounds = (f"{x:.2f}x" if x else "never" for x in (estimate["value"], estimate["low"], estimate["high"]))

@@ -1,4 +1,4 @@
-"""RESULTS.md: its plan, what is gathered of a study, and the page that is written from that."""
+"""``losses/RESULTS.md``: its plan, the evidence that is gathered of a study, and the page that is written from it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ search: {trials: 2, pruner: none, finalists: {top: 0}}
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Of a workspace with a study that was confirmed."""
+    """Settings of a workspace with a confirmed study."""
     folder = tmp_path_factory.mktemp("claims")
     (folder / "small.yaml").write_text(STUDY)
     settings = Settings(workspace=folder / "results", report=False)
@@ -140,8 +140,8 @@ def test_the_page_says_what_there_is_and_what_there_is_not(
     found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gathering, "FOLDER", tmp_path)
-    monkeypatch.setattr(page, "FOLDER", tmp_path)
     monkeypatch.setattr(page, "PAGE", tmp_path / "RESULTS.md")
+    monkeypatch.setattr(page, "CURVES", tmp_path / "curves.png")
     name = "mnist-guidance-d08"
     (tmp_path / f"{name}.json").write_text(json.dumps(found))
     page.write(PLAN)
@@ -169,7 +169,11 @@ def test_the_page_in_the_repository_is_the_one_that_its_evidence_makes(
     monkeypatch.setattr(page, "PAGE", tmp_path / "RESULTS.md")
     monkeypatch.setattr(page, "draw", lambda *_: None)
     page.write(PLAN)
-    assert (tmp_path / "RESULTS.md").read_text() == (ROOT / "losses/RESULTS.md").read_text()
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert text == (ROOT / "losses/RESULTS.md").read_text()
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", text)
+    assert len(links) >= 2
+    assert [link for link in links if not (ROOT / "losses" / link).exists()] == []
 
 
 PLAN_OF_TWO = """

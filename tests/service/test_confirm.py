@@ -285,7 +285,7 @@ def test_an_interrupted_study_is_confirmed_as_it_is_and_stays_interrupted(
     note = f"{config.name} is not finished: 2 of its 3 trials have ended, and only these are used"
     assert done is not None
     assert told.said == done.notes == [note]
-    [strongest] = done.rivals
+    [strongest] = done.baselines
     assert strongest.trials == 3, "as many, and the plain control"
     left = left_by(settings.workspace, config.name)
     assert left.parent.run.info.status == "KILLED"

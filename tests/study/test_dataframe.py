@@ -96,7 +96,7 @@ def test_a_study_of_ours_is_its_last_epochs(ours: Ours) -> None:
     found = ours.read()
     assert (found.objective, found.epoch) == ("val_loss", LAST)
     assert set(found.space) == {"lambda1", "depth"}
-    assert found.remedy == f"sweep run {ours.config.name} --design 64"
+    assert found.hint == f"sweep run {ours.config.name} --design 64"
     assert list(found.trials.index) == list(range(DESIGN + 1))
     assert list(found.trials["design"]) == [True] * DESIGN + [False]
     assert list(found.trials.index[found.trials["value"].isna()]) == [3, 4]
@@ -174,7 +174,7 @@ def test_the_gain_over_the_control_needs_controls_and_names_the_run_that_adds_th
     decades = [math.log10(value / 1e-5) for value in found.trials["params_lambda1"]]
     expected = pd.Series(decades, found.trials.index).mul(0.1).drop([3, 4])
     assert found.trials["value"].dropna().to_numpy() == pytest.approx(expected)
-    assert found.remedy.endswith("--design 64")
+    assert found.hint.endswith("--design 64")
     [analysis] = service.sensitivity(ours.config.name, ours.settings, against_control=True)
     assert analysis.trusted
     assert analysis.parameters["lambda1"].total == pytest.approx(1, abs=0.02)
@@ -257,7 +257,7 @@ def test_full_budget_is_the_largest_step_of_the_study(foreign: Foreign) -> None:
     assert list(found.trials["outcome"]) == ["completed", "pruned", "completed", "completed", "pruned"]
     assert list(found.trials["design"]) == [True, False, False, False, False]
     assert found.objective == "value"
-    assert "trial.set_user_attr('design', True)" in found.remedy
+    assert "trial.set_user_attr('design', True)" in found.hint
 
 
 def test_a_study_may_say_how_many_epochs_it_has(foreign: Foreign, tmp_path: Path) -> None:

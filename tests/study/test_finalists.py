@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweep.analysis.comparison import Sample, compare_finalists
-from sweep.analysis.wording import _verdict
+from sweep.analysis.comparison import Sample, compare_finalists, gain_verdict
 from sweep.config.study_config import StudyConfig
 from sweep.study.finalists import (
     PlannedTrial,
@@ -314,10 +313,10 @@ def test_mean_and_spread() -> None:
 
 
 def test_a_difference_is_claimed_only_beyond_students_interval() -> None:
-    """With three seeds it reaches 4.30 standard errors, with twenty 2.09; ``_verdict`` is what the terminal says."""
+    """With three seeds it reaches 4.30 standard errors, with twenty 2.09; ``gain_verdict`` words it."""
     three = Sample({0: 0.1, 1: 0.2, 2: 0.3})  # 3.46 standard errors
-    assert "is not clearly different" in _verdict(three, "it")
-    assert "is 0.25 better than it; better on 3 of 3" in _verdict(Sample({0: 0.2, 1: 0.25, 2: 0.3}), "it")
+    assert "is not clearly different" in gain_verdict(three, "it")
+    assert "is 0.25 better than it; better on 3 of 3" in gain_verdict(Sample({0: 0.2, 1: 0.25, 2: 0.3}), "it")
     twenty = {seed: 0.2 + 0.2 * (-1) ** seed for seed in range(20)}  # 4.36 standard errors
-    assert "better than it" in _verdict(Sample(twenty), "it")
-    assert "is not clearly different" in _verdict(Sample({0: 1.0}), "it")
+    assert "better than it" in gain_verdict(Sample(twenty), "it")
+    assert "is not clearly different" in gain_verdict(Sample({0: 1.0}), "it")

@@ -1,4 +1,4 @@
-"""What the report shows of a study, computed once for the page and for the pictures."""
+"""The contents of a report, computed once for the page and for the PNG files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...config.settings import Settings
-from ..sensitivity import Analysis, Effect, Surface, partial_dependence, partial_dependence_2d
+from ..partial_dependence import Effect, Surface, partial_dependence, partial_dependence_2d
+from ..sensitivity import Analysis
 from ..summary import Summary
 from .cost import Cost, cost
-from .curves import Curve, Role, compared
+from .curves import Curve, Role, select_curves
 
 if TYPE_CHECKING:
     from ...config.search_space import Choices, Range
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Failure:
-    """Trials that failed or diverged for one cause.
+    """Trials that failed or diverged for the same cause.
 
     Attributes:
-        trials: what they are called, ``3`` in the search and ``3 (control)`` beside it.
-        example: what one of them left, a traceback for the most part.
+        outcome: ``failed`` or ``diverged``.
+        cause: last line of their errors.
+        trials: ``3`` for a trial of the search, ``3 (control)`` for one of the sister study.
+        example: the whole error of one of them, usually a traceback.
     """
 
     outcome: str
@@ -35,14 +38,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class ReportContents:
-    """A study, its sensitivity, and what is drawn of them.
+    """A study, its sensitivity, and the data of the figures.
 
     Attributes:
-        effects: E[y | x_i] of each hyperparameter that has an index.
-        surface: two hyperparameters and E[y | x_a, x_b]; None where there are not two with an index.
-        curves: histories that are there.
-        missing: those that are not.
-        failures: by cause, the most frequent first.
+        effects: E[y | x_i] of each hyperparameter with an index.
+        surface: two hyperparameters and E[y | x_a, x_b]; None if fewer than two have an index.
+        curves: learning curves with a history.
+        missing: learning curves without one.
+        failures: failures by cause, most frequent first.
+        cost: hours and epochs.
     """
 
     summary: Summary
@@ -56,16 +60,16 @@ class ReportContents:
 
     @classmethod
     def of(cls, summary: Summary, analysis: Analysis, settings: Settings) -> ReportContents:
-        """Computes what is drawn."""
+        """Computes the data of all figures and tables."""
         config, rows = summary.config, [*summary.rows, *summary.controls]
         fitted, pair = analysis.fitted, _pair(analysis)
         effects = {name: partial_dependence(fitted, name) for name in analysis.parameters} if fitted else {}
-        shown = (*pair, partial_dependence_2d(fitted, *pair)) if fitted and pair else None
-        curves = compared(summary, settings)
-        there = [curve for curve in curves if curve.values(config.objective.metric)]
-        missing = [curve for curve in curves if curve not in there]
+        surface = (*pair, partial_dependence_2d(fitted, *pair)) if fitted and pair else None
+        curves = select_curves(summary, settings)
+        kept = [curve for curve in curves if curve.values(config.objective.metric)]
+        missing = [curve for curve in curves if curve not in kept]
         spent = cost(config, summary.rows, summary.controls)
-        return cls(summary, analysis, effects, shown, there, missing, _failures(rows), spent)
+        return cls(summary, analysis, effects, surface, kept, missing, _failures(rows), spent)
 
     @property
     def searched(self) -> dict[str, Range | Choices]:
@@ -79,26 +83,26 @@ class ReportContents:
 
     @property
     def metric(self) -> str:
-        """The objective's."""
+        """The metric of the objective."""
         return self.summary.config.objective.metric
 
     @property
-    def reach(self) -> tuple[float, float]:
-        """The values that effects and their bands reach, with a margin: one scale for all, or the idle look busy."""
+    def y_limits(self) -> tuple[float, float]:
+        """Limits of the y axis that all effects share, so that a hyperparameter without an effect looks flat."""
         low = min(float(each.low.min()) for each in self.effects.values())
         high = max(float(each.high.max()) for each in self.effects.values())
         return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
     @property
     def networks(self) -> tuple[Curve, Curve | None] | None:
-        """The guided network whose entropies are shown, and its control: on the same seed where there are both."""
+        """The guided network whose entropies are drawn, and its control; both on one fresh seed if possible."""
         found: dict[Role, Curve] = {curve.role: curve for curve in self.curves if curve.layers}
         guided = found.get("finalist", found.get("best"))
         return (guided, found.get("control")) if guided else None
 
 
 def _pair(analysis: Analysis) -> tuple[str, str] | None:
-    """Both lambdas, or the two hyperparameters that interact most."""
+    """Returns both lambdas, or the two hyperparameters that interact most."""
     if {"lambda1", "lambda2"} <= analysis.parameters.keys():
         return "lambda1", "lambda2"
     return max(analysis.pairs, key=lambda pair: analysis.pairs[pair].value, default=None)

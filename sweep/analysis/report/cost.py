@@ -1,4 +1,4 @@
-"""What a study has cost, and what pruning has saved of it."""
+"""The cost of a study in CPU or GPU hours, and the hours that pruning saved."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """Hours by what they were spent on, each times the CPUs or GPUs that a trial had.
+    """Hours, each multiplied by the CPUs or GPUs of its trial.
 
     Attributes:
-        unit: ``GPU`` where any trial had one, and its CPUs are not counted; else ``CPU``.
-        search: on trials of the search.
-        after: on finalists and controls.
-        saved: what the epochs that pruned trials did not train would have taken, at each trial's own pace.
-        epochs: trained in the search, those included that were trained ahead of the pruner's word and do not count.
-        epochs_saved: not trained in it, because of pruning.
+        unit: ``GPU`` if any trial had one (CPUs are not counted then), else ``CPU``.
+        search: hours of search trials.
+        after: hours of finalists and controls.
+        saved: hours that the untrained epochs of pruned trials would have taken, at each trial's own pace.
+        epochs: epochs trained in the search, including those trained before a pruning decision arrived.
+        epochs_saved: epochs that were not trained because of pruning.
     """
 
     unit: str
@@ -35,7 +35,7 @@ class Cost:
 
 
 def cost(config: StudyConfig, search: Iterable[TrialRecord], controls: Iterable[TrialRecord]) -> Cost:
-    """Adds up the trials that have ended."""
+    """Adds up the cost of all trials that have ended."""
     search, controls = ([r for r in rows if r.state == "finished"] for rows in (search, controls))
     unit = "GPU" if any(_on_gpu(row) for row in [*search, *controls]) else "CPU"
     spent = {row.number: _hours(row, unit, config.resources) for row in search}
@@ -62,7 +62,7 @@ def _hours(row: TrialRecord, unit: str, resources: Resources) -> float:
 
 
 def _seconds(row: TrialRecord) -> float:
-    """Of training; else from the trial's start to its end."""
+    """Returns the seconds of training if they were recorded, else those from the trial's start to its end."""
     if row.seconds is not None:
         return row.seconds
     return max(0.0, row.ended - row.started) if row.ended and row.started else 0.0

@@ -1,7 +1,8 @@
-"""Metric histories worth comparing: of the best trial, the median one and the controls, from their checkpoints."""
+"""Metric histories for the report, from checkpoints: the best trial, the median trial, and the controls."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -15,16 +16,19 @@ if TYPE_CHECKING:
     from ...study.records import Kind, TrialRecord
     from ...training.reports import EpochMetrics
 
+logger = logging.getLogger(__name__)
+
 Role = Literal["best", "median", "finalist", "control", "tuned"]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One trial's history.
+    """The history of one trial.
 
     Attributes:
-        role: what it is compared as: ``finalist`` is the best configuration on a fresh seed.
-        epochs: empty where its checkpoints are gone.
+        role: part in the comparison; ``finalist`` is the best configuration on a fresh seed.
+        row: the trial.
+        epochs: metrics of all epochs; empty if the checkpoints are gone.
     """
 
     role: Role
@@ -33,7 +37,7 @@ class Curve:
 
     @property
     def label(self) -> str:
-        """What a legend says."""
+        """The text of the legend."""
         names = {
             "best": f"best, trial {self.row.number}",
             "median": f"median, trial {self.row.number}",
@@ -44,28 +48,27 @@ class Curve:
         return f"{names[self.role]}, seed {self.row.seed}"
 
     def values(self, metric: str) -> list[tuple[int, float]]:
-        """(epoch, value) of a metric."""
+        """Returns pairs (epoch, value) of a metric."""
         return [(m.epoch, m.values[metric]) for m in self.epochs if metric in m.values]
 
     @property
     def layers(self) -> list[str]:
         """Layers whose entropy was logged, in the order of the network."""
-        return [name.removeprefix("entropy/") for name in (self.epochs[-1].values if self.epochs else ())
-                if name.startswith("entropy/")]  # fmt: skip
+        logged = self.epochs[-1].values if self.epochs else ()
+        return [name.removeprefix("entropy/") for name in logged if name.startswith("entropy/")]
 
 
-def compared(summary: Summary, settings: Settings) -> list[Curve]:
-    """The best trial and the median one of the search; on one fresh seed the best configuration and its controls."""
+def select_curves(summary: Summary, settings: Settings) -> list[Curve]:
+    """Returns curves of the best and the median trial; and on one fresh seed, the best configuration and controls."""
     if not summary.best:
         return []
     config, best = summary.config, summary.best[0]
-    twin = unguided({**config.constants, **best.hyperparameters})
     chosen: dict[Role, TrialRecord | None] = {"best": best, "median": summary.best[len(summary.best) // 2]}
     controls = sorted(summary.controls, key=lambda row: (row.seed, row.number))
     chosen["finalist"] = _first(controls, "finalist", best.hyperparameters)
-    chosen["control"] = _first(controls, "control", twin)
+    chosen["control"] = _first(controls, "control", unguided({**config.constants, **best.hyperparameters}))
     tuned = summary.comparison.tuned
-    fresh = (row for row in controls if row.seed != config.training.seed)  # the others are those it was chosen from
+    fresh = (row for row in controls if row.seed != config.training.seed)  # on that seed it was selected
     chosen["tuned"] = _first(fresh, "tuned", tuned) if tuned else None
     if chosen["median"] is best:
         del chosen["median"]
@@ -80,5 +83,9 @@ def _first(rows: Iterable[TrialRecord], kind: Kind, hyperparameters: Mapping[str
 def _history(row: TrialRecord, study: str, settings: Settings) -> list[EpochMetrics]:
     from ...training.checkpoint import load_latest
 
-    saved = load_latest(settings.checkpoints(study if row.kind == "trial" else f"{study}.controls", row.number))
-    return [m for m in saved.history if m.epoch <= row.epochs] if saved else []
+    folder = settings.checkpoints(study if row.kind == "trial" else f"{study}.controls", row.number)
+    saved = load_latest(folder)
+    if saved is None:
+        logger.info("no learning curve of trial %d: %s has no checkpoint", row.number, folder)
+        return []
+    return [m for m in saved.history if m.epoch <= row.epochs]

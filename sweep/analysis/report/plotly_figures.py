@@ -1,12 +1,14 @@
-"""The report's interactive figures (plotly); those of parallel coordinates and slices are Optuna's own."""
+"""The report's interactive figures (plotly); parallel coordinates and slices are Optuna's own.
+
+To add a figure: write its function here, and add a row to `FIGURES` at the end. The page loops over them.
+"""
 
 from __future__ import annotations
 
-import html
-import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -22,79 +24,21 @@ if TYPE_CHECKING:
 
 
 FIRST, TOTAL = "#1f5f99", "#a9c8e6"
-ROLES: dict[Role, tuple[str, str]] = {  # colour (Okabe and Ito's, which the colour-blind can tell apart), dash
+ROLES: dict[Role, tuple[str, str]] = {  # dash, and colour of Okabe and Ito's palette for colour-blind readers
     "best": ("#0072B2", "solid"),
     "finalist": ("#0072B2", "dash"),
     "median": ("#777777", "solid"),
     "control": ("#D55E00", "dash"),
     "tuned": ("#009E73", "dash"),
 }
-LINES = 200  # drawn in parallel coordinates: more are a blur, and slow
-LAYERS = 40  # whose entropies are drawn, the first ones
-AS_THEY_ARE = ("hovertemplate", "bdata")  # written by plotly or us, not by the user
-TEMPLATE: dict[str, Any] = {
-    "layout": {
-        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#222"},
-        "colorway": ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"],
-        "xaxis": {"gridcolor": "#e6e6e6", "zerolinecolor": "#bbb", "automargin": True, "ticks": "outside"},
-        "yaxis": {"gridcolor": "#e6e6e6", "zerolinecolor": "#bbb", "automargin": True, "ticks": "outside"},
-        "margin": {"l": 8, "r": 20, "t": 12, "b": 8},
-        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
-        "plot_bgcolor": "white",
-        "hoverlabel": {"namelength": -1},
-    }
-}
-
-
-def plotly_figures(findings: ReportContents) -> dict[str, go.Figure]:
-    """All figures that there are grounds for, by what they are called in the page."""
-    found = {}
-    if findings.analysis.trusted:
-        found["indices"] = indices(findings)
-    found |= {f"effect of {name}": partial_dependence(findings, name) for name in findings.effects}
-    if findings.surface:
-        found["surface"] = partial_dependence_2d(findings)
-    if findings.curves:
-        found["learning curves"] = learning_curves(findings)
-    if findings.best and len(findings.searched) > 1:
-        found["parallel"] = parallel(findings)
-    if findings.best:
-        found |= slices(findings)
-    if findings.networks:
-        found["entropies"] = entropies(findings)
-    return found
-
-
-def as_json(figures: Mapping[str, go.Figure]) -> str:
-    """The figures for a page's script: name -> data and layout; whatever the user wrote is shown as it was written.
-
-    Plotly takes some HTML in texts, so that its characters are escaped here; the result holds no ``<``, which might
-    end the script.
-    """
-    plain = {name: json.loads(figure.to_json(remove_uids=True)) for name, figure in figures.items()}
-    for figure in plain.values():
-        figure["layout"].pop("template", None)
-        figure["layout"].pop("title", None)
-    text = json.dumps({name: _escaped(figure) for name, figure in plain.items()}, separators=(",", ":"))
-    return text.replace("<", "\\u003c")
-
-
-def _escaped(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: v if k in AS_THEY_ARE else _escaped(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_escaped(each) for each in value]
-    if isinstance(value, str):
-        return html.escape(value, quote=False)
-    return float(f"{value:.6g}") if isinstance(value, float) else value  # more digits nobody sees
-
-
+LINES = 200  # maximum in parallel coordinates; more lines are a blur, and slow
+LAYERS = 40  # maximum in the figure of entropies, the first layers
 # -- sensitivity -----------------------------------------------------------------------------------------------------
 
 
-def indices(findings: ReportContents) -> go.Figure:
-    """Bars of the first-order and total Sobol index of each hyperparameter, with their intervals."""
-    analysis = findings.analysis
+def indices(contents: ReportContents) -> go.Figure:
+    """Draws bars of the first-order and total Sobol index of each hyperparameter, with intervals."""
+    analysis = contents.analysis
     ordered = sorted(analysis.parameters.items(), key=lambda item: item[1].total)
     names = [name for name, _ in ordered]
     figure = go.Figure()
@@ -113,9 +57,13 @@ def indices(findings: ReportContents) -> go.Figure:
     return figure.update_yaxes(type="category")
 
 
-def partial_dependence(findings: ReportContents, name: str) -> go.Figure:
-    """The expected objective over one hyperparameter, with its band."""
-    figure, found, dimension = go.Figure(), findings.effects[name], findings.searched[name]
+def effects(contents: ReportContents) -> dict[str, go.Figure]:
+    """Draws the expected objective over each hyperparameter, with its band."""
+    return {name: _effect(contents, name) for name in contents.effects}
+
+
+def _effect(contents: ReportContents, name: str) -> go.Figure:
+    figure, found, dimension = go.Figure(), contents.effects[name], contents.searched[name]
     mean, low, high = found.mean, found.low, found.high
     if isinstance(dimension, Choices):
         reach = {"type": "data", "symmetric": False, "array": high - mean, "arrayminus": mean - low}
@@ -128,24 +76,29 @@ def partial_dependence(findings: ReportContents, name: str) -> go.Figure:
         figure.add_trace(go.Scatter(x=found.values, y=mean, mode=mode, line={"color": FIRST, "width": 2}))
     _scale(figure.update_xaxes, dimension)
     figure.update_xaxes(title_text=name)
-    figure.update_yaxes(title_text=findings.analysis.objective, range=findings.reach)
+    figure.update_yaxes(title_text=contents.analysis.objective, range=contents.y_limits)
     return figure.update_layout(showlegend=False, height=260)
 
 
-def partial_dependence_2d(findings: ReportContents) -> go.Figure:
-    """The expected objective over two hyperparameters; completed trials are dots, the best one a star."""
-    assert findings.surface is not None
-    a, b, found = findings.surface
-    dimensions = {name: findings.searched[name] for name in (a, b)}
+def surface(contents: ReportContents) -> go.Figure:
+    """Draws the expected objective over two hyperparameters; completed trials are dots, the best one a star."""
+    assert contents.surface is not None
+    a, b, found = contents.surface
+    dimensions = {name: contents.searched[name] for name in (a, b)}
     numbers = not any(isinstance(dimension, Choices) for dimension in dimensions.values())
     x, y = found.a if numbers else [*map(str, found.a)], found.b if numbers else [*map(str, found.b)]
     trace = go.Contour(contours_coloring="heatmap", line_width=0.5) if numbers else go.Heatmap()
-    bar = {"orientation": "h", "y": -0.2, "yanchor": "top", "thickness": 12}  # below: a phone has no room beside
-    bar["title"] = {"text": findings.analysis.objective, "side": "bottom"}
+    bar = {
+        "orientation": "h",
+        "y": -0.2,
+        "yanchor": "top",
+        "thickness": 12,
+    }  # a phone has no room beside the figure
+    bar["title"] = {"text": contents.analysis.objective, "side": "bottom"}
     figure = go.Figure(trace.update(x=x, y=y, z=found.mean.T, colorscale="Viridis", colorbar=bar))
     for rows, name, marker in (
-        (findings.best[1:], "trials", {"size": 6, "color": "white", "line": {"color": "black", "width": 1}}),
-        (findings.best[:1], "the best", {"size": 14, "symbol": "star", "color": "#E69F00", "line": {"width": 1}}),
+        (contents.best[1:], "trials", {"size": 6, "color": "white", "line": {"color": "black", "width": 1}}),
+        (contents.best[:1], "the best", {"size": 14, "symbol": "star", "color": "#E69F00", "line": {"width": 1}}),
     ):
         x, y = ([row.hyperparameters[each] for row in rows] for each in (a, b))
         dots = go.Scatter(x=x, y=y, mode="markers", name=name, marker=marker)
@@ -162,12 +115,12 @@ def _scale(update: Any, dimension: Range | Choices) -> None:
     elif dimension.log:
         update(type="log", exponentformat="power", dtick=1)
         update(range=[float(np.log10(float(edge))) for edge in (dimension.low, dimension.high)])
-    elif ticks := _whole(dimension):
+    elif ticks := _whole_ticks(dimension):
         update(tickvals=ticks)
 
 
-def _whole(dimension: Range) -> list[int]:
-    """At most a dozen whole numbers of a range to mark an axis with; none where it is not one of whole numbers."""
+def _whole_ticks(dimension: Range) -> list[int]:
+    """Returns at most a dozen ticks of a range of whole numbers; none for other ranges."""
     values = range(int(dimension.low), int(dimension.high) + 1, int(dimension.step or 1)) if dimension.is_int else ()
     return list(values[:: math.ceil(len(values) / 12) or 1])
 
@@ -175,38 +128,38 @@ def _whole(dimension: Range) -> list[int]:
 # -- trials ----------------------------------------------------------------------------------------------------------
 
 
-def learning_curves(findings: ReportContents) -> go.Figure:
-    """The objective's metric over the epochs."""
+def learning_curves(contents: ReportContents) -> go.Figure:
+    """Draws the objective's metric over the epochs."""
     figure = go.Figure()
-    for curve in findings.curves:
+    for curve in contents.curves:
         colour, dash = ROLES[curve.role]
-        points = curve.values(findings.metric)
+        points = curve.values(contents.metric)
         line = go.Scatter(x=[e for e, _ in points], y=[v for _, v in points], name=curve.label, mode="lines")
         figure.add_trace(line.update(line={"color": colour, "dash": dash, "width": 2}))
-    _epochs(figure, [e for curve in findings.curves for e, _ in curve.values(findings.metric)])
-    figure.update_yaxes(title_text=findings.metric)
-    if spans_decades(findings):
+    _epochs(figure, [e for curve in contents.curves for e, _ in curve.values(contents.metric)])
+    figure.update_yaxes(title_text=contents.metric)
+    if spans_decades(contents):
         figure.update_yaxes(type="log", dtick="D2", tickformat="~g")
     return figure.update_layout(height=400)
 
 
 def _epochs(figure: go.Figure, epochs: Sequence[int]) -> None:
-    """An axis of epochs, which are whole."""
+    """Labels an axis of epochs, with ticks at whole numbers."""
     figure.update_xaxes(title_text="epoch", **({"dtick": 1} if max(epochs, default=0) < 12 else {}))
 
 
-def spans_decades(findings: ReportContents) -> bool:
-    """Whether the learning curves need a logarithmic scale."""
-    values = [value for curve in findings.curves for _, value in curve.values(findings.metric)]
+def spans_decades(contents: ReportContents) -> bool:
+    """Returns True if the learning curves need a logarithmic scale."""
+    values = [value for curve in contents.curves for _, value in curve.values(contents.metric)]
     return min(values) > 0 and max(values) > 10 * min(values)
 
 
-def entropies(findings: ReportContents) -> go.Figure:
-    """Entropy of each layer over the epochs; a guided network's lines are solid, its control's dashed."""
-    assert findings.networks is not None
-    guided, control = findings.networks
+def entropies(contents: ReportContents) -> go.Figure:
+    """Draws the entropy of each layer over the epochs; lines of a guided network are solid, of its control dashed."""
+    assert contents.networks is not None
+    guided, control = contents.networks
     figure, shown = go.Figure(), guided.layers[:LAYERS]
-    places = [0.92 * i / max(1, len(shown) - 1) for i in range(len(shown))]  # the scale's end is too light for a line
+    places = [0.92 * i / max(1, len(shown) - 1) for i in range(len(shown))]  # the end of the scale is too light
     for layer, colour in zip(shown, sample_colorscale("Viridis", places), strict=True):
         for curve, dash in ((guided, "solid"), (control, "dash")):
             points = curve.values(f"entropy/{layer}") if curve else []
@@ -218,11 +171,14 @@ def entropies(findings: ReportContents) -> go.Figure:
     return figure.update_layout(height=400 + 8 * len(shown))
 
 
-def parallel(findings: ReportContents) -> go.Figure:
-    """Parallel coordinates of completed trials, from the best to the worst; of many, at evenly spaced ranks."""
-    figure = parallel_coordinate(findings.summary.config, evenly(findings.best), findings.metric)
+def parallel(contents: ReportContents) -> go.Figure:
+    """Draws parallel coordinates of completed trials; of more than ``LINES``, those at evenly spaced ranks."""
+    figure = parallel_coordinate(contents.summary.config, evenly(contents.best), contents.metric)
     figure.update_layout(height=430, margin_l=48)
-    axes = [None, *(findings.searched[name] for name in sorted(findings.searched))]  # the objective's, then as Optuna's
+    axes = [
+        None,
+        *(contents.searched[name] for name in sorted(contents.searched)),
+    ]  # in Optuna's order
     whole = [isinstance(axis, Range) and axis.is_int and not axis.log for axis in axes]
     texts = [a for a in figure.layout.annotations if not whole[a.x] or float(a.text).is_integer()]
     figure.layout.annotations = texts
@@ -235,20 +191,140 @@ def parallel(findings: ReportContents) -> go.Figure:
 
 
 def _darker(colour: str) -> str:
-    """Of ``rgb(r,g,b)``: Optuna's scale begins with white, which is no line on a page."""
+    """Darkens ``rgb(r,g,b)``: Optuna's scale begins with white, which is invisible on the page."""
     channels = [float(channel) for channel in colour.removeprefix("rgb(").removesuffix(")").split(",")]
     return "rgb({:.0f},{:.0f},{:.0f})".format(*(c * part for c, part in zip(channels, (0.66, 0.8, 0.92), strict=True)))
 
 
 def evenly(best: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """At most ``LINES`` trials, the best and the worst among them."""
+    """Returns at most ``LINES`` trials at evenly spaced ranks, the best and the worst included."""
     return [best[round(rank)] for rank in np.linspace(0, len(best) - 1, min(len(best), LINES))]
 
 
-def slices(findings: ReportContents) -> dict[str, go.Figure]:
-    """The objective over each hyperparameter, of completed trials; darker ones came later."""
-    found = slice_plots(findings.summary.config, findings.best, findings.metric)
+def slices(contents: ReportContents) -> dict[str, go.Figure]:
+    """Draws the objective of completed trials over each hyperparameter; darker dots are later trials."""
+    found = slice_plots(contents.summary.config, contents.best, contents.metric)
     for name, figure in found.items():
-        _scale(figure.update_xaxes, findings.searched[name])
+        _scale(figure.update_xaxes, contents.searched[name])
         figure.update_layout(height=260).update_traces(marker_showscale=False, cliponaxis=False)
     return found
+
+
+# -- captions --------------------------------------------------------------------------------------------------------
+
+
+def _indices_caption(contents: ReportContents) -> str:
+    return (
+        f"Sobol indices: shares of the variance of {contents.analysis.objective} over the whole search space, with "
+        "every hyperparameter independent and uniform (in log if its scale is logarithmic). First order: what a "
+        "hyperparameter explains alone. Total: what it explains alone and in interactions with others. Lines are 95 % "
+        "intervals."
+    )
+
+
+def _effects_caption(contents: ReportContents) -> str:
+    return (
+        f"Expected {contents.analysis.objective} over one hyperparameter, averaged over all values of the others, with "
+        "95 % bands. All figures share one scale."
+    )
+
+
+def _surface_caption(contents: ReportContents) -> str:
+    assert contents.surface is not None
+    a, b, _ = contents.surface
+    return (
+        f"Expected {contents.analysis.objective} over {a} and {b}, averaged over all values of the others. "
+        "Dots are completed trials, the star is the best one."
+    )
+
+
+def _curves_caption(contents: ReportContents) -> str:
+    best = "The best trial of the search was selected for its result, so its curve is optimistic."
+    if any(curve.role in ("finalist", "control", "tuned") for curve in contents.curves):
+        return f"{best} The dashed curves share one fresh seed and compare fairly."
+    return best
+
+
+def _parallel_caption(contents: ReportContents) -> str:
+    count = len(contents.best)
+    some = f", {LINES} of {count} at evenly spaced ranks" if count > LINES else ""
+    return f"One line for each completed trial{some}; darker lines are better."
+
+
+def _entropies_caption(contents: ReportContents) -> str:
+    assert contents.networks is not None
+    guided, control = contents.networks
+    dashed = f"Dashed: {control.label}." if control else "Its control has no history to draw."
+    some = f" The first {LAYERS} of {len(guided.layers)} layers." if len(guided.layers) > LAYERS else ""
+    return f"Solid: {guided.label}. {dashed}{some}"
+
+
+# -- all of them -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """A row of `FIGURES`: one figure, or one for each hyperparameter.
+
+    Attributes:
+        name: name in the page; the figure of a hyperparameter is called ``NAME of HYPERPARAMETER``.
+        section: part of the page that shows the figure.
+        draw: function that returns the figure, or figures by hyperparameter.
+        shown: function that returns True if there is anything to draw.
+        caption: function that returns the text above the figure.
+        title: heading above the caption.
+        wide: True for a figure that scrolls sideways on a narrow screen.
+    """
+
+    name: str
+    section: Literal["indices", "effects", "curves", "trials", "entropy"]
+    draw: Callable[[ReportContents], go.Figure | dict[str, go.Figure]]
+    shown: Callable[[ReportContents], bool]
+    caption: Callable[[ReportContents], str]
+    title: str = ""
+    wide: bool = False
+
+
+FIGURES = (
+    ReportFigure("indices", "indices", indices, lambda c: c.analysis.trusted, _indices_caption),
+    ReportFigure("effect", "effects", effects, lambda c: bool(c.effects), _effects_caption, "Effects"),
+    ReportFigure(
+        "surface", "effects", surface, lambda c: c.surface is not None, _surface_caption, "Two hyperparameters together"
+    ),
+    ReportFigure("learning curves", "curves", learning_curves, lambda c: bool(c.curves), _curves_caption),
+    ReportFigure(
+        "parallel", "trials", parallel, lambda c: bool(c.best) and len(c.searched) > 1, _parallel_caption, wide=True
+    ),
+    ReportFigure(
+        "slice",
+        "trials",
+        slices,
+        lambda c: bool(c.best) and bool(c.searched),
+        lambda _: "One dot for each completed trial; darker dots are later trials.",
+    ),
+    ReportFigure("entropies", "entropy", entropies, lambda c: c.networks is not None, _entropies_caption),
+)
+
+
+@dataclass(frozen=True)
+class DrawnFigure:
+    """A row of `FIGURES` with its plots by their names in the page."""
+
+    figure: ReportFigure
+    caption: str
+    plots: Mapping[str, go.Figure]
+
+
+def plotly_figures(contents: ReportContents) -> list[DrawnFigure]:
+    """Draws all figures that have something to show."""
+    drawn = []
+    for figure in FIGURES:
+        if figure.shown(contents):
+            plot = figure.draw(contents)
+            plots = (
+                {f"{figure.name} of {name}": each for name, each in plot.items()}
+                if isinstance(plot, dict)
+                else {figure.name: plot}
+            )
+            drawn.append(DrawnFigure(figure, figure.caption(contents), plots))
+    return drawn

@@ -1,13 +1,14 @@
-"""The report of a study: one HTML page that needs nothing else, its figures as pictures, and its numbers as files.
+"""Writes the report of a study: one self-contained HTML page, figures as PNG, and numbers as JSON and CSV.
 
-Read from the storage and the checkpoints; no tracking server is needed. What the user wrote is shown as text.
+Reads the storage and the checkpoints; no tracking server is needed. What the user wrote is shown as text.
 """
 
 from __future__ import annotations
 
-import csv
 import json
+import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,35 +22,39 @@ from ...config.search_space import ALIASES
 from ...config.study_file import to_yaml
 from ...study.baselines import configurations
 from ...study.provenance import code_tags
-from .. import sensitivity_text as explain
-from .. import wording as words
-from . import plotly_figures as figures
-from . import png_figures as pictures
+from .. import formats, sensitivity_text
+from ..comparison import finalist_verdicts
+from ..trials_table import trials_csv
 from .contents import ReportContents
+from .plotly_figures import plotly_figures
+from .plotly_json import SHARED_LAYOUT, as_json
+from .png_figures import png_figures
 
 if TYPE_CHECKING:
     from ...config.settings import Settings
     from ...config.study_config import StudyConfig
     from ...study.provenance import Code
     from ...study.records import TrialRecord
+    from ..confirmation import Confirmation
     from ..sensitivity import Analysis
     from ..summary import Summary
 
+logger = logging.getLogger(__name__)
 
 BEST = 5  # configurations in the table
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `write` has written.
+    """The files of a written report, and the metrics that MLflow gets.
 
     Attributes:
         page: the HTML file.
-        files: all of them, the page first.
-        strength: of the sensitivity: ``quantitative``, ``indicative``, None where it was refused.
-        metrics: the indices, for the study's own run: ``sensitivity.total.lambda1``.
-        trials: of the search, that have ended; the metrics' step.
-        moment: when the last one ended, in milliseconds since the Unix epoch; the metrics' timestamp.
+        files: all files, the page first.
+        strength: strength of the sensitivity: ``quantitative``, ``indicative``, or None after a refusal.
+        metrics: Sobol indices under their MLflow names, such as ``sensitivity.total.lambda1``.
+        trials: number of search trials that have ended; step of the metrics.
+        moment: end of the last of them, in milliseconds since the Unix epoch; timestamp of the metrics.
     """
 
     page: Path
@@ -60,69 +65,72 @@ class Report:
     moment: int
 
 
-def write(
+def write_report(
     summary: Summary,
     analysis: Analysis,
     codes: Sequence[Code],
     settings: Settings,
     folder: Path,
     *,
-    confirmed: dict[str, Any] | None = None,
+    confirmed: Confirmation | None = None,
 ) -> Report:
-    """Writes the page, the pictures, ``sensitivity.json`` and ``trials.csv`` to a folder.
+    """Writes ``report.html``, three figures as PNG, ``sensitivity.json`` and ``trials.csv`` to a folder.
 
     Args:
-        codes: what the study was trained with, oldest first.
-        confirmed: what `sweep confirm` found last.
+        summary: the study.
+        analysis: its sensitivity.
+        codes: versions of the code that trained the study, oldest first.
+        settings: the workspace, for the checkpoints.
+        folder: target; created if missing.
+        confirmed: the last result of `sweep confirm`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    findings = ReportContents.of(summary, analysis, settings)
+    contents = ReportContents.of(summary, analysis, settings)
     page, data, trials = folder / "report.html", folder / "sensitivity.json", folder / "trials.csv"
-    page.write_text(_render(findings, codes, confirmed), encoding="utf-8")
-    data.write_text(json.dumps(explain.as_data(analysis), indent=2) + "\n")
-    _write_trials(summary, trials)
-    ended = [row.ended for row in summary.rows if row.state == "finished" and row.ended]
+    page.write_text(_render(contents, codes, confirmed), encoding="utf-8")
+    data.write_text(json.dumps(sensitivity_text.as_data(analysis), indent=2) + "\n")
+    trials.write_text(trials_csv(summary), encoding="utf-8", newline="")
+    files = [page, data, trials, *png_figures(contents, folder)]
+    logger.debug("wrote the report of %s: %s", summary.config.name, ", ".join(map(str, files)))
     indices = {
         f"sensitivity.{order}.{name}": getattr(index, order)
         for name, index in analysis.parameters.items()
         for order in ("first", "total")
     }
-    files = [page, data, trials, *pictures.png_figures(findings, folder)]
+    ended = [row.ended for row in summary.rows if row.state == "finished" and row.ended]
     return Report(page, files, analysis.strength, indices, len(ended), round(1000 * max(ended, default=0.0)))
 
 
-# -- the page --------------------------------------------------------------------------------------------------------
-
-
-def _render(findings: ReportContents, codes: Sequence[Code], confirmed: dict[str, Any] | None) -> str:
-    summary, config = findings.summary, findings.summary.config
+def _render(contents: ReportContents, codes: Sequence[Code], confirmed: Confirmation | None) -> str:
+    summary, config = contents.summary, contents.summary.config
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
-    drawn = figures.plotly_figures(findings)
+    drawn = plotly_figures(contents)
+    outcomes = Counter(row.outcome for row in summary.rows)
+    guidance = Counter(row.tags.get("sweep.guidance") for row in summary.rows)
     return template.render(
-        findings=findings,
+        contents=contents,
         summary=summary,
         config=config,
-        analysis=findings.analysis,
-        best=findings.best[:BEST],
-        counts={o: sum(r.outcome == o for r in summary.rows) for o in ("completed", "pruned", "diverged", "failed")},
-        guidance={s: sum(r.tags.get("sweep.guidance") == s for r in summary.rows) for s in ("inert", "dominant")},
+        analysis=contents.analysis,
+        best=contents.best[:BEST],
+        counts={outcome: outcomes[outcome] for outcome in ("completed", "pruned", "diverged", "failed")},
+        guidance={state: guidance[state] for state in ("inert", "dominant")},
+        verdicts=finalist_verdicts(config, summary.comparison),
         fixed=_fixed(config),
         study_file=to_yaml(config),
         codes=[code_tags(code) for code in codes],
         confirmed=confirmed,
-        confirmed_at=confirmed and _utc(confirmed["ended"] / 1000),
-        overtaken=confirmed and _are_overtaken(confirmed, config, findings.best),
-        commands=_commands(config.name, findings.best[0].number if findings.best else 0),
+        confirmed_at=confirmed and _utc(confirmed.ended / 1000),
+        overtaken=confirmed and _is_overtaken(confirmed, config, contents.best),
+        commands=_commands(config.name, contents.best[0].number if contents.best else 0),
         written=_utc(time.time()),
-        words=words,
-        explain=explain,
+        formats=formats,
+        text=sensitivity_text,
         unfinished=sum(row.state != "finished" for row in summary.rows),
-        most_lines=figures.LINES,
-        most_layers=figures.LAYERS,
-        names=list(drawn),
-        figures=figures.as_json(drawn),
-        look=json.dumps(figures.TEMPLATE),
+        figures=drawn,
+        figures_json=as_json({name: plot for figure in drawn for name, plot in figure.plots.items()}),
+        layout_json=json.dumps(SHARED_LAYOUT),
         plotly=get_plotlyjs(),
     )
 
@@ -131,14 +139,14 @@ def _utc(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _are_overtaken(confirmed: dict[str, Any], config: StudyConfig, completed: Sequence[TrialRecord]) -> bool:
-    """Whether the configurations that were confirmed are no longer the best ones."""
-    numbers = [*confirmed["configurations"]]
-    return [str(row.number) for row in configurations(config, completed)[: len(numbers)]] != numbers
+def _is_overtaken(confirmed: Confirmation, config: StudyConfig, completed: Sequence[TrialRecord]) -> bool:
+    """Returns True if the confirmed configurations are no longer the best ones."""
+    numbers = [*confirmed.configurations]
+    return [row.number for row in configurations(config, completed)[: len(numbers)]] != numbers
 
 
 def _fixed(config: StudyConfig) -> dict[str, str]:
-    """What was not searched, by section, as far as the study file or the defaults say something."""
+    """Returns what was not searched, by section of the study file, defaults included."""
     sections = {
         "model": config.model, "data": config.data, "task": config.task, "training": config.training,
         "guidance": config.guidance, "search": config.search, "resources": config.resources,
@@ -147,21 +155,21 @@ def _fixed(config: StudyConfig) -> dict[str, str]:
     text = {}
     for name, section in sections.items():
         values = section.model_dump(mode="json", exclude_none=True)
-        said = {k: v for k, v in values.items() if v not in ({}, []) and f"{name}.{k}" not in varied}
-        text[name] = ", ".join(f"{k} {_plain(v)}" for k, v in said.items())
-    constants = ", ".join(f"{name} {words.format_value(value)}" for name, value in config.constants.items())
+        given = {k: v for k, v in values.items() if v not in ({}, []) and f"{name}.{k}" not in varied}
+        text[name] = ", ".join(f"{k} {_plain(v)}" for k, v in given.items())
+    constants = ", ".join(f"{name} {formats.format_value(value)}" for name, value in config.constants.items())
     return {key: value for key, value in {"held constant": constants, **text}.items() if value}
 
 
 def _commands(name: str, best: int) -> dict[str, str]:
-    """What goes on from here, by what it does."""
+    """Returns the commands that continue from here, by their purpose."""
     return {
-        "the file below: the same seeds, the same trials": "run study.yaml",
-        "the best trial alone, as it was": f"train {name} --trial {best}",
-        "a study file of the best configuration": f"best {name} --export best.yaml",
-        "more trials at uniform points": f"run {name} --design 64",
-        "whether guidance helps, on fresh seeds and the test set": f"confirm {name} --seeds 8",
-        "this page": f"report {name}",
+        "run the study file below: same seeds, same trials": "run study.yaml",
+        "train the best trial again": f"train {name} --trial {best}",
+        "write a study file of the best configuration": f"best {name} --export best.yaml",
+        "add 64 trials at uniform points": f"run {name} --design 64",
+        "test on fresh seeds and the test set if guidance helps": f"confirm {name} --seeds 8",
+        "write this page again": f"report {name}",
     }
 
 
@@ -170,21 +178,4 @@ def _plain(value: Any) -> str:
         return "(" + ", ".join(f"{k} {_plain(v)}" for k, v in value.items()) + ")"
     if isinstance(value, list):
         return ", ".join(map(_plain, value))
-    return words.format_value(value)
-
-
-# -- files -----------------------------------------------------------------------------------------------------------
-
-
-def _write_trials(summary: Summary, path: Path) -> None:
-    """Every trial, finalists and controls included: what it was given, and what it came to."""
-    rows = [*summary.rows, *summary.controls]
-    names = list(dict.fromkeys(name for row in rows for name in row.hyperparameters))
-    facts = ("number", "kind", "of", "state", "outcome", "value", "epochs", "design", "seed", "started", "ended")
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow([*facts, *names, "error"])
-        for row in rows:
-            error = (row.error or "").strip().splitlines()[-1:]
-            values = [row.hyperparameters.get(name) for name in names]
-            table.writerow([*(getattr(row, fact) for fact in facts), *values, *(error or [""])])
+    return formats.format_value(value)

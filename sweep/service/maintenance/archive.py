@@ -7,9 +7,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.metadata
-import io
 import json
 import logging
 import re
@@ -18,12 +16,12 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 from ...analysis.summary import Summary, summarise
+from ...analysis.trials_table import trials_csv
 from ...config import filesystem
 from ...config.errors import StorageError, SweepError
 from ...config.locks import FileLock
@@ -92,7 +90,7 @@ def export_study(name: str, path: Path, settings: Settings, *, keep: int = 3) ->
             with ZipFile(beside, "w", ZIP_DEFLATED) as archive:
                 archive.writestr("archive.json", json.dumps(about))
                 archive.writestr("study.yaml", to_yaml(summary.config))
-                archive.writestr("trials.csv", _table(summaries))
+                archive.writestr("trials.csv", trials_csv(*summaries))
                 archive.write(f"{scratch}/{JOURNAL}", JOURNAL)
                 packed = [_pack_checkpoints(s, settings, archive, Path(scratch), keep=keep) for s in summaries]
                 weights = [name for each in packed for name in each]
@@ -143,27 +141,6 @@ def _trials(summary: Summary) -> Iterator[tuple[str, TrialRecord]]:
     name = summary.config.name
     yield from ((name, row) for row in summary.rows)
     yield from ((f"{name}.controls", row) for row in summary.controls)
-
-
-def _table(summaries: Sequence[Summary]) -> str:
-    """All trials, one a line, for a spreadsheet."""
-    facts = ("number", "kind", "of", "state", "outcome", "value", "epochs", "seed", "design")
-    trials = [trial for summary in summaries for trial in _trials(summary)]
-    hyperparameters = dict.fromkeys(name for _, row in trials for name in row.hyperparameters)
-    text = io.StringIO()
-    table = csv.DictWriter(text, ["study", *facts, "started", "ended", "error", *hyperparameters], lineterminator="\n")
-    table.writeheader()
-    for study, row in trials:
-        times = {name: _time(getattr(row, name)) for name in ("started", "ended")}
-        error = (row.error or "").strip().rpartition("\n")[2]
-        table.writerow(
-            {"study": study, "error": error, **{n: getattr(row, n) for n in facts}, **times, **row.hyperparameters}
-        )
-    return text.getvalue()
-
-
-def _time(seconds: float | None) -> str:
-    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 # -- import ------------------------------------------------------------------------------------------------------------

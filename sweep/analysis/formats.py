@@ -1,0 +1,59 @@
+"""Formats of numbers, hyperparameters and lists that the terminal, the report and the evidence page share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..config.search_space import Scalar
+
+if TYPE_CHECKING:
+    from .comparison import Sample
+
+
+def format_duration(seconds: float) -> str:
+    """Returns seconds in the unit that needs the fewest digits.
+
+    Example:
+        >>> format_duration(0.234), format_duration(42.4), format_duration(600), format_duration(9000)
+        ('0.23 s', '42 s', '10 min', '2.5 h')
+    """
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def format_mean_sd(sample: Sample, *, signed: bool = False) -> str:
+    """Returns mean ± standard deviation, or a dash for a sample without values."""
+    if not sample.values:
+        return "-"
+    mean = f"{sample.mean:+.3g}" if signed else f"{sample.mean:.4g}"
+    return mean if math.isnan(sample.spread) else f"{mean} ± {sample.spread:.2g}"
+
+
+def format_value(value: Scalar) -> str:
+    """Returns the value of a hyperparameter, a float with three digits."""
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def format_params(values: Mapping[str, Scalar] | Iterable[tuple[str, Scalar]]) -> str:
+    """Returns hyperparameters on one line.
+
+    Example:
+        >>> format_params({"lambda1": 0.00123456, "training.init": "he"})
+        'lambda1=0.00123 training.init=he'
+    """
+    return " ".join(f"{name}={format_value(value)}" for name, value in dict(values).items())
+
+
+def format_percent(value: float) -> str:
+    """Returns 0.62 as ``62 %``."""
+    return f"{100 * value:.0f} %"
+
+
+def format_list(words: Sequence[str]) -> str:
+    """Returns words joined by commas and a last ``and``."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
