@@ -28,10 +28,10 @@ from sweep.cluster.recipes import (
     RAY,
     RECIPES,
     RecipeError,
-    Values,
-    missing,
-    render,
-    secrets,
+    RecipeValues,
+    make_secrets,
+    missing_values,
+    render_recipe,
 )
 
 FOLDER = Path(__file__).parents[2] / "cluster"
@@ -51,12 +51,12 @@ def documents(text: str) -> list[Any]:
 
 
 def rendered(recipe: str, **values: Any) -> Any:
-    return documents(render(recipe, Values(**values)))
+    return documents(render_recipe(recipe, RecipeValues(**values)))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_file_is_what_is_rendered_without_values(recipe: str) -> None:
-    assert render(recipe, Values()) == "---\n".join((FOLDER / file).read_text() for file in FILES[recipe])
+    assert render_recipe(recipe, RecipeValues()) == "---\n".join((FOLDER / file).read_text() for file in FILES[recipe])
 
 
 # -- ray up ------------------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def test_kubernetes_takes_all_manifests(gpu: str | None, shared: str | None) -> 
     manifests = [
         *rendered("kuberay", gpu=gpu, shared=shared, max_workers=9, image="registry.example/sweep:1"),
         *rendered("rayjob"),
-        *documents(secrets(kubernetes=True)),
+        *documents(make_secrets(kubernetes=True)),
     ]
     for manifest in manifests:
         check_manifest(manifest)
@@ -192,7 +192,7 @@ def test_a_broken_manifest_would_be_refused(spoil: Any) -> None:
 
 
 def test_what_the_manifests_refer_to_exists() -> None:
-    manifests = [*rendered("kuberay"), *documents(secrets(kubernetes=True))]
+    manifests = [*rendered("kuberay"), *documents(make_secrets(kubernetes=True))]
     text = str(manifests)
     keys = {(m["metadata"]["name"], key) for m in manifests if m["kind"] == "Secret" for key in m["stringData"]}
     refers = set(re.findall(r"'secretKeyRef': \{'name': '([^']*)', 'key': '([^']*)'\}", text))
@@ -226,7 +226,7 @@ def test_workers_get_no_password() -> None:
 
 @pytest.mark.parametrize("values", [{}, {"gpu": "l4"}, {"max_workers": 7, "name": "other", "image": "r.example/s:1"}])
 def test_compose_takes_it(values: dict[str, Any]) -> None:
-    text = render("compose", Values(**values))
+    text = render_recipe("compose", RecipeValues(**values))
     PyCompose.from_yaml(text)
     (config,) = documents(text)
     services = config["services"]
@@ -241,11 +241,11 @@ def test_compose_takes_it(values: dict[str, Any]) -> None:
 
 
 def test_the_secrets_are_those_that_compose_asks_for_and_fresh() -> None:
-    made = dict(line.split("=", 1) for line in secrets().splitlines())
-    assert set(re.findall(r"\$\{(\w+)", render("compose", Values()))) <= set(made)
+    made = dict(line.split("=", 1) for line in make_secrets().splitlines())
+    assert set(re.findall(r"\$\{(\w+)", render_recipe("compose", RecipeValues()))) <= set(made)
     assert made["SWEEP_STORAGE"] == f"postgresql+psycopg://sweep:{made['POSTGRES_PASSWORD']}@postgres:5432/optuna"
     assert len(made["MLFLOW_TRACKING_PASSWORD"]) >= 12  # MLflow's minimum
-    again = dict(line.split("=", 1) for line in secrets().splitlines())
+    again = dict(line.split("=", 1) for line in make_secrets().splitlines())
     same = {name for name, value in made.items() if again[name] == value}
     assert same == {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME"}
 
@@ -256,7 +256,7 @@ def test_the_secrets_are_those_that_compose_asks_for_and_fresh() -> None:
 @pytest.mark.parametrize("values", [{}, {"gpu": "a100", "max_workers": 3, "image": "r.example/s:1", "name": "mine"}])
 def test_the_job_script_is_sound(values: dict[str, Any], tmp_path: Path) -> None:
     script = tmp_path / "my.sh"
-    script.write_text(render("slurm", Values(**values)))
+    script.write_text(render_recipe("slurm", RecipeValues(**values)))
     shellcheck = Path(sys.executable).with_name("shellcheck")
     found = subprocess.run([shellcheck, script], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout
@@ -313,16 +313,16 @@ def test_all_files_are_part_of_the_package() -> None:
 )
 def test_wrong_values_are_named_all_at_once(recipe: str, values: dict[str, Any], words: list[list[str]]) -> None:
     with pytest.raises(RecipeError) as caught:
-        render(recipe, Values(**values))
+        render_recipe(recipe, RecipeValues(**values))
     assert len(caught.value.problems) == len(words)
     for said in words:
         assert any(all(word in problem for word in said) for problem in caught.value.problems), caught.value.problems
 
 
 def test_what_is_still_to_be_said_is_said() -> None:
-    assert [line.split()[0] for line in missing("gcp", Values())] == ["--image", "--shared", "--project:"]
-    assert missing("compose", Values()) == []
-    assert missing("aws", Values(image="r.example/s:1", shared="a:/b")) == []
+    assert [line.split()[0] for line in missing_values("gcp", RecipeValues())] == ["--image", "--shared", "--project:"]
+    assert missing_values("compose", RecipeValues()) == []
+    assert missing_values("aws", RecipeValues(image="r.example/s:1", shared="a:/b")) == []
 
 
 def test_the_command_prints_the_recipe_alone_on_stdout(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_the_command_prints_the_recipe_alone_on_stdout(tmp_path: Path) -> None:
     done = subprocess.run(
         [*command, "aws", "--gpu", "a10g", "--max-workers", "16"], capture_output=True, text=True, check=True
     )
-    assert done.stdout == render("aws", Values(gpu="a10g", max_workers=16))
+    assert done.stdout == render_recipe("aws", RecipeValues(gpu="a10g", max_workers=16))
     assert "--image" in done.stderr
     wrong = subprocess.run([*command, "aws", "--gpu", "a10"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stdout) == (2, "")
