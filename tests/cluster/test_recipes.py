@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -18,6 +19,7 @@ from kubernetes_validate import validate as validate_kubernetes
 from ray.autoscaler._private.kuberay.autoscaling_config import _get_ray_resources_from_group_spec
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ruamel.yaml import YAML
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from sweep.cli.app import app
@@ -305,7 +307,11 @@ def test_all_files_are_part_of_the_package() -> None:
         ("aws", {"gpu": "a10"}, [["gpu: ", "'a10'", "on aws", "did you mean a10g?", "t4, l4, a10g, a100, h100, none"]]),
         ("gcp", {"gpu": "a10g"}, [["gpu: ", "'a10g' is not known on gcp", "t4, l4, a100, h100, none"]]),
         ("kubray", {}, [["recipe: ", "did you mean kuberay?", "aws, gcp, kuberay"]]),
-        ("slurm", {"region": "x", "max_workers": 0}, [["region: slurm has no use"], ["max_workers: ", "at least 1"]]),
+        (
+            "slurm",
+            {"region": "x", "max_workers": 0},
+            [["region: slurm does not use it"], ["max_workers: ", "at least 1"]],
+        ),
         ("aws", {"shared": "/nfs", "name": "a b"}, [["shared: ", "SERVER:/PATH"], ["name: ", "'a b'"]]),
         ("gcp", {"image": "a; rm -rf /", "project": "x y"}, [["project: "], ["image: ", "rm -rf"]]),
         ("compose", {"gpu": "l4", "max_workers": 2}, [["max_workers: ", "leave it out"]]),
@@ -337,3 +343,70 @@ def test_the_command_prints_the_recipe_alone_on_stdout(tmp_path: Path) -> None:
     assert "a10g" in wrong.stderr
     made = CliRunner().invoke(app, ["cluster", "secrets", "--kubernetes"])
     assert [doc["kind"] for doc in documents(made.stdout)] == ["Secret", "Secret"]
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+PAGE = FOLDER / "README.md"
+NOT_RUN = {  # what needs a cloud, a container engine, Slurm or a cluster of the reader's
+    "aws iam",
+    "docker build",
+    "docker compose",
+    "docker push",
+    "kubectl apply",
+    "kubectl create",
+    "kubectl port-forward",
+    "ray dashboard",
+    "ray down",
+    "ray drain-node",
+    "ray get-auth-token",
+    "ray rsync-up",
+    "ray start",
+    "ray up",
+    "sbatch my.sh",
+}
+
+
+def commands() -> list[list[str]]:
+    """The simple commands of the page's blocks, without assignments before them and redirections after them."""
+    blocks = re.findall(r"(?m)^(?: {4}| {6,})(\S.*)$", PAGE.read_text())
+    words = []
+    for line in blocks:
+        for simple in re.split(r"[|;&()]+", re.sub(r"\$\([^)]*\)|> ?\(.*?\)", "", line)):
+            each = shlex.split(simple.partition(" >")[0])
+            while each and "=" in each[0] and not each[0].startswith("-"):
+                each.pop(0)
+            words += [each] if each else []
+    return words
+
+
+def test_the_page_is_short_and_its_links_lead_somewhere() -> None:
+    text = PAGE.read_text()
+    assert len(text.encode()) <= 12_000
+    headings = {
+        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"(?m)^##+ (.*)$", text)
+    }
+    assert set(re.findall(r"\]\(#([^)]*)\)", text)) <= headings
+
+
+def test_every_recipe_of_the_page_is_rendered_as_it_says() -> None:
+    given = [words[1:] for words in commands() if words[:2] == ["sweep", "cluster"]]
+    assert {words[2] for words in given if words[1] == "render"} == set(RECIPES)
+    for words in given:
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, (words, done.output)
+        assert "missing:" not in done.stderr, words
+
+
+def test_every_other_command_of_the_page_exists_with_its_options() -> None:
+    root: Any = get_command(app)
+    others = {" ".join(words[:2]) for words in commands() if words[0] not in ("sweep", "set", ".", "umask", "tee")}
+    assert others == NOT_RUN
+    ours = [words[1:] for words in commands() if words[0] == "sweep" and words[1] != "cluster"]
+    assert len(ours) > 8
+    for name, *words in ours:
+        command = root.commands[name]
+        while getattr(command, "commands", None):
+            command = command.commands[words.pop(0)]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= options, (name, words)
