@@ -23,7 +23,7 @@ class Answer:
     Attributes:
         node: its address.
         secure: its Ray requires a token.
-        value: what the function returned; None if it failed.
+        value: the function's result; None if it failed.
         error: why it failed.
     """
 
@@ -47,7 +47,7 @@ def ask_nodes(
     """Calls a function once on each node that has CPUs for trials, or on every node if none has.
 
     Args:
-        function: of a module that the workers have.
+        function: a function in a module that the workers have.
         timeout: seconds for all of them.
         on_slow: called once, with the nodes that have not answered within ``SLOW_AFTER`` seconds.
     """

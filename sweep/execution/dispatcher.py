@@ -31,7 +31,7 @@ class Dispatcher:
 
     Args:
         limit: returns the number of trials at once, for a number of trials on workers.
-        stop: when set, no trial begins, and running ones end at their next report.
+        stop: once set, no trial begins, and running ones end at their next report.
         retry_oom: leave the retry of a trial whose worker ran out of memory to the source.
 
     Attributes:
@@ -131,6 +131,8 @@ class Dispatcher:
             return True
         stop = bool(self.guard(lambda: self.source.report(request.key, report), default=True))
         stop = stop or report.outcome is not None
+        if report.oom:
+            logger.info("trial %d of %s: out of memory on the %s", request.key[1], request.key[0], report.oom)
         if report.epochs:
             self._epochs[request.key] = report.epochs[-1].epoch
         if stop:

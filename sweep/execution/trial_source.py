@@ -59,5 +59,5 @@ class TrialSource(Protocol):
         """Called when the executor gives a trial up because its workers died.
 
         Args:
-            oom: which memory was exhausted, if they died of that.
+            oom: the memory that was exhausted, if they died of that.
         """

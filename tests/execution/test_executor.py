@@ -21,6 +21,7 @@ import ray
 from ray.tune.search import Searcher
 from ray.util.placement_group import placement_group_table
 
+from sweep.cluster import connect
 from sweep.cluster.connect import connected
 from sweep.config import filesystem
 from sweep.config.errors import SweepError
@@ -67,16 +68,16 @@ def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
         threading.Thread(target=note, daemon=True).start()
 
-    ray.init(
-        address="local",
-        num_cpus=4,
-        num_gpus=2,
-        resources={"accelerator_type:A10G": 1},  # as Ray names what it finds
-        _memory=4 * 2**30,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"worker_process_setup_hook": watch},
-    )
+    options = {
+        "num_cpus": 4,
+        "num_gpus": 2,
+        "resources": {"accelerator_type:A10G": 1},  # as Ray names what it finds
+        "_memory": 4 * 2**30,
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "runtime_env": {"worker_process_setup_hook": watch},
+    }
+    connect._init("local", options)  # once more where the machine is too busy for the first time
     yield folder
     ray.shutdown()
 
