@@ -286,7 +286,7 @@ def test_drivers_killed_at_any_moment_leave_the_study_that_nobody_disturbed(
 
 
 MOMENTS: list[rayless.Moment] = [
-    (Study, "_take", 2, "after"),  # the storage has given a trial to this driver, and no worker has it
+    (Study, "_claim", 2, "after"),  # the storage has given a trial to this driver, and no worker has it
     (Driver, "report", 5, "before"),  # a checkpoint holds an epoch that was not reported
     (Study, "report", 8, "after"),  # the pruner has judged it, the tracker has not heard of it
     (Study, "tell", 1, "before"),  # all epochs are reported, and the trial has not ended
