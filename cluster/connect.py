@@ -23,13 +23,7 @@ from typing import Any
 
 import ray
 
-from .ray_internals import (
-    bootstrap_address,
-    cluster_metadata,
-    enable_token,
-    has_token,
-    token_headers,
-)
+from .ray_internals import bootstrap_address, cluster_metadata, enable_token, has_token, token_headers
 from .shadowing import import_hook
 
 _ENVIRONMENT = {

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 from pathlib import Path
 
 import pytest
@@ -131,11 +132,15 @@ def test_a_source_that_has_nothing_now_is_asked_again(place: TrialPaths) -> None
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(place: TrialPaths) -> None:
+def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(
+    place: TrialPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_room = uuid.uuid4()
+    monkeypatch.setattr("sweep.config.filesystem.uuid4", lambda: no_room)
     full = job(place, 30, 3)
     (full.paths.folder / "attempt-01").mkdir(parents=True)
     for epoch in (1, 2, 3):
-        (full.paths.folder / "attempt-01" / f"epoch-{epoch:04d}.tmp").symlink_to("/dev/full")
+        (full.paths.folder / "attempt-01" / f".epoch-{epoch:04d}.pt.{no_room.hex}.tmp").symlink_to("/dev/full")
     source = Trials([full, job(place, 31, 1)])
     with pytest.raises(SweepError, match=r"No space left .* Nothing is lost: make room, then resume the study"):
         execute(source)
