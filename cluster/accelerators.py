@@ -1,4 +1,4 @@
-"""Accelerators that recipes know: what they are called, and who rents them out."""
+"""The accelerators that recipes can name: their names elsewhere, and the clouds' machines that have them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Machine:
-    """A cloud's machine with GPUs: its name there, and what it has.
+    """A cloud's machine type, and its resources.
 
     Attributes:
-        memory: GiB; 0 where Ray asks the cloud.
+        memory: GiB; 0 if Ray asks the cloud.
     """
 
     name: str
@@ -21,7 +21,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """What an accelerator is called by Ray, Google and on nodes with NVIDIA's operator, and who rents it out."""
+    """An accelerator's names in Ray, in Google Cloud and on nodes with NVIDIA's operator, and machines that have it."""
 
     ray: str
     google: str

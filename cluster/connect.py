@@ -1,13 +1,12 @@
-"""Connecting to Ray: a private one on this machine, or a cluster that exists.
+"""Connects to Ray: a private one on this machine, or an existing cluster.
 
-Imports Ray alone, so that it can start while the rest is still being imported.
+Imports Ray alone, so that Ray can start while the rest is still being imported.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
 import os
 import platform
@@ -24,26 +23,30 @@ from typing import Any
 
 import ray
 
+from .ray_internals import bootstrap_address, cluster_metadata, enable_token, has_token, token_headers
 from .shadowing import import_hook
 
 _ENVIRONMENT = {
-    "RAY_prestart_worker_first_driver": "0",  # trials start processes of their own; idle ones only cost start-up
+    "RAY_prestart_worker_first_driver": "0",  # trials start their own processes; idle ones cost start-up time
     "RAY_enable_worker_prestart": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-_connected: list[str] = []  # the address of the block that this process is in
-_AS_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for a driver that was submitted: its code is on the workers already
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "RESULTS*")
+_connected: list[str] = []  # the address of the `connected` block that this process is in
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for a driver that was submitted: the workers have its code already
+_NOT_SENT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "RESULTS*")
 TOKEN_HINT = "RAY_AUTH_TOKEN, or a file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"  # noqa: S105
-# Of the process that the head starts for a client, and of a node of our own.
-NOT_STARTED = ("Initialization failure", "timed out during startup")
+# In the message about a process that the head starts for a client, and about a node of a private Ray.
+START_FAILURES = ("Initialization failure", "timed out during startup")
+
+
+logger = logging.getLogger(__name__)
 
 
 class ClusterError(ConnectionError):
-    """A cluster that is not there, or that cannot be used from here.
+    """A cluster that does not answer, or that cannot be used from here.
 
     Attributes:
-        problems: one sentence each, beginning with what is wrong.
+        problems: one sentence each, which begins with the address or option at fault.
     """
 
     def __init__(self, problems: list[str]):
@@ -55,16 +58,16 @@ class ClusterError(ConnectionError):
 def connected(address: str, modules: Sequence[str] = (), cpus: int | None = None) -> Iterator[None]:
     """Connects to Ray for a ``with`` block; ``local`` starts a private one on this machine and ends it after.
 
-    Within another such block of the same address nothing happens: the outer one's connection serves.
+    Does nothing within another such block of the same address.
 
     Args:
         address: ``local``, ``auto``, ``host:port`` or ``ray://host:port``.
-        modules: package folders and single files that are copied to the workers as they are now; costs the better part
-            of a second, each on this machine, all together on a cluster.
-        cpus: that ``local`` takes itself to have; by default those of this machine.
+        modules: package folders and single files that are copied to the workers; takes almost a second, each for
+            ``local``, all together for a cluster.
+        cpus: CPUs that ``local`` offers; default: those of this machine.
 
     Raises:
-        ClusterError: nothing answers at the address, it refuses the token, or has other versions of Ray or Python.
+        ClusterError: nothing answers, the token is refused, or the cluster has another version of Ray or Python.
     """
     if _connected == [address]:
         yield
@@ -85,7 +88,7 @@ def connected(address: str, modules: Sequence[str] = (), cpus: int | None = None
                 } or None
             else:
                 check_access(address)
-                if modules and _AS_A_JOB not in os.environ:
+                if modules and _SUBMITTED not in os.environ:
                     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sweep-code-"))
                     try:
                         collect(modules, Path(folder))
@@ -94,7 +97,7 @@ def connected(address: str, modules: Sequence[str] = (), cpus: int | None = None
                     options["runtime_env"] = {"working_dir": folder}
             _init(address, options)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray has put handlers of its own in its place
+            signal.signal(signal.SIGTERM, handler)  # Ray has replaced it
     except ClusterError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
@@ -104,17 +107,18 @@ def connected(address: str, modules: Sequence[str] = (), cpus: int | None = None
         yield
     finally:
         _connected.clear()
-        gc.collect()  # Tune leaves references in cycles: one that another thread frees during shutdown ends the process
+        gc.collect()  # Tune leaves reference cycles: if another thread frees one during shutdown, the process dies
         ray.shutdown()
 
 
 def _init(address: str, options: dict[str, Any]) -> None:
-    """Starts Ray, or connects to it; once more where one of its processes did not start, as on a busy machine."""
+    """Starts Ray, or connects to it; retries once if one of its processes did not start, as on a busy machine."""
     try:
         ray.init(address=address, **options)
     except Exception as error:  # Ray raises plain ones
-        if not any(said in str(error) for said in NOT_STARTED):
+        if not any(words in str(error) for words in START_FAILURES):
             raise
+        logger.info("Ray did not start (%s): trying once more", first_line(error))
         ray.shutdown()
         try:
             ray.init(address=address, **options)
@@ -123,52 +127,50 @@ def _init(address: str, options: dict[str, Any]) -> None:
 
 
 def collect(modules: Sequence[str], folder: Path) -> Path:
-    """Copies packages and single files into one folder, which Ray sends to the workers at once."""
+    """Copies packages and single files into one folder, which Ray sends to the workers as a whole."""
     for module in map(Path, modules):
         if module.is_dir():
-            shutil.copytree(module, folder / module.name, ignore=_LEFT_OUT, dirs_exist_ok=True)
+            shutil.copytree(module, folder / module.name, ignore=_NOT_SENT, dirs_exist_ok=True)
         else:
             shutil.copy(module, folder)
     return folder
 
 
 def check_access(address: str) -> None:
-    """Asks whether the cluster is there, takes our token, and has our versions: Ray itself would retry for 20 s.
+    """Checks that the cluster answers, accepts our token, and has our versions; Ray itself would retry for 20 s.
 
     Raises:
-        ClusterError: all that is wrong.
+        ClusterError: it does not; names all reasons.
     """
-    _take_token(address)
+    _use_token(address)
     if address.startswith("ray://"):
         host, _, port = address.removeprefix("ray://").rpartition(":")
         _reach(address, host, port)
-        return  # its dashboard, and so its versions, may be anywhere: the client compares them
+        return  # Ray's client itself compares the versions
     try:
-        bootstrap = ray._private.services.canonicalize_bootstrap_address_or_die(address)
+        bootstrap = bootstrap_address(address)
     except (OSError, ValueError) as error:
         raise _no_answer(address, error) from None
     host, _, port = bootstrap.rpartition(":")
     _reach(address, host, port)
     try:
-        answer = ray._raylet.GcsClient(address=bootstrap).internal_kv_get(b"CLUSTER_METADATA", b"cluster", timeout=10)
+        metadata = cluster_metadata(bootstrap)
     except ray.exceptions.AuthenticationError:
         raise ClusterError([f"address {address}: {_token_problem()}"]) from None
     except ray.exceptions.RayError as error:
         raise _no_answer(address, error) from None
-    if problems := _versions(json.loads(answer or b"{}")):
+    if problems := _version_problems(metadata):
         raise ClusterError([f"address {address}: {problem}" for problem in problems])
 
 
 def check_dashboard(url: str) -> None:
-    """Asks a head's HTTP address, that of jobs, whether it is there and takes our token.
+    """Checks that a head's HTTP address, to which jobs are submitted, answers and accepts our token.
 
     Raises:
         ClusterError: it does not.
     """
-    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
-
-    _take_token(url)
-    request = urllib.request.Request(f"{url.rstrip('/')}/api/version", headers=get_auth_headers_if_auth_enabled({}))  # noqa: S310
+    _use_token(url)
+    request = urllib.request.Request(f"{url.rstrip('/')}/api/version", headers=token_headers())  # noqa: S310
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         opener.open(request, timeout=10).close()
@@ -181,33 +183,26 @@ def check_dashboard(url: str) -> None:
         raise ClusterError([f"address {url}: no Ray dashboard answers ({first_line(error)}); {hint}"]) from None
 
 
-def _take_token(address: str) -> None:
-    """Uses the token where there is one, which not all of Ray's ways to connect do by themselves.
+def _use_token(address: str) -> None:
+    """Makes Ray use our token if there is one, which not all of its ways to connect do by themselves.
 
     Raises:
-        ClusterError: RAY_AUTH_MODE=token and no token: Ray would abort the process.
+        ClusterError: RAY_AUTH_MODE=token, and there is no token: Ray would abort the process.
     """
-    from ray._private.authentication import authentication_token_setup as setup
-
-    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
     with quiet("ray"):
-        used = setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    if used and not _has_token():
+        required = enable_token()
+    if required and not has_token():
         raise ClusterError([f"address {address}: {_token_problem()}"])
 
 
-def _has_token() -> bool:
-    return bool(ray._raylet.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
-
-
 def _token_problem() -> str:
-    if _has_token():
-        return f"the cluster refuses the token: it has another one than {TOKEN_HINT}"
+    if has_token():
+        return f"the cluster refuses the token: it is not the one in {TOKEN_HINT}"
     return f"the cluster asks for a token, and there is none in {TOKEN_HINT}"
 
 
-def _versions(cluster: dict[str, str]) -> list[str]:
-    """In what a cluster differs from this process: Ray takes no difference, be it in the last part."""
+def _version_problems(cluster: dict[str, str]) -> list[str]:
+    """Returns how a cluster's versions differ from ours: Ray accepts no difference, not even in the last part."""
     ours = {"ray": ray.__version__, "python": platform.python_version()}
     return [
         f"the cluster has {what.capitalize()} {theirs}, this process {mine}: they must be the same"
@@ -229,19 +224,19 @@ def _no_answer(address: str, error: Exception) -> ClusterError:
     return ClusterError(
         [
             f"address {address}: no Ray cluster answers ({first_line(error)}). Start one there, or use --address "
-            "local; from a machine that is none of its nodes, sweep submit, or ray://HOST:10001."
+            "local; from a machine that is not one of its nodes use sweep submit, or ray://HOST:10001."
         ]
     )
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, or its name where it says nothing."""
+    """Returns the first line of an error's message, or the error's name if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextlib.contextmanager
 def quiet(*names: str) -> Iterator[None]:
-    """Silences loggers for a ``with`` block: Ray speaks of files nobody wrote and of settings nobody asked about."""
+    """Silences loggers for a ``with`` block: Ray warns of missing files and settings that do not matter here."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

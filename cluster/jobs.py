@@ -1,6 +1,6 @@
-"""Ray Jobs as a queue of studies: the driver runs on the head, and what it prints is kept there.
+"""Ray Jobs as a queue of studies: the driver runs on the head, which keeps its output.
 
-A job is named after its study, so that the newest one of a study can be asked for by the study's name.
+A job is named after its study, so that the study's name finds its newest job.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from pathlib import Path
 from typing import Any
 
 from .connect import ClusterError, check_dashboard, first_line, quiet
+from .ray_internals import JOB_LOGGERS
 
-AT_ONCE = 16  # drivers on one head, each of which takes some 600 MB
-STOP_SECONDS = 600  # for checkpoints; Ray's own 3 s are too short
-SECRETS = "sweep.env"  # in the head's home folder: passwords, which must not be in the record of a job
+MAX_RUNNING = 16  # drivers on one head; each needs some 600 MB
+STOP_SECONDS = 600  # in which a driver checkpoints its trials; Ray's default of 3 s is too short
+SECRETS_FILE = "sweep.env"  # in the head's home folder; the record of a job must hold no passwords
 ACTIVE = ("PENDING", "RUNNING")
 
 
 @dataclass(frozen=True)
-class Job:
+class StudyJob:
     """One submission of a study.
 
     Attributes:
-        id: of this submission.
-        status: Ray's: ``PENDING``, ``RUNNING``, ``SUCCEEDED``, ``STOPPED``, ``FAILED``.
-        started: in UTC, as it is written; likewise ``ended``.
-        message: Ray's words about the status.
+        id: the study's name and the time of submission.
+        status: Ray's ``PENDING``, ``RUNNING``, ``SUCCEEDED``, ``STOPPED`` or ``FAILED``.
+        started, ended: UTC, ``YYYY-MM-DD HH:MM:SS``; empty if not yet.
+        message: Ray's explanation of the status.
     """
 
     id: str
@@ -42,28 +43,31 @@ class Job:
     message: str
 
 
-def submit(address: str, study: str, command: Sequence[str], *, code: Path, environment: Mapping[str, str]) -> Job:
-    """Runs ``python -m sweep`` with some words on the head.
+def submit_job(
+    address: str, study: str, command: Sequence[str], *, code: Path, environment: Mapping[str, str]
+) -> StudyJob:
+    """Runs ``python -m sweep COMMAND`` on the head.
 
     Args:
         address: HTTP address of the head's dashboard.
-        command: the words.
         code: folder that becomes the driver's and the workers' current folder.
-        environment: settings of the driver; no secrets. Workspace and data are by default in the home of the head.
+        environment: settings of the driver; no secrets. Workspace and data default to the head's home folder.
 
     Raises:
-        ClusterError: out of reach, the queue is full, or the study runs already.
+        ClusterError: the head is unreachable, its queue is full, or the study is running already.
     """
-    running = [job for job in jobs(address) if job.status in ACTIVE]
+    running = [job for job in list_jobs(address) if job.status in ACTIVE]
     same = [job.id for job in running if job.study == study]
     if same:
         raise ClusterError([f"{study}: runs already, as {same[0]}: follow it with sweep logs, or stop it first"])
-    if len(running) >= AT_ONCE:
-        raise ClusterError([f"queue: {len(running)} studies run, which is all that a head takes: stop one, or wait"])
+    if len(running) >= MAX_RUNNING:
+        raise ClusterError(
+            [f"queue: {len(running)} studies run already, and a head accepts no more: stop one, or wait"]
+        )
     name = f"{study}-{datetime.now(tz=UTC):%Y%m%d-%H%M%S}"
-    # Ray runs it by a shell; exec, so that SIGTERM reaches the driver itself. What was given goes before the file's.
-    secrets = f'set -a; [ ! -f "$HOME/{SECRETS}" ] || . "$HOME/{SECRETS}"; set +a'
-    # The current folder is Ray's copy of the code, another one as soon as that changes: nothing may be kept there.
+    # Ray runs it in a shell; exec, so that SIGTERM reaches the driver itself. Given settings override the file's.
+    secrets = f'set -a; [ ! -f "$HOME/{SECRETS_FILE}" ] || . "$HOME/{SECRETS_FILE}"; set +a'
+    # The current folder is Ray's copy of the code, replaced whenever the code changes: nothing may be written there.
     kept = 'export SWEEP_WORKSPACE="${SWEEP_WORKSPACE:-$HOME/results}" SWEEP_DATA="${SWEEP_DATA:-$HOME/.data}"'
     given = shlex.join(f"{key}={value}" for key, value in {**environment, "SWEEP_JOB": name}.items())
     with _client(address) as client:
@@ -76,58 +80,58 @@ def submit(address: str, study: str, command: Sequence[str], *, code: Path, envi
                 "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "PYTHONUNBUFFERED": "1"},
             },
         )
-    return find(address, name)
+    return find_job(address, name)
 
 
-def jobs(address: str) -> list[Job]:
-    """All submitted studies that the head remembers, oldest first; a new head remembers none."""
+def list_jobs(address: str) -> list[StudyJob]:
+    """Returns all submitted studies that the head has records of, oldest first; a new head has none."""
     with _client(address) as client:
         found = [job for job in client.list_jobs() if job.submission_id and "study" in (job.metadata or {})]
     found.sort(key=lambda job: job.start_time or 0)
     return [
-        Job(
+        StudyJob(
             job.submission_id,
             job.metadata["study"],
             str(job.status.value),
-            _written(job.start_time),
-            _written(job.end_time),
+            _format_time(job.start_time),
+            _format_time(job.end_time),
             (job.message or "").partition(", last available logs")[0],
         )
         for job in found
     ]
 
 
-def find(address: str, name: str) -> Job:
-    """The newest job of a study, or a job by its id.
+def find_job(address: str, name: str) -> StudyJob:
+    """Returns the newest job of a study, or a job by its id.
 
     Raises:
         ClusterError: there is none.
     """
-    known = jobs(address)
+    known = list_jobs(address)
     matching = [job for job in known if name in (job.study, job.id)]
     if not matching:
         raise ClusterError([f"{name}: no such job; there are: {', '.join(job.id for job in known) or 'none'}"])
     return matching[-1]
 
 
-def logs(address: str, job: Job, *, follow: bool) -> Iterator[str]:
-    """What a job has printed, and with ``follow`` what it prints until it ends."""
+def job_logs(address: str, job: StudyJob, *, follow: bool) -> Iterator[str]:
+    """Yields the output of a job so far, and with ``follow`` its output until it ends."""
     with _client(address) as client:
         if not follow:
             yield client.get_job_logs(job.id)
             return
         loop = asyncio.new_event_loop()
         try:
-            yield from _followed(client, job, loop)
+            yield from _follow(client, job, loop)
         finally:
             loop.close()
 
 
-def _followed(client: Any, job: Job, loop: asyncio.AbstractEventLoop) -> Iterator[str]:
-    """What a job prints, until it ends; a connection that was closed before is opened again, and says all anew."""
-    said = 0  # characters
+def _follow(client: Any, job: StudyJob, loop: asyncio.AbstractEventLoop) -> Iterator[str]:
+    """Yields a job's output until it ends. After a lost connection the head sends everything again."""
+    yielded = 0  # characters
     while True:
-        tail, heard = client.tail_job_logs(job.id), 0
+        tail, received = client.tail_job_logs(job.id), 0
         try:
             with contextlib.suppress(StopAsyncIteration):
                 while True:
@@ -138,10 +142,10 @@ def _followed(client: Any, job: Job, loop: asyncio.AbstractEventLoop) -> Iterato
                         waiting.cancel()
                         loop.run_until_complete(asyncio.gather(waiting, return_exceptions=True))
                         raise
-                    heard += len(text)
-                    if heard > said:
-                        yield text[-(heard - said) :]
-                        said = heard
+                    received += len(text)
+                    if received > yielded:
+                        yield text[-(received - yielded) :]
+                        yielded = received
         finally:
             loop.run_until_complete(tail.aclose())
         if str(client.get_job_status(job.id).value) not in ACTIVE:
@@ -149,37 +153,36 @@ def _followed(client: Any, job: Job, loop: asyncio.AbstractEventLoop) -> Iterato
         time.sleep(1)
 
 
-def stop(address: str, job: Job) -> Job:
-    """Asks a job's driver to stop, and returns when it has: running trials write checkpoints first."""
+def stop_job(address: str, job: StudyJob) -> StudyJob:
+    """Stops a job's driver, and returns when it has ended: running trials write checkpoints first."""
     with _client(address) as client:
         client.stop_job(job.id)
     deadline = time.monotonic() + STOP_SECONDS + 30
-    while (job := find(address, job.id)).status in ACTIVE and time.monotonic() < deadline:
+    while (job := find_job(address, job.id)).status in ACTIVE and time.monotonic() < deadline:
         time.sleep(0.5)
     return job
 
 
 @contextlib.contextmanager
 def _client(address: str) -> Iterator[Any]:
-    """Ray's client; what it cannot do is told in one sentence.
+    """Connects Ray's job client for a ``with`` block.
 
     Raises:
-        ClusterError: out of reach, or refused.
+        ClusterError: the head is unreachable or refuses; one sentence.
     """
     check_dashboard(address)
     try:
-        from ray.dashboard.modules import dashboard_sdk
-        from ray.dashboard.modules.job import sdk
+        from ray.job_submission import JobSubmissionClient
     except ImportError as error:
-        raise ClusterError([f"jobs need ray[default] ({error}): pip install -e '.[cluster]'"]) from None
+        raise ClusterError([f"jobs need ray[default] ({error}): pip install 'entropy-sweep[cluster]'"]) from None
     try:
-        with quiet("ray", dashboard_sdk.__name__, sdk.__name__):
-            yield sdk.JobSubmissionClient(address)
+        with quiet("ray", *JOB_LOGGERS):
+            yield JobSubmissionClient(address)
     except ClusterError:
         raise
     except (RuntimeError, OSError) as error:
         raise ClusterError([f"address {address}: {first_line(error)}"]) from None
 
 
-def _written(milliseconds: int | None) -> str:
+def _format_time(milliseconds: int | None) -> str:
     return f"{datetime.fromtimestamp(milliseconds / 1000, tz=UTC):%Y-%m-%d %H:%M:%S}" if milliseconds else ""

@@ -1,4 +1,4 @@
-"""Asking every node of the connected cluster the same question."""
+"""Calls a function on every node of the connected cluster."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-PATIENCE = 120.0  # seconds; a node's first process takes a few, with a large library to import some more
-SOON = 5.0  # seconds, after which it is said who has not answered
-LONG_PATIENCE = 3600.0  # seconds, for a question that may bring a download with it
+from .ray_internals import requires_token
+
+TIMEOUT = 120.0  # seconds; a node's first process starts in a few, and imports a large library in some more
+SLOW_AFTER = 5.0  # seconds after which `on_slow` is called
+DOWNLOAD_TIMEOUT = 3600.0  # seconds, for a function that may download something
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a node said.
+    """The result of one node.
 
     Attributes:
         node: its address.
-        secure: whether its Ray asks for a token.
-        value: what the question returned; None where it failed.
+        secure: its Ray requires a token.
+        value: the function's result; None if it failed.
         error: why it failed.
     """
 
@@ -32,47 +34,46 @@ class Answer:
 
 
 def count_nodes() -> int:
-    """Nodes of the cluster that live, the head included."""
+    """Returns the number of living nodes, the head included."""
     return sum(node["Alive"] for node in ray.nodes())
 
 
 def ask_nodes(
-    question: Callable[..., Any],
+    function: Callable[..., Any],
     *arguments: object,
-    patience: float = PATIENCE,
-    slow: Callable[[list[str]], None] = lambda _: None,
+    timeout: float = TIMEOUT,
+    on_slow: Callable[[list[str]], None] = lambda _: None,
 ) -> list[Answer]:
-    """Calls a function once on each node that has room for trials; where there is none, on all.
+    """Calls a function once on each node that has CPUs for trials, or on every node if none has.
 
     Args:
-        question: a function of a module that the workers have.
-        patience: seconds for all of them.
-        slow: is told, once, which nodes have not answered within ``SOON`` seconds.
+        function: a function in a module that the workers have.
+        timeout: seconds for all of them.
+        on_slow: called once, with the nodes that have not answered within ``SLOW_AFTER`` seconds.
     """
     alive = [node for node in ray.nodes() if node["Alive"]]
     workers = [node for node in alive if node["Resources"].get("CPU")] or alive
     asked = {}
     for node in workers:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_answer)
-        asked[task.remote(question, arguments)] = node["NodeManagerAddress"]
-    _, late = ray.wait(list(asked), num_returns=len(asked), timeout=min(SOON, patience))
+        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_call)
+        asked[task.remote(function, arguments)] = node["NodeManagerAddress"]
+    _, late = ray.wait(list(asked), num_returns=len(asked), timeout=min(SLOW_AFTER, timeout))
     if late:
-        slow([asked[reference] for reference in late])
-    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=max(0.0, patience - SOON))
+        on_slow([asked[reference] for reference in late])
+    done, late = ray.wait(list(asked), num_returns=len(asked), timeout=max(0.0, timeout - SLOW_AFTER))
     return [
-        *(_taken(asked[reference], reference) for reference in done),
-        *(Answer(asked[reference], True, error=f"no answer within {patience:g} s") for reference in late),
+        *(_answer(asked[reference], reference) for reference in done),
+        *(Answer(asked[reference], True, error=f"no answer within {timeout:g} s") for reference in late),
     ]
 
 
-def _answer(question: Callable[..., Any], arguments: tuple[object, ...]) -> tuple[bool, Any]:
+def _call(function: Callable[..., Any], arguments: tuple[object, ...]) -> tuple[bool, Any]:
     """Runs on the node."""
-    mode = ray._raylet.get_authentication_mode()
-    return mode == ray._raylet.AuthenticationMode.TOKEN, question(*arguments)
+    return requires_token(), function(*arguments)
 
 
-def _taken(node: str, reference: Any) -> Answer:
+def _answer(node: str, reference: Any) -> Answer:
     try:
         secure, value = ray.get(reference)
     except ray.exceptions.RayError as error:

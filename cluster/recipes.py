@@ -1,7 +1,7 @@
-"""The recipes that start a cluster: the files beside this one, which work as they are, with a user's values put in.
+"""Renders the recipes that start a cluster: the files beside this one, with a user's values.
 
-Image, versions and environment are said here, once, for all of them; a file differs from what is rendered with the
-default values in nothing.
+Image, versions and environment of all recipes are defined here. Rendering with default values reproduces the file
+exactly.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import io
 import re
-import secrets as random
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,13 +20,13 @@ from ruamel.yaml import YAML
 from .accelerators import ACCELERATORS, WITHOUT_GPU, Machine
 
 VERSION = "0.1.0"
-RAY = "2.60.0"  # a driver and its cluster must have the same; see Dockerfile too
+RAY = "2.60.0"  # driver and cluster must have the same version; the Dockerfile names it too
 IMAGE = f"entropy-sweep:{VERSION}"
-FOR_TRIALS = 0.6  # of a machine's memory: Ray and the object store have the rest
-ENVIRONMENT = {  # of every Ray process that a recipe starts
+MEMORY_FOR_TRIALS = 0.6  # of a machine's memory; Ray and its object store need the rest
+ENVIRONMENT = {  # variables of every Ray process that a recipe starts
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # A machine that does not answer is given up after 15 s; Ray's own settings take 64 s.
+    # A machine that does not answer counts as lost after 15 s; with Ray's defaults after 64 s.
     "RAY_health_check_failure_threshold": "5",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "2000",
@@ -36,10 +36,10 @@ ENVIRONMENT = {  # of every Ray process that a recipe starts
 
 
 class RecipeError(ValueError):
-    """Values that a recipe cannot have.
+    """Values that a recipe does not accept.
 
     Attributes:
-        problems: one sentence each, beginning with the value's name.
+        problems: one sentence each, which begins with the value's name.
     """
 
     def __init__(self, problems: list[str]):
@@ -48,17 +48,17 @@ class RecipeError(ValueError):
 
 
 @dataclass(frozen=True)
-class Values:
-    """What is put into a recipe; None: as it is in the file.
+class RecipeValues:
+    """A user's values for a recipe; None keeps what the file says.
 
     Attributes:
-        name: of the cluster, where several run beside each other.
-        image: what `Dockerfile` makes, where the machines can pull it from.
+        name: name of the cluster, if several run beside each other.
+        image: the image built with `Dockerfile`, as the machines can pull it.
         gpu: a name in `ACCELERATORS`, or ``none``.
-        max_workers: machines beside the head, at most; of Slurm and of one machine: exactly.
-        shared: the folder that all machines see: ``SERVER:/PATH`` of an NFS server.
-        region: of the cloud.
-        project: Google Cloud's.
+        max_workers: machines beside the head, at most; with Slurm and compose exactly.
+        shared: folder that all machines see, ``SERVER:/PATH`` of an NFS server.
+        region: region of the cloud.
+        project: project in Google Cloud.
     """
 
     name: str | None = None
@@ -70,11 +70,16 @@ class Values:
     project: str | None = None
 
 
-def render(recipe: str, values: Values) -> str:
-    """The text of a recipe with a user's values.
+def render_recipe(recipe: str, values: RecipeValues) -> str:
+    """Returns the text of a recipe with a user's values.
 
     Raises:
-        RecipeError: no such recipe or accelerator, or values that the recipe has no use for.
+        RecipeError: no such recipe or accelerator, or values that the recipe does not accept.
+
+    Example:
+        >>> text = render_recipe("slurm", RecipeValues(max_workers=4))
+        >>> "#SBATCH --nodes=5" in text  # four workers and the head
+        True
     """
     if recipe not in RECIPES:
         raise RecipeError([_unknown("recipe", recipe, RECIPES)])
@@ -84,9 +89,9 @@ def render(recipe: str, values: Values) -> str:
     return RECIPES[recipe].render(values)
 
 
-def secrets(*, kubernetes: bool = False) -> str:
-    """Passwords and a token, fresh, for `compose` and Kubernetes: lines ``NAME=value``, or two Secrets."""
-    postgres, mlflow = (random.token_hex(16) for _ in range(2))
+def make_secrets(*, kubernetes: bool = False) -> str:
+    """Returns new passwords and a token for `compose` and Kubernetes: lines ``NAME=value``, or two Secrets."""
+    postgres, mlflow = (secrets.token_hex(16) for _ in range(2))
     database = f"postgresql+psycopg://sweep:{postgres}@postgres:5432"
     known = {
         "POSTGRES_PASSWORD": postgres,
@@ -95,9 +100,9 @@ def secrets(*, kubernetes: bool = False) -> str:
         "MLFLOW_TRACKING_URI": "http://mlflow:5000",
         "MLFLOW_TRACKING_USERNAME": "admin",
         "MLFLOW_TRACKING_PASSWORD": mlflow,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": random.token_hex(32),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
     }
-    token = random.token_hex(32)
+    token = secrets.token_hex(32)
     if not kubernetes:
         return "".join(f"{name}={value}\n" for name, value in {**known, "RAY_AUTH_TOKEN": token}.items())
     services, ray = _read("kuberay/secrets.yaml")
@@ -105,11 +110,11 @@ def secrets(*, kubernetes: bool = False) -> str:
     return _text([services, ray])
 
 
-def missing(recipe: str, values: Values) -> list[str]:
-    """What is still to be said before a recipe can be used, one sentence each."""
+def missing_values(recipe: str, values: RecipeValues) -> list[str]:
+    """Returns the options that a recipe still needs before it can be used, one sentence each."""
     found = []
     if recipe in ("aws", "gcp", "kuberay") and "/" not in (values.image or ""):
-        found.append(f"--image REGISTRY/{IMAGE}: the machines pull it from where you have pushed it")
+        found.append(f"--image REGISTRY/{IMAGE}: machines pull the image that you have pushed")
     if recipe in ("aws", "gcp") and values.shared is None:
         found.append("--shared SERVER:/PATH: an NFS server (EFS, Filestore) for the workspace; a study needs one")
     if recipe == "gcp" and values.project is None:
@@ -120,7 +125,7 @@ def missing(recipe: str, values: Values) -> list[str]:
 # -- the recipes -------------------------------------------------------------------------------------------------------
 
 
-def _aws(values: Values) -> str:
+def _aws(values: RecipeValues) -> str:
     (config,) = _read("aws.yaml")
     node = _ray_up(config, values)
     worker = config["available_node_types"]["worker"]
@@ -129,7 +134,7 @@ def _aws(values: Values) -> str:
     return _text([config])
 
 
-def _gcp(values: Values) -> str:
+def _gcp(values: RecipeValues) -> str:
     (config,) = _read("gcp.yaml")
     node = _ray_up(config, values)
     if values.region is not None:
@@ -148,8 +153,8 @@ def _gcp(values: Values) -> str:
     return _text([config])
 
 
-def _ray_up(config: Any, values: Values) -> Any:
-    """Puts in what `ray up` files have in common; returns the workers' ``node_config``."""
+def _ray_up(config: Any, values: RecipeValues) -> Any:
+    """Sets the values that `ray up` files have in common; returns the workers' ``node_config``."""
     config["cluster_name"] = values.name or config["cluster_name"]
     config["docker"]["image"] = values.image or IMAGE
     kept = [option for option in config["docker"]["run_options"] if not option.startswith("--env ")]
@@ -168,18 +173,18 @@ def _ray_up(config: Any, values: Values) -> Any:
 
 
 def _machine(gpu: str, cloud: str, resources: Any) -> Machine:
-    """Looks up a cloud's machine; changes the resources that Ray is told it has."""
+    """Returns a cloud's machine; changes ``resources``, which Ray expects it to have, in place."""
     resources.clear()
     machine: Machine = WITHOUT_GPU[cloud] if gpu == "none" else getattr(ACCELERATORS[gpu], cloud)
     resources["CPU"] = machine.cpus
     if gpu != "none":
         resources.update({"GPU": machine.gpus, f"accelerator_type:{ACCELERATORS[gpu].ray}": 1})
     if machine.memory:
-        resources["memory"] = int(FOR_TRIALS * machine.memory * 2**30)
+        resources["memory"] = int(MEMORY_FOR_TRIALS * machine.memory * 2**30)
     return machine
 
 
-def _kuberay(values: Values) -> str:
+def _kuberay(values: RecipeValues) -> str:
     documents = [doc for file in ("postgres", "mlflow", "raycluster") for doc in _read(f"kuberay/{file}.yaml")]
     (cluster,) = (doc for doc in documents if doc["kind"] == "RayCluster")
     mlflow = next(doc for doc in documents if doc["kind"] == "Deployment")
@@ -193,7 +198,7 @@ def _kuberay(values: Values) -> str:
         (container,) = group["template"]["spec"]["containers"]
         container["image"] = values.image or IMAGE
         own = [variable for variable in container.get("env", []) if variable["name"] not in ENVIRONMENT]
-        # The operator itself turns the token on, by authOptions.
+        # The operator itself enables the token, by authOptions.
         given = [{"name": k, "value": v} for k, v in ENVIRONMENT.items() if k != "RAY_AUTH_MODE"]
         container["env"] = [*own, *given]
         if values.shared is not None:
@@ -203,14 +208,14 @@ def _kuberay(values: Values) -> str:
         documents = [doc for doc in documents if doc["metadata"]["name"] != "entropy-sweep-workspace"]
     if values.gpu is not None:
         _select_nodes(workers["template"]["spec"], values.gpu)
-        # The autoscaler cannot tell from a pod which accelerator it will have.
+        # The autoscaler cannot derive the accelerator from a pod.
         kind = "" if values.gpu == "none" else rf'"{{\"accelerator_type:{ACCELERATORS[values.gpu].ray}\": 1}}"'
         workers["rayStartParams"] = {"resources": kind} if kind else {}
     return _text(documents)
 
 
 def _select_nodes(pod: Any, gpu: str) -> None:
-    """Sends workers to nodes that have an accelerator, by the labels that clouds and NVIDIA give them."""
+    """Restricts workers to nodes with an accelerator, by the labels of clouds and NVIDIA's operator."""
     limits = pod["containers"][0]["resources"]["limits"]
     if gpu == "none":
         del pod["affinity"], limits["nvidia.com/gpu"]
@@ -223,14 +228,14 @@ def _select_nodes(pod: Any, gpu: str) -> None:
         del terms[0]
 
 
-def _rayjob(values: Values) -> str:
+def _rayjob(values: RecipeValues) -> str:
     (job,) = _read("kuberay/rayjob.yaml")
     if values.name is not None:
         job["spec"]["clusterSelector"]["ray.io/cluster"] = values.name
     return _text([job])
 
 
-def _compose(values: Values) -> str:
+def _compose(values: RecipeValues) -> str:
     (config,) = _read("compose.yaml")
     config["name"] = values.name or config["name"]
     services = config["services"]
@@ -250,7 +255,7 @@ def _compose(values: Values) -> str:
     return _text([config])
 
 
-def _slurm(values: Values) -> str:
+def _slurm(values: RecipeValues) -> str:
     text = (Path(__file__).parent / "slurm.sh").read_text()
     lines = {
         "#SBATCH --job-name=": values.name,
@@ -267,10 +272,10 @@ def _slurm(values: Values) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a recipe is rendered, and by which values beside name and image."""
+    """A recipe's function, and the values that it accepts."""
 
-    render: Callable[[Values], str]
-    takes: tuple[str, ...]
+    render: Callable[[RecipeValues], str]
+    accepts: tuple[str, ...]
 
 
 RECIPES = {
@@ -286,21 +291,21 @@ RECIPES = {
 # -- what is wrong with values -----------------------------------------------------------------------------------------
 
 
-def _problems(recipe: str, values: Values) -> list[str]:
+def _problems(recipe: str, values: RecipeValues) -> list[str]:
     given = {field.name: getattr(values, field.name) for field in fields(values)}
-    takes = RECIPES[recipe].takes
+    accepted = RECIPES[recipe].accepts
     problems = [
-        f"{name}: {recipe} has no use for it; it takes {', '.join(takes)}"
+        f"{name}: {recipe} does not use it; it accepts {', '.join(accepted)}"
         for name, value in given.items()
-        if value is not None and name not in takes
+        if value is not None and name not in accepted
     ]
-    if values.gpu is not None and "gpu" in takes:
-        # Where a cloud is known, what it does not rent out is unknown there.
+    if values.gpu is not None and "gpu" in accepted:
+        # A cloud knows only the accelerators that it rents out.
         there = [name for name, has in ACCELERATORS.items() if getattr(has, recipe, True) is not None]
         if values.gpu not in [*there, "none"]:
             problems.append(_unknown("gpu", values.gpu, [*there, "none"], f" on {recipe}"))
         elif recipe == "compose" and values.gpu != "none" and values.max_workers is not None:
-            problems.append("max_workers: with a GPU one worker has all those of the machine; leave it out")
+            problems.append("max_workers: with a GPU one worker has all GPUs of the machine; leave it out")
     if values.max_workers is not None and values.max_workers < 1:
         problems.append(f"max_workers: must be at least 1 (got {values.max_workers})")
     if values.shared is not None and not re.fullmatch(r"[\w.-]+:/[\w./-]*", values.shared):

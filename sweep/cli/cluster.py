@@ -26,17 +26,16 @@ def render(
 
     Example: `sweep cluster render aws --gpu a10g --max-workers 16 > my.yaml`
     """
-    from ..cluster.recipes import RecipeError, Values, missing
-    from ..cluster.recipes import render as rendered
+    from ..cluster.recipes import RecipeError, RecipeValues, missing_values, render_recipe
     from ..config.errors import ConfigError
 
-    values = Values(name, image, gpu, max_workers, shared, region, project)
+    values = RecipeValues(name, image, gpu, max_workers, shared, region, project)
     try:
-        print(rendered(recipe, values), end="")
+        print(render_recipe(recipe, values), end="")
     except RecipeError as error:
         raise ConfigError(f"cluster render {recipe}", error.problems) from None
     console = make_console(to_stderr=True)
-    for each in missing(recipe, values):
+    for each in missing_values(recipe, values):
         console.print(f"[yellow]missing:[/] {each}", soft_wrap=True)
 
 
@@ -48,6 +47,6 @@ def secrets(
 
     Example: `sweep cluster secrets > sweep.env`, after `umask 077`
     """
-    from ..cluster.recipes import secrets as made
+    from ..cluster.recipes import make_secrets
 
-    print(made(kubernetes=kubernetes), end="")
+    print(make_secrets(kubernetes=kubernetes), end="")

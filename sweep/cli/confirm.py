@@ -12,6 +12,7 @@ from .options import (
     Address,
     AsJson,
     Data,
+    Executor,
     Insecure,
     Log,
     NameArg,
@@ -40,6 +41,7 @@ def confirm(
     ] = "",
     placebo: Annotated[bool, typer.Option("--placebo", help="Train a placebo of the same size too.")] = False,
     address: Address = None,
+    executor: Executor = "ray",
     workspace: Workspace = None,
     storage: Storage = None,
     tracking: Tracking = None,
@@ -67,7 +69,7 @@ def confirm(
     to_stderr = as_json or settings.log == "json"
     console, notes = make_console(to_stderr=to_stderr), make_notes(to_stderr=to_stderr)
     methods = list(dict.fromkeys(method.strip() for method in against.split(",") if method.strip()))
-    view = make_view(settings, console, as_json=as_json)
+    view = make_view(settings, console, as_json=as_json, executor=executor)
     views = list["Progress"]()  # one for each study that is run
     with (
         data_on_stdout(to_stderr),
@@ -79,14 +81,15 @@ def confirm(
             views.append(view(config, notes, service.finished_rows(config, settings), left, stop=stop))
             return views[-1]
 
-        options = service.RunOptions(stop=stop, offline_ok=offline_ok, insecure=insecure)
+        options = service.RunOptions(stop=stop, offline_ok=offline_ok, insecure=insecure, executor=executor)
         confirmation = service.confirm(
             name, settings, listen, top=top, seeds=seeds, against=methods, placebo=placebo, options=options
         )
         results.append(confirmation)
     if confirmation is None:
         words = [f"--top {top}", f"--seeds {seeds}", *([f"--against {','.join(methods)}"] if methods else [])]
-        command = command_line(settings, "confirm", name, *words, *(["--placebo"] if placebo else []))
+        words += [*(["--placebo"] if placebo else []), *(["--executor local"] if executor == "local" else [])]
+        command = command_line(settings, "confirm", name, *words)
         console.print(f"Interrupted; nothing is lost. Go on with:\n  {command}", soft_wrap=True)
         raise typer.Exit(exit_code(caught))
     if as_json:

@@ -15,7 +15,7 @@ from .options import AsJson, Data, Insecure, OfflineOk, Sets, Storage, Tracking,
 from .output import make_console, print_json
 
 if TYPE_CHECKING:
-    from ..cluster.jobs import Job
+    from ..cluster.jobs import StudyJob
 
 
 Head = Annotated[
@@ -55,10 +55,10 @@ def submit(
     given = {"workspace": workspace, "storage": storage, "tracking": tracking, "data": data}
     environment = settings_to_send({**given, "owner": make_settings().owner or None})
     with _cluster_errors(), tempfile.TemporaryDirectory(prefix="sweep-code-") as folder:
-        from ..cluster.jobs import submit as to_head
+        from ..cluster.jobs import submit_job
 
         submission.write(Path(folder))
-        job = to_head(address, submission.study, submission.words, code=Path(folder), environment=environment)
+        job = submit_job(address, submission.study, submission.words, code=Path(folder), environment=environment)
     if as_json:
         print_json(dataclasses.asdict(job))
         return
@@ -76,9 +76,9 @@ def jobs(address: Head = HEAD, as_json: AsJson = False) -> None:
     import dataclasses
 
     with _cluster_errors():
-        from ..cluster.jobs import jobs as known
+        from ..cluster.jobs import list_jobs
 
-        found = known(address)
+        found = list_jobs(address)
     if as_json:
         print_json([dataclasses.asdict(job) for job in found])
         return
@@ -99,15 +99,14 @@ def logs(
     Example: `sweep logs digits -f`
     """
     with _cluster_errors():
-        from ..cluster.jobs import find
-        from ..cluster.jobs import logs as lines
+        from ..cluster.jobs import find_job, job_logs
 
-        job = find(address, name)
+        job = find_job(address, name)
         with contextlib.suppress(KeyboardInterrupt):
-            for text in lines(address, job, follow=follow):
+            for text in job_logs(address, job, follow=follow):
                 sys.stdout.write(text)
                 sys.stdout.flush()
-        if follow and _failed(job := find(address, job.id)):
+        if follow and _failed(job := find_job(address, job.id)):
             raise typer.Exit(1)
 
 
@@ -119,14 +118,13 @@ def stop(name: JobArg, address: Head = HEAD) -> None:
     from ..config.errors import SweepError
 
     with _cluster_errors():
-        from ..cluster.jobs import ACTIVE, find
-        from ..cluster.jobs import stop as ask
+        from ..cluster.jobs import ACTIVE, find_job, stop_job
 
-        job = find(address, name)
+        job = find_job(address, name)
         if job.status not in ACTIVE:
             make_console().print(f"{job.id} does not run: {job.status.lower()}.", soft_wrap=True)
             return
-        job = ask(address, job)
+        job = stop_job(address, job)
         if job.status in ACTIVE:
             raise SweepError(f"{job.id} is still {job.status.lower()} after minutes; try again later")
     make_console().print(
@@ -134,7 +132,7 @@ def stop(name: JobArg, address: Head = HEAD) -> None:
     )
 
 
-def _failed(job: Job) -> bool:
+def _failed(job: StudyJob) -> bool:
     if job.status != "FAILED":
         return False
     make_console(to_stderr=True).print(f"{job.id} failed: {job.message}", markup=False, soft_wrap=True)

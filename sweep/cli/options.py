@@ -36,6 +36,10 @@ Data = Annotated[str | None, typer.Option(help="Root of the data sets, or s3://B
 Address = Annotated[str | None, typer.Option(help="Ray: local, auto, HOST:PORT, ray://HOST:PORT (RAY_ADDRESS; local).")]
 
 
+Executor = Annotated[
+    Literal["ray", "local"],
+    typer.Option(help="local: one trial after the other in this process, without Ray; for debugging and notebooks."),
+]
 Report = Annotated[
     bool | None, typer.Option("--report/--no-report", help="Write the report at the end (SWEEP_REPORT; yes).")
 ]

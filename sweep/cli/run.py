@@ -12,6 +12,7 @@ from .options import (
     Address,
     AsJson,
     Data,
+    Executor,
     Insecure,
     Log,
     NameArg,
@@ -52,6 +53,7 @@ def run(
         bool, typer.Option("--dry-run", help="Show the plan and the estimated time; run nothing.")
     ] = False,
     address: Address = None,
+    executor: Executor = "ray",
     workspace: Workspace = None,
     storage: Storage = None,
     tracking: Tracking = None,
@@ -82,17 +84,23 @@ def run(
         notes.print(f"[yellow]warning:[/] {warning}", soft_wrap=not notes.is_terminal)
     config, predecessors = service.derive_study(config, settings) if new_space else (config, [])
     if dry_run:
+        if executor == "local":  # one trial at a time
+            resources = config.resources.model_copy(update={"max_concurrent": 1})
+            config = config.model_copy(update={"resources": resources})
         with waiting(notes, "measuring an epoch"):
             plan = service.plan_run(config, settings)
         _print_plan(plan, config, make_console(to_stderr=as_json), as_json=as_json)
     else:
-        options = service.RunOptions(predecessors=predecessors, offline_ok=offline_ok, insecure=insecure)
+        options = service.RunOptions(
+            predecessors=predecessors, offline_ok=offline_ok, insecure=insecure, executor=executor
+        )
         run_study(config, settings, options, as_json=as_json)
 
 
 def resume(
     name: NameArg,
     address: Address = None,
+    executor: Executor = "ray",
     workspace: Workspace = None,
     storage: Storage = None,
     tracking: Tracking = None,
@@ -117,7 +125,8 @@ def resume(
     with waiting(make_notes(to_stderr=as_json or settings.log == "json"), f"checking {name} and preparing its data"):
         service.load_stored_config(name, settings)
         config, _ = service.load_study(name, settings)
-    run_study(config, settings, service.RunOptions(offline_ok=offline_ok, insecure=insecure), as_json=as_json)
+    options = service.RunOptions(offline_ok=offline_ok, insecure=insecure, executor=executor)
+    run_study(config, settings, options, as_json=as_json)
 
 
 def enqueue(

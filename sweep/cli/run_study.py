@@ -38,7 +38,7 @@ def run_study(config: StudyConfig, settings: Settings, options: RunOptions, *, a
     webhook.check_webhooks(settings)
     to_stderr = as_json or settings.log == "json"
     console, notes = make_console(to_stderr=to_stderr), make_notes(to_stderr=to_stderr)
-    view = make_view(settings, console, as_json=as_json)
+    view = make_view(settings, console, as_json=as_json, executor=options.executor)
     before = service.finished_rows(config, settings)
     with (
         data_on_stdout(as_json or settings.log == "json"),
@@ -53,7 +53,8 @@ def run_study(config: StudyConfig, settings: Settings, options: RunOptions, *, a
     if summary.interrupted:
         done = sum(row.state == "finished" for row in summary.rows)
         console.print(f"Interrupted after {done} of {len(summary.rows)} trials; nothing is lost. Go on with:")
-        console.print(f"  {command_line(settings, 'resume', config.name)}", soft_wrap=True)
+        words = ["--executor local"] if options.executor == "local" else []
+        console.print(f"  {command_line(settings, 'resume', config.name, *words)}", soft_wrap=True)
         raise typer.Exit(exit_code(caught))
     if not as_json and settings.log == "text":
         _print_result(summary, settings, console, notes)
@@ -70,15 +71,18 @@ def data_on_stdout(data: bool) -> Iterator[None]:
         yield
 
 
-def make_view(settings: Settings, console: Console, *, as_json: bool) -> Callable[..., Progress]:
-    """Returns what shows a run's progress: a class, or a function with the arguments of `Progress`."""
+def make_view(settings: Settings, console: Console, *, as_json: bool, executor: str) -> Callable[..., Progress]:
+    """Returns what shows a run's progress: a class, or a function with the arguments of `Progress`.
+
+    With the local executor trials may print, or stop in a debugger: nothing is redrawn then.
+    """
     from . import progress
 
     if settings.log == "json":
         return partial(progress.JsonLines, stream=sys.stderr if as_json else sys.stdout)
     if output.quiet:
         return progress.Progress
-    return progress.LiveView if console.is_terminal else progress.LogLines
+    return progress.LiveView if console.is_terminal and executor != "local" else progress.LogLines
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ def simulate(
         config = simulation.study_of(load)
         notes.print(f"{config.name}: storage {without_password(settings.storage)}", soft_wrap=True)
         notes.print(f"tracking {without_password(settings.tracking_uri)}", soft_wrap=True)
-        view = make_view(settings, console, as_json=False)
+        view = make_view(settings, console, as_json=False, executor="ray")
         with (
             data_on_stdout(as_json),
             graceful(console) as (stop, caught),

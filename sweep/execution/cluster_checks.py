@@ -1,4 +1,4 @@
-"""What keeps a cluster from running a study, found before the first trial, by asking its nodes."""
+"""Checks, before the first trial, that the nodes of a cluster can work on a study."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 def check_nodes(
     config: StudyConfig, settings: Settings, *, insecure: bool, on_message: Callable[[str], None]
 ) -> list[str]:
-    """All that is wrong with the connected cluster; of a private Ray only whether a trial fits.
+    """Returns all problems of the connected cluster; a private Ray is only checked for room for a trial.
 
     Args:
-        insecure: take a cluster that asks for no token, too.
-        on_message: is told what takes long.
+        insecure: accept a cluster that asks for no token.
+        on_message: receives a message about what takes long.
     """
     from .slots import require_fit
 
@@ -34,42 +34,42 @@ def check_nodes(
         problems.append(str(error))
     if private:
         return problems
-    from ..cluster.probe import LONG_PATIENCE, ask_nodes, count_nodes
-    from ..cluster.room import can_grow
+    from ..cluster.probe import DOWNLOAD_TIMEOUT, ask_nodes, count_nodes
+    from ..cluster.ray_internals import can_grow
 
     if count_nodes() > 1 or can_grow():
-        problems += _files_of_one_machine(settings)
-    mark = settings.workspace / f".nodes-{uuid4().hex}"  # a file that nodes see if they share the workspace
-    filesystem.write_bytes(mark, b"")
+        problems += _single_machine_files(settings)
+    probe = settings.workspace / f".nodes-{uuid4().hex}"  # a file that nodes see if they share the workspace
+    filesystem.write_bytes(probe, b"")
     try:
-        answers = ask_nodes(examine, str(mark))
+        answers = ask_nodes(check_workspace, str(probe))
     finally:
-        filesystem.remove_file(mark)
+        filesystem.remove_file(probe)
     if not insecure and not all(answer.secure for answer in answers):
         problems.append(
-            "token: the cluster asks for none, so that whoever reaches it can run anything on it: start it with "
-            "RAY_AUTH_MODE=token, or say --insecure"
+            "token: the cluster asks for none, so anybody who reaches it can run anything on it: start it with "
+            "RAY_AUTH_MODE=token, or give --insecure"
         )
-    problems += _told(answers)
-    if not problems:  # at last, as it may be a download; each node makes one, whatever runs there
+    problems += _merge(answers)
+    if not problems:  # last, since it may be a download; every node stores its own copy
         data, root, cache = config.data.model_dump(mode="json"), str(settings.data), str(settings.cache)
-        problems = _told(
+        problems = _merge(
             ask_nodes(
-                prepare_nodes,
+                prepare_data,
                 data,
                 root,
                 cache,
-                patience=LONG_PATIENCE,
-                slow=lambda nodes: on_message(
-                    f"{config.data.name} is prepared on node {', '.join(nodes)}: a first time takes minutes"
+                timeout=DOWNLOAD_TIMEOUT,
+                on_slow=lambda nodes: on_message(
+                    f"preparing {config.data.name} on node {', '.join(nodes)}: the first time takes minutes"
                 ),
             )
         )
     return problems
 
 
-def _told(answers: list[Answer]) -> list[str]:
-    """Each problem once, with the nodes that have it."""
+def _merge(answers: list[Answer]) -> list[str]:
+    """Returns each problem once, with the nodes that have it."""
     nodes: dict[str, list[str]] = {}
     for answer in answers:
         for problem in answer.value or ([answer.error] if answer.error else []):
@@ -77,18 +77,18 @@ def _told(answers: list[Answer]) -> list[str]:
     return [f"{problem} (node {', '.join(names)})" for problem, names in nodes.items()]
 
 
-def examine(mark: str) -> list[str]:
-    """Runs on a node: what is wrong with the workspace there.
+def check_workspace(probe: str) -> list[str]:
+    """Returns what is wrong with the workspace. Runs on a node.
 
     Args:
-        mark: a file of the driver's in it.
+        probe: a file that the driver has written in it.
     """
     try:
-        file = filesystem.parse_path(mark)
+        file = filesystem.parse_path(probe)
         filesystem.read_bytes(file)
-        probe = file.with_name(f"{file.name}-{uuid4().hex}")
-        filesystem.write_bytes(probe, b"")
-        filesystem.remove_file(probe)
+        ours = file.with_name(f"{file.name}-{uuid4().hex}")
+        filesystem.write_bytes(ours, b"")
+        filesystem.remove_file(ours)
     except FileNotFoundError:
         return [
             f"workspace: {file.parent} is not the one that the driver sees; it must be a folder that all machines "
@@ -101,20 +101,19 @@ def examine(mark: str) -> list[str]:
     return []
 
 
-def prepare_nodes(data: dict[str, Any], root: str, cache: str) -> list[str]:
-    """Runs on a node: stores the study's data set in the cache there, unless it is there; what is wrong with it.
+def prepare_data(data: dict[str, Any], root: str, cache: str) -> list[str]:
+    """Stores the study's data set in a node's cache, unless it is there; returns what is wrong. Runs on a node.
 
     Args:
-        data: the study's.
-        root: of the data sets.
-        cache: of prepared data sets.
+        data: the study's section ``data``.
+        root: folder of the data sets.
+        cache: folder of prepared data sets.
     """
     from ..data.loading import load_dataset
 
     try:
-        load_dataset(
-            DataConfig.model_validate(data), root=filesystem.parse_path(root), cache=filesystem.parse_path(cache)
-        )
+        folders = {"root": filesystem.parse_path(root), "cache": filesystem.parse_path(cache)}
+        load_dataset(DataConfig.model_validate(data), **folders)
     except MissingDataError as error:
         each = "" if root.startswith("s3://") else ". Each node must have them, or SWEEP_DATA be s3://BUCKET/PREFIX"
         return [f"data: {str(error).removesuffix('.')}{each}"]
@@ -123,9 +122,9 @@ def prepare_nodes(data: dict[str, Any], root: str, cache: str) -> list[str]:
     return []
 
 
-def _files_of_one_machine(settings: Settings) -> list[str]:
-    """Databases that a driver on another machine could not open, or not without damage."""
-    server = "a file, whose locks hold on one machine only, and this cluster has several nodes, or may get them"
+def _single_machine_files(settings: Settings) -> list[str]:
+    """Returns a problem for each database file: a driver on another machine could not open or would damage it."""
+    server = "a file, whose locks hold on one machine only, and this cluster has or may add several nodes"
     problems = []
     if settings.storage.startswith(("sqlite", "journal")):
         problems.append(

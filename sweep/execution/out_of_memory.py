@@ -1,30 +1,37 @@
-"""Memory of a trial: the share of a GPU that its process may take, and what is said where memory was not enough.
+"""Memory of a trial: the share of a GPU that its process may allocate, and the hint when memory was not enough.
 
-Imports torch where it is asked about it, since a worker need not have it.
+Imports torch inside the functions, since a worker that trains something else need not have it.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from ..training.reports import OomKind
 
-CONTEXT = 0.6 * 2**30  # bytes of a GPU that a process takes beside its tensors, for CUDA itself
-_KILLED = ("OutOfMemoryError", "running low on memory")  # Ray's words for a worker that its memory monitor has ended
-_GPU = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")  # where it is not PyTorch that asks for memory
+CONTEXT = 0.6 * 2**30  # bytes of a GPU that CUDA allocates in each process, beside its tensors
+_KILLED = ("OutOfMemoryError", "running low on memory")  # in Ray's message about a worker that its memory monitor ended
+_GPU = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")  # raised by libraries below PyTorch's allocator
 _HOST = ("DefaultCPUAllocator", "can't allocate memory")
 
 
 def gpu_memory_fraction(gpus: float, total: float) -> float:
-    """The part of a GPU's memory that a process's tensors may take, so that others have theirs.
+    """Returns the fraction of a GPU's memory that a process's tensors may use, so that other processes have theirs.
 
     Args:
-        gpus: what the trial was given.
+        gpus: the trial's share of a GPU, or its number of GPUs.
         total: bytes of the GPU.
+
+    Example:
+        >>> gpu_memory_fraction(0.5, 16 * 2**30)  # half of it, minus 0.6 GiB for CUDA itself
+        0.4625
     """
     return 1.0 if gpus >= 1 else max(gpus - CONTEXT / total, gpus / 2)
 
 
 def limit_gpu_memory(gpus: float) -> None:
-    """Holds this process to its share of the GPU, which Ray does not; does nothing where it has a whole one or none."""
+    """Limits this process to its share of the GPU, which Ray does not do; no effect on a whole GPU or none."""
     if not 0 < gpus < 1:
         return
     import torch
@@ -34,23 +41,37 @@ def limit_gpu_memory(gpus: float) -> None:
         torch.cuda.set_per_process_memory_fraction(gpu_memory_fraction(gpus, total))
 
 
+@contextlib.contextmanager
+def gpu_memory_limit(gpus: float) -> Iterator[None]:
+    """Limits this process to its share of the GPU for a ``with`` block, and lifts the limit after it."""
+    limit_gpu_memory(gpus)
+    try:
+        yield
+    finally:
+        if 0 < gpus < 1:
+            import torch
+
+            if torch.cuda.is_available():
+                torch.cuda.set_per_process_memory_fraction(1.0)
+
+
 def oom_kind(problem: BaseException) -> OomKind | None:
-    """Which memory an exception of a trial says is not enough, if any."""
+    """Returns which memory a trial's exception reports as exhausted, or None for any other exception."""
     import torch
 
-    said = str(problem)
-    if isinstance(problem, torch.OutOfMemoryError) or any(words in said for words in _GPU):
+    message = str(problem)
+    if isinstance(problem, torch.OutOfMemoryError) or any(words in message for words in _GPU):
         return "GPU"
-    return "host" if isinstance(problem, MemoryError) or any(words in said for words in _HOST) else None
+    return "host" if isinstance(problem, MemoryError) or any(words in message for words in _HOST) else None
 
 
 def ray_oom_kind(error: str) -> OomKind | None:
-    """Which memory was not enough where Ray has ended a worker, from what it says of that."""
+    """Returns ``host`` if Ray's message about a dead worker says that its memory monitor ended it, or None."""
     return "host" if any(words in error for words in _KILLED) else None
 
 
 def hint(memory: OomKind) -> str:
-    """What has happened, and what to do about it."""
+    """Returns one line for the user: which memory was exhausted, and what to change."""
     gpu = "give it more of a GPU, or a larger one (resources.gpus, resources.accelerator_type)"
     host = "let fewer share a node (resources.memory, resources.max_concurrent)"
     return (

@@ -1,54 +1,62 @@
-"""What a trial asks of the connected cluster, and how many trials it runs at once."""
+"""The resources of one trial on the connected cluster, and the number of trials that fit at once."""
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from ..cluster.room import Node, Placeholders, bundle, can_grow, nodes
+from ..cluster.nodes import Node, Placeholders, list_nodes, resource_bundle
+from ..cluster.ray_internals import can_grow
 from ..config.errors import SweepError
 from ..config.sections import Resources
 
-LOOK_EVERY = 2.0  # seconds
-PATIENCE = 900.0  # seconds without a node that has room for a trial
-FIRST_WORD = 15.0  # seconds that the autoscaler of a head which has just been started may take to say something
+REFRESH_EVERY = 2.0  # seconds between two counts of the nodes
+NODE_TIMEOUT = 900.0  # seconds without a node that has the resources of a trial
+AUTOSCALER_TIMEOUT = 15.0  # seconds that the autoscaler of a new head may need for its first report
+
+logger = logging.getLogger(__name__)
 
 
 def require_fit(resources: Resources, *, private: bool = False) -> None:
-    """Looks whether a trial fits a node.
+    """Checks that a trial fits a node.
 
     Args:
-        private: a Ray of this process's own, which no autoscaler adds nodes to.
+        private: a private Ray, to which no autoscaler adds nodes.
 
     Raises:
         SweepError: it fits none, and the cluster adds no nodes; says what there is.
     """
-    found = nodes()
+    found = list_nodes()
     gpus = _gpus_per_trial(resources, found)
-    deadline = time.monotonic() + (0.0 if private else FIRST_WORD)
-    while not _at_once(resources, gpus, found) and not (grows := can_grow()):
+    deadline = time.monotonic() + (0.0 if private else AUTOSCALER_TIMEOUT)
+    while not _slots_of(resources, gpus, found) and not (grows := can_grow()):
         if grows is False or time.monotonic() > deadline:
             raise SweepError(_does_not_fit(resources, gpus, found))
         time.sleep(0.2)
 
 
 class Slots:
-    """How many trials the connected cluster runs at once; it is looked at every two seconds, as nodes come and go.
+    """The number of trials that the connected cluster runs at once, counted again every two seconds.
 
-    A cluster that adds nodes is shown how many trials wait, and none is taken from the study before there is room.
+    A cluster that adds nodes is shown the number of waiting trials, which stay in the study until there is a slot.
+
+    Args:
+        n_waiting: returns the number of trials that could start now.
+        on_message: receives what the user should know.
     """
 
-    def __init__(self, resources: Resources, *, waiting: Callable[[], int], notice: Callable[[str], None]):
+    def __init__(self, resources: Resources, *, n_waiting: Callable[[], int], on_message: Callable[[str], None]):
         require_fit(resources)
-        self._resources, self._waiting, self._notice = resources, waiting, notice
+        self._resources, self._n_waiting, self._on_message = resources, n_waiting, on_message
         self._placeholders = Placeholders()
-        self._gpus, self._settled = 0.0, False
-        self._slots, self._looked = 0, -math.inf
-        self._lacking_since: float | None = None
-        self.leaving: set[str] = set()  # addresses of nodes that will go
+        self._gpus, self._gpus_settled = 0.0, False
+        self._slots, self._refreshed = 0, -math.inf
+        self._missing_since: float | None = None  # when the last node that fits was lost
+        self.draining: set[str] = set()  # addresses of nodes that will end
 
     def __enter__(self) -> Slots:
         return self
@@ -57,94 +65,104 @@ class Slots:
         self._placeholders.hold({}, 0)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Empty: Tune pickles what has this into a snapshot, which must hold nothing of the study."""
+        """Returns nothing: Tune pickles what refers to this into a snapshot, which must hold nothing of the study."""
         return {}
 
-    def slots(self, out: int) -> int:
-        """Trials at once.
+    def count(self, running: int) -> int:
+        """Returns the number of trials that may run at once.
 
         Args:
-            out: trials that run, or look for their place.
+            running: trials that run, or wait for their worker.
 
         Raises:
-            SweepError: for a quarter of an hour there has been no node with room for a single one.
+            SweepError: for a quarter of an hour no node has had the resources of a trial.
         """
-        if time.monotonic() - self._looked >= LOOK_EVERY:
-            self._looked = time.monotonic()
-            self._look(out)
+        if time.monotonic() - self._refreshed >= REFRESH_EVERY:
+            self._refreshed = time.monotonic()
+            self._refresh(running)
         return self._slots
 
     def resource_request(self, *, exclusive: bool = False) -> dict[str, float]:
-        """What one trial asks for, in Ray's words.
+        """Returns the resources of one trial as Ray expects them.
 
         Args:
             exclusive: a whole GPU in place of a share.
         """
         asked, gpus = self._resources, self._gpus
         gpus = 1.0 if exclusive and 0 < gpus < 1 else gpus
-        return bundle(cpus=asked.cpus, gpus=gpus, memory=asked.memory, accelerator=asked.accelerator_type)
+        return resource_bundle(cpus=asked.cpus, gpus=gpus, memory=asked.memory, accelerator=asked.accelerator_type)
 
-    def _look(self, out: int) -> None:
-        found, most = nodes(), self._resources.max_concurrent or sys.maxsize
-        self.leaving = {node.address for node in found if node.leaving}
-        if not self._settled:  # what `auto` is, by the first nodes with room
+    def _refresh(self, running: int) -> None:
+        found, most = list_nodes(), self._resources.max_concurrent or sys.maxsize
+        self.draining = {node.address for node in found if node.draining}
+        if not self._gpus_settled:  # `auto` is decided by the first nodes that fit
             self._gpus = _gpus_per_trial(self._resources, found)
-        self._slots = _at_once(self._resources, self._gpus, found)
+        before, self._slots = self._slots, _slots_of(self._resources, self._gpus, found)
+        if self._slots != before:
+            logger.info("slots: %d on %d nodes, %d before", self._slots, len(found), before)
         if self._slots:
-            self._settled, self._lacking_since = True, None
+            self._gpus_settled, self._missing_since = True, None
         else:
             self._wait(_does_not_fit(self._resources, self._gpus, found))
         if can_grow():
-            wanted = min(out + self._waiting(), most) - self._slots
-            self._placeholders.hold(self.resource_request(), wanted, more=out >= self._slots)
+            missing = min(running + self._n_waiting(), most) - self._slots
+            self._placeholders.hold(self.resource_request(), missing, more=running >= self._slots)
 
     def _wait(self, why: str) -> None:
-        now = time.monotonic()
-        if self._lacking_since is None:
-            self._lacking_since = now
-            self._notice(f"{why} Waiting for a node, for {PATIENCE / 60:g} minutes at most.")
-        elif now - self._lacking_since > PATIENCE:
-            raise SweepError(f"{why} No node has come in {PATIENCE / 60:g} minutes; nothing is lost: resume the study.")
+        now, minutes = time.monotonic(), f"{NODE_TIMEOUT / 60:g} minutes"
+        if self._missing_since is None:
+            self._missing_since = now
+            self._on_message(f"{why} Waiting for a node, for {minutes} at most.")
+        elif now - self._missing_since > NODE_TIMEOUT:
+            raise SweepError(f"{why} No node has joined in {minutes}; nothing is lost: resume the study.")
 
 
-def _at_once(resources: Resources, gpus: float, found: list[Node]) -> int:
-    """Trials that nodes run at once, each with so many GPUs."""
+def _slots_of(resources: Resources, gpus: float, found: list[Node]) -> int:
+    """Returns the trials that nodes run at once, each with so many GPUs."""
     return min(sum(_fits(resources, gpus, node) for node in found), resources.max_concurrent or sys.maxsize)
 
 
 def _gpus_per_trial(resources: Resources, found: list[Node]) -> float:
-    """GPUs of one trial; ``auto`` is one where the cluster has any."""
+    """Returns the GPUs of one trial; ``auto`` is one if the cluster has any."""
     if resources.gpus != "auto":
         return float(resources.gpus)
     return 1.0 if any(node.gpus for node in found) else 0.0
 
 
 def _fits(resources: Resources, gpus: float, node: Node) -> int:
-    """Trials that a node has room for."""
-    if node.leaving or resources.accelerator_type not in (None, *node.accelerators):
+    """Returns the number of trials that fit a node."""
+    if node.draining or resources.accelerator_type not in (None, *node.accelerators):
         return 0
     return resources.room(node.cpus, node.gpus, gpus, node.memory)
 
 
 def _does_not_fit(resources: Resources, gpus: float, found: list[Node]) -> str:
-    """Why no node has room for a trial: what it asks for, and what there is."""
+    """Returns a message: the resources that a trial asks for, and those of the nodes."""
     kind, kinds = resources.accelerator_type, sorted({kind for node in found for kind in node.accelerators})
     if kind not in (None, *kinds):
-        there = f"there are: {', '.join(kinds)}" if kinds else "Ray knows of no accelerator on any"
+        there = f"there are: {', '.join(kinds)}" if kinds else "Ray has found no accelerator on any"
         return f"resources.accelerator_type: no node has {kind}; {there}."
     asked = _amounts(resources.cpus, gpus, resources.memory, (kind,) if kind else ())
-    has = (
+    has = [
         _amounts(node.cpus, node.gpus, node.memory if resources.memory else None, node.accelerators if kind else ())
         for node in found
-    )
+    ]
     lower = ", resources.gpus or resources.memory" if resources.memory else " or resources.gpus"
     return (
-        f"resources: a trial asks for {asked}, but no node has them; there is: {'; '.join(has)}. "
+        f"resources: a trial asks for {asked}, but no node has that; there is: {'; '.join(has) or 'no node'}. "
         f"Lower resources.cpus{lower}, or connect to a larger cluster."
     )
 
 
 def _amounts(cpus: float, gpus: float, memory: float | None, kinds: tuple[str, ...]) -> str:
-    of = f" ({', '.join(kinds)})" if kinds else ""
-    gib = "" if memory is None else f" and {memory:.3g} GiB of memory"
-    return f"{cpus:g} CPUs{',' if gib else ' and'} {gpus:g} GPUs{of}{gib}"
+    """Returns resources in words, ``1 CPU and 2 GPUs``; no GPUs are left out.
+
+    Example:
+        >>> _amounts(1, 2, None, ("A10G",)), _amounts(4, 0, 1.5, ())
+        ('1 CPU and 2 GPUs (A10G)', '4 CPUs and 1.5 GiB of memory')
+    """
+    parts = [f"{cpus:g} CPU{'' if cpus == 1 else 's'}"]
+    if gpus:
+        parts.append(f"{gpus:g} GPU{'' if gpus == 1 else 's'}" + (f" ({', '.join(kinds)})" if kinds else ""))
+    parts += [] if memory is None else [f"{memory:.3g} GiB of memory"]
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -1,4 +1,7 @@
-"""Where an executor gets trials from and takes their results to; it knows neither Ray nor the storage."""
+"""The interface from which an executor gets its trials, and to which it returns their reports.
+
+`sweep.service.driver.Driver` implements it. It knows neither Ray nor the storage.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ class TrialRequest:
     """One trial for a worker.
 
     Attributes:
-        key: what the source knows it by.
-        attempt: how often the trial was taken up.
-        alone: it was out of memory: it runs when no other trial does, on a whole GPU if on any.
-        judged: the epochs at which the source may stop it; None: any.
+        key: study and number; the source's name for the trial.
+        attempt: counts the drivers that have claimed the trial, and its retries; from 1.
+        exclusive: it ran out of memory before, so it runs while no other trial does, with a whole GPU if with any.
+        pruning_epochs: the epochs after which the source may stop it; None: after any.
     """
 
     key: Key
@@ -32,25 +35,29 @@ class TrialRequest:
 
 
 class TrialSource(Protocol):
-    """Where trials come from and their results go; called from the driver's loop, except `ask`."""
+    """Hands out trials and receives their reports. An executor calls it from its loop; `ask` from one thread."""
 
     def ask(self) -> TrialRequest | None:
-        """Returns the next trial, or None: nothing now (see `finished`). Called from one thread, ahead of need."""
+        """Returns the next trial, or None if there is none now (see `is_finished`). Called ahead of need."""
 
     def is_finished(self) -> bool:
-        """Whether no further trial will come."""
+        """Returns True once no further trial will come."""
 
     def on_trial_start(self, key: Key) -> None:
-        """Called when a trial was handed to a worker."""
+        """Called when a trial is assigned to a worker, and again when it moves to another one."""
 
     def report(self, key: Key, result: TrialReport) -> bool:
-        """Takes a result in; returns whether the trial must stop here."""
+        """Processes a report; returns True if the trial must stop here."""
 
     def n_waiting(self) -> int:
-        """How many trials could be asked for now: where a cluster grows, it does for these."""
+        """Returns the number of trials that `ask` could return now: a cluster adds nodes for these."""
 
     def on_message(self, message: str) -> None:
-        """Called with what the user should know."""
+        """Called with a message for the user."""
 
     def on_trial_lost(self, key: Key, error: str, oom: OomKind | None = None) -> None:
-        """Called when a trial was given up after its workers died, for lack of memory if there was any."""
+        """Called when the executor gives a trial up because its workers died.
+
+        Args:
+            oom: the memory that was exhausted, if they died of that.
+        """

@@ -17,7 +17,7 @@ from ..config.errors import ConfigError, TrackingError, nearest, reason
 from ..config.search_space import Scalar
 from ..config.settings import Settings
 from ..config.study_config import OF_CONFIRM, StudyConfig
-from ..execution.session import ray_session
+from ..execution import get_executor
 from ..study.records import ARMS, Arm, TrialRecord
 from ..study.storages.catalog import CONFIRMATION, get_storage, load_stored_config
 from .preflight.load import load_study
@@ -90,8 +90,8 @@ def confirm(
 
     options = replace(options or RunOptions(), conclude=False)
     plan = plan_confirmation(name, settings, top=top, against=against)
-    with contextlib.ExitStack() as ray:  # one Ray for all runs, started by the first that has anything to train
-        found = _train_rivals(plan, settings, listen, options, ray)
+    with contextlib.ExitStack() as connection:  # one for all runs, opened by the first that has anything to train
+        found = _train_rivals(plan, settings, listen, options, connection)
         if found is None:
             return None
         wanted = wanted_pairs(plan.config, plan.top, best_hyperparameters(found), seeds=seeds, placebo=placebo)
@@ -110,7 +110,7 @@ def confirm(
 
 
 def _train_rivals(
-    plan: ConfirmPlan, settings: Settings, listen: Listen, options: RunOptions, ray: contextlib.ExitStack
+    plan: ConfirmPlan, settings: Settings, listen: Listen, options: RunOptions, connection: contextlib.ExitStack
 ) -> list[BaselineResult] | None:
     """Runs the rivals' studies; returns the best of each, or None if a run was stopped."""
     from ..analysis.confirmation import BaselineResult
@@ -122,7 +122,7 @@ def _train_rivals(
             for note in notes:  # before the first run
                 callback.on_message(note)
             if not check_run(rival, settings, rival_options):
-                ray.enter_context(ray_session(settings.address, rival))
+                connection.enter_context(get_executor(options.executor).connect(rival, settings))
             summary = run(rival, settings, callback, rival_options)
         if summary.interrupted:
             return None

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..analysis.summary import Summary
-from ..config.errors import ConfigError, SweepError
+from ..config.errors import SweepError
 from ..config.filesystem import check_object_store, is_remote
 from ..config.search_methods import SAMPLERS
 from ..config.settings import NO_DATABASE, Settings
 from ..config.study_config import StudyConfig
 from ..config.study_file import to_yaml
 from ..config.user_code import search_folders
-from ..execution.session import ray_session
+from ..execution import Executor, get_executor
 from ..study.records import ARMS
 from ..study.storages.catalog import OWN_CODE, get_storage
 from ..tracking.ui_links import describe, experiment_tags
@@ -48,6 +48,7 @@ class RunOptions:
         stop: event that ends the run early; running trials write a checkpoint first.
         offline_ok: if True, the run goes on without an unreachable tracking server, which gets everything later.
         insecure: if True, a cluster without a token is accepted.
+        executor: name in `sweep.execution.EXECUTORS` of what runs the trials.
     """
 
     predecessors: Sequence[StudyConfig] = ()
@@ -57,6 +58,7 @@ class RunOptions:
     stop: threading.Event = field(default_factory=threading.Event)
     offline_ok: bool = False
     insecure: bool = False
+    executor: str = "ray"
 
 
 def run(
@@ -73,22 +75,22 @@ def run(
             study; raised before any trial.
     """
     began, callback, options = time.monotonic(), callback or RunCallback(), options or RunOptions()
-    complete = check_run(config, settings, options)
+    executor, complete = get_executor(options.executor), check_run(config, settings, options)
     if complete and options.conclude:
         callback.on_message(
             f"{config.name} is finished: nothing is left to train; --trials with a larger number extends it"
         )
     with ThreadPoolExecutor(max_workers=2) as pool:
         # MLflow and Ray take seconds each to start; Ray's are mostly spent waiting for its processes.
-        connecting = pool.submit(_connect_tracker, config, settings, offline_ok=options.offline_ok)
-        if not complete:
+        connecting = pool.submit(_connect_tracker, config, settings, executor, offline_ok=options.offline_ok)
+        if not complete and options.executor == "ray":
             callback.on_phase("starting Ray" if settings.address == "local" else f"connecting to {settings.address}")
-        with contextlib.nullcontext() if complete else ray_session(settings.address, config):
+        with contextlib.nullcontext() if complete else executor.connect(config, settings):
             tracker = connecting.result()
             if not complete:
-                _check_cluster(config, settings, callback, insecure=options.insecure)
+                executor.check(config, settings, insecure=options.insecure, on_message=callback.on_message)
             with _killed_on_error(tracker):
-                current = _Run(config, settings, callback, options, tracker, pool)
+                current = _Run(config, settings, callback, options, tracker, pool, executor)
                 current.prepare(complete=complete)
                 summary = current.execute(complete=complete)
         with _killed_on_error(tracker):
@@ -108,12 +110,13 @@ class _Run:
         options: RunOptions,
         tracker: Tracker,
         pool: ThreadPoolExecutor,
+        executor: Executor,
     ):
         from ..study.study import Study
         from .recorder import Recorder
 
         self._config, self._settings, self._callback, self._options = config, settings, callback, options
-        self._tracker, self._pool = tracker, pool
+        self._tracker, self._pool, self._executor = tracker, pool, executor
         self._storage, workspace = get_storage(settings.storage), settings.workspace
         self._search = Study(config, self._storage, workspace=workspace)
         self._controls = Study(config, self._storage, workspace=workspace, sister=True, pairs=options.pairs)
@@ -143,7 +146,6 @@ class _Run:
 
     def execute(self, *, complete: bool) -> Summary:
         """Trains the trials, and returns what the study has come to."""
-        from ..execution.executor import execute
         from .driver import Driver
 
         options, recorder, interrupted = self._options, self._recorder, False
@@ -155,7 +157,7 @@ class _Run:
                 recorder.repair()
                 recorder.note_code()
                 self._callback.on_phase("starting workers")
-                execute(driver, self._config.resources, stop=options.stop)
+                self._executor.execute(driver, self._config.resources, stop=options.stop)
                 interrupted = not driver.is_finished()
             interrupted = interrupted or not recorder.complete(options.stop)
             if options.conclude and not interrupted:
@@ -260,25 +262,12 @@ def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> b
     return complete
 
 
-def _check_cluster(config: StudyConfig, settings: Settings, callback: RunCallback, *, insecure: bool) -> None:
-    """Checks the nodes of a cluster, before anything is written.
-
-    Raises:
-        ConfigError: all problems of the nodes at once.
-    """
-    from ..execution.cluster_checks import check_nodes
-
-    problems = check_nodes(config, settings, insecure=insecure, on_message=callback.on_message)
-    if problems:
-        raise ConfigError(f"address {settings.address}", problems)
-
-
-def _connect_tracker(config: StudyConfig, settings: Settings, *, offline_ok: bool) -> Tracker:
+def _connect_tracker(config: StudyConfig, settings: Settings, executor: Executor, *, offline_ok: bool) -> Tracker:
     """Imports what the run needs and connects to the tracking server; runs in a thread."""
-    from ..execution import executor  # noqa: F401
     from ..tracking.tracker import Tracker
     from . import driver  # noqa: F401
 
+    executor.preload()
     tracker = Tracker.of(config.name, settings)
     if not offline_ok:
         tracker.check(create=True)

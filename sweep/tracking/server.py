@@ -229,13 +229,13 @@ def _end(pid: int) -> None:
 
 def _start_postgres(folder: Path) -> str:
     """Starts the one of the compose recipe; returns MLflow's database in it."""
-    from ..cluster.recipes import Values, render
-    from ..cluster.recipes import secrets as passwords
+    from ..cluster.recipes import RecipeValues, render_recipe
+    from ..cluster.recipes import make_secrets as passwords
 
     variables = folder / "compose.env"
     if not variables.exists():
         _write(variables, dict(line.split("=", 1) for line in passwords().splitlines()))
-    (folder / "compose.yaml").write_text(render("compose", Values()))
+    (folder / "compose.yaml").write_text(render_recipe("compose", RecipeValues()))
     _compose(folder, "up", "--detach", "--wait", "postgres")
     local = {k: v.replace("@postgres:", "@127.0.0.1:") for k, v in _variables(variables).items()}
     file = folder / "services.env"

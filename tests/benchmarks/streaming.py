@@ -41,7 +41,7 @@ def trial(root: Path) -> None:
     import psutil
     import torch
 
-    import sweep.execution.executor  # noqa: F401 (what a worker has loaded)
+    import sweep.execution.tune_adapters  # noqa: F401 (what a worker has loaded)
     from sweep.config.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
     from sweep.config.study_config import TrialConfig
     from sweep.training.trial import TrialPaths, run_trial

@@ -57,10 +57,10 @@ def test_both_at_once_are_refused(
 def test_a_run_is_quiet_verbose_or_neither(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rayless.without_ray(monkeypatch)
+    rayless.without_models(monkeypatch)
     file, workspace = tmp_path / "small.yaml", tmp_path / "results"
     file.write_text(SMALL)
-    loud = sweep_here(monkeypatch, capsys, workspace, "run", str(file), "--json", "--verbose")
+    loud = sweep_here(monkeypatch, capsys, workspace, "run", str(file), "--executor", "local", "--json", "--verbose")
     assert loud.code == 0, loud.err
     assert json.loads(loud.out)["study"] == "small", "the log is on stderr alone"
     assert "sweep.service.driver: claimed trial 0 of small, attempt 1" in loud.err

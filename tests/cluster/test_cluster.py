@@ -29,8 +29,7 @@ from sweep.cluster.connect import ClusterError, collect, connected
 from sweep.config import user_code as own
 from sweep.config.errors import ConfigError
 from sweep.config.user_code import packages
-from sweep.execution.cluster_checks import examine
-from sweep.execution.cluster_checks import prepare_nodes as prepare_data
+from sweep.execution.cluster_checks import check_workspace, prepare_data
 from sweep.service.submission import prepare_submission, settings_to_send
 
 from ..support.invariants import assert_whole, left_by
@@ -190,9 +189,9 @@ def test_who_waits_for_slow_nodes_is_told_of_them_once(place: Place) -> None:
         import time
         from cluster import probe
         from sweep.cluster.connect import connected
-        probe.SOON = 0.2
+        probe.SLOW_AFTER = 0.2
         with connected({place.cluster.address!r}, []):
-            answers = probe.ask_nodes(time.sleep, 1.0, slow=lambda nodes: print("slow", *nodes))
+            answers = probe.ask_nodes(time.sleep, 1.0, on_slow=lambda nodes: print("slow", *nodes))
             print("all", *[answer.node for answer in answers], *[answer.error for answer in answers if answer.error])
     """
     done = place.call("-c", textwrap.dedent(script))
@@ -314,10 +313,10 @@ def test_settings_that_are_given_win_over_those_of_the_head(tmp_path: Path, monk
             sent.append(entrypoint)
 
     monkeypatch.setattr(jobs, "_client", lambda _address: contextlib.nullcontext(Client()))
-    monkeypatch.setattr(jobs, "jobs", lambda _address: [])
-    monkeypatch.setattr(jobs, "find", lambda *_words: None)
+    monkeypatch.setattr(jobs, "list_jobs", lambda _address: [])
+    monkeypatch.setattr(jobs, "find_job", lambda *_words: None)
     given = {"SWEEP_WORKSPACE": "/shared/with spaces", "SWEEP_OWNER": "me"}
-    jobs.submit("http://head", "digits", ["run", "digits"], code=tmp_path, environment=given)
+    jobs.submit_job("http://head", "digits", ["run", "digits"], code=tmp_path, environment=given)
     (tmp_path / "sweep.env").write_text("SWEEP_WORKSPACE=/of/the/head\nSWEEP_STORAGE=of-the-head\n")
     (tmp_path / "python").write_text(
         '#!/bin/sh\necho "$SWEEP_WORKSPACE|$SWEEP_OWNER|$SWEEP_STORAGE|${SWEEP_JOB%-*-*}|$*"\n'
@@ -377,9 +376,9 @@ def test_a_log_is_followed_to_its_end_or_until_one_has_seen_enough(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background process ignores it
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     monkeypatch.setattr(jobs, "_client", lambda _address: contextlib.nullcontext(head))
-    job = jobs.Job("digits-1", "digits", "RUNNING", "", "", "")
+    job = jobs.StudyJob("digits-1", "digits", "RUNNING", "", "", "")
     with pytest.raises(KeyboardInterrupt) if interrupted else contextlib.nullcontext():
-        seen.extend(jobs.logs("http://head", job, follow=True))
+        seen.extend(jobs.job_logs("http://head", job, follow=True))
     assert "".join(seen) == "one\ntwo\nthree\n"
     assert (head.opened, head.closed) == (2, 2)
 
@@ -389,10 +388,10 @@ def test_a_log_is_followed_to_its_end_or_until_one_has_seen_enough(
 
 def test_a_node_says_what_it_does_not_see(tmp_path: Path) -> None:
     mark, root, cache = tmp_path / "results" / "mark", str(tmp_path), str(tmp_path / "cache")
-    assert examine(str(mark))[0].startswith(f"workspace: {mark.parent} ")
+    assert check_workspace(str(mark))[0].startswith(f"workspace: {mark.parent} ")
     mark.parent.mkdir()
     mark.touch()
-    assert examine(str(mark)) == []
+    assert check_workspace(str(mark)) == []
     assert prepare_data({"name": "digits"}, root, cache) == []
     (problem,) = prepare_data({"name": "voc", "folder": "away", "image_size": 32, "num_classes": 3}, root, cache)
     assert problem.startswith("data: ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -18,6 +19,7 @@ from kubernetes_validate import validate as validate_kubernetes
 from ray.autoscaler._private.kuberay.autoscaling_config import _get_ray_resources_from_group_spec
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ruamel.yaml import YAML
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from sweep.cli.app import app
@@ -28,10 +30,10 @@ from sweep.cluster.recipes import (
     RAY,
     RECIPES,
     RecipeError,
-    Values,
-    missing,
-    render,
-    secrets,
+    RecipeValues,
+    make_secrets,
+    missing_values,
+    render_recipe,
 )
 
 FOLDER = Path(__file__).parents[2] / "cluster"
@@ -51,12 +53,12 @@ def documents(text: str) -> list[Any]:
 
 
 def rendered(recipe: str, **values: Any) -> Any:
-    return documents(render(recipe, Values(**values)))
+    return documents(render_recipe(recipe, RecipeValues(**values)))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_file_is_what_is_rendered_without_values(recipe: str) -> None:
-    assert render(recipe, Values()) == "---\n".join((FOLDER / file).read_text() for file in FILES[recipe])
+    assert render_recipe(recipe, RecipeValues()) == "---\n".join((FOLDER / file).read_text() for file in FILES[recipe])
 
 
 # -- ray up ------------------------------------------------------------------------------------------------------------
@@ -157,7 +159,7 @@ def test_kubernetes_takes_all_manifests(gpu: str | None, shared: str | None) -> 
     manifests = [
         *rendered("kuberay", gpu=gpu, shared=shared, max_workers=9, image="registry.example/sweep:1"),
         *rendered("rayjob"),
-        *documents(secrets(kubernetes=True)),
+        *documents(make_secrets(kubernetes=True)),
     ]
     for manifest in manifests:
         check_manifest(manifest)
@@ -192,7 +194,7 @@ def test_a_broken_manifest_would_be_refused(spoil: Any) -> None:
 
 
 def test_what_the_manifests_refer_to_exists() -> None:
-    manifests = [*rendered("kuberay"), *documents(secrets(kubernetes=True))]
+    manifests = [*rendered("kuberay"), *documents(make_secrets(kubernetes=True))]
     text = str(manifests)
     keys = {(m["metadata"]["name"], key) for m in manifests if m["kind"] == "Secret" for key in m["stringData"]}
     refers = set(re.findall(r"'secretKeyRef': \{'name': '([^']*)', 'key': '([^']*)'\}", text))
@@ -226,7 +228,7 @@ def test_workers_get_no_password() -> None:
 
 @pytest.mark.parametrize("values", [{}, {"gpu": "l4"}, {"max_workers": 7, "name": "other", "image": "r.example/s:1"}])
 def test_compose_takes_it(values: dict[str, Any]) -> None:
-    text = render("compose", Values(**values))
+    text = render_recipe("compose", RecipeValues(**values))
     PyCompose.from_yaml(text)
     (config,) = documents(text)
     services = config["services"]
@@ -241,11 +243,11 @@ def test_compose_takes_it(values: dict[str, Any]) -> None:
 
 
 def test_the_secrets_are_those_that_compose_asks_for_and_fresh() -> None:
-    made = dict(line.split("=", 1) for line in secrets().splitlines())
-    assert set(re.findall(r"\$\{(\w+)", render("compose", Values()))) <= set(made)
+    made = dict(line.split("=", 1) for line in make_secrets().splitlines())
+    assert set(re.findall(r"\$\{(\w+)", render_recipe("compose", RecipeValues()))) <= set(made)
     assert made["SWEEP_STORAGE"] == f"postgresql+psycopg://sweep:{made['POSTGRES_PASSWORD']}@postgres:5432/optuna"
     assert len(made["MLFLOW_TRACKING_PASSWORD"]) >= 12  # MLflow's minimum
-    again = dict(line.split("=", 1) for line in secrets().splitlines())
+    again = dict(line.split("=", 1) for line in make_secrets().splitlines())
     same = {name for name, value in made.items() if again[name] == value}
     assert same == {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME"}
 
@@ -256,7 +258,7 @@ def test_the_secrets_are_those_that_compose_asks_for_and_fresh() -> None:
 @pytest.mark.parametrize("values", [{}, {"gpu": "a100", "max_workers": 3, "image": "r.example/s:1", "name": "mine"}])
 def test_the_job_script_is_sound(values: dict[str, Any], tmp_path: Path) -> None:
     script = tmp_path / "my.sh"
-    script.write_text(render("slurm", Values(**values)))
+    script.write_text(render_recipe("slurm", RecipeValues(**values)))
     shellcheck = Path(sys.executable).with_name("shellcheck")
     found = subprocess.run([shellcheck, script], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout
@@ -305,7 +307,11 @@ def test_all_files_are_part_of_the_package() -> None:
         ("aws", {"gpu": "a10"}, [["gpu: ", "'a10'", "on aws", "did you mean a10g?", "t4, l4, a10g, a100, h100, none"]]),
         ("gcp", {"gpu": "a10g"}, [["gpu: ", "'a10g' is not known on gcp", "t4, l4, a100, h100, none"]]),
         ("kubray", {}, [["recipe: ", "did you mean kuberay?", "aws, gcp, kuberay"]]),
-        ("slurm", {"region": "x", "max_workers": 0}, [["region: slurm has no use"], ["max_workers: ", "at least 1"]]),
+        (
+            "slurm",
+            {"region": "x", "max_workers": 0},
+            [["region: slurm does not use it"], ["max_workers: ", "at least 1"]],
+        ),
         ("aws", {"shared": "/nfs", "name": "a b"}, [["shared: ", "SERVER:/PATH"], ["name: ", "'a b'"]]),
         ("gcp", {"image": "a; rm -rf /", "project": "x y"}, [["project: "], ["image: ", "rm -rf"]]),
         ("compose", {"gpu": "l4", "max_workers": 2}, [["max_workers: ", "leave it out"]]),
@@ -313,16 +319,16 @@ def test_all_files_are_part_of_the_package() -> None:
 )
 def test_wrong_values_are_named_all_at_once(recipe: str, values: dict[str, Any], words: list[list[str]]) -> None:
     with pytest.raises(RecipeError) as caught:
-        render(recipe, Values(**values))
+        render_recipe(recipe, RecipeValues(**values))
     assert len(caught.value.problems) == len(words)
     for said in words:
         assert any(all(word in problem for word in said) for problem in caught.value.problems), caught.value.problems
 
 
 def test_what_is_still_to_be_said_is_said() -> None:
-    assert [line.split()[0] for line in missing("gcp", Values())] == ["--image", "--shared", "--project:"]
-    assert missing("compose", Values()) == []
-    assert missing("aws", Values(image="r.example/s:1", shared="a:/b")) == []
+    assert [line.split()[0] for line in missing_values("gcp", RecipeValues())] == ["--image", "--shared", "--project:"]
+    assert missing_values("compose", RecipeValues()) == []
+    assert missing_values("aws", RecipeValues(image="r.example/s:1", shared="a:/b")) == []
 
 
 def test_the_command_prints_the_recipe_alone_on_stdout(tmp_path: Path) -> None:
@@ -330,10 +336,77 @@ def test_the_command_prints_the_recipe_alone_on_stdout(tmp_path: Path) -> None:
     done = subprocess.run(
         [*command, "aws", "--gpu", "a10g", "--max-workers", "16"], capture_output=True, text=True, check=True
     )
-    assert done.stdout == render("aws", Values(gpu="a10g", max_workers=16))
+    assert done.stdout == render_recipe("aws", RecipeValues(gpu="a10g", max_workers=16))
     assert "--image" in done.stderr
     wrong = subprocess.run([*command, "aws", "--gpu", "a10"], capture_output=True, text=True, check=False)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "a10g" in wrong.stderr
     made = CliRunner().invoke(app, ["cluster", "secrets", "--kubernetes"])
     assert [doc["kind"] for doc in documents(made.stdout)] == ["Secret", "Secret"]
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+PAGE = FOLDER / "README.md"
+NOT_RUN = {  # what needs a cloud, a container engine, Slurm or a cluster of the reader's
+    "aws iam",
+    "docker build",
+    "docker compose",
+    "docker push",
+    "kubectl apply",
+    "kubectl create",
+    "kubectl port-forward",
+    "ray dashboard",
+    "ray down",
+    "ray drain-node",
+    "ray get-auth-token",
+    "ray rsync-up",
+    "ray start",
+    "ray up",
+    "sbatch my.sh",
+}
+
+
+def commands() -> list[list[str]]:
+    """The simple commands of the page's blocks, without assignments before them and redirections after them."""
+    blocks = re.findall(r"(?m)^(?: {4}| {6,})(\S.*)$", PAGE.read_text())
+    words = []
+    for line in blocks:
+        for simple in re.split(r"[|;&()]+", re.sub(r"\$\([^)]*\)|> ?\(.*?\)", "", line)):
+            each = shlex.split(simple.partition(" >")[0])
+            while each and "=" in each[0] and not each[0].startswith("-"):
+                each.pop(0)
+            words += [each] if each else []
+    return words
+
+
+def test_the_page_is_short_and_its_links_lead_somewhere() -> None:
+    text = PAGE.read_text()
+    assert len(text.encode()) <= 12_000
+    headings = {
+        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"(?m)^##+ (.*)$", text)
+    }
+    assert set(re.findall(r"\]\(#([^)]*)\)", text)) <= headings
+
+
+def test_every_recipe_of_the_page_is_rendered_as_it_says() -> None:
+    given = [words[1:] for words in commands() if words[:2] == ["sweep", "cluster"]]
+    assert {words[2] for words in given if words[1] == "render"} == set(RECIPES)
+    for words in given:
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, (words, done.output)
+        assert "missing:" not in done.stderr, words
+
+
+def test_every_other_command_of_the_page_exists_with_its_options() -> None:
+    root: Any = get_command(app)
+    others = {" ".join(words[:2]) for words in commands() if words[0] not in ("sweep", "set", ".", "umask", "tee")}
+    assert others == NOT_RUN
+    ours = [words[1:] for words in commands() if words[0] == "sweep" and words[1] != "cluster"]
+    assert len(ours) > 8
+    for name, *words in ours:
+        command = root.commands[name]
+        while getattr(command, "commands", None):
+            command = command.commands[words.pop(0)]
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= options, (name, words)

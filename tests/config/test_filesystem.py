@@ -31,9 +31,10 @@ from sweep.config.sections import DataConfig
 from sweep.config.settings import Settings
 from sweep.data import s3_mirror as mirror
 from sweep.data.loading import load_dataset
-from sweep.execution.cluster_checks import examine, prepare_nodes
+from sweep.execution.cluster_checks import check_workspace, prepare_data
 from sweep.execution.dispatcher import Dispatcher
-from sweep.execution.executor import RUN_TRIAL, Worker
+from sweep.execution.tune_adapters import Worker
+from sweep.execution.worker import RUN_TRIAL
 from sweep.service.maintenance.archive import export_study, import_study
 from sweep.service.maintenance.gc import collect_garbage
 from sweep.training import checkpoint
@@ -244,11 +245,11 @@ def test_a_node_says_what_it_does_not_see_of_a_bucket_and_prepares_data_on_its_o
     bucket: Path, tmp_path: Path
 ) -> None:
     mark = bucket / ".nodes-1"
-    [problem] = examine(str(mark))
+    [problem] = check_workspace(str(mark))
     assert problem.startswith(f"workspace: {bucket} is not the one that the driver sees")
     filesystem.write_bytes(mark, b"")
-    assert examine(str(mark)) == []
-    assert prepare_nodes({"name": "digits"}, str(tmp_path), str(bucket / ".cache")) == []
+    assert check_workspace(str(mark)) == []
+    assert prepare_data({"name": "digits"}, str(tmp_path), str(bucket / ".cache")) == []
     assert (filesystem.local_path(bucket) / ".cache" / "digits").is_dir()
     assert [path.name for path in filesystem.glob_files(bucket, "*")] == [".nodes-1"]
 

@@ -454,7 +454,6 @@ def test_a_study_of_a_model_that_cannot_be_exported_keeps_its_weights(
     study_config: MakeConfig,
     package: Package,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     name = package(lazy=UNEXPORTABLE)
@@ -463,9 +462,8 @@ def test_a_study_of_a_model_that_cannot_be_exported_keeps_its_weights(
     )
     storage, store = f"journal:///{tmp_path}/optuna.journal", f"sqlite:///{tmp_path}/mlflow.db"
     settings = Settings(workspace=tmp_path, storage=storage, tracking_uri=store)
-    rayless.without_ray(monkeypatch, models=True)
     listener = rayless.Listener()
-    service.run(config, settings, listener)  # type: ignore[arg-type]
+    service.run(config, settings, listener, service.RunOptions(executor="local"))
     told = listener.said
     client = MlflowClient(store)
     experiment = client.get_experiment_by_name(config.name)

@@ -54,9 +54,11 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = Settings(workspace=folder / "results", report=False)
     config, _ = service.load_study(str(folder / "small.yaml"), settings)
     with pytest.MonkeyPatch.context() as patch:
-        rayless.without_ray(patch)
-        service.run(config, settings, rayless.Listener())
-        done = confirm("small", settings, lambda *_: contextlib.nullcontext(rayless.Listener()), seeds=2)
+        rayless.without_models(patch)
+        options = service.RunOptions(executor="local")
+        service.run(config, settings, rayless.Listener(), options)
+        listen = lambda *_: contextlib.nullcontext(rayless.Listener())  # noqa: E731
+        done = confirm("small", settings, listen, seeds=2, options=options)
     assert done is not None
     (folder / "results" / "said.json").write_text(json.dumps(done.as_data()))
     return settings

@@ -21,16 +21,19 @@ import ray
 from ray.tune.search import Searcher
 from ray.util.placement_group import placement_group_table
 
+from sweep.cluster import connect
 from sweep.cluster.connect import connected
 from sweep.config import filesystem
 from sweep.config.errors import SweepError
 from sweep.config.sections import DataConfig, Resources
 from sweep.data.loading import load_dataset
-from sweep.execution import executor
+from sweep.execution import tune_patches
 from sweep.execution.dispatcher import Dispatcher
-from sweep.execution.executor import RUN_TRIAL, Worker, _Scheduler, _Searcher, _StopAll, _Workers, execute
 from sweep.execution.slots import Slots
 from sweep.execution.trial_source import Key, TrialRequest
+from sweep.execution.tune_adapters import Worker, _Scheduler, _Searcher, _StopAll, execute
+from sweep.execution.tune_patches import WorkerCache
+from sweep.execution.worker import RUN_TRIAL
 from sweep.service.simulation import simulation
 from sweep.study.distributions import distributions, random_point
 from sweep.training import checkpoint
@@ -38,11 +41,9 @@ from sweep.training.reports import EpochMetrics, TrialReport
 from sweep.training.trial import TrialPaths, run_trial
 
 from ..support.processes import descendants, title
-from ..support.trial_lists import Trials, job
+from ..support.trial_lists import ENDLESS, Trials, job
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own deprecations are not ours
-
-ENDLESS = 1_000_000  # epochs; such a trial ends when its source says so
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +65,16 @@ def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
         threading.Thread(target=note, daemon=True).start()
 
-    ray.init(
-        address="local",
-        num_cpus=4,
-        num_gpus=2,
-        resources={"accelerator_type:A10G": 1},  # as Ray names what it finds
-        _memory=4 * 2**30,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"worker_process_setup_hook": watch},
-    )
+    options = {
+        "num_cpus": 4,
+        "num_gpus": 2,
+        "resources": {"accelerator_type:A10G": 1},  # as Ray names what it finds
+        "_memory": 4 * 2**30,
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "runtime_env": {"worker_process_setup_hook": watch},
+    }
+    connect._init("local", options)  # once more where the machine is too busy for the first time
     yield folder
     ray.shutdown()
 
@@ -103,12 +104,12 @@ def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
 
 
 def at_once(resources: Resources) -> int:
-    return Slots(resources, waiting=lambda: 0, notice=pytest.fail).slots(0)
+    return Slots(resources, n_waiting=lambda: 0, on_message=pytest.fail).count(0)
 
 
 def asked(resources: Resources) -> dict[str, float]:
-    room = Slots(resources, waiting=lambda: 0, notice=pytest.fail)
-    room.slots(0)
+    room = Slots(resources, n_waiting=lambda: 0, on_message=pytest.fail)
+    room.count(0)
     return room.resource_request()
 
 
@@ -131,13 +132,13 @@ def test_room_is_counted_in_whole_trials() -> None:
 @pytest.mark.parametrize(
     ("resources", "asked"),
     [
-        (Resources(gpus=3), "1 CPUs and 3 GPUs, .* there is: 4 CPUs and 2 GPUs"),
-        (Resources(cpus=8, gpus=0), "8 CPUs and 0 GPUs, .* there is: 4 CPUs and 2 GPUs"),
+        (Resources(gpus=3), "1 CPU and 3 GPUs, .* there is: 4 CPUs and 2 GPUs"),
+        (Resources(cpus=8, gpus=0), "8 CPUs, .* there is: 4 CPUs and 2 GPUs"),
         (
             Resources(gpus=0, memory=64),
-            "1 CPUs, 0 GPUs and 64 GiB of memory, .* there is: 4 CPUs, 2 GPUs and 4 GiB of memory",
+            "1 CPU and 64 GiB of memory, .* there is: 4 CPUs, 2 GPUs and 4 GiB of memory",
         ),
-        (Resources(gpus=3, accelerator_type="A10G"), r"1 CPUs and 3 GPUs \(A10G\), .* there is: .* 2 GPUs \(A10G\)"),
+        (Resources(gpus=3, accelerator_type="A10G"), r"1 CPU and 3 GPUs \(A10G\), .* there is: .* 2 GPUs \(A10G\)"),
         (Resources(accelerator_type="A100"), "accelerator_type: no node has A100; there are: A10G[.]$"),
     ],
 )
@@ -153,21 +154,21 @@ def test_more_than_any_node_has_is_refused_with_what_there_is(
 @pytest.mark.usefixtures("devices")
 def test_a_cluster_that_loses_its_nodes_is_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    room = Slots(Resources(), waiting=lambda: 5, notice=said.append)
-    monkeypatch.setattr("sweep.execution.slots.LOOK_EVERY", 0.0)
-    assert room.slots(0) == 2
+    room = Slots(Resources(), n_waiting=lambda: 5, on_message=said.append)
+    monkeypatch.setattr("sweep.execution.slots.REFRESH_EVERY", 0.0)
+    assert room.count(0) == 2
     with monkeypatch.context() as lost:
-        lost.setattr("sweep.execution.slots.nodes", list)
-        assert [room.slots(2), room.slots(2)] == [0, 0]
+        lost.setattr("sweep.execution.slots.list_nodes", list)
+        assert [room.count(2), room.count(2)] == [0, 0]
         [notice] = said
-        assert "1 CPUs and 1 GPUs" in notice, "what auto was settled to"
+        assert "1 CPU and 1 GPU," in notice, "what auto was settled to"
         assert "Waiting for a node, for 15 minutes at most" in notice
-    assert room.slots(2) == 2
-    monkeypatch.setattr("sweep.execution.slots.nodes", list)
-    assert room.slots(2) == 0
-    monkeypatch.setattr("sweep.execution.slots.PATIENCE", 0.0)
+    assert room.count(2) == 2
+    monkeypatch.setattr("sweep.execution.slots.list_nodes", list)
+    assert room.count(2) == 0
+    monkeypatch.setattr("sweep.execution.slots.NODE_TIMEOUT", 0.0)
     with pytest.raises(SweepError, match="nothing is lost: resume the study"):
-        room.slots(2)
+        room.count(2)
 
 
 def test_there_are_as_many_trials_as_the_room_of_the_moment_has(place: TrialPaths) -> None:
@@ -276,8 +277,8 @@ def test_the_numbers_are_those_of_the_same_trial_in_this_process(shared: Shared,
 
 @pytest.mark.usefixtures("devices")
 def test_a_worker_is_told_its_share_of_a_gpu(place: TrialPaths) -> None:
-    room = Slots(Resources(gpus=0.25), waiting=lambda: 0, notice=pytest.fail)
-    bridge = Dispatcher(Trials([job(place, 0, 1)]), limit=room.slots, stop=threading.Event())
+    room = Slots(Resources(gpus=0.25), n_waiting=lambda: 0, on_message=pytest.fail)
+    bridge = Dispatcher(Trials([job(place, 0, 1)]), limit=room.count, stop=threading.Event())
     with bridge:
         told = _Searcher(bridge, room, RUN_TRIAL).suggest("tune's id")
     assert isinstance(told, dict)
@@ -410,7 +411,7 @@ def test_workers_stay_through_a_moment_without_a_trial(tmp_path: Path) -> None:
 
 
 class Idle(Trials):
-    """Three trials end; then the worker of the fourth is killed with two of those that are idle."""
+    """Three of four trials end; then the worker of the fourth is killed with two of those that are idle."""
 
     def __init__(self, jobs: list[TrialRequest]):
         super().__init__(jobs)
@@ -424,8 +425,8 @@ class Idle(Trials):
             if pid not in mine:
                 mine.append(pid)
                 self.since = time.monotonic()
-        if key[1] < 3:
-            return bool(mine)
+        if key[1] < 3:  # when all four have a worker
+            return all(self.workers) or time.monotonic() > self.deadline
         if len(mine) == 1 and all(self.workers[:3]) and time.monotonic() - self.since > 2:  # the others are idle
             for pid in (*self.workers[0], *self.workers[1], *mine):
                 psutil.Process(int(pid)).kill()
@@ -448,7 +449,7 @@ def test_a_trial_that_loses_its_worker_has_an_idle_one_that_lives(tmp_path: Path
 
 
 def test_a_worker_without_a_trial_ends_after_a_while_or_where_it_is_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    workers = _Workers()
+    workers = WorkerCache()
     for name in ("a", "b", "c"):
         assert workers.cache_object("one CPU", name)
     assert list(workers.flush_cached_objects()) == []
@@ -462,7 +463,7 @@ def test_a_worker_without_a_trial_ends_after_a_while_or_where_it_is_in_the_way(m
     for name in ("d", "e"):
         workers.cache_object("one CPU", name)
     assert list(workers.flush_cached_objects()) == []
-    monkeypatch.setattr(executor, "IDLE_AT_MOST", -1.0)
+    monkeypatch.setattr(tune_patches, "MAX_IDLE", -1.0)
     assert list(workers.flush_cached_objects()) == ["d"]
     assert list(workers.flush_cached_objects()) == [], "one is there for a trial that loses its own"
     assert list(workers.flush_cached_objects(force_all=True)) == ["e"]
@@ -563,7 +564,7 @@ def test_tune_can_write_nothing_of_the_study() -> None:
     """Tune pickles its searcher and scheduler into a snapshot; a storage's password must not get there."""
     source = Trials([])
     source.password = "secret"  # type: ignore[attr-defined]
-    room = Slots(Resources(), waiting=source.n_waiting, notice=source.on_message)
-    bridge = Dispatcher(source, limit=room.slots, stop=threading.Event())
+    room = Slots(Resources(), n_waiting=source.n_waiting, on_message=source.on_message)
+    bridge = Dispatcher(source, limit=room.count, stop=threading.Event())
     for adapter in (_Searcher(bridge, room, RUN_TRIAL), _Scheduler(bridge, room), _StopAll(bridge)):
         assert b"secret" not in pickle.dumps(adapter)

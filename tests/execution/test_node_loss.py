@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from sweep.config.sections import DataConfig, Resources
 from sweep.config.settings import Settings
 from sweep.data.loading import load_dataset
-from sweep.execution.executor import execute
+from sweep.execution.tune_adapters import execute
 from sweep.study.storages.storage import open_storage
 from sweep.tracking.server import down, environment_file, up
 from sweep.training.trial import TrialPaths

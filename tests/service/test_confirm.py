@@ -70,6 +70,7 @@ training: {max_epochs: 20, batch_size: 16}
 search: {trials: 3, sampler: random, pruner: none, finalists: {top: 0}}
 resources: {max_concurrent: 1}
 """
+LOCAL = service.RunOptions(executor="local")
 SEEDS, EPOCHS = 3, 20
 WORDS = ("confirm", "pairs", "--seeds", str(SEEDS), "--placebo", "--json")
 MEMBERS = ("guided", "plain", "placebo", "strongest")
@@ -276,12 +277,14 @@ def test_a_second_call_trains_nothing_and_pairs_that_are_there_count(
 def test_an_interrupted_study_is_confirmed_as_it_is_and_stays_interrupted(
     study_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    rayless.without_ray(monkeypatch)
+    rayless.without_models(monkeypatch)
     config = study_config(search={"trials": 3, "sampler": "random", "finalists": {"top": 0}})
     settings = Settings(workspace=tmp_path / "results")
     impatient, told = rayless.Impatient(trials=2), rayless.Listener()
-    assert service.run(config, settings, impatient, service.RunOptions(stop=impatient.stop)).interrupted
-    done = service.confirm(config.name, settings, lambda *_: contextlib.nullcontext(told), seeds=2)
+    assert service.run(
+        config, settings, impatient, service.RunOptions(stop=impatient.stop, executor="local")
+    ).interrupted
+    done = service.confirm(config.name, settings, lambda *_: contextlib.nullcontext(told), seeds=2, options=LOCAL)
     note = f"{config.name} is not finished: 2 of its 3 trials have ended, and only these are used"
     assert done is not None
     assert told.said == done.notes == [note]
@@ -291,21 +294,24 @@ def test_an_interrupted_study_is_confirmed_as_it_is_and_stays_interrupted(
     assert left.parent.run.info.status == "KILLED"
     assert [trial.state for trial in left.trials] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.WAITING]
     assert {trial.state for trial in left.controls} == {TrialState.COMPLETE}
-    service.run(config, settings, told)
+    service.run(config, settings, told, LOCAL)
     assert_whole(left_by(settings.workspace, config.name), config.name, trials=3, controls=6)
 
 
 def test_a_run_that_goes_on_meanwhile_keeps_the_studys_own_run(
     study_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    rayless.without_ray(monkeypatch)
+    rayless.without_models(monkeypatch)
     config = study_config(search={"trials": 2, "sampler": "random", "finalists": {"top": 0}})
     settings, told = Settings(workspace=tmp_path / "results"), rayless.Listener()
     impatient = rayless.Impatient(trials=1)
-    assert service.run(config, settings, impatient, service.RunOptions(stop=impatient.stop)).interrupted
+    assert service.run(
+        config, settings, impatient, service.RunOptions(stop=impatient.stop, executor="local")
+    ).interrupted
     running = Study(config, open_storage(settings.storage), workspace=settings.workspace).ask()  # this process lives
     assert running is not None
-    assert service.confirm(config.name, settings, lambda *_: contextlib.nullcontext(told), seeds=1) is not None
+    done = service.confirm(config.name, settings, lambda *_: contextlib.nullcontext(told), seeds=1, options=LOCAL)
+    assert done is not None
     left = left_by(settings.workspace, config.name)
     assert left.parent.run.info.status == "RUNNING"
     assert [trial.state for trial in left.trials] == [TrialState.COMPLETE, TrialState.RUNNING]

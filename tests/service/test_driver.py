@@ -395,9 +395,10 @@ def test_the_pruner_decides_alike_whether_epochs_come_one_by_one_or_all_at_once(
     ends = []
     for every_epoch in (True, False):  # nine epochs take less than the half second between two reports
         with monkeypatch.context() as patch:
-            rayless.without_ray(patch, every_epoch=every_epoch)
+            rayless.without_models(patch)
             settings = Settings(workspace=tmp_path / str(every_epoch), report=False)
-            rows = service.run(config, settings, rayless.Listener()).rows
+            executor = rayless.EVERY_EPOCH if every_epoch else "local"
+            rows = service.run(config, settings, rayless.Listener(), service.RunOptions(executor=executor)).rows
         ends.append([(row.outcome, row.value, row.epochs) for row in rows])
     assert ends[0] == ends[1]
     assert {outcome for outcome, *_ in ends[0]} >= {"completed", "pruned"}

@@ -30,10 +30,11 @@ Sweep = Callable[..., Ended]
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Sweep:
     (tmp_path / "small.yaml").write_text(SMALL)
-    rayless.without_ray(monkeypatch)
+    rayless.without_models(monkeypatch)
 
     def sweep(*words: str, **changes: str) -> Ended:
-        return sweep_here(monkeypatch, capsys, tmp_path / "results", *words, **changes)
+        local = ("--executor", "local") if words[0] in ("run", "resume") else ()
+        return sweep_here(monkeypatch, capsys, tmp_path / "results", *words, *local, **changes)
 
     return sweep
 

@@ -309,15 +309,17 @@ def test_a_damaged_checkpoint_is_told_of_and_costs_the_epochs_since_the_one_befo
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody_disturbed: Left
 ) -> None:
     config, workspace = config_of(SHORT), tmp_path / "results"
-    rayless.without_ray(monkeypatch, every_epoch=True)
+    rayless.without_models(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        service.run(config, Settings(workspace=workspace), Impatient())
+        service.run(
+            config, Settings(workspace=workspace), Impatient(), service.RunOptions(executor=rayless.EVERY_EPOCH)
+        )
     before = left_by(workspace, "NAME").runs["NAME-0001"]
     assert before.epochs["val_loss"] == list(range(1, 9))
     path = workspace / "NAME" / "0001" / "attempt-01" / "epoch-0008.pt"
     path.write_bytes(path.read_bytes()[:1000])
     listener = rayless.Listener()
-    service.run(config, Settings(workspace=workspace), listener)
+    service.run(config, Settings(workspace=workspace), listener, service.RunOptions(executor=rayless.EVERY_EPOCH))
     [said] = [said for said in listener.said if "damaged" in said]
     assert said.startswith(f"trial 1 of NAME: checkpoint {path} is damaged (")
     left = left_by(workspace, "NAME")

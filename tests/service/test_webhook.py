@@ -123,10 +123,10 @@ def test_what_is_no_url_is_refused_before_anything_runs() -> None:
 def test_a_run_prints_lines_of_json_alone_and_tells_how_it_ended(
     hooks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rayless.without_ray(monkeypatch)
+    rayless.without_models(monkeypatch)
     file, workspace, hook = tmp_path / "small.yaml", tmp_path / "results", hooks(200)
     file.write_text(SMALL)
-    run = ("run", str(file), "--log", "json")
+    run = ("run", str(file), "--log", "json", "--executor", "local")
     ended = sweep_here(monkeypatch, capsys, workspace, *run, SWEEP_ON_FINISH=hook.url)
     assert ended.code == 0, ended.err
     *lines, last = map(json.loads, ended.out.splitlines())
@@ -152,14 +152,14 @@ def test_a_run_prints_lines_of_json_alone_and_tells_how_it_ended(
 def test_a_confirmation_does_so_too(
     hooks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rayless.without_ray(monkeypatch)
+    rayless.without_models(monkeypatch)
     file, workspace, good, bad = tmp_path / "small.yaml", tmp_path / "results", hooks(200), hooks(200)
     file.write_text(SMALL)
     urls = {"SWEEP_ON_FINISH": good.url, "SWEEP_ON_FAILURE": bad.url}
-    assert sweep_here(monkeypatch, capsys, workspace, "run", str(file)).code == 0
+    assert sweep_here(monkeypatch, capsys, workspace, "run", str(file), "--executor", "local").code == 0
     refused = sweep_here(monkeypatch, capsys, workspace, "confirm", "small", "--top", "99", **urls)
     assert (refused.code, good.got, bad.got) == (2, [], [])
-    words = ("confirm", "small", "--seeds", "2", "--log", "json")
+    words = ("confirm", "small", "--seeds", "2", "--log", "json", "--executor", "local")
     ended = sweep_here(monkeypatch, capsys, workspace, *words, **urls)
     assert ended.code == 0, ended.err
     *lines, last = map(json.loads, ended.out.splitlines())

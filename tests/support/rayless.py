@@ -1,7 +1,6 @@
-"""Drivers without Ray: `service.run` with an executor that runs trials one after the other in the driver's own process.
+"""Drivers that a test can kill: `service.run` with the local executor, each in a process that starts in a second.
 
-Such a driver starts in a second, so that a test can kill many of them. They are forked from a process that has imported
-everything and opened nothing; storage, tracker, driver and trials are those of every run.
+They are forked from a process that has imported everything and opened nothing; all they run is what every run does.
 """
 
 from __future__ import annotations
@@ -13,10 +12,7 @@ import os
 import signal
 import sys
 import threading
-import time
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -28,21 +24,20 @@ import scipy.stats  # noqa: F401
 from sweep import service
 from sweep.config.sections import Resources
 from sweep.config.settings import Settings
-from sweep.config.study_config import StudyConfig
-from sweep.execution import executor, session, slots
-from sweep.execution.trial_source import TrialRequest, TrialSource
-from sweep.service import driver  # noqa: F401
-from sweep.tracking import tracker as tracking
+from sweep.config.study_config import StudyConfig, TrialConfig
+from sweep.execution import EXECUTORS, TrialSource
+from sweep.execution.local import LocalExecutor
+from sweep.service.driver import Driver
+from sweep.tracking.tracker import Tracker
 from sweep.training import trial
-from sweep.training.reports import TrialReport
+from sweep.training.reports import TrialPaths, TrialReport
 from sweep.training.trial import run_trial
 
-Death = tuple[int, float]  # after so many reports of trials, and so many seconds more
+Death = tuple[int, float]  # before so many reports of trials, and so many seconds more
 Moment = tuple[type, str, int, str]  # a class, its method, the how manieth call of it, "before" or "after"
 STOPPED = 75
 KILLED = -signal.SIGALRM  # the exit code of such a death, which is as sudden as kill -9
-
-WHERE = {"sweep.host": "here", "sweep.device": "cpu"}
+EVERY_EPOCH = "every-epoch"  # an executor: the local one, but each epoch is checkpointed and reported at once
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([__name__])
@@ -71,57 +66,26 @@ class Impatient(Listener):
             self.stop.set()
 
 
-def execute(source: TrialSource, *, stop: threading.Event, death: Death | None, every_epoch: bool) -> None:
-    """Does what `sweep.execution.executor.execute` does."""
-    reported = itertools.count(1)
-    while not stop.is_set() and not source.is_finished():
-        job = source.ask()
-        if job is None:
-            time.sleep(0.02)
-            continue
-        source.on_trial_start(job.key)
-        for result in _results(job, every_epoch=every_epoch):
-            if death is not None and next(reported) == death[0]:
-                signal.setitimer(signal.ITIMER_REAL, death[1])
-            if source.report(job.key, result):
-                break
+class EveryEpoch(LocalExecutor):
+    def execute(self, source: TrialSource, resources: Resources, *, stop: threading.Event, **_: object) -> None:
+        super().execute(source, resources, stop=stop, run_trial=f"{__name__}:report_every_epoch")
 
 
-def _results(job: TrialRequest, *, every_epoch: bool) -> Iterator[TrialReport]:
-    # Every epoch is one that is due, where a report need not wait.
-    pace = {"interval": 0.0} if every_epoch else {"interval": 0.5, "pruning_epochs": job.pruning_epochs}
-    try:
-        for report in run_trial(job.config, job.paths, attempt=job.attempt, **pace):  # type: ignore[arg-type]
-            yield replace(report, tags=WHERE)
-    except Exception:  # noqa: BLE001 (a trial's own error is a result)
-        yield TrialReport([], outcome="failed", error=traceback.format_exc(), tags=WHERE)
+EXECUTORS[EVERY_EPOCH] = f"{__name__}:{EveryEpoch.__name__}"
 
 
-def without_ray(
-    patch: pytest.MonkeyPatch, *, death: Death | None = None, every_epoch: bool = False, models: bool = False
-) -> None:
-    """From here on `service.run` and `confirm` train in this process.
-
-    Args:
-        death: when the process dies.
-        every_epoch: write a checkpoint and report after every epoch, whatever it costs.
-        models: log the best one, which takes seconds.
-    """
-
-    def instead(source: TrialSource, _resources: Resources, *, stop: threading.Event) -> None:
-        execute(source, stop=stop, death=death, every_epoch=every_epoch)
-
-    patch.setattr(executor, "execute", instead)
-    patch.setattr(slots, "require_fit", lambda *_, **__: None)
-    for module in (session, sys.modules["sweep.service.run"], sys.modules["sweep.service.confirm"]):
-        patch.setattr(module, "ray_session", lambda *_: contextlib.nullcontext())
-    if not models:
-        patch.setattr(tracking.Tracker, "log_model", lambda *_: None)
-    if every_epoch:
+def report_every_epoch(config: TrialConfig, paths: TrialPaths, *, attempt: int, **_: object) -> Iterator[TrialReport]:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial, "CHECKPOINT_SHARE", 1e9)
+        yield from run_trial(config, paths, attempt=attempt, interval=0.0)
 
 
-def die_at(moment: Moment) -> None:
+def without_models(patch: pytest.MonkeyPatch) -> None:
+    """Does not log the best model, which takes seconds."""
+    patch.setattr(Tracker, "log_model", lambda *_: None)
+
+
+def die_at(moment: Moment, die: Callable[[], object]) -> None:
     """This process is killed at a call of a method."""
     owner, name, count, when = moment
     method, calls = getattr(owner, name), itertools.count(1)
@@ -129,29 +93,31 @@ def die_at(moment: Moment) -> None:
     def deadly(*args: Any, **kwargs: Any) -> Any:
         now = next(calls) == count
         if now and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         result = method(*args, **kwargs)
-        if now:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if now and when == "after":
+            die()
         return result
 
     setattr(owner, name, deadly)
 
 
-def _run(
-    config: dict[str, Any], places: dict[str, str], death: Death | None, moment: Moment | None, every_epoch: bool
-) -> None:
-    without_ray(pytest.MonkeyPatch(), death=death, every_epoch=every_epoch)
+def _run(config: dict[str, Any], places: dict[str, str], death: Death | None, moment: Moment | None, how: str) -> None:
+    without_models(pytest.MonkeyPatch())
+    if death is not None:
+        reports, seconds = death
+        die_at((Driver, "report", reports, "before"), lambda: signal.setitimer(signal.ITIMER_REAL, seconds))
     if moment is not None:
-        die_at(moment)
-    service.run(StudyConfig.model_validate(config), Settings(**places), Listener())  # type: ignore[arg-type]
+        die_at(moment, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    settings = Settings(**places)  # type: ignore[arg-type]
+    service.run(StudyConfig.model_validate(config), settings, Listener(), service.RunOptions(executor=how))
 
 
 def _confirm(name: str, places: dict[str, str], trials: int) -> None:
-    without_ray(pytest.MonkeyPatch(), every_epoch=True)
+    without_models(pytest.MonkeyPatch())
     listener = Impatient(trials)
     settings = Settings(**places)  # type: ignore[arg-type]
-    options = service.RunOptions(stop=listener.stop)
+    options = service.RunOptions(stop=listener.stop, executor=EVERY_EPOCH)
     done = service.confirm(name, settings, lambda *_: contextlib.nullcontext(listener), options=options)
     sys.exit(0 if done else STOPPED)
 
@@ -166,9 +132,8 @@ def start(
     every_epoch: bool = False,
 ) -> BaseProcess:
     """Starts a driver; its exit code is 0 when the study is over. With ``death`` or ``moment`` it dies before."""
-    every_epoch = every_epoch or death is not None or moment is not None
-    places = _places(workspace, storage)
-    return _started(_run, config.model_dump(mode="json"), places, death, moment, every_epoch)
+    how = EVERY_EPOCH if every_epoch or death is not None or moment is not None else "local"
+    return _started(_run, config.model_dump(mode="json"), _places(workspace, storage), death, moment, how)
 
 
 def start_to_confirm(name: str, workspace: Path, storage: str, *, trials: int) -> BaseProcess:

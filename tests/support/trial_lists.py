@@ -10,6 +10,7 @@ from sweep.training.reports import OomKind, TrialReport
 from sweep.training.trial import TrialPaths
 
 PATIENCE = 150.0  # seconds, where a working executor needs a few
+ENDLESS = 1_000_000  # epochs; such a trial ends when its source says so
 
 
 def job(place: TrialPaths, number: int, max_epochs: int, *, width: int = 8, exclusive: bool = False) -> TrialRequest:

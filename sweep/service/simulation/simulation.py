@@ -14,7 +14,7 @@ import psutil
 
 from ...config.settings import Settings
 from ...config.study_config import StudyConfig
-from ...execution.session import ray_session
+from ...execution.ray_executor import RayExecutor
 from ...execution.trial_source import Key, TrialRequest
 from ...study.distributions import distributions, random_point
 from ...study.pruners import pruning_epochs
@@ -96,10 +96,8 @@ def simulate(
     Raises:
         SweepError: the storage, the tracking server or the cluster is unreachable.
     """
-    from ...execution.executor import execute
-
-    stop = stop or threading.Event()
-    with ray_session(settings.address, config, cpus=load.slots):
+    stop, executor = stop or threading.Event(), RayExecutor()
+    with executor.connect(config, settings, cpus=load.slots):
         storage, workspace = get_storage(settings.storage), settings.workspace
         search, controls = (Study(config, storage, workspace=workspace, sister=sister) for sister in (False, True))
         tracker = Tracker.of(config.name, settings)
@@ -110,7 +108,7 @@ def simulate(
             recorder = Recorder(config, settings, search, controls, tracker, callback.on_message)
             with _Measured(config, settings, search, controls, recorder, callback) as driver:
                 recorder.note_code()
-                execute(driver, config.resources, stop=stop, run_trial=f"{simulated.__name__}:run_trial")
+                executor.execute(driver, config.resources, stop=stop, run_trial=f"{simulated.__name__}:run_trial")
             over = driver.is_finished()
         except BaseException:
             tracker.close(status="KILLED", timeout=5)

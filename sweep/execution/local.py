@@ -1,0 +1,128 @@
+"""The executor without Ray: trains one trial after the other in the driver's own process.
+
+For debugging (``breakpoint()`` and prints work in the trial's code), notebooks, tests and machines without Ray.
+Studies, checkpoints and MLflow runs are those of every other executor, so either can go on with the other's study.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pkgutil
+import threading
+from collections.abc import Callable, Generator, Iterator
+
+from ..config.errors import ConfigError
+from ..config.sections import Resources
+from ..config.settings import Settings
+from ..config.study_config import StudyConfig
+from ..training.reports import TrialPaths, TrialReport
+from .out_of_memory import gpu_memory_limit
+from .trial_source import TrialRequest, TrialSource
+from .worker import RUN_TRIAL, halted, next_report
+
+ASK_AGAIN = 0.1  # seconds after which a source that had no trial is asked again: another driver may have ended one
+
+logger = logging.getLogger(__name__)
+
+
+class LocalExecutor:
+    """Runs trials in this process; see `Executor`."""
+
+    def preload(self) -> None:
+        """Imports the training code, and with it torch."""
+        pkgutil.resolve_name(RUN_TRIAL)
+
+    @contextlib.contextmanager
+    def connect(self, config: StudyConfig, settings: Settings) -> Iterator[None]:  # noqa: ARG002
+        """Does nothing: there is no other process."""
+        yield
+
+    def check(
+        self,
+        config: StudyConfig,
+        settings: Settings,
+        *,
+        insecure: bool,  # noqa: ARG002
+        on_message: Callable[[str], None],
+    ) -> None:
+        """Checks that this machine has the GPUs of a trial; names the options that have no effect here."""
+        gpus, there = _gpus(config.resources), _gpu_count()
+        if gpus > there:
+            raise ConfigError(
+                "executor local",
+                [f"resources.gpus: a trial asks for {gpus:g} GPUs, there are {there}: lower it"],
+            )
+        unused = [f"--address {settings.address}"] if settings.address != "local" else []
+        unused += [
+            f"resources.{name}"
+            for name, harmless in (("memory", None), ("accelerator_type", None), ("max_concurrent", 1))
+            if getattr(config.resources, name) not in (None, harmless)
+        ]
+        if unused:
+            on_message(f"executor local: one trial at a time, in this process; no effect: {', '.join(unused)}")
+
+    def execute(
+        self, source: TrialSource, resources: Resources, *, stop: threading.Event, run_trial: str = RUN_TRIAL
+    ) -> None:
+        """Runs the source's trials one after the other.
+
+        Args:
+            run_trial: the generator function that trains a trial, ``module:function``.
+        """
+        import torch
+
+        threads = torch.get_num_threads()  # each trial sets its own
+        try:
+            while not stop.is_set():
+                request = source.ask()
+                if request is not None:
+                    self._train(source, request, _gpus(resources, exclusive=request.exclusive), stop, run_trial)
+                elif source.is_finished():
+                    return
+                else:
+                    stop.wait(ASK_AGAIN)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _train(
+        self, source: TrialSource, request: TrialRequest, gpus: float, stop: threading.Event, run_trial: str
+    ) -> None:
+        """Trains a trial until it ends, the source stops it, or ``stop`` is set; each report follows a checkpoint.
+
+        Raises:
+            SweepError: no trial can go on here, as on a full disk.
+        """
+        logger.debug("training %s in this process, attempt %d", request.key, request.attempt)
+        source.on_trial_start(request.key)
+        with gpu_memory_limit(gpus), contextlib.closing(_reports(request, gpus, run_trial)) as reports:
+            ended = False
+            while not ended and not stop.is_set():
+                report = next_report(reports)
+                if error := halted(report):
+                    raise error
+                ended = source.report(request.key, report) or report.outcome is not None
+
+
+def _reports(request: TrialRequest, gpus: float, run_trial: str) -> Generator[TrialReport]:
+    """Yields the reports of a trial. A generator, so that an import error is the trial's, too."""
+    paths = TrialPaths(request.paths.folder, request.paths.data, request.paths.cache, gpus)
+    yield from pkgutil.resolve_name(run_trial)(
+        request.config, paths, attempt=request.attempt, moves=0, pruning_epochs=request.pruning_epochs
+    )
+
+
+def _gpus(resources: Resources, *, exclusive: bool = False) -> float:
+    """Returns the GPUs of one trial, or its share of one; ``auto`` is one if this machine has any.
+
+    Args:
+        exclusive: a whole GPU in place of a share.
+    """
+    gpus = float(min(1, _gpu_count())) if resources.gpus == "auto" else float(resources.gpus)
+    return 1.0 if exclusive and 0 < gpus < 1 else gpus
+
+
+def _gpu_count() -> int:
+    import torch
+
+    return torch.cuda.device_count()

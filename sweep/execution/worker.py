@@ -1,0 +1,49 @@
+"""A trial in the process that trains it, whichever executor started that process. Imports neither Ray nor torch."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..config.errors import SweepError
+from ..config.filesystem import ObjectStoreUnavailableError
+from ..training.reports import TrialReport
+from .out_of_memory import hint, oom_kind
+
+RUN_TRIAL = "sweep.training.trial:run_trial"
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+def next_report(reports: Iterator[TrialReport]) -> TrialReport:
+    """Trains until the next report is due. An exception in the trial's code becomes a report with outcome ``failed``.
+
+    Args:
+        reports: the generator that `run_trial` returned.
+    """
+    tags = {"sweep.host": socket.gethostname(), "sweep.device": _device()}
+    try:
+        return replace(next(reports), tags=tags)
+    except Exception as problem:  # noqa: BLE001 (a trial must not end the worker, or the study)
+        error, oom, halt = traceback.format_exc(), oom_kind(problem), None
+        if oom is not None:
+            error = f"{error}{hint(oom)}"
+        if isinstance(problem, ObjectStoreUnavailableError):
+            halt = f"{socket.gethostname()}: {problem}. Nothing is lost: mend that"
+        elif isinstance(problem, OSError) and problem.errno in DISK_ERRORS:
+            halt = f"{socket.gethostname()}: {problem}. Nothing is lost: make room"
+        return TrialReport([], outcome="failed", error=error, tags=tags, oom=oom, halt=halt)
+
+
+def halted(report: TrialReport) -> SweepError | None:
+    """Returns the error that ends the run if no trial can go on where this report comes from, or None."""
+    return None if report.halt is None else SweepError(f"{report.halt}, then resume the study.")
+
+
+def _device() -> str:
+    """Returns the name of this process's GPU, or ``cpu``; also ``cpu`` if nothing has imported torch."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "cpu"
