@@ -135,6 +135,6 @@ def _files_of_one_machine(settings: Settings) -> list[str]:
     if settings.tracking_uri.startswith("sqlite"):
         problems.append(
             f"tracking: {settings.tracking_uri} is {server}: give --tracking or MLFLOW_TRACKING_URI, http://HOST:PORT "
-            "(sweep services up starts one)"
+            "(sweep services up runs one)"
         )
     return problems
