@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -102,8 +101,6 @@ def ui(
 
     Example: `sweep ui digits`
     """
-    import subprocess
-
     from .. import service
 
     settings = make_settings(workspace=workspace, tracking_uri=tracking, storage=storage)
@@ -112,8 +109,7 @@ def ui(
     if len(links) > 1:
         print(f"If this MLflow does not open that view: {links[-1]}", file=sys.stderr)
     if command:
-        with contextlib.suppress(KeyboardInterrupt), subprocess.Popen(command, env=environment) as server:  # noqa: S603
-            signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+        with contextlib.suppress(KeyboardInterrupt), service.running(command, environment) as server:
             code = server.wait()
             raise typer.Exit(code if code >= 0 else 128 - code)
 

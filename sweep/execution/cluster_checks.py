@@ -134,6 +134,6 @@ def _single_machine_files(settings: Settings) -> list[str]:
     if settings.tracking_uri.startswith("sqlite"):
         problems.append(
             f"tracking: {settings.tracking_uri} is {server}: give --tracking or MLFLOW_TRACKING_URI, http://HOST:PORT "
-            "(sweep services up starts one)"
+            "(sweep services up runs one)"
         )
     return problems

@@ -15,7 +15,7 @@ from .preflight.dry_run import plan_run
 from .preflight.load import load_study
 from .run import RunOptions, run
 from .single_trial import test, train, trial_config
-from .ui import run_links, ui
+from .ui import password_server, run_links, running, ui
 
 __all__ = [
     "RunCallback",
@@ -30,10 +30,12 @@ __all__ = [
     "load_stored_config",
     "load_study",
     "log_report",
+    "password_server",
     "plan_run",
     "report",
     "run",
     "run_links",
+    "running",
     "sensitivity",
     "study_names_of_ours",
     "summarise",

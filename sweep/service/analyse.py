@@ -123,7 +123,7 @@ def log_report(name: str, written: Report, settings: Settings) -> str | None:
         return f"it has no experiment {name}"
     _log(written, tracker)
     tracker.close(status=None, timeout=60)
-    return tracker.problem
+    return tracker.error
 
 
 def _log(written: Report, tracker: Tracker) -> None:

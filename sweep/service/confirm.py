@@ -309,4 +309,4 @@ def log_confirmation(confirmation: Confirmation, settings: Settings) -> str | No
     tracker.log_text(None, json.dumps(confirmation.as_data(), indent=2), "confirm.json")
     tracker.log_epochs(None, [confirmation.metrics()])
     tracker.close(status=None, timeout=60)
-    return tracker.problem
+    return tracker.error

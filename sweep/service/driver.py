@@ -211,12 +211,13 @@ class Driver:
             self._callback.on_message(f"trial {trial.number} of {trial.study}: {notice}")
         # Epochs after the pruning decision were trained ahead of it and do not count.
         epochs = [m for m in reported if pruned_at is None or m.epoch <= pruned_at]
+        if epochs:
+            trial.epochs = epochs[-1].epoch  # first: a repair of MLflow sends epochs up to here
         self._recorder.epochs(trial, epochs)
         for metrics in epochs:  # each of them, so that the tag does not depend on the batching of reports
             if message := self._guidance.check(trial, metrics):
                 self._callback.on_message(message)
         if epochs:
-            trial.epochs = epochs[-1].epoch
             self._callback.on_epoch_end(trial, epochs[-1])
         outcome: Outcome | None = "pruned" if pruned_at is not None else last.outcome
         if outcome == "failed" and self._is_retried(trial, last):

@@ -46,7 +46,11 @@ class Recorder:
         self._config, self._settings, self._tracker, self._on_message = config, settings, tracker, on_message
         self._search, self._controls = search, controls
         self._started: set[RunKey] = set()  # runs that this driver has started
+        self._running: dict[RunKey, tuple[Trial, float]] = {}  # with the time of their start
+        self._errors: dict[RunKey, str | None] = {}  # of running trials that were retried
         self._sent: set[RunKey] = set()  # runs that this driver has ended
+        self._order = threading.Lock()  # between a trial's end and the repair of its run
+        tracker.repair = self.catch_up
         self._outage_reported = False
         self._drops_reported = 0
         before = cast("list[provenance.Code]", search.get_user_attr("code") or [])
@@ -56,7 +60,9 @@ class Recorder:
 
     def start(self, trial: Trial) -> None:
         """Opens a trial's run, or reopens the run of an earlier driver."""
-        self._start(_run_key(trial), trial)
+        key, now = _run_key(trial), time.time()
+        self._running[key] = trial, now
+        self._start(key, trial, now)
 
     def epochs(self, trial: Trial, epochs: Sequence[EpochMetrics]) -> None:
         """Logs a trial's epochs."""
@@ -64,11 +70,14 @@ class Recorder:
 
     def retried(self, trial: Trial, error: str | None) -> None:
         """Logs the error of a trial that is retried."""
+        self._errors[_run_key(trial)] = error
         self._tracker.set_tags(_run_key(trial), _error_tag(error))
 
     def adopted_elsewhere(self, trial: Trial) -> None:
         """Leaves the run of a trial to the driver that has adopted the trial."""
-        self._tracker.leave_trial(_run_key(trial))
+        with self._order:
+            self._running.pop(_run_key(trial), None)
+            self._tracker.leave_trial(_run_key(trial))
 
     def interrupted(self, trials: Sequence[Trial]) -> None:
         """Ends the runs of unfinished trials, before another driver can adopt the trials."""
@@ -79,14 +88,34 @@ class Recorder:
                 self.start(trial)  # reopens the run of an earlier driver
             end_time = int(time.time() * 1000)
             self._tracker.end_trial(_run_key(trial), outcome=None, metrics={}, tags={}, end_time=end_time)
-        if trials and not self._tracker.away:
+        if trials and not self._tracker.behind:
             self._tracker.flush(timeout=5)
 
     def end(self, trial: Trial, outcome: Outcome, error: str | None, tags: Mapping[str, str]) -> None:
         """Ends a trial's run."""
-        self._end(_run_key(trial), outcome, trial.best, error, {**tags, **_pruned_tags(trial)}, time.time())
+        with self._order:
+            self._running.pop(_run_key(trial), None)
+            self._end(_run_key(trial), outcome, trial.best, error, {**tags, **_pruned_tags(trial)}, time.time())
 
     # -- the study -------------------------------------------------------------------------------------------------
+
+    def catch_up(self) -> None:
+        """Logs what an outage has dropped, from the checkpoints: running trials first, then finished ones.
+
+        Called in the tracker's thread when the server answers again, while trials go on.
+        """
+        logger.info("back-filling the runs of %d running trials from their checkpoints", len(self._running))
+        for key, (trial, started) in list(self._running.items()):
+            history = self._history(key, trial.epochs)
+            with self._order:
+                if key in self._running:
+                    self._start(key, trial, started, resumed=True)
+                    self._tracker.log_epochs(key, history)
+                    self._tracker.set_tags(key, _error_tag(self._errors.get(key)))
+        with self._order:
+            self._sent.clear()  # their ends may have been dropped
+        self.repair()
+        self._tracker.set_tags(None, provenance.all_tags(self._codes))
 
     def repair(self) -> bool:
         """Logs what the tracker lacks of finished trials, from their checkpoints.
@@ -96,7 +125,7 @@ class Recorder:
         Returns:
             True if no trial is left to another driver that may be dead.
         """
-        known, confirmed = self._tracker.runs(), True
+        known, confirmed = self._tracker.store.found, True
         for study in (self._search, self._controls):
             rows, elsewhere = study.rows(), study.trials_of_other_drivers()
             for row in rows:
@@ -110,15 +139,12 @@ class Recorder:
                 if row.number in elsewhere:
                     confirmed = confirmed and elsewhere[row.number]
                     continue
-                from ..training import checkpoint
-
                 logger.info("back-filling the run of trial %d of %s from its checkpoint", row.number, study.name)
                 self._start(key, row, row.started)
-                saved = checkpoint.load_latest(self._settings.checkpoints(study.name, row.number))
-                if saved is not None:
-                    self._tracker.log_epochs(key, [m for m in saved.history if m.epoch <= row.epochs])
+                self._tracker.log_epochs(key, self._history(key, row.epochs))
                 tags = {**row.tags, **_pruned_tags(row)}
                 self._end(key, row.outcome, row.value, row.error, tags, row.ended or time.time())
+                self._tracker.make_room()
         return confirmed
 
     def complete(self, stop: threading.Event) -> bool:
@@ -165,7 +191,7 @@ class Recorder:
         place = TrialPaths(saved.path.parent.parent, self._settings.data, self._settings.cache)
         self._tracker.log_model(key, *trained_model(config, place, saved))
         self._tracker.set_tags(None, {"sweep.best": str(row.number)})
-        if self._tracker.flush(timeout=0 if self._tracker.away else 60) and len(self._tracker.dropped) == dropped:
+        if self._tracker.flush(timeout=0 if self._tracker.behind else 60) and len(self._tracker.dropped) == dropped:
             self._search.set_user_attr("recorded_best", row.number)
 
     def report_problems(self) -> None:
@@ -173,16 +199,25 @@ class Recorder:
         for dropped in self._tracker.dropped[self._drops_reported :]:
             self._on_message(f"tracking: {dropped}. Training goes on")
             self._drops_reported += 1
-        trouble = self._tracker.trouble
-        if trouble and not self._outage_reported:
-            self._on_message(f"tracking: {trouble}. Training goes on; what is missing is sent later")
-        elif self._outage_reported and not trouble:
-            self._on_message("tracking: the server is reachable again, and gets what is missing")
-        self._outage_reported = trouble is not None
+        behind, error = self._tracker.behind, self._tracker.error
+        if behind and not self._outage_reported:
+            self._on_message(f"tracking: {error}. Training goes on; what is missing is sent later")
+        elif self._outage_reported and not behind:
+            self._on_message("tracking: the server is reachable again and has received what it lacked")
+        self._outage_reported = behind
 
     # -- internals --------------------------------------------------------------------------------------------------
 
-    def _start(self, key: RunKey, trial: Trial | TrialRecord, started: float | None = None) -> None:
+    def _history(self, key: RunKey, epochs: int) -> list[EpochMetrics]:
+        """Returns the epochs of a trial's newest checkpoint, as far as they count."""
+        from ..training import checkpoint
+
+        saved = checkpoint.load_latest(self._settings.checkpoints(key.study, key.number))
+        return [m for m in saved.history if m.epoch <= epochs] if saved is not None else []
+
+    def _start(
+        self, key: RunKey, trial: Trial | TrialRecord, started: float | None = None, *, resumed: bool = False
+    ) -> None:
         config = self._config.trial(trial.hyperparameters, seed=_seed(trial))
         tags = {
             **self._code_tags(trial),
@@ -197,8 +232,8 @@ class Recorder:
         params = {**self._config.hyperparameters(config), **trial.hyperparameters}
         start_time = int((started or time.time()) * 1000)
         # Another driver may have opened the run of an adopted or finished trial.
-        adopted = isinstance(trial, TrialRecord) or trial.attempt > 1
-        self._tracker.start_trial(key, params=params, tags=tags, start_time=start_time, resumed=adopted)
+        resumed = resumed or isinstance(trial, TrialRecord) or trial.attempt > 1
+        self._tracker.start_trial(key, params=params, tags=tags, start_time=start_time, resumed=resumed)
 
     def _code_tags(self, trial: Trial | TrialRecord) -> dict[str, str]:
         """Returns tags of the code that a trial ends with, and of the code that it started with if that differs."""

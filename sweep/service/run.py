@@ -22,7 +22,7 @@ from ..config.user_code import search_folders
 from ..execution import Executor, get_executor
 from ..study.records import ARMS
 from ..study.storages.catalog import OWN_CODE, get_storage
-from ..tracking.ui_links import describe, experiment_tags
+from ..tracking.ui_links import describe_study, experiment_tags
 from .analyse import analyse_finished
 from .callback import RunCallback
 
@@ -130,11 +130,11 @@ class _Run:
         tags = {**_budget_tags(config), **self._add_prior_trials()}
         experiment = self._settings.experiment(config.name)
         self._tracker.open(
-            description=describe(config),
+            description=describe_study(config),
             params=config.identity(),
             tags=tags,
             experiment_tags={**experiment_tags(config, experiment), **self._identity_tags()},
-            taken=lambda: self._search.started_trials() | self._controls.started_trials(),
+            started_trials=lambda: self._search.started_trials() | self._controls.started_trials(),
             offline_ok=options.offline_ok,
         )
         if config.import_paths:
@@ -179,7 +179,7 @@ class _Run:
         finished = not summary.interrupted
         if self._options.pairs is not None:  # pairs neither end nor interrupt the study's own run
             rows, controls = self._search.rows(), self._controls.rows()
-            finished = self._tracker.was_finished or all_trained(self._config, rows, controls)
+            finished = self._tracker.store.was_finished or all_trained(self._config, rows, controls)
             if not finished and self._search.is_busy():  # the end of that driver is the end of the study's own run
                 return replace(summary, analysis=analysis), None
         return replace(summary, analysis=analysis), "FINISHED" if finished else "KILLED"
@@ -190,16 +190,14 @@ class _Run:
 
         tracker, callback = self._tracker, self._callback
         # An unreachable server has had its time: the next run sends what it lacks.
-        tracker.close(status=status, timeout=5 if tracker.away else 60)  # type: ignore[arg-type]
+        tracker.close(status=status, timeout=5 if tracker.behind else 60)  # type: ignore[arg-type]
         with contextlib.suppress(*UNREACHABLE):  # the lease then expires within a minute
             for study in (self._search, self._controls):
                 study.end_lease()
         for notice in tracker.notices:
             callback.on_message(notice)
-        if tracker.problem:
-            callback.on_message(
-                f"tracking: {tracker.problem}; the next run of {self._config.name} sends what is missing"
-            )
+        if tracker.error:
+            callback.on_message(f"tracking: {tracker.error}; the next run of {self._config.name} sends what is missing")
 
     def _add_prior_trials(self) -> dict[str, str]:
         """Shows the sampler of a new study the trials of its predecessors; returns MLflow tags that count them."""
@@ -270,7 +268,7 @@ def _connect_tracker(config: StudyConfig, settings: Settings, executor: Executor
     executor.preload()
     tracker = Tracker.of(config.name, settings)
     if not offline_ok:
-        tracker.check(create=True)
+        tracker.store.find_experiment(create=True)
     return tracker
 
 

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 from ..config.errors import SweepError
 from ..config.settings import Settings
 from ..study.storages.catalog import load_stored_config
+from ..tracking.client import MlflowStore
+from ..tracking.experiment import create_store
+from ..tracking.runs import RunKey
+from ..tracking.server import password_server, running, serve
 from ..tracking.ui_links import VIEW, experiment_url, run_url, view_url
 
 if TYPE_CHECKING:
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
 
     from ..study.records import TrialRecord
 
+__all__ = ["password_server", "run_links", "running", "ui"]
 
 PORT = 5000  # on which `sweep ui` serves
 
@@ -29,21 +34,21 @@ def ui(name: str | None, settings: Settings, *, port: int = PORT) -> tuple[list[
     Raises:
         SweepError: no such study, an unreachable tracking server, or a port in use.
     """
-    from ..tracking.tracker import Tracker, serve
-
     links = [url := _address(settings, port)]
     if name is not None:
-        config, tracker = load_stored_config(name, settings), Tracker.of(name, settings)
-        experiment = tracker.check()
+        config, store = load_stored_config(name, settings), MlflowStore.of(name, settings)
+        experiment = store.find_experiment()
         if experiment is not None:
             links = [experiment_url(url, experiment, ascending=config.objective.direction == "minimize")]
-            if VIEW in tracker.experiment_tags:
+            if VIEW in store.experiment_tags:
                 links.insert(0, view_url(url, experiment))
     remote = url == settings.tracking_uri
     if not remote and _is_taken(port):
-        raise SweepError(f"--port: {port} of this machine is taken (sweep services status shows a server of yours)")
-    command, environment = ([], {}) if remote else serve(settings.tracking_uri, settings.artifacts, port=port)
-    return command, environment, links
+        raise SweepError(f"--port: {port} of this machine is taken by another program")
+    if remote:
+        return [], {}, links
+    create_store(settings.tracking_uri, settings.artifacts)
+    return *serve(settings.tracking_uri, settings.artifacts, port=port), links
 
 
 def _is_taken(port: int) -> bool:
@@ -57,13 +62,11 @@ def run_links(name: str, rows: Iterable[TrialRecord], settings: Settings) -> dic
     Raises:
         TrackingError: the tracking server is unreachable.
     """
-    from ..tracking.tracker import RunKey, Tracker
-
-    tracker = Tracker.of(name, settings)
-    experiment = tracker.check()
+    store = MlflowStore.of(name, settings)
+    experiment = store.find_experiment()
     if experiment is None:
         return {}
-    runs = tracker.find_runs(experiment, [RunKey(name, "trial", row.number) for row in rows])
+    runs = store.find_runs(experiment, [RunKey(name, "trial", row.number) for row in rows])
     return {key.number: run_url(_address(settings, PORT), experiment, run_id) for key, run_id in runs.items()}
 
 

@@ -1,4 +1,4 @@
-"""The best model as MLflow keeps it: an exported program that loads anywhere, or else its weights.
+"""The best model in MLflow: an exported program that loads anywhere, or else its weights.
 
 The recorder of `sweep.tracking.tracker` calls it from its own thread; MLflow and torch are imported when used.
 """
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 WEIGHTS = "state_dict.pt"
 
 
-def log_model(
+def save_model(
     model: torch.nn.Module, example: np.ndarray, say: Callable[[str], None], client: MlflowClient, run_id: str
 ) -> None:
-    """What `mlflow.pytorch.log_model` does, without its global tracking URI and active run; a second time nothing.
+    """Logs a model as `mlflow.pytorch.log_model` does, without a global tracking URI and active run; once a run.
 
-    A network that cannot be exported, since its `forward` branches on values say, is kept as its state dict.
+    A network that cannot be exported, for example one whose `forward` branches on values, is logged as its state dict.
 
     Args:
         model: on the CPU; it is put in eval mode.
         example: an input batch [N, ...]; the stored model takes any N.
-        say: told why there is only a state dict.
-        client: of the server.
-        run_id: of the run.
+        say: receives the reason for a state dict.
+        client: the server's.
+        run_id: MLflow's id of the run.
     """
     import torch
     from mlflow.entities import LoggedModelOutput
@@ -68,14 +68,14 @@ def log_model(
 
 
 def _save(model: torch.nn.Module, example: np.ndarray, described: Model, folder: str) -> None:
-    """Exports a model, and loads it once to see that it takes another number of images than it was exported with."""
+    """Exports a model, and checks that it accepts another number of images than the exporter saw."""
     import mlflow.pytorch
     import numpy as np
     import torch
     from mlflow.models import infer_signature
 
     if len(example) == 1:
-        example = np.repeat(example, 2, axis=0)  # the exporter takes a dimension of size 1 for a constant
+        example = np.repeat(example, 2, axis=0)  # the exporter treats a dimension of size 1 as a constant
     more = torch.from_numpy(np.concatenate([example, example[:1]]))
     with torch.no_grad():
         mlflow.pytorch.save_model(
@@ -92,7 +92,7 @@ def _save(model: torch.nn.Module, example: np.ndarray, described: Model, folder:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps pages of graphs from the terminal, which the exporter prints of what it cannot take."""
+    """Hides the pages of graphs that the exporter prints for a model that it cannot export."""
     handlers = logging.getLogger("torch").handlers
     levels = [handler.level for handler in handlers]
     try:

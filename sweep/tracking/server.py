@@ -1,37 +1,39 @@
-"""What studies live on beside files: an MLflow server with passwords, and PostgreSQL where it is asked for.
+"""MLflow servers in the foreground: the workspace's UI, or one with a password, and PostgreSQL beside it on demand.
 
-Started here, on this machine; known again by process id and start time. Log, users and passwords are in the workspace.
+A server lives as long as its caller; the log, the users and the password are files of the workspace.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
+import logging
 import os
 import secrets
 import signal
 import socket
 import subprocess
+import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import NoReturn
 
 import psutil
 
 from ..config.errors import SweepError, without_password
-from ..config.locks import is_running
+from ..config.filesystem import AnyPath
 from ..config.settings import Settings
-from .tracker import serve
+from .experiment import create_store
+from .mlflow_internals import ENVIRONMENT
 
-START_SECONDS = 300.0  # MLflow needs 10 to 20 on a machine with nothing else to do
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 300.0  # MLflow needs 10 to 20 on an idle machine
 STOP_SECONDS = 15.0
 LOOPBACK = ("127.0.0.1", "localhost")
-ANY = ("0.0.0.0", "::")  # noqa: S104 (only where the user asks for it)
+ANY = ("0.0.0.0", "::")  # noqa: S104 (only if the user asks for it)
 USERS = """\
 [mlflow]
 default_permission = READ
@@ -43,133 +45,154 @@ auth_cache_ttl_seconds = 60
 
 
 @dataclass(frozen=True)
-class Service:
-    """A service that was started here.
+class Server:
+    """A server that answers and asks for a password.
 
     Attributes:
-        state: ``running``, ``not answering`` or ``ended``.
-        pid: of the server; None of what runs in a container.
+        url: its address.
+        log: file of its output.
+        variables: file with the addresses and passwords, as lines ``NAME=value``.
+        process: the server's.
     """
 
-    name: str
     url: str
-    state: str
-    pid: int | None
-    log: str
+    log: Path
+    variables: Path
+    process: subprocess.Popen[bytes] = field(repr=False)
 
 
-def up(
+def serve(
+    uri: str, artifacts: AnyPath, *, host: str = "127.0.0.1", port: int = 5000
+) -> tuple[list[str], dict[str, str]]:
+    """Returns the command and the environment of an MLflow server, whose store's URI may hold a password.
+
+    Example:
+        >>> command, environment = serve("sqlite:////tmp/mlflow.db", Path("/tmp/artifacts"), port=5050)
+        >>> command[-4:], environment["MLFLOW_BACKEND_STORE_URI"]
+        (['--port', '5050', '--workers', '1'], 'sqlite:////tmp/mlflow.db')
+    """
+    options = {
+        "--artifacts-destination": artifacts.absolute().as_uri(),
+        "--host": host,
+        "--port": str(port),
+        "--workers": "1",
+    }
+    command = [sys.executable, "-m", "mlflow", "server", *(word for option in options.items() for word in option)]
+    # Job execution would start 7 more processes.
+    own = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return command, {**os.environ, **ENVIRONMENT, **own}
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], environment: dict[str, str], log: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a server for a ``with`` block, and ends it and its workers at the block's end; SIGTERM ends the block.
+
+    Args:
+        command: from `serve`.
+        environment: from `serve`.
+        log: file for the server's output; None: the caller's own.
+    """
+    with log.open("wb") if log is not None else contextlib.nullcontext() as output:
+        process = subprocess.Popen(  # noqa: S603
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    before = signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield process
+    finally:
+        _end(process)
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def password_server(
     settings: Settings,
     *,
     host: str = "127.0.0.1",
     port: int = 5000,
     names: Sequence[str] = (),
     backend: str = "",
+    password: str = "",
     postgres: bool = False,
-) -> list[Service]:
-    """Starts what does not run yet, and returns when it answers.
+) -> Iterator[Server]:
+    """Runs an MLflow server that asks for a password, for a ``with`` block that begins when the server answers.
 
     Args:
+        settings: the workspace's; its database and artifacts are served.
         host: address that MLflow listens on.
-        names: under which it may be called, beside those of this machine.
-        backend: a database for MLflow; by default the workspace's own file, or PostgreSQL's where that is started.
-        postgres: start PostgreSQL too, by docker compose.
+        port: MLflow's port.
+        names: host names that clients may use, beside those of this machine.
+        backend: a database for MLflow; by default the workspace's own file, or PostgreSQL's with `postgres`.
+        password: the user admin's; by default the one of the last server, or a random one.
+        postgres: run PostgreSQL too, by docker compose.
 
     Raises:
-        SweepError: a service that does not start, and why.
+        SweepError: the server does not start; the message gives the reason.
     """
-    folder = _folder(settings)
-    if postgres:
-        backend = _start_postgres(folder)
-    if backend and backend == settings.storage:
-        raise SweepError("--backend: Optuna's tables are in this database; make one of its own for MLflow.")
-    known = {service.name: service for service in status(settings)}
-    if "mlflow" not in known or known["mlflow"].state == "ended":
-        _start_mlflow(settings, folder, host, port, names, backend)
-    return status(settings)
-
-
-def status(settings: Settings) -> list[Service]:
-    """What was started here and has not been taken down."""
-    folder, found = settings.local_dir / "services", []
-    for name, record in _records(folder).items():
-        pid, url = record.get("pid"), record["url"]
-        if pid is not None and not is_running(pid, record["started"]):
-            state = "ended"
-        else:
-            state = "running" if (_answers(url) if url.startswith("http") else _listens(url)) else "not answering"
-        found.append(Service(name, url, state, pid, record["log"]))
-    return found
-
-
-def down(settings: Settings) -> list[Service]:
-    """Ends what was started here, and nothing else; its data stays. Returns what there was."""
     folder = settings.local_dir / "services"
-    there = status(settings)
-    for service in there:
-        if service.pid is None:
-            _compose(folder, "stop", "postgres")
-        elif service.state != "ended":
-            _end(service.pid)
-        _record(folder, service.name, None)
-    return there
-
-
-def environment_file(settings: Settings) -> Path:
-    """Where the addresses and passwords are, as lines ``NAME=value``."""
-    return settings.local_dir / "services" / "services.env"
-
-
-# -- MLflow ------------------------------------------------------------------------------------------------------------
-
-
-def _start_mlflow(settings: Settings, folder: Path, host: str, port: int, names: Sequence[str], backend: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
     _check_port(host, port)
-    url = f"http://{'127.0.0.1' if host in ANY else host}:{port}"
-    file = environment_file(settings)
-    password = _variables(file).get("MLFLOW_TRACKING_PASSWORD") or secrets.token_hex(16)
-    login = {"MLFLOW_TRACKING_URI": url, "MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": password}
-    _write(file, {**_variables(file), **login})
-    users, log = folder / "users.ini", folder / "mlflow.log"
-    users.write_text(USERS.format(folder=folder))
-    store = backend or f"sqlite:///{settings.local_dir / 'mlflow.db'}"
-    command, environment = serve(store, settings.artifacts, host=host, port=port)
-    command += ["--app-name", "basic-auth", "--allowed-hosts", ",".join(_hosts(host, port, names))]
-    environment |= {
-        "MLFLOW_AUTH_CONFIG_PATH": str(users),
-        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
-    }
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603
-            command, env=environment, cwd=folder, stdout=output, stderr=output, start_new_session=True
-        )
-    started = psutil.Process(process.pid).create_time()
-    _record(folder, "mlflow", {"pid": process.pid, "started": started, "url": url, "log": str(log)})
-    try:
-        _wait(process, url, password, log, store)
-    except BaseException:
-        _end(process.pid)
-        _record(folder, "mlflow", None)
-        raise
+    with _postgres(folder) if postgres else contextlib.nullcontext(backend) as backend:
+        if backend and backend == settings.storage:
+            raise SweepError("--backend: Optuna's tables are in this database; make one of its own for MLflow.")
+        store = backend or f"sqlite:///{settings.local_dir / 'mlflow.db'}"
+        url = f"http://{'127.0.0.1' if host in ANY else host}:{port}"
+        create_store(store, settings.artifacts)
+        variables, users, log = folder / "services.env", folder / "users.ini", folder / "mlflow.log"
+        known = _read(variables)
+        password = password or known.get("MLFLOW_TRACKING_PASSWORD") or secrets.token_hex(16)
+        login = {"MLFLOW_TRACKING_URI": url, "MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": password}
+        users.write_text(USERS.format(folder=folder))
+        command, environment = serve(store, settings.artifacts, host=host, port=port)
+        command += ["--app-name", "basic-auth", "--allowed-hosts", ",".join(_hosts(host, port, names))]
+        environment |= {
+            "MLFLOW_AUTH_CONFIG_PATH": str(users),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
+        }
+        _write(variables, {**login, **known})  # before the server stores the password, and whatever becomes of it
+        with running(command, environment, log) as process:
+            _wait(process, url, password, log, store)
+            _write(variables, {**known, **login})
+            logger.info("%s answers, process %d", url, process.pid)
+            yield Server(url, log, variables, process)
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, password: str, log: Path, store: str) -> None:
-    """Returns when the server answers, and asks for the password.
+    """Returns when the server answers and asks for the password.
 
     Raises:
-        SweepError: it does not.
+        SweepError: the server ends, takes too long, or has another password.
     """
     deadline = time.monotonic() + START_SECONDS
-    while not _answers(url):
+    while _status(f"{url}/health") != 200:
         if process.poll() is not None or time.monotonic() > deadline:
             last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
             raise SweepError(
                 f"mlflow: did not start; the end of {log}:\n{last.replace(store, without_password(store))}"
             )
         time.sleep(0.2)
-    if (_code(f"{url}/version"), _code(f"{url}/version", password)) != (401, 200):
-        raise SweepError(f"mlflow: does not take the password in services.env, or asks for none; see {log}")
+    if (_status(f"{url}/version"), _status(f"{url}/version", password)) != (401, 200):
+        raise SweepError(
+            f"mlflow: the user admin has another password, or needs none; see {log}. To set a new one, remove "
+            f"{log.parent / 'users.db'}"
+        )
+
+
+def _status(url: str, password: str | None = None) -> int | None:
+    """Returns the status of a GET; None if nobody answers."""
+    import requests
+
+    login = ("admin", password) if password is not None else None
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy, no .netrc
+        try:
+            return session.get(url, auth=login, timeout=10).status_code
+        except requests.RequestException:
+            return None
 
 
 def _check_port(host: str, port: int) -> None:
@@ -184,7 +207,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _hosts(host: str, port: int, names: Sequence[str]) -> list[str]:
-    """Names that a browser or a driver may call the server by; others are refused (DNS rebinding)."""
+    """Returns the names that clients may use for the server; others are refused (DNS rebinding)."""
     mine = {host, *names} - set(ANY)
     if host not in LOOPBACK:
         addresses = [a.address for found in psutil.net_if_addrs().values() for a in found if a.family == socket.AF_INET]
@@ -192,56 +215,38 @@ def _hosts(host: str, port: int, names: Sequence[str]) -> list[str]:
     return ["localhost:*", "127.0.0.1:*", *(f"{name}:{port}" for name in sorted(mine - set(LOOPBACK)))]
 
 
-def _answers(url: str) -> bool:
-    return _code(f"{url}/health") == 200
+def _exit(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
-def _code(url: str, password: str | None = None) -> int | None:
-    """The status of a GET; None where nobody answers."""
-    headers = {}
-    if password is not None:
-        headers["Authorization"] = "Basic " + base64.b64encode(f"admin:{password}".encode()).decode()
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(urllib.request.Request(url, headers=headers), timeout=10) as answer:  # noqa: S310
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        error.close()
-        return error.code
-    except OSError:
-        return None
-
-
-def _end(pid: int) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """Ends a server and its workers, which share a session of their own."""
     with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-        server = psutil.Process(pid)
-        family = [server, *server.children(recursive=True)]
-        os.killpg(pid, signal.SIGTERM)
+        family = [root := psutil.Process(process.pid), *root.children(recursive=True)]
+        os.killpg(process.pid, signal.SIGTERM)
         _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
-        for process in alive:
+        for each in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+                each.kill()
+    process.wait()
 
 
-# -- PostgreSQL --------------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _postgres(folder: Path) -> Iterator[str]:
+    """Runs the compose recipe's PostgreSQL for a ``with`` block; gives MLflow's database in it."""
+    from ..cluster.recipes import RecipeValues, make_secrets, render_recipe
 
-
-def _start_postgres(folder: Path) -> str:
-    """Starts the one of the compose recipe; returns MLflow's database in it."""
-    from ..cluster.recipes import RecipeValues, render_recipe
-    from ..cluster.recipes import make_secrets as passwords
-
-    variables = folder / "compose.env"
+    variables, file = folder / "compose.env", folder / "services.env"
     if not variables.exists():
-        _write(variables, dict(line.split("=", 1) for line in passwords().splitlines()))
+        _write(variables, dict(line.split("=", 1) for line in make_secrets().splitlines()))
     (folder / "compose.yaml").write_text(render_recipe("compose", RecipeValues()))
     _compose(folder, "up", "--detach", "--wait", "postgres")
-    local = {k: v.replace("@postgres:", "@127.0.0.1:") for k, v in _variables(variables).items()}
-    file = folder / "services.env"
-    _write(file, {**_variables(file), "SWEEP_STORAGE": local["SWEEP_STORAGE"]})
-    _record(folder, "postgres", {"url": "127.0.0.1:5432", "log": "docker compose logs postgres"})
-    return local["MLFLOW_BACKEND_STORE_URI"]
+    try:
+        local = {name: value.replace("@postgres:", "@127.0.0.1:") for name, value in _read(variables).items()}
+        _write(file, {**_read(file), "SWEEP_STORAGE": local["SWEEP_STORAGE"]})
+        yield local["MLFLOW_BACKEND_STORE_URI"]
+    finally:
+        _compose(folder, "stop", "postgres")
 
 
 def _compose(folder: Path, *words: str) -> None:
@@ -254,46 +259,15 @@ def _compose(folder: Path, *words: str) -> None:
         raise SweepError(f"postgres: docker compose {words[0]} failed:\n{done.stderr.strip()}")
 
 
-def _listens(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=2):
-        return True
-    return False
-
-
-# -- files that nobody else may read -----------------------------------------------------------------------------------
-
-
-def _folder(settings: Settings) -> Path:
-    folder = settings.local_dir / "services"
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    return folder
-
-
 def _write(path: Path, variables: dict[str, str]) -> None:
-    _replace(path, "".join(f"{name}={value}\n" for name, value in variables.items()))
-
-
-def _replace(path: Path, text: str) -> None:
+    """Writes a file of variables that nobody else may read."""
     beside = path.with_suffix(".tmp")
     beside.touch(mode=0o600)
-    beside.write_text(text)
+    beside.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     beside.replace(path)
 
 
-def _variables(path: Path) -> dict[str, str]:
+def _read(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     return dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
-
-
-def _records(folder: Path) -> dict[str, Any]:
-    path = folder / "services.json"
-    return dict(json.loads(path.read_text())) if path.exists() else {}
-
-
-def _record(folder: Path, name: str, record: dict[str, Any] | None) -> None:
-    """Keeps what was started; None: it was taken down."""
-    records = {k: v for k, v in _records(folder).items() if k != name} | ({name: record} if record else {})
-    _replace(folder / "services.json", json.dumps(records, indent=2))

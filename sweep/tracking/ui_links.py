@@ -1,4 +1,4 @@
-"""Where to look in the MLflow UI: links to a study and its runs, the columns they show, how to query. Text alone."""
+"""Links into the MLflow UI, the columns that they show, and how to query. Text alone: MLflow is not imported."""
 
 from __future__ import annotations
 
@@ -20,24 +20,34 @@ VIEW = "mlflow.sharedViewState.objective"
 
 
 def experiment_url(uri: str, experiment_id: str, *, ascending: bool) -> str:
-    """Link to an experiment's trials in the MLflow UI at `uri`, sorted by the objective, with MLflow's own columns."""
+    """Returns the link to an experiment's trials, sorted by the objective, with MLflow's own columns.
+
+    Example:
+        >>> experiment_url("http://me@host:5000/", "7", ascending=True).partition("?")[0]
+        'http://host:5000/#/experiments/7/runs'
+    """
     order = f"orderByKey={quote(OBJECTIVE)}&orderByAsc={str(ascending).lower()}"
     runs = f"{_host(uri)}/#/experiments/{experiment_id}/runs"
     return f"{runs}?searchFilter={quote(TRIALS)}&{order}&startTime=ALL&lifecycleFilter=Active"
 
 
 def view_url(uri: str, experiment_id: str) -> str:
-    """Link to the same with the objective, the hyperparameters and the outcome as columns; needs the tag `VIEW`."""
+    """Returns the link to the same with objective, hyperparameters and outcome as columns; needs the tag `VIEW`."""
     return f"{_host(uri)}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW.rpartition('.')[2]}"
 
 
 def run_url(uri: str, experiment_id: str, run_id: str) -> str:
-    """Link to one run."""
+    """Returns the link to one run.
+
+    Example:
+        >>> run_url("http://host:5000", "7", "ab12")
+        'http://host:5000/#/experiments/7/runs/ab12'
+    """
     return f"{_host(uri)}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def experiment_tags(config: StudyConfig, experiment: str) -> dict[str, str]:
-    """The tags of a study's experiment, of this name: its description, and the table that `view_url` opens."""
+    """Returns the tags of a study's experiment: its description, and the table that `view_url` opens."""
     names = dict.fromkeys([*ALIASES, *config.searched])
     long = [name for name in names if isinstance(d := config.searched.get(name), Range) and not d.is_int]
     columns = [OBJECTIVE, "tags.`sweep.outcome`", *(f"params.`{name}`" for name in names)]
@@ -57,8 +67,8 @@ def experiment_tags(config: StudyConfig, experiment: str) -> dict[str, str]:
     return {VIEW: json.dumps(view), "mlflow.note.content": _how_to_query(config, experiment)}
 
 
-def describe(config: StudyConfig) -> str:
-    """What is shown on top of a study's own run (Markdown)."""
+def describe_study(config: StudyConfig) -> str:
+    """Returns the description of a study's own run (Markdown)."""
     return (
         f"**{config.name}**: {config.model.name} on {config.data.name}, searching "
         f"{', '.join(config.searched) or 'nothing'}.\n\nObjective: {config.objective.direction} "
@@ -67,13 +77,13 @@ def describe(config: StudyConfig) -> str:
 
 
 def _how_to_query(config: StudyConfig, experiment: str) -> str:
-    """The experiment's description, five lines (Markdown)."""
+    """Returns the experiment's description, five lines (Markdown)."""
     return (
         f"- Best first: filter ``{TRIALS}``, sort by the metric `objective` ({config.objective.direction} "
         f"{config.objective.metric}); only completed search trials have it, pruned ones have `last_objective`.\n"
         "- Hyperparameters that are numbers are metrics too: ``metrics.lambda1 < 0.01 and metrics.depth >= 4``; "
         "choices are params: ``params.`training.init` = 'he'``.\n"
-        "- What became of a trial: ``tags.`sweep.outcome` = 'pruned'``, or completed, diverged, failed; "
+        "- The outcome of a trial: ``tags.`sweep.outcome` = 'pruned'``, or completed, diverged, failed; "
         "``tags.`sweep.guidance` = 'inert'``, or dominant.\n"
         "- After the search, on fresh seeds: ``tags.`sweep.kind` = 'finalist'`` or ``'control'``, sort by "
         "`final_objective`; ``'confirm'`` for the pairs of sweep confirm; `sweep.of` is the trial's number.\n"

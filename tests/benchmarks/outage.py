@@ -1,4 +1,4 @@
-"""What an outage of the tracking server costs: nothing is lost, nothing is there twice, and training does not wait.
+"""The cost of an outage of the tracking server: nothing is lost, nothing is there twice, and training does not wait.
 
 `python -m tests.benchmarks.outage`, four minutes on two quiet cores. A real `mlflow server` is killed in the middle of
 a study and started again 60 s later. Throughput is by the times at which epochs ended: those of a second during the

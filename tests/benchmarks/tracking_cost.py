@@ -1,4 +1,4 @@
-"""What recording a sweep in MLflow costs the driver, in CPU milliseconds a trial; the workers share the same cores.
+"""The driver's cost of recording a sweep in MLflow, in CPU milliseconds a trial; the workers share the same cores.
 
 `python tests/benchmarks/tracking_cost.py`, half a minute; exits 1 when the bar is missed. Trials of 20 epochs x 10
 metrics with 12 params go to the default SQLite store, in turns through the tracker and by the three calls of MLflow's
@@ -20,7 +20,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from sweep.tracking.tracker import RunKey, Tracker
+from sweep.tracking import RunKey, Tracker
 from sweep.training.reports import EpochMetrics
 
 BAR = 1.10  # times the CPU time of the calls by hand
@@ -82,9 +82,9 @@ def main() -> int:
         print(f"open, creating the store           {time.process_time() - started:8.2f} s CPU")
 
         client = MlflowClient(uri)
-        parent = client.search_runs([tracker.experiment_id])[0].info.run_id
+        parent = client.search_runs([tracker.store.experiment_id])[0].info.run_id
         record(tracker, 0)  # the first one fills caches
-        turns = [(record(tracker, n), by_hand(client, tracker.experiment_id, parent)) for n in range(1, trials)]
+        turns = [(record(tracker, n), by_hand(client, tracker.store.experiment_id, parent)) for n in range(1, trials)]
         parts = [record(tracker, number, EPOCHS // 4) for number in range(trials, trials + 10)]
         ours = statistics.median(total for (total, _), _ in turns)
         caller = statistics.median(caller for (_, caller), _ in turns)
@@ -97,7 +97,7 @@ def main() -> int:
         again = Tracker(uri, "bench", artifacts=Path(folder))
         started = time.process_time()
         again.open(description="", params={}, tags={})
-        cost, number = (time.process_time() - started) * 1e3, len(again.runs())
+        cost, number = (time.process_time() - started) * 1e3, len(again.store.found)
         print(f"open again, for each run there     {cost / (trials + number):8.1f} ms CPU")
         again.close(status="FINISHED")
     print(f"tracker / by hand {ours / hand:.2f}, the bar is {BAR}: {'met' if ours / hand <= BAR else 'MISSED'}")

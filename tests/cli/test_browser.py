@@ -98,9 +98,9 @@ def test_the_link_to_a_study_shows_what_matters_best_first(
 ) -> None:
     """MLflow says nothing about the format of a view: this is what tells that it still has it."""
     tracker = Tracker(server.url, "tiny", artifacts=tiny.workspace)
-    experiment = tracker.check()
+    experiment = tracker.store.find_experiment()
     assert experiment is not None
-    assert VIEW in tracker.experiment_tags
+    assert VIEW in tracker.store.experiment_tags
     seen = opened(chromium, view_url(server.url, experiment), width=2400)
     objectives = cells(seen.page, "metrics.`objective`")
     best = sorted(tiny.left.trials, key=lambda trial: trial.value or 0)

@@ -36,7 +36,7 @@ COMMANDS = (
     *("run", "resume", "status", "best", "sensitivity", "report", "confirm", "enqueue", "train", "profile", "ui", "gc"),
     *("export", "import", "schema", "doctor", "simulate"),
     *("submit", "jobs", "logs", "stop", "cluster render", "cluster secrets"),
-    *("services up", "services down", "services status"),
+    "services up",
 )
 
 Sweep = Callable[..., Ended]
@@ -184,7 +184,7 @@ def test_best_needs_no_server(here: Sweep, copy: Path) -> None:
     ended = here("best", "tiny", "--json", MLFLOW_TRACKING_URI="http://me:hidden@127.0.0.1:1")
     assert ended.code == 0
     assert [row["link"] for row in json.loads(ended.out)] == [None] * 5
-    assert "http://me:***@127.0.0.1:1 is out of reach" in ended.err
+    assert "http://me:***@127.0.0.1:1 is unreachable" in ended.err
     assert "hidden" not in ended.err
     elsewhere = here("best", "tiny", MLFLOW_TRACKING_URI=f"sqlite:///{copy}/other.db")
     assert elsewhere.code == 0

@@ -24,6 +24,7 @@ from sweep.service.recorder import Recorder
 from sweep.study.storages.storage import open_storage
 from sweep.study.study import Study
 from sweep.tracking.tracker import Tracker
+from sweep.training import checkpoint
 from sweep.training.reports import EpochMetrics, OomKind, TrialReport
 
 from ..conftest import MakeConfig, connections_closed
@@ -79,14 +80,14 @@ class Stage:
     def run(self, number: int) -> Run:
         """What MLflow has of a trial."""
         assert self.tracker.flush(timeout=30)
-        client = self.tracker._runs._connection
+        client = self.tracker.store._connection
         assert client is not None
-        [run] = client.search_runs([self.tracker.experiment_id], f"tags.`sweep.trial` = '{number}'")
+        [run] = client.search_runs([self.tracker.store.experiment_id], f"tags.`sweep.trial` = '{number}'")
         return run
 
     def curve(self, number: int) -> list[int]:
         """The epochs that MLflow has of a trial."""
-        client, run = self.tracker._runs._connection, self.run(number)
+        client, run = self.tracker.store._connection, self.run(number)
         assert client is not None
         return [m.step for m in client.get_metric_history(run.info.run_id, "val_loss")]
 
@@ -200,6 +201,55 @@ def test_while_the_storage_is_away_trials_go_on_and_nothing_is_lost(
     rows = there.search.rows()
     assert [(r.outcome, r.epochs, r.value) for r in rows] == [("completed", 3, 1 / 3)] * 2
     assert [there.curve(n) for n in (0, 1)] == [[1, 2, 3]] * 2
+
+
+def test_after_an_outage_mlflow_has_all_of_running_and_ended_trials(
+    stage: Callable[..., Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.tracking.sender.ROUND_SECONDS", 0.1)
+    there = stage(f"journal:///{tmp_path}/optuna.journal", trials=3)
+    client, away, recording = there.tracker.store._connection, threading.Event(), there.driver._recorder
+    assert client is not None
+    log_batch = client.log_batch
+
+    def logging(*words: Any, **more: Any) -> None:
+        if away.is_set():
+            raise ConnectionError("refused")
+        log_batch(*words, **more)
+
+    def report(key: tuple[str, int], *epochs: int, **ending: Any) -> None:
+        """After the checkpoint, as a worker does."""
+        history = [EpochMetrics(e, {"val_loss": 1 / e}, 1000 * e) for e in range(1, epochs[-1] + 1)]
+        checkpoint.save(tmp_path / there.config.name / f"{key[1]:04d}" / "attempt-01", history, {})
+        there.report(key, *epochs, **ending)
+
+    monkeypatch.setattr(client, "log_batch", logging)
+    first, second = there.job(), there.job()
+    report(first, 1)
+    report(second, 1)
+    assert there.tracker.flush(30)
+    away.set()
+    report(first, 2)
+    report(second, 2, 3, outcome="completed")
+    third = there.job()
+    assert not there.tracker.flush(0.5)
+    report(third, 1, 2)
+    for _ in range(2):
+        recording.report_problems()
+    assert ["refused" in said and "Training goes on" in said for said in there.notices.said] == [True]
+    away.clear()
+    assert there.tracker.flush(30)
+    for _ in range(2):
+        recording.report_problems()
+    assert ["is reachable again" in said for said in there.notices.said] == [False, True]
+    assert [there.run(n).info.status for n in range(3)] == ["RUNNING", "FINISHED", "RUNNING"]
+    assert [there.curve(n) for n in range(3)] == [[1, 2], [1, 2, 3], [1, 2]]
+    assert there.run(1).data.tags["sweep.outcome"] == "completed"
+    for key in (first, third):
+        report(key, 3, outcome="completed")
+    assert [there.curve(n) for n in range(3)] == [[1, 2, 3]] * 3
+    assert there.driver.ask() is None
+    assert there.driver.is_finished()
 
 
 def test_a_trial_that_was_taken_over_is_given_up(stage: Callable[..., Stage], tmp_path: Path) -> None:

@@ -84,10 +84,10 @@ def test_without_a_tracking_server_a_study_goes_on_where_it_may_and_sends_everyt
     file, nowhere = str(tmp_path / "small.yaml"), "http://127.0.0.1:1"
     refused = here("run", file, "--tracking", nowhere)
     assert refused.code == 2
-    assert "is out of reach" in refused.err
+    assert "is unreachable" in refused.err
     offline = here("run", file, "--tracking", nowhere, "--offline-ok")
     assert offline.code == 0, offline.err
-    assert offline.out.count("note: tracking: MLflow at http://127.0.0.1:1 is out of reach") == 2  # and at the end
+    assert offline.out.count("note: tracking: MLflow at http://127.0.0.1:1 is unreachable") == 2  # and at the end
     assert "the next run of small sends what is missing" in offline.out
     assert here("run", file).code == 0
     assert_whole(left_by(tmp_path / "results", "small"), "small", trials=4, controls=0)

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from sweep.cluster.recipes import ENVIRONMENT
-from sweep.tracking.tracker import serve
+from sweep.tracking.server import serve
 
 HEAD = "f" * 51 + "00000"  # the id that Ray's provider of pretended nodes has for the head
 DRAIN = """

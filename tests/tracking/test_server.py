@@ -1,18 +1,18 @@
-"""A real MLflow server, started once by the command: with a password, on loopback, known again by its process."""
+"""A real MLflow server, run by the command in the foreground: with a password, on loopback, ended by a signal."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import psutil
@@ -20,9 +20,9 @@ import pytest
 
 from sweep.config.errors import SweepError
 from sweep.config.settings import Settings
-from sweep.tracking.server import down, environment_file, status, up
+from sweep.tracking.server import password_server
 
-from ..support.processes import environment, free_port
+from ..support.processes import Command, environment, free_port, wait_for
 
 API = "/api/2.0/mlflow/experiments/search?max_results=1"
 
@@ -35,7 +35,7 @@ class Up:
     url: str
     port: int
     variables: dict[str, str]
-    said: str
+    command: Command
 
     def get(self, path: str, *, password: str | None = None, host: str = "") -> int:
         request = urllib.request.Request(self.url + path, headers={"Host": host} if host else {})
@@ -51,41 +51,40 @@ class Up:
             return error.code
 
 
-def sweep(workspace: Path, *words: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "sweep", *words], env=environment(workspace), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def start(workspace: Path, port: int, *words: str) -> Command:
+    """Runs the command until it says that the server answers."""
+    command = Command(workspace, "services", "up", "--port", str(port), *words)
+    wait_for(lambda: command.over or "The password of" in command.out, "the server")
+    assert not command.over, command.out
+    return command
+
+
+def variables(workspace: Path) -> dict[str, str]:
+    lines = (workspace / "services" / "services.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     workspace, port = tmp_path_factory.mktemp("services") / "results", free_port()
-    settings = Settings(workspace=workspace)
+    command = start(workspace, port, "--name", "tracking.example")
     try:
-        said = sweep(workspace, "services", "up", "--port", str(port), "--name", "tracking.example")
-        lines = environment_file(settings).read_text().splitlines()
-        variables = dict(line.split("=", 1) for line in lines)
-        yield Up(settings, f"http://127.0.0.1:{port}", port, variables, said)
+        url, settings = f"http://127.0.0.1:{port}", Settings(workspace=workspace)
+        yield Up(settings, url, port, variables(workspace), command)
     finally:
-        down(settings)
+        command.close()
 
 
-def processes(server: Up) -> list[psutil.Process]:
-    (service,) = status(server.settings)
-    root = psutil.Process(service.pid)
-    return [root, *root.children(recursive=True)]
+def processes(command: Command) -> list[psutil.Process]:
+    """The server and its workers."""
+    return psutil.Process(command.process.pid).children(recursive=True)
 
 
-def test_it_runs_when_the_command_returns_and_says_where(server: Up) -> None:
-    (service,) = status(server.settings)
-    assert (service.name, service.state, service.url) == ("mlflow", "running", server.url)
-    assert server.url in server.said
-    assert str(environment_file(server.settings)) in server.said
-    assert server.variables["MLFLOW_TRACKING_PASSWORD"] not in server.said
-    (shown,) = json.loads(sweep(server.settings.workspace, "services", "status", "--json"))
-    assert shown == dataclasses.asdict(service)
+def test_it_answers_when_it_says_where_it_is(server: Up) -> None:
+    assert f"MLflow is at {server.url}, " in server.command.out
+    assert str(server.settings.workspace / "services" / "services.env") in server.command.out
+    assert server.variables["MLFLOW_TRACKING_URI"] == server.url
+    assert server.variables["MLFLOW_TRACKING_PASSWORD"] not in server.command.out
 
 
 def test_it_asks_for_the_password_and_for_a_name_it_knows(server: Up) -> None:
@@ -100,17 +99,17 @@ def test_it_asks_for_the_password_and_for_a_name_it_knows(server: Up) -> None:
 def test_passwords_are_in_files_of_the_user_alone_and_in_no_process_list(server: Up) -> None:
     folder = server.settings.workspace / "services"
     assert folder.stat().st_mode & 0o077 == 0
-    assert environment_file(server.settings).stat().st_mode & 0o077 == 0
+    assert (folder / "services.env").stat().st_mode & 0o077 == 0
     secret = server.variables["MLFLOW_TRACKING_PASSWORD"]
     assert len(secret) >= 12
-    family = processes(server)
+    family = processes(server.command)
     assert all(secret not in " ".join(process.cmdline()) for process in family)
-    for file in ("mlflow.log", "services.json", "users.ini"):
+    for file in ("mlflow.log", "users.ini"):
         assert secret not in (folder / file).read_text()
 
 
 def test_it_listens_on_loopback_alone_and_starts_no_job_processes(server: Up) -> None:
-    family = processes(server)
+    family = processes(server.command)
     listening = {c.laddr for process in family for c in process.net_connections("inet") if c.status == "LISTEN"}
     assert {(address.ip, address.port) for address in listening} == {("127.0.0.1", server.port)}
     assert len(family) <= 4  # with the job processes there are seven more
@@ -131,56 +130,80 @@ def test_it_takes_artifacts_from_who_has_no_access_to_their_place(
     assert kept.read_text() == "kept"
 
 
-def test_started_again_it_is_the_same_server(server: Up) -> None:
-    before = status(server.settings)
-    sweep(server.settings.workspace, "services", "up", "--port", str(server.port))
-    assert status(server.settings) == before
-
-
 def test_a_port_that_is_taken_is_refused(server: Up, tmp_path: Path) -> None:
-    with pytest.raises(SweepError, match=rf"127.0.0.1:{server.port}.*--port"):
-        up(Settings(workspace=tmp_path / "other"), port=server.port)
-    assert status(Settings(workspace=tmp_path / "other")) == []
+    taken = password_server(Settings(workspace=tmp_path / "other"), port=server.port)
+    with pytest.raises(SweepError, match=rf"127.0.0.1:{server.port}.*--port"), taken:
+        pass
 
 
 def test_a_database_that_is_not_there_is_told_with_the_end_of_the_log(tmp_path: Path) -> None:
     settings = Settings(workspace=tmp_path / "other")
-    with pytest.raises(SweepError, match=r"did not start(.|\n)*nosuch") as caught:
-        up(settings, port=free_port(), backend="nosuch://user:hidden@127.0.0.1/mlflow")
+    absent = password_server(settings, port=free_port(), backend="nosuch://user:hidden@127.0.0.1/mlflow")
+    with pytest.raises(SweepError, match=r"did not start(.|\n)*nosuch") as caught, absent:
+        pass
     assert "hidden" not in str(caught.value)
-    assert status(settings) == []
 
 
 def test_optuna_and_mlflow_do_not_share_a_database(tmp_path: Path) -> None:
     url = "postgresql+psycopg://me@127.0.0.1/one"
-    with pytest.raises(SweepError, match="one of its own"):
-        up(Settings(workspace=tmp_path, storage=url), backend=url)
+    shared = password_server(Settings(workspace=tmp_path, storage=url), backend=url, port=free_port())
+    with pytest.raises(SweepError, match="one of its own"), shared:
+        pass
 
 
 def test_postgres_needs_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SweepError, match="no docker here; give the URL of a database with --backend"):
-        up(Settings(workspace=tmp_path / "other"), postgres=True)
+    without = password_server(Settings(workspace=tmp_path / "other"), postgres=True, port=free_port())
+    with pytest.raises(SweepError, match="no docker here; give the URL of a database with --backend"), without:
+        pass
 
 
-def test_down_ends_nothing_that_it_did_not_start(tmp_path: Path) -> None:
-    settings = Settings(workspace=tmp_path / "results")
-    folder = settings.workspace / "services"
-    folder.mkdir(parents=True)
-    with subprocess.Popen(["sleep", "600"]) as stranger:  # has the process id of a server that ended long ago
-        record: dict[str, Any] = {"pid": stranger.pid, "started": time.time() - 3600, "url": "http://x", "log": ""}
-        (folder / "services.json").write_text(json.dumps({"mlflow": record}))
-        assert [service.state for service in status(settings)] == ["ended"]
-        assert "had ended by itself" in sweep(settings.workspace, "services", "down")
-        assert stranger.poll() is None
-        stranger.kill()
-    assert "Nothing was started here." in sweep(settings.workspace, "services", "down")
+def test_postgres_is_ended_with_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without docker: a script in its place writes down what it is asked, so that MLflow finds no database."""
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{docker.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr("sweep.tracking.server.START_SECONDS", 5.0)
+    without = password_server(Settings(workspace=tmp_path / "other"), postgres=True, port=free_port())
+    with pytest.raises(SweepError, match="did not start"), without:
+        pass
+    asked = [line.partition("compose.yaml ")[2] for line in (tmp_path / "asked").read_text().splitlines()]
+    assert asked == ["up --detach --wait postgres", "stop postgres"]
+    assert variables(tmp_path / "other")["SWEEP_STORAGE"].startswith("postgresql")
 
 
-def test_down_ends_all_of_it_and_up_has_the_data_again(server: Up) -> None:  # the last one: it ends the server
-    family = processes(server)
-    os.kill(family[0].pid, 0)
-    assert "mlflow: ended" in sweep(server.settings.workspace, "services", "down")
+@pytest.mark.parametrize("word", ["down", "status"])
+def test_what_needed_a_daemon_is_gone(tmp_path: Path, word: str) -> None:
+    command = [sys.executable, "-m", "sweep", "services", word]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "No such command" in done.stderr
+
+
+def test_a_signal_ends_all_of_it_and_the_next_one_has_the_data_and_the_password(server: Up) -> None:
+    """The last test, since it ends the server."""
+    family, password = processes(server.command), server.variables["MLFLOW_TRACKING_PASSWORD"]
+    workspace = server.settings.workspace
+    assert family
+    server.command.signal(signal.SIGTERM)
+    assert server.command.end() == 143
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
-    assert status(server.settings) == []
-    assert (server.settings.workspace / "mlflow.db").exists()
+    assert (workspace / "mlflow.db").exists()
+
+    again = start(workspace, server.port, "--json")
+    try:
+        told = re.search(r"\{.*?\}", again.out, re.DOTALL)
+        assert told is not None
+        assert json.loads(told[0])["url"] == server.url
+        assert server.get(API, password=password) == 200
+        again.signal(signal.SIGINT)
+        assert again.end() == 0
+        assert "Traceback" not in again.out
+    finally:
+        again.close()
+    other = password_server(server.settings, port=server.port, password="quite another one")
+    with pytest.raises(SweepError, match=r"another password(.|\n)*users.db"), other:
+        pass
+    assert variables(workspace)["MLFLOW_TRACKING_PASSWORD"] == password

@@ -31,11 +31,11 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE
 from optuna.exceptions import StorageInternalError
 
 from sweep.config.errors import TrackingError, without_password
-from sweep.tracking.tracker import RunKey, Tracker, serve
+from sweep.tracking import RunKey, Tracker, serve
 from sweep.training.reports import EpochMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mlflow.entities import Run
 
@@ -59,6 +59,34 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def uri(tmp_path: Path, empty_store: bytes) -> str:
     (tmp_path / "mlflow.db").write_bytes(empty_store)
     return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+class Checkpoints:
+    """What the trials of a test have written to their checkpoints, and the repair that sends it again."""
+
+    def __init__(self, tracker: Tracker):
+        self.tracker = tracker
+        self._calls: list[Callable[[], None]] = []
+        tracker.repair = self.repair
+
+    def repair(self) -> None:
+        for call in self._calls:
+            call()
+
+    def _log(self, call: Callable[[], None]) -> None:
+        self._calls.append(call)
+        call()
+
+    def start(self, key: RunKey, **params: object) -> None:
+        tags, begin = {"sweep.design": "true"}, self.tracker.start_trial
+        begin(key, params=params, tags=tags, start_time=1_000_000)
+        self._calls.append(lambda: begin(key, params=params, tags=tags, start_time=1_000_000, resumed=True))
+
+    def log_epochs(self, key: RunKey, made: list[EpochMetrics]) -> None:
+        self._log(lambda: self.tracker.log_epochs(key, made))
+
+    def end(self, key: RunKey, **metrics: float) -> None:
+        self._log(lambda: end(self.tracker, key, **metrics))
 
 
 def opened(uri: str, experiment: str = "digits", artifacts: Path = Path("artifacts")) -> Tracker:
@@ -102,7 +130,7 @@ def test_a_trial_is_one_whole_run(uri: str, tmp_path: Path) -> None:
     tracker.log_epochs(TRIAL, epochs(1, 3))
     end(tracker, TRIAL, objective=0.25)
     assert tracker.close(status="FINISHED")
-    assert tracker.problem is None
+    assert tracker.error is None
 
     [parent], [run] = runs(uri, kind="study"), runs(uri)
     assert run.info.run_name == "digits-0017"
@@ -124,7 +152,8 @@ def test_a_trial_is_one_whole_run(uri: str, tmp_path: Path) -> None:
     experiment = MlflowClient(uri).get_experiment_by_name("digits")
     assert experiment is not None
     assert experiment.artifact_location == (tmp_path / "artifacts").as_uri()
-    assert experiment.experiment_id == tracker.experiment_id == Tracker(uri, "digits", artifacts=tmp_path).check()
+    late = Tracker(uri, "digits", artifacts=tmp_path)
+    assert experiment.experiment_id == tracker.store.experiment_id == late.store.find_experiment()
 
 
 @pytest.mark.parametrize(
@@ -155,7 +184,7 @@ def test_a_resumed_study_continues_its_runs(uri: str) -> None:
     assert first.flush(20)  # and then the driver is killed: nothing is closed
 
     second = opened(uri)
-    state = second.runs()[TRIAL]
+    state = second.store.found[TRIAL]
     assert (state.outcome, state.status) == (None, "RUNNING")
     second.start_trial(TRIAL, params={"lambda1": 1e-3, "lambda2": 0.0}, tags={}, start_time=1_500_000)
     second.log_epochs(TRIAL, epochs(2, 6))  # 2 and 3 were sent before
@@ -165,7 +194,7 @@ def test_a_resumed_study_continues_its_runs(uri: str) -> None:
     assert runs(uri, kind="study")[0].info.status == "KILLED"
 
     third = opened(uri)
-    assert third.runs()[TRIAL].run_id == state.run_id == run.info.run_id
+    assert third.store.found[TRIAL].run_id == state.run_id == run.info.run_id
     assert runs(uri, kind="study")[0].info.status == "RUNNING"
     third.start_trial(TRIAL, params={"lambda1": 0.5}, tags={}, start_time=1_700_000)  # what a run has, it keeps
     third.flush(20)
@@ -176,7 +205,7 @@ def test_a_resumed_study_continues_its_runs(uri: str) -> None:
     fourth.open(description="extended", params={"trials": 100}, tags={})
     end(fourth, TRIAL, objective=7.0)  # told again by a driver that did not know
     assert fourth.close(status="FINISHED")
-    assert fourth.problem is None
+    assert fourth.error is None
 
     [run] = runs(uri)
     assert run.info.status == "FINISHED"
@@ -188,7 +217,7 @@ def test_a_resumed_study_continues_its_runs(uri: str) -> None:
     assert runs(uri, kind="study")[0].data.params == {"trials": "2"}
     # A value of a run that died before its answer came is sent again: the time it carries must not move.
     assert [m.timestamp for m in MlflowClient(uri).get_metric_history(run.info.run_id, "objective")] == [1_000_000]
-    assert opened(uri).runs()[TRIAL].outcome == "completed"
+    assert opened(uri).store.found[TRIAL].outcome == "completed"
 
 
 def test_a_trial_adopted_from_another_driver_keeps_its_run(uri: str) -> None:
@@ -237,7 +266,7 @@ def test_kinds_and_studies_do_not_mix(uri: str) -> None:
         start(tracker, key)
         end(tracker, key)
     tracker.close(status="FINISHED")
-    assert opened(uri).runs().keys() == set(keys)
+    assert opened(uri).store.found.keys() == set(keys)
     assert [len(runs(uri, kind=kind)) for kind in ("trial", "control", "finalist")] == [1, 1, 1]
 
 
@@ -300,13 +329,13 @@ def test_a_run_is_found_by_its_tags(uri: str, tmp_path: Path) -> None:
         end(tracker, key)
     tracker.close(status="FINISHED")
     late = Tracker(uri, "digits", artifacts=tmp_path / "artifacts")
-    experiment = late.check()
+    experiment = late.store.find_experiment()
     assert experiment is not None
     missing = RunKey("digits", "trial", 18)
-    found = late.find_runs(experiment, [TRIAL, control, missing])
+    found = late.store.find_runs(experiment, [TRIAL, control, missing])
     assert found == {TRIAL: runs(uri)[0].info.run_id, control: runs(uri, kind="control")[0].info.run_id}
-    with pytest.raises(TrackingError, match="out of reach"):
-        Tracker("http://127.0.0.1:1", "digits", artifacts=tmp_path).find_runs("1", [TRIAL])
+    with pytest.raises(TrackingError, match="unreachable"):
+        Tracker("http://127.0.0.1:1", "digits", artifacts=tmp_path).store.find_runs("1", [TRIAL])
 
 
 def test_the_experiment_is_described_at_every_opening(uri: str) -> None:
@@ -315,8 +344,8 @@ def test_the_experiment_is_described_at_every_opening(uri: str) -> None:
         tracker.open(description="", params={}, tags={}, experiment_tags={"mlflow.note.content": text})
         tracker.close(status="FINISHED")
         late = Tracker(uri, "digits", artifacts=Path("artifacts"))
-        late.check()
-        assert late.experiment_tags["mlflow.note.content"] == text
+        late.store.find_experiment()
+        assert late.store.experiment_tags["mlflow.note.content"] == text
 
 
 def test_long_values_and_strange_layer_names_are_taken(uri: str) -> None:
@@ -325,7 +354,7 @@ def test_long_values_and_strange_layer_names_are_taken(uri: str) -> None:
     tracker.log_epochs(TRIAL, [EpochMetrics(1, {"entropy/block[0]": 2.0}, 1_000_001)])
     end(tracker, TRIAL)
     tracker.close(status="FINISHED")
-    assert tracker.problem is None
+    assert tracker.error is None
     [run] = runs(uri)
     assert run.data.params["long"].startswith("éé")
     assert run.data.params["long"].endswith("...")
@@ -341,9 +370,9 @@ def test_what_mlflow_refuses_is_told_and_stops_nothing_else(uri: str, tmp_path: 
     start(tracker, other)
     end(tracker, other)
     assert tracker.flush(20)
-    assert tracker.problem is not None
-    assert "digits-0017" in tracker.problem
-    assert "missing.pt" in tracker.problem
+    assert tracker.error is not None
+    assert "digits-0017" in tracker.error
+    assert "missing.pt" in tracker.error
     assert {run.info.run_name: run.info.status for run in runs(uri)}["digits-0018"] == "FINISHED"
     tracker.close(status="FINISHED")
 
@@ -356,11 +385,11 @@ def test_a_run_that_fails_again_and_again_does_not_hold_up_the_others(uri: str, 
     start(tracker, TRIAL)
     end(tracker, TRIAL)
     assert not tracker.flush(4)
-    assert tracker.problem is not None
+    assert tracker.error is not None
     assert runs(uri)[0].info.status == "FINISHED"
     (tmp_path / "artifacts").unlink()
     assert tracker.flush(20)
-    assert tracker.problem is None
+    assert tracker.error is None
     assert tracker.close(status="FINISHED")
 
 
@@ -403,14 +432,14 @@ def test_deleted_experiment_is_refused_with_the_way_back(uri: str) -> None:
 def test_a_store_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     started = time.monotonic()
-    with pytest.raises(TrackingError, match="out of reach"):
-        Tracker(f"sqlite:///{tmp_path}/file/mlflow.db", "digits", artifacts=tmp_path).check(create=True)
+    with pytest.raises(TrackingError, match="unreachable"):
+        Tracker(f"sqlite:///{tmp_path}/file/mlflow.db", "digits", artifacts=tmp_path).store.find_experiment(create=True)
     assert time.monotonic() - started < 10
 
 
 def test_whoever_only_looks_creates_no_store(tmp_path: Path) -> None:
     tracker = Tracker(f"sqlite:///{tmp_path}/results/mlflow.db", "digits", artifacts=tmp_path / "results" / "artifacts")
-    assert (tracker.check(), tracker.open_existing()) == (None, False)
+    assert (tracker.store.find_experiment(), tracker.open_existing()) == (None, False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -429,16 +458,16 @@ def test_an_unreachable_server_is_told_soon_and_without_its_password() -> None:
     assert time.monotonic() - started < 10
     assert "refused" in str(error.value)
     assert "s3cret" not in str(error.value)
-    assert not tracker.close(status="FAILED", timeout=1) or tracker.problem is None
+    assert not tracker.close(status="FAILED", timeout=1) or tracker.error is None
 
 
 def test_a_silent_server_is_told_soon() -> None:
     with socket.socket() as listener:  # takes connections and never answers
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        started = time.monotonic()
-        with pytest.raises(TrackingError, match="out of reach"):
-            Tracker(f"http://127.0.0.1:{listener.getsockname()[1]}", "digits", artifacts=Path("artifacts")).check()
+        url, started = f"http://127.0.0.1:{listener.getsockname()[1]}", time.monotonic()
+        with pytest.raises(TrackingError, match="unreachable"):
+            Tracker(url, "digits", artifacts=Path("artifacts")).store.find_experiment()
     assert time.monotonic() - started < 12
 
 
@@ -502,7 +531,7 @@ def test_a_logged_model_predicts_without_this_project_and_without_unpickling(uri
     tracker.log_model(TRIAL, model.train(), batch[:1])
     tracker.log_model(TRIAL, model, batch[:1])  # a resumed study logs it again: it is there
     assert tracker.close(status="FINISHED", timeout=60)
-    assert tracker.problem is None
+    assert tracker.error is None
     [run] = runs(uri)
     assert len(MlflowClient(uri).search_logged_models([run.info.experiment_id])) == 1
 
@@ -619,9 +648,10 @@ def test_a_creation_whose_answer_is_lost_is_not_repeated(server: Server) -> None
     Proxy.target = server.url
     with listening(Proxy) as url:
         tracker = opened(url, "lost")
-        start(tracker, TRIAL)
-        tracker.log_epochs(TRIAL, epochs(1, 2))
-        end(tracker, TRIAL)
+        trials = Checkpoints(tracker)
+        trials.start(TRIAL)
+        trials.log_epochs(TRIAL, epochs(1, 2))
+        trials.end(TRIAL)
         assert tracker.close(status="FINISHED")
     assert Proxy.creations == 1
     [run] = runs(server.store, "lost")
@@ -636,38 +666,41 @@ def test_a_refused_login_says_which_variables() -> None:
 
 def test_a_server_that_dies_and_comes_back_loses_and_doubles_nothing(server: Server) -> None:
     tracker = opened(server.url, "dies")
+    trials = Checkpoints(tracker)
     keys = [RunKey("dies", "trial", number) for number in range(6)]
     bad = EpochMetrics(3, {"val_loss": math.nan}, 1_000_003)
     for key in keys[:3]:
-        start(tracker, key, lambda1=0.5)
-        tracker.log_epochs(key, [*epochs(1, 2), bad])
+        trials.start(key, lambda1=0.5)
+        trials.log_epochs(key, [*epochs(1, 2), bad])
     tracker.log_text(None, "x: 1", "study.yaml")
     assert tracker.flush(20)
 
     stopped(server.processes[-1])
     for key in keys[3:]:
-        start(tracker, key, lambda1=0.5)
+        trials.start(key, lambda1=0.5)
     for key in keys:
-        tracker.log_epochs(key, [*epochs(1, 2), bad, *epochs(4, 5)])
-        end(tracker, key, objective=0.1)
+        trials.log_epochs(key, [*epochs(1, 2), bad, *epochs(4, 5)])
+        trials.end(key, objective=0.1)
     assert not tracker.flush(3)
-    assert tracker.problem is not None
-    assert "refused" in tracker.problem
-    assert server.url in tracker.problem
+    assert tracker.error is not None
+    assert "refused" in tracker.error
+    assert server.url in tracker.error
     late, key = Tracker(server.url, "late", artifacts=server.folder / "artifacts"), RunKey("late", "trial", 0)
     with pytest.raises(TrackingError, match="refused"):
         late.open(description="", params={}, tags={})
     late.open(description="", params={}, tags={}, offline_ok=True)
-    assert late.problem is not None
-    assert "refused" in late.problem
-    start(late, key, lambda1=0.5)
-    late.log_epochs(key, epochs(1, 2))
-    end(late, key, objective=0.1)
+    assert late.error is not None
+    assert "refused" in late.error
+    late_trials = Checkpoints(late)
+    late_trials.start(key, lambda1=0.5)
+    late_trials.log_epochs(key, epochs(1, 2))
+    late_trials.end(key, objective=0.1)
+    assert not late._pending  # no queue grows while the server is away
 
     server.processes.append(served(server.store, server.folder / "artifacts", int(server.url.rpartition(":")[2])))
     for each in (tracker, late):
         assert each.flush(60)
-        assert each.problem is None
+        assert each.error is None
         assert each.close(status="FINISHED")
 
     [run] = runs(server.store, "late")
@@ -708,7 +741,7 @@ def test_an_experiment_belongs_to_one_study_and_to_whoever_began_it(uri: str, tm
 
 def failing(monkeypatch: pytest.MonkeyPatch, tracker: Tracker, call: str, *errors: Exception, of: str = "") -> None:
     """The next calls of a kind raise errors, those about one run alone where ``of`` is its name."""
-    client, left = tracker._runs._client(), list(errors)
+    client, left = tracker.store._client(), list(errors)
     real = getattr(client, call)
 
     def stumbles(run_id: str, *words: Any, **more: Any) -> Any:
@@ -725,17 +758,18 @@ def test_what_the_servers_database_refuses_for_a_while_is_not_lost_and_holds_nob
     tracker, other = opened(uri), RunKey("digits", "trial", 18)
     busy = MlflowException("QueuePool limit of size 5 overflow 10 reached", error_code=BAD_REQUEST)
     failing(monkeypatch, tracker, "log_batch", *[busy] * 3, of=TRIAL.name)
-    start(tracker, TRIAL, lambda1=0.5)
-    tracker.log_epochs(TRIAL, epochs(1, 5))
-    start(tracker, other)
-    end(tracker, other)
+    trials = Checkpoints(tracker)
+    trials.start(TRIAL, lambda1=0.5)
+    trials.log_epochs(TRIAL, epochs(1, 5))
+    trials.start(other)
+    trials.end(other)
     assert not tracker.flush(2)
-    assert "QueuePool" in (tracker.problem or "")
+    assert "QueuePool" in (tracker.error or "")
     assert {run.info.run_name: run.info.status for run in runs(uri)}[other.name] == "FINISHED"
-    tracker.log_epochs(TRIAL, epochs(6, 8))
-    end(tracker, TRIAL)
+    trials.log_epochs(TRIAL, epochs(6, 8))
+    trials.end(TRIAL)
     assert tracker.close(status="FINISHED")
-    assert (tracker.problem, tracker.dropped) == (None, [])
+    assert (tracker.error, tracker.dropped) == (None, [])
     whole = next(run for run in runs(uri) if run.info.run_name == TRIAL.name)
     assert whole.data.params == {"lambda1": "0.5"}
     assert [step for step, _ in history(uri, whole, "val_loss")] == [*range(1, 9)]
@@ -753,7 +787,7 @@ def test_a_run_that_lacks_what_was_refused_has_no_outcome_and_is_sent_again_by_t
     end(tracker, TRIAL)
     tracker.close(status="FINISHED")
     late = opened(uri)
-    assert late.runs()[TRIAL].outcome is None
+    assert late.store.found[TRIAL].outcome is None
     start(late, TRIAL, lambda1=0.5)
     end(late, TRIAL)
     assert late.close(status="FINISHED")
@@ -763,11 +797,11 @@ def test_a_run_that_lacks_what_was_refused_has_no_outcome_and_is_sent_again_by_t
 def test_an_upload_that_is_refused_is_dropped_after_a_while_and_nothing_else(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweep.tracking.tracker.JOB_SECONDS", 1.0)
+    monkeypatch.setattr("sweep.tracking.sender.JOB_SECONDS", 1.0)
     response = requests.Response()
     response.status_code = 413
     tracker = opened(uri, artifacts=tmp_path / "artifacts")
-    client = tracker._runs._client()
+    client = tracker.store._client()
     log = client.log_artifact
 
     def small_ones(run_id: str, path: str, folder: str | None = None) -> None:
@@ -782,7 +816,7 @@ def test_an_upload_that_is_refused_is_dropped_after_a_while_and_nothing_else(
     tracker.log_text(TRIAL, "seed: 1", "study.yaml")
     end(tracker, TRIAL)
     assert tracker.close(status="FINISHED")
-    assert tracker.away is None
+    assert not tracker.behind
     assert [("too large" in each, TRIAL.name in each) for each in tracker.dropped] == [(True, True)]
     [run] = runs(uri)
     assert (run.info.status, run.data.tags["sweep.outcome"]) == ("FINISHED", "completed")
@@ -806,7 +840,7 @@ def test_a_trial_that_another_driver_has_ended_stays_ended(uri: str) -> None:
 def test_a_second_run_of_a_trial_goes_when_one_is_whole(uri: str, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
     """Its creation took longer than its driver waited, and no search found it; or two drivers created it at once."""
     tracker = opened(uri)
-    client, late = tracker._runs._client(), []
+    client, late = tracker.store._client(), []
     create = client.create_run
 
     def slowly(*words: Any, **more: Any) -> Any:
@@ -817,7 +851,7 @@ def test_a_second_run_of_a_trial_goes_when_one_is_whole(uri: str, monkeypatch: p
         return create(*words, **more)
 
     monkeypatch.setattr(client, "create_run", slowly)
-    start(tracker, TRIAL, lambda1=0.5)
+    Checkpoints(tracker).start(TRIAL, lambda1=0.5)
     assert tracker.flush(20)
     first, second = runs(uri)
     if whole:  # by another driver, at the same time
@@ -828,7 +862,7 @@ def test_a_second_run_of_a_trial_goes_when_one_is_whole(uri: str, monkeypatch: p
     assert len(runs(uri)) == 1 + whole
     late_one = opened(uri)
     assert late_one.close(status="FINISHED")
-    assert [run.info.run_id for run in runs(uri)] == [late_one.runs()[TRIAL].run_id]
+    assert [run.info.run_id for run in runs(uri)] == [late_one.store.found[TRIAL].run_id]
     assert runs(uri)[0].data.tags["sweep.outcome"] == "completed"
 
 
@@ -848,10 +882,10 @@ def test_a_storage_that_is_away_when_the_server_is_back_does_not_end_the_recorde
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened(uri).close(status="FINISHED")  # so that there is something to compare with what was taken
-    monkeypatch.setattr("sweep.tracking.tracker.ROUND_SECONDS", 0.1)
+    monkeypatch.setattr("sweep.tracking.sender.ROUND_SECONDS", 0.1)
     tracker = Tracker(uri, "digits", artifacts=Path("artifacts"))
     answers = iter([TrackingError("away"), StorageInternalError("away, too"), set()])
-    begin = tracker._runs.begin
+    begin = tracker.store.begin
 
     def beginning(*words: Any) -> None:
         answer = next(answers)
@@ -859,46 +893,118 @@ def test_a_storage_that_is_away_when_the_server_is_back_does_not_end_the_recorde
             raise answer
         begin(*words)
 
-    monkeypatch.setattr(tracker._runs, "begin", beginning)
+    monkeypatch.setattr(tracker.store, "begin", beginning)
     tracker.open(description="", params={}, tags={}, offline_ok=True)
-    start(tracker, TRIAL)
-    end(tracker, TRIAL)
+    trials = Checkpoints(tracker)
+    trials.start(TRIAL)
+    trials.end(TRIAL)
     assert tracker.close(status="FINISHED", timeout=20)
     assert runs(uri)[0].info.status == "FINISHED"
 
 
-def test_a_server_that_is_away_for_long_does_not_fill_the_memory(
-    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_server_that_is_away_or_slow_for_long_does_not_fill_the_memory(
+    uri: str, monkeypatch: pytest.MonkeyPatch, slow: bool
 ) -> None:
-    monkeypatch.setattr("sweep.tracking.tracker.ROUND_SECONDS", 0.1)
-    monkeypatch.setattr("sweep.tracking.tracker.MOST_KEPT", 2)
-    tracker, back = Tracker(uri, "digits", artifacts=Path("artifacts")), threading.Event()
-    begin = tracker._runs.begin
+    monkeypatch.setattr("sweep.tracking.sender.ROUND_SECONDS", 0.1)
+    monkeypatch.setattr("sweep.tracking.sender.QUEUED", 3)
+    monkeypatch.setattr("sweep.tracking.sender.REPAIRED", 2)
+    tracker, answers, most = opened(uri), threading.Event(), 0
+    client, trials = tracker.store._client(), Checkpoints(tracker)
+    create = client.create_run
 
-    def beginning(*words: Any) -> None:
-        if not back.is_set():
-            raise TrackingError("away")
-        begin(*words)
+    def creating(*words: Any, **more: Any) -> Any:
+        if not answers.is_set() and not slow:
+            raise requests.ConnectionError("refused")
+        answers.wait()
+        return create(*words, **more)
 
-    monkeypatch.setattr(tracker._runs, "begin", beginning)
-    tracker.open(description="", params={}, tags={}, offline_ok=True)
-    keys = [RunKey("digits", "trial", number) for number in range(4)]
+    def repair() -> None:
+        nonlocal most
+        for call in trials._calls:
+            call()
+            tracker.make_room()
+            most = max(most, len(tracker._pending))
+
+    monkeypatch.setattr(client, "create_run", creating)
+    tracker.repair = repair
+    keys = [RunKey("digits", "trial", number) for number in range(20)]
     for key in keys:
-        start(tracker, key)
-        tracker.log_epochs(key, epochs(1, 1))
-    assert len(tracker.dropped) == 1
-    assert "2 trials wait for it" in tracker.dropped[0]
-    back.set()
-    assert tracker.flush(20)
-    for key in keys:
-        tracker.log_epochs(key, epochs(2, 2))
-        end(tracker, key)
+        trials.start(key)
+        trials.log_epochs(key, epochs(1, 2))
+        trials.end(key)
+        assert len(tracker._pending) <= 3
+        time.sleep(0.05)
+    assert tracker.behind
+    assert ("is too slow: 3 runs wait" if slow else "refused") in (tracker.error or "")
+    answers.set()
     assert tracker.close(status="FINISHED", timeout=20)
-    assert tracker.problem == tracker.dropped[0]
+    assert tracker.error is None
+    assert 1 <= most <= 2
+    found = runs(uri)
+    assert sorted(run.info.run_name for run in found) == [key.name for key in keys]
+    for run in found:
+        assert (run.info.status, [step for step, _ in history(uri, run, "val_loss")]) == ("FINISHED", [1, 2])
+
+
+def test_a_running_trial_is_sent_whole_after_an_outage_and_ended_by_who_closes_in_it(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.tracking.sender.ROUND_SECONDS", 0.1)
+    tracker = opened(uri)
+    trials, other, away = Checkpoints(tracker), RunKey("digits", "trial", 18), threading.Event()
+    client = tracker.store._client()
+    log_batch = client.log_batch
+
+    def logging(*words: Any, **more: Any) -> None:
+        if away.is_set():
+            raise requests.ConnectionError("refused")
+        log_batch(*words, **more)
+
+    monkeypatch.setattr(client, "log_batch", logging)
+    trials.start(TRIAL)
+    trials.log_epochs(TRIAL, epochs(1, 2))
+    assert tracker.flush(20)
+    away.set()
+    trials.log_epochs(TRIAL, epochs(3, 4))
+    trials.start(other)
+    assert not tracker.flush(0.5)
+    trials.log_epochs(TRIAL, epochs(5, 6))
+    away.clear()
+    assert tracker.flush(20)
+    assert not tracker.behind
+    trials.log_epochs(TRIAL, epochs(7, 8))
+    assert tracker.flush(20)
+    away.set()
+    trials.log_epochs(TRIAL, epochs(9, 9))
+    assert not tracker.flush(0.5)
+    threading.Timer(1.0, away.clear).start()
+    assert tracker.close(status="KILLED")
     found = {run.info.run_name: run for run in runs(uri)}
-    assert found.keys() == {key.name for key in keys[:2]}  # whole, or not there
-    assert {run.data.metrics["val_loss"] for run in found.values()} == {epochs(2, 2)[0].values["val_loss"]}
-    again = Tracker(uri, "digits", artifacts=Path("artifacts"))
-    again.open(description="", params={}, tags={})
-    assert again.runs().keys() == set(keys[:2])  # so that the next run sees what is missing
-    again.close(status=None)
+    assert {name: run.info.status for name, run in found.items()} == {TRIAL.name: "KILLED", other.name: "KILLED"}
+    assert [step for step, _ in history(uri, found[TRIAL.name], "val_loss")] == [*range(1, 10)]
+
+
+def test_a_trial_that_was_claimed_and_never_started_has_nothing_to_end(uri: str) -> None:
+    tracker = opened(uri)
+    end(tracker, TRIAL, None)
+    assert tracker.close(status="KILLED")
+    assert (tracker.error, runs(uri)) == (None, [])
+
+
+def test_a_run_that_is_never_accepted_does_not_keep_the_tracker_from_ending(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.tracking.sender.ROUND_SECONDS", 0.1)
+    tracker, other = opened(uri), RunKey("digits", "trial", 18)
+    busy = MlflowException("database is locked", error_code=BAD_REQUEST)
+    failing(monkeypatch, tracker, "log_batch", *[busy] * 1000, of=TRIAL.name)
+    trials = Checkpoints(tracker)
+    for key in (TRIAL, other):
+        trials.start(key, lambda1=0.5)
+        trials.end(key)
+    assert not tracker.close(status="FINISHED", timeout=2)
+    assert "database is locked" in (tracker.error or "")
+    found = {run.info.run_name: run for run in runs(uri)}
+    assert found[other.name].data.tags["sweep.outcome"] == "completed"
+    assert "sweep.outcome" not in found[TRIAL.name].data.tags  # so that the next run of the study sends it

@@ -16,7 +16,7 @@ from ...config.sections import DataConfig
 from ...config.settings import Settings
 from ...data.loading import DATASETS, load_dataset
 from ...study.storages.storage import open_storage
-from ...tracking.tracker import Tracker
+from ...tracking.client import MlflowStore
 
 Check = tuple[str, bool, str]  # name, True if passed, detail
 
@@ -33,7 +33,7 @@ def run_checks(settings: Settings) -> list[Check]:
         ("devices", True, f"{os.cpu_count()} CPUs; GPUs: {', '.join(gpus) or 'none'}"),
         _try("workspace", lambda: _workspace(settings)),
         _try("storage", lambda: _reach(lambda: open_storage(settings.storage), settings.storage)),
-        _try("tracking", lambda: _reach(lambda: Tracker.of("doctor", settings).check(), settings.tracking_uri)),
+        _try("tracking", lambda: _reach(lambda: _find_experiment(settings), settings.tracking_uri)),
         _try("digits", lambda: _reach(lambda: load_dataset(digits, root=settings.data, cache=settings.cache), "")),
         ("data", True, f"prepared: {', '.join(present) or 'none yet'}; root {settings.data}"),
     ]
@@ -44,6 +44,10 @@ def _try(what: str, step: Callable[[], str]) -> Check:
         return what, True, step()
     except (SweepError, OSError) as error:
         return what, False, str(error)
+
+
+def _find_experiment(settings: Settings) -> None:
+    MlflowStore.of("doctor", settings).find_experiment()
 
 
 def _workspace(settings: Settings) -> str:

@@ -114,7 +114,7 @@ def simulate(
             tracker.close(status="KILLED", timeout=5)
             raise
     if not tracker.close(status="FINISHED" if over else "KILLED", timeout=60):
-        callback.on_message(f"tracking: {tracker.problem}")
+        callback.on_message(f"tracking: {tracker.error}")
     return measure_capacity(driver.samples, slots=load.slots, epoch_seconds=load.epoch_seconds)
 
 

@@ -1,0 +1,138 @@
+"""One MLflow experiment: the connection, the experiment's name, and whether it is the study's own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from filelock import FileLock
+
+from ..config.errors import TrackingError
+from ..config.filesystem import AnyPath, local_path
+from ..config.settings import NO_DATABASE
+from .errors import explain_deleted, explain_foreign, explain_unavailable, store_errors, store_name
+from .mlflow_internals import ENVIRONMENT, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mlflow import MlflowClient
+
+    from ..config.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+SQLITE = "sqlite:///"
+ID, OWNER = "sweep.id", "sweep.owner"  # tags of an experiment
+
+
+class Experiment:
+    """One experiment on a server, or in a database that this process opens itself.
+
+    Attributes:
+        uri: the server's address, or the database's.
+        study: the study's name.
+        experiment: the experiment's name.
+        experiment_id: MLflow's id; empty until the experiment is opened.
+        experiment_tags: the experiment's tags when `find_experiment` found it.
+    """
+
+    def __init__(self, uri: str, study: str, artifacts: AnyPath, experiment: str | None = None):
+        self.uri = uri
+        self.study = study
+        self.experiment = experiment or study
+        self.experiment_id = ""
+        self.experiment_tags: dict[str, str] = {}
+        self._artifacts = artifacts
+        self._remote = uri.startswith(("http:", "https:", "databricks"))
+        self._connection: MlflowClient | None = None
+        self._environment: list[str] = []
+
+    @classmethod
+    def of(cls, study: str, settings: Settings) -> Self:
+        """Returns a study's store with the user's settings.
+
+        Raises:
+            TrackingError: the settings name no server, and the workspace can hold no database.
+        """
+        if not settings.tracking_uri:
+            raise TrackingError(NO_DATABASE)
+        return cls(settings.tracking_uri, study, settings.artifacts, settings.experiment(study))
+
+    def explain(self, error: BaseException) -> str:
+        """Returns a message about a store that is unreachable or refuses access."""
+        return explain_unavailable(error, self.uri, remote=self._remote)
+
+    def find_experiment(self, *, create: bool = False) -> str | None:
+        """Connects, and returns the experiment's id if it exists.
+
+        Args:
+            create: create a missing SQLite store, without experiments.
+
+        Raises:
+            TrackingError: the server is unreachable or refuses, or the experiment was deleted.
+        """
+        if not create and self.uri.startswith(SQLITE) and not Path(self.uri.removeprefix(SQLITE)).exists():
+            return None
+        try:
+            with contextlib.nullcontext() if self._remote else self._exclusive():
+                return self._find()
+        except OSError as error:  # a folder that cannot be written
+            raise TrackingError(self.explain(error)) from None
+
+    def _find(self) -> str | None:
+        try:
+            found = self._client().get_experiment_by_name(self.experiment)
+        except store_errors() as error:
+            raise TrackingError(self.explain(error)) from None
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise TrackingError(explain_deleted(self.uri, self.experiment, found.experiment_id))
+        if found is None:
+            return None
+        self.experiment_tags = dict(found.tags)
+        return str(found.experiment_id)
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Excludes the workspace's other drivers: two that start together would both create what is missing."""
+        folder = local_path(self._artifacts.absolute()).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "tracking.lock"):
+            yield
+
+    def _check_study_id(self, tags: Mapping[str, str]) -> None:
+        """Refuses the experiment of a study that has the same name and another id."""
+        if self.experiment_tags.get(ID, tags.get(ID)) != tags.get(ID):
+            owner = self.experiment_tags.get(OWNER)
+            raise self._foreign(f"is another study's of this name{f', which {owner} owns' if owner else ''}")
+
+    def _foreign(self, what: str) -> TrackingError:
+        return TrackingError(explain_foreign(self.uri, self.experiment, self.experiment_id, what))
+
+    def _client(self) -> MlflowClient:
+        if self._connection is None:
+            for name in ENVIRONMENT.keys() - os.environ.keys():
+                os.environ[name] = ENVIRONMENT[name]
+                self._environment.append(name)
+            self._connection = connect(self.uri, remote=self._remote)
+            logger.debug("connected to %s", store_name(self.uri))
+        return self._connection
+
+    def close(self) -> None:
+        """Restores the process's environment."""
+        for name in self._environment:
+            os.environ.pop(name, None)
+        self._environment.clear()
+
+
+def create_store(uri: str, artifacts: AnyPath) -> None:
+    """Creates an SQLite store that is missing, before a server and a driver do so at once.
+
+    Raises:
+        TrackingError: its folder cannot be written.
+    """
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+        Experiment(uri, "Default", artifacts).find_experiment(create=True)

@@ -1,0 +1,46 @@
+"""MLflow's undocumented parts: its database retries and its loggers, as read in MLflow 3.17."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+DATABASE_RETRIES = 4  # attempts, 1 s in all; MLflow's own 10 take 100 s
+
+# MLflow's defaults retry for minutes, print two lines a run and call home. The user's own values win.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the recorder retries by itself
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",  # seconds
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def connect(uri: str, *, remote: bool) -> MlflowClient:
+    """Returns a client whose import, migrations and retries print nothing.
+
+    Args:
+        uri: a server, or the database that this process opens itself.
+        remote: whether it is a server.
+    """
+    import mlflow
+
+    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # the user gets its errors as messages
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    if not remote:
+        import mlflow.store.db.utils
+
+        mlflow.store.db.utils.MAX_RETRY_COUNT = DATABASE_RETRIES
+    return mlflow.MlflowClient(uri)
+
+
+def last_steps(run: Run) -> dict[str, int]:
+    """Returns the last step of each metric; the public `run.data.metrics` holds values alone."""
+    return {metric.key: metric.step for metric in run.data.to_proto().metrics}
