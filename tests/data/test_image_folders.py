@@ -346,7 +346,7 @@ PROBLEMS: dict[str, tuple[str, Any, list[str]]] = {
     "coloured mask": (
         "masks",
         lambda f: save(voc(f) / "SegmentationClass" / "train_000.png", picture(0, (36, 48))),
-        ["SegmentationClass/train_000.png is no mask"],
+        ["SegmentationClass/train_000.png is not a mask"],
     ),
     "small mask": (
         "masks",
