@@ -28,6 +28,10 @@ PAGES = [
     "cluster/README.md",
 ]
 LARGEST = 12 * 1024  # bytes
+MADE = """import sweep
+short = ["search.design=2", "search.finalists.top=0", "training.max_epochs=2"]
+sweep.run("digits", trials=4, sets=short, options=sweep.RunOptions(executor="local"))
+"""  # the study that blocks about results read
 # Commands that are parsed here and not run, with the test that runs them or the reason why none does.
 NOT_RUN = {
     r"--address (HOST|http|10\.|127\.|\$|ray:)": "tests/cluster/test_cluster.py runs and submits on a cluster",
@@ -52,7 +56,7 @@ def blocks(page: str, language: str) -> list[str]:
 def commands(page: str) -> list[str]:
     """The lines of indented blocks and of fenced bash that run `sweep`."""
     outside = re.sub(r"^```.*?^```", "", text(page), flags=re.MULTILINE | re.DOTALL)
-    lines = [line.strip() for line in re.findall(r"^    (.+)$", outside, re.MULTILINE)]
+    lines = [line.strip() for line in re.findall(r"^    (.+)$", outside, re.MULTILINE) if "make " not in line]
     lines += [line.strip() for block in blocks(page, "(?:bash|sh)") for line in block.splitlines()]
     found = [re.search(r"(?:^|[;(\s])(sweep [^|>#)]+)", line) for line in lines if not line.startswith("#")]
     return [match.group(1).strip() for match in found if match]
@@ -74,13 +78,10 @@ def test_links_lead_somewhere(page: str) -> None:
 
 @pytest.mark.parametrize(("page", "command"), [(page, line) for page in PAGES for line in commands(page)])
 def test_a_command_has_the_options_that_a_page_gives_it(page: str, command: str) -> None:
-    words = [re.sub(r"^\[|\]$", "", word) for word in shlex.split(command)[1:]]
-    context = typer.main.get_command(app).make_context("sweep", list(words))
-    group, rest = context.command, [*context.protected_args, *context.args]
-    while hasattr(group, "commands"):
-        name, group, rest = group.resolve_command(context, rest)
-        context = group.make_context(name, rest, parent=context)
-        rest = [*getattr(context, "protected_args", []), *context.args]
+    words, parser = shlex.split(command.rstrip(".`"))[1:], typer.main.get_command(app)
+    while hasattr(parser, "commands"):
+        parser = parser.commands[words.pop(0)]
+    parser.make_context(command, words)  # parses, and calls nothing
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -140,7 +141,7 @@ def test_python_of_the_pages_runs(page: str, folder: Path) -> None:
             continue
         words = [sys.executable, "-W", "ignore", "-c", block]
         if ran == 0 and page != "README.md":
-            words[-1] = f'import sweep\nsweep.run("digits", trials=4, design=0, executor="local")\n{block}'
+            words[-1] = f"{MADE}{block}"
         done = subprocess.run(
             words, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
         )
