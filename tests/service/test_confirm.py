@@ -364,7 +364,7 @@ def test_a_study_without_completed_trials_is_refused(study_config: MakeConfig, t
     for values in ([], [None]):
         settings = told(config, values)
         assert refused(config, settings) == [
-            f"{config.name} has no completed trial yet; go on with it: sweep resume {config.name}"
+            f"{config.name} has no completed trial yet; to go on: sweep resume {config.name}"
         ]
 
 

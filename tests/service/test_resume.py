@@ -24,6 +24,7 @@ from sweep import service
 from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
 from sweep.service.driver import Driver
+from sweep.study.claims import Claims
 from sweep.study.storages.storage import open_storage
 from sweep.study.study import Study
 from sweep.study.trial import Trial
@@ -269,7 +270,7 @@ def test_drivers_killed_at_any_moment_leave_the_study_that_nobody_disturbed(
 
 
 MOMENTS: list[rayless.Moment] = [
-    (Study, "_claim", 2, "after"),  # the storage has given a trial to this driver, and no worker has it
+    (Claims, "_claim", 2, "after"),  # the storage has given a trial to this driver, and no worker has it
     (Driver, "report", 5, "before"),  # a checkpoint holds an epoch that was not reported
     (Study, "report", 8, "after"),  # the pruner has judged it, the tracker has not heard of it
     (Study, "tell", 1, "before"),  # all epochs are reported, and the trial has not ended
