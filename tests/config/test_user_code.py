@@ -151,7 +151,10 @@ def test_a_path_that_leads_nowhere_says_why(path: str, words: str) -> None:
         import_object(path)
 
 
-def test_workers_are_sent_what_was_imported_from_these_folders(package: Package, tmp_path: Path) -> None:
+def test_workers_are_sent_what_was_imported_from_these_folders(
+    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.config.user_code._folders", [])  # where tests before have found code of their own
     name, unused = package(), package()
     single = f"single_{uuid.uuid4().hex[:8]}"
     (tmp_path / "code" / f"{single}.py").write_text("X = 1")
