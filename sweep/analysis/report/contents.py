@@ -24,7 +24,6 @@ class Failure:
     """Trials that failed or diverged for the same cause.
 
     Attributes:
-        outcome: ``failed`` or ``diverged``.
         cause: last line of their errors.
         trials: ``3`` for a trial of the search, ``3 (control)`` for one of the sister study.
         example: the whole error of one of them, usually a traceback.
@@ -46,7 +45,6 @@ class ReportContents:
         curves: learning curves with a history.
         missing: learning curves without one.
         failures: failures by cause, most frequent first.
-        cost: hours and epochs.
     """
 
     summary: Summary

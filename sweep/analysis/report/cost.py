@@ -23,7 +23,6 @@ class Cost:
         after: hours of finalists and controls.
         saved: hours that the untrained epochs of pruned trials would have taken, at each trial's own pace.
         epochs: epochs trained in the search, including those trained before a pruning decision arrived.
-        epochs_saved: epochs that were not trained because of pruning.
     """
 
     unit: str
@@ -52,17 +51,8 @@ def _on_gpu(row: TrialRecord) -> bool:
 
 
 def _hours(row: TrialRecord, unit: str, resources: Resources) -> float:
-    if unit == "CPU":
-        units = resources.cpus
-    elif _on_gpu(row):
-        units = 1.0 if resources.gpus == "auto" else resources.gpus
-    else:
-        units = 0.0
-    return units * _seconds(row) / 3600
-
-
-def _seconds(row: TrialRecord) -> float:
-    """Returns the seconds of training if they were recorded, else those from the trial's start to its end."""
-    if row.seconds is not None:
-        return row.seconds
-    return max(0.0, row.ended - row.started) if row.ended and row.started else 0.0
+    seconds = row.seconds
+    if seconds is None:  # the training's own time was not recorded
+        seconds = max(0.0, row.ended - row.started) if row.ended and row.started else 0.0
+    gpus = (1.0 if resources.gpus == "auto" else resources.gpus) if _on_gpu(row) else 0.0
+    return (resources.cpus if unit == "CPU" else gpus) * seconds / 3600

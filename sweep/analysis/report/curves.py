@@ -27,7 +27,6 @@ class Curve:
 
     Attributes:
         role: part in the comparison; ``finalist`` is the best configuration on a fresh seed.
-        row: the trial.
         epochs: metrics of all epochs; empty if the checkpoints are gone.
     """
 

@@ -1,7 +1,4 @@
-"""Writes the report of a study: one self-contained HTML page, figures as PNG, and numbers as JSON and CSV.
-
-Reads the storage and the checkpoints; no tracking server is needed. What the user wrote is shown as text.
-"""
+"""Writes the report of a study: one self-contained HTML page, figures as PNG, and numbers as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -26,8 +23,7 @@ from .. import formats, sensitivity_text
 from ..comparison import finalist_verdicts
 from ..trials_table import trials_csv
 from .contents import ReportContents
-from .plotly_figures import plotly_figures
-from .plotly_json import SHARED_LAYOUT, as_json
+from .plotly_figures import LAYERS, LINES, SHARED_LAYOUT, as_json, plotly_figures
 from .png_figures import png_figures
 
 if TYPE_CHECKING:
@@ -49,7 +45,6 @@ class Report:
     """The files of a written report, and the metrics that MLflow gets.
 
     Attributes:
-        page: the HTML file.
         files: all files, the page first.
         strength: strength of the sensitivity: ``quantitative``, ``indicative``, or None after a refusal.
         metrics: Sobol indices under their MLflow names, such as ``sensitivity.total.lambda1``.
@@ -76,13 +71,7 @@ def write_report(
 ) -> Report:
     """Writes ``report.html``, three figures as PNG, ``sensitivity.json`` and ``trials.csv`` to a folder.
 
-    Args:
-        summary: the study.
-        analysis: its sensitivity.
-        codes: versions of the code that trained the study, oldest first.
-        settings: the workspace, for the checkpoints.
-        folder: target; created if missing.
-        confirmed: the last result of `sweep confirm`.
+    ``codes`` are the versions of the code that trained the study, oldest first. Reads checkpoints for the curves.
     """
     folder.mkdir(parents=True, exist_ok=True)
     contents = ReportContents.of(summary, analysis, settings)
@@ -129,7 +118,9 @@ def _render(contents: ReportContents, codes: Sequence[Code], confirmed: Confirma
         text=sensitivity_text,
         unfinished=sum(row.state != "finished" for row in summary.rows),
         figures=drawn,
-        figures_json=as_json({name: plot for figure in drawn for name, plot in figure.plots.items()}),
+        figures_json=as_json({name: plot for _, plots in drawn for name, plot in plots.items()}),
+        most_lines=LINES,
+        most_layers=LAYERS,
         layout_json=json.dumps(SHARED_LAYOUT),
         plotly=get_plotlyjs(),
     )
@@ -140,21 +131,16 @@ def _utc(moment: float) -> str:
 
 
 def _is_overtaken(confirmed: Confirmation, config: StudyConfig, completed: Sequence[TrialRecord]) -> bool:
-    """Returns True if the confirmed configurations are no longer the best ones."""
     numbers = [*confirmed.configurations]
     return [row.number for row in configurations(config, completed)[: len(numbers)]] != numbers
 
 
 def _fixed(config: StudyConfig) -> dict[str, str]:
     """Returns what was not searched, by section of the study file, defaults included."""
-    sections = {
-        "model": config.model, "data": config.data, "task": config.task, "training": config.training,
-        "guidance": config.guidance, "search": config.search, "resources": config.resources,
-    }  # fmt: skip
     varied = {ALIASES.get(name, name) for name in config.space}
     text = {}
-    for name, section in sections.items():
-        values = section.model_dump(mode="json", exclude_none=True)
+    for name in ("model", "data", "task", "training", "guidance", "search", "resources"):
+        values = getattr(config, name).model_dump(mode="json", exclude_none=True)
         given = {k: v for k, v in values.items() if v not in ({}, []) and f"{name}.{k}" not in varied}
         text[name] = ", ".join(f"{k} {_plain(v)}" for k, v in given.items())
     constants = ", ".join(f"{name} {formats.format_value(value)}" for name, value in config.constants.items())
