@@ -53,16 +53,11 @@ class Finalist:
 
 @dataclass(frozen=True)
 class FinalistComparison:
-    """The finalists, and the origin of the tuned control.
-
-    Attributes:
-        tuned_trials: number of trials that tried an initialisation and a learning rate for the tuned control.
-        tuned: hyperparameters of the best of those trials; None if none of them completed.
-    """
+    """The finalists, and the origin of the tuned control."""
 
     finalists: list[Finalist]
-    tuned_trials: int
-    tuned: dict[str, Scalar] | None
+    tuned_trials: int  # those that tried an initialisation and a learning rate for the tuned control
+    tuned: dict[str, Scalar] | None  # hyperparameters of the best of those trials; None if none of them completed
 
 
 def compare_finalists(

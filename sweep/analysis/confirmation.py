@@ -16,7 +16,7 @@ from ..config.search_space import Scalar
 from ..study.records import Arm
 from ..training.reports import EpochMetrics
 from .formats import format_params
-from .paired_comparison import PairedComparison
+from .paired_comparison import ESTIMATES, PairedComparison
 from .paired_tests import Estimate
 from .summary import Summary
 
@@ -31,7 +31,6 @@ ARM_NAMES = {
     "lsuv": "LSUV initialisation",
     "weight_decay": "weight decay",
 }
-ESTIMATES = ("final", "best", "speedup", "speedup_seconds", "speedup_whole")
 STORED_KEYS = {  # field -> key of the stored JSON
     "baselines": "rivals",
     "significant": "clear",
@@ -44,20 +43,14 @@ STORED_KEYS = {  # field -> key of the stored JSON
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """The best configuration that the study of one baseline found.
-
-    Attributes:
-        completed: number of those ``trials`` that completed.
-        number: the best trial; None if none completed.
-        hyperparameters: those of the best trial, constants included; empty if none completed.
-    """
+    """The best configuration that the study of one baseline found."""
 
     arm: Arm
     study: str
     trials: int
     completed: int
-    number: int | None
-    hyperparameters: dict[str, Scalar]
+    number: int | None  # None if none completed
+    hyperparameters: dict[str, Scalar]  # constants included; empty if none completed
 
     @classmethod
     def of(cls, arm: Arm, summary: Summary) -> BaselineResult:
@@ -114,10 +107,8 @@ class Confirmation:
         for c in self.comparisons:
             for name in ("final", "best", "speedup", "speedup_seconds"):
                 estimate = getattr(c, name)
-                for part in ("value", "low", "high"):
-                    number = getattr(estimate, part)
+                for suffix, number in ("", estimate.value), ("_low", estimate.low), ("_high", estimate.high):
                     if number is not None and math.isfinite(number):
-                        suffix = "" if part == "value" else f"_{part}"
                         values[f"confirm/{c.number:04d} {c.first} over {c.second} {name}{suffix}"] = number
         return EpochMetrics(self.rows, values, self.ended)
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from .paired_tests import (
     ratio,
     sign_test,
 )
+
+ESTIMATES = ("final", "best", "speedup", "speedup_seconds", "speedup_whole")
 
 
 @dataclass(frozen=True)
@@ -155,18 +158,14 @@ def _speedups(first: Member, second: Member, *, name: str, sign: int) -> tuple[f
 
 def apply_holm(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
     """Corrects comparisons of the same two arms for all configurations, and decides which are significant."""
-    corrected = list(comparisons)
-    for name, no_effect, statistic in (
-        ("final", 0.0, np.mean),
-        ("best", 0.0, np.mean),
-        ("speedup", 1.0, median_ratio),
-        ("speedup_seconds", 1.0, median_ratio),
-        ("speedup_whole", 1.0, median_ratio),
-    ):
-        estimates = holm([getattr(c, name) for c in comparisons], no_effect=no_effect, statistic=statistic)
-        pairs = zip(corrected, estimates, strict=True)
-        corrected = [dataclasses.replace(c, **{name: e}) for c, e in pairs]  # type: ignore[arg-type]
-    ps = holm_p([c.mcnemar_p for c in corrected])
-    count = len(corrected)
-    needed = [None if c.final.significant else pairs_needed(c.final.values, comparisons=count) for c in corrected]
-    return [dataclasses.replace(c, mcnemar_p=p, pairs_needed=n) for c, p, n in zip(corrected, ps, needed, strict=True)]
+    estimates = {}
+    for name in ESTIMATES:
+        no_effect, statistic = (1.0, median_ratio) if name.startswith("speedup") else (0.0, np.mean)
+        estimates[name] = holm([getattr(c, name) for c in comparisons], no_effect=no_effect, statistic=statistic)
+    corrected = []
+    for i, (c, p) in enumerate(zip(comparisons, holm_p([c.mcnemar_p for c in comparisons]), strict=True)):
+        own: dict[str, Any] = {name: estimates[name][i] for name in ESTIMATES}
+        missing = not own["final"].significant
+        needed = pairs_needed(c.final.values, comparisons=len(comparisons)) if missing else None
+        corrected.append(dataclasses.replace(c, mcnemar_p=p, pairs_needed=needed, **own))
+    return corrected

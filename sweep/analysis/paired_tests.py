@@ -91,14 +91,9 @@ def holm(estimates: Sequence[Estimate], *, no_effect: float, statistic: Statisti
     """Decides which of several comparisons are significant by Holm's procedure: smallest p first, until one fails.
 
     The k-th of m comparisons needs an interval of level 1 - 0.05 / (m - k + 1). So the chance of any wrong decision is
-    at most 0.05.
+    at most 0.05. No effect is 0 for differences and 1 for ratios; ``statistic`` made the estimates from their values.
 
     Source: Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979).
-
-    Args:
-        estimates: the comparisons.
-        no_effect: 0 for differences, 1 for ratios.
-        statistic: function that made the estimates from their values.
     """
     ps = [1.0 if estimate.p is None else estimate.p for estimate in estimates]
     found, corrected, going = list(estimates), holm_p(ps), True

@@ -38,20 +38,15 @@ SIMILAR_R2 = 0.1  # difference in R2 below which two surrogates count as equally
 
 @dataclass(frozen=True)
 class Method:
-    """Surrogates and thresholds of an analysis.
-
-    Attributes:
-        trusted: least R2 of an analysis that is reported, as indicative.
-        quantitative: least R2 of an analysis whose sizes are reported, too.
-        points: base sample of the pick-freeze estimators for replicates; the surrogate itself gets four times as many.
-        min_per_value: least number of uniform trials with each value of the objective; 1 for numbers.
-    """
+    """Surrogates and thresholds of an analysis."""
 
     surrogates: Sequence[Callable[[Inputs, Array, Array, Mask, int], Surrogate]]
-    trusted: float
-    quantitative: float
-    points: int
-    min_per_value: int = 1
+    trusted: float  # least R2 of an analysis that is reported, as indicative
+    quantitative: float  # least R2 of an analysis whose sizes are reported, too
+    points: (
+        int  # base sample of the pick-freeze estimators for replicates; the surrogate itself gets four times as many
+    )
+    min_per_value: int = 1  # least number of uniform trials with each value of the objective; 1 for numbers
 
 
 REGRESSION = Method((PolynomialChaos, GaussianProcess), 0.6, 0.8, 2048)

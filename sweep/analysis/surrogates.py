@@ -1,7 +1,6 @@
 """Surrogates of an objective over its search space: sparse polynomial chaos and a Gaussian process.
 
-Each surrogate is fitted to encoded trials, measures how well it predicts held-out uniform trials (cross-validated R2),
-and holds replicates of itself for intervals: bootstrap fits, or draws from the posterior.
+Each measures how well it predicts held-out uniform trials, and holds replicates of itself for intervals.
 """
 
 from __future__ import annotations
@@ -36,11 +35,8 @@ class Input:
     - Numeric choices are sorted, and scaled in log if they span a factor of 4.
     - Other choices are one-hot / sqrt 2, so that any two have distance 1.
 
-    Attributes:
-        values: ``QUANTILES`` equally likely values, in order; under a condition, those of them that fulfil it.
-        levels: the distinct values.
-        ordered: True if the encoding is one column.
-        width: number of columns.
+    ``values`` are ``QUANTILES`` equally likely values, in order, or those of them that fulfil the condition; ``levels``
+    are the distinct ones. An ordered input has one column.
     """
 
     def __init__(self, name: str, distribution: Distribution, condition: Callable[[Any], bool] | None = None):
@@ -129,22 +125,14 @@ class Surrogate(Protocol):
         """Returns the predictions of the replicates, [REPLICATES, n]."""
 
 
-# -- polynomial chaos ------------------------------------------------------------------------------------------------
-
-
 class PolynomialChaos:
     """Sparse polynomial chaos: Legendre polynomials of single inputs and of pairs, chosen by the lasso.
 
     Replicates are fits to bootstrap samples of the trials, with the penalty that was chosen for all trials.
 
-    Source: Blatman and Sudret, J. Comput. Phys. 230 (2011).
+    Encoded trials ``x`` [n, columns] have the values ``y`` [n]; ``uniform`` [n] masks those at uniform points.
 
-    Args:
-        inputs: the space.
-        x: encoded trials [n, columns].
-        y: values of the trials [n].
-        uniform: mask of the trials that are uniform over the space [n].
-        seed: of folds, bootstrap and the points that scale the basis.
+    Source: Blatman and Sudret, J. Comput. Phys. 230 (2011).
     """
 
     name = "polynomial chaos"
@@ -211,9 +199,6 @@ class Basis:
             for i, k in self._terms[term]:
                 out[:, column] *= factors[i][:, k]
         return (out - self._center[used]) / self._scale[used]
-
-
-# -- Gaussian process ------------------------------------------------------------------------------------------------
 
 
 class GaussianProcess:

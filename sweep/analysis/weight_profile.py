@@ -8,21 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..config.errors import SweepError
 from ..config.filesystem import parse_path
+from ..config.settings import Settings
 from ..losses.conv import corner_taps, taps
 from ..training import checkpoint
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from ..config.settings import Settings
-    from ..training.reports import EpochMetrics
+from ..training.reports import EpochMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -32,19 +29,13 @@ FENCE = 1.5  # Tukey's fences lie beyond the quartiles by this multiple of the i
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """The profile of one weight tensor.
-
-    Attributes:
-        kind: ``dense`` for a matrix or a 1x1 convolution, ``conv`` for larger kernels.
-        entropy: nats per dimension. Dense: log volume / k, with ridge 0.1. Conv: mean log|c11| over the filters.
-        values: dense: singular values [k], largest first. Conv: log|c11| of each filter [out * in].
-    """
+    """The profile of one weight tensor."""
 
     name: str
-    kind: Literal["dense", "conv"]
+    kind: Literal["dense", "conv"]  # a matrix or a 1x1 convolution; larger kernels
     shape: tuple[int, ...]
-    entropy: float
-    values: NDArray[np.float64]
+    entropy: float  # nats per dimension. Dense: log volume / k, with ridge 0.1. Conv: mean log|c11| over the filters
+    values: NDArray[np.float64]  # dense: singular values [k], largest first. Conv: log|c11| of each filter [out * in]
 
     @cached_property
     def box(self) -> NDArray[np.float64]:

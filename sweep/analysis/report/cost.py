@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ...config.sections import Resources
 from ...config.study_config import StudyConfig
-
-if TYPE_CHECKING:
-    from ...study.records import TrialRecord
+from ...study.records import TrialRecord
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Hours, each multiplied by the CPUs or GPUs of its trial.
+    """Hours, each multiplied by the CPUs or GPUs of its trial."""
 
-    Attributes:
-        unit: ``GPU`` if any trial had one (CPUs are not counted then), else ``CPU``.
-        search: hours of search trials.
-        after: hours of finalists and controls.
-        saved: hours that the untrained epochs of pruned trials would have taken, at each trial's own pace.
-        epochs: epochs trained in the search, including those trained before a pruning decision arrived.
-    """
-
-    unit: str
+    unit: str  # GPU if any trial had one (CPUs are not counted then), else CPU
     search: float
-    after: float
-    saved: float
-    epochs: int
+    after: float  # hours of finalists and controls
+    saved: float  # hours that the untrained epochs of pruned trials would have taken, at each trial's own pace
+    epochs: int  # trained in the search, including those trained before a pruning decision arrived
     epochs_saved: int
 
 

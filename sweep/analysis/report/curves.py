@@ -5,34 +5,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from ...config.search_space import Scalar
 from ...config.settings import Settings
 from ...study.finalists import unguided
+from ...study.records import Kind, TrialRecord
+from ...training.reports import EpochMetrics
 from ..summary import Summary
-
-if TYPE_CHECKING:
-    from ...config.search_space import Scalar
-    from ...study.records import Kind, TrialRecord
-    from ...training.reports import EpochMetrics
 
 logger = logging.getLogger(__name__)
 
-Role = Literal["best", "median", "finalist", "control", "tuned"]
+Role = Literal["best", "median", "finalist", "control", "tuned"]  # finalist: the best configuration on a fresh seed
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The history of one trial.
-
-    Attributes:
-        role: part in the comparison; ``finalist`` is the best configuration on a fresh seed.
-        epochs: metrics of all epochs; empty if the checkpoints are gone.
-    """
+    """The history of one trial."""
 
     role: Role
     row: TrialRecord
-    epochs: list[EpochMetrics]
+    epochs: list[EpochMetrics]  # empty if the checkpoints are gone
 
     @property
     def label(self) -> str:

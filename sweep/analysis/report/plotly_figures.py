@@ -9,7 +9,7 @@ import html
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -17,11 +17,8 @@ from plotly.colors import sample_colorscale
 
 from ...config.search_space import Choices, Range
 from ...study.visualization import parallel_coordinate, slice_plots
-
-if TYPE_CHECKING:
-    from ...study.records import TrialRecord
-    from .contents import ReportContents
-    from .curves import Role
+from .contents import ReportContents
+from .curves import Role
 
 FIRST, TOTAL = "#1f5f99", "#a9c8e6"
 ROLES: dict[Role, tuple[str, str]] = {  # dash, and colour of Okabe and Ito's palette for colour-blind readers
@@ -124,14 +121,9 @@ def _scale(update: Any, dimension: Range | Choices) -> None:
     elif dimension.log:
         update(type="log", exponentformat="power", dtick=1)
         update(range=[float(np.log10(float(edge))) for edge in (dimension.low, dimension.high)])
-    elif ticks := _whole_ticks(dimension):
-        update(tickvals=ticks)
-
-
-def _whole_ticks(dimension: Range) -> list[int]:
-    """Returns at most a dozen ticks of a range of whole numbers; none for other ranges."""
-    values = range(int(dimension.low), int(dimension.high) + 1, int(dimension.step or 1)) if dimension.is_int else ()
-    return list(values[:: math.ceil(len(values) / 12) or 1])
+    elif dimension.is_int:
+        values = range(int(dimension.low), int(dimension.high) + 1, int(dimension.step or 1))
+        update(tickvals=list(values[:: math.ceil(len(values) / 12)]))  # at most a dozen
 
 
 # -- trials ----------------------------------------------------------------------------------------------------------
@@ -182,7 +174,9 @@ def entropies(contents: ReportContents) -> go.Figure:
 
 def parallel(contents: ReportContents) -> go.Figure:
     """Draws parallel coordinates of completed trials; of more than ``LINES``, those at evenly spaced ranks."""
-    figure = parallel_coordinate(contents.summary.config, evenly(contents.best), contents.metric)
+    ranks = np.linspace(0, len(contents.best) - 1, min(len(contents.best), LINES))
+    rows = [contents.best[round(rank)] for rank in ranks]
+    figure = parallel_coordinate(contents.summary.config, rows, contents.metric)
     figure.update_layout(height=430, margin_l=48)
     axes = [None, *(contents.searched[name] for name in sorted(contents.searched))]  # in Optuna's order
     whole = [isinstance(axis, Range) and axis.is_int and not axis.log for axis in axes]
@@ -200,11 +194,6 @@ def _darker(colour: str) -> str:
     """Darkens ``rgb(r,g,b)``: Optuna's scale begins with white, which is invisible on the page."""
     channels = [float(channel) for channel in colour.removeprefix("rgb(").removesuffix(")").split(",")]
     return "rgb({:.0f},{:.0f},{:.0f})".format(*(c * part for c, part in zip(channels, (0.66, 0.8, 0.92), strict=True)))
-
-
-def evenly(best: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Returns at most ``LINES`` trials at evenly spaced ranks, the best and the worst included."""
-    return [best[round(rank)] for rank in np.linspace(0, len(best) - 1, min(len(best), LINES))]
 
 
 def slices(contents: ReportContents) -> dict[str, go.Figure]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
 from ...config.search_space import Choices
+from .contents import ReportContents
 from .plotly_figures import FIRST, ROLES, TOTAL, spans_decades
-
-if TYPE_CHECKING:
-    from .contents import ReportContents
 
 STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 DPI = 120

@@ -10,30 +10,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from ...config.search_space import ALIASES
+from ...config.settings import Settings
+from ...config.study_config import StudyConfig
 from ...config.study_file import to_yaml
 from ...study.baselines import configurations
-from ...study.provenance import code_tags
+from ...study.provenance import Code, code_tags
+from ...study.records import TrialRecord
 from .. import formats, sensitivity_text
 from ..comparison import finalist_verdicts
+from ..confirmation import Confirmation
+from ..sensitivity import Analysis
+from ..summary import Summary
 from ..trials_table import trials_csv
 from .contents import ReportContents
 from .plotly_figures import LAYERS, LINES, SHARED_LAYOUT, as_json, plotly_figures
 from .png_figures import png_figures
-
-if TYPE_CHECKING:
-    from ...config.settings import Settings
-    from ...config.study_config import StudyConfig
-    from ...study.provenance import Code
-    from ...study.records import TrialRecord
-    from ..confirmation import Confirmation
-    from ..sensitivity import Analysis
-    from ..summary import Summary
 
 logger = logging.getLogger(__name__)
 
@@ -42,22 +39,14 @@ BEST = 5  # configurations in the table
 
 @dataclass(frozen=True)
 class Report:
-    """The files of a written report, and the metrics that MLflow gets.
-
-    Attributes:
-        files: all files, the page first.
-        strength: strength of the sensitivity: ``quantitative``, ``indicative``, or None after a refusal.
-        metrics: Sobol indices under their MLflow names, such as ``sensitivity.total.lambda1``.
-        trials: number of search trials that have ended; step of the metrics.
-        moment: end of the last of them, in milliseconds since the Unix epoch; timestamp of the metrics.
-    """
+    """The files of a written report, and the metrics that MLflow gets."""
 
     page: Path
-    files: list[Path]
-    strength: str | None
-    metrics: dict[str, float]
-    trials: int
-    moment: int
+    files: list[Path]  # all of them, the page first
+    strength: str | None  # of the sensitivity: quantitative, indicative, or None after a refusal
+    metrics: dict[str, float]  # Sobol indices under their MLflow names, such as sensitivity.total.lambda1
+    trials: int  # search trials that have ended; the step of the metrics
+    moment: int  # end of the last of them, in milliseconds since the Unix epoch; the timestamp of the metrics
 
 
 def write_report(
@@ -112,7 +101,6 @@ def _render(contents: ReportContents, codes: Sequence[Code], confirmed: Confirma
         confirmed=confirmed,
         confirmed_at=confirmed and _utc(confirmed.ended / 1000),
         overtaken=confirmed and _is_overtaken(confirmed, config, contents.best),
-        commands=_commands(config.name, contents.best[0].number if contents.best else 0),
         written=_utc(time.time()),
         formats=formats,
         text=sensitivity_text,
@@ -145,18 +133,6 @@ def _fixed(config: StudyConfig) -> dict[str, str]:
         text[name] = ", ".join(f"{k} {_plain(v)}" for k, v in given.items())
     constants = ", ".join(f"{name} {formats.format_value(value)}" for name, value in config.constants.items())
     return {key: value for key, value in {"held constant": constants, **text}.items() if value}
-
-
-def _commands(name: str, best: int) -> dict[str, str]:
-    """Returns the commands that continue from here, by their purpose."""
-    return {
-        "run the study file below: same seeds, same trials": "run study.yaml",
-        "train the best trial again": f"train {name} --trial {best}",
-        "write a study file of the best configuration": f"best {name} --export best.yaml",
-        "add 64 trials at uniform points": f"run {name} --design 64",
-        "test on fresh seeds and the test set if guidance helps": f"confirm {name} --seeds 8",
-        "write this page again": f"report {name}",
-    }
 
 
 def _plain(value: Any) -> str:
