@@ -31,10 +31,7 @@ class Sample:
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else float("nan")
 
     def gain_over(self, other: Sample, *, sign: int) -> Sample:
-        """Returns the differences on common seeds, positive where this sample is better.
-
-        ``sign`` is 1 if the objective is maximised, -1 if it is minimised.
-        """
+        """Returns the gains on common seeds; ``sign`` is 1 if the objective is maximised, -1 if it is minimised."""
         return Sample({s: sign * (v - other.values[s]) for s, v in self.values.items() if s in other.values})
 
 

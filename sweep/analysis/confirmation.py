@@ -62,25 +62,17 @@ class BaselineResult:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """Comparisons of guided networks with their controls and baselines, on pairs of fresh seeds.
-
-    Attributes:
-        metric: metric of the test set; the study's objective is the same metric of the validation set.
-        configurations: hyperparameters by trial number, best first.
-        comparisons: grouped by configuration.
-        rows: number of rows of the sister study that the comparisons use.
-        ended: end of the last of those rows, in milliseconds since the Unix epoch.
-    """
+    """Comparisons of guided networks with their controls and baselines, on pairs of fresh seeds."""
 
     study: str
-    metric: str
+    metric: str  # of the test set; the study's objective is the same metric of the validation set
     direction: str
-    configurations: dict[int, dict[str, Scalar]]
+    configurations: dict[int, dict[str, Scalar]]  # hyperparameters by trial number, best first
     baselines: list[BaselineResult]
-    comparisons: list[PairedComparison]
+    comparisons: list[PairedComparison]  # grouped by configuration
     notes: list[str]
-    rows: int
-    ended: int
+    rows: int  # rows of the sister study that the comparisons use
+    ended: int  # end of the last of those rows, in milliseconds since the Unix epoch
 
     def as_data(self) -> dict[str, Any]:
         """Returns the stored JSON; numbers that are not finite are None."""

@@ -45,12 +45,9 @@ class PairedComparison:
     """First members of pairs against second members, on the test set.
 
     Attributes:
-        number: trial number of the configuration.
-        seeds: seeds of the pairs that are compared.
         diverged: number of first and of second members that diverged. Such a pair has no gain; a diverged first
             member has the speed-up 0.
         mcnemar_p: p-value of McNemar's exact test that both members diverge equally often, after Holm's correction.
-        final_means: means of the final metric.
         generalization_gaps: means of how much better the final metric is on the training set than on the test set. The
             training metric is the mean over the last epoch's steps.
         final: gain in the final metric, positive if the first member is better.

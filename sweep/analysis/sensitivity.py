@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ..study.dataframe import Table
     from .conditions import Condition
 
-
 logger = logging.getLogger(__name__)
 
 MIN_UNIFORM = 32
@@ -43,9 +42,7 @@ class Method:
     surrogates: Sequence[Callable[[Inputs, Array, Array, Mask, int], Surrogate]]
     trusted: float  # least R2 of an analysis that is reported, as indicative
     quantitative: float  # least R2 of an analysis whose sizes are reported, too
-    points: (
-        int  # base sample of the pick-freeze estimators for replicates; the surrogate itself gets four times as many
-    )
+    points: int  # base sample of the pick-freeze estimators for replicates; the surrogate gets four times as many
     min_per_value: int = 1  # least number of uniform trials with each value of the objective; 1 for numbers
 
 

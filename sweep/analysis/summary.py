@@ -20,25 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Summary:
-    """The state of a study.
-
-    Attributes:
-        rows: all trials of the search, by number.
-        best: completed trials of the search, best first.
-        controls: all rows of the sister study: finalists, controls and pairs.
-        comparison: the finalists and their controls; empty before that stage.
-        interrupted: True if the run was stopped before it met the budget.
-        analysis: sensitivity; None if the run did not reach that stage.
-    """
+    """The state of a study."""
 
     config: StudyConfig
-    rows: list[TrialRecord]
-    best: list[TrialRecord]
-    controls: list[TrialRecord]
-    comparison: FinalistComparison
-    interrupted: bool = False
+    rows: list[TrialRecord]  # all trials of the search, by number
+    best: list[TrialRecord]  # completed trials of the search, best first
+    controls: list[TrialRecord]  # all rows of the sister study: finalists, controls and pairs
+    comparison: FinalistComparison  # the finalists and their controls; empty before that stage
+    interrupted: bool = False  # True if the run was stopped before it met the budget
     seconds: float = 0.0
-    analysis: Analysis | None = None
+    analysis: Analysis | None = None  # sensitivity; None if the run did not reach that stage
 
     @classmethod
     def of(

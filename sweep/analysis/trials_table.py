@@ -33,10 +33,9 @@ def trials_table(*summaries: Summary) -> pd.DataFrame:
     import pandas as pd
 
     studies, rows = [], []
-    for summary in summaries:
-        name, controls = summary.config.name, summary.controls
-        studies += [name] * len(summary.rows) + [f"{name}.controls"] * len(controls)
-        rows += [*summary.rows, *controls]
+    for each in summaries:
+        studies += [each.config.name] * len(each.rows) + [f"{each.config.name}.controls"] * len(each.controls)
+        rows += [*each.rows, *each.controls]
     columns: dict[str, Any] = {"study": pd.Series(studies, dtype=object)}
     for column in RECORDED:
         dtype = {"of": "Int64", "value": float}.get(column)

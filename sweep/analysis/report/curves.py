@@ -55,15 +55,16 @@ def select_curves(summary: Summary, settings: Settings) -> list[Curve]:
     if not summary.best:
         return []
     config, best = summary.config, summary.best[0]
-    chosen: dict[Role, TrialRecord | None] = {"best": best, "median": summary.best[len(summary.best) // 2]}
+    median, tuned = summary.best[len(summary.best) // 2], summary.comparison.tuned
     controls = sorted(summary.controls, key=lambda row: (row.seed, row.number))
-    chosen["finalist"] = _first(controls, "finalist", best.hyperparameters)
-    chosen["control"] = _first(controls, "control", unguided({**config.constants, **best.hyperparameters}))
-    tuned = summary.comparison.tuned
-    fresh = (row for row in controls if row.seed != config.training.seed)  # on that seed it was selected
-    chosen["tuned"] = _first(fresh, "tuned", tuned) if tuned else None
-    if chosen["median"] is best:
-        del chosen["median"]
+    fresh = (row for row in controls if row.seed != config.training.seed)  # on that seed the tuned one was selected
+    chosen: dict[Role, TrialRecord | None] = {
+        "best": best,
+        "median": None if median is best else median,
+        "finalist": _first(controls, "finalist", best.hyperparameters),
+        "control": _first(controls, "control", unguided({**config.constants, **best.hyperparameters})),
+        "tuned": _first(fresh, "tuned", tuned) if tuned else None,
+    }
     return [Curve(role, row, _history(row, config.name, settings)) for role, row in chosen.items() if row is not None]
 
 

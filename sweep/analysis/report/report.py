@@ -21,7 +21,6 @@ from ...config.study_config import StudyConfig
 from ...config.study_file import to_yaml
 from ...study.baselines import configurations
 from ...study.provenance import Code, code_tags
-from ...study.records import TrialRecord
 from .. import formats, sensitivity_text
 from ..comparison import finalist_verdicts
 from ..confirmation import Confirmation
@@ -84,6 +83,7 @@ def _render(contents: ReportContents, codes: Sequence[Code], confirmed: Confirma
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     drawn = plotly_figures(contents)
+    numbers = [*confirmed.configurations] if confirmed else []
     outcomes = Counter(row.outcome for row in summary.rows)
     guidance = Counter(row.tags.get("sweep.guidance") for row in summary.rows)
     return template.render(
@@ -100,7 +100,7 @@ def _render(contents: ReportContents, codes: Sequence[Code], confirmed: Confirma
         codes=[code_tags(code) for code in codes],
         confirmed=confirmed,
         confirmed_at=confirmed and _utc(confirmed.ended / 1000),
-        overtaken=confirmed and _is_overtaken(confirmed, config, contents.best),
+        overtaken=[row.number for row in configurations(config, contents.best)[: len(numbers)]] != numbers,
         written=_utc(time.time()),
         formats=formats,
         text=sensitivity_text,
@@ -116,11 +116,6 @@ def _render(contents: ReportContents, codes: Sequence[Code], confirmed: Confirma
 
 def _utc(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _is_overtaken(confirmed: Confirmation, config: StudyConfig, completed: Sequence[TrialRecord]) -> bool:
-    numbers = [*confirmed.configurations]
-    return [row.number for row in configurations(config, completed)[: len(numbers)]] != numbers
 
 
 def _fixed(config: StudyConfig) -> dict[str, str]:
