@@ -8,6 +8,7 @@ fits to bootstrap samples.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,20 @@ PENALTIES = 10.0 ** np.arange(-3, 2.1, 0.5)  # inverse penalties, scikit-learn's
 MAX_TRIALS = 128  # a Gaussian process takes time cubic in the trials, for each replicate
 
 
-class LogisticChaos:
+class _Classifier:
+    _features: Callable[[Array], Array]
+    _fit: Any
+    _replicates: list[Any]
+
+    def mean(self, x: Array) -> Array:
+        return np.asarray(self._fit.predict_proba(self._features(x))[:, 1])
+
+    def replicates(self, x: Array) -> Array:
+        z = self._features(x)
+        return np.array([each.predict_proba(z)[:, 1] for each in self._replicates])
+
+
+class LogisticChaos(_Classifier):
     """Logistic regression on polynomials of one and two inputs, up to the second degree. See `PolynomialChaos`."""
 
     name = "logistic polynomial chaos"
@@ -27,8 +41,8 @@ class LogisticChaos:
     def __init__(self, inputs: Inputs, x: Array, y: Array, uniform: Mask, seed: int):
         from sklearn.linear_model import LogisticRegression
 
-        self._basis, rng = Basis(inputs, 2, seed), np.random.default_rng(seed)
-        z = self._basis(x)
+        self._features, rng = Basis(inputs, 2, seed), np.random.default_rng(seed)
+        z = self._features(x)
 
         def fit(penalty: float, rows: Any) -> Any:
             return LogisticRegression(C=penalty, max_iter=500).fit(z[rows], y[rows])
@@ -40,20 +54,10 @@ class LogisticChaos:
         self.r2 = float(1 - missed.min() / uniform.sum() / y[uniform].var())
         penalty = PENALTIES[np.argmin(missed)]
         self._fit = fit(penalty, slice(None))
-        self._replicates = [fit(penalty, rows) for rows in bootstrap(y, rng)]
-
-    def mean(self, x: Array) -> Array:
-        """See `Surrogate`."""
-        probability: Array = self._fit.predict_proba(self._basis(x))[:, 1]
-        return probability
-
-    def replicates(self, x: Array) -> Array:
-        """See `Surrogate`."""
-        z = self._basis(x)
-        return np.array([each.predict_proba(z)[:, 1] for each in self._replicates])
+        self._replicates = [fit(penalty, rows) for rows in _bootstrap(y, rng)]
 
 
-class ProcessClassifier:
+class ProcessClassifier(_Classifier):
     """Gaussian process classifier with a Matern-5/2 kernel (ARD), by Laplace's approximation. See `GaussianProcess`."""
 
     name = "Gaussian process classifier"
@@ -64,7 +68,7 @@ class ProcessClassifier:
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
         del inputs  # the kernel needs the encoded columns only
-        rng = np.random.default_rng(seed)
+        self._features, rng = np.asarray, np.random.default_rng(seed)
         kernel = ConstantKernel(10.0, (1e-1, 1e3)) * Matern(np.ones(x.shape[1]), (0.1, 1e2), nu=2.5)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
@@ -73,23 +77,13 @@ class ProcessClassifier:
         def fit(rows: Any) -> Any:
             return GaussianProcessClassifier(self._fit.kernel_, optimizer=None).fit(x[rows], y[rows])
 
-        missed = sum(
-            np.sum((fit(train).predict_proba(x[test])[:, 1] - y[test]) ** 2) for train, test in folds(uniform, rng)
-        )
+        splits = folds(uniform, rng)
+        missed = sum(np.sum((fit(train).predict_proba(x[test])[:, 1] - y[test]) ** 2) for train, test in splits)
         self.r2 = float(1 - missed / uniform.sum() / y[uniform].var())
-        self._replicates = [fit(rows) for rows in bootstrap(y, rng)]
-
-    def mean(self, x: Array) -> Array:
-        """See `Surrogate`."""
-        probability: Array = self._fit.predict_proba(x)[:, 1]
-        return probability
-
-    def replicates(self, x: Array) -> Array:
-        """See `Surrogate`."""
-        return np.array([each.predict_proba(x)[:, 1] for each in self._replicates])
+        self._replicates = [fit(rows) for rows in _bootstrap(y, rng)]
 
 
-def bootstrap(y: Array, rng: np.random.Generator) -> list[Any]:
+def _bootstrap(y: Array, rng: np.random.Generator) -> list[Any]:
     """Returns rows of stratified bootstrap samples: each has as many rows of each class as ``y``."""
     classes = [np.flatnonzero(y == value) for value in np.unique(y)]
     return [np.concatenate([rng.choice(rows, len(rows)) for rows in classes]) for _ in range(REPLICATES)]

@@ -16,16 +16,7 @@ from .formats import format_params
 
 @dataclass(frozen=True)
 class Sample:
-    """The objective of one configuration on several seeds.
-
-    Attributes:
-        values: objective by seed.
-
-    Example:
-        >>> guided, plain = Sample({1: 0.2, 2: 0.3}), Sample({1: 0.5, 2: 0.4})
-        >>> round(guided.gain_over(plain, sign=-1).mean, 6)
-        0.2
-    """
+    """The objective of one configuration by seed."""
 
     values: Mapping[int, float]
 
@@ -40,12 +31,7 @@ class Sample:
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else float("nan")
 
     def gain_over(self, other: Sample, *, sign: int) -> Sample:
-        """Returns the differences on common seeds, positive where this sample is better.
-
-        Args:
-            other: the sample that is subtracted.
-            sign: 1 if the objective is maximised, -1 if it is minimised.
-        """
+        """Returns the gains on common seeds; ``sign`` is 1 if the objective is maximised, -1 if it is minimised."""
         return Sample({s: sign * (v - other.values[s]) for s, v in self.values.items() if s in other.values})
 
 
@@ -64,17 +50,11 @@ class Finalist:
 
 @dataclass(frozen=True)
 class FinalistComparison:
-    """The finalists, and the origin of the tuned control.
-
-    Attributes:
-        finalists: best first.
-        tuned_trials: number of trials that tried an initialisation and a learning rate for the tuned control.
-        tuned: hyperparameters of the best of those trials; None if none of them completed.
-    """
+    """The finalists, and the origin of the tuned control."""
 
     finalists: list[Finalist]
-    tuned_trials: int
-    tuned: dict[str, Scalar] | None
+    tuned_trials: int  # those that tried an initialisation and a learning rate for the tuned control
+    tuned: dict[str, Scalar] | None  # hyperparameters of the best of those trials; None if none of them completed
 
 
 def compare_finalists(
@@ -85,21 +65,20 @@ def compare_finalists(
     top = best_rows(config, search, config.search.finalists.top)
     seeds = set(fresh_seeds(config))
     tuning = tuning_rows(config, top[0], controls) if top else []
-    best_tuned = next(iter(best_rows(config, tuning, 1)), None)
+    best_tuned = next((row.hyperparameters for row in best_rows(config, tuning, 1)), None)
 
     def sample(kind: Kind, hyperparameters: Mapping[str, Scalar]) -> Sample:
         rows = [r for r in controls if r.kind == kind and r.hyperparameters == hyperparameters and r.seed in seeds]
         return Sample({r.seed: r.value for r in rows if r.outcome == "completed" and r.value is not None})
 
     finalists = []
-    tuned = sample("tuned", best_tuned.hyperparameters) if best_tuned else Sample({})
+    tuned = Sample({}) if best_tuned is None else sample("tuned", best_tuned)
     for row in top:
         guided = sample("finalist", row.hyperparameters)
         plain = sample("control", unguided({**config.constants, **row.hyperparameters}))
         gains = guided.gain_over(plain, sign=sign), guided.gain_over(tuned, sign=sign)
         finalists.append(Finalist(row.number, row.hyperparameters, guided, plain, tuned, *gains))
-    tuned_values = best_tuned.hyperparameters if best_tuned else None
-    return FinalistComparison([f for f in finalists if f.guided.values], len(tuning), tuned_values)
+    return FinalistComparison([f for f in finalists if f.guided.values], len(tuning), best_tuned)
 
 
 def finalist_verdicts(config: StudyConfig, comparison: FinalistComparison) -> list[str]:
@@ -113,27 +92,21 @@ def finalist_verdicts(config: StudyConfig, comparison: FinalistComparison) -> li
         trials = "one trial" if comparison.tuned_trials == 1 else f"{comparison.tuned_trials} trials"
         sentences.append(gain_verdict(first.gain_over_tuned, f"a control tuned in {trials} ({format_params(own)})"))
     n = config.search.finalists.seeds
-    sentences.append(
-        f"{n} seed{'s are' if n > 1 else ' is'} a small sample, on the validation set: an indication, not a test. "
-        "For a test: sweep confirm."
-    )
-    return sentences
+    sample = f"{n} seed{'s are' if n > 1 else ' is'} a small sample"
+    indication = "on the validation set: an indication, not a test. For a test: sweep confirm."
+    return [*sentences, f"{sample}, {indication}"]
 
 
 def gain_verdict(gain: Sample, control: str) -> str:
     """Returns one sentence: a difference is claimed only if the 95 % interval of its mean excludes 0."""
+    from scipy.stats import t
+
     values = gain.values.values()
     if not values:
         return f"The best configuration could not be compared with {control}."
-    wins = sum(v > 0 for v in values)
-    clear = not math.isnan(gain.spread) and abs(gain.mean) > _half_width(gain.spread, len(values))
+    wins, n = sum(v > 0 for v in values), len(values)
+    # Half the width of the interval, by Student's t; NaN with one value, which no mean exceeds.
+    clear = abs(gain.mean) > float(t.ppf(0.975, n - 1)) * gain.spread / math.sqrt(n)
     direction = "better" if gain.mean > 0 else "worse"
     size = f"is {abs(gain.mean):.3g} {direction} than" if clear else "is not clearly different from"
-    return f"The best configuration {size} {control}; better on {wins} of {len(values)} seeds."
-
-
-def _half_width(spread: float, count: int) -> float:
-    """Returns half the width of the 95 % interval of a mean, by Student's t."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, count - 1)) * spread / math.sqrt(count)
+    return f"The best configuration {size} {control}; better on {wins} of {n} seeds."

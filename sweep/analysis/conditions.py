@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..config.errors import SweepError, nearest
-from ..config.search_space import Scalar
 
 Condition = Callable[[Any], bool]  # takes the value of one hyperparameter
-
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
@@ -31,10 +29,6 @@ GRAMMAR = (
 def parse_conditions(text: str, names: Mapping[str, object]) -> dict[str, Condition]:
     """Parses a condition into one predicate for each hyperparameter, so that hyperparameters stay independent.
 
-    Args:
-        text: comparisons joined by ``and``.
-        names: known hyperparameters.
-
     Raises:
         SweepError: the text is not a condition, or names an unknown hyperparameter.
 
@@ -44,23 +38,17 @@ def parse_conditions(text: str, names: Mapping[str, object]) -> dict[str, Condit
         (True, False, False)
     """
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        found = _clauses(tree)
+        found = _clauses(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise SweepError(f"--where {text!r}: not a condition; {GRAMMAR}") from None
-    unknown = [name for name, _ in found if name not in names]
-    if unknown:
-        known = list(names)
-        hints = ", ".join(f"{name}{nearest(name, known)}" for name in dict.fromkeys(unknown))
-        raise SweepError(f"--where {text!r}: no such hyperparameter: {hints}; there are {', '.join(known)}")
-    by_name: dict[str, list[Condition]] = {}
-    for name, condition in found:
-        by_name.setdefault(name, []).append(condition)
-    return {name: _all(conditions) for name, conditions in by_name.items()}
+    if unknown := dict.fromkeys(name for name, _ in found if name not in names):
+        hints = ", ".join(f"{name}{nearest(name, list(names))}" for name in unknown)
+        raise SweepError(f"--where {text!r}: no such hyperparameter: {hints}; there are {', '.join(names)}")
 
+    def all_of(name: str) -> Condition:
+        return lambda value: all(condition(value) for each, condition in found if each == name)
 
-def _all(conditions: list[Condition]) -> Condition:
-    return lambda value: all(condition(value) for condition in conditions)
+    return {name: all_of(name) for name, _ in found}
 
 
 def _clauses(node: ast.expr) -> list[tuple[str, Condition]]:
@@ -76,19 +64,17 @@ def _clauses(node: ast.expr) -> list[tuple[str, Condition]]:
 def _comparison(sign: ast.cmpop, left: ast.expr, right: ast.expr) -> tuple[str, Condition]:
     if type(sign) not in COMPARISONS or _is_name(left) == _is_name(right):
         raise ValueError(ast.dump(sign))
-    if _is_name(left):
-        return ast.unparse(left), _condition(COMPARISONS[type(sign)], ast.literal_eval(right), swapped=False)
-    return ast.unparse(right), _condition(COMPARISONS[type(sign)], ast.literal_eval(left), swapped=True)
+    compare, swapped = COMPARISONS[type(sign)], _is_name(right)
+    named, other = (right, left) if swapped else (left, right)
+    name, constant = ast.unparse(named), ast.literal_eval(other)
 
-
-def _condition(compare: Callable[[Any, Any], bool], constant: Scalar, *, swapped: bool) -> Condition:
     def condition(value: Any) -> bool:
         try:
             return bool(compare(constant, value) if swapped else compare(value, constant))
         except TypeError:  # a text and a number have no order
             return False
 
-    return condition
+    return name, condition
 
 
 def _is_name(node: ast.expr) -> bool:

@@ -1,8 +1,7 @@
 """The result of `sweep confirm`: comparisons of pairs, the sentences on them, and the JSON that is stored.
 
-The JSON is kept with the study (user attribute ``confirmation``), in MLflow (``confirm.json``) and in the evidence of
-``losses/RESULTS.md``. Its keys are a contract: where a field is called otherwise here, `as_data` and `from_data`
-translate.
+The JSON is kept with the study (user attribute ``confirmation``), in MLflow (``confirm.json``) and in
+``tests/evidence``. Its keys are a contract: `as_data` and `from_data` translate fields that are called otherwise here.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from ..config.search_space import Scalar
 from ..study.records import Arm
 from ..training.reports import EpochMetrics
 from .formats import format_params
-from .paired_comparison import PairedComparison
+from .paired_comparison import ESTIMATES, PairedComparison
 from .paired_tests import Estimate
 from .summary import Summary
 
@@ -32,7 +31,6 @@ ARM_NAMES = {
     "lsuv": "LSUV initialisation",
     "weight_decay": "weight decay",
 }
-ESTIMATES = ("final", "best", "speedup", "speedup_seconds", "speedup_whole")
 STORED_KEYS = {  # field -> key of the stored JSON
     "baselines": "rivals",
     "significant": "clear",
@@ -45,63 +43,43 @@ STORED_KEYS = {  # field -> key of the stored JSON
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """The best configuration that the search of one baseline found.
-
-    Attributes:
-        arm: the baseline, ``strongest`` or a method.
-        study: name of the study that searched.
-        trials: number of trials of the search.
-        completed: number of those that completed.
-        number: the best trial; None if none completed.
-        hyperparameters: those of the best trial, constants included; empty if none completed.
-    """
+    """The best configuration that the study of one baseline found."""
 
     arm: Arm
     study: str
     trials: int
     completed: int
-    number: int | None
-    hyperparameters: dict[str, Scalar]
+    number: int | None  # None if none completed
+    hyperparameters: dict[str, Scalar]  # constants included; empty if none completed
 
     @classmethod
     def of(cls, arm: Arm, summary: Summary) -> BaselineResult:
         """Returns the best trial of a study that has run."""
-        best = next(iter(summary.best), None)
-        values = {**summary.config.constants, **best.hyperparameters} if best else {}
-        number = best.number if best else None
-        return cls(arm, summary.config.name, len(summary.rows), len(summary.best), number, values)
+        name, rows, best = summary.config.name, summary.rows, summary.best
+        values = {**summary.config.constants, **best[0].hyperparameters} if best else {}
+        return cls(arm, name, len(rows), len(best), best[0].number if best else None, values)
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """Comparisons of guided networks with their controls and baselines, on pairs of fresh seeds.
-
-    Attributes:
-        study: name of the study.
-        metric: metric of the test set; the study's objective is the same metric of the validation set.
-        direction: ``minimize`` or ``maximize``.
-        configurations: hyperparameters by trial number, best first.
-        baselines: searches that the configurations are compared with besides their plain controls.
-        comparisons: grouped by configuration.
-        notes: remarks for the reader, on pairs that are missing, say.
-        rows: number of rows of the sister study that the comparisons use.
-        ended: end of the last of those rows, in milliseconds since the Unix epoch.
-    """
+    """Comparisons of guided networks with their controls and baselines, on pairs of fresh seeds."""
 
     study: str
-    metric: str
+    metric: str  # of the test set; the study's objective is the same metric of the validation set
     direction: str
-    configurations: dict[int, dict[str, Scalar]]
+    configurations: dict[int, dict[str, Scalar]]  # hyperparameters by trial number, best first
     baselines: list[BaselineResult]
-    comparisons: list[PairedComparison]
+    comparisons: list[PairedComparison]  # grouped by configuration
     notes: list[str]
-    rows: int
-    ended: int
+    rows: int  # rows of the sister study that the comparisons use
+    ended: int  # end of the last of those rows, in milliseconds since the Unix epoch
 
     def as_data(self) -> dict[str, Any]:
         """Returns the stored JSON; numbers that are not finite are None."""
         data = _to_stored_keys(dataclasses.asdict(self))
-        data["comparisons"] = [_comparison_as_data(comparison) for comparison in self.comparisons]
+        for comparison, fields in zip(self.comparisons, data["comparisons"], strict=True):
+            fields.update({name: _to_stored_keys(fields[name]) for name in ESTIMATES}, verdict=comparison.verdict)
+        data["comparisons"] = [_to_stored_keys(fields) for fields in data["comparisons"]]
         finite: dict[str, Any] = _finite(data)
         return finite
 
@@ -121,10 +99,8 @@ class Confirmation:
         for c in self.comparisons:
             for name in ("final", "best", "speedup", "speedup_seconds"):
                 estimate = getattr(c, name)
-                for part in ("value", "low", "high"):
-                    number = getattr(estimate, part)
+                for suffix, number in ("", estimate.value), ("_low", estimate.low), ("_high", estimate.high):
                     if number is not None and math.isfinite(number):
-                        suffix = "" if part == "value" else f"_{part}"
                         values[f"confirm/{c.number:04d} {c.first} over {c.second} {name}{suffix}"] = number
         return EpochMetrics(self.rows, values, self.ended)
 
@@ -137,25 +113,16 @@ def best_hyperparameters(baselines: Sequence[BaselineResult]) -> dict[Arm, dict[
 # -- stored JSON -------------------------------------------------------------------------------------------------------
 
 
-def _comparison_as_data(comparison: PairedComparison) -> dict[str, Any]:
-    data = _to_stored_keys(dataclasses.asdict(comparison))
-    for name in ESTIMATES:
-        data[name] = _to_stored_keys(data[name])
-    return {**data, "verdict": comparison.verdict}
-
-
 def _comparison_from_data(data: Mapping[str, Any]) -> PairedComparison:
     """Reads a comparison; a confirmation of an early version lacks ``survival``, which becomes NaN."""
     fields = _to_field_names({"survival": None, **data})
-    fields.pop("verdict")  # derived from the numbers
+    del fields["verdict"]  # derived from the numbers
     for name in ESTIMATES:
         estimate = _to_field_names(data[name])
         estimate.update(values=tuple(estimate["values"]), value=_number(estimate["value"]))
         fields[name] = Estimate(**estimate)
-    for name in ("final_means", "generalization_gaps"):
-        fields[name] = tuple(_number(value) for value in fields[name])
-    for name in ("seeds", "diverged"):
-        fields[name] = tuple(fields[name])
+    for name in ("final_means", "generalization_gaps", "seeds", "diverged"):
+        fields[name] = tuple(map(_number, fields[name]))
     fields["mcnemar_p"] = _number(fields["mcnemar_p"])
     return PairedComparison(**fields)
 
@@ -186,7 +153,12 @@ def _finite(data: Any) -> Any:
 
 def pair_verdict(c: PairedComparison, metric: str) -> str:
     """Returns one sentence on a comparison: what it shows, what it does not, and how many runs diverged."""
-    sentences = [_gain_clause(c, metric), *_speedup_clauses(c)]
+    sentences = [_gain_clause(c, metric)]
+    if c.speedup.significant and not c.speedup.value:
+        sentences.append(f"never reaches the other's final value in {c.never} of {len(c.speedup.values)} pairs")
+    elif c.speedup.significant:
+        size = f"{'sooner' if c.speedup.value > 1 else 'later'}, by {c.speedup.value:.2g}x in epochs"
+        sentences.append(f"reaches the other's final value {size} ({_range(c.speedup)})")
     if any(c.diverged):
         survives = f": survives {c.survives} (p {c.mcnemar_p:.2g})" if c.survives else ""
         sentences.append(f"diverged: {c.diverged[0]} guided, {c.diverged[1]} of the others{survives}")
@@ -194,29 +166,15 @@ def pair_verdict(c: PairedComparison, metric: str) -> str:
 
 
 def _gain_clause(c: PairedComparison, metric: str) -> str:
+    p = "" if c.final.p_holm is None else f", p {c.final.p_holm:.2g} after Holm"
     if c.verdict != "not shown":
-        return f"{c.verdict} by {abs(c.final.value):.3g} in {metric} (gain {_test(c)})"
+        return f"{c.verdict} by {abs(c.final.value):.3g} in {metric} (gain {_range(c.final)}{p}, {len(c.seeds)} pairs)"
     if c.final.low is None:
         return f"no difference can be shown in {metric}: {c.final.note}"
     if c.final.significant:
         return f"no difference claimed in {metric}: the better ones are those that have not diverged"
     needed = f"; about {c.pairs_needed} pairs would show a difference of this size" if c.pairs_needed else ""
-    return f"no difference shown in {metric} (gain {_test(c)}{needed})"
-
-
-def _speedup_clauses(c: PairedComparison) -> list[str]:
-    """Compares the epochs that both members take to the final value of the second one."""
-    if not c.speedup.significant:
-        return []
-    if not c.speedup.value:
-        return [f"never reaches the other's final value in {c.never} of {len(c.speedup.values)} pairs"]
-    faster = "sooner" if c.speedup.value > 1 else "later"
-    return [f"reaches the other's final value {faster}, by {c.speedup.value:.2g}x in epochs ({_range(c.speedup)})"]
-
-
-def _test(c: PairedComparison) -> str:
-    p = "" if c.final.p_holm is None else f", p {c.final.p_holm:.2g} after Holm"
-    return f"{_range(c.final)}{p}, {len(c.seeds)} pairs"
+    return f"no difference shown in {metric} (gain {_range(c.final)}{p}, {len(c.seeds)} pairs{needed})"
 
 
 def _range(estimate: Estimate) -> str:
@@ -231,7 +189,5 @@ def baseline_origin(baseline: BaselineResult) -> str:
         plural = "s" if baseline.trials != 1 else ""
         return f"{name}: none of the {baseline.trials} trial{plural} of {baseline.study} has completed."
     trials = f"{baseline.trials} trials" if baseline.trials > 1 else "one trial"
-    return (
-        f"{name} is the best of {trials} of {baseline.study}, {baseline.completed} completed: "
-        f"{format_params(baseline.hyperparameters)}."
-    )
+    best = f"{name} is the best of {trials} of {baseline.study}, {baseline.completed} completed"
+    return f"{best}: {format_params(baseline.hyperparameters)}."

@@ -40,12 +40,7 @@ def format_value(value: Scalar) -> str:
 
 
 def format_params(values: Mapping[str, Scalar] | Iterable[tuple[str, Scalar]]) -> str:
-    """Returns hyperparameters on one line.
-
-    Example:
-        >>> format_params({"lambda1": 0.00123456, "training.init": "he"})
-        'lambda1=0.00123 training.init=he'
-    """
+    """Returns hyperparameters on one line: ``lambda1=0.00123 training.init=he``."""
     return " ".join(f"{name}={format_value(value)}" for name, value in dict(values).items())
 
 

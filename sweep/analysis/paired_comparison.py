@@ -1,7 +1,4 @@
-"""Compares pairs of training runs: gains, speed-ups and divergences of one arm against another. Pure functions.
-
-A pair is two runs on one seed, its first and its second member: a guided network and its control, say.
-"""
+"""Compares pairs of training runs on one seed, a guided network and its control for example. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,15 +25,12 @@ from .paired_tests import (
     sign_test,
 )
 
+ESTIMATES = ("final", "best", "speedup", "speedup_seconds", "speedup_whole")
+
 
 @dataclass(frozen=True)
 class Member:
-    """One run of a pair.
-
-    Attributes:
-        history: metrics of all epochs, in order.
-        diverged: True if the run ended with a loss that is not finite.
-    """
+    """One run of a pair."""
 
     history: Sequence[EpochMetrics]
     diverged: bool = False
@@ -50,13 +45,9 @@ class PairedComparison:
     """First members of pairs against second members, on the test set.
 
     Attributes:
-        number: trial number of the configuration.
-        first, second: names of the members' arms.
-        seeds: seeds of the pairs that are compared.
         diverged: number of first and of second members that diverged. Such a pair has no gain; a diverged first
             member has the speed-up 0.
         mcnemar_p: p-value of McNemar's exact test that both members diverge equally often, after Holm's correction.
-        final_means: means of the final metric.
         generalization_gaps: means of how much better the final metric is on the training set than on the test set. The
             training metric is the mean over the last epoch's steps.
         final: gain in the final metric, positive if the first member is better.
@@ -105,13 +96,9 @@ class PairedComparison:
 def compare_pairs(
     number: int, arms: tuple[str, str], members: tuple[Mapping[int, Member], Mapping[int, Member]], objective: Objective
 ) -> PairedComparison:
-    """Compares the pairs of all seeds that both arms have.
+    """Compares the pairs of all seeds that both arms have, by the objective's metric on the test set.
 
-    Args:
-        number: trial number of the configuration.
-        arms: names of the first and of the second arm.
-        members: runs of the first and of the second arm, by seed.
-        objective: the study's objective; the comparison uses its metric of the test set.
+    ``number`` is the trial of the configuration; ``members`` are the runs of both arms by seed.
     """
     metric = objective.metric.removeprefix("val_")
     test_metric, train_metric = f"test_{metric}", f"train_{metric}"
@@ -128,7 +115,7 @@ def compare_pairs(
         train = [pair[which].curve(train_metric)[-1] for pair in whole.values()]
         means.append(_mean(test))
         gaps.append(_mean([sign * (a - b) for a, b in zip(train, test, strict=True)]))
-    by_epochs, by_seconds, by_whole = (ratio([s[which] for s in speedups]) for which in range(3))
+    by_epochs, by_seconds, by_whole = (ratio([s[i] for s in speedups]) for i in range(3))
     return PairedComparison(
         number=number,
         first=arms[0],
@@ -168,19 +155,14 @@ def _speedups(first: Member, second: Member, *, name: str, sign: int) -> tuple[f
 
 def apply_holm(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
     """Corrects comparisons of the same two arms for all configurations, and decides which are significant."""
-    corrected = list(comparisons)
-    for name, no_effect, statistic in (
-        ("final", 0.0, np.mean),
-        ("best", 0.0, np.mean),
-        ("speedup", 1.0, median_ratio),
-        ("speedup_seconds", 1.0, median_ratio),
-        ("speedup_whole", 1.0, median_ratio),
-    ):
-        estimates = holm([getattr(c, name) for c in comparisons], no_effect=no_effect, statistic=statistic)
-        pairs = zip(corrected, estimates, strict=True)
-        corrected = [dataclasses.replace(c, **{name: e}) for c, e in pairs]  # type: ignore[arg-type]
-    ps = holm_p([c.mcnemar_p for c in corrected])
-    needed = [
-        None if c.final.significant else pairs_needed(c.final.values, comparisons=len(corrected)) for c in corrected
-    ]
-    return [dataclasses.replace(c, mcnemar_p=p, pairs_needed=n) for c, p, n in zip(corrected, ps, needed, strict=True)]
+    estimates = {}
+    for name in ESTIMATES:
+        no_effect, statistic = (1.0, median_ratio) if name.startswith("speedup") else (0.0, np.mean)
+        estimates[name] = holm([getattr(c, name) for c in comparisons], no_effect=no_effect, statistic=statistic)
+    corrected = []
+    for i, (c, p) in enumerate(zip(comparisons, holm_p([c.mcnemar_p for c in comparisons]), strict=True)):
+        own: dict[str, Any] = {name: estimates[name][i] for name in ESTIMATES}
+        missing = not own["final"].significant
+        needed = pairs_needed(c.final.values, comparisons=len(comparisons)) if missing else None
+        corrected.append(dataclasses.replace(c, mcnemar_p=p, pairs_needed=needed, **own))
+    return corrected

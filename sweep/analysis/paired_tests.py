@@ -26,12 +26,10 @@ class Estimate:
 
     Attributes:
         values: difference or ratio of each pair.
-        value: mean or median of ``values``.
         low, high: ends of the 95 % bootstrap interval (BCa); None if there is none.
         p: two-sided p-value of the hypothesis that there is no effect.
         p_holm: p-value after Holm's correction for the comparisons of all configurations.
         significant: True if the interval at the corrected level excludes no effect, and the corrected p-value agrees.
-        note: a remark for the reader.
     """
 
     values: tuple[float, ...]
@@ -57,40 +55,30 @@ def difference(values: Sequence[float]) -> Estimate:
     values = tuple(map(float, values))
     if not values:
         return Estimate(values, math.nan, note="no pairs")
-    estimate = Estimate(values, float(np.mean(values)))
+    mean = float(np.mean(values))
     if len(values) == 1:
-        return dataclasses.replace(estimate, note="one pair has no interval")
+        return Estimate(values, mean, note="one pair has no interval")
     if len(set(values)) == 1:
         alike = "all pairs are the same" if values[0] == 0 else "all differences are the same: no spread to judge by"
-        return dataclasses.replace(estimate, note=alike)
-    low, high = _interval(values, np.mean, 1 - ALPHA)
-    return dataclasses.replace(estimate, low=low, high=high, p=_t_test(values))
+        return Estimate(values, mean, note=alike)
+    return Estimate(values, mean, *_interval(values, np.mean, 1 - ALPHA), p=_t_test(values))
 
 
 def ratio(values: Sequence[float]) -> Estimate:
     """Estimates the median of paired ratios, with a t-test of their logarithms that the ratio is 1.
 
     A sign test takes the place of the t-test if a ratio is 0 or all ratios are equal.
-
-    Example:
-        Eight of eight pairs are twice as fast, so the sign test gives 2 / 2**8:
-
-        >>> ratio([2.0] * 8).p
-        0.0078125
     """
     values = tuple(map(float, values))
     if not values:
         return Estimate(values, math.nan, note="no pairs")
-    estimate = Estimate(values, float(median_ratio(values)))
-    never = sum(value == 0 for value in values)
+    median, never, alike = float(median_ratio(values)), sum(value == 0 for value in values), len(set(values)) == 1
     note = f"{never} of {len(values)} never get there" if never else ""
     if len(values) == 1:
-        return dataclasses.replace(estimate, note="; ".join(filter(None, (note, "one pair has no interval"))))
-    low, high = _interval(values, median_ratio, 1 - ALPHA)
-    alike = len(set(values)) == 1
+        return Estimate(values, median, note="; ".join(filter(None, (note, "one pair has no interval"))))
     p = sign_test(values) if never or alike else _t_test([math.log(value) for value in values])
     note = note or ("all pairs are the same" if alike else "")
-    return dataclasses.replace(estimate, low=low, high=high, p=p, note=note)
+    return Estimate(values, median, *_interval(values, median_ratio, 1 - ALPHA), p=p, note=note)
 
 
 def median_ratio(ratios: Sequence[float] | Floats, axis: int = -1) -> Floats:
@@ -103,22 +91,17 @@ def holm(estimates: Sequence[Estimate], *, no_effect: float, statistic: Statisti
     """Decides which of several comparisons are significant by Holm's procedure: smallest p first, until one fails.
 
     The k-th of m comparisons needs an interval of level 1 - 0.05 / (m - k + 1). So the chance of any wrong decision is
-    at most 0.05.
+    at most 0.05. No effect is 0 for differences and 1 for ratios; ``statistic`` made the estimates from their values.
 
     Source: Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979).
-
-    Args:
-        estimates: the comparisons.
-        no_effect: value of an estimate without an effect: 0 for differences, 1 for ratios.
-        statistic: function that made the estimates from their values.
     """
     ps = [1.0 if estimate.p is None else estimate.p for estimate in estimates]
     found, corrected, going = list(estimates), holm_p(ps), True
     for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
         estimate, left = estimates[i], len(estimates) - rank
-        if estimate.p is None or estimate.low is None or estimate.high is None:
-            continue
         low, high = estimate.low, estimate.high
+        if estimate.p is None or low is None or high is None:
+            continue
         if left > 1:
             low, high = _interval(estimate.values, statistic, 1 - ALPHA / left)
         going = going and corrected[i] < ALPHA and not low <= no_effect <= high
@@ -127,14 +110,7 @@ def holm(estimates: Sequence[Estimate], *, no_effect: float, statistic: Statisti
 
 
 def holm_p(ps: Sequence[float]) -> list[float]:
-    """Returns p-values after Holm's correction.
-
-    Example:
-        Four p-values, the smallest times 4, the next times 3, and so on, never falling:
-
-        >>> [round(p, 6) for p in holm_p([0.01, 0.04, 0.03, 0.005])]
-        [0.03, 0.06, 0.06, 0.02]
-    """
+    """Returns p-values after Holm's correction: the smallest of m times m, the next times m - 1, never falling."""
     corrected, largest = list(ps), 0.0
     for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
         corrected[i] = largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
@@ -144,13 +120,12 @@ def holm_p(ps: Sequence[float]) -> list[float]:
 def pairs_needed(values: Sequence[float], difference: float | None = None, *, comparisons: int = 1) -> int | None:
     """Returns the number of pairs with which a two-sided paired t-test at 5 % has a power of 80 %.
 
+    None if there is no spread, no difference, or more than a million pairs are needed.
+
     Args:
         values: differences; their standard deviation stands for that of the population.
         difference: the mean difference to detect; default: the mean of ``values``.
         comparisons: number of comparisons that share the 5 %; each is tested at the strictest of Holm's levels.
-
-    Returns:
-        None if there is no spread, no difference, or more than a million pairs are needed.
 
     Example:
         An effect of half a standard deviation needs 34 pairs (Cohen's tables, G*Power 3):
@@ -174,10 +149,7 @@ def pairs_needed(values: Sequence[float], difference: float | None = None, *, co
 
 
 def _interval(values: Sequence[float], statistic: Statistic, level: float) -> tuple[float, float]:
-    """Returns the bias-corrected and accelerated bootstrap interval; percentiles if the jackknife has no spread.
-
-    Source: Efron, Better bootstrap confidence intervals, JASA 82 (1987).
-    """
+    """Returns the BCa bootstrap interval (Efron, JASA 82, 1987); percentiles if the jackknife has no spread."""
     from scipy.stats import bootstrap
 
     if len(set(values)) == 1:  # every resample is the same

@@ -39,27 +39,25 @@ class Surface:
     mean: Array
 
 
-def partial_dependence(fitted: FittedSurrogate, name: str, *, points: int = 33, seed: int = 0) -> Effect:
-    """Returns the expected objective over one hyperparameter, at most ``points`` of its values, the others uniform."""
-    values, rows = _held(fitted.inputs, [name], points, 128, seed)
+def partial_dependence(fitted: FittedSurrogate, name: str) -> Effect:
+    """Returns the expected objective over one hyperparameter, at most 33 of its values, the others uniform."""
+    values, rows = _held(fitted.inputs, [name], points=33, sample=128)
     curves = fitted.surrogate.replicates(rows).reshape(-1, len(values[0]), 128).mean(2)
     low, high = np.percentile(curves, [2.5, 97.5], axis=0)
     return Effect(values[0], fitted.surrogate.mean(rows).reshape(-1, 128).mean(1), low, high)
 
 
-def partial_dependence_2d(fitted: FittedSurrogate, a: str, b: str, *, points: int = 19, seed: int = 0) -> Surface:
-    """Returns the expected objective over two hyperparameters, at most ``points`` values each, the others uniform."""
-    values, rows = _held(fitted.inputs, [a, b], points, 64, seed)
+def partial_dependence_2d(fitted: FittedSurrogate, a: str, b: str) -> Surface:
+    """Returns the expected objective over two hyperparameters, at most 19 values each, the others uniform."""
+    values, rows = _held(fitted.inputs, [a, b], points=19, sample=64)
     mean = fitted.surrogate.mean(rows).reshape(len(values[0]), len(values[1]), 64).mean(2)
     return Surface(values[0], values[1], mean)
 
 
-def _held(
-    inputs: Inputs, names: Sequence[str], points: int, sample: int, seed: int
-) -> tuple[list[list[Scalar]], Array]:
+def _held(inputs: Inputs, names: Sequence[str], *, points: int, sample: int) -> tuple[list[list[Scalar]], Array]:
     """Returns the values of the held hyperparameters, and ``sample`` encoded rows for each combination of values."""
     held = [inputs[name].shown(points) for name in names]
-    rows, blocks = inputs.sample(uniform_points(sample, len(inputs), seed)), []
+    rows, blocks = inputs.sample(uniform_points(sample, len(inputs), seed=0)), []
     for values in itertools.product(*held):
         blocks.append(rows.copy())
         for name, value in zip(names, values, strict=True):

@@ -1,8 +1,7 @@
 """Variance-based sensitivity of a study: Sobol indices with intervals, or the reason why there are none.
 
-Pure functions of a trials table and its space. The variance is over the declared space, with every hyperparameter
-independent and uniform (in log if the space is logarithmic). Only uniform trials measure how well a surrogate predicts
-there: a sampler leaves holes, and pruning prefers early epochs.
+The variance is over the declared space, with every hyperparameter independent and uniform (in log if its scale is).
+Only uniform trials measure how well a surrogate predicts there: a sampler leaves holes, pruning prefers early epochs.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ..config.errors import SweepError
-from . import classifiers
+from .classifiers import MAX_TRIALS, LogisticChaos, ProcessClassifier
 from .partial_dependence import FittedSurrogate
 from .sobol import Interval, indices_with_intervals
 from .surrogates import Array, GaussianProcess, Input, Inputs, Mask, PolynomialChaos, Surrogate
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ..study.dataframe import Table
     from .conditions import Condition
 
-
 logger = logging.getLogger(__name__)
 
 MIN_UNIFORM = 32
@@ -38,38 +37,23 @@ SIMILAR_R2 = 0.1  # difference in R2 below which two surrogates count as equally
 
 @dataclass(frozen=True)
 class Method:
-    """Surrogates and thresholds of an analysis.
-
-    Attributes:
-        surrogates: candidates; the one with the highest R2 is used.
-        trusted: least R2 of an analysis that is reported, as indicative.
-        quantitative: least R2 of an analysis whose sizes are reported, too.
-        points: base sample of the pick-freeze estimators for replicates; the surrogate itself gets four times as many.
-        min_per_value: least number of uniform trials with each value of the objective; 1 for numbers.
-    """
+    """Surrogates and thresholds of an analysis."""
 
     surrogates: Sequence[Callable[[Inputs, Array, Array, Mask, int], Surrogate]]
-    trusted: float
-    quantitative: float
-    points: int
-    min_per_value: int = 1
+    trusted: float  # least R2 of an analysis that is reported, as indicative
+    quantitative: float  # least R2 of an analysis whose sizes are reported, too
+    points: int  # base sample of the pick-freeze estimators for replicates; the surrogate gets four times as many
+    min_per_value: int = 1  # least number of uniform trials with each value of the objective; 1 for numbers
 
 
 REGRESSION = Method((PolynomialChaos, GaussianProcess), 0.6, 0.8, 2048)
 # The R2 of 0 or 1 by a probability stays far below 1 even if the probability is known.
-CLASSIFICATION = Method(
-    (classifiers.LogisticChaos, classifiers.ProcessClassifier), 0.2, math.inf, 1024, min_per_value=8
-)
+CLASSIFICATION = Method((LogisticChaos, ProcessClassifier), 0.2, math.inf, 1024, min_per_value=8)
 
 
 @dataclass(frozen=True)
 class Index:
-    """Sobol indices of one hyperparameter, with 95 % intervals.
-
-    Attributes:
-        first: share of the variance that the hyperparameter explains alone.
-        total: share that it explains alone and in interactions with all others.
-    """
+    """Shares of the variance that one hyperparameter explains alone, and with all interactions; 95 % intervals."""
 
     first: float
     first_ci: Interval
@@ -90,20 +74,15 @@ class Analysis:
     """The sensitivity of one objective, or the reason for a refusal.
 
     Attributes:
-        study: name of the study.
         objective: name of the analysed number.
         epoch: epoch of that number; None in a study without epochs.
         n_full: number of trials that the analysis rests on: full budget, finite value.
         n_uniform: number of those at uniform points.
         n_pruned, n_diverged, n_failed: trials excluded for that outcome.
         n_missing: completed trials excluded because the number is missing.
-        trusted: True if there are indices.
         strength: ``quantitative``, or ``indicative`` if the order of the indices is reliable but not their size.
         reason: the reason for a refusal, or for a merely indicative analysis.
         r2: cross-validated share of the variance of uniform trials that the surrogate predicts.
-        surrogate: name of the surrogate.
-        parameters: indices by hyperparameter.
-        pairs: second-order interactions.
         left_out: hyperparameters without an index, with the reason.
         where: the condition that limits the space, as written; None for the whole space.
         share: share of trials that diverged, if the objective is the probability of diverging; else None.
@@ -137,12 +116,8 @@ class Analysis:
 def analyse(table: Table, *, where: Mapping[str, Condition] | None = None, seed: int = 0) -> Analysis:
     """Estimates the sensitivity of a table's value to its hyperparameters.
 
-    Uses the surrogate with the higher cross-validated R2; if both are close, intervals cover both.
-
-    Args:
-        table: the trials, see `sweep.study.dataframe.read`.
-        where: conditions by hyperparameter; they limit the space that the variance is over.
-        seed: seed of all random numbers; the same seed gives the same analysis.
+    Uses the surrogate with the higher cross-validated R2; if both are close, intervals cover both. Conditions limit the
+    space that the variance is over. The same seed gives the same analysis.
 
     Raises:
         SweepError: no value of a hyperparameter fulfils its condition.
@@ -156,7 +131,7 @@ def analyse_divergence(table: Table, *, where: Mapping[str, Condition] | None = 
     The analysis of the objective is conditional on survival, so this is its complement. Arguments: see `analyse`.
     """
     trials = _within(table.trials, where or {})
-    ended = trials[trials["design"] & trials["outcome"].isin(["completed", "diverged"])].head(classifiers.MAX_TRIALS)
+    ended = trials[trials["design"] & trials["outcome"].isin(["completed", "diverged"])].head(MAX_TRIALS)
     diverged = (ended["outcome"] == "diverged").astype(float)
     if not diverged.any():
         return None
@@ -169,7 +144,7 @@ def analyse_divergence(table: Table, *, where: Mapping[str, Condition] | None = 
 def _analyse(table: Table, where: Mapping[str, Condition], seed: int, method: Method) -> Analysis:
     inputs, left_out = _inputs(table, where)
     trials = _within(table.trials, where)
-    full, gone = trials[trials["value"].notna()], trials[trials["value"].isna()]
+    full, gone = trials[trials["value"].notna()], Counter(trials[trials["value"].isna()]["outcome"])
     uniform, y = full["design"].to_numpy(bool), full["value"].to_numpy(float)
     result = Analysis(
         table.study,
@@ -178,10 +153,10 @@ def _analyse(table: Table, where: Mapping[str, Condition], seed: int, method: Me
         reason=_refusal(trials, y, uniform, len(inputs), method, table.hint),
         n_full=len(full),
         n_uniform=int(uniform.sum()),
-        n_pruned=int((gone["outcome"] == "pruned").sum()),
-        n_diverged=int((gone["outcome"] == "diverged").sum()),
-        n_failed=int((gone["outcome"] == "failed").sum()),
-        n_missing=int((gone["outcome"] == "completed").sum()),
+        n_pruned=gone["pruned"],
+        n_diverged=gone["diverged"],
+        n_failed=gone["failed"],
+        n_missing=gone["completed"],
         left_out={**table.left_out, **left_out},
     )
     if result.reason is not None:
@@ -214,7 +189,6 @@ def _analyse(table: Table, where: Mapping[str, Condition], seed: int, method: Me
 
 
 def _within(trials: pd.DataFrame, where: Mapping[str, Condition]) -> pd.DataFrame:
-    """Returns the trials that fulfil the conditions."""
     for name, condition in where.items():
         trials = trials[trials[f"params_{name}"].map(condition).astype(bool)]
     return trials
@@ -223,8 +197,7 @@ def _within(trials: pd.DataFrame, where: Mapping[str, Condition]) -> pd.DataFram
 def _inputs(table: Table, where: Mapping[str, Condition]) -> tuple[Inputs, dict[str, str]]:
     """Returns the hyperparameters that take several values under the conditions; and the others, with the reason."""
     every = [Input(name, distribution, where.get(name)) for name, distribution in table.space.items()]
-    empty = [each.name for each in every if not each.levels]
-    if empty:
+    if empty := [each.name for each in every if not each.levels]:
         raise SweepError(f"--where: no value of {', '.join(empty)} in the search space fulfils it")
     alone = {each.name: f"its only value is {each.levels[0]}" for each in every if len(each.levels) == 1}
     return Inputs([each for each in every if each.name not in alone]), alone
@@ -247,9 +220,8 @@ def _refusal(trials: pd.DataFrame, y: Array, uniform: Mask, d: int, method: Meth
     if len(y) < MIN_PER_INPUT * d:
         return f"{len(y)} full-budget trials are few for {d} hyperparameters, {MIN_PER_INPUT * d} are needed: {hint}"
     if (rare := int(np.unique(y[uniform], return_counts=True)[1].min())) < method.min_per_value:
-        return (
-            f"only {rare} of {uniform.sum()} uniform trials ended differently from the others: too few for an analysis"
-        )
+        unlike = f"only {rare} of {uniform.sum()} uniform trials ended differently from the others"
+        return f"{unlike}: too few for an analysis"
     return None
 
 

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from .sensitivity import Analysis, Interaction
     from .sobol import Interval
 
-
 WIDE = 0.15  # half-width of an interval above which the interval is shown without its middle
 SMALL = 0.05  # share of the variance below which an index is not mentioned
 NOTABLE = 0.1  # total index above which a hyperparameter that does little alone is mentioned
@@ -22,7 +21,12 @@ def reliability(analysis: Analysis) -> str:
     trials = f"Reliability: {_trials(analysis)}"
     if analysis.r2 is None:
         return f"{trials}."
-    return f"{trials}; {analysis.surrogate}, cross-validated R2 {analysis.r2:.2f}: {_strength(analysis)}."
+    strength = "indicative, rely on the order of the indices and not on their size"
+    if not analysis.trusted:
+        strength = "too low to report indices"
+    elif _sized(analysis):
+        strength = "quantitative"
+    return f"{trials}; {analysis.surrogate}, cross-validated R2 {analysis.r2:.2f}: {strength}."
 
 
 def _trials(analysis: Analysis) -> str:
@@ -31,22 +35,12 @@ def _trials(analysis: Analysis) -> str:
         return f"{analysis.n_diverged} of {analysis.n_full} uniform trials diverged ({part})"
     at = "" if analysis.epoch is None else f" at epoch {analysis.epoch}"
     space = "that part of the space" if analysis.where else "the space"
-    counts = {
-        "pruned": analysis.n_pruned,
-        "diverged": analysis.n_diverged,
-        "failed": analysis.n_failed,
-        "without a value": analysis.n_missing,
-    }
-    excluded = format_list([f"{n} {what}" for what, n in counts.items() if n])
+    reasons = ("pruned", "diverged", "failed", "without a value")
+    counts = (analysis.n_pruned, analysis.n_diverged, analysis.n_failed, analysis.n_missing)
+    excluded = format_list([f"{n} {reason}" for n, reason in zip(counts, reasons, strict=True) if n])
     uniform = f"{analysis.n_uniform} of them uniform over {space}"
     rest = f"excluded: {excluded}" if excluded else "none excluded"
     return f"{analysis.n_full} trials{at}{_where(analysis)}, {uniform}, {rest}"
-
-
-def _strength(analysis: Analysis) -> str:
-    if not analysis.trusted:
-        return "too low to report indices"
-    return "quantitative" if _sized(analysis) else "indicative, rely on the order of the indices and not on their size"
 
 
 def _where(analysis: Analysis) -> str:
@@ -122,11 +116,6 @@ def notable_pairs(analysis: Analysis) -> list[tuple[tuple[str, str], Interaction
 
 
 def share(value: float, ci: Interval) -> str:
-    """Returns a share of the variance; of a wide interval, the interval alone.
-
-    Example:
-        >>> share(0.62, (0.58, 0.66)), share(0.6, (0.4, 0.8))
-        ('62 %', '40 to 80 %')
-    """
+    """Returns a share of the variance, ``62 %``; of a wide interval, the interval alone, ``40 to 80 %``."""
     low, high = ci
     return f"{100 * low:.0f} to {format_percent(high)}" if (high - low) / 2 > WIDE else format_percent(value)

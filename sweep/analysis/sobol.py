@@ -14,16 +14,14 @@ Interval = tuple[float, float]
 def sobol_indices(f: Callable[[Array], Array], inputs: Inputs, *, points: int = 2048, seed: int = 0) -> Array:
     """Estimates first-order, total and second-order Sobol indices by pick-freeze on a scrambled Sobol' sequence.
 
-    Each index is the mean of the two estimates that the two base samples allow.
-
-    Source: first order and closed second order: Saltelli et al., Comput. Phys. Commun. 181 (2010); total: Jansen,
-    Comput. Phys. Commun. 117 (1999).
+    Each index is the mean of the two estimates that the two base samples allow. First order and closed second order:
+    Saltelli et al., Comput. Phys. Commun. 181 (2010); total: Jansen, Comput. Phys. Commun. 117 (1999).
 
     Args:
         f: k functions, values [k, n] at encoded rows [n, columns].
         inputs: the space, d hyperparameters.
         points: size of each base sample, a power of 2; ``points * (2 d + 2)`` rows are evaluated.
-        seed: seed of the sequence's scrambling.
+        seed: of the sequence's scrambling.
 
     Returns:
         [k, d + d + d (d - 1) / 2]: first order, total, then pairs in the order of `itertools.combinations`.
@@ -56,10 +54,7 @@ def sobol_indices(f: Callable[[Array], Array], inputs: Inputs, *, points: int = 
 def indices_with_intervals(
     surrogates: Sequence[Surrogate], inputs: Inputs, *, points: int, seed: int
 ) -> tuple[list[float], list[float], list[float]]:
-    """Returns indices of the first surrogate, and lower and upper ends of intervals; all within [0, 1].
-
-    An interval is the envelope of the 95 % intervals of all surrogates.
-    """
+    """Returns indices of the first surrogate, and the ends of the envelope of all 95 % intervals; within [0, 1]."""
     estimates = [_replicated(each, inputs, points, seed) for each in surrogates]
     value = np.clip(estimates[0][0], 0, 1)
     ends = np.clip([np.percentile(each[1:], [2.5, 97.5], axis=0) for each in estimates], 0, 1)

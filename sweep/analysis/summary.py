@@ -20,43 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Summary:
-    """The state of a study.
-
-    Attributes:
-        rows: all trials of the search, by number.
-        best: completed trials of the search, best first.
-        controls: all rows of the sister study: finalists, controls and pairs.
-        comparison: the finalists and their controls; empty before that stage.
-        interrupted: True if the run was stopped before it met the budget.
-        seconds: duration of the run.
-        analysis: sensitivity; None if the run did not reach that stage.
-
-    Example:
-        >>> from sweep.config.study_config import StudyConfig
-        >>> from sweep.study.records import TrialRecord
-        >>> config = StudyConfig.model_validate({
-        ...     "name": "example", "model": {"name": "mlp"}, "data": {"name": "digits"},
-        ...     "objective": {"metric": "val_loss", "direction": "minimize"}, "space": {"depth": {"low": 1, "high": 4}},
-        ... })
-        >>> rest = {"kind": "trial", "state": "finished", "seed": 0, "epochs": 9, "design": False, "of": None,
-        ...         "checkpoint": None, "error": None, "owner": None, "orphan": False, "started": None, "ended": None}
-        >>> rows = [
-        ...     TrialRecord(0, outcome="completed", value=0.4, hyperparameters={"depth": 1}, **rest),
-        ...     TrialRecord(1, outcome="completed", value=0.3, hyperparameters={"depth": 2}, **rest),
-        ...     TrialRecord(2, outcome="pruned", value=0.2, hyperparameters={"depth": 3}, **rest),
-        ... ]
-        >>> [row.number for row in Summary.of(config, rows, controls=[]).best]
-        [1, 0]
-    """
+    """The state of a study."""
 
     config: StudyConfig
-    rows: list[TrialRecord]
-    best: list[TrialRecord]
-    controls: list[TrialRecord]
-    comparison: FinalistComparison
-    interrupted: bool = False
+    rows: list[TrialRecord]  # all trials of the search, by number
+    best: list[TrialRecord]  # completed trials of the search, best first
+    controls: list[TrialRecord]  # all rows of the sister study: finalists, controls and pairs
+    comparison: FinalistComparison  # the finalists and their controls; empty before that stage
+    interrupted: bool = False  # True if the run was stopped before it met the budget
     seconds: float = 0.0
-    analysis: Analysis | None = None
+    analysis: Analysis | None = None  # sensitivity; None if the run did not reach that stage
 
     @classmethod
     def of(
@@ -66,9 +39,8 @@ class Summary:
         from ..study.finalists import best_rows
         from .comparison import compare_finalists
 
-        return cls(
-            config, rows, best_rows(config, rows), controls, compare_finalists(config, rows, controls), interrupted
-        )
+        comparison = compare_finalists(config, rows, controls)
+        return cls(config, rows, best_rows(config, rows), controls, comparison, interrupted)
 
 
 def summarise(name: str, settings: Settings) -> Summary:
@@ -96,6 +68,5 @@ def export_config(config: StudyConfig, row: TrialRecord) -> str:
     """Returns a study file of one configuration: every hyperparameter is a constant."""
     space = {**config.constants, **row.hyperparameters}
     search = SearchConfig(trials=1, finalists=FinalistsConfig(top=0))
-    return to_yaml(
-        config.model_copy(update={"name": f"{config.name}-{row.number:04d}", "space": space, "search": search})
-    )
+    name = f"{config.name}-{row.number:04d}"
+    return to_yaml(config.model_copy(update={"name": name, "space": space, "search": search}))

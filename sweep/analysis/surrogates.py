@@ -1,7 +1,6 @@
 """Surrogates of an objective over its search space: sparse polynomial chaos and a Gaussian process.
 
-Each surrogate is fitted to encoded trials, measures how well it predicts held-out uniform trials (cross-validated R2),
-and holds replicates of itself for intervals: bootstrap fits, or draws from the posterior.
+Each measures how well it predicts held-out uniform trials, and holds replicates of itself for intervals.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.polynomial.legendre import legvander
 from numpy.typing import NDArray
 
 from ..config.search_space import Scalar
@@ -35,24 +35,15 @@ class Input:
     - Numeric choices are sorted, and scaled in log if they span a factor of 4.
     - Other choices are one-hot / sqrt 2, so that any two have distance 1.
 
-    Args:
-        name: name of the hyperparameter.
-        distribution: Optuna's distribution of its values.
-        condition: predicate that keeps a value; default: all are kept.
-
-    Attributes:
-        values: ``QUANTILES`` equally likely values, in order (fewer under a condition): the distribution.
-        levels: the distinct values.
-        ordered: True if the encoding is one column.
-        width: number of columns.
+    ``values`` are ``QUANTILES`` equally likely values, in order, or those of them that fulfil the condition; ``levels``
+    are the distinct ones. An ordered input has one column.
     """
 
     def __init__(self, name: str, distribution: Distribution, condition: Callable[[Any], bool] | None = None):
         self.name = name
         choices = getattr(distribution, "choices", ())
         self.ordered = all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices)
-        unit = (np.arange(QUANTILES) + 0.5) / QUANTILES
-        values = [from_unit(distribution, float(u)) for u in unit]
+        values = [from_unit(distribution, (i + 0.5) / QUANTILES) for i in range(QUANTILES)]
         self.values: list[Any] = [v for v in values if condition is None or condition(v)]
         if choices and self.ordered:
             self.values.sort()
@@ -71,13 +62,11 @@ class Input:
             return np.zeros((len(values), 1))
         scale: Any = np.log if self._log else np.asarray
         low, high = scale(float(self.levels[0])), scale(float(self.levels[-1]))
-        column: Array = (scale(np.asarray(values, float)) - low) / (high - low)
-        return column[:, None]
+        return np.reshape((scale(np.asarray(values, float)) - low) / (high - low), (-1, 1))
 
     def sample(self, unit: Array) -> Array:
         """Returns the columns [n, width] at the quantiles ``unit`` [n] of the distribution."""
-        rows: Array = self._rows[(unit * len(self._rows)).astype(int)]
-        return rows
+        return np.asarray(self._rows[(unit * len(self._rows)).astype(int)])
 
     def shown(self, count: int) -> list[Scalar]:
         """Returns all levels, or ``count`` values at even quantiles if there are more levels than that."""
@@ -120,20 +109,14 @@ def uniform_points(count: int, d: int, seed: int) -> Array:
     """Returns a scrambled Sobol' sequence [count, d]; ``count`` is a power of 2."""
     from scipy.stats import qmc
 
-    points: Array = qmc.Sobol(d, scramble=True, rng=np.random.default_rng(seed)).random(count)
-    return points
+    return np.asarray(qmc.Sobol(d, scramble=True, rng=np.random.default_rng(seed)).random(count))
 
 
 class Surrogate(Protocol):
-    """A model that predicts the objective from encoded hyperparameters.
-
-    Attributes:
-        name: name in texts.
-        r2: cross-validated share of the variance of uniform trials that the model predicts.
-    """
+    """A model that predicts the objective from encoded hyperparameters."""
 
     name: str
-    r2: float
+    r2: float  # cross-validated share of the variance of uniform trials that the model predicts
 
     def mean(self, x: Array) -> Array:
         """Returns the prediction [n] at encoded rows [n, columns]."""
@@ -142,22 +125,14 @@ class Surrogate(Protocol):
         """Returns the predictions of the replicates, [REPLICATES, n]."""
 
 
-# -- polynomial chaos ------------------------------------------------------------------------------------------------
-
-
 class PolynomialChaos:
     """Sparse polynomial chaos: Legendre polynomials of single inputs and of pairs, chosen by the lasso.
 
     Replicates are fits to bootstrap samples of the trials, with the penalty that was chosen for all trials.
 
-    Source: Blatman and Sudret, J. Comput. Phys. 230 (2011).
+    Encoded trials ``x`` [n, columns] have the values ``y`` [n]; ``uniform`` [n] masks those at uniform points.
 
-    Args:
-        inputs: the space.
-        x: encoded trials [n, columns].
-        y: values of the trials [n].
-        uniform: mask of the trials that are uniform over the space [n].
-        seed: seed of folds, bootstrap and the points that scale the basis.
+    Source: Blatman and Sudret, J. Comput. Phys. 230 (2011).
     """
 
     name = "polynomial chaos"
@@ -182,8 +157,7 @@ class PolynomialChaos:
 
     def mean(self, x: Array) -> Array:
         """See `Surrogate`."""
-        values: Array = self._intercepts[0] + self._basis(x, self._used) @ self._weights[0]
-        return values
+        return np.asarray(self._intercepts[0] + self._basis(x, self._used) @ self._weights[0])
 
     def replicates(self, x: Array) -> Array:
         """See `Surrogate`."""
@@ -204,10 +178,8 @@ class Basis:
 
     def __init__(self, inputs: Inputs, degree: int, seed: int):
         self._inputs, self._degree = inputs, degree
-        degrees = [
-            list(range(1, min(degree, len(each.levels) - 1) + 1)) if each.ordered else [1] * each.width
-            for each in inputs
-        ]
+        orders = ((each, min(degree, len(each.levels) - 1)) for each in inputs)
+        degrees = [[*range(1, most + 1)] if each.ordered else [1] * each.width for each, most in orders]
         terms: list[tuple[tuple[int, int], ...]] = [((i, k),) for i, own in enumerate(degrees) for k in range(len(own))]
         for (i, a), (j, b) in itertools.combinations(enumerate(degrees), 2):
             both = itertools.product(range(len(a)), range(len(b)))
@@ -220,20 +192,13 @@ class Basis:
     def __call__(self, x: Array, used: Sequence[int] | NDArray[np.intp] | None = None) -> Array:
         """Returns all functions, or those ``used``, at encoded rows: [n, functions]."""
         used = np.arange(len(self._terms)) if used is None else np.asarray(used)
-        factors = []
-        for each in self._inputs:
-            part = x[:, self._inputs.column(each.name)]
-            factors.append(
-                np.polynomial.legendre.legvander(2 * part[:, 0] - 1, self._degree)[:, 1:] if each.ordered else part
-            )
+        parts = ((each.ordered, x[:, self._inputs.column(each.name)]) for each in self._inputs)
+        factors = [legvander(2 * part[:, 0] - 1, self._degree)[:, 1:] if ordered else part for ordered, part in parts]
         out = np.ones((len(x), len(used)))
         for column, term in enumerate(used):
             for i, k in self._terms[term]:
                 out[:, column] *= factors[i][:, k]
         return (out - self._center[used]) / self._scale[used]
-
-
-# -- Gaussian process ------------------------------------------------------------------------------------------------
 
 
 class GaussianProcess:
@@ -270,19 +235,16 @@ class GaussianProcess:
         self._update = inverse @ np.c_[target, target[:, None] - seen]
 
     def _prior(self, x: Array) -> Array:
-        draws: Array = np.cos(x @ self._frequencies + self._phases) @ self._weights
-        return draws
+        return np.asarray(np.cos(x @ self._frequencies + self._phases) @ self._weights)
 
     def mean(self, x: Array) -> Array:
         """See `Surrogate`."""
-        values: Array = self._center + self._scale * (self._kernel(x, self._x) @ self._update[:, 0])
-        return values
+        return np.asarray(self._center + self._scale * (self._kernel(x, self._x) @ self._update[:, 0]))
 
     def replicates(self, x: Array) -> Array:
         """See `Surrogate`."""
         draws = self._prior(x) + self._kernel(x, self._x) @ self._update[:, 1:]
-        values: Array = (self._center + self._scale * draws).T
-        return values
+        return np.asarray(self._center + self._scale * draws).T
 
 
 def _fit_kernel(x: Array, y: Array, seed: int) -> tuple[Any, float]:
@@ -295,8 +257,6 @@ def _fit_kernel(x: Array, y: Array, seed: int) -> tuple[Any, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         # A single start ended in a bad optimum at times; restarts make the fit reliable.
-        fitted = GaussianProcessRegressor(
-            kernel + WhiteKernel(0.1, (1e-6, 10)), n_restarts_optimizer=4, random_state=seed
-        )
-        fitted.fit(x, y)
+        noisy = kernel + WhiteKernel(0.1, (1e-6, 10))
+        fitted = GaussianProcessRegressor(noisy, n_restarts_optimizer=4, random_state=seed).fit(x, y)
     return fitted.kernel_.k1, float(fitted.kernel_.k2.noise_level)

@@ -19,49 +19,34 @@ def trials_table(*summaries: Summary) -> pd.DataFrame:
 
     Columns, in this order:
 
-    - ``study``: name of the study; the name ends in ``.controls`` for finalists, controls and pairs.
-    - ``number``: number of the trial in that study.
+    - ``study``, which ends in ``.controls`` for finalists, controls and pairs; ``number`` of the trial in it.
     - ``kind``: ``trial``, ``finalist``, ``control``, ``tuned``, or what `sweep confirm` trained (``guided``, ...).
     - ``of``: the search trial that a finalist, control or pair belongs to.
     - ``state``: ``waiting``, ``running`` or ``finished``.
     - ``outcome``: ``completed``, ``pruned``, ``diverged`` or ``failed``; empty until the trial has ended.
-    - ``value``: the objective.
-    - ``epochs``: the last epoch that counts.
-    - ``seed``: the training seed.
+    - ``value`` of the objective, ``epochs`` up to the last one that counts, training ``seed``.
     - ``design``: True if the trial is uniform over the space and was never pruned.
     - ``started``, ``ended``: UTC, to the second.
     - ``error``: last line of the error of a failed or diverged trial.
     - one column for each hyperparameter, under its name; ``params_NAME`` if one of the columns above has that name.
-
-    Args:
-        summaries: the studies; several share the columns of all their hyperparameters.
-
-    Example:
-        ``trials_table(summarise("digits", Settings())).query("outcome == 'completed'").nsmallest(5, "value")``
     """
     import pandas as pd
 
-    records = [
-        (study, row)
-        for summary in summaries
-        for study, rows in (
-            (summary.config.name, summary.rows),
-            (f"{summary.config.name}.controls", summary.controls),
-        )
-        for row in rows
-    ]
-    names = dict.fromkeys(name for _, row in records for name in row.hyperparameters)
-    columns: dict[str, Any] = {"study": pd.Series([study for study, _ in records], dtype=object)}
+    studies, rows = [], []
+    for each in summaries:
+        studies += [each.config.name] * len(each.rows) + [f"{each.config.name}.controls"] * len(each.controls)
+        rows += [*each.rows, *each.controls]
+    columns: dict[str, Any] = {"study": pd.Series(studies, dtype=object)}
     for column in RECORDED:
         dtype = {"of": "Int64", "value": float}.get(column)
-        columns[column] = pd.Series([getattr(row, column) for _, row in records], dtype=dtype)
+        columns[column] = pd.Series([getattr(row, column) for row in rows], dtype=dtype)
     for column in ("started", "ended"):
-        seconds = pd.Series([getattr(row, column) for _, row in records], dtype=float)
+        seconds = pd.Series([getattr(row, column) for row in rows], dtype=float)
         columns[column] = pd.to_datetime(seconds, unit="s", utc=True).dt.floor("s")
-    columns["error"] = [(row.error or "").strip().rpartition("\n")[2] for _, row in records]
-    for name in names:
+    columns["error"] = [(row.error or "").strip().rpartition("\n")[2] for row in rows]
+    for name in dict.fromkeys(name for row in rows for name in row.hyperparameters):
         column = f"params_{name}" if name in COLUMNS else name
-        columns[column] = pd.Series([row.hyperparameters.get(name) for _, row in records], dtype=object)
+        columns[column] = pd.Series([row.hyperparameters.get(name) for row in rows], dtype=object)
     return pd.DataFrame(columns)
 
 
@@ -70,10 +55,8 @@ def trials_csv(*summaries: Summary) -> str:
 
     A text that a spreadsheet would run as a formula gets an apostrophe in front.
     """
-    table = trials_table(*summaries)
-    plain = table.rename(columns=_as_text).map(_as_text)
-    csv: str = plain.to_csv(index=False, date_format="%Y-%m-%dT%H:%M:%SZ", lineterminator="\r\n")
-    return csv
+    table = trials_table(*summaries).rename(columns=_as_text).map(_as_text)
+    return str(table.to_csv(index=False, date_format="%Y-%m-%dT%H:%M:%SZ", lineterminator="\r\n"))
 
 
 def _as_text(cell: Any) -> Any:

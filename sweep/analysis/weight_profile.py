@@ -1,7 +1,4 @@
-"""Profiles the weights of a network as guidance measures them: entropy by layer, corner taps, singular values.
-
-Reads weights by name and shape, from a run's newest checkpoint, from any checkpoint, or from a new network.
-"""
+"""Profiles the weights of a network as guidance measures them: entropy by layer, corner taps, singular values."""
 
 from __future__ import annotations
 
@@ -11,23 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..config.errors import SweepError
 from ..config.filesystem import parse_path
+from ..config.settings import Settings
 from ..losses.conv import corner_taps, taps
 from ..training import checkpoint
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from ..config.search_space import Scalar
-    from ..config.settings import Settings
-    from ..training.reports import EpochMetrics
-
+from ..training.reports import EpochMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -37,19 +29,13 @@ FENCE = 1.5  # Tukey's fences lie beyond the quartiles by this multiple of the i
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """The profile of one weight tensor.
-
-    Attributes:
-        kind: ``dense`` for a matrix or a 1x1 convolution, ``conv`` for larger kernels.
-        entropy: nats per dimension. Dense: log volume / k, with ridge 0.1. Conv: mean log|c11| over the filters.
-        values: dense: singular values [k], largest first. Conv: log|c11| of each filter [out * in].
-    """
+    """The profile of one weight tensor."""
 
     name: str
-    kind: Literal["dense", "conv"]
+    kind: Literal["dense", "conv"]  # a matrix or a 1x1 convolution; larger kernels
     shape: tuple[int, ...]
-    entropy: float
-    values: NDArray[np.float64]
+    entropy: float  # nats per dimension. Dense: log volume / k, with ridge 0.1. Conv: mean log|c11| over the filters
+    values: NDArray[np.float64]  # dense: singular values [k], largest first. Conv: log|c11| of each filter [out * in]
 
     @cached_property
     def box(self) -> NDArray[np.float64]:
@@ -67,18 +53,12 @@ class LayerProfile:
         """Values of ``conv`` beyond the fences, corner taps of exactly 0 (log -inf) included; empty for ``dense``."""
         if self.kind == "dense":
             return np.empty(0)
-        inside = (self.values >= self.box[0]) & (self.values <= self.box[-1])
-        outside: NDArray[np.float64] = self.values[~inside]
-        return outside
+        return np.asarray(self.values[~((self.values >= self.box[0]) & (self.values <= self.box[-1]))])
 
 
 @dataclass(frozen=True)
 class WeightProfile:
-    """The layers of one network.
-
-    Attributes:
-        epochs: entropies that the trial logged, by epoch and layer; empty for a network without a history.
-    """
+    """The layers of one network, and the entropies that its trial logged, by epoch and layer."""
 
     title: str
     layers: list[LayerProfile]
@@ -96,11 +76,11 @@ def profile_weights(
     layers = [_layer(name.removesuffix(".weight"), w) for name, w in weights.items() if _is_weight(name, w)]
     if not layers:
         raise SweepError(f"{title}: no dense or convolutional weights among {', '.join(weights) or 'nothing'}")
-    prefix = "entropy/"
-    epochs = {
-        m.epoch: {k.removeprefix(prefix): v for k, v in m.values.items() if k.startswith(prefix)} for m in history
-    }
-    return WeightProfile(title, layers, {epoch: values for epoch, values in epochs.items() if values})
+    epochs: dict[int, dict[str, float]] = {}
+    for each in history:
+        if logged := {k.removeprefix("entropy/"): v for k, v in each.values.items() if k.startswith("entropy/")}:
+            epochs[each.epoch] = logged
+    return WeightProfile(title, layers, epochs)
 
 
 def _is_weight(name: str, tensor: torch.Tensor) -> bool:
@@ -121,13 +101,9 @@ def _layer(name: str, weight: torch.Tensor) -> LayerProfile:
 
 
 def load_profile(source: str, settings: Settings, sizes: Mapping[str, Any]) -> list[WeightProfile]:
-    """Profiles a run and its control, a checkpoint file, or a new network.
+    """Profiles a run (``digits-0017``) and its control, a checkpoint file, or a new network (``package.module:Net``).
 
-    Args:
-        source: the name of a run (``digits-0017``), the path of a checkpoint, or an import path
-            (``package.module:Net``).
-        settings: the workspace and the storage.
-        sizes: keyword arguments of the network's class.
+    ``sizes`` are keyword arguments of the network's class.
 
     Raises:
         SweepError: the source does not exist, or has no weights.
@@ -143,10 +119,8 @@ def load_profile(source: str, settings: Settings, sizes: Mapping[str, Any]) -> l
         return [profile_weights(source, _made(source, sizes).state_dict())]
     run = re.fullmatch(r"(?P<study>.+?)(?P<sister>\.controls)?-(?P<number>\d{4,})", source)
     if run is None:
-        raise SweepError(
-            f"{source}: neither a run (digits-0017), nor a checkpoint file, nor the import path of a network "
-            "(package.module:Net)"
-        )
+        network = "the import path of a network (package.module:Net)"
+        raise SweepError(f"{source}: neither a run (digits-0017), nor a checkpoint file, nor {network}")
     return _of_run(run["study"], run["sister"] or "", int(run["number"]), settings)
 
 
@@ -167,7 +141,7 @@ def _made(source: str, sizes: Mapping[str, Any]) -> torch.nn.Module:
 
 
 def _of_run(name: str, sister: str, number: int, settings: Settings) -> list[WeightProfile]:
-    """Profiles a run and its control: the same network without guidance, on the same seed if there is one."""
+    """Profiles a run and its control, on the same seed if there is one."""
     # Imported here: Optuna and SQLAlchemy are not needed to profile a network by its import path.
     from ..study.finalists import unguided
     from ..study.storages.catalog import load_stored_config
@@ -179,10 +153,9 @@ def _of_run(name: str, sister: str, number: int, settings: Settings) -> list[Wei
         raise SweepError(f"{name}{sister}-{number:04d}: {name}{sister} has trials 0 to {len(rows) - 1}")
     row = rows[number]
     profile = _of_trial(f"{name}{sister}", row.number, settings, f"{row.kind} {name}{sister}-{number:04d}")
-    values: dict[str, Scalar] = unguided({**config.constants, **row.hyperparameters})
-    controls = [
-        r for r in summary.controls if r.kind == "control" and r.hyperparameters == values and r.number != number
-    ]
+    values = unguided({**config.constants, **row.hyperparameters})
+    others = (r for r in summary.controls if r.kind == "control" and r.number != number)
+    controls = [r for r in others if r.hyperparameters == values]
     control = min(controls, key=lambda r: (r.seed != row.seed, r.number), default=None)
     if control is None:
         logger.info("%s has no control: profiling the run alone", profile.title)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..config.errors import SweepError
 from .weight_profile import LayerProfile, WeightProfile
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SHOWN = 40  # layers drawn in one figure, the first ones
 
@@ -23,8 +21,6 @@ def draw_profile(profiles: Sequence[WeightProfile], file: Path) -> None:
     Raises:
         SweepError: matplotlib cannot write files with this ending.
     """
-    from matplotlib.figure import Figure
-
     columns, layers = len(profiles), [layer for p in profiles for layer in p.layers[:SHOWN]]
     # In inches. The margins are set by hand because matplotlib's own layout draws all texts a second time.
     left, width, gap = 1 + 0.055 * max(len(layer.name) for layer in layers), 5.0, 0.8
@@ -40,8 +36,14 @@ def draw_profile(profiles: Sequence[WeightProfile], file: Path) -> None:
             column[1].sharex(grid[1, 0])
             column[2].sharey(grid[2, 0])
         _draw_epochs(column[0], profile, limit)
-        _draw_taps(column[1], [layer for layer in profile.layers if layer.kind == "conv"][:SHOWN])
-        _draw_singular_values(column[2], [layer for layer in profile.layers if layer.kind == "dense"][:SHOWN])
+        for axes, kind, name, draw in (
+            (column[1], "conv", "convolutions", _draw_taps),
+            (column[2], "dense", "dense layers", _draw_singular_values),
+        ):
+            if shown := [layer for layer in profile.layers if layer.kind == kind][:SHOWN]:
+                draw(axes, shown)
+            else:
+                axes.text(0.5, 0.5, f"no {name}", ha="center", va="center", transform=axes.transAxes)
         column[0].set_title(profile.title)
     try:
         figure.savefig(file, dpi=110)
@@ -67,9 +69,6 @@ def _draw_epochs(axes: Axes, profile: WeightProfile, limit: float) -> None:
 
 def _draw_taps(axes: Axes, layers: Sequence[LayerProfile]) -> None:
     """Draws a box plot for each layer, in four artists altogether; matplotlib's own has six for each."""
-    if not layers:
-        axes.text(0.5, 0.5, "no convolutions", ha="center", va="center", transform=axes.transAxes)
-        return
     rows, outliers = np.arange(len(layers)), [layer.outliers for layer in layers]
     least, low, median, high, greatest = np.array([layer.box for layer in layers]).T
     axes.hlines(rows, least, greatest, color="black", linewidth=1)
@@ -82,9 +81,6 @@ def _draw_taps(axes: Axes, layers: Sequence[LayerProfile]) -> None:
 
 
 def _draw_singular_values(axes: Axes, layers: Sequence[LayerProfile]) -> None:
-    if not layers:
-        axes.text(0.5, 0.5, "no dense layers", ha="center", va="center", transform=axes.transAxes)
-        return
     for layer in layers:
         positive = layer.values[layer.values > 0]
         axes.semilogy(np.linspace(0, 1, len(positive)), positive, label=layer.name, linewidth=1)

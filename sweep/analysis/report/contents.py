@@ -5,57 +5,38 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from ...config.search_space import Choices, Range
 from ...config.settings import Settings
+from ...study.records import TrialRecord
 from ..partial_dependence import Effect, Surface, partial_dependence, partial_dependence_2d
 from ..sensitivity import Analysis
 from ..summary import Summary
 from .cost import Cost, cost
 from .curves import Curve, Role, select_curves
 
-if TYPE_CHECKING:
-    from ...config.search_space import Choices, Range
-    from ...study.records import TrialRecord
-
 
 @dataclass(frozen=True)
 class Failure:
-    """Trials that failed or diverged for the same cause.
-
-    Attributes:
-        outcome: ``failed`` or ``diverged``.
-        cause: last line of their errors.
-        trials: ``3`` for a trial of the search, ``3 (control)`` for one of the sister study.
-        example: the whole error of one of them, usually a traceback.
-    """
+    """Trials that failed or diverged for the same cause."""
 
     outcome: str
-    cause: str
-    trials: list[str]
-    example: str
+    cause: str  # the last line of their errors
+    trials: list[str]  # "3" for a trial of the search, "3 (control)" for one of the sister study
+    example: str  # the whole error of one of them, usually a traceback
 
 
 @dataclass(frozen=True)
 class ReportContents:
-    """A study, its sensitivity, and the data of the figures.
-
-    Attributes:
-        effects: E[y | x_i] of each hyperparameter with an index.
-        surface: two hyperparameters and E[y | x_a, x_b]; None if fewer than two have an index.
-        curves: learning curves with a history.
-        missing: learning curves without one.
-        failures: failures by cause, most frequent first.
-        cost: hours and epochs.
-    """
+    """A study, its sensitivity, and the data of the figures."""
 
     summary: Summary
     analysis: Analysis
-    effects: dict[str, Effect]
-    surface: tuple[str, str, Surface] | None
-    curves: list[Curve]
-    missing: list[Curve]
-    failures: list[Failure]
+    effects: dict[str, Effect]  # E[y | x_i] of each hyperparameter with an index
+    surface: tuple[str, str, Surface] | None  # E[y | x_a, x_b]; None if fewer than two have an index
+    curves: list[Curve]  # with a history
+    missing: list[Curve]  # without one
+    failures: list[Failure]  # most frequent first
     cost: Cost
 
     @classmethod

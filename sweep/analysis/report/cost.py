@@ -4,33 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ...config.sections import Resources
 from ...config.study_config import StudyConfig
-
-if TYPE_CHECKING:
-    from ...study.records import TrialRecord
+from ...study.records import TrialRecord
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Hours, each multiplied by the CPUs or GPUs of its trial.
+    """Hours, each multiplied by the CPUs or GPUs of its trial."""
 
-    Attributes:
-        unit: ``GPU`` if any trial had one (CPUs are not counted then), else ``CPU``.
-        search: hours of search trials.
-        after: hours of finalists and controls.
-        saved: hours that the untrained epochs of pruned trials would have taken, at each trial's own pace.
-        epochs: epochs trained in the search, including those trained before a pruning decision arrived.
-        epochs_saved: epochs that were not trained because of pruning.
-    """
-
-    unit: str
+    unit: str  # GPU if any trial had one (CPUs are not counted then), else CPU
     search: float
-    after: float
-    saved: float
-    epochs: int
+    after: float  # hours of finalists and controls
+    saved: float  # hours that the untrained epochs of pruned trials would have taken, at each trial's own pace
+    epochs: int  # trained in the search, including those trained before a pruning decision arrived
     epochs_saved: int
 
 
@@ -52,17 +40,8 @@ def _on_gpu(row: TrialRecord) -> bool:
 
 
 def _hours(row: TrialRecord, unit: str, resources: Resources) -> float:
-    if unit == "CPU":
-        units = resources.cpus
-    elif _on_gpu(row):
-        units = 1.0 if resources.gpus == "auto" else resources.gpus
-    else:
-        units = 0.0
-    return units * _seconds(row) / 3600
-
-
-def _seconds(row: TrialRecord) -> float:
-    """Returns the seconds of training if they were recorded, else those from the trial's start to its end."""
-    if row.seconds is not None:
-        return row.seconds
-    return max(0.0, row.ended - row.started) if row.ended and row.started else 0.0
+    seconds = row.seconds
+    if seconds is None:  # the training's own time was not recorded
+        seconds = max(0.0, row.ended - row.started) if row.ended and row.started else 0.0
+    gpus = (1.0 if resources.gpus == "auto" else resources.gpus) if _on_gpu(row) else 0.0
+    return (resources.cpus if unit == "CPU" else gpus) * seconds / 3600

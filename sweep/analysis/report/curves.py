@@ -5,35 +5,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from ...config.search_space import Scalar
 from ...config.settings import Settings
 from ...study.finalists import unguided
+from ...study.records import Kind, TrialRecord
+from ...training.reports import EpochMetrics
 from ..summary import Summary
-
-if TYPE_CHECKING:
-    from ...config.search_space import Scalar
-    from ...study.records import Kind, TrialRecord
-    from ...training.reports import EpochMetrics
 
 logger = logging.getLogger(__name__)
 
-Role = Literal["best", "median", "finalist", "control", "tuned"]
+Role = Literal["best", "median", "finalist", "control", "tuned"]  # finalist: the best configuration on a fresh seed
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The history of one trial.
-
-    Attributes:
-        role: part in the comparison; ``finalist`` is the best configuration on a fresh seed.
-        row: the trial.
-        epochs: metrics of all epochs; empty if the checkpoints are gone.
-    """
+    """The history of one trial."""
 
     role: Role
     row: TrialRecord
-    epochs: list[EpochMetrics]
+    epochs: list[EpochMetrics]  # empty if the checkpoints are gone
 
     @property
     def label(self) -> str:
@@ -63,15 +55,16 @@ def select_curves(summary: Summary, settings: Settings) -> list[Curve]:
     if not summary.best:
         return []
     config, best = summary.config, summary.best[0]
-    chosen: dict[Role, TrialRecord | None] = {"best": best, "median": summary.best[len(summary.best) // 2]}
+    median, tuned = summary.best[len(summary.best) // 2], summary.comparison.tuned
     controls = sorted(summary.controls, key=lambda row: (row.seed, row.number))
-    chosen["finalist"] = _first(controls, "finalist", best.hyperparameters)
-    chosen["control"] = _first(controls, "control", unguided({**config.constants, **best.hyperparameters}))
-    tuned = summary.comparison.tuned
-    fresh = (row for row in controls if row.seed != config.training.seed)  # on that seed it was selected
-    chosen["tuned"] = _first(fresh, "tuned", tuned) if tuned else None
-    if chosen["median"] is best:
-        del chosen["median"]
+    fresh = (row for row in controls if row.seed != config.training.seed)  # on that seed the tuned one was selected
+    chosen: dict[Role, TrialRecord | None] = {
+        "best": best,
+        "median": None if median is best else median,
+        "finalist": _first(controls, "finalist", best.hyperparameters),
+        "control": _first(controls, "control", unguided({**config.constants, **best.hyperparameters})),
+        "tuned": _first(fresh, "tuned", tuned) if tuned else None,
+    }
     return [Curve(role, row, _history(row, config.name, settings)) for role, row in chosen.items() if row is not None]
 
 

@@ -1,14 +1,15 @@
 """The report's interactive figures (plotly); parallel coordinates and slices are Optuna's own.
 
-To add a figure: write its function here, and add a row to `FIGURES` at the end. The page loops over them.
+To add a figure: write its function here, add a row to `FIGURES`, and write its caption in ``report.html``.
 """
 
 from __future__ import annotations
 
+import html
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,12 +17,8 @@ from plotly.colors import sample_colorscale
 
 from ...config.search_space import Choices, Range
 from ...study.visualization import parallel_coordinate, slice_plots
-
-if TYPE_CHECKING:
-    from ...study.records import TrialRecord
-    from .contents import ReportContents
-    from .curves import Role
-
+from .contents import ReportContents
+from .curves import Role
 
 FIRST, TOTAL = "#1f5f99", "#a9c8e6"
 ROLES: dict[Role, tuple[str, str]] = {  # dash, and colour of Okabe and Ito's palette for colour-blind readers
@@ -33,6 +30,20 @@ ROLES: dict[Role, tuple[str, str]] = {  # dash, and colour of Okabe and Ito's pa
 }
 LINES = 200  # maximum in parallel coordinates; more lines are a blur, and slow
 LAYERS = 40  # maximum in the figure of entropies, the first layers
+UNESCAPED = ("hovertemplate", "bdata")  # keys whose values plotly or this package writes, not the user
+SHARED_LAYOUT: dict[str, Any] = {
+    "layout": {
+        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#222"},
+        "colorway": ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"],
+        "xaxis": {"gridcolor": "#e6e6e6", "zerolinecolor": "#bbb", "automargin": True, "ticks": "outside"},
+        "yaxis": {"gridcolor": "#e6e6e6", "zerolinecolor": "#bbb", "automargin": True, "ticks": "outside"},
+        "margin": {"l": 8, "r": 20, "t": 12, "b": 8},
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0},
+        "plot_bgcolor": "white",
+        "hoverlabel": {"namelength": -1},
+    }
+}
+
 # -- sensitivity -----------------------------------------------------------------------------------------------------
 
 
@@ -88,12 +99,7 @@ def surface(contents: ReportContents) -> go.Figure:
     numbers = not any(isinstance(dimension, Choices) for dimension in dimensions.values())
     x, y = found.a if numbers else [*map(str, found.a)], found.b if numbers else [*map(str, found.b)]
     trace = go.Contour(contours_coloring="heatmap", line_width=0.5) if numbers else go.Heatmap()
-    bar = {
-        "orientation": "h",
-        "y": -0.2,
-        "yanchor": "top",
-        "thickness": 12,
-    }  # a phone has no room beside the figure
+    bar = {"orientation": "h", "y": -0.2, "yanchor": "top", "thickness": 12}  # below: a phone has no room beside
     bar["title"] = {"text": contents.analysis.objective, "side": "bottom"}
     figure = go.Figure(trace.update(x=x, y=y, z=found.mean.T, colorscale="Viridis", colorbar=bar))
     for rows, name, marker in (
@@ -115,14 +121,9 @@ def _scale(update: Any, dimension: Range | Choices) -> None:
     elif dimension.log:
         update(type="log", exponentformat="power", dtick=1)
         update(range=[float(np.log10(float(edge))) for edge in (dimension.low, dimension.high)])
-    elif ticks := _whole_ticks(dimension):
-        update(tickvals=ticks)
-
-
-def _whole_ticks(dimension: Range) -> list[int]:
-    """Returns at most a dozen ticks of a range of whole numbers; none for other ranges."""
-    values = range(int(dimension.low), int(dimension.high) + 1, int(dimension.step or 1)) if dimension.is_int else ()
-    return list(values[:: math.ceil(len(values) / 12) or 1])
+    elif dimension.is_int:
+        values = range(int(dimension.low), int(dimension.high) + 1, int(dimension.step or 1))
+        update(tickvals=list(values[:: math.ceil(len(values) / 12)]))  # at most a dozen
 
 
 # -- trials ----------------------------------------------------------------------------------------------------------
@@ -173,15 +174,14 @@ def entropies(contents: ReportContents) -> go.Figure:
 
 def parallel(contents: ReportContents) -> go.Figure:
     """Draws parallel coordinates of completed trials; of more than ``LINES``, those at evenly spaced ranks."""
-    figure = parallel_coordinate(contents.summary.config, evenly(contents.best), contents.metric)
+    ranks = np.linspace(0, len(contents.best) - 1, min(len(contents.best), LINES))
+    rows = [contents.best[round(rank)] for rank in ranks]
+    figure = parallel_coordinate(contents.summary.config, rows, contents.metric)
     figure.update_layout(height=430, margin_l=48)
-    axes = [
-        None,
-        *(contents.searched[name] for name in sorted(contents.searched)),
-    ]  # in Optuna's order
+    axes = [None, *(contents.searched[name] for name in sorted(contents.searched))]  # in Optuna's order
     whole = [isinstance(axis, Range) and axis.is_int and not axis.log for axis in axes]
-    texts = [a for a in figure.layout.annotations if not whole[a.x] or float(a.text).is_integer()]
-    figure.layout.annotations = texts
+    texts = figure.layout.annotations
+    figure.layout.annotations = [a for a in texts if not whole[a.x] or float(a.text).is_integer()]
     for trace in figure.data:
         if trace.mode == "lines":
             trace.line.color = _darker(trace.line.color)
@@ -196,11 +196,6 @@ def _darker(colour: str) -> str:
     return "rgb({:.0f},{:.0f},{:.0f})".format(*(c * part for c, part in zip(channels, (0.66, 0.8, 0.92), strict=True)))
 
 
-def evenly(best: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Returns at most ``LINES`` trials at evenly spaced ranks, the best and the worst included."""
-    return [best[round(rank)] for rank in np.linspace(0, len(best) - 1, min(len(best), LINES))]
-
-
 def slices(contents: ReportContents) -> dict[str, go.Figure]:
     """Draws the objective of completed trials over each hyperparameter; darker dots are later trials."""
     found = slice_plots(contents.summary.config, contents.best, contents.metric)
@@ -210,121 +205,63 @@ def slices(contents: ReportContents) -> dict[str, go.Figure]:
     return found
 
 
-# -- captions --------------------------------------------------------------------------------------------------------
-
-
-def _indices_caption(contents: ReportContents) -> str:
-    return (
-        f"Sobol indices: shares of the variance of {contents.analysis.objective} over the whole search space, with "
-        "every hyperparameter independent and uniform (in log if its scale is logarithmic). First order: what a "
-        "hyperparameter explains alone. Total: what it explains alone and in interactions with others. Lines are 95 % "
-        "intervals."
-    )
-
-
-def _effects_caption(contents: ReportContents) -> str:
-    return (
-        f"Expected {contents.analysis.objective} over one hyperparameter, averaged over all values of the others, with "
-        "95 % bands. All figures share one scale."
-    )
-
-
-def _surface_caption(contents: ReportContents) -> str:
-    assert contents.surface is not None
-    a, b, _ = contents.surface
-    return (
-        f"Expected {contents.analysis.objective} over {a} and {b}, averaged over all values of the others. "
-        "Dots are completed trials, the star is the best one."
-    )
-
-
-def _curves_caption(contents: ReportContents) -> str:
-    best = "The best trial of the search was selected for its result, so its curve is optimistic."
-    if any(curve.role in ("finalist", "control", "tuned") for curve in contents.curves):
-        return f"{best} The dashed curves share one fresh seed and compare fairly."
-    return best
-
-
-def _parallel_caption(contents: ReportContents) -> str:
-    count = len(contents.best)
-    some = f", {LINES} of {count} at evenly spaced ranks" if count > LINES else ""
-    return f"One line for each completed trial{some}; darker lines are better."
-
-
-def _entropies_caption(contents: ReportContents) -> str:
-    assert contents.networks is not None
-    guided, control = contents.networks
-    dashed = f"Dashed: {control.label}." if control else "Its control has no history to draw."
-    some = f" The first {LAYERS} of {len(guided.layers)} layers." if len(guided.layers) > LAYERS else ""
-    return f"Solid: {guided.label}. {dashed}{some}"
-
-
 # -- all of them -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ReportFigure:
-    """A row of `FIGURES`: one figure, or one for each hyperparameter.
-
-    Attributes:
-        name: name in the page; the figure of a hyperparameter is called ``NAME of HYPERPARAMETER``.
-        section: part of the page that shows the figure.
-        draw: function that returns the figure, or figures by hyperparameter.
-        shown: function that returns True if there is anything to draw.
-        caption: function that returns the text above the figure.
-        title: heading above the caption.
-        wide: True for a figure that scrolls sideways on a narrow screen.
-    """
+class ReportFigure(NamedTuple):
+    """A row of `FIGURES`: one figure, or one for each hyperparameter, called ``NAME of HYPERPARAMETER`` in the page."""
 
     name: str
-    section: Literal["indices", "effects", "curves", "trials", "entropy"]
+    section: Literal["indices", "effects", "curves", "trials", "entropy"]  # part of the page that shows the figure
     draw: Callable[[ReportContents], go.Figure | dict[str, go.Figure]]
-    shown: Callable[[ReportContents], bool]
-    caption: Callable[[ReportContents], str]
-    title: str = ""
-    wide: bool = False
+    shown: Callable[[ReportContents], bool]  # True if there is anything to draw
 
 
 FIGURES = (
-    ReportFigure("indices", "indices", indices, lambda c: c.analysis.trusted, _indices_caption),
-    ReportFigure("effect", "effects", effects, lambda c: bool(c.effects), _effects_caption, "Effects"),
-    ReportFigure(
-        "surface", "effects", surface, lambda c: c.surface is not None, _surface_caption, "Two hyperparameters together"
-    ),
-    ReportFigure("learning curves", "curves", learning_curves, lambda c: bool(c.curves), _curves_caption),
-    ReportFigure(
-        "parallel", "trials", parallel, lambda c: bool(c.best) and len(c.searched) > 1, _parallel_caption, wide=True
-    ),
-    ReportFigure(
-        "slice",
-        "trials",
-        slices,
-        lambda c: bool(c.best) and bool(c.searched),
-        lambda _: "One dot for each completed trial; darker dots are later trials.",
-    ),
-    ReportFigure("entropies", "entropy", entropies, lambda c: c.networks is not None, _entropies_caption),
+    ReportFigure("indices", "indices", indices, lambda c: c.analysis.trusted),
+    ReportFigure("effect", "effects", effects, lambda c: bool(c.effects)),
+    ReportFigure("surface", "effects", surface, lambda c: c.surface is not None),
+    ReportFigure("learning curves", "curves", learning_curves, lambda c: bool(c.curves)),
+    ReportFigure("parallel", "trials", parallel, lambda c: bool(c.best) and len(c.searched) > 1),
+    ReportFigure("slice", "trials", slices, lambda c: bool(c.best) and bool(c.searched)),
+    ReportFigure("entropies", "entropy", entropies, lambda c: c.networks is not None),
 )
 
 
-@dataclass(frozen=True)
-class DrawnFigure:
-    """A row of `FIGURES` with its plots by their names in the page."""
-
-    figure: ReportFigure
-    caption: str
-    plots: Mapping[str, go.Figure]
-
-
-def plotly_figures(contents: ReportContents) -> list[DrawnFigure]:
-    """Draws all figures that have something to show."""
+def plotly_figures(contents: ReportContents) -> list[tuple[ReportFigure, dict[str, go.Figure]]]:
+    """Draws the rows of `FIGURES` that have something to show; returns them with their plots by name in the page."""
     drawn = []
     for figure in FIGURES:
         if figure.shown(contents):
-            plot = figure.draw(contents)
-            plots = (
-                {f"{figure.name} of {name}": each for name, each in plot.items()}
-                if isinstance(plot, dict)
-                else {figure.name: plot}
-            )
-            drawn.append(DrawnFigure(figure, figure.caption(contents), plots))
+            plots = figure.draw(contents)
+            if isinstance(plots, dict):
+                plots = {f"{figure.name} of {name}": plot for name, plot in plots.items()}
+            drawn.append((figure, plots if isinstance(plots, dict) else {figure.name: plots}))
     return drawn
+
+
+# -- in the page -----------------------------------------------------------------------------------------------------
+
+
+def as_json(figures: Mapping[str, go.Figure]) -> str:
+    """Returns the figures as JSON for the script of a page: name -> data and layout.
+
+    Plotly renders some HTML in texts, so texts are escaped: what the user wrote is shown literally. The result has no
+    ``<``, which could end the script element.
+    """
+    plain = {name: json.loads(figure.to_json(remove_uids=True)) for name, figure in figures.items()}
+    for figure in plain.values():
+        figure["layout"].pop("template", None)
+        figure["layout"].pop("title", None)
+    text = json.dumps({name: _escaped(figure) for name, figure in plain.items()}, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: v if k in UNESCAPED else _escaped(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_escaped(each) for each in value]
+    if isinstance(value, str):
+        return html.escape(value, quote=False)
+    return float(f"{value:.6g}") if isinstance(value, float) else value  # more digits are invisible

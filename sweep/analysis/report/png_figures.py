@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from ...config.search_space import Choices, Range
+from ...config.search_space import Choices
+from .contents import ReportContents
 from .plotly_figures import FIRST, ROLES, TOTAL, spans_decades
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from .contents import ReportContents
 
 STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 DPI = 120
@@ -60,7 +56,11 @@ def indices(figure: Figure, contents: ReportContents) -> None:
 
 def effects(figure: Figure, contents: ReportContents) -> None:
     """Draws the expected objective over each hyperparameter, with its band."""
-    for axes, (name, effect) in zip(_grid(figure, len(contents.effects)), contents.effects.items(), strict=True):
+    count = len(contents.effects)
+    grid = figure.subplots(math.ceil(count / 3), min(3, count), squeeze=False).flatten()
+    for unused in grid[count:]:
+        unused.remove()
+    for axes, (name, effect) in zip(grid, contents.effects.items(), strict=False):
         dimension = contents.searched[name]
         if isinstance(dimension, Choices):
             reach = [effect.mean - effect.low, effect.high - effect.mean]
@@ -69,7 +69,7 @@ def effects(figure: Figure, contents: ReportContents) -> None:
             x = np.array(effect.values, float)
             axes.fill_between(x, effect.low, effect.high, color=TOTAL, alpha=0.6)
             axes.plot(x, effect.mean, color=FIRST, marker="." if len(x) < 12 else "")
-            _scale(axes.set_xscale, dimension)
+            axes.set_xscale("log" if dimension.log else "linear")
         axes.set_ylim(contents.y_limits)
         axes.set_xlabel(_text(name))
         axes.set_ylabel(_text(contents.analysis.objective))
@@ -86,20 +86,6 @@ def learning_curves(figure: Figure, contents: ReportContents) -> None:
     axes.set_xlabel("epoch")
     axes.set_ylabel(_text(contents.metric))
     axes.legend(frameon=False)
-
-
-def _grid(figure: Figure, count: int) -> list[Axes]:
-    """Returns ``count`` axes in rows of three."""
-    columns = min(3, count)
-    grid: list[Axes] = figure.subplots(math.ceil(count / columns), columns, squeeze=False).flatten().tolist()
-    for unused in grid[count:]:
-        unused.remove()
-    return grid[:count]
-
-
-def _scale(update: Callable[[str], None], dimension: Range | Choices) -> None:
-    if isinstance(dimension, Range) and dimension.log:
-        update("log")
 
 
 def _text(value: object) -> str:

@@ -1,7 +1,4 @@
-"""Writes the report of a study: one self-contained HTML page, figures as PNG, and numbers as JSON and CSV.
-
-Reads the storage and the checkpoints; no tracking server is needed. What the user wrote is shown as text.
-"""
+"""Writes the report of a study: one self-contained HTML page, figures as PNG, and numbers as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -13,31 +10,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from ...config.search_space import ALIASES
+from ...config.settings import Settings
+from ...config.study_config import StudyConfig
 from ...config.study_file import to_yaml
 from ...study.baselines import configurations
-from ...study.provenance import code_tags
+from ...study.provenance import Code, code_tags
 from .. import formats, sensitivity_text
 from ..comparison import finalist_verdicts
+from ..confirmation import Confirmation
+from ..sensitivity import Analysis
+from ..summary import Summary
 from ..trials_table import trials_csv
 from .contents import ReportContents
-from .plotly_figures import plotly_figures
-from .plotly_json import SHARED_LAYOUT, as_json
+from .plotly_figures import LAYERS, LINES, SHARED_LAYOUT, as_json, plotly_figures
 from .png_figures import png_figures
-
-if TYPE_CHECKING:
-    from ...config.settings import Settings
-    from ...config.study_config import StudyConfig
-    from ...study.provenance import Code
-    from ...study.records import TrialRecord
-    from ..confirmation import Confirmation
-    from ..sensitivity import Analysis
-    from ..summary import Summary
 
 logger = logging.getLogger(__name__)
 
@@ -46,23 +38,14 @@ BEST = 5  # configurations in the table
 
 @dataclass(frozen=True)
 class Report:
-    """The files of a written report, and the metrics that MLflow gets.
-
-    Attributes:
-        page: the HTML file.
-        files: all files, the page first.
-        strength: strength of the sensitivity: ``quantitative``, ``indicative``, or None after a refusal.
-        metrics: Sobol indices under their MLflow names, such as ``sensitivity.total.lambda1``.
-        trials: number of search trials that have ended; step of the metrics.
-        moment: end of the last of them, in milliseconds since the Unix epoch; timestamp of the metrics.
-    """
+    """The files of a written report, and the metrics that MLflow gets."""
 
     page: Path
-    files: list[Path]
-    strength: str | None
-    metrics: dict[str, float]
-    trials: int
-    moment: int
+    files: list[Path]  # all of them, the page first
+    strength: str | None  # of the sensitivity: quantitative, indicative, or None after a refusal
+    metrics: dict[str, float]  # Sobol indices under their MLflow names, such as sensitivity.total.lambda1
+    trials: int  # search trials that have ended; the step of the metrics
+    moment: int  # end of the last of them, in milliseconds since the Unix epoch; the timestamp of the metrics
 
 
 def write_report(
@@ -76,13 +59,7 @@ def write_report(
 ) -> Report:
     """Writes ``report.html``, three figures as PNG, ``sensitivity.json`` and ``trials.csv`` to a folder.
 
-    Args:
-        summary: the study.
-        analysis: its sensitivity.
-        codes: versions of the code that trained the study, oldest first.
-        settings: the workspace, for the checkpoints.
-        folder: target; created if missing.
-        confirmed: the last result of `sweep confirm`.
+    ``codes`` are the versions of the code that trained the study, oldest first. Reads checkpoints for the curves.
     """
     folder.mkdir(parents=True, exist_ok=True)
     contents = ReportContents.of(summary, analysis, settings)
@@ -106,6 +83,7 @@ def _render(contents: ReportContents, codes: Sequence[Code], confirmed: Confirma
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     drawn = plotly_figures(contents)
+    numbers = [*confirmed.configurations] if confirmed else []
     outcomes = Counter(row.outcome for row in summary.rows)
     guidance = Counter(row.tags.get("sweep.guidance") for row in summary.rows)
     return template.render(
@@ -122,14 +100,15 @@ def _render(contents: ReportContents, codes: Sequence[Code], confirmed: Confirma
         codes=[code_tags(code) for code in codes],
         confirmed=confirmed,
         confirmed_at=confirmed and _utc(confirmed.ended / 1000),
-        overtaken=confirmed and _is_overtaken(confirmed, config, contents.best),
-        commands=_commands(config.name, contents.best[0].number if contents.best else 0),
+        overtaken=[row.number for row in configurations(config, contents.best)[: len(numbers)]] != numbers,
         written=_utc(time.time()),
         formats=formats,
         text=sensitivity_text,
         unfinished=sum(row.state != "finished" for row in summary.rows),
         figures=drawn,
-        figures_json=as_json({name: plot for figure in drawn for name, plot in figure.plots.items()}),
+        figures_json=as_json({name: plot for _, plots in drawn for name, plot in plots.items()}),
+        most_lines=LINES,
+        most_layers=LAYERS,
         layout_json=json.dumps(SHARED_LAYOUT),
         plotly=get_plotlyjs(),
     )
@@ -139,38 +118,16 @@ def _utc(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _is_overtaken(confirmed: Confirmation, config: StudyConfig, completed: Sequence[TrialRecord]) -> bool:
-    """Returns True if the confirmed configurations are no longer the best ones."""
-    numbers = [*confirmed.configurations]
-    return [row.number for row in configurations(config, completed)[: len(numbers)]] != numbers
-
-
 def _fixed(config: StudyConfig) -> dict[str, str]:
     """Returns what was not searched, by section of the study file, defaults included."""
-    sections = {
-        "model": config.model, "data": config.data, "task": config.task, "training": config.training,
-        "guidance": config.guidance, "search": config.search, "resources": config.resources,
-    }  # fmt: skip
     varied = {ALIASES.get(name, name) for name in config.space}
     text = {}
-    for name, section in sections.items():
-        values = section.model_dump(mode="json", exclude_none=True)
+    for name in ("model", "data", "task", "training", "guidance", "search", "resources"):
+        values = getattr(config, name).model_dump(mode="json", exclude_none=True)
         given = {k: v for k, v in values.items() if v not in ({}, []) and f"{name}.{k}" not in varied}
         text[name] = ", ".join(f"{k} {_plain(v)}" for k, v in given.items())
     constants = ", ".join(f"{name} {formats.format_value(value)}" for name, value in config.constants.items())
     return {key: value for key, value in {"held constant": constants, **text}.items() if value}
-
-
-def _commands(name: str, best: int) -> dict[str, str]:
-    """Returns the commands that continue from here, by their purpose."""
-    return {
-        "run the study file below: same seeds, same trials": "run study.yaml",
-        "train the best trial again": f"train {name} --trial {best}",
-        "write a study file of the best configuration": f"best {name} --export best.yaml",
-        "add 64 trials at uniform points": f"run {name} --design 64",
-        "test on fresh seeds and the test set if guidance helps": f"confirm {name} --seeds 8",
-        "write this page again": f"report {name}",
-    }
 
 
 def _plain(value: Any) -> str:
