@@ -13,8 +13,8 @@ __getattr__ = lazy_face(
         "Summary": ".summary",
         "analyse": ".sensitivity",
         "summarise": ".summary",
-        "trials_csv": ".trials_table",
-        "trials_table": ".trials_table",
+        "trials_csv": ".trials_dataframe",
+        "trials_table": ".trials_dataframe",
         "write_report": ".report.report",
     },
 )

@@ -26,7 +26,7 @@ from ..comparison import finalist_verdicts
 from ..confirmation import Confirmation
 from ..sensitivity import Analysis
 from ..summary import Summary
-from ..trials_table import trials_csv
+from ..trials_dataframe import trials_csv
 from .contents import ReportContents
 from .plotly_figures import LAYERS, LINES, SHARED_LAYOUT, as_json, plotly_figures
 from .png_figures import png_figures

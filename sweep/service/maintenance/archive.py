@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 from ...analysis.summary import Summary, summarise
-from ...analysis.trials_table import trials_csv
+from ...analysis.trials_dataframe import trials_csv
 from ...config import filesystem
 from ...config.errors import StorageError, SweepError
 from ...config.locks import FileLock

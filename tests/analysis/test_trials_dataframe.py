@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from sweep.analysis.summary import Summary, summarise
-from sweep.analysis.trials_table import COLUMNS, trials_csv, trials_table
+from sweep.analysis.trials_dataframe import COLUMNS, trials_csv, trials_table
 
 from ..support import made_study
 from ..support.made_study import BEGAN, COMPLETED, EPOCHS, HOSTILE_ERROR, SECONDS
