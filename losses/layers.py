@@ -1,5 +1,6 @@
 """The layers of a model that have an entropy change: each one's weight, its measured part, and its measure."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from torch.nn.utils import parametrize
 from . import options
 from .conv import corner_blocks, corner_taps
 from .entropy import leading_block
-from .measures import MEASURES, Measure
+from .measures import FACTORISATION_PENALTY, MAX_EVERY, MEASURES, MIN_EVERY, REFRESH_SHARE, Measure
 
 Kind = Literal["dense", "conv"]
 View = Callable[[Tensor], Tensor]
@@ -54,18 +55,13 @@ class Layer:
 
     @property
     def dimensions(self) -> int:
-        """The number k of singular values of one matrix; 1 of a tap."""
-        return self._measure.dimensions(self.shape)
-
-    @property
-    def floor(self) -> float:
-        """The least h at which a loss term without a minimum takes its slope, nats; -inf: no floor."""
-        return self._measure.floor
+        """The number k of singular values that one h sums over; 1 of a tap."""
+        return min(self.shape[-2:]) if self._measure.of_matrices else 1
 
     @property
     def has_input_columns(self) -> bool:
-        """True if the weight's gradient has a column for each input, so that `live_columns` can be called."""
-        return self.materialize is None and self._measure.has_input_columns(self.shape)
+        """True if the gradient is one matrix with a column for each input."""
+        return self.materialize is None and self._measure.of_matrices and len(self.shape) == 2
 
     def entropy(self, ridge: float, columns: Tensor | None = None) -> Tensor:
         """Returns h of each matrix or tap, in nats, unreduced.
@@ -75,9 +71,7 @@ class Layer:
             columns: Indices of the inputs to measure, of a single matrix [out, in] only; None: all.
         """
         part = self.view(self._weight())
-        if columns is not None:
-            part = part.index_select(1, columns)
-        return self._measure.entropy(part, ridge)
+        return self._measure.entropy(part if columns is None else part.index_select(1, columns), ridge)
 
     def gradient(self, ridge: float, slope: Callable[[Tensor], Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Returns h, unreduced, and the gradient of a loss with derivative slope(h), for each of `targets`."""
@@ -117,23 +111,19 @@ class Layer:
 
         return replace(self, gradient_transform=shuffle)
 
-    def live_columns(self) -> Tensor:
-        """Returns the inputs [in] whose column of the task's gradient is not exactly 0, as booleans.
-
-        A column is 0 if its input was 0 in the whole batch, or reached no output. Under Adam such a column is moved by
-        guidance alone.
-
-        Raises:
-            ValueError: The weight has no gradient yet.
-        """
-        gradient = self.parameters[0].grad
-        if gradient is None:
-            raise ValueError(f"{self.name} has no gradient")
-        return self.view(gradient).any(0)
-
     def refresh_interval(self, batch_size: int) -> int:
-        """Returns the steps between two computations of its guidance gradient, see `Measure.refresh_interval`."""
-        return self._measure.refresh_interval(self.shape, batch_size)
+        """Returns the steps between two computations of the gradient that keep their cost to a few percent.
+
+        They are a power of 2, from shape and batch size alone: an interval from timings would differ between runs. The
+        Gram matrix and the product with its inverse take 4 k^2 l flops, Cholesky and inverse k^3 at a lower speed, a
+        training step 6 B k l; k and l are the smaller and the larger size of the matrix, B is the batch size. Taps cost
+        next to nothing.
+        """
+        if not self._measure.of_matrices:
+            return MIN_EVERY
+        short, long = sorted(self.shape[-2:])
+        cost = (4 * short**2 * long + FACTORISATION_PENALTY * short**3) / (6 * batch_size * short * long)
+        return min(MAX_EVERY, max(MIN_EVERY, int(2 ** round(math.log2(cost / REFRESH_SHARE)))))
 
     @property
     def _measure(self) -> Measure:
@@ -154,7 +144,7 @@ def guidable_layers(model: nn.Module, measure: str = "volume", conv_measure: str
 
     Args:
         model: The network.
-        measure: The measure of matrices, `volume` or `minor`.
+        measure: `volume` or `minor`, of matrices.
         conv_measure: `taps`, or `channels` to measure the matrix K11 of a convolution as `measure` says.
 
     Raises:

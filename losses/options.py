@@ -22,13 +22,7 @@ FormName = Literal["log", "reciprocal", "target"]
 
 
 class Rule(NamedTuple):
-    """The values that an option may have.
-
-    Attributes:
-        allowed: They in words, for messages.
-        holds: Returns True for an allowed value of the option's type.
-        bounds: The same as bounds of a number, by the names of JSON Schema tools: `ge`, `gt`, `le`.
-    """
+    """The values that an option may have: in words, as a test, and as JSON Schema's bounds of a number (ge, gt, le)."""
 
     allowed: str
     holds: Callable[[Any], bool]
@@ -46,6 +40,10 @@ def _are_layers(value: object) -> bool:
     return value == "all" or (len(names) > 0 and all(isinstance(name, str) and name for name in names))
 
 
+def _one_of(*choices: str) -> Rule:
+    return Rule(", ".join(choices), lambda value: value in choices)
+
+
 AT_LEAST_0 = Rule("a finite number >= 0", lambda value: 0 <= value < math.inf, {"ge": 0})
 POSITIVE = Rule("a finite number > 0", lambda value: 0 < value < math.inf, {"gt": 0})
 FINITE = Rule("a finite number", math.isfinite)
@@ -57,12 +55,6 @@ FRACTION = Rule(
     "None or a fraction of the run, 0 < until <= 1", lambda value: value is None or 0 < value <= 1, {"gt": 0, "le": 1}
 )
 LAYERS = Rule("all, {first: n}, {last: n} with n >= 1, or a list of names of layers", _are_layers)
-
-
-def _one_of(*choices: str) -> Rule:
-    return Rule(", ".join(choices), lambda value: value in choices)
-
-
 FORM = _one_of("log", "reciprocal", "target")
 
 
@@ -156,13 +148,9 @@ class GuidanceOptions:
     )
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} = {value!r}; allowed: {RULES[name].allowed}"
-            for name, value in vars(self).items()
-            if not RULES[name].holds(value)
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        wrong = {name: value for name, value in vars(self).items() if not RULES[name].holds(value)}
+        if wrong:
+            raise ValueError("; ".join(f"{name} = {x!r}; allowed: {RULES[name].allowed}" for name, x in wrong.items()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,28 +179,18 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Self = TypeVar("Self")
 Model = TypeVar("Model")
+Init = Callable[[Self, Model, T], None]
 
 
 def takes_options(
     options: Callable[P, T],
-) -> Callable[[Callable[[Self, Model, T], None]], Callable[Concatenate[Self, Model, P], None]]:
+) -> Callable[[Init[Self, Model, T]], Callable[Concatenate[Self, Model, P], None]]:
     """Lets an `__init__(self, model, options)` take the fields of the class `options` as keyword arguments.
 
     Type checkers, editors and `help` show the keywords with their types and defaults.
-
-    Args:
-        options: A dataclass whose fields `_option` made.
-
-    Example:
-        >>> class Guidance:
-        ...     @takes_options(LoopOptions)
-        ...     def __init__(self, model: object, options: LoopOptions) -> None:
-        ...         self.options = options
-        >>> Guidance("a model", lambda1=0.5).options.lambda1
-        0.5
     """
 
-    def decorate(function: Callable[[Self, Model, T], None]) -> Callable[Concatenate[Self, Model, P], None]:
+    def decorate(function: Init[Self, Model, T]) -> Callable[Concatenate[Self, Model, P], None]:
         @functools.wraps(function)
         def init(self: Self, model: Model, *args: P.args, **keywords: P.kwargs) -> None:
             function(self, model, options(*args, **keywords))
