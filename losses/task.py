@@ -23,7 +23,7 @@ class Task:
         loss: (output, images, labels, label smoothing) -> mean over what `weight` counts in the batch.
         metrics: The built-in metrics beside the loss, by name.
         weight: (labels of a batch) -> the number of terms that its mean loss is over.
-        targets: The data it needs beside the images: a label for each, a mask for each, or nothing.
+        targets: The data that it needs beside the images.
         normalizes: True if the model takes images of mean 0 and deviation 1; False if it takes them in [0, 1].
         custom_metrics: The user's own metrics, by name.
     """
@@ -52,7 +52,6 @@ class Task:
 
 
 def _image_loss(output: Tensor, _images: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Returns the mean cross-entropy [] of logits [B, K] and labels [B]."""
     return F.cross_entropy(output, labels, label_smoothing=smoothing)
 
 
@@ -63,37 +62,17 @@ def _pixel_loss(output: Tensor, _images: Tensor, masks: Tensor, smoothing: float
 
 
 def _counted(masks: Tensor) -> Tensor:
-    """Returns the number [] of pixels that count."""
     return (masks != IGNORED).sum()
 
 
 def _mean_squared_error(output: Tensor, images: Tensor, _labels: Tensor, _smoothing: float) -> Tensor:
-    """Returns the mean squared error [] of reconstructions [B, C, H, W]."""
     return F.mse_loss(output, images)
 
 
 TASKS = {
-    "classification": Task(
-        loss=_image_loss,
-        metrics={"accuracy": Metric(share_of_hits, update=hits)},
-        weight=len,
-        targets="labels",
-        normalizes=True,
-    ),
-    "segmentation": Task(
-        loss=_pixel_loss,
-        metrics={"iou": Metric(mean_iou, update=confusion)},
-        weight=_counted,
-        targets="masks",
-        normalizes=True,
-    ),
-    "reconstruction": Task(
-        loss=_mean_squared_error,
-        metrics={"psnr": Metric(psnr)},
-        weight=len,
-        targets=None,
-        normalizes=False,
-    ),
+    "classification": Task(_image_loss, {"accuracy": Metric(share_of_hits, hits)}, len, "labels", normalizes=True),
+    "segmentation": Task(_pixel_loss, {"iou": Metric(mean_iou, confusion)}, _counted, "masks", normalizes=True),
+    "reconstruction": Task(_mean_squared_error, {"psnr": Metric(psnr)}, len, None, normalizes=False),
 }
 
 
@@ -101,12 +80,7 @@ def customise(task: Task, loss: CustomLoss | None, metrics: Mapping[str, CustomM
     """Returns a task with a loss and metrics of the user's own.
 
     A metric that is a function of the built-in loss is left out if there is another loss. Labels are not smoothed: that
-    is for the loss to do.
-
-    Args:
-        task: The task to start from.
-        loss: (output, target) -> mean over the batch; None keeps the task's.
-        metrics: The metrics by name, as `metrics.new_accumulator` takes them.
+    is for the loss to do. None keeps the task's loss.
     """
     if loss is None:
         return dataclasses.replace(task, custom_metrics=metrics) if metrics else task

@@ -44,12 +44,7 @@ def model_class(name: str) -> type[nn.Module]:
 
 
 def options(name: str) -> dict[str, inspect.Parameter]:
-    """Returns a family's own keyword options beyond the four sizes, with ``**rest`` if its class takes any keyword.
-
-    Example:
-        >>> list(options("autoencoder"))
-        ['latent', 'activation', 'dropout', 'batch_norm']
-    """
+    """Returns a family's own keyword options beyond the four sizes, with ``**rest`` if its class takes any keyword."""
     parameters = inspect.signature(model_class(name)).parameters
     return {key: p for key, p in parameters.items() if key not in SIZES and p.kind is not p.VAR_POSITIONAL}
 
@@ -102,5 +97,4 @@ def require_sizes(in_shape: tuple[int, int, int], **sizes: int) -> None:
 
 
 def _is_size(value: object) -> bool:
-    """Returns True for an int of at least 1; a bool is an int to Python and a slip in a study file."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1

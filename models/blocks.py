@@ -49,13 +49,7 @@ class NormActivationDropout:
             raise ValueError("; ".join(problems))
 
     def after(self, index: int, units: int, norm: Callable[[int], nn.Module]) -> dict[str, nn.Module]:
-        """Returns the modules that follow a weight layer, by name, in forward order.
-
-        Args:
-            index: Number of the weight layer, from 0; part of the names.
-            units: Its units or channels.
-            norm: Makes the norm of so many units.
-        """
+        """Returns the modules that follow weight layer ``index`` of so many units or channels, in forward order."""
         modules = {f"norm{index}": norm(units)} if self.batch_norm else {}
         modules[f"activation{index}"] = ACTIVATIONS[self.activation]()
         return modules | ({f"dropout{index}": nn.Dropout(self.dropout)} if self.dropout else {})
@@ -118,10 +112,5 @@ def require_downsample(downsample: int, depth: int, in_shape: tuple[int, int, in
 
 
 def max_downsamplings(in_shape: tuple[int, int, int]) -> int:
-    """Returns the number of times that an image [C, H, W] can be halved before its shorter side is below one pixel.
-
-    Example:
-        >>> max_downsamplings((3, 32, 48))
-        5
-    """
+    """Returns the number of times that an image [C, H, W] can be halved before its shorter side is below one pixel."""
     return min(in_shape[1:]).bit_length() - 1

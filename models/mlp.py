@@ -1,17 +1,12 @@
 """A multilayer perceptron: the image as one vector, hidden layers of equal width, logits."""
 
-from __future__ import annotations
-
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from . import require_sizes
 from .blocks import NormActivationDropout, dense_layers
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class MLP(nn.Module):
@@ -25,7 +20,7 @@ class MLP(nn.Module):
         width: Units per hidden layer.
         in_shape: Image shape [C, H, W].
         num_outputs: Classes.
-        activation: Name of the activation after each hidden layer.
+        activation: A key of ``ACTIVATIONS``, as in every family.
         dropout: Share of every hidden layer's units that is zeroed while training.
         batch_norm: Normalise every hidden layer before its activation.
 

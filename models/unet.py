@@ -1,18 +1,13 @@
 """The U-Net (arXiv 1505.04597): a class for every pixel, by a contracting and an expanding path with connections."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import require_sizes
 from .blocks import NormActivationDropout, conv_layers, max_downsamplings
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class UNet(nn.Module):
@@ -24,11 +19,8 @@ class UNet(nn.Module):
     on the way up, the last row or column is repeated to the size of the connection.
 
     Args:
-        depth: Poolings.
-        width: Channels of the first level.
         in_shape: Image shape [C, H, W], H and W at least 2 ** ``depth``.
         num_outputs: Classes of a pixel.
-        activation: Name of the activation after each 3x3 convolution.
         dropout: Share of the lowest level's output that is zeroed while training.
         batch_norm: Normalise after each 3x3 convolution, before its activation.
 
@@ -89,12 +81,7 @@ class Up(nn.Module):
         self.conv = conv_layers([2 * channels, channels, channels], (1, 1), between)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Returns features [B, channels, H, W].
-
-        Args:
-            x: Features of the level below, [B, 2 channels, H // 2, W // 2].
-            skip: Features of the same level of the contracting path, [B, channels, H, W].
-        """
+        """Returns features like ``skip`` [B, channels, H, W] from x [B, 2 channels, H // 2, W // 2]."""
         x = self.up(x)
         rows, columns = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
         if rows or columns:

@@ -88,10 +88,6 @@ def attempt(number: int, moves: int = 0) -> str:
     Args:
         number: Number of times that a driver has claimed the trial.
         moves: Number of workers that this driver has lost for it.
-
-    Example:
-        >>> attempt(1), attempt(2, moves=3)
-        ('attempt-01', 'attempt-02.3')
     """
     return f"attempt-{number:02d}.{moves}" if moves else f"attempt-{number:02d}"
 

@@ -124,12 +124,7 @@ def evaluate(run: TrainingState, part: DataPart, prefix: str) -> dict[str, float
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Returns True if training takes statistics over a batch, which a single image does not have.
-
-    Example:
-        >>> has_batch_norm(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
-        True
-    """
+    """Returns True if training takes statistics over a batch, which a single image does not have."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 

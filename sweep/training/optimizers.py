@@ -20,11 +20,6 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
     """Returns the optimizer of a model's parameters that ``training`` names: ``adam``, ``adamw`` or ``sgd``.
 
     Its ``step()`` is PyTorch's, undecorated: hooks that were registered for steps are not called.
-
-    Example:
-        >>> optimizer = build_optimizer(nn.Linear(2, 1), TrainingConfig(optimizer="sgd", lr=0.1))
-        >>> optimizer.param_groups[0]["lr"]
-        0.1
     """
     _skip_compiler_marks()
     options: dict[str, Any] = {"lr": training.lr, "weight_decay": training.weight_decay, "fused": True}
