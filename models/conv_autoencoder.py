@@ -12,9 +12,10 @@ from .blocks import ACTIVATIONS, NormActivationDropout, conv_layers, require_dow
 class ConvAutoencoder(nn.Module):
     """3x3 convolutions to a dense code of ``latent`` units and their mirror image, a sigmoid on the output.
 
-    ``depth`` is the number of convolutional layers, even and at least 2 * ``downsample``, half in the encoder; two dense layers, to the code
-    and from it, come on top. ``width`` is the channels of every convolution but the last. The encoder's strides are
-    those of ``cnn``. Depth 4, width 16 on MNIST: 16 @ 14x14, 16 @ 7x7, 784-32-784, 16 @ 14x14, 1 @ 28x28.
+    ``depth`` is the number of convolutional layers, even and at least 2 * ``downsample``, half of them in the encoder;
+    two dense layers, to the code and from it, come on top. ``width`` is the channels of every convolution but the last.
+    The strides are those of ``cnn``. Depth 4, width 16 on MNIST: 16 @ 14x14, 16 @ 7x7, 784-32-784, 16 @ 14x14,
+    1 @ 28x28.
 
     To undo a stride, the decoder repeats pixels and convolves, in place of a transposed convolution: every size is
     mirrored exactly, odd ones too; no checkerboard arises (Odena et al. 2016); and both halves consist of the same kind

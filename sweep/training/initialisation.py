@@ -16,7 +16,6 @@ def initialise(model: nn.Module, scheme: str, images: Tensor | None = None) -> N
     a model with one; else that of ReLU, the square root of 2, which is near those of the other activations.
 
     Args:
-        model: The network.
         scheme: ``default`` (PyTorch's), ``he`` (He et al. 2015, normal), ``orthogonal`` (Saxe et al. 2014), or ``lsuv``
             (Mishkin and Matas 2016: orthogonal, then scaled so that each layer's output has variance 1).
         images: Training images [B, C, H, W] as the model takes them, for ``lsuv``.

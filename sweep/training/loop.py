@@ -27,11 +27,7 @@ EVALUATED = 512 * 3 * 32 * 32  # most numbers in a batch that is evaluated
 
 
 class Diverged(Exception):  # noqa: N818 (an outcome, not an error)
-    """The loss is no longer a finite number.
-
-    Attributes:
-        epoch: The epoch in which it was not.
-    """
+    """The loss is no longer a finite number."""
 
     def __init__(self, epoch: int):
         self.epoch = epoch
@@ -78,7 +74,8 @@ def fit(run: TrainingState) -> Iterator[EpochMetrics]:
             values |= evaluate(run, run.test, "test")
         if not math.isfinite(values["train_loss"] + values["val_loss"]) or math.isnan(values[objective.metric]):
             raise Diverged(epoch)
-        if objective.reached(values[objective.metric]) and not _reached_target_before(run):
+        before = any("epochs_to_target" in metrics.values for metrics in run.history)
+        if objective.reached(values[objective.metric]) and not before:
             values["epochs_to_target"] = epoch
             logger.debug("epoch %d reaches the target: %s = %s", epoch, objective.metric, values[objective.metric])
         run.history.append(EpochMetrics(epoch, values, int(time.time() * 1000)))
@@ -139,13 +136,7 @@ def input_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields images [B, C, H, W] and labels [B] or masks [B, H, W] as the model takes them.
 
-    Args:
-        config: Its batch size and augmentation are used.
-        info: Scale, mean and deviation of the images.
-        task: Images are normalised if its models take them so.
-        part: The part of the data.
-        device: The device of the batches.
-        generator: Shuffles and augments, for training; None keeps the stored order, for evaluation.
+    A generator shuffles and augments, for training; None keeps the stored order, for evaluation.
     """
     size = config.training.batch_size
     if generator is None:  # evaluation keeps no activations: larger batches, in bounded memory
@@ -177,7 +168,6 @@ def _seed(seed: int, epoch: int, device: torch.device) -> torch.Generator:
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, training: TrainingConfig, progress: float) -> None:
-    """Sets the learning rate for a fraction of the run, in [0, 1), by the schedule."""
     if training.lr_schedule == "cosine":
         for group in optimizer.param_groups:
             group["lr"] = training.lr * 0.5 * (1 + math.cos(math.pi * progress))
@@ -189,7 +179,3 @@ def _autocast(run: TrainingState) -> contextlib.AbstractContextManager[object]:
     if precision == "bfloat16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()):
         return torch.autocast(run.device.type, torch.bfloat16)
     return contextlib.nullcontext()
-
-
-def _reached_target_before(run: TrainingState) -> bool:
-    return any("epochs_to_target" in metrics.values for metrics in run.history)

@@ -29,7 +29,6 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
 
 
 def _with_plain_step(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """Returns an optimizer class with the step of ``kind`` less its decorators, which import the compiler."""
     step = torch.no_grad()(inspect.unwrap(kind.step))
     step.hooked = True  # or the first instance would decorate it again
     return type(kind.__name__, (kind,), {"step": step})

@@ -22,10 +22,6 @@ def run_trial(
     """Sleeps through the epochs and reports as often as a real trial does; it has no checkpoints, so it never resumes.
 
     A model with the option `waits` has no epochs: it sends empty reports until it is stopped, to occupy a worker.
-
-    Args:
-        config: The trial's hyperparameters; its model's option `epoch_seconds` is the duration of an epoch.
-        pruning_epochs: The epochs at which it may be stopped; None: any epoch.
     """
     while config.model.get("waits"):
         yield TrialReport([])
