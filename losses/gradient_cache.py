@@ -14,18 +14,12 @@ NEGLIGIBLE = 1e-30  # a gradient norm that is as good as 0
 
 
 class GradientCache:
-    """The lambda-weighted guidance gradients of some layers.
+    """The lambda-weighted guidance gradients of some layers, `max_ratio` times the task's norm at most (None: no cap).
 
     Args:
         guided: Each layer with its term and the term's factor in the loss: lambda, over the number of layers for a
             mean.
         intervals: Steps between two computations of each layer's gradient; they are staggered over the layers.
-        ridge: See `entropy.volume`.
-        max_ratio: Cap on their norm relative to the task's, over the guided weights; None: no cap.
-
-    Attributes:
-        skipped: The number of gradients [] that were left out because they were not finite, in this epoch.
-        expired: True if the next `add` is to compute the gradients of all layers.
     """
 
     def __init__(
@@ -45,8 +39,8 @@ class GradientCache:
         self._flat: list[Tensor] = []  # the same in one list
         self._norm = torch.zeros(())  # norm of all that is cached
         self._largest = 0  # the target whose task gradient was the largest one when all were last read
-        self.expired = True
-        self.skipped = torch.zeros((), dtype=torch.int64)
+        self.expired = True  # the next `add` computes the gradients of all layers
+        self.skipped = torch.zeros((), dtype=torch.int64)  # gradients that were left out because they were not finite
 
     def add(self, step: int, *, sample: bool) -> Tensor | None:
         """Adds the guidance gradients to `.grad`, those that are due at this step of the epoch freshly computed.

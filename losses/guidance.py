@@ -32,20 +32,12 @@ class GuidanceWarning(UserWarning):
 class EntropyGuidance:
     """Adds entropy guidance to the gradients of a model, in any training loop.
 
-    `layers.py` says which layers are guided; a weight that several modules share counts once. With lambda1 = lambda2 =
-    0, a control, nothing is added, and `metrics()` still reports the task's norm and the entropies. Weight decay wd is
-    the counterweight: with SGD, form `log` and no task, the k singular values of a layer come to rest at
+    `layers.py` says which layers are guided; a weight that several modules share counts once. The model is on its device
+    already, or moved there before the first step. `help(EntropyGuidance.__init__)` explains the options; the defaults
+    suit most networks: `lambda1=1e-3` guides dense layers, `lambda2=0` leaves convolutions alone. With lambda1 =
+    lambda2 = 0, a control, nothing is added, and `metrics()` still reports the task's norm and the entropies. Weight
+    decay wd is the counterweight: with SGD, form `log` and no task, the k singular values of a layer come to rest at
     sqrt(lambda / (k wd)), lambda being the layer's share under `mean`.
-
-    Args:
-        model: The network as it is trained, on its device already or moved there before the first step.
-        **options: The options of `LoopOptions`, each explained there and in `help(EntropyGuidance.__init__)`. The
-            defaults suit most networks: `lambda1=1e-3` guides dense layers, `lambda2=0` leaves convolutions alone.
-
-    Attributes:
-        layers: The layers whose entropy is measured.
-        selected: The layers among them that the option `layers` means.
-        left_out: The layers among them that `layers="all"` leaves out, since they feed a normalisation layer.
 
     Raises:
         ValueError: An option is out of range, no layer has a given name, or a lambda is > 0 and the model has no layer
@@ -73,16 +65,16 @@ class EntropyGuidance:
     def __init__(self, model: nn.Module, options: LoopOptions) -> None:
         """Selects the layers of a model that are guided."""
         self.options = options
-        per_dimension = options.scale == "per_dimension"
+        constants = options.epsilon, options.target, options.scale == "per_dimension"
         self._terms: dict[Kind, LossTerm] = {
-            "dense": LossTerm(options.form, options.epsilon, options.target, per_dimension),
-            "conv": LossTerm(options.conv_form, options.epsilon, options.target, per_dimension),
+            "dense": LossTerm(options.form, *constants),
+            "conv": LossTerm(options.conv_form, *constants),
         }
         self._lambdas: dict[Kind, float] = {"dense": options.lambda1, "conv": options.lambda2}
 
-        self.layers = list(guidable_layers(model, options.measure, options.conv_measure))
+        self.layers = list(guidable_layers(model, options.measure, options.conv_measure))  # whose entropy is measured
         self.selected = select(self.layers, options.layers)
-        self.left_out: list[Layer] = []
+        self.left_out: list[Layer] = []  # since they feed a normalisation layer
         if options.layers == "all":
             normalized = feeding_a_norm(model)
             self.left_out = [x for x in self.layers if x.name in normalized and self._terms[x.kind].form != "target"]
@@ -120,8 +112,7 @@ class EntropyGuidance:
     def add_gradients(self, progress: float = 0.0) -> None:
         """Adds the guidance gradients to `.grad`; to be called once per optimizer step, after `backward()`.
 
-        Args:
-            progress: The fraction of the run that is done, in [0, 1); the option `until` is compared with it.
+        The option `until` is compared with `progress`, the fraction of the run that is done, in [0, 1).
         """
         step, self._step = self._step, self._step + 1
         until = self.options.until
@@ -221,10 +212,7 @@ class EntropyGuidance:
             f"under layers to guide them anyway, or use form or conv_form target): {lost}"
         )
         if any(self._lambdas.values()) and not self._guided:
-            found = [
-                f"{layer.kind} {layer.name}" + (" (not selected)" * (layer not in self.selected))
-                for layer in self.layers
-            ]
+            found = [f"{x.kind} {x.name}" + " (not selected)" * (x not in self.selected) for x in self.layers]
             raise ValueError(
                 f"lambda1 = {self._lambdas['dense']}, lambda2 = {self._lambdas['conv']}, but the model has no layer to "
                 f"guide (found: {', '.join(found) or 'none'}). {'; '.join(KINDS.values())}. The weights must be "

@@ -23,25 +23,15 @@ View = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A weight whose entropy is measured.
+    """A weight whose entropy is measured."""
 
-    Attributes:
-        name: The name of its module, followed by that of the weight if the module has several.
-        kind: The term that it belongs to: lambda1 weights `dense`, lambda2 `conv`.
-        measure: A key of `MEASURES`.
-        parameters: The trained parameters: the weight, or those it is computed from (pruning, parametrisations).
-        view: Returns the measured part of a weight, or of its gradient: matrices [..., out, in], or taps [a, b].
-        materialize: Computes the weight from the parameters; None if it is the parameter itself.
-        gradient_transform: Changes the gradient of the measured part, for placebos; None: no change.
-    """
-
-    name: str
-    kind: Kind
-    measure: str
-    parameters: tuple[nn.Parameter, ...]
-    view: View
-    materialize: Callable[[], Tensor] | None = None
-    gradient_transform: Callable[[Tensor], Tensor] | None = None
+    name: str  # that of its module, followed by that of the weight if the module has several
+    kind: Kind  # the term that it belongs to: lambda1 weights `dense`, lambda2 `conv`
+    measure: str  # a key of `MEASURES`
+    parameters: tuple[nn.Parameter, ...]  # the weight, or those it is computed from (pruning, parametrisations)
+    view: View  # weight, or its gradient -> the measured part: matrices [..., out, in], or taps [a, b]
+    materialize: Callable[[], Tensor] | None = None  # () -> the weight; None if it is the parameter itself
+    gradient_transform: Callable[[Tensor], Tensor] | None = None  # changes the gradient of the part, for placebos
 
     @property
     def targets(self) -> list[tuple[nn.Parameter, View]]:
@@ -64,12 +54,7 @@ class Layer:
         return self.materialize is None and self._measure.of_matrices and len(self.shape) == 2
 
     def entropy(self, ridge: float, columns: Tensor | None = None) -> Tensor:
-        """Returns h of each matrix or tap, in nats, unreduced.
-
-        Args:
-            ridge: See `entropy.volume`.
-            columns: Indices of the inputs to measure, of a single matrix [out, in] only; None: all.
-        """
+        """Returns h of each matrix or tap, in nats, unreduced; of a single matrix [out, in] by some columns only."""
         part = self.view(self._weight())
         return self._measure.entropy(part if columns is None else part.index_select(1, columns), ridge)
 
@@ -142,11 +127,6 @@ def guidable_layers(model: nn.Module, measure: str = "volume", conv_measure: str
     parametrised weights are measured as they act, and their gradient goes to what is trained. Left out are frozen and
     empty weights, and recurrent layers: a matrix of theirs is not the entropy change of the recurrence.
 
-    Args:
-        model: The network.
-        measure: `volume` or `minor`, of matrices.
-        conv_measure: `taps`, or `channels` to measure the matrix K11 of a convolution as `measure` says.
-
     Raises:
         ValueError: A lazy layer that has no weight yet.
 
@@ -191,20 +171,21 @@ def _is_within(layer: Layer, name: str) -> bool:
 
 def _weights(module: nn.Module, measure: str, conv_measure: str) -> Iterator[tuple[str, str, Kind, str, View]]:
     """Yields the suffix of the name, attribute, kind, measure and view of each weight of a module."""
-    minor = measure == "minor"
+    block = leading_block if measure == "minor" else _whole
     if isinstance(module, nn.Linear):
-        yield "", "weight", "dense", measure, leading_block if minor else _whole
+        yield "", "weight", "dense", measure, block
     elif isinstance(module, nn.MultiheadAttention):
-        yield "in_proj", "in_proj_weight", "dense", measure, _blocks_of(_thirds, minor)
+        yield "in_proj", "in_proj_weight", "dense", measure, lambda weight: block(weight.view(3, -1, weight.shape[1]))
         for part in ("q_proj", "k_proj", "v_proj"):
-            yield part, f"{part}_weight", "dense", measure, leading_block if minor else _whole
+            yield part, f"{part}_weight", "dense", measure, block
     elif isinstance(module, _ConvNd):
         depthwise = module.groups == module.in_channels == module.out_channels
         pixelwise = set(module.kernel_size) == {1}
         if depthwise or not (pixelwise or conv_measure == "channels"):
             yield "", "weight", "conv", "taps", corner_taps
         else:
-            yield "", "weight", "dense" if pixelwise else "conv", measure, _blocks_of(_matrices(module), minor)
+            matrices = _matrices(module)
+            yield "", "weight", "dense" if pixelwise else "conv", measure, lambda weight: block(matrices(weight))
 
 
 def _matrices(module: _ConvNd) -> View:
@@ -214,23 +195,12 @@ def _matrices(module: _ConvNd) -> View:
     return (lambda weight: corner_taps(weight).mT) if transposed else corner_taps
 
 
-def _blocks_of(view: View, minor: bool) -> View:
-    return (lambda weight: leading_block(view(weight))) if minor else view
-
-
 def _whole(weight: Tensor) -> Tensor:
     return weight
 
 
-def _thirds(weight: Tensor) -> Tensor:
-    return weight.view(3, -1, weight.shape[1])
-
-
 def _source(module: nn.Module, attribute: str) -> tuple[tuple[nn.Parameter, ...], Callable[[], Tensor] | None]:
-    """Returns the parameters that train a weight, and the function that computes it from them, if there is one.
-
-    There are no parameters if the weight is frozen or is computed in an unknown way.
-    """
+    """Returns the parameters that train a weight, none if it is frozen, and the function that computes it, if any."""
     if parametrize.is_parametrized(module, attribute):
         parametrization: nn.Module = module.parametrizations[attribute]  # type: ignore[index, assignment]
         return tuple(p for p in parametrization.parameters() if p.requires_grad), lambda: _evaluated(parametrization)

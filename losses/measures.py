@@ -17,19 +17,12 @@ FACTORISATION_PENALTY = 6.0  # time per flop of Cholesky and its inverse, relati
 
 @dataclass(frozen=True)
 class Measure:
-    """An entropy change h, in nats, of a part of a weight: of matrices [..., out, in], or of single taps [a, b].
+    """An entropy change h, in nats, of a part of a weight: of matrices [..., out, in], or of single taps [a, b]."""
 
-    Attributes:
-        entropy: (part, ridge) -> h, unreduced and differentiable.
-        entropy_and_gradient: (part, ridge) -> h, and its derivative in the part's shape, without autograd.
-        of_matrices: True if each h belongs to a matrix of the part; False if it belongs to one number.
-        floor: The least h at which a loss term without a minimum takes its slope; -inf: no floor.
-    """
-
-    entropy: Callable[[Tensor, float], Tensor]
-    entropy_and_gradient: Callable[[Tensor, float], tuple[Tensor, Tensor]]
+    entropy: Callable[[Tensor, float], Tensor]  # (part, ridge) -> h, unreduced and differentiable
+    entropy_and_gradient: Callable[[Tensor, float], tuple[Tensor, Tensor]]  # -> h, its derivative, without autograd
     of_matrices: bool = True
-    floor: float = -math.inf
+    floor: float = -math.inf  # the least h at which a loss term without a minimum has its slope
 
 
 MEASURES = {

@@ -4,8 +4,6 @@ A built-in metric is one function and one entry in `task.TASKS`. Its counts are 
 so that an epoch is measured exactly in bounded memory.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,12 +97,7 @@ class _MeanOverImages:
 
 
 def new_accumulator(metric: CustomMetric, device: torch.device | str = "cpu") -> EpochMetric:
-    """Returns an accumulator of one epoch for a metric of the user's own.
-
-    Args:
-        metric: A `torchmetrics.Metric` (an instance, which is copied, or a class, which is called without arguments),
-            anything else with `update`, `compute` and `reset`, or a function (outputs, targets) -> one number.
-        device: The device of the outputs.
+    """Returns an accumulator of one epoch for a metric of the user's own: an instance is copied, a class called.
 
     Example:
         >>> accumulator = new_accumulator(torch.nn.functional.l1_loss)

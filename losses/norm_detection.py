@@ -1,7 +1,5 @@
 """Finds the layers that feed a normalisation, which divides their scale out: guidance would grow it without bound."""
 
-from __future__ import annotations
-
 import logging
 import re
 from itertools import pairwise

@@ -1,7 +1,7 @@
 """The options of entropy guidance, each written once: its name, type, default, description and allowed values.
 
-The keyword arguments of `EntropyGuidance` and the section `guidance` of a study file derive from `GuidanceOptions`. To
-add an option, add a field here and use it in `guidance.py`. Imports no torch, so that settings are read in an instant.
+The keywords of `EntropyGuidance` and the section `guidance` of a study file derive from `GuidanceOptions`. Imports no
+torch, so that settings are read in an instant.
 """
 
 # ruff: noqa: RUF009 (the default of an option is a dataclass field)

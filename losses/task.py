@@ -1,7 +1,5 @@
 """The tasks that a network is trained for, guidance aside: their losses and metrics, in one table, `TASKS`."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,23 +15,14 @@ CustomLoss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> mean over
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of task.
+    """A kind of task."""
 
-    Attributes:
-        loss: (output, images, labels, label smoothing) -> mean over what `weight` counts in the batch.
-        metrics: The built-in metrics beside the loss, by name.
-        weight: (labels of a batch) -> the number of terms that its mean loss is over.
-        targets: The data that it needs beside the images.
-        normalizes: True if the model takes images of mean 0 and deviation 1; False if it takes them in [0, 1].
-        custom_metrics: The user's own metrics, by name.
-    """
-
-    loss: Callable[[Tensor, Tensor, Tensor, float], Tensor]
-    metrics: Mapping[str, Metric]
-    weight: Callable[[Tensor], Tensor | int]
-    targets: Literal["labels", "masks"] | None
-    normalizes: bool
-    custom_metrics: Mapping[str, CustomMetric] = field(default_factory=dict)
+    loss: Callable[[Tensor, Tensor, Tensor, float], Tensor]  # (output, images, labels, smoothing) -> mean loss []
+    metrics: Mapping[str, Metric]  # the built-in ones beside the loss
+    weight: Callable[[Tensor], Tensor | int]  # (labels of a batch) -> the number of terms that its mean loss is over
+    targets: Literal["labels", "masks"] | None  # the data that it needs beside the images
+    normalizes: bool  # the model takes images of mean 0 and deviation 1; else in [0, 1]
+    custom_metrics: Mapping[str, CustomMetric] = field(default_factory=dict)  # the user's own
 
     @property
     def metric_names(self) -> tuple[str, ...]:

@@ -1,8 +1,7 @@
 """Builds networks of a family from their depth and width: a literal table of families, and `build_model`.
 
-Importing this package imports no torch: the driver reads names and options here, and a family is loaded on demand. Each
-family is a module class that takes ``depth, width, in_shape, num_outputs`` and keyword options of its own. It refuses
-impossible sizes before it allocates a weight, so that building under ``torch.device("meta")`` is a cheap check.
+Importing this package imports no torch; a family is loaded on demand. It refuses impossible sizes before it allocates a
+weight, so that building under ``torch.device("meta")`` is a cheap check.
 """
 
 from __future__ import annotations
@@ -29,10 +28,7 @@ SIZES = ("depth", "width", "in_shape", "num_outputs")
 
 
 def model_class(name: str) -> type[nn.Module]:
-    """Returns the class of a family, imported on demand.
-
-    Args:
-        name: A key of ``MODELS``, or the import path of a class of the user's own, ``package.module:Class``.
+    """Returns the class of a family, or of an import path ``package.module:Class``, imported on demand.
 
     Raises:
         ValueError: No family has this name.
@@ -61,11 +57,10 @@ def build_model(
 
     Args:
         name: A key of ``MODELS``, or the import path of a class of the user's own.
-        depth: Number of layers, as the family counts them.
-        width: Units or channels of a layer, as the family counts them.
+        depth: Layers, as the family counts them.
+        width: Units or channels of a layer.
         in_shape: Channels, height and width of an image, [C, H, W].
         num_outputs: Classes; a family that reconstructs its input does not use it.
-        **own_options: The family's own options, see ``options``.
 
     Raises:
         ValueError: An unknown name or option, or sizes that the family cannot have.

@@ -1,5 +1,7 @@
 """A dense, symmetric autoencoder: the image through a narrow code and back; used by the guidance experiments."""
 
+from __future__ import annotations
+
 from math import prod
 from typing import ClassVar
 
@@ -25,12 +27,10 @@ class Autoencoder(nn.Module):
         in_shape: Image shape [C, H, W], values in [0, 1].
         num_outputs: Not used: the output has the shape of the input.
         latent: Units of the code.
-        dropout: Share of every hidden layer's units, the code's among them, that is zeroed while training.
-        batch_norm: Normalise every hidden layer, the code among them, before its activation.
+        dropout: Share of units that is zeroed while training, those of the code among them.
 
     Raises:
-        ValueError: A size that is not an integer of at least 1, an odd depth, a width below ``latent``, or an option
-            out of range.
+        ValueError: Sizes or options that the family cannot have.
     """
 
     task: ClassVar[str] = "reconstruction"

@@ -1,7 +1,5 @@
 """The parts that several families share: rows of dense or convolutional layers, and the strides over the depth."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,18 +21,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class NormActivationDropout:
     """The modules between two weight layers: a norm, the activation, dropout.
 
-    Attributes:
-        activation: A key of ``ACTIVATIONS``.
-        dropout: Share of units that is zeroed while training, 0 <= dropout < 1; with 0 there is no such module.
-        batch_norm: Normalise before the activation; the layer before then has no bias, which the norm would undo.
-
     Raises:
         ValueError: An option is wrong. The message names each one, its value and what is allowed.
     """
 
-    activation: str
-    dropout: float
-    batch_norm: bool
+    activation: str  # a key of ``ACTIVATIONS``
+    dropout: float  # share of units that is zeroed while training, 0 <= dropout < 1; with 0 there is no such module
+    batch_norm: bool  # before the activation; the layer before then has no bias, which the norm would undo
 
     def __post_init__(self) -> None:
         problems = []
@@ -85,13 +78,7 @@ def strides(layers: int, downsample: int) -> list[int]:
 
 
 def require_downsample(downsample: int, depth: int, in_shape: tuple[int, int, int], *, depth_each: int = 1) -> None:
-    """Refuses a number of downsamplings that the depth or the image cannot have.
-
-    Args:
-        downsample: Layers that halve the image.
-        depth: The model's depth.
-        in_shape: Image shape [C, H, W].
-        depth_each: The depth that each of these layers takes; 2 if a decoder mirrors them.
+    """Refuses a number of layers that halve the image, each ``depth_each`` of the depth, that cannot be.
 
     Raises:
         ValueError: A size is wrong. The message names it, its value and what is allowed.

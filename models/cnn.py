@@ -1,5 +1,7 @@
 """A plain convolutional network: 3x3 convolutions, one dense hidden layer, logits; no norm, no skip connection."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import ClassVar
 
@@ -27,8 +29,7 @@ class CNN(nn.Module):
         batch_norm: Normalise after every convolution, before its activation.
 
     Raises:
-        ValueError: A size that is not an integer of at least 1, more downsampling than layers or than the image allows,
-            or an option out of range.
+        ValueError: Sizes or options that the family cannot have.
     """
 
     task: ClassVar[str] = "classification"

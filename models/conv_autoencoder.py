@@ -1,5 +1,7 @@
 """A convolutional, symmetric autoencoder: strided convolutions to a dense code and back."""
 
+from __future__ import annotations
+
 from math import prod
 from typing import ClassVar
 
@@ -31,8 +33,7 @@ class ConvAutoencoder(nn.Module):
         batch_norm: Normalise after every convolution but the last, before its activation.
 
     Raises:
-        ValueError: A size that is not an integer of at least 1, an odd depth, more downsampling than encoder layers or
-            than the image allows, or an option out of range.
+        ValueError: Sizes or options that the family cannot have.
     """
 
     task: ClassVar[str] = "reconstruction"

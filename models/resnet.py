@@ -1,5 +1,7 @@
 """The residual networks for small images: those of the CIFAR experiments, and ResNet-18 and 34 (arXiv 1512.03385)."""
 
+from __future__ import annotations
+
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -30,12 +32,11 @@ class ResNet(nn.Module):
 
     Args:
         in_shape: Image shape [C, H, W], of any size.
-        activation: Name of the activation after the first layer, within each block and after its sum.
         dropout: Share of the output layer's inputs that is zeroed while training.
         batch_norm: Normalise after every convolution; without it they have biases, and the deeper ones hardly train.
 
     Raises:
-        ValueError: A size that is not an integer of at least 1, another depth, or an option out of range.
+        ValueError: Sizes or options that the family cannot have.
     """
 
     task: ClassVar[str] = "classification"

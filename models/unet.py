@@ -1,5 +1,7 @@
 """The U-Net (arXiv 1505.04597): a class for every pixel, by a contracting and an expanding path with connections."""
 
+from __future__ import annotations
+
 from typing import ClassVar
 
 import torch
@@ -25,8 +27,7 @@ class UNet(nn.Module):
         batch_norm: Normalise after each 3x3 convolution, before its activation.
 
     Raises:
-        ValueError: A size that is not an integer of at least 1, more poolings than the image allows, or an option out
-            of range.
+        ValueError: Sizes or options that the family cannot have.
     """
 
     task: ClassVar[str] = "segmentation"

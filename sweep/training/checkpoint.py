@@ -1,10 +1,7 @@
 """Saves and loads checkpoints: one file with the weights, the optimizer and the metric history, written atomically.
 
-The history makes a checkpoint the journal of its trial: a storage or tracking server that missed epochs gets them from
-it. Nothing is unpickled beyond tensors and plain containers.
+A storage or tracking server that missed epochs gets them from it. Only tensors and plain containers are unpickled.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import io
@@ -30,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "*/epoch-*.pt"  # of a trial, of any attempt
 KEPT = 2  # checkpoints of an attempt: the last one, and one to fall back to
+# The errors that `load` raises for a file that is not a checkpoint, or not a whole one.
 DAMAGED = (OSError, RuntimeError, ValueError, KeyError, EOFError, BadZipFile, pickle.UnpicklingError)
-"""The errors that `load` raises for a file that is not a checkpoint, or not a whole one."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +70,7 @@ def save(
 def attempt(number: int, moves: int = 0) -> str:
     """Returns the name of the folder of one attempt; each worker has its own, since a lost one may resume and write.
 
-    Args:
-        number: Number of times that a driver has claimed the trial.
-        moves: Number of workers that this driver has lost for it.
+    A driver has claimed the trial ``number`` times, and has lost ``moves`` workers for it.
     """
     return f"attempt-{number:02d}.{moves}" if moves else f"attempt-{number:02d}"
 

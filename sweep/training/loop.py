@@ -1,7 +1,5 @@
 """The training loop: `fit`, a generator of epochs; its caller reports, checkpoints and stops."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import math

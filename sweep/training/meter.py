@@ -1,7 +1,5 @@
 """Accumulates the metrics of an epoch, batch by batch."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

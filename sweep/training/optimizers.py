@@ -1,11 +1,8 @@
 """Builds optimizers whose step does not import PyTorch's compiler.
 
-`torch.optim` decorates its methods for `torch.compile`. The first call of a decorated method imports the compiler,
-which takes 1.7 s in each worker, and nothing here is compiled. The optimizers below take the same steps without the
-decorators. (Read in torch 2.14.)
+`torch.optim` decorates its methods for `torch.compile`; the first call of one imports the compiler, 1.7 s in each worker
+that nothing here needs. The optimizers below take the same steps undecorated. (Read in torch 2.14.)
 """
-
-from __future__ import annotations
 
 import inspect
 from typing import Any

@@ -21,13 +21,8 @@ def is_due(
 ) -> bool:
     """Returns True if a trial should report its pending epochs now.
 
-    A report costs the driver time, and the trial waits for the answer; so epochs without a decision wait longer.
-
-    Args:
-        pending: Epochs trained since the last report.
-        seconds: Time since the last report.
-        pruning_epochs: The epochs at which the trial may be stopped; None: any epoch.
-        every: Seconds between two reports, at least.
+    A report costs the driver time, and the trial waits for the answer; so epochs without a decision wait longer, those
+    that are not among `pruning_epochs` (None: all are).
 
     Example:
         >>> is_due([3], 0.6, None), is_due([3], 0.6, {5}), is_due([4, 5], 0.6, {5})

@@ -1,7 +1,5 @@
 """The trial of `sweep simulate`: sleeps and reports made-up curves. Imports no torch."""
 
-from __future__ import annotations
-
 import math
 import os
 import time

@@ -3,8 +3,6 @@
 The same generator runs in-process (``sweep train``, tests), under Ray on this machine, and on a cluster.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 import warnings
@@ -46,13 +44,10 @@ def run_trial(
 ) -> Iterator[TrialReport]:
     """Trains one trial, from its newest checkpoint if there is one, and yields a report after every checkpoint.
 
-    A resumed trial first reports its whole history, so that the study and the tracker miss nothing.
+    A resumed trial first reports its whole history, so that the study and the tracker miss nothing. Its checkpoints are
+    in the folder of ``checkpoint.attempt(attempt, moves)``.
 
     Args:
-        config: The trial's hyperparameters and everything else that its training depends on.
-        paths: Its checkpoints, data and GPUs.
-        attempt: See `checkpoint.attempt`.
-        moves: See `checkpoint.attempt`.
         pruning_epochs: The epochs at which it may be stopped, so that it reports them soon; None: any epoch.
         interval: Seconds between two reports, at least; more if a checkpoint takes long to write.
 
