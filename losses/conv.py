@@ -4,9 +4,8 @@
 is stored. The map from the outputs' anchors, the pixels under their first taps, is block triangular, and its diagonal
 is K11, the matrix [out, in] of the first taps: its entropy change is n log|det K11|, n being the number of `anchors`.
 That is exact for any stride and dilation, in groups, in 1 to 3 dimensions and transposed. `taps` and `channels` are per
-anchor; n times as much is the whole map's. Any other corner would serve as well; the centre would not.
-
-Kernels are [out, in / groups, *sizes], those of transposed convolutions [in, out / groups, *sizes].
+anchor; n times as much is the whole map's. Any other corner would serve as well; the centre would not. Kernels are
+[out, in / groups, *sizes], those of transposed convolutions [in, out / groups, *sizes].
 """
 
 from collections.abc import Sequence
@@ -37,10 +36,8 @@ def corner_blocks(weight: Tensor, groups: int = 1, *, transposed: bool = False) 
 def taps(weight: Tensor) -> Tensor:
     """Returns log|c11| [a, b] of every filter of kernels [a, b, *sizes], the paper's measure, nats.
 
-    It is the entropy change per anchor of one filter by itself. Their sum is that of the layer for depthwise
-    convolutions only.
-
-    Source: arXiv 2308.14938.
+    It is the entropy change per anchor of one filter by itself (arXiv 2308.14938). Their sum is that of the layer for
+    depthwise convolutions only.
     """
     return corner_taps(at_least_float32(weight)).abs().log()
 
@@ -147,5 +144,5 @@ def _padding(padding: Sequence[int] | int | str, axis: int, reach: int) -> tuple
         return reach // 2, reach - reach // 2
     if padding == "valid":
         return 0, 0
-    both = padding if isinstance(padding, int) else padding[axis]
-    return int(both), int(both)
+    both = int(padding if isinstance(padding, int) else padding[axis])
+    return both, both

@@ -109,11 +109,8 @@ def _half_log_det(factor: Tensor, info: Tensor, mean_square: Tensor) -> Tensor:
 
 
 def _lower_gram(rows: Tensor) -> Tensor:
-    """Returns the Gram matrix [..., k, k] of rows [..., k, l]; only its lower triangle is valid.
-
-    On a CPU, a large one is computed in strips that end at the diagonal, in 5/8 of the time. Autograd needs the other
-    triangle too, so this is done outside of autograd only.
-    """
+    """Returns the Gram matrix [..., k, k] of rows [..., k, l]; only its lower triangle is valid."""
+    # On a CPU, strips of a large one that end at the diagonal take 5/8 of the time; autograd needs the whole.
     k = rows.shape[-2]
     if k < STRIPS or rows.dim() > 2 or rows.device.type != "cpu" or torch.is_grad_enabled():
         return rows @ rows.mT

@@ -1,7 +1,6 @@
 """Entropy guidance for any training loop: L = L_task + lambda1 * L_dense + lambda2 * L_conv (arXiv 2308.14938).
 
-Call `add_gradients()` between `loss.backward()` and `optimizer.step()`: it adds the gradients of the two guidance terms
-to `.grad`. `gradient_cache.py` computes them now and then and keeps them in between; `entropy.py` has the formulas.
+`add_gradients()` adds the gradients of the two guidance terms to `.grad`, between `backward()` and `step()`.
 """
 
 import math
@@ -19,10 +18,6 @@ from .options import DOMINANT, INERT, PAPER, LoopOptions, takes_options
 from .terms import LossTerm
 
 SAMPLE_EVERY = 32  # steps between two readings of the gradients; every epoch's first step is read
-KINDS = {  # what each lambda guides
-    "dense": "lambda1 guides nn.Linear, 1x1 convolutions and nn.MultiheadAttention",
-    "conv": "lambda2 guides the other nn.Conv1d, Conv2d, Conv3d and transposed ones",
-}
 
 
 class GuidanceWarning(UserWarning):
@@ -32,8 +27,8 @@ class GuidanceWarning(UserWarning):
 class EntropyGuidance:
     """Adds entropy guidance to the gradients of a model, in any training loop.
 
-    `layers.py` says which layers are guided; a weight that several modules share counts once. The model is on its device
-    already, or moved there before the first step. `help(EntropyGuidance.__init__)` explains the options; the defaults
+    `layers.py` says which layers are guided; a weight that several modules share counts once. The model is on its
+    device or moved there before the first step. `help(EntropyGuidance.__init__)` explains the options; the defaults
     suit most networks: `lambda1=1e-3` guides dense layers, `lambda2=0` leaves convolutions alone. With lambda1 =
     lambda2 = 0, a control, nothing is added, and `metrics()` still reports the task's norm and the entropies. Weight
     decay wd is the counterweight: with SGD, form `log` and no task, the k singular values of a layer come to rest at
@@ -215,8 +210,9 @@ class EntropyGuidance:
             found = [f"{x.kind} {x.name}" + " (not selected)" * (x not in self.selected) for x in self.layers]
             raise ValueError(
                 f"lambda1 = {self._lambdas['dense']}, lambda2 = {self._lambdas['conv']}, but the model has no layer to "
-                f"guide (found: {', '.join(found) or 'none'}). {'; '.join(KINDS.values())}. The weights must be "
-                f"trainable." + (f" {why[0].upper()}{why[1:]}" if lost else "")
+                f"guide (found: {', '.join(found) or 'none'}). lambda1 guides nn.Linear, 1x1 convolutions and "
+                "nn.MultiheadAttention; lambda2 guides the other nn.Conv1d, Conv2d, Conv3d and transposed ones. The "
+                "weights must be trainable." + (f" {why[0].upper()}{why[1:]}" if lost else "")
             )
         if lost:
             warnings.warn(f"layers of guidance {why}", GuidanceWarning, stacklevel=4)

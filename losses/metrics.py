@@ -1,7 +1,6 @@
 """The metrics of an epoch: the built-in ones, and those of the user's own.
 
-A built-in metric is one function and one entry in `task.TASKS`. Its counts are whole numbers that add up over batches,
-so that an epoch is measured exactly in bounded memory.
+Counts are whole numbers that add up over batches, so that an epoch is measured exactly in bounded memory.
 """
 
 import copy
@@ -97,15 +96,7 @@ class _MeanOverImages:
 
 
 def new_accumulator(metric: CustomMetric, device: torch.device | str = "cpu") -> EpochMetric:
-    """Returns an accumulator of one epoch for a metric of the user's own: an instance is copied, a class called.
-
-    Example:
-        >>> accumulator = new_accumulator(torch.nn.functional.l1_loss)
-        >>> accumulator.update(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0]))
-        >>> accumulator.update(torch.tensor([8.0]), torch.tensor([0.0]))
-        >>> accumulator.compute()
-        4.0
-    """
+    """Returns an accumulator of one epoch for a metric of the user's own: an instance is copied, a class called."""
     if not all(callable(getattr(metric, name, None)) for name in ("update", "compute", "reset")):
         return _MeanOverImages(metric)  # type: ignore[arg-type]
     accumulator: Any = metric() if isinstance(metric, type) else copy.deepcopy(metric)

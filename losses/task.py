@@ -35,9 +35,8 @@ class Task:
 
     def output_shape(self, batch: int, in_shape: tuple[int, int, int], classes: int) -> tuple[int, ...]:
         """Returns the shape that the output for a batch of images [C, H, W] must have."""
-        return {"labels": (batch, classes), "masks": (batch, classes, *in_shape[1:]), None: (batch, *in_shape)}[
-            self.targets
-        ]
+        shapes = {"labels": (batch, classes), "masks": (batch, classes, *in_shape[1:]), None: (batch, *in_shape)}
+        return shapes[self.targets]
 
 
 def _image_loss(output: Tensor, _images: Tensor, labels: Tensor, smoothing: float) -> Tensor:

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .layers import Layer
-from .measures import MEASURES
+from .layers import MEASURES, Layer
 from .options import FormName
 
 

@@ -24,10 +24,8 @@ class Autoencoder(nn.Module):
         depth 8, width 64    784-64-32-32-32-32-32-64-784
 
     Args:
-        in_shape: Image shape [C, H, W], values in [0, 1].
         num_outputs: Not used: the output has the shape of the input.
         latent: Units of the code.
-        dropout: Share of units that is zeroed while training, those of the code among them.
 
     Raises:
         ValueError: Sizes or options that the family cannot have.

@@ -86,16 +86,13 @@ def require_downsample(downsample: int, depth: int, in_shape: tuple[int, int, in
     if isinstance(downsample, bool) or not isinstance(downsample, int) or downsample < 0:
         raise ValueError(f"downsample = {downsample!r}: must be an integer of at least 0")
     if depth_each * downsample > depth:
-        least = f"downsample = {downsample}"
-        if depth_each > 1:
-            least = f"{depth_each} * downsample = {depth_each * downsample}"
+        factor = f"{depth_each} * " if depth_each > 1 else ""
+        least = f"{factor}downsample = {depth_each * downsample}"
         raise ValueError(f"depth = {depth}: must be at least {least}, for the layers that resize the image")
     allowed = max_downsamplings(in_shape)
     if downsample > allowed:
-        _, height, width = in_shape
-        raise ValueError(
-            f"downsample = {downsample}: at most {allowed} for an image of {height}x{width} (depth = {depth})"
-        )
+        size = "x".join(map(str, in_shape[1:]))
+        raise ValueError(f"downsample = {downsample}: at most {allowed} for an image of {size} (depth = {depth})")
 
 
 def max_downsamplings(in_shape: tuple[int, int, int]) -> int:

@@ -22,11 +22,9 @@ class CNN(nn.Module):
     out. Depth 4, width 16 on CIFAR-10: 16 @ 32x32, 16 @ 16x16, 16 @ 8x8, 16 @ 8x8, average to 2x2, 64-64-10.
 
     Args:
-        in_shape: Image shape [C, H, W], H and W at least 2 ** ``downsample``.
         downsample: Layers that halve the image's height and width; 0 is none.
         hidden: Units of the dense hidden layer; None leaves it out.
         dropout: Share of the output layer's inputs that is zeroed while training.
-        batch_norm: Normalise after every convolution, before its activation.
 
     Raises:
         ValueError: Sizes or options that the family cannot have.

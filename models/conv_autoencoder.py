@@ -25,12 +25,10 @@ class ConvAutoencoder(nn.Module):
     the operations of a transposed one.
 
     Args:
-        in_shape: Image shape [C, H, W], values in [0, 1], H and W at least 2 ** ``downsample``.
         num_outputs: Not used: the output has the shape of the input.
         latent: Units of the code.
         downsample: Encoder layers that halve the image's height and width; 0 is none.
         dropout: Share of every hidden layer's values that is zeroed while training, those of the code not.
-        batch_norm: Normalise after every convolution but the last, before its activation.
 
     Raises:
         ValueError: Sizes or options that the family cannot have.

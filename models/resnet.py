@@ -31,7 +31,6 @@ class ResNet(nn.Module):
     those of torchvision have ReLU alone, lack biases if there is no norm, and cost every worker two seconds of imports.
 
     Args:
-        in_shape: Image shape [C, H, W], of any size.
         dropout: Share of the output layer's inputs that is zeroed while training.
         batch_norm: Normalise after every convolution; without it they have biases, and the deeper ones hardly train.
 

@@ -22,7 +22,6 @@ class UNet(nn.Module):
 
     Args:
         in_shape: Image shape [C, H, W], H and W at least 2 ** ``depth``.
-        num_outputs: Classes of a pixel.
         dropout: Share of the lowest level's output that is zeroed while training.
         batch_norm: Normalise after each 3x3 convolution, before its activation.
 
@@ -45,10 +44,8 @@ class UNet(nn.Module):
     ):
         require_sizes(in_shape, depth=depth, width=width, num_outputs=num_outputs)
         channels, height, breadth = in_shape
-        if depth > max_downsamplings(in_shape):
-            raise ValueError(
-                f"depth = {depth}: at most {max_downsamplings(in_shape)} for an image of {height}x{breadth}"
-            )
+        if depth > (most := max_downsamplings(in_shape)):
+            raise ValueError(f"depth = {depth}: at most {most} for an image of {height}x{breadth}")
         NormActivationDropout(activation, dropout, batch_norm)
         between = NormActivationDropout(activation, 0.0, batch_norm)
         super().__init__()

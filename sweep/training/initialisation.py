@@ -41,8 +41,8 @@ def initialise(model: nn.Module, scheme: str, images: Tensor | None = None) -> N
 @torch.no_grad()
 def _scale_to_unit_variance(model: nn.Module, x: Tensor) -> None:
     """Divides the weights of each linear and convolutional layer, in the order of use, by its output's deviation."""
-    # Biases are 0 here, so that one division makes the variance 1. A layer that is used twice is scaled at both uses, so
-    # that its last use has variance 1. Batch norm is the identity, as it is in an untrained network.
+    # Biases are 0 here, so that one division makes the variance 1. A layer that is used twice is scaled at both uses,
+    # so that its last use has variance 1. Batch norm is the identity, as it is in an untrained network.
 
     def scale(module: nn.Linear, _inputs: object, output: Tensor) -> Tensor:
         spread = float(output.std())

@@ -1,7 +1,6 @@
 """The training loop: `fit`, a generator of epochs; its caller reports, checkpoints and stops."""
 
 import contextlib
-import logging
 import math
 import time
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..config.sections import TrainingConfig
 from ..config.study_config import TrialConfig
 from ..data.batches import DataPart, batches
 from ..data.datasets import DatasetInfo
@@ -18,8 +16,6 @@ from ..losses import EntropyGuidance
 from ..losses.task import Task
 from .meter import Meter
 from .reports import EpochMetrics
-
-logger = logging.getLogger(__name__)
 
 EVALUATED = 512 * 3 * 32 * 32  # most numbers in a batch that is evaluated
 
@@ -75,7 +71,6 @@ def fit(run: TrainingState) -> Iterator[EpochMetrics]:
         before = any("epochs_to_target" in metrics.values for metrics in run.history)
         if objective.reached(values[objective.metric]) and not before:
             values["epochs_to_target"] = epoch
-            logger.debug("epoch %d reaches the target: %s = %s", epoch, objective.metric, values[objective.metric])
         run.history.append(EpochMetrics(epoch, values, int(time.time() * 1000)))
         yield run.history[-1]
 
@@ -89,11 +84,14 @@ def train_epoch(run: TrainingState, epoch: int) -> dict[str, float]:
     needs_two = has_batch_norm(model)
     guidance.start_epoch()
     model.train()
-    for step, (x, y) in enumerate(_batches(run, run.train, generator)):
+    data = input_batches(run.config, run.info, run.task, run.train, device=run.device, generator=generator)
+    for step, (x, y) in enumerate(data):
         if needs_two and len(y) == 1:  # the rest of an epoch; another image each time
             continue
         progress = (epoch - 1 + step / steps) / training.max_epochs
-        _set_lr(optimizer, training, progress)
+        if training.lr_schedule == "cosine":
+            for group in optimizer.param_groups:
+                group["lr"] = training.lr * 0.5 * (1 + math.cos(math.pi * progress))
         optimizer.zero_grad()
         with _autocast(run):
             output = model(x)
@@ -112,7 +110,7 @@ def evaluate(run: TrainingState, part: DataPart, prefix: str) -> dict[str, float
     run.model.eval()
     meter = Meter(run.task)
     with torch.inference_mode(), _autocast(run):
-        for x, y in _batches(run, part):
+        for x, y in input_batches(run.config, run.info, run.task, part, device=run.device):
             output = run.model(x)
             meter.update(run.task.loss(output, x, y, 0.0), output, y, x)
     return meter.compute(prefix)
@@ -150,12 +148,6 @@ def input_batches(
     )
 
 
-def _batches(
-    run: TrainingState, part: DataPart, generator: torch.Generator | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    return input_batches(run.config, run.info, run.task, part, device=run.device, generator=generator)
-
-
 def _seed(seed: int, epoch: int, device: torch.device) -> torch.Generator:
     """Seeds the global generators (dropout) and returns a CPU generator (order, augmentation) for one epoch."""
     value = seed * 1_000_003 + epoch
@@ -163,12 +155,6 @@ def _seed(seed: int, epoch: int, device: torch.device) -> torch.Generator:
     if device.type == "cuda":
         torch.cuda.manual_seed_all(value)
     return torch.Generator().manual_seed(value)
-
-
-def _set_lr(optimizer: torch.optim.Optimizer, training: TrainingConfig, progress: float) -> None:
-    if training.lr_schedule == "cosine":
-        for group in optimizer.param_groups:
-            group["lr"] = training.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _autocast(run: TrainingState) -> contextlib.AbstractContextManager[object]:

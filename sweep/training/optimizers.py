@@ -1,7 +1,7 @@
 """Builds optimizers whose step does not import PyTorch's compiler.
 
-`torch.optim` decorates its methods for `torch.compile`; the first call of one imports the compiler, 1.7 s in each worker
-that nothing here needs. The optimizers below take the same steps undecorated. (Read in torch 2.14.)
+`torch.optim` decorates its methods for `torch.compile`; the first call of one imports the compiler, 1.7 s in each
+worker that nothing here needs. The optimizers below take the same steps undecorated. (Read in torch 2.14.)
 """
 
 import inspect

@@ -55,13 +55,7 @@ class TrialReport:
     halt: str | None = None  # the reason that no trial can train here, so that the run must end
 
     def to_json(self) -> str:
-        """Returns the report as a JSON object with the attributes' names.
-
-        Example:
-            >>> report = TrialReport([EpochMetrics(1, {"val_loss": 0.5}, 1700000000000)], outcome="completed")
-            >>> TrialReport.from_json(report.to_json()) == report
-            True
-        """
+        """Returns the report as a JSON object with the attributes' names."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod

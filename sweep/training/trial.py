@@ -91,10 +91,7 @@ def run_trial(
 def assemble(
     config: TrialConfig, paths: TrialPaths, warn: Callable[[str], object] = warnings.warn
 ) -> tuple[TrainingState, checkpoint.Checkpoint | None]:
-    """Builds model, data, optimizer and guidance, and loads the newest checkpoint into them.
-
-    Returns:
-        The state to train from, and the checkpoint that it was loaded from; None if there was none.
+    """Builds model, data, optimizer and guidance; loads the newest checkpoint, if there is one, and returns it too.
 
     Raises:
         ValueError: Sizes that the model family refuses, or guidance without a layer to guide.
