@@ -8,29 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from .layers import Layer
+from .options import LoopOptions
 from .terms import LossTerm
 
 NEGLIGIBLE = 1e-30  # a gradient norm that is as good as 0
 
 
 class GradientCache:
-    """The lambda-weighted guidance gradients of some layers, `max_ratio` times the task's norm at most (None: no cap).
+    """The lambda-weighted guidance gradients of some layers; each layer's term has its factor in the loss beside it."""
 
-    Args:
-        guided: Each layer with its term and the term's factor in the loss: lambda, over the number of layers for a
-            mean.
-        intervals: Steps between two computations of each layer's gradient; they are staggered over the layers.
-    """
-
-    def __init__(
-        self,
-        guided: Sequence[tuple[Layer, LossTerm, float]],
-        intervals: Sequence[int],
-        ridge: float,
-        max_ratio: float | None,
-    ) -> None:
-        self._guided, self._ridge, self._max_ratio = guided, ridge, max_ratio
-        self._due: list[list[int]] = [[] for _ in range(max(intervals, default=1))]  # layers by step of a cycle
+    def __init__(self, guided: Sequence[tuple[Layer, LossTerm, float]], options: LoopOptions) -> None:
+        self._guided, self._ridge, self._max_ratio = guided, options.ridge, options.max_ratio
+        every, size = options.every, options.batch_size
+        intervals = [layer.refresh_interval(size) if every == "auto" else every for layer, _, _ in guided]
+        self._due: list[list[int]] = [[] for _ in range(max(intervals, default=1))]  # layers by step, staggered
         for index, interval in enumerate(intervals):
             for step in range(index * interval // len(intervals), len(self._due), interval):
                 self._due[step].append(index)

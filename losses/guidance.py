@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .gradient_cache import GradientCache, gradient_of, norm_of
 from .layers import Kind, Layer, guidable_layers, select
 from .norm_detection import feeding_a_norm
-from .options import DOMINANT, INERT, PAPER, LoopOptions, takes_options
+from .options import DOMINANT, INERT, PAPER, FormName, LoopOptions, takes_options
 from .terms import LossTerm
 
 SAMPLE_EVERY = 32  # steps between two readings of the gradients; every epoch's first step is read
@@ -32,14 +32,11 @@ class EntropyGuidance:
     suit most networks: `lambda1=1e-3` guides dense layers, `lambda2=0` leaves convolutions alone. With lambda1 =
     lambda2 = 0, a control, nothing is added, and `metrics()` still reports the task's norm and the entropies. Weight
     decay wd is the counterweight: with SGD, form `log` and no task, the k singular values of a layer come to rest at
-    sqrt(lambda / (k wd)), lambda being the layer's share under `mean`.
+    sqrt(lambda / (k wd)), lambda being the layer's share under `mean`. A `GuidanceWarning` lists layers that were left out.
 
     Raises:
         ValueError: An option is out of range, no layer has a given name, or a lambda is > 0 and the model has no layer
             that it could guide.
-
-    Warns:
-        GuidanceWarning: Layers were left out.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
@@ -60,13 +57,9 @@ class EntropyGuidance:
     def __init__(self, model: nn.Module, options: LoopOptions) -> None:
         """Selects the layers of a model that are guided."""
         self.options = options
-        constants = options.epsilon, options.target, options.scale == "per_dimension"
-        self._terms: dict[Kind, LossTerm] = {
-            "dense": LossTerm(options.form, *constants),
-            "conv": LossTerm(options.conv_form, *constants),
-        }
+        forms: dict[Kind, FormName] = {"dense": options.form, "conv": options.conv_form}
+        self._terms = {kind: LossTerm(form, options) for kind, form in forms.items()}
         self._lambdas: dict[Kind, float] = {"dense": options.lambda1, "conv": options.lambda2}
-
         self.layers = list(guidable_layers(model, options.measure, options.conv_measure))  # whose entropy is measured
         self.selected = select(self.layers, options.layers)
         self.left_out: list[Layer] = []  # since they feed a normalisation layer
@@ -79,13 +72,8 @@ class EntropyGuidance:
         if options.placebo:
             seed = torch.initial_seed() % 2**62
             self._guided = [layer.placebo(seed + index) for index, layer in enumerate(self._guided)]
-        every, size = options.every, options.batch_size
-        self._cache = GradientCache(
-            [(x, self._terms[x.kind], self._lambdas[x.kind] / self._divisor(x.kind)) for x in self._guided],
-            [layer.refresh_interval(size) if every == "auto" else every for layer in self._guided],
-            options.ridge,
-            options.max_ratio,
-        )
+        guided = [(x, self._terms[x.kind], self._lambdas[x.kind] / self._divisor(x.kind)) for x in self._guided]
+        self._cache = GradientCache(guided, options)
         self._step = 0
         self._warned: set[str] = set()
         self._clear_readings()
@@ -135,9 +123,7 @@ class EntropyGuidance:
         - `guidance/skipped`: number of gradients left out because the weights had no finite entropy gradient.
 
         The norms and the ratio are means over the steps that were read, every 32nd of an epoch from the first on.
-
-        Warns:
-            GuidanceWarning: Once per instance each, if the ratio shows guidance to be inert or dominant.
+        A `GuidanceWarning` comes once per instance each if the ratio shows guidance to be inert or dominant.
         """
         with torch.no_grad():
             values = self._terms_and_entropies()

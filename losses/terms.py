@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .layers import MEASURES, Layer
-from .options import FormName
+from .options import FormName, LoopOptions
 
 
 class Form(NamedTuple):
@@ -38,12 +38,10 @@ FORMS: dict[FormName, Form] = {
 
 @dataclass(frozen=True)
 class LossTerm:
-    """The loss term of the layers of one kind; the attributes are options of `EntropyGuidance`."""
+    """The loss term of the layers of one kind."""
 
     form: FormName
-    epsilon: float
-    target: float
-    per_dimension: bool
+    options: LoopOptions
 
     def value(self, layer: Layer, h: Tensor) -> Tensor:
         """Returns the term of each h of a layer, unreduced."""
@@ -61,9 +59,9 @@ class LossTerm:
         return FORMS[self.form].slope(h / divisor, self._constant(layer)) * (weight / (divisor * h.numel()))
 
     def _divisor(self, layer: Layer) -> int:
-        return layer.dimensions if self.per_dimension else 1
+        return layer.dimensions if self.options.scale == "per_dimension" else 1
 
     def _constant(self, layer: Layer) -> float:
         if self.form != "target":
-            return self.epsilon
-        return self.target * (1 if self.per_dimension else layer.dimensions)
+            return self.options.epsilon
+        return self.options.target * (layer.dimensions // self._divisor(layer))

@@ -59,7 +59,7 @@ def build_model(
         name: A key of ``MODELS``, or the import path of a class of the user's own.
         depth: Layers, as the family counts them.
         width: Units or channels of a layer.
-        in_shape: Channels, height and width of an image, [C, H, W].
+        in_shape: Channels, height and width of an image.
         num_outputs: Classes; a family that reconstructs its input does not use it.
 
     Raises:

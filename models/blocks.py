@@ -78,7 +78,7 @@ def strides(layers: int, downsample: int) -> list[int]:
 
 
 def require_downsample(downsample: int, depth: int, in_shape: tuple[int, int, int], *, depth_each: int = 1) -> None:
-    """Refuses a number of layers that halve the image, each ``depth_each`` of the depth, that cannot be.
+    """Refuses a ``downsample`` that the depth, ``depth_each`` for each, or the image cannot have.
 
     Raises:
         ValueError: A size is wrong. The message names it, its value and what is allowed.

@@ -68,10 +68,7 @@ def save(
 
 
 def attempt(number: int, moves: int = 0) -> str:
-    """Returns the name of the folder of one attempt; each worker has its own, since a lost one may resume and write.
-
-    A driver has claimed the trial ``number`` times, and has lost ``moves`` workers for it.
-    """
+    """Returns the folder of a trial claimed ``number`` times and lost ``moves`` workers, which may still write."""
     return f"attempt-{number:02d}.{moves}" if moves else f"attempt-{number:02d}"
 
 

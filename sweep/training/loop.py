@@ -130,10 +130,7 @@ def input_batches(
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields images [B, C, H, W] and labels [B] or masks [B, H, W] as the model takes them.
-
-    A generator shuffles and augments, for training; None keeps the stored order, for evaluation.
-    """
+    """Yields images [B, C, H, W] and labels or masks as the model takes them; a generator shuffles and augments."""
     size = config.training.batch_size
     if generator is None:  # evaluation keeps no activations: larger batches, in bounded memory
         size = max(size, min(512, EVALUATED // math.prod(info.in_shape)))
