@@ -32,7 +32,7 @@ class EntropyGuidance:
     suit most networks: `lambda1=1e-3` guides dense layers, `lambda2=0` leaves convolutions alone. With lambda1 =
     lambda2 = 0, a control, nothing is added, and `metrics()` still reports the task's norm and the entropies. Weight
     decay wd is the counterweight: with SGD, form `log` and no task, the k singular values of a layer come to rest at
-    sqrt(lambda / (k wd)), lambda being the layer's share under `mean`. A `GuidanceWarning` lists layers that were left out.
+    sqrt(lambda / (k wd)), lambda being the layer's share under `mean`. A `GuidanceWarning` lists layers left out.
 
     Raises:
         ValueError: An option is out of range, no layer has a given name, or a lambda is > 0 and the model has no layer

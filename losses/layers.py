@@ -88,8 +88,7 @@ class Layer:
         with torch.enable_grad():
             weight = self._weight()
         h, gradient = self._measure.entropy_and_gradient(self.view(weight.detach()), ridge)
-        slopes = slope(h)
-        gradient *= slopes[(..., *(None,) * (gradient.dim() - h.dim()))]
+        gradient *= slope(h)[(..., *(None,) * (gradient.dim() - h.dim()))]
         if self.gradient_transform is not None:
             gradient = self.gradient_transform(gradient)
         if self.materialize is None:

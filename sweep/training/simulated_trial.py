@@ -17,7 +17,7 @@ LAYERS = 4  # layers with a reported entropy, so that there are as many metrics 
 def run_trial(
     config: TrialConfig, *_place: object, pruning_epochs: Collection[int] | None = None, **_attempt: object
 ) -> Iterator[TrialReport]:
-    """Sleeps through the epochs and reports as often as a real trial does; it has no checkpoints, so it never resumes."""
+    """Sleeps through the epochs and reports as often as a real trial does; without checkpoints, it never resumes."""
     # A model with the option `waits` has no epochs: it sends empty reports until it is stopped, to occupy a worker.
     while config.model.get("waits"):
         yield TrialReport([])
