@@ -1,8 +1,7 @@
 """The losses of a training loop, on torch alone: entropy guidance, its measures, task losses and their metrics.
 
-`EntropyGuidance` guides any PyTorch loop. `entropy`, `conv` and `terms` have the formulas as pure functions, `options`
-the options, `task` and `metrics` what a network is trained for. README.md explains them. Importing this package imports
-no torch, so that a program that validates settings has `losses.options` in an instant.
+README.md explains them. Importing this package imports no torch, so that a program that validates settings has
+`losses.options` in an instant.
 """
 
 from typing import TYPE_CHECKING

@@ -4,9 +4,8 @@
 is stored. The map from the outputs' anchors, the pixels under their first taps, is block triangular, and its diagonal
 is K11, the matrix [out, in] of the first taps: its entropy change is n log|det K11|, n being the number of `anchors`.
 That is exact for any stride and dilation, in groups, in 1 to 3 dimensions and transposed. `taps` and `channels` are per
-anchor; n times as much is the whole map's. Any other corner would serve as well; the centre would not.
-
-Kernels are [out, in / groups, *sizes], those of transposed convolutions [in, out / groups, *sizes].
+anchor; n times as much is the whole map's. Any other corner would serve as well; the centre would not. Kernels are
+[out, in / groups, *sizes], those of transposed convolutions [in, out / groups, *sizes].
 """
 
 from collections.abc import Sequence
@@ -37,16 +36,8 @@ def corner_blocks(weight: Tensor, groups: int = 1, *, transposed: bool = False) 
 def taps(weight: Tensor) -> Tensor:
     """Returns log|c11| [a, b] of every filter of kernels [a, b, *sizes], the paper's measure, nats.
 
-    It is the entropy change per anchor of one filter by itself. Their sum is that of the layer for depthwise
-    convolutions only.
-
-    Source: arXiv 2308.14938.
-
-    Example:
-        >>> kernels = torch.ones(1, 2, 3, 3)
-        >>> kernels[0, 1, 0, 0] = 0.5
-        >>> taps(kernels)
-        tensor([[ 0.0000, -0.6931]])
+    It is the entropy change per anchor of one filter by itself (arXiv 2308.14938). Their sum is that of the layer for
+    depthwise convolutions only.
     """
     return corner_taps(at_least_float32(weight)).abs().log()
 
@@ -67,18 +58,7 @@ def channels(weight: Tensor, groups: int = 1, ridge: float = 0.0) -> Tensor:
 
     With as many channels out as in it is log|det K11|, and the sum over the groups is exactly the layer's entropy
     change per anchor (ridge = 0). For C_out != C_in it is a property of K11, not of the map; the entropy change of the
-    leading channels alone is `minor(corner_blocks(weight, groups))`, exactly.
-
-    Args:
-        weight: The kernels.
-        groups: Groups of the convolution.
-        ridge: See `entropy.volume`.
-
-    Example:
-        >>> kernels = torch.zeros(2, 2, 3, 3)
-        >>> kernels[:, :, 0, 0] = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
-        >>> channels(kernels)  # log 6
-        tensor([1.7918])
+    leading channels alone is `minor(corner_blocks(weight, groups))`, exactly. For the ridge see `volume`.
     """
     return volume(corner_blocks(weight, groups), ridge)
 
@@ -96,21 +76,12 @@ def anchors(
 ) -> int:
     """Returns the number n of anchors: the times that K11 stands on the diagonal of the triangular part of the map.
 
-    The arguments are those of `nn.Conv1d` to `nn.Conv3d` and of the transposed ones, one value per axis or one for all.
+    The arguments are those of `nn.Conv1d` to `nn.Conv3d` and of the transposed ones, one value per axis or one for all;
+    `in_shape` leaves the channels aside.
     Per axis of l pixels, stride s, dilation d, p taps and padding P, n counts the outputs o whose first tap lies on a
     real pixel, 0 <= o s - P < l: floor((l - d (p - 1) - 1) / s) + 1 of them without padding. Padding by anything but
     zeros folds pixels back under the other taps, so that only windows inside the image count. Transposed, n counts the
     inputs i whose first output exists, 0 <= i s - P < length of the output.
-
-    Args:
-        in_shape: Pixels of the input per axis, channels aside.
-        kernel_size: Taps per axis.
-        stride: Pixels between two outputs.
-        dilation: Pixels between two taps.
-        padding: Pixels on both sides, or `same` or `valid`.
-        padding_mode: One of `PADDING_MODES`.
-        transposed: True for `nn.ConvTranspose1d` to `nn.ConvTranspose3d`.
-        output_padding: Pixels added to one side of a transposed convolution's output.
 
     Raises:
         ValueError: An unknown padding mode, or a transposed convolution padded by something else than zeros.
@@ -147,12 +118,6 @@ def circular(weight: Tensor, in_shape: Sequence[int], *, groups: int = 1, dilati
     singular values if C_out != C_in (see `volume`). No other padding, and no stride, has such a closed form for the
     whole map: zero padding, reflecting and replicating have the anchors' part alone, see `anchors`.
 
-    Args:
-        weight: The kernels.
-        in_shape: Pixels of the input per axis, channels aside.
-        groups: Groups of the convolution.
-        dilation: Pixels between two taps.
-
     Raises:
         ValueError: A kernel is wider than the image.
     """
@@ -170,7 +135,6 @@ def circular(weight: Tensor, in_shape: Sequence[int], *, groups: int = 1, dilati
 
 
 def _per_axis(value: Sequence[int] | int, axes: int) -> Sequence[int]:
-    """Returns one value per axis."""
     return (value,) * axes if isinstance(value, int) else value
 
 
@@ -180,5 +144,5 @@ def _padding(padding: Sequence[int] | int | str, axis: int, reach: int) -> tuple
         return reach // 2, reach - reach // 2
     if padding == "valid":
         return 0, 0
-    both = padding if isinstance(padding, int) else padding[axis]
-    return int(both), int(both)
+    both = int(padding if isinstance(padding, int) else padding[axis])
+    return both, both

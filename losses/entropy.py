@@ -15,29 +15,18 @@ STRIPS = 256  # rows from which on half a Gram matrix is faster than a whole one
 def leading_block(weight: Tensor) -> Tensor:
     """Returns the leading block [..., k, k] of a matrix [..., m, n], k = min(m, n), as a view.
 
-    The paper's W' pads the matrix to a square one with rows or columns of the identity; det W' is the determinant of
-    this block.
-
-    Source: arXiv 2308.14938.
+    W' of arXiv 2308.14938 pads the matrix to a square one with rows or columns of the identity; det W' is the
+    determinant of this block.
     """
     k = min(weight.shape[-2:])
     return weight[..., :k, :k]
 
 
 def minor(weight: Tensor, ridge: float = 0.0) -> Tensor:
-    """Returns the paper's measure [...] of matrices W [..., m, n]: log|det W'|, W' being W padded to a square one.
+    """Returns log|det W'| [...] of matrices W [..., m, n], W' being W padded to a square one (arXiv 2308.14938).
 
-    It is the entropy change of the leading inputs given the others, so it depends on the order of the units.
-
-    Args:
-        weight: The matrices W.
-        ridge: See `volume`.
-
-    Source: arXiv 2308.14938.
-
-    Example:
-        >>> minor(torch.tensor([[2.0, 0.0, 5.0], [0.0, 2.0, 5.0]]))  # log(2 * 2)
-        tensor(1.3863)
+    It is the entropy change of the leading inputs given the others, so it depends on the order of the units. For the
+    ridge see `volume`.
     """
     return volume(leading_block(weight), ridge)
 
@@ -53,10 +42,6 @@ def volume(weight: Tensor, ridge: float = 0.0) -> Tensor:
     It is computed in float32 at least, outside autocast. Singular matrices give -inf, weights that are not finite give
     NaN; no exception is raised.
 
-    Args:
-        weight: The matrices W.
-        ridge: Relative to the root mean square row of W.
-
     Example:
         >>> volume(torch.diag(torch.tensor([1.0, 2.0, 4.0])))  # log 8
         tensor(2.0794)
@@ -71,12 +56,6 @@ def volume_and_gradient(weight: Tensor, ridge: float = 0.0) -> tuple[Tensor, Ten
 
     dh/dW = (G + ridge^2 s I)^-1 W for m <= n, else W (G + ridge^2 s I)^-1; W^-T for square W without a ridge. If h is
     not finite the gradient means nothing; the caller must check.
-
-    Example:
-        >>> h, gradient = volume_and_gradient(torch.diag(torch.tensor([2.0, 4.0])))
-        >>> gradient  # the inverse, transposed
-        tensor([[0.5000, 0.0000],
-                [0.0000, 0.2500]])
     """
     with _no_autocast(weight), torch.no_grad():
         matrix = at_least_float32(weight)
@@ -96,21 +75,18 @@ def at_least_float32(weight: Tensor) -> Tensor:
 
 
 def _no_autocast(weight: Tensor) -> AbstractContextManager[object]:
-    """Returns a context without autocast on the weight's device."""
     device = weight.device.type
     # Leaving none would take 10 us, as much as a small product.
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _is_lu(matrix: Tensor, ridge: float) -> bool:
-    """Returns True if the matrix is to be factorised itself, in place of its Gram matrix."""
     # The Gram matrix squares the condition number: without a ridge, float32 gradients of square matrices of 1024 are
     # wrong by 10 %.
     return ridge == 0 and matrix.shape[-2] == matrix.shape[-1]
 
 
 def _log_det(matrix: Tensor) -> Tensor:
-    """Returns log|det| [...] of square matrices [..., k, k]."""
     # On CUDA slogdet may give finite numbers for NaN matrices (pytorch #154312).
     return torch.where(matrix.isfinite().all(-1).all(-1), torch.linalg.slogdet(matrix).logabsdet, torch.nan)
 
@@ -133,11 +109,8 @@ def _half_log_det(factor: Tensor, info: Tensor, mean_square: Tensor) -> Tensor:
 
 
 def _lower_gram(rows: Tensor) -> Tensor:
-    """Returns the Gram matrix [..., k, k] of rows [..., k, l]; only its lower triangle is valid.
-
-    On a CPU, a large one is computed in strips that end at the diagonal, in 5/8 of the time. Autograd needs the other
-    triangle too, so this is done outside of autograd only.
-    """
+    """Returns the Gram matrix [..., k, k] of rows [..., k, l]; only its lower triangle is valid."""
+    # On a CPU, strips of a large one that end at the diagonal take 5/8 of the time; autograd needs the whole.
     k = rows.shape[-2]
     if k < STRIPS or rows.dim() > 2 or rows.device.type != "cpu" or torch.is_grad_enabled():
         return rows @ rows.mT

@@ -1,28 +1,23 @@
 """Entropy guidance for any training loop: L = L_task + lambda1 * L_dense + lambda2 * L_conv (arXiv 2308.14938).
 
-Call `add_gradients()` between `loss.backward()` and `optimizer.step()`: it adds the gradients of the two guidance terms
-to `.grad`. `gradient_cache.py` computes them now and then and keeps them in between; `entropy.py` has the formulas.
+`add_gradients()` adds the gradients of the two guidance terms to `.grad`, between `backward()` and `step()`.
 """
 
 import math
 import warnings
+from itertools import compress
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .gradient_cache import GradientCache
+from .gradient_cache import GradientCache, gradient_of, norm_of
 from .layers import Kind, Layer, guidable_layers, select
 from .norm_detection import feeding_a_norm
-from .options import DOMINANT, INERT, PAPER, LoopOptions, takes_options
-from .readings import GradientReadings, terms_and_entropies
+from .options import DOMINANT, INERT, PAPER, FormName, LoopOptions, takes_options
 from .terms import LossTerm
 
 SAMPLE_EVERY = 32  # steps between two readings of the gradients; every epoch's first step is read
-KINDS = {  # what each lambda guides
-    "dense": "lambda1 guides nn.Linear, 1x1 convolutions and nn.MultiheadAttention",
-    "conv": "lambda2 guides the other nn.Conv1d, Conv2d, Conv3d and transposed ones",
-}
 
 
 class GuidanceWarning(UserWarning):
@@ -32,28 +27,16 @@ class GuidanceWarning(UserWarning):
 class EntropyGuidance:
     """Adds entropy guidance to the gradients of a model, in any training loop.
 
-    `layers.py` says which layers are guided; a weight that several modules share counts once. With lambda1 = lambda2 =
-    0, a control, nothing is added, and `metrics()` still reports the task's norm and the entropies. Weight decay wd is
-    the counterweight: with SGD, form `log` and no task, the k singular values of a layer come to rest at
-    sqrt(lambda / (k wd)), lambda being the layer's share under `mean`.
-
-    Args:
-        model: The network as it is trained, on its device already or moved there before the first step.
-        **options: The options of `LoopOptions`, each explained there and in `help(EntropyGuidance.__init__)`. The
-            defaults suit most networks: `lambda1=1e-3` guides dense layers, `lambda2=0` leaves convolutions alone.
-
-    Attributes:
-        options: The values of all options.
-        layers: The layers whose entropy is measured.
-        selected: The layers among them that the option `layers` means.
-        left_out: The layers among them that `layers="all"` leaves out, since they feed a normalisation layer.
+    `layers.py` says which layers are guided; a weight that several modules share counts once. The model is on its
+    device or moved there before the first step. `help(EntropyGuidance.__init__)` explains the options; the defaults
+    suit most networks: `lambda1=1e-3` guides dense layers, `lambda2=0` leaves convolutions alone. With lambda1 =
+    lambda2 = 0, a control, nothing is added, and `metrics()` still reports the task's norm and the entropies. Weight
+    decay wd is the counterweight: with SGD, form `log` and no task, the k singular values of a layer come to rest at
+    sqrt(lambda / (k wd)), lambda being the layer's share under `mean`. A `GuidanceWarning` lists layers left out.
 
     Raises:
         ValueError: An option is out of range, no layer has a given name, or a lambda is > 0 and the model has no layer
             that it could guide.
-
-    Warns:
-        GuidanceWarning: Layers were left out.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
@@ -74,38 +57,26 @@ class EntropyGuidance:
     def __init__(self, model: nn.Module, options: LoopOptions) -> None:
         """Selects the layers of a model that are guided."""
         self.options = options
-        per_dimension = options.scale == "per_dimension"
-        self._terms: dict[Kind, LossTerm] = {
-            "dense": LossTerm(options.form, options.epsilon, options.target, per_dimension),
-            "conv": LossTerm(options.conv_form, options.epsilon, options.target, per_dimension),
-        }
+        forms: dict[Kind, FormName] = {"dense": options.form, "conv": options.conv_form}
+        self._terms = {kind: LossTerm(form, options) for kind, form in forms.items()}
         self._lambdas: dict[Kind, float] = {"dense": options.lambda1, "conv": options.lambda2}
-
-        self.layers = list(guidable_layers(model, options.measure, options.conv_measure))
+        self.layers = list(guidable_layers(model, options.measure, options.conv_measure))  # whose entropy is measured
         self.selected = select(self.layers, options.layers)
-        self.left_out: list[Layer] = []
+        self.left_out: list[Layer] = []  # since they feed a normalisation layer
         if options.layers == "all":
             normalized = feeding_a_norm(model)
             self.left_out = [x for x in self.layers if x.name in normalized and self._terms[x.kind].form != "target"]
             self.selected = [x for x in self.layers if x not in self.left_out]
         self._guided = [layer for layer in self.selected if self._lambdas[layer.kind] > 0]
         self._require_layers()
-
         if options.placebo:
             seed = torch.initial_seed() % 2**62
             self._guided = [layer.placebo(seed + index) for index, layer in enumerate(self._guided)]
-        self._divisors: dict[Kind, int] = {kind: self._divisor(kind) for kind in self._terms}
-        self._cache = GradientCache(
-            self._guided,
-            [self._terms[layer.kind] for layer in self._guided],
-            [self._lambdas[layer.kind] / self._divisors[layer.kind] for layer in self._guided],
-            intervals=[self._interval(layer) for layer in self._guided],
-            ridge=options.ridge,
-            max_ratio=options.max_ratio,
-        )
-        self._readings = GradientReadings(self.layers)
+        guided = [(x, self._terms[x.kind], self._lambdas[x.kind] / self._divisor(x.kind)) for x in self._guided]
+        self._cache = GradientCache(guided, options)
         self._step = 0
         self._warned: set[str] = set()
+        self._clear_readings()
 
     @classmethod
     def paper(cls, model: nn.Module, **overrides: Any) -> Self:
@@ -113,23 +84,18 @@ class EntropyGuidance:
 
         On layers of 100 units and more it is inert: |det W'| is far below epsilon, so the term is the constant
         1 / epsilon. `metrics()` warns of it.
-
-        Args:
-            model: The network as it is trained.
-            **overrides: Options that differ from the paper's.
         """
         return cls(model, **{**PAPER, **overrides})
 
     def start_epoch(self) -> None:
         """Makes the next step compute every layer's guidance gradient, so that a checkpoint needs none of them."""
         self._step = 0
-        self._cache.expire()
+        self._cache.expired = True
 
     def add_gradients(self, progress: float = 0.0) -> None:
         """Adds the guidance gradients to `.grad`; to be called once per optimizer step, after `backward()`.
 
-        Args:
-            progress: The fraction of the run that is done, in [0, 1); the option `until` is compared with it.
+        The option `until` is compared with `progress`, the fraction of the run that is done, in [0, 1).
         """
         step, self._step = self._step, self._step + 1
         until = self.options.until
@@ -139,11 +105,10 @@ class EntropyGuidance:
             return
         with torch.no_grad():
             if sampling and self.layers:
-                self._readings.read_task()
+                self._read_task()
             if guiding:
                 reading = self._cache.add(step, sample=sampling)
-                if reading is not None:
-                    self._readings.add_guidance(reading)
+                self._guidance_readings += [] if reading is None else [reading]
 
     def metrics(self) -> dict[str, float]:
         """Returns the metrics since the last call; to be called once, at the end of an epoch.
@@ -158,31 +123,67 @@ class EntropyGuidance:
         - `guidance/skipped`: number of gradients left out because the weights had no finite entropy gradient.
 
         The norms and the ratio are means over the steps that were read, every 32nd of an epoch from the first on.
-
-        Warns:
-            GuidanceWarning: Once per instance each, if the ratio shows guidance to be inert or dominant.
+        A `GuidanceWarning` comes once per instance each if the ratio shows guidance to be inert or dominant.
         """
-        columns = self._readings.live_columns()
         with torch.no_grad():
-            values = terms_and_entropies(
-                self.layers, self.selected, self._terms, self._divisors, columns, self.options.ridge
-            )
-        values |= self._readings.means()
-        if "guidance/ratio" in values:
-            values["guidance/skipped"] = float(self._cache.skipped)
-        self._readings.clear()
-        self._cache.reset_skipped()
+            values = self._terms_and_entropies()
+        if self._task_norms:
+            values["grad_norm/task"] = float(torch.stack(self._task_norms).mean())
+        if self._guidance_readings:
+            norm, ratio = torch.stack(self._guidance_readings).mean(0).tolist()
+            skipped = float(self._cache.skipped)
+            values |= {"grad_norm/guidance": norm, "guidance/ratio": ratio, "guidance/skipped": skipped}
+        self._clear_readings()
         self._warn_of(values.get("guidance/ratio", math.nan))
         return values
+
+    def _clear_readings(self) -> None:
+        self._task_norms: list[Tensor] = []
+        self._guidance_readings: list[Tensor] = []  # [2] each: norm, ratio to the task's
+        self._live: Tensor | None = None  # by input of all layers in turn: the task gave it a gradient in this epoch
+        self._cache.skipped = torch.zeros((), dtype=torch.int64)
+
+    def _read_task(self) -> None:
+        """Reads the task's gradient: its norm, and the inputs that have one."""
+        self._task_norms.append(norm_of([gradient_of(p) for layer in self.layers for p in layer.parameters]))
+        # A column is 0 if its input was 0 in the whole batch, or reached no output: Adam moves it by guidance alone.
+        live = [x.view(gradient_of(x.parameters[0])).any(0) for x in self.layers if x.has_input_columns]
+        if live:
+            self._live = torch.cat(live) if self._live is None else self._live.logical_or_(torch.cat(live))
+
+    def _terms_and_entropies(self) -> dict[str, float]:
+        """Returns both terms and each layer's entropy, read from the device at once."""
+        entropies: dict[str, Tensor] = {}
+        terms: dict[Kind, list[Tensor]] = {}
+        columns, ridge = self._live_columns(), self.options.ridge
+        for layer in self.layers:
+            h = layer.entropy(ridge)
+            if layer in self.selected:
+                terms.setdefault(layer.kind, []).append(_mean(self._terms[layer.kind].value(layer, h)))
+            entropy = h / layer.dimensions
+            if (live := columns.get(layer)) is not None:
+                entropy = layer.entropy(ridge, live) / min(layer.dimensions, len(live))
+            entropies[f"entropy/{layer.name}"] = _mean(entropy)
+        if not entropies:
+            return {}
+        values = {f"guidance/{kind}": torch.stack(x).sum() / self._divisor(kind) for kind, x in terms.items()}
+        values |= entropies
+        return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+
+    def _live_columns(self) -> dict[Layer, Tensor]:
+        """Returns the indices of the live columns, for layers that also have dead ones."""
+        columns: dict[Layer, Tensor] = {}
+        flags = iter([] if self._live is None else self._live.tolist())
+        for layer in self.layers:
+            if layer.has_input_columns:
+                live = list(compress(range(layer.shape[1]), flags))
+                if 0 < len(live) < layer.shape[1]:
+                    columns[layer] = torch.tensor(live, device=layer.parameters[0].device)
+        return columns
 
     def _divisor(self, kind: Kind) -> int:
         """Returns the number of layers of a term, for a mean over them; 1 for a sum."""
         return sum(layer.kind == kind for layer in self.selected) if self.options.reduction == "mean" else 1
-
-    def _interval(self, layer: Layer) -> int:
-        """Returns the steps between two computations of a layer's guidance gradient."""
-        every = self.options.every
-        return layer.refresh_interval(self.options.batch_size) if every == "auto" else every
 
     def _require_layers(self) -> None:
         """Raises an error if there is nothing to guide, and warns of layers that are left out."""
@@ -192,34 +193,36 @@ class EntropyGuidance:
             f"under layers to guide them anyway, or use form or conv_form target): {lost}"
         )
         if any(self._lambdas.values()) and not self._guided:
-            found = [
-                f"{layer.kind} {layer.name}" + (" (not selected)" * (layer not in self.selected))
-                for layer in self.layers
-            ]
+            found = [f"{x.kind} {x.name}" + " (not selected)" * (x not in self.selected) for x in self.layers]
             raise ValueError(
                 f"lambda1 = {self._lambdas['dense']}, lambda2 = {self._lambdas['conv']}, but the model has no layer to "
-                f"guide (found: {', '.join(found) or 'none'}). {'; '.join(KINDS.values())}. The weights must be "
-                f"trainable." + (f" {why[0].upper()}{why[1:]}" if lost else "")
+                f"guide (found: {', '.join(found) or 'none'}). lambda1 guides nn.Linear, 1x1 convolutions and "
+                "nn.MultiheadAttention; lambda2 guides the other nn.Conv1d, Conv2d, Conv3d and transposed ones. The "
+                "weights must be trainable." + (f" {why[0].upper()}{why[1:]}" if lost else "")
             )
         if lost:
             warnings.warn(f"layers of guidance {why}", GuidanceWarning, stacklevel=4)
 
     def _warn_of(self, ratio: float) -> None:
         """Warns once if the ratio of an epoch shows guidance to be inert, and once if dominant."""
-        if ratio < INERT and "inert" not in self._warned:
-            self._warned.add("inert")
-            message = (
-                f"guidance is inert: over an epoch its gradient was {ratio:.1e} of the task's (below {INERT:g}). "
-                "Use scale 'per_dimension' with measure 'volume' (the determinant of a layer of 100 units and more is "
-                "far below epsilon, whatever the weights), or a larger lambda1 or lambda2."
-            )
-            warnings.warn(message, GuidanceWarning, stacklevel=3)
-        elif ratio > DOMINANT and "dominant" not in self._warned:
-            self._warned.add("dominant")
+        state = "inert" if ratio < INERT else "dominant" if ratio > DOMINANT else None
+        if state is None or state in self._warned:
+            return
+        self._warned.add(state)
+        message = (
+            f"guidance is inert: over an epoch its gradient was {ratio:.1e} of the task's (below {INERT:g}). "
+            "Use scale 'per_dimension' with measure 'volume' (the determinant of a layer of 100 units and more is "
+            "far below epsilon, whatever the weights), or a larger lambda1 or lambda2."
+        )
+        if state == "dominant":
             cap = self.options.max_ratio
             capped = "not capped (max_ratio None)" if cap is None else f"capped at {cap:g}"
             message = (
                 f"guidance is dominant: over an epoch its gradient was {ratio:.3g} times the task's, {capped}. "
                 "Lower lambda1 or lambda2, raise epsilon, or set max_ratio (0.1 makes any lambda harmless)."
             )
-            warnings.warn(message, GuidanceWarning, stacklevel=3)
+        warnings.warn(message, GuidanceWarning, stacklevel=3)
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.mean() if values.dim() else values

@@ -1,5 +1,6 @@
 """The layers of a model that have an entropy change: each one's weight, its measured part, and its measure."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,35 +13,50 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from . import options
-from .conv import corner_blocks, corner_taps
-from .entropy import leading_block
-from .measures import MEASURES, Measure
+from .conv import TAP_FLOOR, corner_blocks, corner_taps, taps, taps_and_gradient
+from .entropy import leading_block, minor, volume, volume_and_gradient
 
 Kind = Literal["dense", "conv"]
 View = Callable[[Tensor], Tensor]
+MIN_EVERY = 32  # steps; cached gradients were as good as exact ones up to here
+MAX_EVERY = 128  # steps; at 64 cached gradients lost 1-2 %
+REFRESH_SHARE = 0.04  # cost of refreshing a layer's guidance gradient that is aimed at, as a share of its training step
+FACTORISATION_PENALTY = 6.0  # time per flop of Cholesky and its inverse, relative to a matrix product
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An entropy change h, in nats, of a part of a weight: of matrices [..., out, in], or of single taps [a, b]."""
+
+    entropy: Callable[[Tensor, float], Tensor]  # (part, ridge) -> h, unreduced and differentiable
+    entropy_and_gradient: Callable[[Tensor, float], tuple[Tensor, Tensor]]  # -> h, its derivative, without autograd
+    of_matrices: bool = True
+    floor: float = -math.inf  # the least h at which a loss term without a minimum has its slope
+
+
+MEASURES = {
+    "volume": Measure(volume, volume_and_gradient),
+    "minor": Measure(minor, volume_and_gradient),  # for the gradient the part is the leading block already
+    "taps": Measure(
+        lambda part, _: taps(part),
+        lambda part, _: taps_and_gradient(part),
+        of_matrices=False,
+        floor=math.log(TAP_FLOOR),
+    ),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A weight whose entropy is measured.
+    """A weight whose entropy is measured."""
 
-    Attributes:
-        name: The name of its module, followed by that of the weight if the module has several.
-        kind: The term that it belongs to: lambda1 weights `dense`, lambda2 `conv`.
-        measure: A key of `MEASURES`.
-        parameters: The trained parameters: the weight, or those it is computed from (pruning, parametrisations).
-        view: Returns the measured part of a weight, or of its gradient: matrices [..., out, in], or taps [a, b].
-        materialize: Computes the weight from the parameters; None if it is the parameter itself.
-        gradient_transform: Changes the gradient of the measured part, for placebos; None: no change.
-    """
-
-    name: str
-    kind: Kind
-    measure: str
-    parameters: tuple[nn.Parameter, ...]
-    view: View
-    materialize: Callable[[], Tensor] | None = None
-    gradient_transform: Callable[[Tensor], Tensor] | None = None
+    name: str  # that of its module, followed by that of the weight if the module has several
+    kind: Kind  # the term that it belongs to: lambda1 weights `dense`, lambda2 `conv`
+    measure: str  # a key of `MEASURES`
+    parameters: tuple[nn.Parameter, ...]  # the weight, or those it is computed from (pruning, parametrisations)
+    view: View  # weight, or its gradient -> the measured part: matrices [..., out, in], or taps [a, b]
+    materialize: Callable[[], Tensor] | None = None  # () -> the weight; None if it is the parameter itself
+    gradient_transform: Callable[[Tensor], Tensor] | None = None  # changes the gradient of the part, for placebos
 
     @property
     def targets(self) -> list[tuple[nn.Parameter, View]]:
@@ -54,38 +70,25 @@ class Layer:
 
     @property
     def dimensions(self) -> int:
-        """The number k of singular values of one matrix; 1 of a tap."""
-        return self._measure.dimensions(self.shape)
-
-    @property
-    def floor(self) -> float:
-        """The least h at which a loss term without a minimum takes its slope, nats; -inf: no floor."""
-        return self._measure.floor
+        """The number k of singular values that one h sums over; 1 of a tap."""
+        return min(self.shape[-2:]) if self._measure.of_matrices else 1
 
     @property
     def has_input_columns(self) -> bool:
-        """True if the weight's gradient has a column for each input, so that `live_columns` can be called."""
-        return self.materialize is None and self._measure.has_input_columns(self.shape)
+        """True if the gradient is one matrix with a column for each input."""
+        return self.materialize is None and self._measure.of_matrices and len(self.shape) == 2
 
     def entropy(self, ridge: float, columns: Tensor | None = None) -> Tensor:
-        """Returns h of each matrix or tap, in nats, unreduced.
-
-        Args:
-            ridge: See `entropy.volume`.
-            columns: Indices of the inputs to measure, of a single matrix [out, in] only; None: all.
-        """
+        """Returns h of each matrix or tap, in nats, unreduced; of a single matrix [out, in] by some columns only."""
         part = self.view(self._weight())
-        if columns is not None:
-            part = part.index_select(1, columns)
-        return self._measure.entropy(part, ridge)
+        return self._measure.entropy(part if columns is None else part.index_select(1, columns), ridge)
 
     def gradient(self, ridge: float, slope: Callable[[Tensor], Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Returns h, unreduced, and the gradient of a loss with derivative slope(h), for each of `targets`."""
         with torch.enable_grad():
             weight = self._weight()
         h, gradient = self._measure.entropy_and_gradient(self.view(weight.detach()), ridge)
-        slopes = slope(h)
-        gradient *= slopes[(..., *(None,) * (gradient.dim() - h.dim()))]
+        gradient *= slope(h)[(..., *(None,) * (gradient.dim() - h.dim()))]
         if self.gradient_transform is not None:
             gradient = self.gradient_transform(gradient)
         if self.materialize is None:
@@ -117,23 +120,19 @@ class Layer:
 
         return replace(self, gradient_transform=shuffle)
 
-    def live_columns(self) -> Tensor:
-        """Returns the inputs [in] whose column of the task's gradient is not exactly 0, as booleans.
-
-        A column is 0 if its input was 0 in the whole batch, or reached no output. Under Adam such a column is moved by
-        guidance alone.
-
-        Raises:
-            ValueError: The weight has no gradient yet.
-        """
-        gradient = self.parameters[0].grad
-        if gradient is None:
-            raise ValueError(f"{self.name} has no gradient")
-        return self.view(gradient).any(0)
-
     def refresh_interval(self, batch_size: int) -> int:
-        """Returns the steps between two computations of its guidance gradient, see `Measure.refresh_interval`."""
-        return self._measure.refresh_interval(self.shape, batch_size)
+        """Returns the steps between two computations of the gradient that keep their cost to a few percent.
+
+        They are a power of 2, from shape and batch size alone: an interval from timings would differ between runs. The
+        Gram matrix and the product with its inverse take 4 k^2 l flops, Cholesky and inverse k^3 at a lower speed, a
+        training step 6 B k l; k and l are the smaller and the larger size of the matrix, B is the batch size. Taps cost
+        next to nothing.
+        """
+        if not self._measure.of_matrices:
+            return MIN_EVERY
+        short, long = sorted(self.shape[-2:])
+        cost = (4 * short**2 * long + FACTORISATION_PENALTY * short**3) / (6 * batch_size * short * long)
+        return min(MAX_EVERY, max(MIN_EVERY, int(2 ** round(math.log2(cost / REFRESH_SHARE)))))
 
     @property
     def _measure(self) -> Measure:
@@ -151,11 +150,6 @@ def guidable_layers(model: nn.Module, measure: str = "volume", conv_measure: str
     depthwise ones `channels` are their taps. A weight that several modules share is yielded once. Pruned and
     parametrised weights are measured as they act, and their gradient goes to what is trained. Left out are frozen and
     empty weights, and recurrent layers: a matrix of theirs is not the entropy change of the recurrence.
-
-    Args:
-        model: The network.
-        measure: The measure of matrices, `volume` or `minor`.
-        conv_measure: `taps`, or `channels` to measure the matrix K11 of a convolution as `measure` says.
 
     Raises:
         ValueError: A lazy layer that has no weight yet.
@@ -201,20 +195,21 @@ def _is_within(layer: Layer, name: str) -> bool:
 
 def _weights(module: nn.Module, measure: str, conv_measure: str) -> Iterator[tuple[str, str, Kind, str, View]]:
     """Yields the suffix of the name, attribute, kind, measure and view of each weight of a module."""
-    minor = measure == "minor"
+    block = leading_block if measure == "minor" else _whole
     if isinstance(module, nn.Linear):
-        yield "", "weight", "dense", measure, leading_block if minor else _whole
+        yield "", "weight", "dense", measure, block
     elif isinstance(module, nn.MultiheadAttention):
-        yield "in_proj", "in_proj_weight", "dense", measure, _blocks_of(_thirds, minor)
+        yield "in_proj", "in_proj_weight", "dense", measure, lambda weight: block(weight.view(3, -1, weight.shape[1]))
         for part in ("q_proj", "k_proj", "v_proj"):
-            yield part, f"{part}_weight", "dense", measure, leading_block if minor else _whole
+            yield part, f"{part}_weight", "dense", measure, block
     elif isinstance(module, _ConvNd):
         depthwise = module.groups == module.in_channels == module.out_channels
         pixelwise = set(module.kernel_size) == {1}
         if depthwise or not (pixelwise or conv_measure == "channels"):
             yield "", "weight", "conv", "taps", corner_taps
         else:
-            yield "", "weight", "dense" if pixelwise else "conv", measure, _blocks_of(_matrices(module), minor)
+            matrices = _matrices(module)
+            yield "", "weight", "dense" if pixelwise else "conv", measure, lambda weight: block(matrices(weight))
 
 
 def _matrices(module: _ConvNd) -> View:
@@ -224,23 +219,12 @@ def _matrices(module: _ConvNd) -> View:
     return (lambda weight: corner_taps(weight).mT) if transposed else corner_taps
 
 
-def _blocks_of(view: View, minor: bool) -> View:
-    return (lambda weight: leading_block(view(weight))) if minor else view
-
-
 def _whole(weight: Tensor) -> Tensor:
     return weight
 
 
-def _thirds(weight: Tensor) -> Tensor:
-    return weight.view(3, -1, weight.shape[1])
-
-
 def _source(module: nn.Module, attribute: str) -> tuple[tuple[nn.Parameter, ...], Callable[[], Tensor] | None]:
-    """Returns the parameters that train a weight, and the function that computes it from them, if there is one.
-
-    There are no parameters if the weight is frozen or is computed in an unknown way.
-    """
+    """Returns the parameters that train a weight, none if it is frozen, and the function that computes it, if any."""
     if parametrize.is_parametrized(module, attribute):
         parametrization: nn.Module = module.parametrizations[attribute]  # type: ignore[index, assignment]
         return tuple(p for p in parametrization.parameters() if p.requires_grad), lambda: _evaluated(parametrization)

@@ -1,15 +1,12 @@
 """The metrics of an epoch: the built-in ones, and those of the user's own.
 
-A built-in metric is one function and one entry in `task.TASKS`. Its counts are whole numbers that add up over batches,
-so that an epoch is measured exactly in bounded memory.
+Counts are whole numbers that add up over batches, so that an epoch is measured exactly in bounded memory.
 """
-
-from __future__ import annotations
 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,46 +16,25 @@ IGNORED = 255  # a pixel with this label belongs to no class: neither loss nor m
 
 @dataclass(frozen=True)
 class Metric:
-    """A built-in metric of an epoch.
+    """A built-in metric of an epoch; without `update` it is a function of the loss alone."""
 
-    Attributes:
-        compute: (counts of the epoch, mean loss of the epoch []) -> the metric [].
-        update: (output, labels) of one or more batches -> their counts, which add up over an epoch; None if the metric
-            is a function of the loss alone.
-    """
-
-    compute: Callable[[Tensor, Tensor], Tensor]
-    update: Callable[[Tensor, Tensor], Tensor] | None = None
+    compute: Callable[[Tensor, Tensor], Tensor]  # (counts of the epoch, mean loss of the epoch []) -> the metric []
+    update: Callable[[Tensor, Tensor], Tensor] | None = None  # (output, labels) of some batches -> counts to add up
 
 
 def hits(output: Tensor, labels: Tensor) -> Tensor:
-    """Returns the numbers of images put in a wrong class and in the right one, [2].
-
-    Args:
-        output: Logits [B, K].
-        labels: Classes [B].
-    """
+    """Returns the numbers of images put in a wrong class and in the right one, [2], by logits [B, K]."""
     right = output.argmax(1) == labels
     return torch.stack([(~right).sum(), right.sum()])
 
 
 def share_of_hits(hits: Tensor, _loss: Tensor) -> Tensor:
-    """Returns the share [] of hits among misses and hits [2].
-
-    Example:
-        >>> share_of_hits(torch.tensor([1, 3]), torch.tensor(0.0))
-        tensor(0.7500)
-    """
+    """Returns the share [] of hits among misses and hits [2]."""
     return hits[1] / hits.sum()
 
 
 def confusion(output: Tensor, masks: Tensor) -> Tensor:
-    """Returns the number of pixels of each class (row) that were put in each class (column), [K, K].
-
-    Args:
-        output: Logits [B, K, H, W].
-        masks: Classes [B, H, W]; pixels that are `IGNORED` do not count.
-    """
+    """Returns the number of pixels of each class (row) that logits [B, K, H, W] put in each class (column), [K, K]."""
     classes = output.shape[1]
     rows = torch.where(masks == IGNORED, classes, masks)  # one row more for what does not count
     pairs = rows * classes + output.argmax(1)
@@ -69,10 +45,6 @@ def mean_iou(confusion: Tensor, _loss: Tensor) -> Tensor:
     """Returns intersection over union [], the mean over the classes that occur in masks or outputs of the epoch.
 
     Source: Everingham et al., "The Pascal Visual Object Classes Challenge", 2015, section 3.3.
-
-    Example:
-        >>> mean_iou(torch.tensor([[2, 1], [0, 3]]), torch.tensor(0.0))  # (2 / 3 + 3 / 4) / 2
-        tensor(0.7083, dtype=torch.float64)
     """
     right = confusion.diagonal().double()
     union = confusion.sum(0) + confusion.sum(1) - right
@@ -101,14 +73,11 @@ MetricFunction = Callable[[Tensor, Tensor], Tensor | float]  # (outputs, targets
 CustomMetric = MetricFunction | EpochMetric | type[EpochMetric]
 
 
-class MeanOverImages:
+class _MeanOverImages:
     """A function as an `EpochMetric`: the mean over the images of its values on parts of the epoch.
 
     That is exact for means over images. For a metric that is not a mean, F1 or AUC say, it depends on how the epoch is
     divided: use a `torchmetrics.Metric`.
-
-    Args:
-        function: (outputs, targets) -> one number.
     """
 
     def __init__(self, function: MetricFunction) -> None:
@@ -116,40 +85,20 @@ class MeanOverImages:
         self.reset()
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Adds the function's value on some batches, weighted by their number of images."""
         self._total += float(self._function(outputs, targets)) * len(targets)
         self._images += len(targets)
 
     def compute(self) -> float:
-        """Returns the mean over the images."""
         return self._total / self._images
 
     def reset(self) -> None:
-        """Forgets all that was added."""
         self._total, self._images = 0.0, 0
 
 
 def new_accumulator(metric: CustomMetric, device: torch.device | str = "cpu") -> EpochMetric:
-    """Returns an accumulator of one epoch for a metric of the user's own.
-
-    Args:
-        metric: A `torchmetrics.Metric` (an instance, which is copied, or a class, which is called without arguments),
-            anything else with `update`, `compute` and `reset`, or a function (outputs, targets) -> one number.
-        device: The device of the outputs.
-
-    Example:
-        >>> accumulator = new_accumulator(torch.nn.functional.l1_loss)
-        >>> accumulator.update(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0]))
-        >>> accumulator.update(torch.tensor([8.0]), torch.tensor([0.0]))
-        >>> accumulator.compute()
-        4.0
-    """
-    if not _accumulates(metric):
-        return MeanOverImages(metric)  # type: ignore[arg-type]
+    """Returns an accumulator of one epoch for a metric of the user's own: an instance is copied, a class called."""
+    if not all(callable(getattr(metric, name, None)) for name in ("update", "compute", "reset")):
+        return _MeanOverImages(metric)  # type: ignore[arg-type]
     accumulator: Any = metric() if isinstance(metric, type) else copy.deepcopy(metric)
     accumulator.reset()
     return accumulator.to(device) if hasattr(accumulator, "to") else accumulator  # type: ignore[no-any-return]
-
-
-def _accumulates(metric: object) -> TypeGuard[EpochMetric | type[EpochMetric]]:
-    return all(callable(getattr(metric, name, None)) for name in ("update", "compute", "reset"))

@@ -1,7 +1,5 @@
 """Finds the layers that feed a normalisation, which divides their scale out: guidance would grow it without bound."""
 
-from __future__ import annotations
-
 import logging
 import re
 from itertools import pairwise
@@ -30,10 +28,6 @@ def feeding_a_norm(model: nn.Module) -> set[str]:
     not enter PyTorch's own blocks, such as `nn.TransformerEncoderLayer`. There a layer counts as feeding a norm if the
     norm comes next among the modules of its parent. A residual sum in between ends the search in the first case and is
     not seen in the second.
-
-    Example:
-        >>> feeding_a_norm(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)))
-        {'0'}
     """
     if not any(_is_norm(module) for module in model.modules()):
         return set()
@@ -45,9 +39,7 @@ def feeding_a_norm(model: nn.Module) -> set[str]:
         with torch.random.fork_rng(devices=[]):
             graph = _Tracer().trace(model)
     except Exception as error:  # noqa: BLE001 (whatever a model raises that is run without numbers)
-        logger.debug(
-            "torch.fx cannot trace %s (%r): norms are found by the order of modules", type(model).__name__, error
-        )
+        logger.debug("torch.fx cannot trace %s (%r): using the order of modules", type(model).__name__, error)
         return by_order
     calls: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:
@@ -65,12 +57,10 @@ class _Tracer(fx.Tracer):
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Returns True for PyTorch's norms and for classes that are named like one."""
     return bool(NORM.fullmatch(type(module).__name__))
 
 
 def _ends_in_a_norm(node: fx.Node, model: nn.Module) -> bool:
-    """Returns True if every use of a node's value ends in a norm."""
     users = [user for user in node.users if _name(user, model) not in SHAPE]
     return bool(users) and all(
         bool(NORM_FUNCTION.fullmatch(name := _name(user, model)))

@@ -1,7 +1,7 @@
 """The options of entropy guidance, each written once: its name, type, default, description and allowed values.
 
-The keyword arguments of `EntropyGuidance` and the section `guidance` of a study file derive from `GuidanceOptions`. To
-add an option, add a field here and use it in `guidance.py`. Imports no torch, so that settings are read in an instant.
+The keywords of `EntropyGuidance` and the section `guidance` of a study file derive from `GuidanceOptions`. Imports no
+torch, so that settings are read in an instant.
 """
 
 # ruff: noqa: RUF009 (the default of an option is a dataclass field)
@@ -12,7 +12,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar, cast, get_args
 
 INERT = 1e-5  # guidance's gradient norm over the task's; below this value guidance changes nothing
 DOMINANT = 1.0  # above this ratio guidance outweighs the task
@@ -22,13 +22,7 @@ FormName = Literal["log", "reciprocal", "target"]
 
 
 class Rule(NamedTuple):
-    """The values that an option may have.
-
-    Attributes:
-        allowed: They in words, for messages.
-        holds: Returns True for an allowed value of the option's type.
-        bounds: The same as bounds of a number, by the names of JSON Schema tools: `ge`, `gt`, `le`.
-    """
+    """The values that an option may have: in words, as a test, and as JSON Schema's bounds of a number (ge, gt, le)."""
 
     allowed: str
     holds: Callable[[Any], bool]
@@ -59,14 +53,8 @@ FRACTION = Rule(
 LAYERS = Rule("all, {first: n}, {last: n} with n >= 1, or a list of names of layers", _are_layers)
 
 
-def _one_of(*choices: str) -> Rule:
-    return Rule(", ".join(choices), lambda value: value in choices)
-
-
-FORM = _one_of("log", "reciprocal", "target")
-
-
-def _option(default: Any, rule: Rule, doc: str) -> Any:
+def _option(default: Any, doc: str, rule: Rule | None = None) -> Any:
+    """Returns the field of an option; without a rule, its type lists its values."""
     return dataclasses.field(default=default, metadata={"rule": rule, "doc": doc})
 
 
@@ -76,103 +64,91 @@ class GuidanceOptions:
 
     Raises:
         ValueError: Options out of range. The message lists all of them, each with its value and what is allowed.
-
-    Example:
-        >>> GuidanceOptions(lambda1=0.01).epsilon
-        0.001
-        >>> GuidanceOptions(lambda1=-1, every=0)
-        Traceback (most recent call last):
-        ValueError: lambda1 = -1; allowed: a finite number >= 0; every = 0; allowed: 'auto' or an integer >= 1
     """
 
-    lambda1: float = _option(1e-3, AT_LEAST_0, "Weight of the dense term.")
-    lambda2: float = _option(0.0, AT_LEAST_0, "Weight of the convolutional term.")
+    lambda1: float = _option(1e-3, "Weight of the dense term.", AT_LEAST_0)
+    lambda2: float = _option(0.0, "Weight of the convolutional term.", AT_LEAST_0)
     epsilon: float = _option(
         1e-3,
-        POSITIVE,
         "Keeps the reciprocal form finite: 1 / (exp(h) + epsilon). Below 1e-2 it hardly matters for the default.",
+        POSITIVE,
     )
     measure: Literal["volume", "minor"] = _option(
         "volume",
-        _one_of("volume", "minor"),
         "Entropy change h of a matrix: the sum of its log singular values (volume), or log|det| of its leading square "
         "block (minor, the paper's).",
     )
     form: FormName = _option(
-        "reciprocal", FORM, "Dense loss term: -h (log), 1 / (exp(h) + epsilon) (reciprocal), or (h - target)^2."
+        "reciprocal", "Dense loss term: -h (log), 1 / (exp(h) + epsilon) (reciprocal), or (h - target)^2."
     )
     conv_measure: Literal["taps", "channels"] = _option(
         "taps",
-        _one_of("taps", "channels"),
         "Entropy change of a convolution: log|c11| of each filter (taps, the paper's), or log|det K11| of each group "
         "(channels), its matrix K11 being measured like that of a dense layer.",
     )
     conv_form: FormName = _option(
         "log",
-        FORM,
         "Convolutional loss term, as form; the mean over a layer's filters or groups. In gradients |c11| below 0.01 "
         "counts as 0.01, except with target, which could otherwise set no h below -4.6.",
     )
     target: float = _option(
-        0.0, FINITE, "Entropy change that the target form keeps, nats per dimension; 0 keeps volumes as they are."
+        0.0, "Entropy change that the target form keeps, nats per dimension; 0 keeps volumes as they are.", FINITE
     )
     scale: Literal["per_dimension", "determinant"] = _option(
         "per_dimension",
-        _one_of("per_dimension", "determinant"),
         "Divides h by the dimensions of its matrix (per_dimension, the log of the geometric-mean gain) or leaves it as "
         "it is (determinant, the paper's). Neither multiplies by the number of anchors of a convolution.",
     )
-    reduction: Literal["mean", "sum"] = _option("mean", _one_of("mean", "sum"), "Over the layers of each term.")
+    reduction: Literal["mean", "sum"] = _option("mean", "Over the layers of each term.")
     layers: Layers = _option(
         "all",
-        LAYERS,
         "Guided layers: all (but those in front of a norm, unless the form is target), {first: n}, {last: n}, or names "
         "of layers or of modules that contain them.",
+        LAYERS,
     )
     ridge: float = _option(
         0.1,
-        AT_LEAST_0,
         "Ridge tau of the measures of matrices, relative to the root mean square row. With 0, cached gradients of "
         "square matrices are noise.",
+        AT_LEAST_0,
     )
     every: int | Literal["auto"] = _option(
         "auto",
-        STEPS,
         "Steps between refreshes of a layer's cached guidance gradient; auto derives them from the layer's shape and "
         "the batch size alone, so that runs repeat.",
+        STEPS,
     )
     max_ratio: float | None = _option(
         1.0,
-        CAP,
         "Cap on the norm of the guidance gradient at every step, relative to the task's, both over the guided weights; "
         "null: no cap.",
+        CAP,
     )
-    until: float | None = _option(None, FRACTION, "Stop guiding after this fraction of the run; null: never.")
+    until: float | None = _option(None, "Stop guiding after this fraction of the run; null: never.", FRACTION)
     placebo: bool = _option(
         False,
-        SWITCH,
         "Guide a meaningless counterpart of the same size instead, for comparison: what adding such gradients does by "
         "itself. The metrics still show the network's own entropies.",
+        SWITCH,
     )
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} = {value!r}; allowed: {RULES[name].allowed}"
-            for name, value in vars(self).items()
-            if not RULES[name].holds(value)
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        wrong = {name: value for name, value in vars(self).items() if not RULES[name].holds(value)}
+        if wrong:
+            raise ValueError("; ".join(f"{name} = {x!r}; allowed: {RULES[name].allowed}" for name, x in wrong.items()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions(GuidanceOptions):
     """The options of `EntropyGuidance` in a training loop: those of a study file, and the loop's batch size."""
 
-    batch_size: int = _option(128, COUNT, "Batch size of the training loop; used by every: auto only.")
+    batch_size: int = _option(128, "Batch size of the training loop; used by every: auto only.", COUNT)
 
 
-RULES: dict[str, Rule] = {option.name: option.metadata["rule"] for option in dataclasses.fields(LoopOptions)}
+RULES: dict[str, Rule] = {
+    option.name: option.metadata["rule"] or Rule(", ".join(get_args(option.type)), get_args(option.type).__contains__)
+    for option in dataclasses.fields(LoopOptions)
+}
 
 # The formulas of arXiv 2308.14938 as they stand, computed at every step, without a ridge or a cap.
 PAPER: dict[str, Any] = {
@@ -191,28 +167,18 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Self = TypeVar("Self")
 Model = TypeVar("Model")
+Init = Callable[[Self, Model, T], None]
 
 
 def takes_options(
     options: Callable[P, T],
-) -> Callable[[Callable[[Self, Model, T], None]], Callable[Concatenate[Self, Model, P], None]]:
+) -> Callable[[Init[Self, Model, T]], Callable[Concatenate[Self, Model, P], None]]:
     """Lets an `__init__(self, model, options)` take the fields of the class `options` as keyword arguments.
 
     Type checkers, editors and `help` show the keywords with their types and defaults.
-
-    Args:
-        options: A dataclass whose fields `_option` made.
-
-    Example:
-        >>> class Guidance:
-        ...     @takes_options(LoopOptions)
-        ...     def __init__(self, model: object, options: LoopOptions) -> None:
-        ...         self.options = options
-        >>> Guidance("a model", lambda1=0.5).options.lambda1
-        0.5
     """
 
-    def decorate(function: Callable[[Self, Model, T], None]) -> Callable[Concatenate[Self, Model, P], None]:
+    def decorate(function: Init[Self, Model, T]) -> Callable[Concatenate[Self, Model, P], None]:
         @functools.wraps(function)
         def init(self: Self, model: Model, *args: P.args, **keywords: P.kwargs) -> None:
             function(self, model, options(*args, **keywords))

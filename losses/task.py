@@ -1,7 +1,5 @@
 """The tasks that a network is trained for, guidance aside: their losses and metrics, in one table, `TASKS`."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,23 +15,14 @@ CustomLoss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> mean over
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of task.
+    """A kind of task."""
 
-    Attributes:
-        loss: (output, images, labels, label smoothing) -> mean over what `weight` counts in the batch.
-        metrics: The built-in metrics beside the loss, by name.
-        weight: (labels of a batch) -> the number of terms that its mean loss is over.
-        targets: The data it needs beside the images: a label for each, a mask for each, or nothing.
-        normalizes: True if the model takes images of mean 0 and deviation 1; False if it takes them in [0, 1].
-        custom_metrics: The user's own metrics, by name.
-    """
-
-    loss: Callable[[Tensor, Tensor, Tensor, float], Tensor]
-    metrics: Mapping[str, Metric]
-    weight: Callable[[Tensor], Tensor | int]
-    targets: Literal["labels", "masks"] | None
-    normalizes: bool
-    custom_metrics: Mapping[str, CustomMetric] = field(default_factory=dict)
+    loss: Callable[[Tensor, Tensor, Tensor, float], Tensor]  # (output, images, labels, smoothing) -> mean loss []
+    metrics: Mapping[str, Metric]  # the built-in ones beside the loss
+    weight: Callable[[Tensor], Tensor | int]  # (labels of a batch) -> the number of terms that its mean loss is over
+    targets: Literal["labels", "masks"] | None  # the data that it needs beside the images
+    normalizes: bool  # the model takes images of mean 0 and deviation 1; else in [0, 1]
+    custom_metrics: Mapping[str, CustomMetric] = field(default_factory=dict)  # the user's own
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -46,13 +35,11 @@ class Task:
 
     def output_shape(self, batch: int, in_shape: tuple[int, int, int], classes: int) -> tuple[int, ...]:
         """Returns the shape that the output for a batch of images [C, H, W] must have."""
-        return {"labels": (batch, classes), "masks": (batch, classes, *in_shape[1:]), None: (batch, *in_shape)}[
-            self.targets
-        ]
+        shapes = {"labels": (batch, classes), "masks": (batch, classes, *in_shape[1:]), None: (batch, *in_shape)}
+        return shapes[self.targets]
 
 
 def _image_loss(output: Tensor, _images: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Returns the mean cross-entropy [] of logits [B, K] and labels [B]."""
     return F.cross_entropy(output, labels, label_smoothing=smoothing)
 
 
@@ -63,37 +50,17 @@ def _pixel_loss(output: Tensor, _images: Tensor, masks: Tensor, smoothing: float
 
 
 def _counted(masks: Tensor) -> Tensor:
-    """Returns the number [] of pixels that count."""
     return (masks != IGNORED).sum()
 
 
 def _mean_squared_error(output: Tensor, images: Tensor, _labels: Tensor, _smoothing: float) -> Tensor:
-    """Returns the mean squared error [] of reconstructions [B, C, H, W]."""
     return F.mse_loss(output, images)
 
 
 TASKS = {
-    "classification": Task(
-        loss=_image_loss,
-        metrics={"accuracy": Metric(share_of_hits, update=hits)},
-        weight=len,
-        targets="labels",
-        normalizes=True,
-    ),
-    "segmentation": Task(
-        loss=_pixel_loss,
-        metrics={"iou": Metric(mean_iou, update=confusion)},
-        weight=_counted,
-        targets="masks",
-        normalizes=True,
-    ),
-    "reconstruction": Task(
-        loss=_mean_squared_error,
-        metrics={"psnr": Metric(psnr)},
-        weight=len,
-        targets=None,
-        normalizes=False,
-    ),
+    "classification": Task(_image_loss, {"accuracy": Metric(share_of_hits, hits)}, len, "labels", normalizes=True),
+    "segmentation": Task(_pixel_loss, {"iou": Metric(mean_iou, confusion)}, _counted, "masks", normalizes=True),
+    "reconstruction": Task(_mean_squared_error, {"psnr": Metric(psnr)}, len, None, normalizes=False),
 }
 
 
@@ -101,12 +68,7 @@ def customise(task: Task, loss: CustomLoss | None, metrics: Mapping[str, CustomM
     """Returns a task with a loss and metrics of the user's own.
 
     A metric that is a function of the built-in loss is left out if there is another loss. Labels are not smoothed: that
-    is for the loss to do.
-
-    Args:
-        task: The task to start from.
-        loss: (output, target) -> mean over the batch; None keeps the task's.
-        metrics: The metrics by name, as `metrics.new_accumulator` takes them.
+    is for the loss to do. None keeps the task's loss.
     """
     if loss is None:
         return dataclasses.replace(task, custom_metrics=metrics) if metrics else task

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .layers import Layer
-from .options import FormName
+from .layers import MEASURES, Layer
+from .options import FormName, LoopOptions
 
 
 class Form(NamedTuple):
@@ -19,58 +19,29 @@ class Form(NamedTuple):
     slope: Callable[[Tensor, float], Tensor]
 
 
-def log_term(h: Tensor, _constant: float) -> Tensor:
-    """Returns -h; this form has no constant."""
-    return -h
-
-
-def log_slope(h: Tensor, _constant: float) -> Tensor:
-    """Returns the derivative of `log_term` by h: -1."""
-    return -torch.ones_like(h)
-
-
-def reciprocal_term(h: Tensor, epsilon: float) -> Tensor:
-    """Returns 1 / (exp(h) + epsilon), the paper's stable term: 1 / (|det W'| + epsilon), 1 / (|c11| + epsilon).
-
-    Source: arXiv 2308.14938.
-
-    Example:
-        >>> reciprocal_term(torch.tensor([0.0, -100.0]), 0.5)
-        tensor([0.6667, 2.0000])
-    """
-    return (-_log_sum(h, epsilon)).exp()
-
-
-def reciprocal_slope(h: Tensor, epsilon: float) -> Tensor:
-    """Returns the derivative of `reciprocal_term` by h: -exp(h) / (exp(h) + epsilon)^2."""
-    return -(h - 2 * _log_sum(h, epsilon)).exp()
-
-
-def target_term(h: Tensor, target: float) -> Tensor:
-    """Returns (h - target)^2, nats^2: it keeps the entropy change at a set amount, from above and from below."""
-    return (h - target).square()
-
-
-def target_slope(h: Tensor, target: float) -> Tensor:
-    """Returns the derivative of `target_term` by h: 2 (h - target)."""
-    return 2 * (h - target)
+def _log_sum(h: Tensor, epsilon: float) -> Tensor:
+    """Returns log(exp(h) + epsilon) where exp(h) may overflow or underflow."""
+    return torch.logaddexp(h, torch.full_like(h, math.log(epsilon)))
 
 
 FORMS: dict[FormName, Form] = {
-    "log": Form(log_term, log_slope),
-    "reciprocal": Form(reciprocal_term, reciprocal_slope),
-    "target": Form(target_term, target_slope),
+    # -h, and its slope -1
+    "log": Form(lambda h, _: -h, lambda h, _: -torch.ones_like(h)),
+    # The stable term of arXiv 2308.14938, 1 / (exp(h) + epsilon), and -exp(h) / (exp(h) + epsilon)^2
+    "reciprocal": Form(
+        lambda h, epsilon: (-_log_sum(h, epsilon)).exp(), lambda h, epsilon: -(h - 2 * _log_sum(h, epsilon)).exp()
+    ),
+    # (h - target)^2, nats^2, which keeps h at a set amount, from above and from below; and 2 (h - target)
+    "target": Form(lambda h, target: (h - target).square(), lambda h, target: 2 * (h - target)),
 }
 
 
 @dataclass(frozen=True)
 class LossTerm:
-    """The loss term of the layers of one kind; the attributes are options of `EntropyGuidance`."""
+    """The loss term of the layers of one kind."""
 
     form: FormName
-    epsilon: float
-    target: float
-    per_dimension: bool
+    options: LoopOptions
 
     def value(self, layer: Layer, h: Tensor) -> Tensor:
         """Returns the term of each h of a layer, unreduced."""
@@ -79,23 +50,18 @@ class LossTerm:
     def slope(self, layer: Layer, h: Tensor, weight: float) -> Tensor:
         """Returns the derivative by h of `weight` times the mean of the terms of a layer.
 
-        A tap below the floor takes the slope at the floor, which bounds it. The form `target` has no such pole, and
+        A tap below the floor has the slope at the floor, which bounds it. The form `target` has no such pole, and
         must see the true h to move it to a target below the floor.
         """
-        if layer.floor > -math.inf and self.form != "target":
-            h = h.clamp_min(layer.floor)
+        if self.form != "target":
+            h = h.clamp_min(MEASURES[layer.measure].floor)
         divisor = self._divisor(layer)
         return FORMS[self.form].slope(h / divisor, self._constant(layer)) * (weight / (divisor * h.numel()))
 
     def _divisor(self, layer: Layer) -> int:
-        return layer.dimensions if self.per_dimension else 1
+        return layer.dimensions if self.options.scale == "per_dimension" else 1
 
     def _constant(self, layer: Layer) -> float:
         if self.form != "target":
-            return self.epsilon
-        return self.target * (1 if self.per_dimension else layer.dimensions)
-
-
-def _log_sum(h: Tensor, epsilon: float) -> Tensor:
-    """Returns log(exp(h) + epsilon) where exp(h) may overflow or underflow."""
-    return torch.logaddexp(h, torch.full_like(h, math.log(epsilon)))
+            return self.options.epsilon
+        return self.options.target * (layer.dimensions // self._divisor(layer))

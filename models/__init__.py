@@ -1,8 +1,7 @@
 """Builds networks of a family from their depth and width: a literal table of families, and `build_model`.
 
-Importing this package imports no torch: the driver reads names and options here, and a family is loaded on demand. Each
-family is a module class that takes ``depth, width, in_shape, num_outputs`` and keyword options of its own. It refuses
-impossible sizes before it allocates a weight, so that building under ``torch.device("meta")`` is a cheap check.
+Importing this package imports no torch; a family is loaded on demand. It refuses impossible sizes before it allocates a
+weight, so that building under ``torch.device("meta")`` is a cheap check.
 """
 
 from __future__ import annotations
@@ -29,10 +28,7 @@ SIZES = ("depth", "width", "in_shape", "num_outputs")
 
 
 def model_class(name: str) -> type[nn.Module]:
-    """Returns the class of a family, imported on demand.
-
-    Args:
-        name: A key of ``MODELS``, or the import path of a class of the user's own, ``package.module:Class``.
+    """Returns the class of a family, or of an import path ``package.module:Class``, imported on demand.
 
     Raises:
         ValueError: No family has this name.
@@ -44,12 +40,7 @@ def model_class(name: str) -> type[nn.Module]:
 
 
 def options(name: str) -> dict[str, inspect.Parameter]:
-    """Returns a family's own keyword options beyond the four sizes, with ``**rest`` if its class takes any keyword.
-
-    Example:
-        >>> list(options("autoencoder"))
-        ['latent', 'activation', 'dropout', 'batch_norm']
-    """
+    """Returns a family's own keyword options beyond the four sizes, with ``**rest`` if its class takes any keyword."""
     parameters = inspect.signature(model_class(name)).parameters
     return {key: p for key, p in parameters.items() if key not in SIZES and p.kind is not p.VAR_POSITIONAL}
 
@@ -66,11 +57,10 @@ def build_model(
 
     Args:
         name: A key of ``MODELS``, or the import path of a class of the user's own.
-        depth: Number of layers, as the family counts them.
-        width: Units or channels of a layer, as the family counts them.
-        in_shape: Channels, height and width of an image, [C, H, W].
+        depth: Layers, as the family counts them.
+        width: Units or channels of a layer.
+        in_shape: Channels, height and width of an image.
         num_outputs: Classes; a family that reconstructs its input does not use it.
-        **own_options: The family's own options, see ``options``.
 
     Raises:
         ValueError: An unknown name or option, or sizes that the family cannot have.
@@ -102,5 +92,4 @@ def require_sizes(in_shape: tuple[int, int, int], **sizes: int) -> None:
 
 
 def _is_size(value: object) -> bool:
-    """Returns True for an int of at least 1; a bool is an int to Python and a slip in a study file."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1

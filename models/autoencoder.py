@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from . import require_sizes
 from .blocks import NormActivationDropout, dense_layers
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class Autoencoder(nn.Module):
@@ -27,18 +24,11 @@ class Autoencoder(nn.Module):
         depth 8, width 64    784-64-32-32-32-32-32-64-784
 
     Args:
-        depth: Weight layers, an even number of at least 2.
-        width: Units of the first hidden layer, at least ``latent`` (any at depth 2).
-        in_shape: Image shape [C, H, W], values in [0, 1].
         num_outputs: Not used: the output has the shape of the input.
         latent: Units of the code.
-        activation: Name of the activation after each layer but the last.
-        dropout: Share of every hidden layer's units, the code's among them, that is zeroed while training.
-        batch_norm: Normalise every hidden layer, the code among them, before its activation.
 
     Raises:
-        ValueError: A size that is not an integer of at least 1, an odd depth, a width below ``latent``, or an option
-            out of range.
+        ValueError: Sizes or options that the family cannot have.
     """
 
     task: ClassVar[str] = "reconstruction"

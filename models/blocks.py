@@ -1,7 +1,5 @@
 """The parts that several families share: rows of dense or convolutional layers, and the strides over the depth."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,18 +21,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class NormActivationDropout:
     """The modules between two weight layers: a norm, the activation, dropout.
 
-    Attributes:
-        activation: A key of ``ACTIVATIONS``.
-        dropout: Share of units that is zeroed while training, 0 <= dropout < 1; with 0 there is no such module.
-        batch_norm: Normalise before the activation; the layer before then has no bias, which the norm would undo.
-
     Raises:
         ValueError: An option is wrong. The message names each one, its value and what is allowed.
     """
 
-    activation: str
-    dropout: float
-    batch_norm: bool
+    activation: str  # a key of ``ACTIVATIONS``
+    dropout: float  # share of units that is zeroed while training, 0 <= dropout < 1; with 0 there is no such module
+    batch_norm: bool  # before the activation; the layer before then has no bias, which the norm would undo
 
     def __post_init__(self) -> None:
         problems = []
@@ -49,13 +42,7 @@ class NormActivationDropout:
             raise ValueError("; ".join(problems))
 
     def after(self, index: int, units: int, norm: Callable[[int], nn.Module]) -> dict[str, nn.Module]:
-        """Returns the modules that follow a weight layer, by name, in forward order.
-
-        Args:
-            index: Number of the weight layer, from 0; part of the names.
-            units: Its units or channels.
-            norm: Makes the norm of so many units.
-        """
+        """Returns the modules that follow weight layer ``index`` of so many units or channels, in forward order."""
         modules = {f"norm{index}": norm(units)} if self.batch_norm else {}
         modules[f"activation{index}"] = ACTIVATIONS[self.activation]()
         return modules | ({f"dropout{index}": nn.Dropout(self.dropout)} if self.dropout else {})
@@ -91,13 +78,7 @@ def strides(layers: int, downsample: int) -> list[int]:
 
 
 def require_downsample(downsample: int, depth: int, in_shape: tuple[int, int, int], *, depth_each: int = 1) -> None:
-    """Refuses a number of downsamplings that the depth or the image cannot have.
-
-    Args:
-        downsample: Layers that halve the image.
-        depth: The model's depth.
-        in_shape: Image shape [C, H, W].
-        depth_each: The depth that each of these layers takes; 2 if a decoder mirrors them.
+    """Refuses a ``downsample`` that the depth, ``depth_each`` for each, or the image cannot have.
 
     Raises:
         ValueError: A size is wrong. The message names it, its value and what is allowed.
@@ -105,23 +86,15 @@ def require_downsample(downsample: int, depth: int, in_shape: tuple[int, int, in
     if isinstance(downsample, bool) or not isinstance(downsample, int) or downsample < 0:
         raise ValueError(f"downsample = {downsample!r}: must be an integer of at least 0")
     if depth_each * downsample > depth:
-        least = f"downsample = {downsample}"
-        if depth_each > 1:
-            least = f"{depth_each} * downsample = {depth_each * downsample}"
+        factor = f"{depth_each} * " if depth_each > 1 else ""
+        least = f"{factor}downsample = {depth_each * downsample}"
         raise ValueError(f"depth = {depth}: must be at least {least}, for the layers that resize the image")
     allowed = max_downsamplings(in_shape)
     if downsample > allowed:
-        _, height, width = in_shape
-        raise ValueError(
-            f"downsample = {downsample}: at most {allowed} for an image of {height}x{width} (depth = {depth})"
-        )
+        size = "x".join(map(str, in_shape[1:]))
+        raise ValueError(f"downsample = {downsample}: at most {allowed} for an image of {size} (depth = {depth})")
 
 
 def max_downsamplings(in_shape: tuple[int, int, int]) -> int:
-    """Returns the number of times that an image [C, H, W] can be halved before its shorter side is below one pixel.
-
-    Example:
-        >>> max_downsamplings((3, 32, 48))
-        5
-    """
+    """Returns the number of times that an image [C, H, W] can be halved before its shorter side is below one pixel."""
     return min(in_shape[1:]).bit_length() - 1

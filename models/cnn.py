@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from . import require_sizes
 from .blocks import ACTIVATIONS, NormActivationDropout, conv_layers, require_downsample, strides
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 GRID = 2  # pixels; the last feature maps are averaged to at most GRID x GRID before the dense layers
 
@@ -25,19 +22,12 @@ class CNN(nn.Module):
     out. Depth 4, width 16 on CIFAR-10: 16 @ 32x32, 16 @ 16x16, 16 @ 8x8, 16 @ 8x8, average to 2x2, 64-64-10.
 
     Args:
-        depth: Convolutional layers, at least ``downsample``.
-        width: Channels of each convolutional layer.
-        in_shape: Image shape [C, H, W], H and W at least 2 ** ``downsample``.
-        num_outputs: Classes.
         downsample: Layers that halve the image's height and width; 0 is none.
         hidden: Units of the dense hidden layer; None leaves it out.
-        activation: Name of the activation after each layer but the last.
         dropout: Share of the output layer's inputs that is zeroed while training.
-        batch_norm: Normalise after every convolution, before its activation.
 
     Raises:
-        ValueError: A size that is not an integer of at least 1, more downsampling than layers or than the image allows,
-            or an option out of range.
+        ValueError: Sizes or options that the family cannot have.
     """
 
     task: ClassVar[str] = "classification"

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from . import require_sizes
 from .blocks import ACTIVATIONS, NormActivationDropout, conv_layers, require_downsample, strides
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class ConvAutoencoder(nn.Module):
     """3x3 convolutions to a dense code of ``latent`` units and their mirror image, a sigmoid on the output.
 
-    ``depth`` is the number of convolutional layers, even, half of them in the encoder; two dense layers, to the code
-    and from it, come on top. ``width`` is the channels of every convolution but the last. The encoder's strides are
-    those of ``cnn``. Depth 4, width 16 on MNIST: 16 @ 14x14, 16 @ 7x7, 784-32-784, 16 @ 14x14, 1 @ 28x28.
+    ``depth`` is the number of convolutional layers, even and at least 2 * ``downsample``, half of them in the encoder;
+    two dense layers, to the code and from it, come on top. ``width`` is the channels of every convolution but the last.
+    The strides are those of ``cnn``. Depth 4, width 16 on MNIST: 16 @ 14x14, 16 @ 7x7, 784-32-784, 16 @ 14x14,
+    1 @ 28x28.
 
     To undo a stride, the decoder repeats pixels and convolves, in place of a transposed convolution: every size is
     mirrored exactly, odd ones too; no checkerboard arises (Odena et al. 2016); and both halves consist of the same kind
@@ -27,19 +25,13 @@ class ConvAutoencoder(nn.Module):
     the operations of a transposed one.
 
     Args:
-        depth: Convolutional layers, an even number of at least 2 and at least 2 * ``downsample``.
-        width: Channels of each convolutional layer.
-        in_shape: Image shape [C, H, W], values in [0, 1], H and W at least 2 ** ``downsample``.
         num_outputs: Not used: the output has the shape of the input.
         latent: Units of the code.
         downsample: Encoder layers that halve the image's height and width; 0 is none.
-        activation: Name of the activation after each layer but the last, the code among them.
         dropout: Share of every hidden layer's values that is zeroed while training, those of the code not.
-        batch_norm: Normalise after every convolution but the last, before its activation.
 
     Raises:
-        ValueError: A size that is not an integer of at least 1, an odd depth, more downsampling than encoder layers or
-            than the image allows, or an option out of range.
+        ValueError: Sizes or options that the family cannot have.
     """
 
     task: ClassVar[str] = "reconstruction"

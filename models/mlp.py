@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from . import require_sizes
 from .blocks import NormActivationDropout, dense_layers
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class MLP(nn.Module):
@@ -20,17 +17,8 @@ class MLP(nn.Module):
     ``depth`` is the number of hidden layers and ``width`` the units of each, so there are ``depth + 1`` weight
     matrices, ``depth - 1`` of them square: depth 2, width 128 on MNIST is 784-128-128-10.
 
-    Args:
-        depth: Hidden layers, at least 1.
-        width: Units per hidden layer.
-        in_shape: Image shape [C, H, W].
-        num_outputs: Classes.
-        activation: Name of the activation after each hidden layer.
-        dropout: Share of every hidden layer's units that is zeroed while training.
-        batch_norm: Normalise every hidden layer before its activation.
-
     Raises:
-        ValueError: A size that is not an integer of at least 1, or an option out of range.
+        ValueError: Sizes or options that the family cannot have.
     """
 
     task: ClassVar[str] = "classification"

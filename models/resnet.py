@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import require_sizes
 from .blocks import ACTIVATIONS, NormActivationDropout
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # Blocks of each stage, by depth: 6 n + 2 layers have n blocks in each of 3 stages.
 CIFAR = {6 * n + 2: (n, n, n) for n in (3, 5, 7, 9, 18)}
@@ -34,16 +31,11 @@ class ResNet(nn.Module):
     those of torchvision have ReLU alone, lack biases if there is no norm, and cost every worker two seconds of imports.
 
     Args:
-        depth: One of the depths above.
-        width: Channels of the first stage.
-        in_shape: Image shape [C, H, W], of any size.
-        num_outputs: Classes.
-        activation: Name of the activation after the first layer, within each block and after its sum.
         dropout: Share of the output layer's inputs that is zeroed while training.
         batch_norm: Normalise after every convolution; without it they have biases, and the deeper ones hardly train.
 
     Raises:
-        ValueError: A size that is not an integer of at least 1, another depth, or an option out of range.
+        ValueError: Sizes or options that the family cannot have.
     """
 
     task: ClassVar[str] = "classification"

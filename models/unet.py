@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import require_sizes
 from .blocks import NormActivationDropout, conv_layers, max_downsamplings
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class UNet(nn.Module):
@@ -24,17 +21,12 @@ class UNet(nn.Module):
     on the way up, the last row or column is repeated to the size of the connection.
 
     Args:
-        depth: Poolings.
-        width: Channels of the first level.
         in_shape: Image shape [C, H, W], H and W at least 2 ** ``depth``.
-        num_outputs: Classes of a pixel.
-        activation: Name of the activation after each 3x3 convolution.
         dropout: Share of the lowest level's output that is zeroed while training.
         batch_norm: Normalise after each 3x3 convolution, before its activation.
 
     Raises:
-        ValueError: A size that is not an integer of at least 1, more poolings than the image allows, or an option out
-            of range.
+        ValueError: Sizes or options that the family cannot have.
     """
 
     task: ClassVar[str] = "segmentation"
@@ -52,10 +44,8 @@ class UNet(nn.Module):
     ):
         require_sizes(in_shape, depth=depth, width=width, num_outputs=num_outputs)
         channels, height, breadth = in_shape
-        if depth > max_downsamplings(in_shape):
-            raise ValueError(
-                f"depth = {depth}: at most {max_downsamplings(in_shape)} for an image of {height}x{breadth}"
-            )
+        if depth > (most := max_downsamplings(in_shape)):
+            raise ValueError(f"depth = {depth}: at most {most} for an image of {height}x{breadth}")
         NormActivationDropout(activation, dropout, batch_norm)
         between = NormActivationDropout(activation, 0.0, batch_norm)
         super().__init__()
@@ -89,12 +79,7 @@ class Up(nn.Module):
         self.conv = conv_layers([2 * channels, channels, channels], (1, 1), between)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Returns features [B, channels, H, W].
-
-        Args:
-            x: Features of the level below, [B, 2 channels, H // 2, W // 2].
-            skip: Features of the same level of the contracting path, [B, channels, H, W].
-        """
+        """Returns features like ``skip`` [B, channels, H, W] from x [B, 2 channels, H // 2, W // 2]."""
         x = self.up(x)
         rows, columns = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
         if rows or columns:

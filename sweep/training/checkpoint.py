@@ -1,10 +1,7 @@
 """Saves and loads checkpoints: one file with the weights, the optimizer and the metric history, written atomically.
 
-The history makes a checkpoint the journal of its trial: a storage or tracking server that missed epochs gets them from
-it. Nothing is unpickled beyond tensors and plain containers.
+A storage or tracking server that missed epochs gets them from it. Only tensors and plain containers are unpickled.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import io
@@ -14,7 +11,7 @@ import pickle
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,38 +25,26 @@ from .reports import EpochMetrics
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINTS = "*/epoch-*.pt"  # of a trial, of any attempt
 KEPT = 2  # checkpoints of an attempt: the last one, and one to fall back to
+# The errors that `load` raises for a file that is not a checkpoint, or not a whole one.
 DAMAGED = (OSError, RuntimeError, ValueError, KeyError, EOFError, BadZipFile, pickle.UnpicklingError)
-"""The errors that `load` raises for a file that is not a checkpoint, or not a whole one."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as read.
-
-    Attributes:
-        path: The file it was read from.
-        history: All finished epochs.
-        diverged: The epoch in which the loss was not finite; None if it always was.
-        state: The state dicts ``model`` and ``optimizer``; empty after `drop_weights`.
-    """
+    """A checkpoint as read."""
 
     path: AnyPath
     history: list[EpochMetrics]
-    diverged: int | None
-    state: dict[str, Any]
+    diverged: int | None  # the epoch in which the loss was not finite
+    state: dict[str, Any]  # the state dicts ``model`` and ``optimizer``; empty after `drop_weights`
 
 
 def save(
     folder: AnyPath, history: list[EpochMetrics], state: dict[str, Any], *, diverged: int | None = None
 ) -> AnyPath:
     """Writes ``folder/epoch-0007.pt`` atomically, keeps the last two checkpoints of the folder, and returns its path.
-
-    Args:
-        folder: The folder of the attempt.
-        history: All finished epochs; the last one names the file.
-        state: State dicts by name.
-        diverged: The epoch in which the loss was not finite, if it was.
 
     Raises:
         OSError: The disk is full, the folder is not writable, or the object storage is unavailable. No partial file
@@ -83,27 +68,12 @@ def save(
 
 
 def attempt(number: int, moves: int = 0) -> str:
-    """Returns the name of the folder of one attempt; each worker has its own, since a lost one may resume and write.
-
-    Args:
-        number: Number of times that a driver has claimed the trial.
-        moves: Number of workers that this driver has lost for it.
-
-    Example:
-        >>> attempt(1), attempt(2, moves=3)
-        ('attempt-01', 'attempt-02.3')
-    """
+    """Returns the folder of a trial claimed ``number`` times and lost ``moves`` workers, which may still write."""
     return f"attempt-{number:02d}.{moves}" if moves else f"attempt-{number:02d}"
 
 
 def drop_weights(folder: AnyPath, *, dry_run: bool = False) -> int:
-    """Deletes a finished trial's weights; keeps its metric history in one small checkpoint.
-
-    The history is kept for a tracking server that lacks the trial.
-
-    Args:
-        folder: The trial's folder, which holds one folder per attempt.
-        dry_run: Changes nothing.
+    """Deletes a finished trial's weights; keeps its history in one small checkpoint, for a server that lacks it.
 
     Returns:
         The bytes that this frees; 0 if there are no weights, or no checkpoint can be read.
@@ -133,15 +103,10 @@ def _has_weights(path: AnyPath) -> bool:
         return True
 
 
-def find(folder: AnyPath) -> list[AnyPath]:
-    """Returns all checkpoints of a trial, of any attempt."""
-    return filesystem.glob_files(folder, "*/epoch-*.pt")
-
-
 def is_gone(folder: AnyPath) -> bool:
     """Returns True if a trial has no checkpoint; False if it has one, or its object storage is unavailable."""
     try:
-        return not find(folder)
+        return not filesystem.glob_files(folder, CHECKPOINTS)
     except filesystem.ObjectStoreUnavailableError:
         return False
 
@@ -152,17 +117,10 @@ def load_latest(folder: AnyPath, warn: Callable[[str], object] = warnings.warn) 
     Checkpoints of the last attempt come first, even if an earlier attempt has later epochs: a suspended driver or
     worker may resume and keep writing after another one has adopted the trial.
 
-    Args:
-        folder: The trial's folder, which holds one folder per attempt.
-        warn: Receives a message for each damaged checkpoint.
-
-    Returns:
-        The checkpoint, or None if there is none.
-
     Raises:
         ObjectStoreUnavailableError: They are in object storage that does not answer, so there may be some.
     """
-    for path in sorted(find(folder), key=_age, reverse=True):
+    for path in sorted(filesystem.glob_files(folder, CHECKPOINTS), key=_age, reverse=True):
         try:
             return load(path)
         except filesystem.ObjectStoreUnavailableError:
@@ -187,7 +145,7 @@ def load(path: AnyPath) -> Checkpoint:
     content.seek(0)
     state = torch.load(content, map_location="cpu", weights_only=True)
     progress = json.loads(state.pop("progress"))
-    return Checkpoint(path, list(_epochs(progress["history"])), progress["diverged"], state)
+    return Checkpoint(path, [EpochMetrics(**m) for m in progress["history"]], progress["diverged"], state)
 
 
 def _epoch(path: AnyPath) -> int:
@@ -197,8 +155,3 @@ def _epoch(path: AnyPath) -> int:
 def _age(path: AnyPath) -> tuple[int, int, int]:
     number, _, moves = path.parent.name.removeprefix("attempt-").partition(".")
     return int(number), int(moves or 0), _epoch(path)
-
-
-def _epochs(history: list[dict[str, Any]]) -> Iterator[EpochMetrics]:
-    for metrics in history:
-        yield EpochMetrics(**metrics)

@@ -1,9 +1,6 @@
 """The training loop: `fit`, a generator of epochs; its caller reports, checkpoints and stops."""
 
-from __future__ import annotations
-
 import contextlib
-import logging
 import math
 import time
 from collections.abc import Iterator
@@ -12,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..config.sections import TrainingConfig
 from ..config.study_config import TrialConfig
 from ..data.batches import DataPart, batches
 from ..data.datasets import DatasetInfo
@@ -21,17 +17,11 @@ from ..losses.task import Task
 from .meter import Meter
 from .reports import EpochMetrics
 
-logger = logging.getLogger(__name__)
-
 EVALUATED = 512 * 3 * 32 * 32  # most numbers in a batch that is evaluated
 
 
 class Diverged(Exception):  # noqa: N818 (an outcome, not an error)
-    """The loss is no longer a finite number.
-
-    Attributes:
-        epoch: The epoch in which it was not.
-    """
+    """The loss is no longer a finite number."""
 
     def __init__(self, epoch: int):
         self.epoch = epoch
@@ -78,9 +68,9 @@ def fit(run: TrainingState) -> Iterator[EpochMetrics]:
             values |= evaluate(run, run.test, "test")
         if not math.isfinite(values["train_loss"] + values["val_loss"]) or math.isnan(values[objective.metric]):
             raise Diverged(epoch)
-        if objective.reached(values[objective.metric]) and not _reached_target_before(run):
+        before = any("epochs_to_target" in metrics.values for metrics in run.history)
+        if objective.reached(values[objective.metric]) and not before:
             values["epochs_to_target"] = epoch
-            logger.debug("epoch %d reaches the target: %s = %s", epoch, objective.metric, values[objective.metric])
         run.history.append(EpochMetrics(epoch, values, int(time.time() * 1000)))
         yield run.history[-1]
 
@@ -94,11 +84,14 @@ def train_epoch(run: TrainingState, epoch: int) -> dict[str, float]:
     needs_two = has_batch_norm(model)
     guidance.start_epoch()
     model.train()
-    for step, (x, y) in enumerate(_batches(run, run.train, generator)):
+    data = input_batches(run.config, run.info, run.task, run.train, device=run.device, generator=generator)
+    for step, (x, y) in enumerate(data):
         if needs_two and len(y) == 1:  # the rest of an epoch; another image each time
             continue
         progress = (epoch - 1 + step / steps) / training.max_epochs
-        _set_lr(optimizer, training, progress)
+        if training.lr_schedule == "cosine":
+            for group in optimizer.param_groups:
+                group["lr"] = training.lr * 0.5 * (1 + math.cos(math.pi * progress))
         optimizer.zero_grad()
         with _autocast(run):
             output = model(x)
@@ -117,19 +110,14 @@ def evaluate(run: TrainingState, part: DataPart, prefix: str) -> dict[str, float
     run.model.eval()
     meter = Meter(run.task)
     with torch.inference_mode(), _autocast(run):
-        for x, y in _batches(run, part):
+        for x, y in input_batches(run.config, run.info, run.task, part, device=run.device):
             output = run.model(x)
             meter.update(run.task.loss(output, x, y, 0.0), output, y, x)
     return meter.compute(prefix)
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Returns True if training takes statistics over a batch, which a single image does not have.
-
-    Example:
-        >>> has_batch_norm(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
-        True
-    """
+    """Returns True if training takes statistics over a batch, which a single image does not have."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
@@ -142,16 +130,7 @@ def input_batches(
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields images [B, C, H, W] and labels [B] or masks [B, H, W] as the model takes them.
-
-    Args:
-        config: Its batch size and augmentation are used.
-        info: Scale, mean and deviation of the images.
-        task: Images are normalised if its models take them so.
-        part: The part of the data.
-        device: The device of the batches.
-        generator: Shuffles and augments, for training; None keeps the stored order, for evaluation.
-    """
+    """Yields images [B, C, H, W] and labels or masks as the model takes them; a generator shuffles and augments."""
     size = config.training.batch_size
     if generator is None:  # evaluation keeps no activations: larger batches, in bounded memory
         size = max(size, min(512, EVALUATED // math.prod(info.in_shape)))
@@ -166,12 +145,6 @@ def input_batches(
     )
 
 
-def _batches(
-    run: TrainingState, part: DataPart, generator: torch.Generator | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    return input_batches(run.config, run.info, run.task, part, device=run.device, generator=generator)
-
-
 def _seed(seed: int, epoch: int, device: torch.device) -> torch.Generator:
     """Seeds the global generators (dropout) and returns a CPU generator (order, augmentation) for one epoch."""
     value = seed * 1_000_003 + epoch
@@ -181,20 +154,9 @@ def _seed(seed: int, epoch: int, device: torch.device) -> torch.Generator:
     return torch.Generator().manual_seed(value)
 
 
-def _set_lr(optimizer: torch.optim.Optimizer, training: TrainingConfig, progress: float) -> None:
-    """Sets the learning rate for a fraction of the run, in [0, 1), by the schedule."""
-    if training.lr_schedule == "cosine":
-        for group in optimizer.param_groups:
-            group["lr"] = training.lr * 0.5 * (1 + math.cos(math.pi * progress))
-
-
 def _autocast(run: TrainingState) -> contextlib.AbstractContextManager[object]:
     """Returns autocast to bfloat16 if the study or ``precision: auto`` on this GPU asks for it."""
     precision, on_gpu = run.config.training.precision, run.device.type == "cuda"
     if precision == "bfloat16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()):
         return torch.autocast(run.device.type, torch.bfloat16)
     return contextlib.nullcontext()
-
-
-def _reached_target_before(run: TrainingState) -> bool:
-    return any("epochs_to_target" in metrics.values for metrics in run.history)

@@ -1,7 +1,5 @@
 """Accumulates the metrics of an epoch, batch by batch."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -16,9 +14,6 @@ class Meter:
 
     Outputs are kept until they fill a buffer and counted together: most epochs are counted, and the device is read,
     once. Metrics of the user's own are updated with each buffer; see `losses.metrics` for how they accumulate.
-
-    Args:
-        task: Its metrics are accumulated.
 
     Example:
         >>> from sweep.losses.task import TASKS
@@ -41,14 +36,7 @@ class Meter:
         self._custom: dict[str, EpochMetric] = {}
 
     def update(self, loss: Tensor, output: Tensor, labels: Tensor, images: Tensor | None = None) -> None:
-        """Adds one batch.
-
-        Args:
-            loss: Its mean loss [].
-            output: The model's output, [B, ...].
-            labels: Labels [B] or masks [B, H, W].
-            images: [B, C, H, W]; only metrics of the user's own may compare with them.
-        """
+        """Adds one batch: its mean loss [], and labels or masks; only metrics of the user's own use the images."""
         self._losses.append(loss.detach())
         self._labels.append(labels)
         self._kept += labels.numel()
@@ -66,17 +54,14 @@ class Meter:
         self._flush()
         weights = torch.cat(self._weights)
         loss = torch.stack(self._losses).float() @ weights / weights.sum()
-        nothing = torch.tensor(0)
-        values = [
-            metric.compute(self._counts.get(name, nothing), loss).float() for name, metric in self._task.metrics.items()
-        ]
+        metrics = self._task.metrics.items()
+        values = [metric.compute(self._counts.get(name, loss), loss).float() for name, metric in metrics]
         with torch.inference_mode():
             custom = [float(metric.compute()) for metric in self._custom.values()]
         names = (f"{prefix}_{name}" for name in self._task.metric_names)
         return dict(zip(names, torch.stack([loss, *values]).tolist() + custom, strict=True))
 
     def _flush(self) -> None:
-        """Counts the batches in the buffer, and empties it."""
         if not self._labels:
             return
         weights = [float(self._task.weight(labels)) for labels in self._labels]

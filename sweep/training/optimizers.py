@@ -1,11 +1,8 @@
 """Builds optimizers whose step does not import PyTorch's compiler.
 
-`torch.optim` decorates its methods for `torch.compile`. The first call of a decorated method imports the compiler,
-which takes 1.7 s in each worker, and nothing here is compiled. The optimizers below take the same steps without the
-decorators. (Read in torch 2.14.)
+`torch.optim` decorates its methods for `torch.compile`; the first call of one imports the compiler, 1.7 s in each
+worker that nothing here needs. The optimizers below take the same steps undecorated. (Read in torch 2.14.)
 """
-
-from __future__ import annotations
 
 import inspect
 from typing import Any
@@ -20,11 +17,6 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
     """Returns the optimizer of a model's parameters that ``training`` names: ``adam``, ``adamw`` or ``sgd``.
 
     Its ``step()`` is PyTorch's, undecorated: hooks that were registered for steps are not called.
-
-    Example:
-        >>> optimizer = build_optimizer(nn.Linear(2, 1), TrainingConfig(optimizer="sgd", lr=0.1))
-        >>> optimizer.param_groups[0]["lr"]
-        0.1
     """
     _skip_compiler_marks()
     options: dict[str, Any] = {"lr": training.lr, "weight_decay": training.weight_decay, "fused": True}
@@ -34,7 +26,6 @@ def build_optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.O
 
 
 def _with_plain_step(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """Returns an optimizer class with the step of ``kind`` less its decorators, which import the compiler."""
     step = torch.no_grad()(inspect.unwrap(kind.step))
     step.hooked = True  # or the first instance would decorate it again
     return type(kind.__name__, (kind,), {"step": step})

@@ -10,6 +10,8 @@ from typing import Literal
 
 from ..config.filesystem import AnyPath
 
+OomKind = Literal["GPU", "host"]
+
 REPORT_EVERY = 0.5  # seconds between two reports of a trial, at least
 REPORT_WITHIN = 2.0  # seconds after which it reports epochs without a pruning decision, for the view and the checkpoint
 
@@ -19,76 +21,41 @@ def is_due(
 ) -> bool:
     """Returns True if a trial should report its pending epochs now.
 
-    A report costs the driver time, and the trial waits for the answer; so epochs without a decision wait longer.
-
-    Args:
-        pending: Epochs trained since the last report.
-        seconds: Time since the last report.
-        pruning_epochs: The epochs at which the trial may be stopped; None: any epoch.
-        every: Seconds between two reports, at least.
+    A report costs the driver time, and the trial waits for the answer; so epochs without a decision wait longer, those
+    that are not among `pruning_epochs` (None: all are).
 
     Example:
         >>> is_due([3], 0.6, None), is_due([3], 0.6, {5}), is_due([4, 5], 0.6, {5})
         (True, False, True)
     """
-    return seconds >= (
-        every
-        if pruning_epochs is None or any(epoch in pruning_epochs for epoch in pending)
-        else max(every, REPORT_WITHIN)
-    )
+    decides = pruning_epochs is None or any(epoch in pruning_epochs for epoch in pending)
+    return seconds >= (every if decides else max(every, REPORT_WITHIN))
 
 
 @dataclass(frozen=True, slots=True)
 class EpochMetrics:
-    """The metrics of one finished epoch.
+    """The metrics of one finished epoch."""
 
-    Attributes:
-        epoch: The number of the epoch, from 1.
-        values: Metric name -> value; the names are ``val_loss``, ``entropy/<layer>`` and so on.
-        timestamp: Milliseconds since the Unix epoch at the end of the epoch. The checkpoint keeps it, so that MLflow
-            stores an epoch once that is sent twice.
-    """
-
-    epoch: int
-    values: dict[str, float]
-    timestamp: int
-
-
-OomKind = Literal["GPU", "host"]
+    epoch: int  # from 1
+    values: dict[str, float]  # by name: ``val_loss``, ``entropy/<layer>`` and so on
+    timestamp: int  # its end, ms since 1970; the checkpoint keeps it, so that MLflow stores once what is sent twice
 
 
 @dataclass(frozen=True)
 class TrialReport:
-    """The report of a trial after a checkpoint, from the worker to the study and the tracker.
+    """The report of a trial after a checkpoint, from the worker to the study and the tracker."""
 
-    Attributes:
-        epochs: The epochs that the checkpoint holds and that were not reported before, in order.
-        checkpoint: Path or URL of that checkpoint; None if the trial has none.
-        outcome: The end of the trial; None while it trains.
-        error: The reason of a failure or divergence.
-        notices: Messages for the user, each sent once.
-        tags: MLflow tags that name the host and the device; set by the executor.
-        oom: The memory that ran out, if the trial failed for that.
-        halt: The reason that no trial can train here, so that the run must end.
-    """
-
-    epochs: list[EpochMetrics]
-    checkpoint: str | None = None
-    outcome: Literal["completed", "diverged", "failed"] | None = None
-    error: str | None = None
-    notices: tuple[str, ...] = ()
-    tags: dict[str, str] = field(default_factory=dict)
-    oom: OomKind | None = None
-    halt: str | None = None
+    epochs: list[EpochMetrics]  # the epochs that the checkpoint holds and that were not reported before, in order
+    checkpoint: str | None = None  # path or URL
+    outcome: Literal["completed", "diverged", "failed"] | None = None  # the end of the trial; None while it trains
+    error: str | None = None  # the reason of a failure or divergence
+    notices: tuple[str, ...] = ()  # messages for the user, each sent once
+    tags: dict[str, str] = field(default_factory=dict)  # MLflow tags of host and device, set by the executor
+    oom: OomKind | None = None  # the memory that ran out, if the trial failed for that
+    halt: str | None = None  # the reason that no trial can train here, so that the run must end
 
     def to_json(self) -> str:
-        """Returns the report as a JSON object with the attributes' names.
-
-        Example:
-            >>> report = TrialReport([EpochMetrics(1, {"val_loss": 0.5}, 1700000000000)], outcome="completed")
-            >>> TrialReport.from_json(report.to_json()) == report
-            True
-        """
+        """Returns the report as a JSON object with the attributes' names."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
@@ -102,16 +69,9 @@ class TrialReport:
 
 @dataclass(frozen=True)
 class TrialPaths:
-    """The places that a trial reads and writes, and its share of GPUs.
+    """The places that a trial reads and writes, and its share of GPUs."""
 
-    Attributes:
-        folder: The trial's checkpoints, one folder per attempt below it.
-        data: The root of the data sets.
-        cache: The data sets' memory-mapped arrays.
-        gpus: The number of GPUs that the trial was given, or its share of one.
-    """
-
-    folder: AnyPath
-    data: AnyPath
-    cache: AnyPath
+    folder: AnyPath  # its checkpoints, one folder per attempt below it
+    data: AnyPath  # the root of the data sets
+    cache: AnyPath  # the data sets' memory-mapped arrays
     gpus: float = 0.0

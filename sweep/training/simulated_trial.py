@@ -1,7 +1,5 @@
 """The trial of `sweep simulate`: sleeps and reports made-up curves. Imports no torch."""
 
-from __future__ import annotations
-
 import math
 import os
 import time
@@ -19,14 +17,8 @@ LAYERS = 4  # layers with a reported entropy, so that there are as many metrics 
 def run_trial(
     config: TrialConfig, *_place: object, pruning_epochs: Collection[int] | None = None, **_attempt: object
 ) -> Iterator[TrialReport]:
-    """Sleeps through the epochs and reports as often as a real trial does; it has no checkpoints, so it never resumes.
-
-    A model with the option `waits` has no epochs: it sends empty reports until it is stopped, to occupy a worker.
-
-    Args:
-        config: The trial's hyperparameters; its model's option `epoch_seconds` is the duration of an epoch.
-        pruning_epochs: The epochs at which it may be stopped; None: any epoch.
-    """
+    """Sleeps through the epochs and reports as often as a real trial does; without checkpoints, it never resumes."""
+    # A model with the option `waits` has no epochs: it sends empty reports until it is stopped, to occupy a worker.
     while config.model.get("waits"):
         yield TrialReport([])
         time.sleep(REPORT_EVERY)

@@ -3,8 +3,6 @@
 The same generator runs in-process (``sweep train``, tests), under Ray on this machine, and on a cluster.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 import warnings
@@ -13,13 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..config.sections import TaskConfig
 from ..config.study_config import TrialConfig
 from ..config.user_code import import_object, is_import_path
 from ..data.datasets import DatasetInfo
-from ..data.loading import Dataset, load_dataset
+from ..data.loading import load_dataset
 from ..losses import EntropyGuidance, GuidanceWarning
 from ..losses.task import TASKS, Task, customise
 from ..models import build_model
@@ -46,13 +44,10 @@ def run_trial(
 ) -> Iterator[TrialReport]:
     """Trains one trial, from its newest checkpoint if there is one, and yields a report after every checkpoint.
 
-    A resumed trial first reports its whole history, so that the study and the tracker miss nothing.
+    A resumed trial first reports its whole history, so that the study and the tracker miss nothing. Its checkpoints are
+    in the folder of ``checkpoint.attempt(attempt, moves)``.
 
     Args:
-        config: The trial's hyperparameters and everything else that its training depends on.
-        paths: Its checkpoints, data and GPUs.
-        attempt: Number of the attempt; names the folder of its checkpoints, with ``moves`` (see `checkpoint.attempt`).
-        moves: Number of workers that this attempt has lost.
         pruning_epochs: The epochs at which it may be stopped, so that it reports them soon; None: any epoch.
         interval: Seconds between two reports, at least; more if a checkpoint takes long to write.
 
@@ -69,9 +64,8 @@ def run_trial(
         logger.info("resumes from %s after epoch %d", saved.path, run.epoch)
         outcome: Literal["completed", "diverged"] | None = "diverged" if saved.diverged else None
         outcome = "completed" if not outcome and run.epoch == config.training.max_epochs else outcome
-        yield TrialReport(
-            run.history[:], str(saved.path), outcome, str(Diverged(saved.diverged)) if saved.diverged else None
-        )
+        error = str(Diverged(saved.diverged)) if saved.diverged else None
+        yield TrialReport(run.history[:], str(saved.path), outcome, error)
         if outcome:
             return
     folder, pending, cost = paths.folder / checkpoint.attempt(attempt, moves), [], 0.0
@@ -97,15 +91,7 @@ def run_trial(
 def assemble(
     config: TrialConfig, paths: TrialPaths, warn: Callable[[str], object] = warnings.warn
 ) -> tuple[TrainingState, checkpoint.Checkpoint | None]:
-    """Builds model, data, optimizer and guidance, and loads the newest checkpoint into them.
-
-    Args:
-        config: The trial's hyperparameters and everything else that its training depends on.
-        paths: Its checkpoints, data and GPUs.
-        warn: Receives a message for each damaged checkpoint.
-
-    Returns:
-        The state to train from, and the checkpoint that it was loaded from; None if there was none.
+    """Builds model, data, optimizer and guidance; loads the newest checkpoint, if there is one, and returns it too.
 
     Raises:
         ValueError: Sizes that the model family refuses, or guidance without a layer to guide.
@@ -116,7 +102,10 @@ def assemble(
     torch.manual_seed(config.training.seed)
     model = build(config, dataset.info)
     task = task_of(config.task, model)
-    images = _first_images(config, dataset, task) if config.training.init == "lsuv" else None
+    images = None
+    if config.training.init == "lsuv":  # the first images in stored order, which is balanced over the classes
+        first = dataset.train.first(INITIALISATION_IMAGES)
+        images, _ = next(input_batches(config, dataset.info, task, first))
     initialise(model, config.training.init, images)
     model.to(device)
     warnings.simplefilter("ignore", GuidanceWarning)  # the driver warns once a trial, from the metric `guidance/ratio`
@@ -138,11 +127,6 @@ def assemble(
         run.optimizer.load_state_dict(saved.state["optimizer"])
         run.history = saved.history
     return run, saved
-
-
-def _first_images(config: TrialConfig, dataset: Dataset, task: Task) -> Tensor:
-    """Returns the first training images [N, C, H, W] in stored order, which is balanced over the classes."""
-    return next(input_batches(config, dataset.info, task, dataset.train.first(INITIALISATION_IMAGES)))[0]
 
 
 def trained_model(

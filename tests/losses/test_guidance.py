@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from sweep.losses import EntropyGuidance
 from sweep.losses.conv import taps
 from sweep.losses.entropy import volume
-from sweep.losses.layers import guidable_layers
-from sweep.losses.measures import MAX_EVERY, MIN_EVERY
+from sweep.losses.layers import MAX_EVERY, MIN_EVERY, guidable_layers
 
 from ..support.guidance_nets import SmallNet, added_gradients, dense_net, quiet_metrics, small_net, task_loss
 
