@@ -25,14 +25,9 @@ def enqueue_budget(
     space: Distributions,
     first: Sequence[Mapping[str, Scalar]],
 ) -> int:
-    """Enqueues what a search lacks of its budget; see `sweep.study.study.Study.enqueue_budget`.
+    """Enqueues what a search lacks of its budget, and returns that; see `sweep.study.study.Study.enqueue_budget`.
 
-    Args:
-        rows: all trials of the study.
-        first: values of points that must be among the trials.
-
-    Returns:
-        The budget.
+    Rows of samplers that do not learn get their values here, so that they depend on nothing but the seed.
     """
     search, seed = config.search, config.training.seed
     present = [{**t.params, **t.system_attrs.get("fixed_params", {})} for t in rows]
@@ -54,7 +49,7 @@ def enqueue_budget(
 
 
 def enqueue_sister_rows(study: optuna.Study, rows: Sequence[FrozenTrial], planned: Sequence[PlannedTrial]) -> None:
-    """Enqueues planned rows that the sister study does not hold yet; see `sweep.study.study.Study.add`."""
+    """Enqueues planned rows that the sister study does not hold yet."""
     present = [t.user_attrs for t in rows]
     for kind, of, seed, hyperparameters in planned:
         row = {"kind": kind, "of": of, "seed": seed, "hyperparameters": hyperparameters, "design": False}

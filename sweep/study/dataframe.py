@@ -1,7 +1,6 @@
 """Reads an Optuna study, sweep's or another program's, as a table of trials for the sensitivity analysis.
 
-The storage is enough for the objective. Other metrics of sweep's studies, and epochs that the storage does not hold,
-are read from the checkpoints. No tracking server is needed.
+Metrics beside the objective, and epochs that the storage does not hold, are read from the checkpoints.
 """
 
 from __future__ import annotations
@@ -39,13 +38,12 @@ class Table:
     """The finished trials of a study, with one value for each.
 
     Attributes:
-        objective: name of ``value``.
         epoch: epoch of ``value``; None in a study without epochs.
         trials: by number; the columns are ``outcome``, ``design`` (uniform over the space, never pruned), ``epochs``,
             ``value`` (NaN for a trial without a full budget) and ``params_<name>`` for each hyperparameter.
         space: hyperparameters that every trial has.
         left_out: other hyperparameters, each with the reason.
-        remedy: instruction that adds uniform trials.
+        hint: instruction that adds uniform trials.
     """
 
     study: str
@@ -145,8 +143,6 @@ def _outcome(trial: FrozenTrial) -> str:
     return {TrialState.COMPLETE: "completed", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
 
 
-# -- sweep's studies ---------------------------------------------------------------------------------------------------
-
 Measure = Callable[[str, FrozenTrial], float]
 """Returns the value of a trial of the named study; NaN if there is none."""
 
@@ -171,9 +167,8 @@ def _own_study(
     remedy = f"sweep run {name} --design 64"
     if against_control:
         controls = _controls(config, trials, _ended(f"{name}.controls", storage))
-        if any(
-            _is_design(t) and math.isfinite(v) and t.number not in controls for t, v in zip(trials, values, strict=True)
-        ):
+        measured = (t for t, v in zip(trials, values, strict=True) if math.isfinite(v))
+        if any(_is_design(t) and t.number not in controls for t in measured):
             command = f"sweep run {name} --set search.design_controls=true"
             remedy = f"the controls of its design trials, which are missing: {command}"
         sign = -1 if own and config.objective.direction == "minimize" else 1
@@ -187,7 +182,6 @@ def _own_study(
 
 
 def _ended(name: str, storage: BaseStorage) -> list[FrozenTrial]:
-    """Returns the finished trials by number; none if there is no such study."""
     if name not in optuna.get_all_study_names(storage):
         return []
     trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
@@ -206,11 +200,7 @@ def _from_storage(trials: Sequence[FrozenTrial], epoch: int | None) -> Measure |
 def _from_checkpoints(
     config: StudyConfig, settings: Settings, trials: Sequence[FrozenTrial], metric: str, epoch: int
 ) -> Measure:
-    """Measures a metric in the histories that the checkpoints hold.
-
-    Raises:
-        SweepError: no trial logged it, or the workspace has no checkpoints.
-    """
+    """Measures a metric in the histories that the checkpoints hold."""
     from ..training.checkpoint import load_latest
 
     def history(study: str, trial: FrozenTrial) -> list[dict[str, float]]:
@@ -252,9 +242,6 @@ def _controls(
     by_key = {key(t, t.user_attrs["hyperparameters"]): t for t in completed}
     found = {t.number: by_key.get(key(t, unguided({**config.constants, **t.params}))) for t in trials}
     return {number: control for number, control in found.items() if control is not None}
-
-
-# -- studies of other programs ---------------------------------------------------------------------------------------
 
 
 def _foreign_study(study: optuna.Study, metric: str | None, epoch: int | None) -> list[Table]:

@@ -40,11 +40,7 @@ def open_study(name: str, config: StudyConfig, storage: BaseStorage, workspace: 
 
 
 def refuse_stale_checkpoints(name: str, workspace: AnyPath) -> None:
-    """Refuses to create a study beside checkpoints of an earlier one: its trials would resume from them.
-
-    Raises:
-        StorageError: there are such checkpoints.
-    """
+    """Raises `StorageError` for a new study beside checkpoints of an earlier one: its trials would resume from them."""
     if stray := next(iter(glob_files(workspace / name, "*/*/epoch-*.pt")), None):
         raise StorageError(
             f"study {name}: the storage has no study of this name, but {stray.parents[2]} holds checkpoints of an "

@@ -18,13 +18,7 @@ Leases = Callable[[], Mapping[str, Any]]
 
 
 def read_rows(name: str, storage: BaseStorage) -> list[TrialRecord]:
-    """Returns the trials of a study by number, without opening it for writing; none if there is no such study.
-
-    Example:
-        >>> from sweep.study import open_storage
-        >>> read_rows("digits", open_storage("sqlite://"))
-        []
-    """
+    """Returns the trials of a study by number, without opening it for writing; none if there is no such study."""
     if name not in optuna.get_all_study_names(storage):
         return []
     leases, monitor = read_leases(optuna.load_study(study_name=name, storage=storage)), LeaseMonitor()

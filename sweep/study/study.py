@@ -1,7 +1,6 @@
 """A study: its budget, and the life of its trials from the claim to the outcome. Called by the driver alone.
 
-Every decision is computed from the storage, the only source of truth. A trial is a row that waits (the budget), is
-claimed by one driver, and ends with an outcome.
+A trial is a row that waits (the budget), is claimed by one driver, and ends with an outcome.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from .records import ARMS, Outcome, PlannedTrial, TrialRecord
 from .samplers import WarmStartSampler, build_sampler
 from .storages.rdb_cache import forget_cached_trials, trial_id
 from .storages.storage import UNREACHABLE, exclusive, write_batch
-from .stored_trials import to_record
+from .stored_trials import is_orphan, read_leases, to_record
 from .trial import EndedElsewhereError, Trial, ended_elsewhere
 from .warm_start import prior_trials
 
@@ -44,29 +43,8 @@ _STATES: dict[Outcome, TrialState] = {
 }
 
 
-class Study:
-    """One Optuna study: the search, or the sister study that holds its finalists, controls and pairs.
-
-    Example:
-        >>> from pathlib import Path
-        >>> import tempfile
-        >>> from sweep.config.study_config import StudyConfig
-        >>> from sweep.study import open_storage
-        >>> config = StudyConfig.model_validate({
-        ...     "name": "example",
-        ...     "model": {"name": "mlp", "depth": 2, "width": 8},
-        ...     "data": {"name": "digits"},
-        ...     "objective": {"metric": "val_loss", "direction": "minimize"},
-        ...     "space": {"lambda1": {"low": 1e-5, "high": 1e-1, "log": True}},
-        ...     "search": {"trials": 2},
-        ... })
-        >>> with tempfile.TemporaryDirectory() as workspace:
-        ...     study = Study(config, open_storage("sqlite://"), workspace=Path(workspace))
-        ...     budget = study.enqueue_budget()
-        ...     trial = study.ask()
-        >>> budget, trial.number, [record.state for record in study.rows()]
-        (2, 0, ['running', 'waiting'])
-    """
+class Study(Claims):
+    """One Optuna study: the search, or the sister study that holds its finalists, controls and pairs."""
 
     def __init__(
         self,
@@ -80,28 +58,21 @@ class Study:
         """Opens the study, or creates it.
 
         Args:
-            sister: opens the study of finalists, controls and pairs.
             pairs: rows of the sister study to train; by default all but the pairs of `sweep confirm`.
 
         Raises:
             StorageError: the storage has another study of this name.
         """
         self.config = config
-        self._pairs = None if pairs is None else [(kind, seed, values) for kind, _, seed, values in pairs]
-        self.name = f"{config.name}.controls" if sister else config.name
-        self._storage = storage
         self._space = {} if sister else distributions(config.searched)
         self._decisions = pruning_epochs(config)
         folder = local_path(workspace) / config.name
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(folder / "lock")
-        with self._exclusive():
-            self._study = open_study(self.name, config, storage, workspace)
-        self._claims = Claims(self._study, storage, self.is_wanted)
+        name, lock = f"{config.name}.controls" if sister else config.name, FileLock(folder / "lock")
+        with exclusive(storage, name, lock):
+            study = open_study(name, config, storage, workspace)
+        super().__init__(study, storage, lock, pairs)
         self._known = prior_trials(cast("list[Any]", self.get_user_attr("knowledge") or []), self._space)
-
-    def _exclusive(self) -> contextlib.AbstractContextManager[None]:
-        return exclusive(self._storage, self.name, self._lock)
 
     def set_user_attr(self, name: str, value: object) -> None:
         """Writes an attribute of the study, JSON, into the storage."""
@@ -110,8 +81,6 @@ class Study:
     def get_user_attr(self, name: str) -> object:
         """Reads an attribute of the study; None if it was never written."""
         return self._study.user_attrs.get(name)
-
-    # -- the budget ----------------------------------------------------------------------------------------------
 
     @property
     def n_prior_trials(self) -> int:
@@ -128,8 +97,6 @@ class Study:
     def enqueue_budget(self, first: Sequence[Mapping[str, Scalar]] = ()) -> int:
         """Writes the budget into the storage: WAITING rows up to ``trials``, ``design`` of them Sobol' points.
 
-        Rows of samplers that do not learn get their values here, so that they depend on nothing but the seed.
-
         Args:
             first: values of points that must be among the trials. Missing ones are added to the budget; in a new
                 study they come before all others.
@@ -138,7 +105,7 @@ class Study:
             The budget: more than ``trials`` if it was larger before, since it never shrinks.
         """
         with self._exclusive():
-            return enqueue_budget(self._study, self._claims.trials(), self.config, self._space, first)
+            return enqueue_budget(self._study, self._trials(), self.config, self._space, first)
 
     def add_finished(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Adds finished trials (records: see `sweep.study.warm_start`): for simulations."""
@@ -148,7 +115,7 @@ class Study:
         """Enqueues one configuration of the user's own; returns its number."""
         with self._exclusive():
             enqueue_row(self._study, self._space, hyperparameters, {"seed": self.config.training.seed, "design": False})
-            return len(self._claims.trials()) - 1
+            return len(self._trials()) - 1
 
     def add(self, planned: Sequence[PlannedTrial]) -> None:
         """Adds rows to the sister study, each once however often it is planned.
@@ -156,9 +123,7 @@ class Study:
         A row that is present for another search trial serves this one too: it would be trained to the same numbers.
         """
         with self._exclusive():
-            enqueue_sister_rows(self._study, self._claims.trials(), planned)
-
-    # -- one trial's life ----------------------------------------------------------------------------------------
+            enqueue_sister_rows(self._study, self._trials(), planned)
 
     def ask(self, *, new: bool = True) -> Trial | None:
         """Claims a trial: an orphan, else a waiting one if ``new``; None if there is none.
@@ -167,11 +132,14 @@ class Study:
             StorageInternalError, OSError: the storage is unreachable; a trial claimed by then is returned next time.
         """
         with self._exclusive():
-            claim = self._claims.claim(new=new)
-        if claim is None:
+            if self._claimed is not None:
+                self._repeat_claim(*self._claimed)
+            else:
+                self._claim(new=new)
+        if self._claimed is None:
             return None
-        trial = self._trial(*claim)
-        self._claims.confirm()
+        trial = self._trial(*self._claimed)
+        self._claimed = None
         return trial
 
     def _trial(self, frozen: FrozenTrial, owner: dict[str, Any]) -> Trial:
@@ -215,9 +183,8 @@ class Study:
     def report(self, trial: Trial, epochs: Sequence[EpochMetrics]) -> int | None:
         """Reports finished epochs in order; returns the epoch at which the pruner stops the trial, or None.
 
-        Only the epochs at which the pruner decides go to the storage. Each of them is reported, and the pruner asked,
-        before the next one. Epochs may be reported again: after an error of the storage, or by the driver that has
-        adopted the trial.
+        Only the epochs at which the pruner decides go to the storage; at each the pruner is asked before the next one.
+        Epochs may be reported again: after an error of the storage, or by the driver that has adopted the trial.
 
         Raises:
             EndedElsewhereError: the trial has ended.
@@ -306,45 +273,7 @@ class Study:
         trial.exclusive = True
         logger.info("%s: retry of trial %d alone, after an out-of-memory error", self.name, trial.number)
 
-    # -- claims --------------------------------------------------------------------------------------------------
-
-    def owns(self, trial: Trial) -> bool:
-        """Returns True if a trial is still this driver's: another one adopts those of a suspended driver."""
-        return self._claims.owns(trial)
-
-    def release(self, trial: Trial) -> None:
-        """Releases an unfinished trial for any driver to adopt, this one included, unless another has adopted it."""
-        with self._exclusive():
-            self._claims.release(trial)
-
-    def heartbeat(self, beat: int) -> None:
-        """Renews this driver's lease, and polls those of the others; to be called every ``RENEW_EVERY`` seconds."""
-        self._claims.heartbeat(beat)
-
-    def end_lease(self) -> None:
-        """Ends this driver's lease; to be called when MLflow has all of its trials."""
-        self._claims.end_lease()
-
     def rows(self, *, latest: bool = True) -> list[TrialRecord]:
         """Returns all trials by number; not the ``latest``: as last known, also during a storage outage."""
-        return [to_record(t, orphan=orphan) for t, orphan in self._claims.with_orphans(latest=latest)]
-
-    def n_waiting(self) -> int:
-        """Returns how many trials no driver has claimed."""
-        return sum(1 for _ in self._claims.wanted(TrialState.WAITING, latest=False))
-
-    def is_busy(self) -> bool:
-        """Returns True if a living driver trains one of the trials that this driver would train."""
-        return self._claims.is_busy()
-
-    def started_trials(self) -> set[tuple[str, int]]:
-        """Returns the keys of the trials that some driver has claimed."""
-        return {(self.name, t.number) for t in self._claims.trials() if t.state != TrialState.WAITING}
-
-    def trials_of_other_drivers(self) -> dict[int, bool]:
-        """Returns the trials that other living drivers log themselves; see `sweep.study.claims.Claims`."""
-        return self._claims.trials_of_other_drivers()
-
-    def is_wanted(self, kind: object, seed: object, hyperparameters: object) -> bool:
-        """Returns True for a row that this driver would train."""
-        return kind not in ARMS if self._pairs is None else (kind, seed, hyperparameters) in self._pairs
+        leases = read_leases(self._study) if latest else dict
+        return [to_record(t, orphan=is_orphan(t, self._monitor, leases)) for t in self._trials(latest=latest)]

@@ -1,7 +1,6 @@
-"""Prior trials of a study: trials of earlier studies with another search space, which its sampler sees.
+"""Prior trials of a study: trials of earlier studies with another search space, which its sampler alone sees.
 
-They are no trials of the study: budget, numbers, MLflow, finalists and pruner do not include them. A copy of them is
-stored in the study's attribute ``knowledge``, so that a study stays whole when its forerunner is deleted.
+A copy of them is stored in the study's attribute ``knowledge``: a study stays whole when its forerunner is deleted.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The runs of an MLflow experiment: finds or creates them, and sends what they lack. Every call waits.
 
-The recorder of `sweep.tracking.tracker` calls it from its own thread; MLflow is imported at the first connection (2 s).
+MLflow is imported at the first connection (2 s).
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from ..config.errors import TrackingError
 from ..config.filesystem import AnyPath
-from .errors import classify_error, store_errors
+from .errors import classify_error
 from .experiment import OWNER, Experiment
 from .mlflow_internals import last_steps
 from .runs import PARAM_LENGTH, KnownRun, PendingRun, RunKey, RunState, make_tags, new_metrics, shorten
@@ -45,8 +44,6 @@ class MlflowStore(Experiment):
         self.was_finished = False
         self._known: dict[RunKey | None, KnownRun] = {}
 
-    # -- the experiment ------------------------------------------------------------------------------------------
-
     def begin(
         self,
         description: str,
@@ -57,54 +54,38 @@ class MlflowStore(Experiment):
     ) -> None:
         """Finds or creates the experiment and the parent run, sets it RUNNING, and lists the experiment's runs.
 
-        Called once more after each outage.
-
-        Args:
-            description: shown on top of the parent run (Markdown).
-            params: written to the parent run.
-            tags: written to the parent run.
-            experiment_tags: written to the experiment.
-            started_trials: returns the trials of the storage, by study and number; called after the listing.
+        Called once more after each outage; arguments as of `Tracker.open`, ``started_trials`` called after the listing.
 
         Raises:
             TrackingError: as for `find_experiment`; or the experiment has runs of other trials.
         """
         tags = {**tags, "sweep.study": self.study, "sweep.kind": "study", "mlflow.note.content": description}
-        try:
-            with self._exclusive():
-                existing, client = self._find(), self._client()
-                if existing is None:
-                    # MLflow's default location is relative to the current folder.
-                    location = None if self._remote else self._artifacts.absolute().as_uri()
-                    self.experiment_id = client.create_experiment(self.experiment, artifact_location=location)
-                else:
-                    self.experiment_id = existing
-                    self._check_study_id(experiment_tags)
-                    self._list_runs(client)
-                    if started_trials is not None:
-                        self._check_foreign_runs(started_trials())
-                for name, value in experiment_tags.items():
-                    if name != OWNER or name not in self.experiment_tags:  # its first owner stays
-                        client.set_experiment_tag(self.experiment_id, name, value)
-                self.send(PendingRun(None, time.time_ns() // 1_000_000, params=dict(params), tags=tags))
-        except store_errors() as error:
-            raise TrackingError(self.explain(error)) from None
+        with self._explained(), self._exclusive():
+            existing, client = self._find(), self._client()
+            if existing is None:
+                # MLflow's default location is relative to the current folder.
+                location = None if self._remote else self._artifacts.absolute().as_uri()
+                self.experiment_id = client.create_experiment(self.experiment, artifact_location=location)
+            else:
+                self.experiment_id = existing
+                self._check_study_id(experiment_tags)
+                self._list_runs(client)
+                if started_trials is not None:
+                    self._check_foreign_runs(started_trials())
+            for name, value in experiment_tags.items():
+                if name != OWNER or name not in self.experiment_tags:  # its first owner stays
+                    client.set_experiment_tag(self.experiment_id, name, value)
+            self.send(PendingRun(None, time.time_ns() // 1_000_000, params=dict(params), tags=tags))
         if "MLFLOW_HTTP_REQUEST_TIMEOUT" in self._environment:
             os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "30"  # from here on nobody waits, and files may be large
 
     def open_existing(self) -> bool:
-        """Finds the experiment and its parent run, which stays as it is; returns False if there is none.
-
-        Raises:
-            TrackingError: as for `find_experiment`.
-        """
+        """Finds the experiment and its parent run, which stays as it is; returns False if there is none."""
         if (existing := self.find_experiment()) is None:
             return False
         self.experiment_id, order = existing, ["attributes.start_time ASC"]
-        try:
+        with self._explained():
             found = self._client().search_runs([existing], "tags.`sweep.kind` = 'study'", max_results=1, order_by=order)
-        except store_errors() as error:
-            raise TrackingError(self.explain(error)) from None
         if found:
             self._known[None] = _known_run(found[0])
         return bool(found)
@@ -116,18 +97,10 @@ class MlflowStore(Experiment):
             what = f"has {len(foreign)} runs of trials that the storage does not have ({min(foreign)}, ...)"
             raise self._foreign(f"{what}: it is another study's")
 
-    # -- its runs ------------------------------------------------------------------------------------------------
-
     def find_runs(self, experiment_id: str, keys: Iterable[RunKey]) -> dict[RunKey, str]:
-        """Returns the ids of the runs that the server has, one search each (4 ms).
-
-        Raises:
-            TrackingError: the server is unreachable or refuses.
-        """
-        try:
+        """Returns the ids of the runs that the server has, one search each (4 ms)."""
+        with self._explained():
             found = {key: self._search(self._client(), experiment_id, key) for key in keys}
-        except store_errors() as error:
-            raise TrackingError(self.explain(error)) from None
         return {key: runs[0].info.run_id for key, runs in found.items() if runs}
 
     def _search(self, client: MlflowClient, experiment_id: str, key: RunKey) -> list[Run]:
@@ -177,7 +150,7 @@ class MlflowStore(Experiment):
         if run is None:  # its creation was refused
             return refused
         run.incomplete |= bool(refused)
-        work.clear_values()
+        work.params, work.tags, work.epochs, work.metrics = {}, {}, [], {}
         while work.jobs:
             with _collect_refusals(refused):
                 work.jobs[0](client, run.run_id)
@@ -241,7 +214,9 @@ class MlflowStore(Experiment):
             client.log_batch(run.run_id, tags=make_tags(work.end_tags))
         if work.end is None:
             return
-        if not self._ended_elsewhere(client, run, work):
+        # Another driver may have adopted and ended a trial that this one leaves unfinished.
+        unfinished = work.key is not None and work.end[0] == "KILLED"
+        if not (unfinished and _outcome(client.get_run(run.run_id))):
             run.status, end_time = work.end
             client.set_terminated(run.run_id, run.status, end_time)
         if work.key is not None and run.may_have_duplicate:
@@ -249,11 +224,6 @@ class MlflowStore(Experiment):
                 if duplicate.info.run_id != run.run_id and not _outcome(duplicate):
                     client.delete_run(duplicate.info.run_id)
             run.may_have_duplicate = False
-
-    def _ended_elsewhere(self, client: MlflowClient, run: KnownRun, work: PendingRun) -> bool:
-        """Returns whether another driver has adopted and ended a trial that this one leaves unfinished."""
-        unfinished = work.key is not None and work.end is not None and work.end[0] == "KILLED"
-        return unfinished and bool(_outcome(client.get_run(run.run_id)))
 
 
 @contextlib.contextmanager

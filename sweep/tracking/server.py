@@ -1,7 +1,4 @@
-"""MLflow servers in the foreground: the workspace's UI, or one with a password, and PostgreSQL beside it on demand.
-
-A server lives as long as its caller; the log, the users and the password are files of the workspace.
-"""
+"""MLflow servers in the foreground: the workspace's UI, or one with a password, and PostgreSQL beside it on demand."""
 
 from __future__ import annotations
 
@@ -46,14 +43,7 @@ auth_cache_ttl_seconds = 60
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers and asks for a password.
-
-    Attributes:
-        url: its address.
-        log: file of its output.
-        variables: file with the addresses and passwords, as lines ``NAME=value``.
-        process: the server's.
-    """
+    """A server that asks for a password; ``variables`` is a file of addresses and passwords, ``NAME=value``."""
 
     url: str
     log: Path
@@ -71,13 +61,8 @@ def serve(
         >>> command[-4:], environment["MLFLOW_BACKEND_STORE_URI"]
         (['--port', '5050', '--workers', '1'], 'sqlite:////tmp/mlflow.db')
     """
-    options = {
-        "--artifacts-destination": artifacts.absolute().as_uri(),
-        "--host": host,
-        "--port": str(port),
-        "--workers": "1",
-    }
-    command = [sys.executable, "-m", "mlflow", "server", *(word for option in options.items() for word in option)]
+    options = ["--artifacts-destination", artifacts.absolute().as_uri(), "--host", host, "--port", str(port)]
+    command = [sys.executable, "-m", "mlflow", "server", *options, "--workers", "1"]
     # Job execution would start 7 more processes.
     own = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return command, {**os.environ, **ENVIRONMENT, **own}
@@ -89,10 +74,7 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Runs a server for a ``with`` block, and ends it and its workers at the block's end; SIGTERM ends the block.
 
-    Args:
-        command: from `serve`.
-        environment: from `serve`.
-        log: file for the server's output; None: the caller's own.
+    Without a ``log`` the server writes to the caller's output.
     """
     with log.open("wb") if log is not None else contextlib.nullcontext() as output:
         process = subprocess.Popen(  # noqa: S603
@@ -121,8 +103,6 @@ def password_server(
 
     Args:
         settings: the workspace's; its database and artifacts are served.
-        host: address that MLflow listens on.
-        port: MLflow's port.
         names: host names that clients may use, beside those of this machine.
         backend: a database for MLflow; by default the workspace's own file, or PostgreSQL's with `postgres`.
         password: the user admin's; by default the one of the last server, or a random one.
@@ -162,18 +142,12 @@ def password_server(
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, password: str, log: Path, store: str) -> None:
-    """Returns when the server answers and asks for the password.
-
-    Raises:
-        SweepError: the server ends, takes too long, or has another password.
-    """
+    """Returns when the server answers and asks for the password."""
     deadline = time.monotonic() + START_SECONDS
     while _status(f"{url}/health") != 200:
         if process.poll() is not None or time.monotonic() > deadline:
-            last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-            raise SweepError(
-                f"mlflow: did not start; the end of {log}:\n{last.replace(store, without_password(store))}"
-            )
+            last = "\n".join(log.read_text(errors="replace").splitlines()[-5:]).replace(store, without_password(store))
+            raise SweepError(f"mlflow: did not start; the end of {log}:\n{last}")
         time.sleep(0.2)
     if (_status(f"{url}/version"), _status(f"{url}/version", password)) != (401, 200):
         raise SweepError(
@@ -201,9 +175,8 @@ def _check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise SweepError(
-                f"mlflow: cannot listen on {host}:{port} ({error.strerror}); choose with --host, --port."
-            ) from None
+            said = f"mlflow: cannot listen on {host}:{port} ({error.strerror}); choose with --host, --port."
+            raise SweepError(said) from None
 
 
 def _hosts(host: str, port: int, names: Sequence[str]) -> list[str]:

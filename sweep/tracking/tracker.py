@@ -13,7 +13,7 @@ from ..config.errors import TrackingError
 from ..config.filesystem import AnyPath, local_copy
 from .client import MlflowStore
 from .model import save_model
-from .runs import PendingRun, RunKey, RunState
+from .runs import PendingRun, RunKey
 from .sender import Sender
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from ..config.settings import Settings
     from ..training.reports import EpochMetrics
     from .client import StartedTrials
-
-
-__all__ = ["RunKey", "RunState", "Tracker"]
 
 
 class Tracker(Sender):
@@ -75,7 +72,7 @@ class Tracker(Sender):
             description: shown on top of the parent run (Markdown).
             params: written to the parent run; existing ones stay.
             tags: written to the parent run at every opening.
-            experiment_tags: written to the experiment at every opening (see `sweep.tracking.ui_links`).
+            experiment_tags: written to the experiment at every opening.
             started_trials: returns the trials of the storage, by study and number; an experiment with runs of others
                 is refused.
             offline_ok: go on without an unreachable server; the recorder tries it again now and then.
@@ -93,10 +90,9 @@ class Tracker(Sender):
         self._start_thread()
 
     def open_existing(self) -> bool:
-        """Opens a study that is over or that another process runs, to add to it: its own run stays as it is.
+        """Opens a study that is over or that another process runs, to add to it; returns False if MLflow lacks it.
 
-        Returns:
-            Whether MLflow has the study.
+        Its own run stays as it is.
 
         Raises:
             TrackingError: as for `MlflowStore.find_experiment`.
@@ -105,8 +101,6 @@ class Tracker(Sender):
         if found:
             self._start_thread()
         return found
-
-    # -- trials and files ----------------------------------------------------------------------------------------
 
     def start_trial(
         self,
@@ -120,13 +114,11 @@ class Tracker(Sender):
         """Begins a trial's run, or opens its existing one again.
 
         Args:
-            key: the run's.
             params: hyperparameters, constants included; the numeric ones become metrics too, since MLflow compares
                 params as strings only.
-            tags: the run's.
             start_time: milliseconds since the Unix epoch; an existing run keeps its own.
-            resumed: whether the trial was begun before, perhaps by another driver after this tracker was opened: the
-                server is searched for its run (4 ms) before one is created.
+            resumed: True for a trial that was begun before, perhaps by another driver after this tracker was opened:
+                the server is searched for its run (4 ms) before one is created.
         """
         self._running.add(key)
         numbers = {
@@ -139,9 +131,7 @@ class Tracker(Sender):
     def log_epochs(self, key: RunKey | None, epochs: Sequence[EpochMetrics]) -> None:
         """Adds a run's metrics, each epoch with its own timestamp; epochs sent before are not stored again.
 
-        Args:
-            key: the run's; None is the parent run, here and below.
-            epochs: metrics by epoch; the parent run's, by any other count.
+        The key None is the parent run, here and below; its steps may be any other count.
         """
         self._put(PendingRun(key, epochs=list(epochs)))
 
@@ -159,10 +149,8 @@ class Tracker(Sender):
         All metrics and files are sent first, then the tag ``sweep.outcome``, then the status: a FINISHED run is whole.
 
         Args:
-            key: the run's.
             outcome: ``completed``, ``pruned``, ``diverged``, ``failed``; None for an interrupted trial.
             metrics: one value a run, such as ``objective``; existing ones stay.
-            tags: written with the outcome.
             end_time: milliseconds since the Unix epoch.
         """
         self._running.discard(key)
@@ -192,7 +180,6 @@ class Tracker(Sender):
         A model that cannot be exported is stored as its state dict, with a notice that gives the reason.
 
         Args:
-            key: the run's.
             model: on the CPU; it is the recorder's from now on and put in eval mode.
             example: an input batch [N, ...]; the stored model takes any N.
         """
@@ -202,7 +189,7 @@ class Tracker(Sender):
         """Ends trials that still run as KILLED, then the parent run with `status`, if any, and stops the recorder.
 
         Returns:
-            Whether the server has everything except what it refused. If not, `error` gives the reason, and the
+            True if the server has everything except what it refused. If not, `error` gives the reason, and the
             study's next run has to send it.
         """
         if self._thread is None:
@@ -214,7 +201,13 @@ class Tracker(Sender):
         if status is not None:
             self._put(PendingRun(None, end=(status, time.time_ns() // 1_000_000)))
             sent = self.flush(timeout if sent else 1.0) and sent
-        self._stop_thread(sent=sent)
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join(timeout=1.0)
+        self.store.close()
+        if not sent and self.error is None:
+            self._failure = f"{self.store.name} has not received everything in time"
         return sent
 
     def _after_repair(self) -> None:

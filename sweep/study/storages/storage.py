@@ -101,14 +101,10 @@ def _one_process_at_a_time(url: str, options: dict[str, Any]) -> Iterator[None]:
 
 
 class Backoff:
-    """The pauses between retries of an unreachable storage: one second at first, then up to half a minute.
-
-    Attributes:
-        since: monotonic time of the first failure; None while the storage answers.
-    """
+    """The pauses between retries of an unreachable storage: one second at first, then up to half a minute."""
 
     def __init__(self) -> None:
-        self.since: float | None = None
+        self.since: float | None = None  # monotonic time of the first failure
         self._pause = self._next = 0.0
 
     @property
@@ -117,11 +113,7 @@ class Backoff:
         return time.monotonic() < self._next
 
     def failed(self, error: BaseException) -> None:
-        """Records an attempt that failed.
-
-        Raises:
-            StorageError: the storage has been unreachable for ``LONGEST_OUTAGE`` seconds.
-        """
+        """Records an attempt that failed; raises `StorageError` after ``LONGEST_OUTAGE`` seconds of them."""
         now = time.monotonic()
         self.since = now if self.since is None else self.since
         if now - self.since > LONGEST_OUTAGE:
@@ -186,9 +178,8 @@ def read_config(name: str, storage: BaseStorage) -> StudyConfig | None:
         return None if raw is None else StudyConfig.model_validate(raw)
     except ValidationError as error:
         problems = "; ".join(sentences(error, StudyConfig))
-        raise StorageError(
-            f"study {name}: this version cannot read its config ({problems}); choose another name"
-        ) from None
+        said = f"study {name}: this version cannot read its config ({problems}); choose another name"
+        raise StorageError(said) from None
 
 
 def get_user_attr(name: str, attr: str, storage: BaseStorage) -> Any:
@@ -238,10 +229,7 @@ def finish_copy(name: str, source: BaseStorage, target: BaseStorage) -> None:
 
 
 def clear_partial_import(name: str, storage: BaseStorage) -> bool:
-    """Removes what an interrupted `copy_study` has left under a name.
-
-    Returns:
-        True if anything was removed.
+    """Removes what an interrupted `copy_study` has left under a name; returns True if it left anything.
 
     Raises:
         StorageError: there is a study of this name.
@@ -254,9 +242,6 @@ def clear_partial_import(name: str, storage: BaseStorage) -> bool:
         optuna.delete_study(study_name=each, storage=storage)
         logger.info("%s: removed the rest of an interrupted import", each)
     return bool(present)
-
-
-# -- a database is read through a cache; these read past it, or write to it in batches --------------------------------
 
 
 def invalidate(storage: BaseStorage, study_id: int) -> None:
