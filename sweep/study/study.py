@@ -13,20 +13,19 @@ from typing import Any, cast
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ..config.filesystem import AnyPath, local_path
 from ..config.locks import FileLock
 from ..config.search_space import Scalar
 from ..config.study_config import StudyConfig
 from ..training.reports import EpochMetrics
-from .budget import enqueue_budget, enqueue_row, enqueue_sister_rows
 from .claims import Claims
-from .distributions import distributions, suggest
+from .distributions import distributions, sobol_points, suggest
 from .opening import open_study
 from .pruners import explain_pruning, pruning_epochs
 from .records import ARMS, Outcome, PlannedTrial, TrialRecord
-from .samplers import WarmStartSampler, build_sampler
+from .samplers import WarmStartSampler, build_sampler, presampled_params
 from .storages.rdb_cache import forget_cached_trials, trial_id
 from .storages.storage import UNREACHABLE, exclusive, write_batch
 from .stored_trials import is_orphan, read_leases, to_record
@@ -104,8 +103,27 @@ class Study(Claims):
         Returns:
             The budget: more than ``trials`` if it was larger before, since it never shrinks.
         """
+        search, seed = self.config.search, self.config.training.seed
         with self._exclusive():
-            return enqueue_budget(self._study, self._trials(), self.config, self._space, first)
+            rows = self._trials()
+            present = [{**t.params, **t.system_attrs.get("fixed_params", {})} for t in rows]
+            for point in first:
+                if not any(point.items() <= values.items() for values in present):
+                    values = {**presampled_params(self.config, self._space, len(present)), **point}
+                    self._enqueue(values, {"seed": seed, "design": False, "given": True})
+                    present.append(dict(point))
+            own = [t for t in rows if not t.user_attrs.get("given")]
+            designed = sum(bool(t.user_attrs.get("design")) for t in own)
+            design = max(0, min(search.design - designed, search.trials - len(own)))
+            for point in sobol_points(self._space, count=design, skip=designed, seed=seed):
+                self._enqueue(point, {"seed": seed, "design": True})
+            for number in range(len(own) + design, search.trials):
+                # Of samplers that do not learn, the values depend on nothing but the seed.
+                values = presampled_params(self.config, self._space, number)
+                self._enqueue(values, {"seed": seed, "design": False})
+        if (count := len(present) - len(rows) + max(0, search.trials - len(own))) > 0:
+            logger.info("%s: enqueued %d trials, %d of them design trials", self.name, count, design)
+        return max(len(own), search.trials)
 
     def add_finished(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Adds finished trials (records: see `sweep.study.warm_start`): for simulations."""
@@ -114,7 +132,7 @@ class Study(Claims):
     def enqueue(self, hyperparameters: Mapping[str, Scalar]) -> int:
         """Enqueues one configuration of the user's own; returns its number."""
         with self._exclusive():
-            enqueue_row(self._study, self._space, hyperparameters, {"seed": self.config.training.seed, "design": False})
+            self._enqueue(hyperparameters, {"seed": self.config.training.seed, "design": False})
             return len(self._trials()) - 1
 
     def add(self, planned: Sequence[PlannedTrial]) -> None:
@@ -123,7 +141,21 @@ class Study(Claims):
         A row that is present for another search trial serves this one too: it would be trained to the same numbers.
         """
         with self._exclusive():
-            enqueue_sister_rows(self._study, self._trials(), planned)
+            present = [t.user_attrs for t in self._trials()]
+            for kind, of, seed, hyperparameters in planned:
+                row = {"kind": kind, "of": of, "seed": seed, "hyperparameters": hyperparameters, "design": False}
+                if not any(all(attrs.get(k) == row[k] for k in row if k != "of") for attrs in present):
+                    self._enqueue({}, row)
+                    present.append(row)
+
+    def _enqueue(self, values: Mapping[str, Scalar], attrs: dict[str, Any]) -> None:
+        if values and set(values) == set(self._space):
+            # A whole point is stored as params at once, which spares a write for each value.
+            space = dict(self._space)
+            row = create_trial(state=TrialState.WAITING, params=dict(values), distributions=space, user_attrs=attrs)
+            self._study.add_trial(row)
+        else:
+            self._study.enqueue_trial(dict(values), user_attrs=attrs)
 
     def ask(self, *, new: bool = True) -> Trial | None:
         """Claims a trial: an orphan, else a waiting one if ``new``; None if there is none.

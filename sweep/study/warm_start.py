@@ -60,16 +60,15 @@ def fit_params(
 
 def prior_trials(records: Sequence[Mapping[str, Any]], space: Mapping[str, BaseDistribution]) -> list[FrozenTrial]:
     """Returns the records of `gather_prior_trials` as trials for Optuna's samplers."""
-    return [_trial(record, space) for record in records]
-
-
-def _trial(record: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> FrozenTrial:
-    violated = {"completed": {}, "pruned": {"diverged": -1.0}, "diverged": {"diverged": 1.0}}[record["outcome"]]
-    return create_trial(
-        state=STATES[record["outcome"]],
-        value=record["value"],
-        params=dict(record["params"]),
-        distributions=dict(space),
-        intermediate_values={int(epoch): value for epoch, value in record["intermediate"].items()},
-        constraints=violated,
-    )
+    violations = {"completed": {}, "pruned": {"diverged": -1.0}, "diverged": {"diverged": 1.0}}
+    return [
+        create_trial(
+            state=STATES[record["outcome"]],
+            value=record["value"],
+            params=dict(record["params"]),
+            distributions=dict(space),
+            intermediate_values={int(epoch): value for epoch, value in record["intermediate"].items()},
+            constraints=violations[record["outcome"]],
+        )
+        for record in records
+    ]

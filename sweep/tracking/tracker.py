@@ -32,10 +32,7 @@ class Tracker(Sender):
     """Records a study in one MLflow experiment: a parent run, and one child run per trial.
 
     `open`, `flush` and `close` talk to the server or wait for it. All other methods only queue; they may be called
-    before `open` has returned, and from any thread.
-
-    Attributes:
-        notices: messages that the user should see when all is sent.
+    before `open` has returned, and from any thread. The user should see the `notices` when all is sent.
     """
 
     def __init__(self, uri: str, study: str, *, artifacts: AnyPath, experiment: str | None = None):
@@ -71,8 +68,6 @@ class Tracker(Sender):
         Args:
             description: shown on top of the parent run (Markdown).
             params: written to the parent run; existing ones stay.
-            tags: written to the parent run at every opening.
-            experiment_tags: written to the experiment at every opening.
             started_trials: returns the trials of the storage, by study and number; an experiment with runs of others
                 is refused.
             offline_ok: go on without an unreachable server; the recorder tries it again now and then.
@@ -149,7 +144,7 @@ class Tracker(Sender):
         All metrics and files are sent first, then the tag ``sweep.outcome``, then the status: a FINISHED run is whole.
 
         Args:
-            outcome: ``completed``, ``pruned``, ``diverged``, ``failed``; None for an interrupted trial.
+            outcome: None for an interrupted trial.
             metrics: one value a run, such as ``objective``; existing ones stay.
             end_time: milliseconds since the Unix epoch.
         """
@@ -177,20 +172,15 @@ class Tracker(Sender):
     def log_model(self, key: RunKey, model: torch.nn.Module, example: np.ndarray) -> None:
         """Stores an MLflow model ``runs:/<run_id>/model`` that loads without this project and without unpickling.
 
-        A model that cannot be exported is stored as its state dict, with a notice that gives the reason.
-
-        Args:
-            model: on the CPU; it is the recorder's from now on and put in eval mode.
-            example: an input batch [N, ...]; the stored model takes any N.
+        The model, on the CPU, is the recorder's from now on. The example is an input batch [N, ...]; the stored model
+        takes any N. One that cannot be exported is stored as its state dict, with a notice that gives the reason.
         """
         self._put(PendingRun(key, jobs=[partial(save_model, model, example, self.notices.append)]))
 
     def close(self, *, status: Literal["FINISHED", "KILLED", "FAILED"] | None, timeout: float = 30.0) -> bool:
         """Ends trials that still run as KILLED, then the parent run with `status`, if any, and stops the recorder.
 
-        Returns:
-            True if the server has everything except what it refused. If not, `error` gives the reason, and the
-            study's next run has to send it.
+        Returns False, with the reason as `error`, if the study's next run has to send something.
         """
         if self._thread is None:
             self.store.close()
