@@ -20,12 +20,7 @@ FIRST_SEED = 10_000  # added to the study's seed: above the seeds of all finalis
 
 
 def baseline_study(config: StudyConfig, arm: Arm, trials: int) -> StudyConfig:
-    """Returns the study that searches for a baseline's best configuration.
-
-    Args:
-        arm: ``strongest``, or one of ``METHODS``.
-        trials: number of trials that searched for the guided one; one is enough if nothing is left to search.
-    """
+    """Returns the study that searches for a baseline's best configuration, ``trials`` being the guided one's."""
     kept = {name: dimension for name, dimension in config.space.items() if not is_of_guidance(name)}
     own = {name: config.searched.get(name, d) if _is_searched(d) else d for name, d in _own(config)[arm].items()}
     space: dict[str, Dimension] = {"lambda1": 0.0, "lambda2": 0.0, **kept, **own}
@@ -67,10 +62,7 @@ def has_already(config: StudyConfig, row: TrialRecord, arm: Arm, defaults: Mappi
 def first_points(
     config: StudyConfig, top: Sequence[TrialRecord], baseline: StudyConfig, defaults: Mapping[str, object]
 ) -> list[dict[str, Scalar]]:
-    """Returns the plain controls of configurations as points of a baseline's search, which is then no worse than they.
-
-    Values outside the baseline's space are left open; ``defaults`` are the model's default options.
-    """
+    """Returns the plain controls of configurations as points of a baseline's search, without values outside its space."""
     space = distributions(baseline.searched)
     points: list[dict[str, Scalar]] = []
     for row in top:
@@ -98,11 +90,7 @@ def configurations(config: StudyConfig, search: Sequence[TrialRecord]) -> list[T
 def pair_members(
     config: StudyConfig, row: TrialRecord, found: Mapping[Arm, dict[str, Scalar]], *, placebo: bool
 ) -> dict[Arm, dict[str, Scalar]]:
-    """Returns the hyperparameters of the networks that are trained on each seed to confirm one configuration.
-
-    Args:
-        found: best hyperparameters of each baseline.
-    """
+    """Returns the hyperparameters of a configuration's networks on each seed; ``found``: the best of each baseline."""
     guided = row.hyperparameters
     control: dict[Arm, dict[str, Scalar]] = {"placebo": {**guided, "guidance.placebo": True}} if placebo else {}
     return {"guided": guided, "plain": unguided({**config.constants, **guided}), **control, **found}

@@ -84,11 +84,7 @@ def read_tables(
 
 
 def importances(name: str, storage: BaseStorage) -> dict[str, dict[str, float]]:
-    """Returns Optuna's PED-ANOVA importances for each objective, the largest first; none with too few trials.
-
-    Raises:
-        SweepError: there is no such study.
-    """
+    """Returns Optuna's PED-ANOVA importances for each objective, the largest first; none with too few trials."""
     study, config = _load(name, storage), read_config(name, storage)
     names = [config.objective.metric] if config else _objectives(study)
     found = {}

@@ -53,8 +53,7 @@ def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Scalar:
 def from_unit(distribution: BaseDistribution, u: float) -> Scalar:
     """Maps ``u`` in [0, 1) to a value, uniformly over the distribution, in log for a log distribution.
 
-    Whole numbers and steps have bins of equal width around them, as in Optuna's samplers: a log-uniform draw from
-    low - 1/2 to high + 1/2 is rounded.
+    Whole numbers and steps have bins of equal width around them, as in Optuna's samplers.
 
     Example:
         >>> [from_unit(IntDistribution(1, 4), u) for u in (0.0, 0.3, 0.6, 0.99)]

@@ -18,11 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def open_study(name: str, config: StudyConfig, storage: BaseStorage, workspace: AnyPath) -> optuna.Study:
-    """Opens a study, or creates it; to be called while other drivers are kept out.
-
-    Raises:
-        StorageError: the storage has another study of this name.
-    """
+    """Opens a study, or creates it; to be called while other drivers are kept out."""
     if (before := read_config(name, storage)) is None:
         refuse_stale_checkpoints(name, workspace)
     study = _create(name, config, storage)

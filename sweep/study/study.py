@@ -54,13 +54,9 @@ class Study(Claims):
         sister: bool = False,
         pairs: Sequence[PlannedTrial] | None = None,
     ):
-        """Opens the study, or creates it.
+        """Opens the study, or creates it; raises `StorageError` if the storage has another one of this name.
 
-        Args:
-            pairs: rows of the sister study to train; by default all but the pairs of `sweep confirm`.
-
-        Raises:
-            StorageError: the storage has another study of this name.
+        The ``pairs`` are the rows of the sister study to train; by default all but those of `sweep confirm`.
         """
         self.config = config
         self._space = {} if sister else distributions(config.searched)
@@ -96,12 +92,8 @@ class Study(Claims):
     def enqueue_budget(self, first: Sequence[Mapping[str, Scalar]] = ()) -> int:
         """Writes the budget into the storage: WAITING rows up to ``trials``, ``design`` of them Sobol' points.
 
-        Args:
-            first: values of points that must be among the trials. Missing ones are added to the budget; in a new
-                study they come before all others.
-
-        Returns:
-            The budget: more than ``trials`` if it was larger before, since it never shrinks.
+        Trials with the values of the points ``first`` are added to the budget if they are missing; in a new study they
+        come before all others. Returns the budget: more than ``trials`` if it was larger before.
         """
         search, seed = self.config.search, self.config.training.seed
         with self._exclusive():
@@ -136,10 +128,7 @@ class Study(Claims):
             return len(self._trials()) - 1
 
     def add(self, planned: Sequence[PlannedTrial]) -> None:
-        """Adds rows to the sister study, each once however often it is planned.
-
-        A row that is present for another search trial serves this one too: it would be trained to the same numbers.
-        """
+        """Adds rows to the sister study, each once, for whichever search trial: it would train to the same numbers."""
         with self._exclusive():
             present = [t.user_attrs for t in self._trials()]
             for kind, of, seed, hyperparameters in planned:
@@ -160,8 +149,7 @@ class Study(Claims):
     def ask(self, *, new: bool = True) -> Trial | None:
         """Claims a trial: an orphan, else a waiting one if ``new``; None if there is none.
 
-        Raises:
-            StorageInternalError, OSError: the storage is unreachable; a trial claimed by then is returned next time.
+        A trial that was claimed when the storage became unreachable is returned next time.
         """
         with self._exclusive():
             if self._claimed is not None:
@@ -206,10 +194,7 @@ class Study(Claims):
         )
 
     def pruning_epochs(self, trial: Trial) -> frozenset[int] | None:
-        """Returns the epochs at which the pruner is asked about a trial; None without a pruner.
-
-        Design trials are included: other trials are compared with them.
-        """
+        """Returns the epochs at which the pruner is asked about a trial; None without a pruner."""
         return self._decisions if trial.kind == "trial" and self.config.search.pruner != "none" else None
 
     def report(self, trial: Trial, epochs: Sequence[EpochMetrics]) -> int | None:
@@ -255,10 +240,7 @@ class Study(Claims):
         error: str | None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Ends a trial. Its attributes are written first: Optuna refuses those of a finished trial.
-
-        Args:
-            tags: MLflow tags of the trial, kept in case that MLflow does not get them.
+        """Ends a trial; ``tags`` are kept in case that MLflow does not get them.
 
         Raises:
             EndedElsewhereError: another driver has ended it.

@@ -29,7 +29,6 @@ class Trial:
         epochs: epochs that count.
         seconds: training time of each epoch, those included that do not count.
         best: the objective so far: the last epoch's metric, or the best one (``objective.at``).
-        failures: errors of the trial's own code so far.
         exclusive: True after an out-of-memory error: the trial runs only while no other trial does.
     """
 

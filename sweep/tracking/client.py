@@ -31,12 +31,7 @@ KINDS = {"trial", "control", "finalist", "confirm"}  # of runs whose trials are 
 
 
 class MlflowStore(Experiment):
-    """The runs of one experiment, as far as this process knows them.
-
-    Attributes:
-        found: the trials' runs that the server had at the last `begin`.
-        was_finished: whether the study's own run was FINISHED before.
-    """
+    """The runs of one experiment, as far as this process knows them; ``found`` are those listed at the last `begin`."""
 
     def __init__(self, uri: str, study: str, artifacts: AnyPath, experiment: str | None = None):
         super().__init__(uri, study, artifacts, experiment)
@@ -55,9 +50,6 @@ class MlflowStore(Experiment):
         """Finds or creates the experiment and the parent run, sets it RUNNING, and lists the experiment's runs.
 
         Called once more after each outage; arguments as of `Tracker.open`, ``started_trials`` called after the listing.
-
-        Raises:
-            TrackingError: as for `find_experiment`; or the experiment has runs of other trials.
         """
         tags = {**tags, "sweep.study": self.study, "sweep.kind": "study", "mlflow.note.content": description}
         with self._explained(), self._exclusive():
@@ -135,11 +127,8 @@ class MlflowStore(Experiment):
     def send(self, work: PendingRun) -> list[Exception]:
         """Sends a run's work in as few calls as MLflow allows: values, uploads, outcome, status.
 
-        Returns:
-            The errors of parts that MLflow refused for good; the rest was sent.
-
-        Raises:
-            Exception: any other error of MLflow's. The work can be sent again, and is stored once.
+        Returns the errors of parts that MLflow refused for good; the rest was sent. Raises all others: the work can
+        then be sent again, and is stored once.
         """
         client, run, refused = self._client(), self._known.get(work.key), list[Exception]()
         with _collect_refusals(refused):

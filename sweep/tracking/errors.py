@@ -17,15 +17,12 @@ PASSING = {401, 403, 408, 425, 429}  # of HTTP, beside 5xx: the server answers, 
 def classify_error(error: Exception) -> Literal["unavailable", "busy", "refused"]:
     """Classifies an error by what else the server would accept.
 
-    Returns:
-        ``unavailable``: nothing is accepted now; ``busy``: this call may pass later, others may pass now;
-        ``refused``: this call never passes.
+    ``unavailable``: nothing is accepted now; ``busy``: this call may pass later, others may pass now;
+    ``refused``: this call never passes.
 
     Example:
         >>> classify_error(ConnectionRefusedError())
         'unavailable'
-        >>> classify_error(FileNotFoundError("weights.pt"))
-        'refused'
     """
     import requests
 

@@ -28,13 +28,7 @@ REFUSALS = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"}  # 
 
 
 class Experiment:
-    """One experiment on a server, or in a database that this process opens itself.
-
-    Attributes:
-        name: the store's name in messages.
-        experiment_id: MLflow's id; empty until the experiment is opened.
-        experiment_tags: the experiment's tags when `find_experiment` found it.
-    """
+    """One experiment on a server, or in a database that this process opens itself."""
 
     def __init__(self, uri: str, study: str, artifacts: AnyPath, experiment: str | None = None):
         self.uri = uri
@@ -50,11 +44,7 @@ class Experiment:
 
     @classmethod
     def of(cls, study: str, settings: Settings) -> Self:
-        """Returns a study's store with the user's settings.
-
-        Raises:
-            TrackingError: the settings name no server, and the workspace can hold no database.
-        """
+        """Returns a study's store with the user's settings; raises `TrackingError` if they name none."""
         if not settings.tracking_uri:
             raise TrackingError(NO_DATABASE)
         return cls(settings.tracking_uri, study, settings.artifacts, settings.experiment(study))
@@ -144,10 +134,6 @@ class Experiment:
 
 
 def create_store(uri: str, artifacts: AnyPath) -> None:
-    """Creates an SQLite store that is missing, before a server and a driver do so at once.
-
-    Raises:
-        TrackingError: its folder cannot be written.
-    """
+    """Creates an SQLite store that is missing, before a server and a driver do so at once."""
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         Experiment(uri, "Default", artifacts).find_experiment(create=True)

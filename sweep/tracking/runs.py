@@ -23,9 +23,6 @@ PARAM_LENGTH, TAG_LENGTH = 1_000, 5_000  # characters; 100 of each then stay bel
 class RunKey:
     """The key of a trial's run, unique in its experiment; kept in the run's tags from its creation on.
 
-    Attributes:
-        kind: ``trial``, ``control``, ``finalist`` or ``confirm``.
-
     Example:
         >>> RunKey("digits", "trial", 17).tags
         {'sweep.study': 'digits', 'sweep.kind': 'trial', 'sweep.trial': '17'}

@@ -72,8 +72,7 @@ class Sender:
     def make_room(self) -> None:
         """Waits until few runs are queued; called by a repair after each trial, so that memory stays bounded.
 
-        Raises:
-            TrackingError: the server fails again, in the thread's own repair.
+        Raises `TrackingError` if the server fails again, in the thread's own repair.
         """
         self._progress += 1
         if len(self._pending) < REPAIRED or self._thread is None:

@@ -72,10 +72,7 @@ def serve(
 def running(
     command: Sequence[str], environment: dict[str, str], log: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs a server for a ``with`` block, and ends it and its workers at the block's end; SIGTERM ends the block.
-
-    Without a ``log`` the server writes to the caller's output.
-    """
+    """Runs a server for a ``with`` block, and ends it and its workers at the block's end; SIGTERM ends the block."""
     with log.open("wb") if log is not None else contextlib.nullcontext() as output:
         process = subprocess.Popen(  # noqa: S603
             command, env=environment, stdout=output, stderr=output, start_new_session=True
@@ -109,7 +106,7 @@ def password_server(
         postgres: run PostgreSQL too, by docker compose.
 
     Raises:
-        SweepError: the server does not start; the message gives the reason.
+        SweepError: the server does not start.
     """
     folder = settings.local_dir / "services"
     folder.mkdir(parents=True, exist_ok=True)

@@ -43,11 +43,7 @@ class Tracker(Sender):
 
     @classmethod
     def of(cls, study: str, settings: Settings) -> Tracker:
-        """Returns a study's tracker with the user's settings.
-
-        Raises:
-            TrackingError: the settings name no server, and the workspace can hold no database.
-        """
+        """Returns a study's tracker with the user's settings; raises `TrackingError` if they name no store."""
         store = MlflowStore.of(study, settings)
         return cls(store.uri, study, artifacts=settings.artifacts, experiment=store.experiment)
 
@@ -68,8 +64,7 @@ class Tracker(Sender):
         Args:
             description: shown on top of the parent run (Markdown).
             params: written to the parent run; existing ones stay.
-            started_trials: returns the trials of the storage, by study and number; an experiment with runs of others
-                is refused.
+            started_trials: returns the trials of the storage; an experiment with runs of others is refused.
             offline_ok: go on without an unreachable server; the recorder tries it again now and then.
 
         Raises:
@@ -85,13 +80,7 @@ class Tracker(Sender):
         self._start_thread()
 
     def open_existing(self) -> bool:
-        """Opens a study that is over or that another process runs, to add to it; returns False if MLflow lacks it.
-
-        Its own run stays as it is.
-
-        Raises:
-            TrackingError: as for `MlflowStore.find_experiment`.
-        """
+        """Opens a study that is over or that another process runs, to add to it; returns False if MLflow lacks it."""
         found = self.store.open_existing()
         if found:
             self._start_thread()
@@ -106,14 +95,10 @@ class Tracker(Sender):
         start_time: int,
         resumed: bool = False,
     ) -> None:
-        """Begins a trial's run, or opens its existing one again.
+        """Begins a trial's run, or opens its existing one again, which keeps its ``start_time`` (milliseconds).
 
-        Args:
-            params: hyperparameters, constants included; the numeric ones become metrics too, since MLflow compares
-                params as strings only.
-            start_time: milliseconds since the Unix epoch; an existing run keeps its own.
-            resumed: True for a trial that was begun before, perhaps by another driver after this tracker was opened:
-                the server is searched for its run (4 ms) before one is created.
+        Numeric params become metrics too, since MLflow compares params as strings only. A ``resumed`` trial was begun
+        before, perhaps by another driver: the server is searched for its run (4 ms) before one is created.
         """
         self._running.add(key)
         numbers = {
@@ -142,11 +127,7 @@ class Tracker(Sender):
         """Ends a trial's run: FINISHED; FAILED if it failed; KILLED without an outcome.
 
         All metrics and files are sent first, then the tag ``sweep.outcome``, then the status: a FINISHED run is whole.
-
-        Args:
-            outcome: None for an interrupted trial.
-            metrics: one value a run, such as ``objective``; existing ones stay.
-            end_time: milliseconds since the Unix epoch.
+        The ``end_time`` is in milliseconds since the Unix epoch.
         """
         self._running.discard(key)
         status = {None: "KILLED", "failed": "FAILED"}.get(outcome, "FINISHED")

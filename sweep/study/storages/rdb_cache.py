@@ -191,11 +191,7 @@ class CachedDatabase(_CachedStorage):
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        """Writes the value of a hyperparameter.
-
-        Raises:
-            ValueError: the study has another distribution under this name.
-        """
+        """Writes the value of a hyperparameter; raises `ValueError` if the study has another distribution of it."""
         with self._lock:
             study_id, number = self._trial_id_to_study_id_and_number[trial_id]
             study = self._studies[study_id]

@@ -197,11 +197,8 @@ def copy_study(
 ) -> None:
     """Copies a study and its sister to another storage, without owners: the next run adopts unfinished trials.
 
-    The copy has no config until `finish_copy`, and `clear_partial_import` removes it.
-
-    Args:
-        checkpoints: paths of the copy's checkpoints, by study and number.
-        origin: source of the copy, for messages.
+    The copy has no config until `finish_copy`, and `clear_partial_import` removes it. The ``checkpoints`` are paths of
+    the copy's, by study and number; ``origin`` is for messages.
     """
     names = [each for each in (f"{name}.controls", name) if each in optuna.get_all_study_names(source)]
     for each in names:
@@ -229,11 +226,7 @@ def finish_copy(name: str, source: BaseStorage, target: BaseStorage) -> None:
 
 
 def clear_partial_import(name: str, storage: BaseStorage) -> bool:
-    """Removes what an interrupted `copy_study` has left under a name; returns True if it left anything.
-
-    Raises:
-        StorageError: there is a study of this name.
-    """
+    """Removes what an interrupted `copy_study` has left under a name; raises `StorageError` if that is a study."""
     present = [each for each in (name, f"{name}.controls") if each in optuna.get_all_study_names(storage)]
     attrs = {each: optuna.load_study(study_name=each, storage=storage).user_attrs for each in present}
     if present and ("config" in attrs.get(name, {}) or not any("copied_from" in each for each in attrs.values())):
