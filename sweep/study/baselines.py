@@ -62,7 +62,7 @@ def has_already(config: StudyConfig, row: TrialRecord, arm: Arm, defaults: Mappi
 def first_points(
     config: StudyConfig, top: Sequence[TrialRecord], baseline: StudyConfig, defaults: Mapping[str, object]
 ) -> list[dict[str, Scalar]]:
-    """Returns the plain controls of configurations as points of a baseline's search, without values outside its space."""
+    """Returns the plain controls of configurations as points of a baseline's search, where they lie in its space."""
     space = distributions(baseline.searched)
     points: list[dict[str, Scalar]] = []
     for row in top:

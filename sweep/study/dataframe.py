@@ -28,7 +28,6 @@ from .storages.storage import read_config, study_names
 if TYPE_CHECKING:
     import pandas as pd
 
-
 PARAMS = "params_"  # prefix of a hyperparameter's column, as in Optuna's trials_dataframe
 OUTCOMES = ("completed", "pruned", "diverged", "failed")
 
@@ -86,9 +85,8 @@ def read_tables(
 def importances(name: str, storage: BaseStorage) -> dict[str, dict[str, float]]:
     """Returns Optuna's PED-ANOVA importances for each objective, the largest first; none with too few trials."""
     study, config = _load(name, storage), read_config(name, storage)
-    names = [config.objective.metric] if config else _objectives(study)
     found = {}
-    for i, objective in enumerate(names):
+    for i, objective in enumerate([config.objective.metric] if config else _objectives(study)):
 
         def value(trial: FrozenTrial, i: int = i) -> float:
             return float(trial.values[i]) * (1 if study.directions[i] == StudyDirection.MINIMIZE else -1)
@@ -206,14 +204,11 @@ def _from_checkpoints(
 
     logged = next((h[0] for t in trials if (h := history(config.name, t))), None)
     if logged is None and trials:
-        raise SweepError(
-            f"{metric} at epoch {epoch} is in the checkpoints of {config.name}, and {settings.workspace} has none"
-        )
+        place = f"the checkpoints of {config.name}, and {settings.workspace} has none"
+        raise SweepError(f"{metric} at epoch {epoch} is in {place}")
     if logged is not None and metric not in logged:
-        known = list(logged)
-        raise SweepError(
-            f"--metric {metric}: {config.name} did not log it{nearest(metric, known)}; it logged {', '.join(known)}"
-        )
+        known = f"{nearest(metric, list(logged))}; it logged {', '.join(logged)}"
+        raise SweepError(f"--metric {metric}: {config.name} did not log it{known}")
 
     def measure(study: str, trial: FrozenTrial) -> float:
         values = [values.get(metric, math.nan) for values in history(study, trial)[:epoch]]

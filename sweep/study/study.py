@@ -9,25 +9,26 @@ import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
+from uuid import uuid4
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from ..config.filesystem import AnyPath, local_path
+from ..config.errors import StorageError
+from ..config.filesystem import AnyPath, glob_files, local_path
 from ..config.locks import FileLock
 from ..config.search_space import Scalar
 from ..config.study_config import StudyConfig
 from ..training.reports import EpochMetrics
 from .claims import Claims
 from .distributions import distributions, sobol_points, suggest
-from .opening import open_study
-from .pruners import explain_pruning, pruning_epochs
+from .pruners import build_pruner, explain_pruning, pruning_epochs
 from .records import ARMS, Outcome, PlannedTrial, TrialRecord
 from .samplers import WarmStartSampler, build_sampler, presampled_params
 from .storages.rdb_cache import forget_cached_trials, trial_id
-from .storages.storage import UNREACHABLE, exclusive, write_batch
+from .storages.storage import FORMAT, UNREACHABLE, exclusive, read_config, write_batch
 from .stored_trials import is_orphan, read_leases, to_record
 from .trial import EndedElsewhereError, Trial, ended_elsewhere
 from .warm_start import prior_trials
@@ -65,7 +66,7 @@ class Study(Claims):
         folder.mkdir(parents=True, exist_ok=True)
         name, lock = f"{config.name}.controls" if sister else config.name, FileLock(folder / "lock")
         with exclusive(storage, name, lock):
-            study = open_study(name, config, storage, workspace)
+            study = _open(name, config, storage, workspace)
         super().__init__(study, storage, lock, pairs)
         self._known = prior_trials(cast("list[Any]", self.get_user_attr("knowledge") or []), self._space)
 
@@ -291,3 +292,46 @@ class Study(Claims):
         """Returns all trials by number; not the ``latest``: as last known, also during a storage outage."""
         leases = read_leases(self._study) if latest else dict
         return [to_record(t, orphan=is_orphan(t, self._monitor, leases)) for t in self._trials(latest=latest)]
+
+
+def _open(name: str, config: StudyConfig, storage: BaseStorage, workspace: AnyPath) -> optuna.Study:
+    """Opens a study, or creates it; to be called while other drivers are kept out."""
+    if (before := read_config(name, storage)) is None:
+        refuse_stale_checkpoints(name, workspace)
+    study = _create(name, config, storage)
+    if before is not None:
+        before.require_agreement(config)
+    # The config is read by `resume NAME` and compared at the next run.
+    if study.user_attrs.get("config") != (present := config.model_dump(mode="json")):
+        study.set_user_attr("config", present)
+    if study.user_attrs.get("format") != FORMAT:
+        study.set_user_attr("format", FORMAT)
+    if study.user_attrs.get("id") is None:
+        study.set_user_attr("id", uuid4().hex)
+    logger.debug("%s: %s", name, "created" if before is None else "opened")
+    return study
+
+
+def refuse_stale_checkpoints(name: str, workspace: AnyPath) -> None:
+    """Raises `StorageError` for a new study beside checkpoints of an earlier one: its trials would resume from them."""
+    if stray := next(iter(glob_files(workspace / name, "*/*/epoch-*.pt")), None):
+        raise StorageError(
+            f"study {name}: the storage has no study of this name, but {stray.parents[2]} holds checkpoints of an "
+            "earlier one; move that folder, or choose another name or workspace"
+        )
+
+
+def _create(name: str, config: StudyConfig, storage: BaseStorage) -> optuna.Study:
+    """Creates an Optuna study, or opens ours; also an empty one, whose driver died before it wrote the config."""
+    direction, pruner = config.objective.direction, build_pruner(config)
+    if name not in optuna.get_all_study_names(storage):
+        return optuna.create_study(study_name=name, storage=storage, direction=direction, pruner=pruner)
+    study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
+    if "copied_from" in study.user_attrs and "config" not in study.user_attrs:
+        raise StorageError(f"study {name}: its import is running, or was interrupted: then import it again")
+    if "config" not in study.user_attrs and (study.user_attrs or study.get_trials(deepcopy=False)):
+        raise StorageError(f"study {name}: sweep did not create the one in the storage; choose another name")
+    present = " and ".join(d.name.lower() for d in study.directions)
+    if present != direction:
+        raise StorageError(f"study {name}: its objective is to {present}, not to {direction}; choose another name")
+    return study

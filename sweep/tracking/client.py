@@ -84,8 +84,7 @@ class MlflowStore(Experiment):
 
     def _check_foreign_runs(self, started: Set[tuple[str, int]]) -> None:
         """Refuses an experiment with runs of unknown trials, which this study's trials would write to."""
-        foreign = [key.name for key in self.found if key.kind in KINDS and (key.study, key.number) not in started]
-        if foreign:
+        if foreign := [k.name for k in self.found if k.kind in KINDS and (k.study, k.number) not in started]:
             what = f"has {len(foreign)} runs of trials that the storage does not have ({min(foreign)}, ...)"
             raise self._foreign(f"{what}: it is another study's")
 
@@ -162,12 +161,8 @@ class MlflowStore(Experiment):
             if work.jobs:
                 raise LookupError(f"MLflow has no run {key.name if key else self.study}")
             return None
-        run = client.create_run(
-            self.experiment_id,
-            start_time=work.start_time,
-            tags={tag.key: tag.value for tag in make_tags(tags)},
-            run_name=key.name if key else self.study,
-        )
+        shortened, name = {tag.key: tag.value for tag in make_tags(tags)}, key.name if key else self.study
+        run = client.create_run(self.experiment_id, start_time=work.start_time, tags=shortened, run_name=name)
         # A creation whose answer was lost may still be under way when the search finds nothing.
         known = KnownRun(run.info.run_id, "RUNNING", work.start_time, may_have_duplicate=work.search)
         self._known[key], work.tags = known, {}
@@ -181,9 +176,7 @@ class MlflowStore(Experiment):
             client.update_run(run.run_id, status="RUNNING")
             run.status = "RUNNING"
         metrics = new_metrics(work, run)
-        params = [
-            Param(name, shorten(value, PARAM_LENGTH)) for name, value in work.params.items() if name not in run.params
-        ]
+        params = [Param(n, shorten(value, PARAM_LENGTH)) for n, value in work.params.items() if n not in run.params]
         tags, end_tags = make_tags(work.tags), [] if run.incomplete or work.jobs else make_tags(work.end_tags)
         # Within a call MLflow stores params, then metrics, then tags; of several calls the end's comes last.
         if len(params) > 100 or len(metrics) + len(params) + len(tags) + len(end_tags) > BATCH:
@@ -237,5 +230,4 @@ def _rank(run: Run) -> tuple[bool, int, str]:
 
 
 def _known_run(run: Run) -> KnownRun:
-    info = run.info
-    return KnownRun(info.run_id, info.status, info.start_time, set(run.data.params), last_steps(run))
+    return KnownRun(run.info.run_id, run.info.status, run.info.start_time, set(run.data.params), last_steps(run))

@@ -106,7 +106,6 @@ class Experiment:
             yield
 
     def _check_study_id(self, tags: Mapping[str, str]) -> None:
-        """Refuses the experiment of a study that has the same name and another id."""
         if self.experiment_tags.get(ID, tags.get(ID)) != tags.get(ID):
             owner = self.experiment_tags.get(OWNER)
             raise self._foreign(f"is another study's of this name{f', which {owner} owns' if owner else ''}")

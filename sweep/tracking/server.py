@@ -14,8 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import psutil
 
@@ -73,11 +71,9 @@ def running(
     command: Sequence[str], environment: dict[str, str], log: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Runs a server for a ``with`` block, and ends it and its workers at the block's end; SIGTERM ends the block."""
-    with log.open("wb") if log is not None else contextlib.nullcontext() as output:
-        process = subprocess.Popen(  # noqa: S603
-            command, env=environment, stdout=output, stderr=output, start_new_session=True
-        )
-    before = signal.signal(signal.SIGTERM, _exit)
+    with log.open("wb") if log is not None else contextlib.nullcontext() as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)  # noqa: S603
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield process
     finally:
@@ -139,7 +135,6 @@ def password_server(
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, password: str, log: Path, store: str) -> None:
-    """Returns when the server answers and asks for the password."""
     deadline = time.monotonic() + START_SECONDS
     while _status(f"{url}/health") != 200:
         if process.poll() is not None or time.monotonic() > deadline:
@@ -158,12 +153,10 @@ def _status(url: str, password: str | None = None) -> int | None:
     import requests
 
     login = ("admin", password) if password is not None else None
-    with requests.Session() as session:
+    with requests.Session() as session, contextlib.suppress(requests.RequestException):
         session.trust_env = False  # no proxy, no .netrc
-        try:
-            return session.get(url, auth=login, timeout=10).status_code
-        except requests.RequestException:
-            return None
+        return session.get(url, auth=login, timeout=10).status_code
+    return None
 
 
 def _check_port(host: str, port: int) -> None:
@@ -183,10 +176,6 @@ def _hosts(host: str, port: int, names: Sequence[str]) -> list[str]:
         addresses = [a.address for found in psutil.net_if_addrs().values() for a in found if a.family == socket.AF_INET]
         mine |= {socket.gethostname(), socket.getfqdn(), *addresses}
     return ["localhost:*", "127.0.0.1:*", *(f"{name}:{port}" for name in sorted(mine - set(LOOPBACK)))]
-
-
-def _exit(number: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -71,7 +71,6 @@ def describe_study(config: StudyConfig) -> str:
 
 
 def _how_to_query(config: StudyConfig, experiment: str) -> str:
-    """Returns the experiment's description, five lines (Markdown)."""
     return (
         f"- Best first: filter ``{TRIALS}``, sort by the metric `objective` ({config.objective.direction} "
         f"{config.objective.metric}); only completed search trials have it, pruned ones have `last_objective`.\n"

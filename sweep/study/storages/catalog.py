@@ -12,7 +12,6 @@ from ...config.study_config import StudyConfig
 if TYPE_CHECKING:
     from .storage import Storage
 
-
 # Attributes of a study, beside its config.
 OWN_CODE = "own_code"  # folders in which the user's own model and the like were found
 CONFIRMATION = "confirmation"  # the last result of `sweep confirm`

@@ -47,8 +47,7 @@ MANY = 1000  # largest number of trials that are read by their ids
 OWNER = "owner"  # attribute with the owner of a running trial
 ATTEMPTS = 10  # to write rows that another driver writes at the same moment
 
-Times = tuple[datetime | None, datetime | None]
-"""Start and end of a trial."""
+_Times = tuple[datetime | None, datetime | None]  # start and end of a trial
 
 _KEYS = {  # key column of each table that holds a trial's rows
     models.TrialParamModel: "param_name",
@@ -86,8 +85,6 @@ class CachedDatabase(_CachedStorage):
     def engine(self) -> Engine:
         """SQLAlchemy's engine of the database."""
         return self._backend.engine
-
-    # -- reading -------------------------------------------------------------------------------------------------
 
     def invalidate(self, study_id: int) -> None:
         """Makes this thread's next `get_all_trials` read what other drivers have written."""
@@ -153,7 +150,7 @@ class CachedDatabase(_CachedStorage):
                 self._change(trial_id, partial(_set_times, *times[trial_id]))
             self._read_at[study_id] = now
 
-    def _find_changes(self, study_id: int, known: Mapping[int, FrozenTrial]) -> tuple[set[int], dict[int, Times], int]:
+    def _find_changes(self, study_id: int, known: Mapping[int, FrozenTrial]) -> tuple[set[int], dict[int, _Times], int]:
         """Returns the trials to read, the times to correct in cached ones, and the id of the last trial."""
         trials, attributes = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
         of_study = trials.c.study_id == study_id
@@ -166,7 +163,7 @@ class CachedDatabase(_CachedStorage):
         if not found:
             self._backend.get_study_name_from_id(study_id)  # KeyError if there is no such study
         wanted: set[int] = set()
-        times: dict[int, Times] = {}
+        times: dict[int, _Times] = {}
         for trial_id, state, start, end in found:
             trial = known.get(trial_id)
             ours = trial_id in self._own_trials and owners.get(trial_id) == self._own_trials[trial_id]
@@ -175,8 +172,6 @@ class CachedDatabase(_CachedStorage):
             elif (trial.datetime_start, trial.datetime_complete) != (start, end):
                 times[trial_id] = start, end
         return wanted, times, max((trial_id for trial_id, *_ in found), default=0)
-
-    # -- writing -------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def write_batch(self) -> Iterator[None]:

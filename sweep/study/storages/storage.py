@@ -43,11 +43,8 @@ LIBPQ_TIMEOUTS = {
 UNREACHABLE = (StorageInternalError, OperationalError, OSError)
 """Errors of a storage that is unreachable for a while: a server that restarts, a locked file, a full disk."""
 
-FORMAT = 1
-"""Version of what a study writes to storage and workspace; raised when an older program would misread it."""
-
+FORMAT = 1  # of what a study writes to storage and workspace; raised when an older program would misread it
 LOCAL_ATTRS = ("own_code", "recorded_best", "copied_from")  # attributes of a study that a copy must not have
-
 LONGEST_OUTAGE = 900.0  # seconds; then the run ends, resumable
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -213,9 +210,9 @@ def copy_study(
             if "owner" in attrs:
                 attrs["owner"] = release_owner(attrs["owner"])
             copy.add_trial(trial)
+        local = {*LOCAL_ATTRS, *(["config"] if each == name else [])}
         for attr, value in original.user_attrs.items():
-            is_local = attr in LOCAL_ATTRS or attr.startswith("lease ") or (attr == "config" and each == name)
-            if not is_local:
+            if attr not in local and not attr.startswith("lease "):
                 copy.set_user_attr(attr, value)
 
 
