@@ -137,8 +137,7 @@ def _outcome(trial: FrozenTrial) -> str:
     return {TrialState.COMPLETE: "completed", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
 
 
-Measure = Callable[[str, FrozenTrial], float]
-"""Returns the value of a trial of the named study; NaN if there is none."""
+Measure = Callable[[str, FrozenTrial], float]  # of the named study; NaN if the trial has no value
 
 
 def _own_study(

@@ -13,8 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from .records import TrialRecord
 from .storages.leases import LeaseMonitor
 
-Leases = Callable[[], Mapping[str, Any]]
-"""Reads the leases of a study's drivers, by `lease_key`."""
+Leases = Callable[[], Mapping[str, Any]]  # by `lease_key`
 
 
 def read_rows(name: str, storage: BaseStorage) -> list[TrialRecord]:

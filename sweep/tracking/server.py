@@ -121,11 +121,8 @@ def password_server(
         users.write_text(USERS.format(folder=folder))
         command, environment = serve(store, settings.artifacts, host=host, port=port)
         command += ["--app-name", "basic-auth", "--allowed-hosts", ",".join(_hosts(host, port, names))]
-        environment |= {
-            "MLFLOW_AUTH_CONFIG_PATH": str(users),
-            "MLFLOW_AUTH_ADMIN_PASSWORD": password,
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
-        }
+        environment |= {"MLFLOW_AUTH_CONFIG_PATH": str(users), "MLFLOW_AUTH_ADMIN_PASSWORD": password}
+        environment["MLFLOW_FLASK_SERVER_SECRET_KEY"] = secrets.token_hex(32)
         _write(variables, {**login, **known})  # before the server stores the password, and whatever becomes of it
         with running(command, environment, log) as process:
             _wait(process, url, password, log, store)

@@ -40,9 +40,8 @@ LIBPQ_TIMEOUTS = {
     "keepalives_count": 4,
     "tcp_user_timeout": 30_000,  # milliseconds
 }
+# Errors of a storage that is unreachable for a while: a server that restarts, a locked file, a full disk.
 UNREACHABLE = (StorageInternalError, OperationalError, OSError)
-"""Errors of a storage that is unreachable for a while: a server that restarts, a locked file, a full disk."""
-
 FORMAT = 1  # of what a study writes to storage and workspace; raised when an older program would misread it
 LOCAL_ATTRS = ("own_code", "recorded_best", "copied_from")  # attributes of a study that a copy must not have
 LONGEST_OUTAGE = 900.0  # seconds; then the run ends, resumable
