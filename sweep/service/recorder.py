@@ -18,7 +18,8 @@ from ..study.finalists import best_rows
 from ..study.records import ARMS, Kind, Outcome, TrialRecord
 from ..study.study import Study
 from ..study.trial import Trial
-from ..tracking.tracker import RunKey, Tracker
+from ..tracking.runs import RunKey
+from ..tracking.tracker import Tracker
 from ..training.reports import EpochMetrics, TrialPaths
 
 logger = logging.getLogger(__name__)

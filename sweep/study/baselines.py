@@ -1,7 +1,7 @@
 """The baselines of `sweep confirm`: the studies that search for them, and the rows that are trained in pairs.
 
-Pure functions. A baseline is as well tuned as the guided network. Its study has the same number of trials, sampler,
-pruner and epochs, and the same space, with hyperparameters of its own in place of guidance.
+A baseline's study has the same number of trials, sampler, pruner and epochs as the guided network's, and the same
+space, with hyperparameters of its own in place of guidance.
 """
 
 from __future__ import annotations
@@ -20,25 +20,13 @@ FIRST_SEED = 10_000  # added to the study's seed: above the seeds of all finalis
 
 
 def baseline_study(config: StudyConfig, arm: Arm, trials: int) -> StudyConfig:
-    """Returns the study that searches for a baseline's best configuration.
-
-    Args:
-        arm: ``strongest``, or one of ``METHODS``.
-        trials: number of trials that searched for the guided one; one is enough if nothing is left to search.
-    """
+    """Returns the study that searches for a baseline's best configuration, ``trials`` being the guided one's."""
     kept = {name: dimension for name, dimension in config.space.items() if not is_of_guidance(name)}
     own = {name: config.searched.get(name, d) if _is_searched(d) else d for name, d in _own(config)[arm].items()}
     space: dict[str, Dimension] = {"lambda1": 0.0, "lambda2": 0.0, **kept, **own}
     trials = trials if any(map(_is_searched, space.values())) else 1
-    search = config.search.model_copy(
-        update={
-            "trials": trials,
-            "design": min(config.search.design, trials),
-            "hours": None,
-            "target": None,
-            "finalists": FinalistsConfig(top=0),
-        }
-    )
+    endless = {"hours": None, "target": None, "finalists": FinalistsConfig(top=0)}
+    search = config.search.model_copy(update={"trials": trials, "design": min(config.search.design, trials), **endless})
     return config.model_copy(update={"name": f"{config.name}{OF_CONFIRM}{arm}", "space": space, "search": search})
 
 
@@ -48,9 +36,8 @@ def _own(config: StudyConfig) -> Mapping[Arm, Mapping[str, Dimension]]:
     decay = (1e-3, 1.0) if config.training.optimizer == "adamw" else (1e-6, 1e-2)
     tuned, schedules = tuned_space(config, config.constants), Choices(choices=("constant", "cosine"))
     if config.constants.get("training.init", config.training.init) == "lsuv":
-        tuned["training.init"] = config.searched.get(
-            "training.init", Choices(choices=("default", "he", "orthogonal", "lsuv"))
-        )
+        inits = Choices(choices=("default", "he", "orthogonal", "lsuv"))
+        tuned["training.init"] = config.searched.get("training.init", inits)
     return {
         "strongest": {**tuned, "training.lr_schedule": schedules},
         "dropout": {"model.dropout": Range(low=0.0, high=0.5)},
@@ -63,11 +50,7 @@ def _own(config: StudyConfig) -> Mapping[Arm, Mapping[str, Dimension]]:
 
 
 def has_already(config: StudyConfig, row: TrialRecord, arm: Arm, defaults: Mapping[str, object]) -> bool:
-    """Returns True if a configuration has a baseline's method as a constant, which leaves nothing to compare.
-
-    Args:
-        defaults: the model's default options.
-    """
+    """Returns True if a configuration, or the model's defaults, have a baseline's method as a constant."""
     if any(name in config.searched for name in _own(config)[arm]):
         return False
     trial = config.trial(row.hyperparameters)
@@ -79,13 +62,7 @@ def has_already(config: StudyConfig, row: TrialRecord, arm: Arm, defaults: Mappi
 def first_points(
     config: StudyConfig, top: Sequence[TrialRecord], baseline: StudyConfig, defaults: Mapping[str, object]
 ) -> list[dict[str, Scalar]]:
-    """Returns the plain controls of configurations as points of a baseline's search, which is then no worse than they.
-
-    Values outside the baseline's space are left open.
-
-    Args:
-        defaults: the model's default options.
-    """
+    """Returns the plain controls of configurations as points of a baseline's search, where they lie in its space."""
     space = distributions(baseline.searched)
     points: list[dict[str, Scalar]] = []
     for row in top:
@@ -113,13 +90,7 @@ def configurations(config: StudyConfig, search: Sequence[TrialRecord]) -> list[T
 def pair_members(
     config: StudyConfig, row: TrialRecord, found: Mapping[Arm, dict[str, Scalar]], *, placebo: bool
 ) -> dict[Arm, dict[str, Scalar]]:
-    """Returns the hyperparameters of the networks that are trained on each seed to confirm one configuration.
-
-    Args:
-        row: trial with the configuration.
-        found: best hyperparameters of each baseline.
-        placebo: includes its placebo.
-    """
+    """Returns the hyperparameters of a configuration's networks on each seed; ``found``: the best of each baseline."""
     guided = row.hyperparameters
     control: dict[Arm, dict[str, Scalar]] = {"placebo": {**guided, "guidance.placebo": True}} if placebo else {}
     return {"guided": guided, "plain": unguided({**config.constants, **guided}), **control, **found}

@@ -1,7 +1,6 @@
 """Reads an Optuna study, sweep's or another program's, as a table of trials for the sensitivity analysis.
 
-The storage is enough for the objective. Other metrics of sweep's studies, and epochs that the storage does not hold,
-are read from the checkpoints. No tracking server is needed.
+Metrics beside the objective, and epochs that the storage does not hold, are read from the checkpoints.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from .storages.storage import read_config, study_names
 if TYPE_CHECKING:
     import pandas as pd
 
-
 PARAMS = "params_"  # prefix of a hyperparameter's column, as in Optuna's trials_dataframe
 OUTCOMES = ("completed", "pruned", "diverged", "failed")
 
@@ -39,13 +37,12 @@ class Table:
     """The finished trials of a study, with one value for each.
 
     Attributes:
-        objective: name of ``value``.
         epoch: epoch of ``value``; None in a study without epochs.
         trials: by number; the columns are ``outcome``, ``design`` (uniform over the space, never pruned), ``epochs``,
             ``value`` (NaN for a trial without a full budget) and ``params_<name>`` for each hyperparameter.
         space: hyperparameters that every trial has.
         left_out: other hyperparameters, each with the reason.
-        remedy: instruction that adds uniform trials.
+        hint: instruction that adds uniform trials.
     """
 
     study: str
@@ -86,15 +83,10 @@ def read_tables(
 
 
 def importances(name: str, storage: BaseStorage) -> dict[str, dict[str, float]]:
-    """Returns Optuna's PED-ANOVA importances for each objective, the largest first; none with too few trials.
-
-    Raises:
-        SweepError: there is no such study.
-    """
+    """Returns Optuna's PED-ANOVA importances for each objective, the largest first; none with too few trials."""
     study, config = _load(name, storage), read_config(name, storage)
-    names = [config.objective.metric] if config else _objectives(study)
     found = {}
-    for i, objective in enumerate(names):
+    for i, objective in enumerate([config.objective.metric] if config else _objectives(study)):
 
         def value(trial: FrozenTrial, i: int = i) -> float:
             return float(trial.values[i]) * (1 if study.directions[i] == StudyDirection.MINIMIZE else -1)
@@ -145,10 +137,7 @@ def _outcome(trial: FrozenTrial) -> str:
     return {TrialState.COMPLETE: "completed", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
 
 
-# -- sweep's studies ---------------------------------------------------------------------------------------------------
-
-Measure = Callable[[str, FrozenTrial], float]
-"""Returns the value of a trial of the named study; NaN if there is none."""
+Measure = Callable[[str, FrozenTrial], float]  # of the named study; NaN if the trial has no value
 
 
 def _own_study(
@@ -171,9 +160,8 @@ def _own_study(
     remedy = f"sweep run {name} --design 64"
     if against_control:
         controls = _controls(config, trials, _ended(f"{name}.controls", storage))
-        if any(
-            _is_design(t) and math.isfinite(v) and t.number not in controls for t, v in zip(trials, values, strict=True)
-        ):
+        measured = (t for t, v in zip(trials, values, strict=True) if math.isfinite(v))
+        if any(_is_design(t) and t.number not in controls for t in measured):
             command = f"sweep run {name} --set search.design_controls=true"
             remedy = f"the controls of its design trials, which are missing: {command}"
         sign = -1 if own and config.objective.direction == "minimize" else 1
@@ -187,7 +175,6 @@ def _own_study(
 
 
 def _ended(name: str, storage: BaseStorage) -> list[FrozenTrial]:
-    """Returns the finished trials by number; none if there is no such study."""
     if name not in optuna.get_all_study_names(storage):
         return []
     trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
@@ -206,11 +193,7 @@ def _from_storage(trials: Sequence[FrozenTrial], epoch: int | None) -> Measure |
 def _from_checkpoints(
     config: StudyConfig, settings: Settings, trials: Sequence[FrozenTrial], metric: str, epoch: int
 ) -> Measure:
-    """Measures a metric in the histories that the checkpoints hold.
-
-    Raises:
-        SweepError: no trial logged it, or the workspace has no checkpoints.
-    """
+    """Measures a metric in the histories that the checkpoints hold."""
     from ..training.checkpoint import load_latest
 
     def history(study: str, trial: FrozenTrial) -> list[dict[str, float]]:
@@ -220,14 +203,11 @@ def _from_checkpoints(
 
     logged = next((h[0] for t in trials if (h := history(config.name, t))), None)
     if logged is None and trials:
-        raise SweepError(
-            f"{metric} at epoch {epoch} is in the checkpoints of {config.name}, and {settings.workspace} has none"
-        )
+        place = f"the checkpoints of {config.name}, and {settings.workspace} has none"
+        raise SweepError(f"{metric} at epoch {epoch} is in {place}")
     if logged is not None and metric not in logged:
-        known = list(logged)
-        raise SweepError(
-            f"--metric {metric}: {config.name} did not log it{nearest(metric, known)}; it logged {', '.join(known)}"
-        )
+        known = f"{nearest(metric, list(logged))}; it logged {', '.join(logged)}"
+        raise SweepError(f"--metric {metric}: {config.name} did not log it{known}")
 
     def measure(study: str, trial: FrozenTrial) -> float:
         values = [values.get(metric, math.nan) for values in history(study, trial)[:epoch]]
@@ -252,9 +232,6 @@ def _controls(
     by_key = {key(t, t.user_attrs["hyperparameters"]): t for t in completed}
     found = {t.number: by_key.get(key(t, unguided({**config.constants, **t.params}))) for t in trials}
     return {number: control for number, control in found.items() if control is not None}
-
-
-# -- studies of other programs ---------------------------------------------------------------------------------------
 
 
 def _foreign_study(study: optuna.Study, metric: str | None, epoch: int | None) -> list[Table]:

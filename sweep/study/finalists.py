@@ -1,4 +1,4 @@
-"""The trials after the search: the best configurations on fresh seeds, each beside its controls. Pure functions.
+"""The trials after the search: the best configurations on fresh seeds, each beside its controls.
 
 A plain control shares everything with its configuration but the guidance. A tuned control has an initialisation and a
 learning rate of its own.
@@ -44,37 +44,27 @@ def is_of_guidance(name: str) -> bool:
 def wanted_rows(config: StudyConfig, search: Sequence[TrialRecord]) -> list[PlannedTrial]:
     """Plans the first stage: finalists and their plain controls, trials that tune a control, design controls."""
     top = best_rows(config, search, config.search.finalists.top)
-    wanted: list[PlannedTrial] = []
-    controls: dict[str, PlannedTrial] = {}
-    for row in top:
-        for seed in fresh_seeds(config):
-            wanted.append(PlannedTrial("finalist", row.number, seed, row.hyperparameters))
-            control = unguided({**config.constants, **row.hyperparameters})
-            # Configurations that differ in guidance alone share one control.
-            controls.setdefault(f"{seed} {sorted(control.items())}", PlannedTrial("control", row.number, seed, control))
+    pairs = [(row, seed) for row in top for seed in fresh_seeds(config)]
+    wanted = [PlannedTrial("finalist", row.number, seed, row.hyperparameters) for row, seed in pairs]
     if config.search.design_controls:
-        for row in (r for r in search if r.design and r.outcome == "completed"):
-            control = unguided({**config.constants, **row.hyperparameters})
-            controls.setdefault(
-                f"{row.seed} {sorted(control.items())}", PlannedTrial("control", row.number, row.seed, control)
-            )
+        pairs += [(row, row.seed) for row in search if row.design and row.outcome == "completed"]
+    controls: dict[str, PlannedTrial] = {}
+    for row, seed in pairs:
+        control = unguided({**config.constants, **row.hyperparameters})
+        # Configurations that differ in guidance alone share one control.
+        controls.setdefault(f"{seed} {sorted(control.items())}", PlannedTrial("control", row.number, seed, control))
     wanted += controls.values()
     if top and config.search.finalists.tuned:
         best, seed = top[0], config.training.seed
         base = unguided({**config.constants, **best.hyperparameters})
-        points = sobol_points(
-            distributions(tuned_space(config, base)), count=config.search.finalists.tuned, skip=0, seed=seed
-        )
+        space, count = distributions(tuned_space(config, base)), config.search.finalists.tuned
+        points = sobol_points(space, count=count, skip=0, seed=seed)
         wanted += [PlannedTrial("tuned", best.number, seed, {**base, **point}) for point in points]
     return wanted
 
 
 def tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Range | Choices]:
-    """Returns the tuned control's space: the study's ranges, or else a decade and a half around the lr and three inits.
-
-    Args:
-        base: hyperparameters with that lr.
-    """
+    """Returns the tuned control's space: the study's ranges, or else 1.5 decades around the lr and three inits."""
     lr = float(base.get("training.lr") or config.training.lr)
     space: dict[str, Range | Choices] = {
         "training.lr": Range(low=lr / 10**0.5, high=lr * 10, log=True),
@@ -86,10 +76,7 @@ def tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Ra
 def wanted_tuned(
     config: StudyConfig, search: Sequence[TrialRecord], controls: Sequence[TrialRecord]
 ) -> list[PlannedTrial]:
-    """Plans the second stage: the tuned control of the best trial, on the finalists' fresh seeds.
-
-    A control that was tuned for an earlier best trial is not trained further.
-    """
+    """Plans the second stage: the tuned control of the present best trial, on the finalists' fresh seeds."""
     return [
         PlannedTrial("tuned", best.number, seed, chosen.hyperparameters)
         for best in best_rows(config, search, 1)

@@ -57,12 +57,7 @@ def code_at(codes: Sequence[Code], moment: float) -> dict[str, str]:
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Returns the differences between two codes, one phrase each.
-
-    Example:
-        >>> changes({"sweep.version.torch": "2.6"}, {"sweep.version.torch": "2.7"})
-        ['torch 2.6 -> 2.7']
-    """
+    """Returns the differences between two codes, one phrase each: ``torch 2.6 -> 2.7``."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return [
         f"{name.removeprefix('sweep.').removeprefix('version.')} {before.get(name, 'none')} -> {now.get(name, 'none')}"

@@ -20,16 +20,7 @@ REDUCTION_FACTOR = 3  # of successive halving: one in so many trials passes a ru
 
 
 class Decision(NamedTuple):
-    """A pruner's decision to stop a trial.
-
-    Attributes:
-        trial: the trial, with the value that decided.
-        epoch: epoch of the decision.
-        trials: all trials of the study at that moment.
-        metric: name of the objective's metric.
-        last: epochs of a trial that is not pruned.
-        maximize: True if the larger value is the better one.
-    """
+    """A pruner's decision to stop a trial; ``last`` is the number of epochs of a trial that is not pruned."""
 
     trial: FrozenTrial
     epoch: int
@@ -41,12 +32,7 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True)
 class Pruner:
-    """A way to stop trials early.
-
-    Attributes:
-        build: makes Optuna's pruner for trials of so many epochs.
-        epochs: epochs before the last one at which the pruner decides.
-        explain: says in one line which comparison stopped a trial.
+    """A way to stop trials early; ``epochs`` are those before the last one at which it decides.
 
     Example:
         >>> sorted(PRUNERS["hyperband"].epochs(20))
@@ -70,10 +56,7 @@ def build_pruner(config: StudyConfig) -> BasePruner:
 
 
 def explain_pruning(config: StudyConfig, study: optuna.Study, number: int, epoch: int) -> str:
-    """Returns the comparison by which the pruner has just stopped a trial: its value, and what that was compared with.
-
-    Computed from the trials in the storage, as the pruner's own decision.
-    """
+    """Returns the comparison by which the pruner has just stopped a trial, computed from the trials in the storage."""
     trials = study.get_trials(deepcopy=False)
     trial = next(trial for trial in trials if trial.number == number)
     maximize, metric = study.direction == StudyDirection.MAXIMIZE, config.objective.metric
@@ -106,10 +89,7 @@ def _explain_median(decision: Decision) -> str:
 
 
 def _explain_rung(decision: Decision) -> str:
-    """Compares a trial's value with those of all trials that reached the same rung of its bracket.
-
-    A pruner of successive halving stores a trial's value at each rung as a system attribute.
-    """
+    """Compares a trial's value with those at its rung, which the pruner stores as system attributes."""
     trial, epoch = decision.trial, decision.epoch
     bracket = _bracket(trial, decision.last)
     rung = f"completed_rung_{_n_rungs(trial) - 1}"
@@ -118,13 +98,10 @@ def _explain_rung(decision: Decision) -> str:
     values = sorted([*values, trial.intermediate_values[epoch]], reverse=decision.maximize)
     passing = max(1, len(values) // REDUCTION_FACTOR)
     place = f"rung {_n_rungs(trial)}" + (f" of bracket {bracket + 1}" if bracket else "")
-    beaten = f"the best of {len(values)} trials there has" if passing == 1 else (
-        f"the best {passing} of {len(values)} trials there have"
-    )  # fmt: skip
-    bound = "or more" if decision.maximize else "or less"
+    best, have = ("best", "has") if passing == 1 else (f"best {passing}", "have")
     return (
-        f"{decision.metric} {trial.intermediate_values[epoch]:.5g} at epoch {epoch} ({place}), "
-        f"{beaten} {values[passing - 1]:.5g} {bound}"
+        f"{decision.metric} {trial.intermediate_values[epoch]:.5g} at epoch {epoch} ({place}), the {best} of "
+        f"{len(values)} trials there {have} {values[passing - 1]:.5g} or {'more' if decision.maximize else 'less'}"
     )
 
 

@@ -18,12 +18,7 @@ Kind = Literal["trial", "control", "tuned", "finalist"] | Arm
 
 
 class PlannedTrial(NamedTuple):
-    """A trial that the sister study is to hold.
-
-    Attributes:
-        of: number of the search trial it belongs to.
-        seed: training seed.
-    """
+    """A trial that the sister study is to hold; ``of`` is the number of the search trial it belongs to."""
 
     kind: Kind
     of: int
@@ -38,19 +33,13 @@ class TrialRecord:
     Attributes:
         value: the objective of a completed trial.
         epochs: epochs that count.
-        design: True for a uniform trial that is never pruned.
         of: number of the search trial that a row of the sister study belongs to.
-        checkpoint: path of the last checkpoint.
-        error: traceback of the last error.
         owner: host and process of the driver that claimed it last.
-        orphan: True for a running trial whose driver is dead.
         started, ended: seconds since the Unix epoch.
         trained: epochs, those included that do not count; None before the end, and in old studies.
         seconds: time that ``trained`` took.
         tags: MLflow tags of the trial, kept for a run that MLflow has missed.
-        pruned_at: epoch at which the pruner stopped it.
-        pruned_by: the comparison that stopped it: pruner, the trial's value, and the values of the others. None in
-            studies that an older version wrote.
+        pruned_by: the comparison that stopped it; None in studies that an older version wrote.
     """
 
     number: int

@@ -17,10 +17,7 @@ from .distributions import Distributions, random_point, sobol_points
 
 
 def presampled_params(config: StudyConfig, space: Distributions, number: int) -> dict[str, Scalar]:
-    """Returns the values of trial ``number``, if the study's sampler draws points when they are enqueued; else none.
-
-    The values depend on the seed and the number alone.
-    """
+    """Returns the values of a trial, by seed and number alone, if the sampler draws them when they are enqueued."""
     seed = config.training.seed
     match SAMPLERS[config.search.sampler].points:
         case "uniform":
@@ -47,23 +44,13 @@ class FixedSpaceTPESampler(optuna.samplers.TPESampler):
         super().__init__(seed=seed)
         self._dimensions = {name: space[name] for name in sorted(space) if not space[name].single()}
 
-    def infer_relative_search_space(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-    ) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Returns all searched dimensions in the order of their names, as Optuna has them."""
         return self._dimensions
 
 
 class WarmStartSampler(BaseSampler):
-    """A sampler that sees the trials of earlier studies beside those of its own study.
-
-    Args:
-        sampler: chooses the point; used for one trial.
-        known: trials of earlier studies (see `sweep.study.warm_start.prior_trials`).
-        space: space of the study.
-    """
+    """A sampler, used for one trial, that sees the ``known`` trials of earlier studies beside those of its own."""
 
     def __init__(self, sampler: BaseSampler, known: Sequence[FrozenTrial], space: Mapping[str, BaseDistribution]):
         self._sampler, self._known, self._space = sampler, known, dict(space)

@@ -13,18 +13,11 @@ from optuna.trial import FrozenTrial, TrialState
 from .records import TrialRecord
 from .storages.leases import LeaseMonitor
 
-Leases = Callable[[], Mapping[str, Any]]
-"""Reads the leases of a study's drivers, by `lease_key`."""
+Leases = Callable[[], Mapping[str, Any]]  # by `lease_key`
 
 
 def read_rows(name: str, storage: BaseStorage) -> list[TrialRecord]:
-    """Returns the trials of a study by number, without opening it for writing; none if there is no such study.
-
-    Example:
-        >>> from sweep.study import open_storage
-        >>> read_rows("digits", open_storage("sqlite://"))
-        []
-    """
+    """Returns the trials of a study by number, without opening it for writing; none if there is no such study."""
     if name not in optuna.get_all_study_names(storage):
         return []
     leases, monitor = read_leases(optuna.load_study(study_name=name, storage=storage)), LeaseMonitor()
@@ -48,7 +41,8 @@ def is_orphan(frozen: FrozenTrial, monitor: LeaseMonitor, leases: Leases) -> boo
 def to_record(frozen: FrozenTrial, *, orphan: bool) -> TrialRecord:
     """Returns the record of Optuna's trial; attributes that an older version did not write are None."""
     attrs = frozen.user_attrs
-    owner = attrs.get("owner")
+    owner, start, end = attrs.get("owner"), frozen.datetime_start, frozen.datetime_complete
+    as_stored = ("trained", "seconds", "of", "checkpoint", "error", "pruned_at", "pruned_by")
     state = {"WAITING": "waiting", "RUNNING": "running"}.get(frozen.state.name, "finished")
     outcome = attrs.get("outcome")
     if state == "finished" and outcome is None:
@@ -62,17 +56,11 @@ def to_record(frozen: FrozenTrial, *, orphan: bool) -> TrialRecord:
         hyperparameters={**frozen.params, **attrs.get("hyperparameters", {})},
         seed=attrs.get("seed", 0),
         epochs=attrs.get("epochs", max(frozen.intermediate_values, default=0)),
-        trained=attrs.get("trained"),
-        seconds=attrs.get("seconds"),
         design=bool(attrs.get("design")),
-        of=attrs.get("of"),
-        checkpoint=attrs.get("checkpoint"),
-        error=attrs.get("error"),
         owner=f"{owner['host']} pid {owner['pid']}" if owner else None,
         orphan=orphan,
-        started=frozen.datetime_start.timestamp() if frozen.datetime_start else None,
-        ended=frozen.datetime_complete.timestamp() if frozen.datetime_complete else None,
+        started=start.timestamp() if start else None,
+        ended=end.timestamp() if end else None,
         tags=attrs.get("tags") or {},
-        pruned_at=attrs.get("pruned_at"),
-        pruned_by=attrs.get("pruned_by"),
+        **{name: attrs.get(name) for name in as_stored},
     )

@@ -1,7 +1,6 @@
 """A study: its budget, and the life of its trials from the claim to the outcome. Called by the driver alone.
 
-Every decision is computed from the storage, the only source of truth. A trial is a row that waits (the budget), is
-claimed by one driver, and ends with an outcome.
+A trial is a row that waits (the budget), is claimed by one driver, and ends with an outcome.
 """
 
 from __future__ import annotations
@@ -10,27 +9,27 @@ import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
+from uuid import uuid4
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from ..config.filesystem import AnyPath, local_path
+from ..config.errors import StorageError
+from ..config.filesystem import AnyPath, glob_files, local_path
 from ..config.locks import FileLock
 from ..config.search_space import Scalar
 from ..config.study_config import StudyConfig
 from ..training.reports import EpochMetrics
-from .budget import enqueue_budget, enqueue_row, enqueue_sister_rows
 from .claims import Claims
-from .distributions import distributions, suggest
-from .opening import open_study
-from .pruners import explain_pruning, pruning_epochs
+from .distributions import distributions, sobol_points, suggest
+from .pruners import build_pruner, explain_pruning, pruning_epochs
 from .records import ARMS, Outcome, PlannedTrial, TrialRecord
-from .samplers import WarmStartSampler, build_sampler
+from .samplers import WarmStartSampler, build_sampler, presampled_params
 from .storages.rdb_cache import forget_cached_trials, trial_id
-from .storages.storage import UNREACHABLE, exclusive, write_batch
-from .stored_trials import to_record
+from .storages.storage import FORMAT, UNREACHABLE, exclusive, read_config, write_batch
+from .stored_trials import is_orphan, read_leases, to_record
 from .trial import EndedElsewhereError, Trial, ended_elsewhere
 from .warm_start import prior_trials
 
@@ -44,29 +43,8 @@ _STATES: dict[Outcome, TrialState] = {
 }
 
 
-class Study:
-    """One Optuna study: the search, or the sister study that holds its finalists, controls and pairs.
-
-    Example:
-        >>> from pathlib import Path
-        >>> import tempfile
-        >>> from sweep.config.study_config import StudyConfig
-        >>> from sweep.study import open_storage
-        >>> config = StudyConfig.model_validate({
-        ...     "name": "example",
-        ...     "model": {"name": "mlp", "depth": 2, "width": 8},
-        ...     "data": {"name": "digits"},
-        ...     "objective": {"metric": "val_loss", "direction": "minimize"},
-        ...     "space": {"lambda1": {"low": 1e-5, "high": 1e-1, "log": True}},
-        ...     "search": {"trials": 2},
-        ... })
-        >>> with tempfile.TemporaryDirectory() as workspace:
-        ...     study = Study(config, open_storage("sqlite://"), workspace=Path(workspace))
-        ...     budget = study.enqueue_budget()
-        ...     trial = study.ask()
-        >>> budget, trial.number, [record.state for record in study.rows()]
-        (2, 0, ['running', 'waiting'])
-    """
+class Study(Claims):
+    """One Optuna study: the search, or the sister study that holds its finalists, controls and pairs."""
 
     def __init__(
         self,
@@ -77,31 +55,20 @@ class Study:
         sister: bool = False,
         pairs: Sequence[PlannedTrial] | None = None,
     ):
-        """Opens the study, or creates it.
+        """Opens the study, or creates it; raises `StorageError` if the storage has another one of this name.
 
-        Args:
-            sister: opens the study of finalists, controls and pairs.
-            pairs: rows of the sister study to train; by default all but the pairs of `sweep confirm`.
-
-        Raises:
-            StorageError: the storage has another study of this name.
+        The ``pairs`` are the rows of the sister study to train; by default all but those of `sweep confirm`.
         """
         self.config = config
-        self._pairs = None if pairs is None else [(kind, seed, values) for kind, _, seed, values in pairs]
-        self.name = f"{config.name}.controls" if sister else config.name
-        self._storage = storage
         self._space = {} if sister else distributions(config.searched)
         self._decisions = pruning_epochs(config)
         folder = local_path(workspace) / config.name
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(folder / "lock")
-        with self._exclusive():
-            self._study = open_study(self.name, config, storage, workspace)
-        self._claims = Claims(self._study, storage, self.is_wanted)
+        name, lock = f"{config.name}.controls" if sister else config.name, FileLock(folder / "lock")
+        with exclusive(storage, name, lock):
+            study = _open(name, config, storage, workspace)
+        super().__init__(study, storage, lock, pairs)
         self._known = prior_trials(cast("list[Any]", self.get_user_attr("knowledge") or []), self._space)
-
-    def _exclusive(self) -> contextlib.AbstractContextManager[None]:
-        return exclusive(self._storage, self.name, self._lock)
 
     def set_user_attr(self, name: str, value: object) -> None:
         """Writes an attribute of the study, JSON, into the storage."""
@@ -110,8 +77,6 @@ class Study:
     def get_user_attr(self, name: str) -> object:
         """Reads an attribute of the study; None if it was never written."""
         return self._study.user_attrs.get(name)
-
-    # -- the budget ----------------------------------------------------------------------------------------------
 
     @property
     def n_prior_trials(self) -> int:
@@ -128,17 +93,30 @@ class Study:
     def enqueue_budget(self, first: Sequence[Mapping[str, Scalar]] = ()) -> int:
         """Writes the budget into the storage: WAITING rows up to ``trials``, ``design`` of them Sobol' points.
 
-        Rows of samplers that do not learn get their values here, so that they depend on nothing but the seed.
-
-        Args:
-            first: values of points that must be among the trials. Missing ones are added to the budget; in a new
-                study they come before all others.
-
-        Returns:
-            The budget: more than ``trials`` if it was larger before, since it never shrinks.
+        Trials with the values of the points ``first`` are added to the budget if they are missing; in a new study they
+        come before all others. Returns the budget: more than ``trials`` if it was larger before.
         """
+        search, seed = self.config.search, self.config.training.seed
         with self._exclusive():
-            return enqueue_budget(self._study, self._claims.trials(), self.config, self._space, first)
+            rows = self._trials()
+            present = [{**t.params, **t.system_attrs.get("fixed_params", {})} for t in rows]
+            for point in first:
+                if not any(point.items() <= values.items() for values in present):
+                    values = {**presampled_params(self.config, self._space, len(present)), **point}
+                    self._enqueue(values, {"seed": seed, "design": False, "given": True})
+                    present.append(dict(point))
+            own = [t for t in rows if not t.user_attrs.get("given")]
+            designed = sum(bool(t.user_attrs.get("design")) for t in own)
+            design = max(0, min(search.design - designed, search.trials - len(own)))
+            for point in sobol_points(self._space, count=design, skip=designed, seed=seed):
+                self._enqueue(point, {"seed": seed, "design": True})
+            for number in range(len(own) + design, search.trials):
+                # Of samplers that do not learn, the values depend on nothing but the seed.
+                values = presampled_params(self.config, self._space, number)
+                self._enqueue(values, {"seed": seed, "design": False})
+        if (count := len(present) - len(rows) + max(0, search.trials - len(own))) > 0:
+            logger.info("%s: enqueued %d trials, %d of them design trials", self.name, count, design)
+        return max(len(own), search.trials)
 
     def add_finished(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Adds finished trials (records: see `sweep.study.warm_start`): for simulations."""
@@ -147,31 +125,42 @@ class Study:
     def enqueue(self, hyperparameters: Mapping[str, Scalar]) -> int:
         """Enqueues one configuration of the user's own; returns its number."""
         with self._exclusive():
-            enqueue_row(self._study, self._space, hyperparameters, {"seed": self.config.training.seed, "design": False})
-            return len(self._claims.trials()) - 1
+            self._enqueue(hyperparameters, {"seed": self.config.training.seed, "design": False})
+            return len(self._trials()) - 1
 
     def add(self, planned: Sequence[PlannedTrial]) -> None:
-        """Adds rows to the sister study, each once however often it is planned.
-
-        A row that is present for another search trial serves this one too: it would be trained to the same numbers.
-        """
+        """Adds rows to the sister study, each once, for whichever search trial: it would train to the same numbers."""
         with self._exclusive():
-            enqueue_sister_rows(self._study, self._claims.trials(), planned)
+            present = [t.user_attrs for t in self._trials()]
+            for kind, of, seed, hyperparameters in planned:
+                row = {"kind": kind, "of": of, "seed": seed, "hyperparameters": hyperparameters, "design": False}
+                if not any(all(attrs.get(k) == row[k] for k in row if k != "of") for attrs in present):
+                    self._enqueue({}, row)
+                    present.append(row)
 
-    # -- one trial's life ----------------------------------------------------------------------------------------
+    def _enqueue(self, values: Mapping[str, Scalar], attrs: dict[str, Any]) -> None:
+        if values and set(values) == set(self._space):
+            # A whole point is stored as params at once, which spares a write for each value.
+            space = dict(self._space)
+            row = create_trial(state=TrialState.WAITING, params=dict(values), distributions=space, user_attrs=attrs)
+            self._study.add_trial(row)
+        else:
+            self._study.enqueue_trial(dict(values), user_attrs=attrs)
 
     def ask(self, *, new: bool = True) -> Trial | None:
         """Claims a trial: an orphan, else a waiting one if ``new``; None if there is none.
 
-        Raises:
-            StorageInternalError, OSError: the storage is unreachable; a trial claimed by then is returned next time.
+        A trial that was claimed when the storage became unreachable is returned next time.
         """
         with self._exclusive():
-            claim = self._claims.claim(new=new)
-        if claim is None:
+            if self._claimed is not None:
+                self._repeat_claim(*self._claimed)
+            else:
+                self._claim(new=new)
+        if self._claimed is None:
             return None
-        trial = self._trial(*claim)
-        self._claims.confirm()
+        trial = self._trial(*self._claimed)
+        self._claimed = None
         return trial
 
     def _trial(self, frozen: FrozenTrial, owner: dict[str, Any]) -> Trial:
@@ -206,18 +195,14 @@ class Study:
         )
 
     def pruning_epochs(self, trial: Trial) -> frozenset[int] | None:
-        """Returns the epochs at which the pruner is asked about a trial; None without a pruner.
-
-        Design trials are included: other trials are compared with them.
-        """
+        """Returns the epochs at which the pruner is asked about a trial; None without a pruner."""
         return self._decisions if trial.kind == "trial" and self.config.search.pruner != "none" else None
 
     def report(self, trial: Trial, epochs: Sequence[EpochMetrics]) -> int | None:
         """Reports finished epochs in order; returns the epoch at which the pruner stops the trial, or None.
 
-        Only the epochs at which the pruner decides go to the storage. Each of them is reported, and the pruner asked,
-        before the next one. Epochs may be reported again: after an error of the storage, or by the driver that has
-        adopted the trial.
+        Only the epochs at which the pruner decides go to the storage; at each the pruner is asked before the next one.
+        Epochs may be reported again: after an error of the storage, or by the driver that has adopted the trial.
 
         Raises:
             EndedElsewhereError: the trial has ended.
@@ -256,10 +241,7 @@ class Study:
         error: str | None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Ends a trial. Its attributes are written first: Optuna refuses those of a finished trial.
-
-        Args:
-            tags: MLflow tags of the trial, kept in case that MLflow does not get them.
+        """Ends a trial; ``tags`` are kept in case that MLflow does not get them.
 
         Raises:
             EndedElsewhereError: another driver has ended it.
@@ -306,45 +288,50 @@ class Study:
         trial.exclusive = True
         logger.info("%s: retry of trial %d alone, after an out-of-memory error", self.name, trial.number)
 
-    # -- claims --------------------------------------------------------------------------------------------------
-
-    def owns(self, trial: Trial) -> bool:
-        """Returns True if a trial is still this driver's: another one adopts those of a suspended driver."""
-        return self._claims.owns(trial)
-
-    def release(self, trial: Trial) -> None:
-        """Releases an unfinished trial for any driver to adopt, this one included, unless another has adopted it."""
-        with self._exclusive():
-            self._claims.release(trial)
-
-    def heartbeat(self, beat: int) -> None:
-        """Renews this driver's lease, and polls those of the others; to be called every ``RENEW_EVERY`` seconds."""
-        self._claims.heartbeat(beat)
-
-    def end_lease(self) -> None:
-        """Ends this driver's lease; to be called when MLflow has all of its trials."""
-        self._claims.end_lease()
-
     def rows(self, *, latest: bool = True) -> list[TrialRecord]:
         """Returns all trials by number; not the ``latest``: as last known, also during a storage outage."""
-        return [to_record(t, orphan=orphan) for t, orphan in self._claims.with_orphans(latest=latest)]
+        leases = read_leases(self._study) if latest else dict
+        return [to_record(t, orphan=is_orphan(t, self._monitor, leases)) for t in self._trials(latest=latest)]
 
-    def n_waiting(self) -> int:
-        """Returns how many trials no driver has claimed."""
-        return sum(1 for _ in self._claims.wanted(TrialState.WAITING, latest=False))
 
-    def is_busy(self) -> bool:
-        """Returns True if a living driver trains one of the trials that this driver would train."""
-        return self._claims.is_busy()
+def _open(name: str, config: StudyConfig, storage: BaseStorage, workspace: AnyPath) -> optuna.Study:
+    """Opens a study, or creates it; to be called while other drivers are kept out."""
+    if (before := read_config(name, storage)) is None:
+        refuse_stale_checkpoints(name, workspace)
+    study = _create(name, config, storage)
+    if before is not None:
+        before.require_agreement(config)
+    # The config is read by `resume NAME` and compared at the next run.
+    if study.user_attrs.get("config") != (present := config.model_dump(mode="json")):
+        study.set_user_attr("config", present)
+    if study.user_attrs.get("format") != FORMAT:
+        study.set_user_attr("format", FORMAT)
+    if study.user_attrs.get("id") is None:
+        study.set_user_attr("id", uuid4().hex)
+    logger.debug("%s: %s", name, "created" if before is None else "opened")
+    return study
 
-    def started_trials(self) -> set[tuple[str, int]]:
-        """Returns the keys of the trials that some driver has claimed."""
-        return {(self.name, t.number) for t in self._claims.trials() if t.state != TrialState.WAITING}
 
-    def trials_of_other_drivers(self) -> dict[int, bool]:
-        """Returns the trials that other living drivers log themselves; see `sweep.study.claims.Claims`."""
-        return self._claims.trials_of_other_drivers()
+def refuse_stale_checkpoints(name: str, workspace: AnyPath) -> None:
+    """Raises `StorageError` for a new study beside checkpoints of an earlier one: its trials would resume from them."""
+    if stray := next(iter(glob_files(workspace / name, "*/*/epoch-*.pt")), None):
+        raise StorageError(
+            f"study {name}: the storage has no study of this name, but {stray.parents[2]} holds checkpoints of an "
+            "earlier one; move that folder, or choose another name or workspace"
+        )
 
-    def is_wanted(self, kind: object, seed: object, hyperparameters: object) -> bool:
-        """Returns True for a row that this driver would train."""
-        return kind not in ARMS if self._pairs is None else (kind, seed, hyperparameters) in self._pairs
+
+def _create(name: str, config: StudyConfig, storage: BaseStorage) -> optuna.Study:
+    """Creates an Optuna study, or opens ours; also an empty one, whose driver died before it wrote the config."""
+    direction, pruner = config.objective.direction, build_pruner(config)
+    if name not in optuna.get_all_study_names(storage):
+        return optuna.create_study(study_name=name, storage=storage, direction=direction, pruner=pruner)
+    study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
+    if "copied_from" in study.user_attrs and "config" not in study.user_attrs:
+        raise StorageError(f"study {name}: its import is running, or was interrupted: then import it again")
+    if "config" not in study.user_attrs and (study.user_attrs or study.get_trials(deepcopy=False)):
+        raise StorageError(f"study {name}: sweep did not create the one in the storage; choose another name")
+    present = " and ".join(d.name.lower() for d in study.directions)
+    if present != direction:
+        raise StorageError(f"study {name}: its objective is to {present}, not to {direction}; choose another name")
+    return study

@@ -21,19 +21,14 @@ class Trial:
 
     Attributes:
         study: name of its Optuna study (``NAME`` or ``NAME.controls``).
-        of: number of the search trial that a row of the sister study belongs to.
         attempt: number of claims so far, counted from 1; each attempt writes to a folder of its own.
-        handle: Optuna's trial.
         owner: this driver, as the storage names it; another driver that adopts the trial replaces it.
         started: time of the first claim, in seconds since the Unix epoch; None: this driver has just claimed it.
         reported: last epoch that the storage has.
         last_pruning_check: last epoch at which the pruner was asked.
-        pruned_at: epoch at which the pruner stopped the trial.
-        pruned_by: the comparison that stopped it.
         epochs: epochs that count.
         seconds: training time of each epoch, those included that do not count.
         best: the objective so far: the last epoch's metric, or the best one (``objective.at``).
-        failures: errors of the trial's own code so far.
         exclusive: True after an out-of-memory error: the trial runs only while no other trial does.
     """
 

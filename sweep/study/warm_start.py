@@ -1,7 +1,6 @@
-"""Prior trials of a study: trials of earlier studies with another search space, which its sampler sees.
+"""Prior trials of a study: trials of earlier studies with another search space, which its sampler alone sees.
 
-They are no trials of the study: budget, numbers, MLflow, finalists and pruner do not include them. A copy of them is
-stored in the study's attribute ``knowledge``, so that a study stays whole when its forerunner is deleted.
+A copy of them is stored in the study's attribute ``knowledge``: a study stays whole when its forerunner is deleted.
 """
 
 from __future__ import annotations
@@ -61,16 +60,15 @@ def fit_params(
 
 def prior_trials(records: Sequence[Mapping[str, Any]], space: Mapping[str, BaseDistribution]) -> list[FrozenTrial]:
     """Returns the records of `gather_prior_trials` as trials for Optuna's samplers."""
-    return [_trial(record, space) for record in records]
-
-
-def _trial(record: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> FrozenTrial:
-    violated = {"completed": {}, "pruned": {"diverged": -1.0}, "diverged": {"diverged": 1.0}}[record["outcome"]]
-    return create_trial(
-        state=STATES[record["outcome"]],
-        value=record["value"],
-        params=dict(record["params"]),
-        distributions=dict(space),
-        intermediate_values={int(epoch): value for epoch, value in record["intermediate"].items()},
-        constraints=violated,
-    )
+    violations = {"completed": {}, "pruned": {"diverged": -1.0}, "diverged": {"diverged": 1.0}}
+    return [
+        create_trial(
+            state=STATES[record["outcome"]],
+            value=record["value"],
+            params=dict(record["params"]),
+            distributions=dict(space),
+            intermediate_values={int(epoch): value for epoch, value in record["intermediate"].items()},
+            constraints=violations[record["outcome"]],
+        )
+        for record in records
+    ]

@@ -1,6 +1,6 @@
 """The runs of an MLflow experiment: finds or creates them, and sends what they lack. Every call waits.
 
-The recorder of `sweep.tracking.tracker` calls it from its own thread; MLflow is imported at the first connection (2 s).
+MLflow is imported at the first connection (2 s).
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from ..config.errors import TrackingError
 from ..config.filesystem import AnyPath
-from .errors import classify_error, store_errors
+from .errors import classify_error
 from .experiment import OWNER, Experiment
 from .mlflow_internals import last_steps
 from .runs import PARAM_LENGTH, KnownRun, PendingRun, RunKey, RunState, make_tags, new_metrics, shorten
@@ -32,20 +31,13 @@ KINDS = {"trial", "control", "finalist", "confirm"}  # of runs whose trials are 
 
 
 class MlflowStore(Experiment):
-    """The runs of one experiment, as far as this process knows them.
-
-    Attributes:
-        found: the trials' runs that the server had at the last `begin`.
-        was_finished: whether the study's own run was FINISHED before.
-    """
+    """The runs of one experiment, as far as this process knows them; ``found`` are those listed at the last `begin`."""
 
     def __init__(self, uri: str, study: str, artifacts: AnyPath, experiment: str | None = None):
         super().__init__(uri, study, artifacts, experiment)
         self.found: dict[RunKey, RunState] = {}
         self.was_finished = False
         self._known: dict[RunKey | None, KnownRun] = {}
-
-    # -- the experiment ------------------------------------------------------------------------------------------
 
     def begin(
         self,
@@ -57,77 +49,49 @@ class MlflowStore(Experiment):
     ) -> None:
         """Finds or creates the experiment and the parent run, sets it RUNNING, and lists the experiment's runs.
 
-        Called once more after each outage.
-
-        Args:
-            description: shown on top of the parent run (Markdown).
-            params: written to the parent run.
-            tags: written to the parent run.
-            experiment_tags: written to the experiment.
-            started_trials: returns the trials of the storage, by study and number; called after the listing.
-
-        Raises:
-            TrackingError: as for `find_experiment`; or the experiment has runs of other trials.
+        Called once more after each outage; arguments as of `Tracker.open`, ``started_trials`` called after the listing.
         """
         tags = {**tags, "sweep.study": self.study, "sweep.kind": "study", "mlflow.note.content": description}
-        try:
-            with self._exclusive():
-                existing, client = self._find(), self._client()
-                if existing is None:
-                    # MLflow's default location is relative to the current folder.
-                    location = None if self._remote else self._artifacts.absolute().as_uri()
-                    self.experiment_id = client.create_experiment(self.experiment, artifact_location=location)
-                else:
-                    self.experiment_id = existing
-                    self._check_study_id(experiment_tags)
-                    self._list_runs(client)
-                    if started_trials is not None:
-                        self._check_foreign_runs(started_trials())
-                for name, value in experiment_tags.items():
-                    if name != OWNER or name not in self.experiment_tags:  # its first owner stays
-                        client.set_experiment_tag(self.experiment_id, name, value)
-                self.send(PendingRun(None, time.time_ns() // 1_000_000, params=dict(params), tags=tags))
-        except store_errors() as error:
-            raise TrackingError(self.explain(error)) from None
+        with self._explained(), self._exclusive():
+            existing, client = self._find(), self._client()
+            if existing is None:
+                # MLflow's default location is relative to the current folder.
+                location = None if self._remote else self._artifacts.absolute().as_uri()
+                self.experiment_id = client.create_experiment(self.experiment, artifact_location=location)
+            else:
+                self.experiment_id = existing
+                self._check_study_id(experiment_tags)
+                self._list_runs(client)
+                if started_trials is not None:
+                    self._check_foreign_runs(started_trials())
+            for name, value in experiment_tags.items():
+                if name != OWNER or name not in self.experiment_tags:  # its first owner stays
+                    client.set_experiment_tag(self.experiment_id, name, value)
+            self.send(PendingRun(None, time.time_ns() // 1_000_000, params=dict(params), tags=tags))
         if "MLFLOW_HTTP_REQUEST_TIMEOUT" in self._environment:
             os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "30"  # from here on nobody waits, and files may be large
 
     def open_existing(self) -> bool:
-        """Finds the experiment and its parent run, which stays as it is; returns False if there is none.
-
-        Raises:
-            TrackingError: as for `find_experiment`.
-        """
+        """Finds the experiment and its parent run, which stays as it is; returns False if there is none."""
         if (existing := self.find_experiment()) is None:
             return False
         self.experiment_id, order = existing, ["attributes.start_time ASC"]
-        try:
+        with self._explained():
             found = self._client().search_runs([existing], "tags.`sweep.kind` = 'study'", max_results=1, order_by=order)
-        except store_errors() as error:
-            raise TrackingError(self.explain(error)) from None
         if found:
             self._known[None] = _known_run(found[0])
         return bool(found)
 
     def _check_foreign_runs(self, started: Set[tuple[str, int]]) -> None:
         """Refuses an experiment with runs of unknown trials, which this study's trials would write to."""
-        foreign = [key.name for key in self.found if key.kind in KINDS and (key.study, key.number) not in started]
-        if foreign:
+        if foreign := [k.name for k in self.found if k.kind in KINDS and (k.study, k.number) not in started]:
             what = f"has {len(foreign)} runs of trials that the storage does not have ({min(foreign)}, ...)"
             raise self._foreign(f"{what}: it is another study's")
 
-    # -- its runs ------------------------------------------------------------------------------------------------
-
     def find_runs(self, experiment_id: str, keys: Iterable[RunKey]) -> dict[RunKey, str]:
-        """Returns the ids of the runs that the server has, one search each (4 ms).
-
-        Raises:
-            TrackingError: the server is unreachable or refuses.
-        """
-        try:
+        """Returns the ids of the runs that the server has, one search each (4 ms)."""
+        with self._explained():
             found = {key: self._search(self._client(), experiment_id, key) for key in keys}
-        except store_errors() as error:
-            raise TrackingError(self.explain(error)) from None
         return {key: runs[0].info.run_id for key, runs in found.items() if runs}
 
     def _search(self, client: MlflowClient, experiment_id: str, key: RunKey) -> list[Run]:
@@ -162,11 +126,8 @@ class MlflowStore(Experiment):
     def send(self, work: PendingRun) -> list[Exception]:
         """Sends a run's work in as few calls as MLflow allows: values, uploads, outcome, status.
 
-        Returns:
-            The errors of parts that MLflow refused for good; the rest was sent.
-
-        Raises:
-            Exception: any other error of MLflow's. The work can be sent again, and is stored once.
+        Returns the errors of parts that MLflow refused for good; the rest was sent. Raises all others: the work can
+        then be sent again, and is stored once.
         """
         client, run, refused = self._client(), self._known.get(work.key), list[Exception]()
         with _collect_refusals(refused):
@@ -177,7 +138,7 @@ class MlflowStore(Experiment):
         if run is None:  # its creation was refused
             return refused
         run.incomplete |= bool(refused)
-        work.clear_values()
+        work.params, work.tags, work.epochs, work.metrics = {}, {}, [], {}
         while work.jobs:
             with _collect_refusals(refused):
                 work.jobs[0](client, run.run_id)
@@ -200,12 +161,8 @@ class MlflowStore(Experiment):
             if work.jobs:
                 raise LookupError(f"MLflow has no run {key.name if key else self.study}")
             return None
-        run = client.create_run(
-            self.experiment_id,
-            start_time=work.start_time,
-            tags={tag.key: tag.value for tag in make_tags(tags)},
-            run_name=key.name if key else self.study,
-        )
+        shortened, name = {tag.key: tag.value for tag in make_tags(tags)}, key.name if key else self.study
+        run = client.create_run(self.experiment_id, start_time=work.start_time, tags=shortened, run_name=name)
         # A creation whose answer was lost may still be under way when the search finds nothing.
         known = KnownRun(run.info.run_id, "RUNNING", work.start_time, may_have_duplicate=work.search)
         self._known[key], work.tags = known, {}
@@ -219,9 +176,7 @@ class MlflowStore(Experiment):
             client.update_run(run.run_id, status="RUNNING")
             run.status = "RUNNING"
         metrics = new_metrics(work, run)
-        params = [
-            Param(name, shorten(value, PARAM_LENGTH)) for name, value in work.params.items() if name not in run.params
-        ]
+        params = [Param(n, shorten(value, PARAM_LENGTH)) for n, value in work.params.items() if n not in run.params]
         tags, end_tags = make_tags(work.tags), [] if run.incomplete or work.jobs else make_tags(work.end_tags)
         # Within a call MLflow stores params, then metrics, then tags; of several calls the end's comes last.
         if len(params) > 100 or len(metrics) + len(params) + len(tags) + len(end_tags) > BATCH:
@@ -241,7 +196,9 @@ class MlflowStore(Experiment):
             client.log_batch(run.run_id, tags=make_tags(work.end_tags))
         if work.end is None:
             return
-        if not self._ended_elsewhere(client, run, work):
+        # Another driver may have adopted and ended a trial that this one leaves unfinished.
+        unfinished = work.key is not None and work.end[0] == "KILLED"
+        if not (unfinished and _outcome(client.get_run(run.run_id))):
             run.status, end_time = work.end
             client.set_terminated(run.run_id, run.status, end_time)
         if work.key is not None and run.may_have_duplicate:
@@ -249,11 +206,6 @@ class MlflowStore(Experiment):
                 if duplicate.info.run_id != run.run_id and not _outcome(duplicate):
                     client.delete_run(duplicate.info.run_id)
             run.may_have_duplicate = False
-
-    def _ended_elsewhere(self, client: MlflowClient, run: KnownRun, work: PendingRun) -> bool:
-        """Returns whether another driver has adopted and ended a trial that this one leaves unfinished."""
-        unfinished = work.key is not None and work.end is not None and work.end[0] == "KILLED"
-        return unfinished and bool(_outcome(client.get_run(run.run_id)))
 
 
 @contextlib.contextmanager
@@ -278,5 +230,4 @@ def _rank(run: Run) -> tuple[bool, int, str]:
 
 
 def _known_run(run: Run) -> KnownRun:
-    info = run.info
-    return KnownRun(info.run_id, info.status, info.start_time, set(run.data.params), last_steps(run))
+    return KnownRun(run.info.run_id, run.info.status, run.info.start_time, set(run.data.params), last_steps(run))

@@ -22,12 +22,7 @@ ENVIRONMENT = {
 
 
 def connect(uri: str, *, remote: bool) -> MlflowClient:
-    """Returns a client whose import, migrations and retries print nothing.
-
-    Args:
-        uri: a server, or the database that this process opens itself.
-        remote: whether it is a server.
-    """
+    """Returns a client whose import, migrations and retries print nothing; not ``remote``: of a database."""
     import mlflow
 
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:

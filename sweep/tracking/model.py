@@ -1,7 +1,4 @@
-"""The best model in MLflow: an exported program that loads anywhere, or else its weights.
-
-The recorder of `sweep.tracking.tracker` calls it from its own thread; MLflow and torch are imported when used.
-"""
+"""The best model in MLflow: an exported program that loads anywhere, or else its weights."""
 
 from __future__ import annotations
 
@@ -29,14 +26,8 @@ def save_model(
 ) -> None:
     """Logs a model as `mlflow.pytorch.log_model` does, without a global tracking URI and active run; once a run.
 
-    A network that cannot be exported, for example one whose `forward` branches on values, is logged as its state dict.
-
-    Args:
-        model: on the CPU; it is put in eval mode.
-        example: an input batch [N, ...]; the stored model takes any N.
-        say: receives the reason for a state dict.
-        client: the server's.
-        run_id: MLflow's id of the run.
+    A network that cannot be exported, for example one whose `forward` branches on values, is logged as its state dict;
+    `say` receives the reason. The model is put in eval mode; `example` is an input batch [N, ...].
     """
     import torch
     from mlflow.entities import LoggedModelOutput

@@ -23,16 +23,8 @@ PARAM_LENGTH, TAG_LENGTH = 1_000, 5_000  # characters; 100 of each then stay bel
 class RunKey:
     """The key of a trial's run, unique in its experiment; kept in the run's tags from its creation on.
 
-    Attributes:
-        study: name of the trial's Optuna study.
-        kind: ``trial``, ``control``, ``finalist`` or ``confirm``.
-        number: Optuna's number of the trial.
-
     Example:
-        >>> key = RunKey("digits", "trial", 17)
-        >>> key.name
-        'digits-0017'
-        >>> key.tags
+        >>> RunKey("digits", "trial", 17).tags
         {'sweep.study': 'digits', 'sweep.kind': 'trial', 'sweep.trial': '17'}
     """
 
@@ -90,6 +82,11 @@ class PendingRun:
     since: float = field(default_factory=time.monotonic)
     failing_since: float | None = None  # its next upload
 
+    @property
+    def name(self) -> str:
+        """The run's name in messages."""
+        return self.key.name if self.key else "the study"
+
     def add(self, later: PendingRun) -> None:
         """Merges later work; a new start cancels an end."""
         if later.start_time is not None:
@@ -102,14 +99,6 @@ class PendingRun:
         self.jobs += later.jobs
         self.end = later.end or self.end
         self.end_tags |= later.end_tags
-
-    def has_values(self) -> bool:
-        """Returns whether params, tags or metrics are left to send."""
-        return bool(self.params or self.tags or self.epochs or self.metrics)
-
-    def clear_values(self) -> None:
-        """Forgets params, tags and metrics, which the server has or refuses."""
-        self.params, self.tags, self.epochs, self.metrics = {}, {}, [], {}
 
     def without_checkpointed(self) -> PendingRun | None:
         """Returns the part that no checkpoint holds: the study's own run, and uploads. None if there is none."""
@@ -152,11 +141,6 @@ def make_tags(tags: Mapping[str, object]) -> list[RunTag]:
 
 
 def shorten(value: object, length: int) -> str:
-    """Returns a value's text with at most `length` characters.
-
-    Example:
-        >>> shorten("a long value", 9)
-        'a long...'
-    """
+    """Returns a value's text with at most `length` characters."""
     text = str(value)
     return text if len(text) <= length else text[: length - 3] + "..."

@@ -1,7 +1,7 @@
 """The queue of work for MLflow, and the daemon thread that sends it in few calls.
 
-The queue survives no outage: on the first failure it is dropped, and when the server answers again `Sender.repair`
-sends from the checkpoints what MLflow lacks. So nothing waits for the server, and memory stays bounded.
+On the first failure the queue is dropped; when the server answers again, `Sender.repair` sends from the checkpoints
+what MLflow lacks. So nothing waits for the server, and memory stays bounded.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from ..config.errors import TrackingError
-from .errors import classify_error, explain_busy, explain_refused, store_name
+from .errors import classify_error, innermost_reason
 from .runs import PendingRun, RunKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from .client import MlflowStore
 
@@ -34,7 +34,6 @@ class Sender:
     """Sends the work of runs to a store.
 
     Attributes:
-        store: the server's runs.
         repair: called in the thread when the server answers after an outage. It must start, log and end again all
             trials whose runs MLflow lacks or has incomplete, running ones first; see `make_room`.
         dropped: messages about what MLflow refused, run by run.
@@ -73,9 +72,9 @@ class Sender:
     def make_room(self) -> None:
         """Waits until few runs are queued; called by a repair after each trial, so that memory stays bounded.
 
-        Raises:
-            TrackingError: the server fails again, in the thread's own repair.
+        Raises `TrackingError` if the server fails again, in the thread's own repair.
         """
+        self._progress += 1
         if len(self._pending) < REPAIRED or self._thread is None:
             return
         if threading.current_thread() is not self._thread:
@@ -83,21 +82,9 @@ class Sender:
         elif not self._send_due() and self._state == "away":
             raise TrackingError(self._failure or "")
 
-    # -- for the tracker -----------------------------------------------------------------------------------------
-
     def _start_thread(self) -> None:
         self._thread = threading.Thread(target=self._run, name="mlflow-recorder", daemon=True)
         self._thread.start()
-
-    def _stop_thread(self, *, sent: bool) -> None:
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(timeout=1.0)
-        self.store.close()
-        if not sent and self.error is None:
-            self._failure = f"{store_name(self.store.uri)} has not received everything in time"
 
     def _drain(self, timeout: float) -> bool:
         """Sends all, as long as the server answers a call every `timeout` seconds and does not fail repeatedly."""
@@ -118,9 +105,8 @@ class Sender:
                 self._pending[kept.key].add(kept)
             else:
                 self._pending[kept.key] = kept
-            self._progress += self._state == "catching up"
             if self._state != "away" and len(self._pending) > QUEUED:
-                self._fall_behind(f"{store_name(self.store.uri)} is too slow: {QUEUED} runs wait for it")
+                self._fall_behind(f"{self.store.name} is too slow: {QUEUED} runs wait for it")
 
     def _fall_behind(self, reason: str) -> None:
         """Begins an outage, or prolongs it: drops what the checkpoints hold."""
@@ -141,8 +127,6 @@ class Sender:
             self._hurry = False
         return met
 
-    # -- the thread ----------------------------------------------------------------------------------------------
-
     def _run(self) -> None:
         pause = ROUND_SECONDS
         while not self._stopped:
@@ -150,7 +134,9 @@ class Sender:
                 if pause > ROUND_SECONDS:  # a flush shortens the pause, but does not skip it
                     self._changed.wait(ROUND_SECONDS if self._hurry else pause)
                 else:
-                    self._changed.wait_for(self._is_wanted, ROUND_SECONDS)
+                    self._changed.wait_for(
+                        lambda: self._stopped or (self._hurry and bool(self._pending or self.behind)), ROUND_SECONDS
+                    )
             sent = self._catch_up() and self._send_due()
             with self._changed:
                 if sent and self._state != "away":
@@ -159,9 +145,6 @@ class Sender:
                     self._state, self._failure = "sending", None
                 self._changed.notify_all()
             pause = ROUND_SECONDS if sent else min(2 * pause, RETRY_SECONDS)
-
-    def _is_wanted(self) -> bool:
-        return self._stopped or (self._hurry and bool(self._pending or self.behind))
 
     def _catch_up(self) -> bool:
         """After an outage, lists the runs that the server has and repairs the others; returns whether it answers."""
@@ -186,19 +169,18 @@ class Sender:
     def _send_due(self) -> bool:
         """Sends what is due; returns whether nothing has to be sent again."""
         with self._changed:
-            everything = self._hurry or self.behind
-            due = [work for work in self._pending.values() if everything or _is_due(work)]
+            everything, since = self._hurry or self.behind, time.monotonic() - RUNNING_SECONDS
+            due = [w for w in self._pending.values() if everything or w.end or w.jobs or w.since <= since]
             for work in due:
                 del self._pending[work.key]
             self._sending = bool(due)
         unsent = self._send(due)
         with self._changed:
             for work in unsent:
-                kept = work.without_checkpointed() if self._state == "away" else work
-                if kept is not None:
-                    if later := self._pending.pop(kept.key, None):
-                        kept.add(later)
-                    self._pending[kept.key] = kept  # the last, lest one run hold up all others
+                later = self._pending.pop(work.key, None)
+                self._put(work)  # the last, lest one run hold up all others
+                if later is not None:
+                    self._put(later)
             self._sending = False
             self._changed.notify_all()
         return not unsent
@@ -208,7 +190,8 @@ class Sender:
         unsent: list[PendingRun] = []
         for position, work in enumerate(due):
             try:
-                self._drop(work, self.store.send(work))
+                for refusal in self.store.send(work):
+                    self._drop(work, refusal)
                 self._progress += 1
             except Exception as error:  # noqa: BLE001  the thread must outlive whatever one run's data raise
                 if classify_error(error) == "unavailable":
@@ -220,9 +203,10 @@ class Sender:
 
     def _postpone(self, work: PendingRun, error: Exception) -> None:
         """Leaves values that were not accepted to the repair, and an upload to the next round."""
-        reason = explain_busy(error, self.store.uri, self._name(work))
+        why = innermost_reason(error, self.store.uri)
+        reason = f"{self.store.name} does not accept data of {work.name} ({why}); they are sent again"
         logger.info("%s", reason)
-        if not work.jobs or work.has_values():
+        if not work.jobs or work.params or work.tags or work.epochs or work.metrics:
             self._fall_behind(reason)
             return
         self._failure, now = reason, time.monotonic()
@@ -230,17 +214,9 @@ class Sender:
         if now - work.failing_since >= JOB_SECONDS:
             del work.jobs[0]
             work.failing_since = None
-            self._drop(work, [error])
+            self._drop(work, error)
 
-    def _drop(self, work: PendingRun, errors: Iterable[Exception]) -> None:
-        for error in errors:
-            self.dropped.append(explain_refused(error, self.store.uri, self._name(work)))
-            logger.info("%s", self.dropped[-1])
-
-    def _name(self, work: PendingRun) -> str:
-        return work.key.name if work.key else "the study"
-
-
-def _is_due(work: PendingRun) -> bool:
-    """Returns whether work is sent now, rather than gathered with more."""
-    return bool(work.end or work.jobs) or time.monotonic() - work.since >= RUNNING_SECONDS
+    def _drop(self, work: PendingRun, error: Exception) -> None:
+        reason = innermost_reason(error, self.store.uri)
+        self.dropped.append(f"{self.store.name} refused data of {work.name}, they were dropped ({reason})")
+        logger.info("%s", self.dropped[-1])

@@ -1,7 +1,4 @@
-"""MLflow servers in the foreground: the workspace's UI, or one with a password, and PostgreSQL beside it on demand.
-
-A server lives as long as its caller; the log, the users and the password are files of the workspace.
-"""
+"""MLflow servers in the foreground: the workspace's UI, or one with a password, and PostgreSQL beside it on demand."""
 
 from __future__ import annotations
 
@@ -17,8 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import psutil
 
@@ -46,14 +41,7 @@ auth_cache_ttl_seconds = 60
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers and asks for a password.
-
-    Attributes:
-        url: its address.
-        log: file of its output.
-        variables: file with the addresses and passwords, as lines ``NAME=value``.
-        process: the server's.
-    """
+    """A server that asks for a password; ``variables`` is a file of addresses and passwords, ``NAME=value``."""
 
     url: str
     log: Path
@@ -71,13 +59,8 @@ def serve(
         >>> command[-4:], environment["MLFLOW_BACKEND_STORE_URI"]
         (['--port', '5050', '--workers', '1'], 'sqlite:////tmp/mlflow.db')
     """
-    options = {
-        "--artifacts-destination": artifacts.absolute().as_uri(),
-        "--host": host,
-        "--port": str(port),
-        "--workers": "1",
-    }
-    command = [sys.executable, "-m", "mlflow", "server", *(word for option in options.items() for word in option)]
+    options = ["--artifacts-destination", artifacts.absolute().as_uri(), "--host", host, "--port", str(port)]
+    command = [sys.executable, "-m", "mlflow", "server", *options, "--workers", "1"]
     # Job execution would start 7 more processes.
     own = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return command, {**os.environ, **ENVIRONMENT, **own}
@@ -87,18 +70,10 @@ def serve(
 def running(
     command: Sequence[str], environment: dict[str, str], log: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs a server for a ``with`` block, and ends it and its workers at the block's end; SIGTERM ends the block.
-
-    Args:
-        command: from `serve`.
-        environment: from `serve`.
-        log: file for the server's output; None: the caller's own.
-    """
-    with log.open("wb") if log is not None else contextlib.nullcontext() as output:
-        process = subprocess.Popen(  # noqa: S603
-            command, env=environment, stdout=output, stderr=output, start_new_session=True
-        )
-    before = signal.signal(signal.SIGTERM, _exit)
+    """Runs a server for a ``with`` block, and ends it and its workers at the block's end; SIGTERM ends the block."""
+    with log.open("wb") if log is not None else contextlib.nullcontext() as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)  # noqa: S603
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield process
     finally:
@@ -121,15 +96,13 @@ def password_server(
 
     Args:
         settings: the workspace's; its database and artifacts are served.
-        host: address that MLflow listens on.
-        port: MLflow's port.
         names: host names that clients may use, beside those of this machine.
         backend: a database for MLflow; by default the workspace's own file, or PostgreSQL's with `postgres`.
         password: the user admin's; by default the one of the last server, or a random one.
         postgres: run PostgreSQL too, by docker compose.
 
     Raises:
-        SweepError: the server does not start; the message gives the reason.
+        SweepError: the server does not start.
     """
     folder = settings.local_dir / "services"
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,11 +121,8 @@ def password_server(
         users.write_text(USERS.format(folder=folder))
         command, environment = serve(store, settings.artifacts, host=host, port=port)
         command += ["--app-name", "basic-auth", "--allowed-hosts", ",".join(_hosts(host, port, names))]
-        environment |= {
-            "MLFLOW_AUTH_CONFIG_PATH": str(users),
-            "MLFLOW_AUTH_ADMIN_PASSWORD": password,
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
-        }
+        environment |= {"MLFLOW_AUTH_CONFIG_PATH": str(users), "MLFLOW_AUTH_ADMIN_PASSWORD": password}
+        environment["MLFLOW_FLASK_SERVER_SECRET_KEY"] = secrets.token_hex(32)
         _write(variables, {**login, **known})  # before the server stores the password, and whatever becomes of it
         with running(command, environment, log) as process:
             _wait(process, url, password, log, store)
@@ -162,18 +132,11 @@ def password_server(
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, password: str, log: Path, store: str) -> None:
-    """Returns when the server answers and asks for the password.
-
-    Raises:
-        SweepError: the server ends, takes too long, or has another password.
-    """
     deadline = time.monotonic() + START_SECONDS
     while _status(f"{url}/health") != 200:
         if process.poll() is not None or time.monotonic() > deadline:
-            last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-            raise SweepError(
-                f"mlflow: did not start; the end of {log}:\n{last.replace(store, without_password(store))}"
-            )
+            last = "\n".join(log.read_text(errors="replace").splitlines()[-5:]).replace(store, without_password(store))
+            raise SweepError(f"mlflow: did not start; the end of {log}:\n{last}")
         time.sleep(0.2)
     if (_status(f"{url}/version"), _status(f"{url}/version", password)) != (401, 200):
         raise SweepError(
@@ -187,12 +150,10 @@ def _status(url: str, password: str | None = None) -> int | None:
     import requests
 
     login = ("admin", password) if password is not None else None
-    with requests.Session() as session:
+    with requests.Session() as session, contextlib.suppress(requests.RequestException):
         session.trust_env = False  # no proxy, no .netrc
-        try:
-            return session.get(url, auth=login, timeout=10).status_code
-        except requests.RequestException:
-            return None
+        return session.get(url, auth=login, timeout=10).status_code
+    return None
 
 
 def _check_port(host: str, port: int) -> None:
@@ -201,9 +162,8 @@ def _check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise SweepError(
-                f"mlflow: cannot listen on {host}:{port} ({error.strerror}); choose with --host, --port."
-            ) from None
+            said = f"mlflow: cannot listen on {host}:{port} ({error.strerror}); choose with --host, --port."
+            raise SweepError(said) from None
 
 
 def _hosts(host: str, port: int, names: Sequence[str]) -> list[str]:
@@ -213,10 +173,6 @@ def _hosts(host: str, port: int, names: Sequence[str]) -> list[str]:
         addresses = [a.address for found in psutil.net_if_addrs().values() for a in found if a.family == socket.AF_INET]
         mine |= {socket.gethostname(), socket.getfqdn(), *addresses}
     return ["localhost:*", "127.0.0.1:*", *(f"{name}:{port}" for name in sorted(mine - set(LOOPBACK)))]
-
-
-def _exit(number: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -13,7 +13,7 @@ from ..config.errors import TrackingError
 from ..config.filesystem import AnyPath, local_copy
 from .client import MlflowStore
 from .model import save_model
-from .runs import PendingRun, RunKey, RunState
+from .runs import PendingRun, RunKey
 from .sender import Sender
 
 if TYPE_CHECKING:
@@ -28,17 +28,11 @@ if TYPE_CHECKING:
     from .client import StartedTrials
 
 
-__all__ = ["RunKey", "RunState", "Tracker"]
-
-
 class Tracker(Sender):
     """Records a study in one MLflow experiment: a parent run, and one child run per trial.
 
     `open`, `flush` and `close` talk to the server or wait for it. All other methods only queue; they may be called
-    before `open` has returned, and from any thread.
-
-    Attributes:
-        notices: messages that the user should see when all is sent.
+    before `open` has returned, and from any thread. The user should see the `notices` when all is sent.
     """
 
     def __init__(self, uri: str, study: str, *, artifacts: AnyPath, experiment: str | None = None):
@@ -49,11 +43,7 @@ class Tracker(Sender):
 
     @classmethod
     def of(cls, study: str, settings: Settings) -> Tracker:
-        """Returns a study's tracker with the user's settings.
-
-        Raises:
-            TrackingError: the settings name no server, and the workspace can hold no database.
-        """
+        """Returns a study's tracker with the user's settings; raises `TrackingError` if they name no store."""
         store = MlflowStore.of(study, settings)
         return cls(store.uri, study, artifacts=settings.artifacts, experiment=store.experiment)
 
@@ -74,10 +64,7 @@ class Tracker(Sender):
         Args:
             description: shown on top of the parent run (Markdown).
             params: written to the parent run; existing ones stay.
-            tags: written to the parent run at every opening.
-            experiment_tags: written to the experiment at every opening (see `sweep.tracking.ui_links`).
-            started_trials: returns the trials of the storage, by study and number; an experiment with runs of others
-                is refused.
+            started_trials: returns the trials of the storage; an experiment with runs of others is refused.
             offline_ok: go on without an unreachable server; the recorder tries it again now and then.
 
         Raises:
@@ -93,20 +80,11 @@ class Tracker(Sender):
         self._start_thread()
 
     def open_existing(self) -> bool:
-        """Opens a study that is over or that another process runs, to add to it: its own run stays as it is.
-
-        Returns:
-            Whether MLflow has the study.
-
-        Raises:
-            TrackingError: as for `MlflowStore.find_experiment`.
-        """
+        """Opens a study that is over or that another process runs, to add to it; returns False if MLflow lacks it."""
         found = self.store.open_existing()
         if found:
             self._start_thread()
         return found
-
-    # -- trials and files ----------------------------------------------------------------------------------------
 
     def start_trial(
         self,
@@ -117,16 +95,10 @@ class Tracker(Sender):
         start_time: int,
         resumed: bool = False,
     ) -> None:
-        """Begins a trial's run, or opens its existing one again.
+        """Begins a trial's run, or opens its existing one again, which keeps its ``start_time`` (milliseconds).
 
-        Args:
-            key: the run's.
-            params: hyperparameters, constants included; the numeric ones become metrics too, since MLflow compares
-                params as strings only.
-            tags: the run's.
-            start_time: milliseconds since the Unix epoch; an existing run keeps its own.
-            resumed: whether the trial was begun before, perhaps by another driver after this tracker was opened: the
-                server is searched for its run (4 ms) before one is created.
+        Numeric params become metrics too, since MLflow compares params as strings only. A ``resumed`` trial was begun
+        before, perhaps by another driver: the server is searched for its run (4 ms) before one is created.
         """
         self._running.add(key)
         numbers = {
@@ -139,9 +111,7 @@ class Tracker(Sender):
     def log_epochs(self, key: RunKey | None, epochs: Sequence[EpochMetrics]) -> None:
         """Adds a run's metrics, each epoch with its own timestamp; epochs sent before are not stored again.
 
-        Args:
-            key: the run's; None is the parent run, here and below.
-            epochs: metrics by epoch; the parent run's, by any other count.
+        The key None is the parent run, here and below; its steps may be any other count.
         """
         self._put(PendingRun(key, epochs=list(epochs)))
 
@@ -157,13 +127,7 @@ class Tracker(Sender):
         """Ends a trial's run: FINISHED; FAILED if it failed; KILLED without an outcome.
 
         All metrics and files are sent first, then the tag ``sweep.outcome``, then the status: a FINISHED run is whole.
-
-        Args:
-            key: the run's.
-            outcome: ``completed``, ``pruned``, ``diverged``, ``failed``; None for an interrupted trial.
-            metrics: one value a run, such as ``objective``; existing ones stay.
-            tags: written with the outcome.
-            end_time: milliseconds since the Unix epoch.
+        The ``end_time`` is in milliseconds since the Unix epoch.
         """
         self._running.discard(key)
         status = {None: "KILLED", "failed": "FAILED"}.get(outcome, "FINISHED")
@@ -189,21 +153,15 @@ class Tracker(Sender):
     def log_model(self, key: RunKey, model: torch.nn.Module, example: np.ndarray) -> None:
         """Stores an MLflow model ``runs:/<run_id>/model`` that loads without this project and without unpickling.
 
-        A model that cannot be exported is stored as its state dict, with a notice that gives the reason.
-
-        Args:
-            key: the run's.
-            model: on the CPU; it is the recorder's from now on and put in eval mode.
-            example: an input batch [N, ...]; the stored model takes any N.
+        The model, on the CPU, is the recorder's from now on. The example is an input batch [N, ...]; the stored model
+        takes any N. One that cannot be exported is stored as its state dict, with a notice that gives the reason.
         """
         self._put(PendingRun(key, jobs=[partial(save_model, model, example, self.notices.append)]))
 
     def close(self, *, status: Literal["FINISHED", "KILLED", "FAILED"] | None, timeout: float = 30.0) -> bool:
         """Ends trials that still run as KILLED, then the parent run with `status`, if any, and stops the recorder.
 
-        Returns:
-            Whether the server has everything except what it refused. If not, `error` gives the reason, and the
-            study's next run has to send it.
+        Returns False, with the reason as `error`, if the study's next run has to send something.
         """
         if self._thread is None:
             self.store.close()
@@ -214,7 +172,13 @@ class Tracker(Sender):
         if status is not None:
             self._put(PendingRun(None, end=(status, time.time_ns() // 1_000_000)))
             sent = self.flush(timeout if sent else 1.0) and sent
-        self._stop_thread(sent=sent)
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join(timeout=1.0)
+        self.store.close()
+        if not sent and self.error is None:
+            self._failure = f"{self.store.name} has not received everything in time"
         return sent
 
     def _after_repair(self) -> None:

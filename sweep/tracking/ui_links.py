@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 TRIALS = "tags.`sweep.kind`='trial'"
 OBJECTIVE = "metrics.`objective`"
-VIEW = "mlflow.sharedViewState.objective"
-"""Tag of an experiment: the table that `view_url` opens. The format is MLflow's own and nowhere documented."""
+VIEW = "mlflow.sharedViewState.objective"  # tag: the table that `view_url` opens, in MLflow's undocumented format
 
 
 def experiment_url(uri: str, experiment_id: str, *, ascending: bool) -> str:
@@ -37,12 +36,7 @@ def view_url(uri: str, experiment_id: str) -> str:
 
 
 def run_url(uri: str, experiment_id: str, run_id: str) -> str:
-    """Returns the link to one run.
-
-    Example:
-        >>> run_url("http://host:5000", "7", "ab12")
-        'http://host:5000/#/experiments/7/runs/ab12'
-    """
+    """Returns the link to one run."""
     return f"{_host(uri)}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
@@ -77,7 +71,6 @@ def describe_study(config: StudyConfig) -> str:
 
 
 def _how_to_query(config: StudyConfig, experiment: str) -> str:
-    """Returns the experiment's description, five lines (Markdown)."""
     return (
         f"- Best first: filter ``{TRIALS}``, sort by the metric `objective` ({config.objective.direction} "
         f"{config.objective.metric}); only completed search trials have it, pruned ones have `last_objective`.\n"

@@ -234,8 +234,8 @@ def _move_in(
     names: Sequence[str], folder: Path, source: Storage, target: Storage, settings: Settings, *, origin: str
 ) -> None:
     """Copies an unpacked study and its rivals' into the storage, then their checkpoints into the workspace."""
-    from ...study.opening import refuse_stale_checkpoints
     from ...study.storages.storage import clear_partial_import, copy_study, exclusive, finish_copy
+    from ...study.study import refuse_stale_checkpoints
 
     with contextlib.ExitStack() as alone:
         for name in names:

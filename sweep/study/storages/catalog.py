@@ -12,7 +12,6 @@ from ...config.study_config import StudyConfig
 if TYPE_CHECKING:
     from .storage import Storage
 
-
 # Attributes of a study, beside its config.
 OWN_CODE = "own_code"  # folders in which the user's own model and the like were found
 CONFIRMATION = "confirmation"  # the last result of `sweep confirm`
@@ -51,29 +50,21 @@ def load_stored_config(name: str, settings: Settings) -> StudyConfig:
 
 
 def require_same_study(config: StudyConfig, settings: Settings) -> None:
-    """Refuses to continue a stored study of the same name with a config that does not agree with it.
-
-    Raises:
-        ConfigError: lists all differences.
-    """
+    """Raises `ConfigError` with all differences if the stored study of the same name does not agree with a config."""
     from .storage import read_config
 
-    before = read_config(config.name, get_storage(settings.storage))
-    if before is not None:
+    if (before := read_config(config.name, get_storage(settings.storage))) is not None:
         before.require_agreement(config)
 
 
 def derive_study(config: StudyConfig, settings: Settings) -> tuple[StudyConfig, list[StudyConfig]]:
     """Derives a study with another search space from the stored one of its name.
 
-    An Optuna study has one space, and the trials of two spaces would not make one budget, one MLflow experiment or one
-    set of finalists. So the result is a study of its own with its own budget, ``NAME-2``, or the next number that is
-    unused or has this very space. Its sampler sees the trials of its forerunners that fit it (see
-    `sweep.study.warm_start`).
+    An Optuna study has one space. So the result is a study of its own with its own budget, ``NAME-2``, or the next
+    number that is unused or has this very space.
 
     Returns:
-        The config with the new name, and its forerunners, oldest first. There are none if the study has this space
-        already, or does not exist.
+        The config with the new name, and its forerunners, oldest first; none if the study has this space already.
 
     Raises:
         ConfigError: more than the space differs.

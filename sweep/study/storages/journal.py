@@ -46,11 +46,7 @@ def open_journal(path: Path) -> JournalStorage:
 
 
 class _Journal(JournalFileBackend):
-    """A journal file that stays readable when the disk is full.
-
-    Attributes:
-        read: number of lines read so far.
-    """
+    """A journal file that stays readable when the disk is full; ``read`` counts the lines read so far."""
 
     def __init__(self, path: str, lock: FileLock):
         super().__init__(path, lock_obj=lock)  # type: ignore[arg-type]
@@ -96,14 +92,12 @@ def _unreadable_line(path: Path, after: int = 0) -> int | None:
 
 
 def _damage(path: Path, line: int, error: Exception) -> StorageError:
-    """Returns the error that names the damaged line, what is readable, and the commands that rescue it."""
     try:
         found = _read_before(path, line)
     except Exception:  # noqa: BLE001 (then nothing is readable)
         found = {}
-    said = (
-        f"journal {path}: line {line} is damaged ({type(error).__name__}: {reason(error)}); the file was not changed."
-    )
+    cause = f"{type(error).__name__}: {reason(error)}"
+    said = f"journal {path}: line {line} is damaged ({cause}); the file was not changed."
     if not found:
         return StorageError(f"{said} No study is readable before it: restore the file, or use another --workspace.")
     there = [f"{name} with {trials} trials, {done} of them finished" for name, (trials, done) in found.items()]
@@ -120,7 +114,7 @@ def _damage(path: Path, line: int, error: Exception) -> StorageError:
 
 
 def _read_before(path: Path, line: int) -> dict[str, tuple[int, int]]:
-    """Returns the studies in a journal before a line, each with its trials and those of them that are finished."""
+    """Returns the numbers of trials, and of finished ones, of each study in a journal before a line."""
     with tempfile.TemporaryDirectory(prefix="sweep-journal-") as scratch, path.open("rb") as file:
         copy = Path(scratch, path.name)
         copy.write_bytes(b"".join(itertools.islice(file, line - 1)))

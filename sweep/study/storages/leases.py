@@ -24,14 +24,8 @@ LEASE_ENDED = "over"  # value of a lease whose driver has ended
 
 def this_process(attempt: int) -> dict[str, Any]:
     """Returns this process as the owner of a trial; ``attempt`` counts the claims of the trial."""
-    me = psutil.Process()
-    return {
-        "host": socket.gethostname(),
-        "boot": _boot(),
-        "pid": me.pid,
-        "started": me.create_time(),
-        "attempt": attempt,
-    }
+    me, host = psutil.Process(), socket.gethostname()
+    return {"host": host, "boot": _boot(), "pid": me.pid, "started": me.create_time(), "attempt": attempt}
 
 
 def release_owner(owner: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,19 +38,11 @@ def lease_key(owner: Mapping[str, Any]) -> str:
     return f"lease {owner['host']} {owner['pid']} {owner['started']:.0f}"
 
 
-class _Observed(NamedTuple):
-    """A lease as this process has observed it.
-
-    Attributes:
-        unchanged: seconds without a change.
-        polled: monotonic time of the last poll.
-        renewed: True if it has ever changed.
-    """
-
+class _Lease(NamedTuple):
     value: object
-    unchanged: float
-    polled: float
-    renewed: bool
+    unchanged: float  # seconds
+    polled: float  # monotonic time of the last poll
+    renewed: bool  # True if it has ever changed
 
 
 class LeaseMonitor:
@@ -70,7 +56,7 @@ class LeaseMonitor:
 
     def __init__(self) -> None:
         self._me = this_process(0)
-        self._observed: dict[str, _Observed] = {}
+        self._observed: dict[str, _Lease] = {}
 
     def is_alive(self, owner: Mapping[str, Any], read_lease: Callable[[str], object]) -> bool:
         """Returns True if an owner's process is alive and has not released the trial."""
@@ -93,16 +79,16 @@ class LeaseMonitor:
         for name in list(self._observed):
             self._poll(name, read_lease)
 
-    def _poll(self, name: str, read_lease: Callable[[str], object]) -> _Observed:
+    def _poll(self, name: str, read_lease: Callable[[str], object]) -> _Lease:
         value, now = read_lease(name), time.monotonic()
-        before = self._observed.get(name, _Observed(value, 0.0, now, renewed=False))
+        before = self._observed.get(name, _Lease(value, 0.0, now, renewed=False))
         if value == before.value:
             unchanged = before.unchanged + min(now - before.polled, RENEW_EVERY)
-            self._observed[name] = _Observed(value, unchanged, now, before.renewed)
+            self._observed[name] = _Lease(value, unchanged, now, before.renewed)
             if before.unchanged < DEAD_AFTER <= unchanged:
                 logger.info("%s: not renewed for %.0f s: its driver is dead", name, unchanged)
         else:
-            self._observed[name] = _Observed(value, 0.0, now, renewed=True)
+            self._observed[name] = _Lease(value, 0.0, now, renewed=True)
         return self._observed[name]
 
 

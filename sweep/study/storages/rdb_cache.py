@@ -1,7 +1,7 @@
 """A database as Optuna's storage, whose trials are cached in memory.
 
-A trial of ten epochs sends PostgreSQL 43 statements and 26 commits with this cache, 216 and 45 with Optuna's own cache;
-in a study of 500 trials that is 0.2 s and 3.9 s (`tests/benchmarks/round_trips.py`, 12 trials, two busy cores).
+A trial of ten epochs sends PostgreSQL 43 statements and 26 commits with this cache, 216 and 45 with Optuna's own one
+(`tests/benchmarks/round_trips.py`).
 No other module uses private names of Optuna. They were read in 5.0.0; `test_optuna_internals.py` fails when one moves:
 
 - ``_CachedStorage`` and its ``_backend``, ``_lock``, ``_studies``, ``_trial_id_to_study_id_and_number``,
@@ -23,10 +23,9 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
 from optuna.exceptions import StorageInternalError
@@ -48,8 +47,7 @@ MANY = 1000  # largest number of trials that are read by their ids
 OWNER = "owner"  # attribute with the owner of a running trial
 ATTEMPTS = 10  # to write rows that another driver writes at the same moment
 
-Times = tuple[datetime | None, datetime | None]
-"""Start and end of a trial."""
+_Times = tuple[datetime | None, datetime | None]  # start and end of a trial
 
 _KEYS = {  # key column of each table that holds a trial's rows
     models.TrialParamModel: "param_name",
@@ -59,18 +57,13 @@ _KEYS = {  # key column of each table that holds a trial's rows
 }
 
 
-@dataclass(frozen=True)
-class _Write:
-    """A row for a trial.
-
-    Attributes:
-        change: makes the same change to a copy of the trial in memory.
-    """
+class _Write(NamedTuple):
+    """A row for a trial, and the items that it adds to dictionaries of the trial in memory."""
 
     trial_id: int
     model: type[Any]
     row: dict[str, Any]
-    change: Callable[[FrozenTrial], object]
+    items: Mapping[str, Mapping[Any, Any]]
 
 
 class CachedDatabase(_CachedStorage):
@@ -92,8 +85,6 @@ class CachedDatabase(_CachedStorage):
     def engine(self) -> Engine:
         """SQLAlchemy's engine of the database."""
         return self._backend.engine
-
-    # -- reading -------------------------------------------------------------------------------------------------
 
     def invalidate(self, study_id: int) -> None:
         """Makes this thread's next `get_all_trials` read what other drivers have written."""
@@ -159,7 +150,7 @@ class CachedDatabase(_CachedStorage):
                 self._change(trial_id, partial(_set_times, *times[trial_id]))
             self._read_at[study_id] = now
 
-    def _find_changes(self, study_id: int, known: Mapping[int, FrozenTrial]) -> tuple[set[int], dict[int, Times], int]:
+    def _find_changes(self, study_id: int, known: Mapping[int, FrozenTrial]) -> tuple[set[int], dict[int, _Times], int]:
         """Returns the trials to read, the times to correct in cached ones, and the id of the last trial."""
         trials, attributes = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
         of_study = trials.c.study_id == study_id
@@ -172,7 +163,7 @@ class CachedDatabase(_CachedStorage):
         if not found:
             self._backend.get_study_name_from_id(study_id)  # KeyError if there is no such study
         wanted: set[int] = set()
-        times: dict[int, Times] = {}
+        times: dict[int, _Times] = {}
         for trial_id, state, start, end in found:
             trial = known.get(trial_id)
             ours = trial_id in self._own_trials and owners.get(trial_id) == self._own_trials[trial_id]
@@ -181,8 +172,6 @@ class CachedDatabase(_CachedStorage):
             elif (trial.datetime_start, trial.datetime_complete) != (start, end):
                 times[trial_id] = start, end
         return wanted, times, max((trial_id for trial_id, *_ in found), default=0)
-
-    # -- writing -------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def write_batch(self) -> Iterator[None]:
@@ -197,11 +186,7 @@ class CachedDatabase(_CachedStorage):
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        """Writes the value of a hyperparameter.
-
-        Raises:
-            ValueError: the study has another distribution under this name.
-        """
+        """Writes the value of a hyperparameter; raises `ValueError` if the study has another distribution of it."""
         with self._lock:
             study_id, number = self._trial_id_to_study_id_and_number[trial_id]
             study = self._studies[study_id]
@@ -211,13 +196,9 @@ class CachedDatabase(_CachedStorage):
             check_distribution_compatibility(before, distribution)
             study.param_distribution[param_name] = distribution
         value = distribution.to_external_repr(param_value_internal)
-
-        def change(trial: FrozenTrial) -> None:
-            trial.params = {**trial.params, param_name: value}
-            trial.distributions = {**trial.distributions, param_name: distribution}
-
+        items = {"params": {param_name: value}, "distributions": {param_name: distribution}}
         row = {"param_value": param_value_internal, "distribution_json": distribution_to_json(distribution)}
-        self._write(_Write(trial_id, models.TrialParamModel, {"param_name": param_name, **row}, change))
+        self._write(_Write(trial_id, models.TrialParamModel, {"param_name": param_name, **row}, items))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Claims a trial (False if another driver was faster), or ends one."""
@@ -243,14 +224,10 @@ class CachedDatabase(_CachedStorage):
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Writes a reported value."""
-
-        def change(trial: FrozenTrial) -> None:
-            trial.intermediate_values = {**trial.intermediate_values, step: intermediate_value}
-
         model = models.TrialIntermediateValueModel
         value, kind = model.intermediate_value_to_stored_repr(intermediate_value)
         row = {"step": step, "intermediate_value": value, "intermediate_value_type": kind}
-        self._write(_Write(trial_id, model, row, change))
+        self._write(_Write(trial_id, model, row, {"intermediate_values": {step: intermediate_value}}))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Writes an attribute."""
@@ -263,10 +240,8 @@ class CachedDatabase(_CachedStorage):
         self._set_attr("system_attrs", models.TrialSystemAttributeModel, trial_id, key, value)
 
     def _set_attr(self, kind: str, model: type[Any], trial_id: int, key: str, value: Any) -> None:
-        def change(trial: FrozenTrial) -> None:
-            setattr(trial, kind, {**getattr(trial, kind), key: value})
-
-        self._write(_Write(trial_id, model, {"key": key, "value_json": json.dumps(value)}, change))
+        row = {"key": key, "value_json": json.dumps(value)}
+        self._write(_Write(trial_id, model, row, {kind: {key: value}}))
 
     def _write(self, write: _Write) -> None:
         waiting: list[_Write] | None = getattr(self._per_thread, "writes", None)
@@ -290,7 +265,7 @@ class CachedDatabase(_CachedStorage):
                 if attempt == ATTEMPTS - 1:
                     raise StorageInternalError("Other drivers write the same rows again and again.") from error
         for write in writes:
-            self._change(write.trial_id, write.change)
+            self._change(write.trial_id, partial(_add_items, write.items))
 
     def _send(self, writes: Sequence[_Write], *, replace: bool = False) -> None:
         """Writes rows in one transaction with few statements; Optuna sends several for each row."""
@@ -334,6 +309,11 @@ class CachedDatabase(_CachedStorage):
                 trial = copy.copy(trials[number])
                 change(trial)
                 trials[number] = trial
+
+
+def _add_items(items: Mapping[str, Mapping[Any, Any]], trial: FrozenTrial) -> None:
+    for name, added in items.items():
+        setattr(trial, name, {**getattr(trial, name), **added})
 
 
 def _set_times(start: datetime | None, end: datetime | None, trial: FrozenTrial) -> None:

@@ -40,14 +40,10 @@ LIBPQ_TIMEOUTS = {
     "keepalives_count": 4,
     "tcp_user_timeout": 30_000,  # milliseconds
 }
+# Errors of a storage that is unreachable for a while: a server that restarts, a locked file, a full disk.
 UNREACHABLE = (StorageInternalError, OperationalError, OSError)
-"""Errors of a storage that is unreachable for a while: a server that restarts, a locked file, a full disk."""
-
-FORMAT = 1
-"""Version of what a study writes to storage and workspace; raised when an older program would misread it."""
-
+FORMAT = 1  # of what a study writes to storage and workspace; raised when an older program would misread it
 LOCAL_ATTRS = ("own_code", "recorded_best", "copied_from")  # attributes of a study that a copy must not have
-
 LONGEST_OUTAGE = 900.0  # seconds; then the run ends, resumable
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -101,14 +97,10 @@ def _one_process_at_a_time(url: str, options: dict[str, Any]) -> Iterator[None]:
 
 
 class Backoff:
-    """The pauses between retries of an unreachable storage: one second at first, then up to half a minute.
-
-    Attributes:
-        since: monotonic time of the first failure; None while the storage answers.
-    """
+    """The pauses between retries of an unreachable storage: one second at first, then up to half a minute."""
 
     def __init__(self) -> None:
-        self.since: float | None = None
+        self.since: float | None = None  # monotonic time of the first failure
         self._pause = self._next = 0.0
 
     @property
@@ -117,11 +109,7 @@ class Backoff:
         return time.monotonic() < self._next
 
     def failed(self, error: BaseException) -> None:
-        """Records an attempt that failed.
-
-        Raises:
-            StorageError: the storage has been unreachable for ``LONGEST_OUTAGE`` seconds.
-        """
+        """Records an attempt that failed; raises `StorageError` after ``LONGEST_OUTAGE`` seconds of them."""
         now = time.monotonic()
         self.since = now if self.since is None else self.since
         if now - self.since > LONGEST_OUTAGE:
@@ -186,9 +174,8 @@ def read_config(name: str, storage: BaseStorage) -> StudyConfig | None:
         return None if raw is None else StudyConfig.model_validate(raw)
     except ValidationError as error:
         problems = "; ".join(sentences(error, StudyConfig))
-        raise StorageError(
-            f"study {name}: this version cannot read its config ({problems}); choose another name"
-        ) from None
+        said = f"study {name}: this version cannot read its config ({problems}); choose another name"
+        raise StorageError(said) from None
 
 
 def get_user_attr(name: str, attr: str, storage: BaseStorage) -> Any:
@@ -206,11 +193,8 @@ def copy_study(
 ) -> None:
     """Copies a study and its sister to another storage, without owners: the next run adopts unfinished trials.
 
-    The copy has no config until `finish_copy`, and `clear_partial_import` removes it.
-
-    Args:
-        checkpoints: paths of the copy's checkpoints, by study and number.
-        origin: source of the copy, for messages.
+    The copy has no config until `finish_copy`, and `clear_partial_import` removes it. The ``checkpoints`` are paths of
+    the copy's, by study and number; ``origin`` is for messages.
     """
     names = [each for each in (f"{name}.controls", name) if each in optuna.get_all_study_names(source)]
     for each in names:
@@ -225,9 +209,9 @@ def copy_study(
             if "owner" in attrs:
                 attrs["owner"] = release_owner(attrs["owner"])
             copy.add_trial(trial)
+        local = {*LOCAL_ATTRS, *(["config"] if each == name else [])}
         for attr, value in original.user_attrs.items():
-            is_local = attr in LOCAL_ATTRS or attr.startswith("lease ") or (attr == "config" and each == name)
-            if not is_local:
+            if attr not in local and not attr.startswith("lease "):
                 copy.set_user_attr(attr, value)
 
 
@@ -238,14 +222,7 @@ def finish_copy(name: str, source: BaseStorage, target: BaseStorage) -> None:
 
 
 def clear_partial_import(name: str, storage: BaseStorage) -> bool:
-    """Removes what an interrupted `copy_study` has left under a name.
-
-    Returns:
-        True if anything was removed.
-
-    Raises:
-        StorageError: there is a study of this name.
-    """
+    """Removes what an interrupted `copy_study` has left under a name; raises `StorageError` if that is a study."""
     present = [each for each in (name, f"{name}.controls") if each in optuna.get_all_study_names(storage)]
     attrs = {each: optuna.load_study(study_name=each, storage=storage).user_attrs for each in present}
     if present and ("config" in attrs.get(name, {}) or not any("copied_from" in each for each in attrs.values())):
@@ -254,9 +231,6 @@ def clear_partial_import(name: str, storage: BaseStorage) -> bool:
         optuna.delete_study(study_name=each, storage=storage)
         logger.info("%s: removed the rest of an interrupted import", each)
     return bool(present)
-
-
-# -- a database is read through a cache; these read past it, or write to it in batches --------------------------------
 
 
 def invalidate(storage: BaseStorage, study_id: int) -> None:
