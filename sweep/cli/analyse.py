@@ -17,8 +17,7 @@ def sensitivity(
     metric: Annotated[str | None, typer.Option(help="Analyse this metric instead of the objective.")] = None,
     epoch: Annotated[int | None, typer.Option(help="Analyse this epoch instead of the last one.")] = None,
     against_control: Annotated[
-        bool,
-        typer.Option("--against-control", help="Analyse the gain over the unguided control."),
+        bool, typer.Option("--against-control", help="Analyse the gain over the unguided control.")
     ] = False,
     where: Annotated[
         str | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 import typer
@@ -27,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (
+COMMANDS: list[Callable[..., None]] = [
     run,
     resume,
     status,
@@ -40,15 +41,9 @@ for command in (
     profile,
     ui,
     gc,
-    submit,
-    jobs,
-    logs,
-    stop,
-    export,
-    schema,
-    doctor,
-    simulate,
-):
+]
+COMMANDS += [submit, jobs, logs, stop, export, schema, doctor, simulate]
+for command in COMMANDS:
     app.command()(with_verbosity(command))
 app.command("import")(with_verbosity(import_))
 for group in (cluster, services):

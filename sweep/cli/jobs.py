@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 
 Head = Annotated[
-    str,
-    typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="HTTP address of the cluster's head."),
+    str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="HTTP address of the cluster's head.")
 ]
 HEAD = "http://127.0.0.1:8265"
 JobArg = Annotated[str, typer.Argument(help="A study, for its newest job, or a job id.")]
@@ -141,11 +140,6 @@ def _failed(job: StudyJob) -> bool:
 
 @contextlib.contextmanager
 def _cluster_errors() -> Iterator[None]:
-    """Turns a problem of the cluster into one message for the caller.
-
-    Raises:
-        SweepError: the problem.
-    """
     from ..cluster.connect import ClusterError
     from ..config.errors import SweepError
 

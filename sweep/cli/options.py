@@ -24,8 +24,7 @@ OfflineOk = Annotated[
     bool, typer.Option("--offline-ok", help="Go on if the tracking server is unreachable; it gets everything later.")
 ]
 Insecure = Annotated[
-    bool,
-    typer.Option("--insecure", help="Use a cluster without a token: anybody in reach can run anything on it."),
+    bool, typer.Option("--insecure", help="Use a cluster without a token: anybody in reach can run anything on it.")
 ]
 Workspace = Annotated[
     str | None, typer.Option(help="Folder, or s3://BUCKET/PREFIX, for what a study writes (SWEEP_WORKSPACE; results).")

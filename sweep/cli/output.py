@@ -55,12 +55,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "best": [r.number for r in summary.best],
         "controls": [row_json(r) for r in summary.controls],
         "finalists": [
-            {
-                "trial": f.number,
-                "guided": f.guided.values,
-                "plain": f.plain.values,
-                "tuned": f.tuned.values,
-            }
+            {"trial": f.number, "guided": f.guided.values, "plain": f.plain.values, "tuned": f.tuned.values}
             for f in summary.comparison.finalists
         ],
     }

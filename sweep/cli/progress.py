@@ -35,12 +35,9 @@ STOPPING = "stopping: waiting for the running trials' checkpoints; once more sto
 
 
 class Progress(RunCallback):
-    """Counts what happens in a run and shows messages alone; its children show more.
+    """Counts what happens in a run, in which rows have ended before, and shows messages alone; its children show more.
 
-    Args:
-        done: rows that have ended before.
-        left: how many rows are to be trained; by default what is left of the search, its finalists and controls.
-        stop: the event that ends the run early.
+    By default ``left``, the rows to train, are what is left of the search, its finalists and controls.
     """
 
     def __init__(

@@ -72,16 +72,14 @@ def data_on_stdout(data: bool) -> Iterator[None]:
 
 
 def make_view(settings: Settings, console: Console, *, as_json: bool, executor: str) -> Callable[..., Progress]:
-    """Returns what shows a run's progress: a class, or a function with the arguments of `Progress`.
-
-    With the local executor trials may print, or stop in a debugger: nothing is redrawn then.
-    """
+    """Returns what shows a run's progress: a class, or a function with the arguments of `Progress`."""
     from . import progress
 
     if settings.log == "json":
         return partial(progress.JsonLines, stream=sys.stderr if as_json else sys.stdout)
     if output.quiet:
         return progress.Progress
+    # With the local executor trials may print, or stop in a debugger: nothing is redrawn then.
     return progress.LiveView if console.is_terminal and executor != "local" else progress.LogLines
 
 
@@ -89,14 +87,9 @@ def make_view(settings: Settings, console: Console, *, as_json: bool, executor: 
 def webhook_at_end(
     settings: Settings, views: Sequence[Progress], describe: Callable[[Any, BaseException | None], dict[str, Any]]
 ) -> Iterator[list[Any]]:
-    """Posts the end of the block to the user's webhook and to the last view.
+    """Posts the end of the block to the user's webhook and the last view, if there is one; yields a list for a result.
 
-    Args:
-        views: the views of the runs so far; nothing is posted before there is one.
-        describe: turns a result and an error into data.
-
-    Yields:
-        A list for the block's result.
+    ``describe`` turns the result and an error into data.
     """
     from ..service import webhook
 
@@ -129,7 +122,6 @@ def _print_result(summary: Summary, settings: Settings, console: Console, notes:
 
 
 def _print_commands(summary: Summary, settings: Settings, console: Console) -> None:
-    """Prints where the results are, and the commands that go on from here."""
     from ..config.filesystem import is_remote
 
     name = summary.config.name

@@ -16,19 +16,7 @@ GAP = 2  # cells between two pairs on a line
 class StackingTable:
     """Rows under column names; where these do not fit, each row is a list of names and values.
 
-    Args:
-        columns: names; the first column identifies a row.
-        title: stands above the table, wrapped at the terminal's width and not at the table's.
-        left: how many columns are aligned to the left.
-
-    Example:
-        >>> table = StackingTable(["trial", "val_loss", "width"], title="Best")
-        >>> table.add_row("7", "0.10063", "128")
-        >>> Console(width=20).print(table)
-        Best
-          trial 7
-            val_loss 0.10063
-            width 128
+    The first column identifies a row; the first ``left`` columns are aligned to the left.
     """
 
     def __init__(self, columns: Sequence[str], *, title: str = "", left: int = 0):

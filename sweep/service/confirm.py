@@ -37,21 +37,13 @@ Listen = Callable[[StudyConfig, int | None], contextlib.AbstractContextManager["
 
 @dataclass(frozen=True)
 class ConfirmPlan:
-    """The plan of a confirmation.
-
-    Attributes:
-        config: the config of the study to confirm.
-        top: the configurations to confirm, best first.
-        rivals: the studies that search the best configuration of each rival.
-        first: points that these studies must try: the configurations without guidance.
-        notes: limitations that a reader must know.
-    """
+    """The plan of a confirmation."""
 
     config: StudyConfig
-    top: list[TrialRecord]
-    rivals: dict[Arm, StudyConfig]
-    first: dict[Arm, list[dict[str, Scalar]]]
-    notes: list[str]
+    top: list[TrialRecord]  # the configurations to confirm, best first
+    rivals: dict[Arm, StudyConfig]  # the studies that search the best configuration of each rival
+    first: dict[Arm, list[dict[str, Scalar]]]  # points that these must try: the configurations without guidance
+    notes: list[str]  # limitations that a reader must know
 
 
 def confirm(
@@ -71,10 +63,8 @@ def confirm(
 
     Args:
         listen: makes the callback of a run, from its config and, for the run of the pairs, the number of rows left.
-        top: number of configurations.
         seeds: pairs of each configuration.
         against: other methods in place of guidance, among `sweep.study.baselines.METHODS`.
-        placebo: if True, a placebo of each guided network is trained too.
         options: options of the runs; ``conclude``, ``pairs`` and ``first`` are set here.
 
     Returns:
@@ -176,11 +166,8 @@ def _problems(
     from ..study.baselines import METHODS, has_already
 
     name = config.name
-    problems = [
-        f"--against: {method!r} is none of {', '.join(METHODS)}{nearest(method, [*METHODS])}"
-        for method in against
-        if method not in METHODS
-    ]
+    unknown = [method for method in against if method not in METHODS]
+    problems = [f"--against: {each!r} is none of {', '.join(METHODS)}{nearest(each, [*METHODS])}" for each in unknown]
     if OF_CONFIRM in name:
         problems.append(f"{name} was made by sweep confirm; confirm {name.partition(OF_CONFIRM)[0]}")
     elif len(longest := f"{name}{OF_CONFIRM}{max(METHODS, key=len)}") > LONGEST:
@@ -220,11 +207,8 @@ def read_confirmation(
             comparison = compare_pairs(row.number, pair, (arms[pair[0]], arms[pair[1]]), config.objective)
             compared.setdefault(pair, []).append(comparison)
     groups = [apply_holm(group) for group in compared.values()]
-    without_result = [
-        f"{each.arm}: none of the {each.trials} trials of {each.study} has completed"
-        for each in found
-        if each.number is None
-    ]
+    lacking = [each for each in found if each.number is None]
+    without_result = [f"{e.arm}: none of the {e.trials} trials of {e.study} has completed" for e in lacking]
     rows = [row for row in summary.controls if row.kind in ARMS and row.state == "finished"]
     return Confirmation(
         study=config.name,
@@ -247,13 +231,10 @@ class _PairReader:
         self._members: dict[int, Member | None] = {}
         self._failed: set[int] = set()
 
-    def read(self, rows: Mapping[int, TrialRecord]) -> dict[int, Member]:
-        """Returns members by seed, from rows by seed."""
-        found = {seed: self._member(row) for seed, row in rows.items()}
-        return {seed: member for seed, member in found.items() if member is not None}
+    def read(self, rows: Mapping[int, TrialRecord]) -> dict[int, Member]:  # by seed
+        return {seed: member for seed, row in rows.items() if (member := self._member(row)) is not None}
 
     def notes(self) -> list[str]:
-        """Returns a sentence for each reason why pairs were left out."""
         gone = {number for number, member in self._members.items() if member is None}
         return [
             f"{self._sister} {', '.join(map(str, sorted(numbers)))}: {why}; the pairs are left out"
@@ -277,12 +258,8 @@ class _PairReader:
 
 def _opponents(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
     """Yields the guided network against each other arm, then the others against the plain control."""
-    for arm in arms:
-        if arm != "guided":
-            yield "guided", arm
-    for arm in arms:
-        if arm not in ("guided", "plain"):
-            yield arm, "plain"
+    yield from (("guided", arm) for arm in arms if arm != "guided")
+    yield from ((arm, "plain") for arm in arms if arm not in ("guided", "plain"))
 
 
 def store_confirmation(confirmation: Confirmation, settings: Settings) -> str | None:

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Literal, Self
 
 from ..config.errors import reason
-from ..config.filesystem import AnyPath
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from ..execution.trial_source import Key, TrialRequest
@@ -38,8 +37,7 @@ CONFIRM_EVERY = 10.0  # seconds between two checks that a trial is still ours: a
 class Driver:
     """The source of one run's trials: the search first, then finalists and controls, then the tuned control.
 
-    Args:
-        stage: first stage; ``tuned``, the last one, trains the waiting rows of the sister study and nothing else.
+    From the stage ``tuned`` on, the waiting rows of the sister study are trained and nothing else.
     """
 
     def __init__(
@@ -269,12 +267,6 @@ class Driver:
             if self._left.wait(RENEW_EVERY):
                 return
 
-    @staticmethod
-    def _is_lost(folder: AnyPath) -> bool:
-        from ..training import checkpoint
-
-        return checkpoint.is_gone(folder)
-
     def _request(self, trial: Trial | None) -> TrialRequest | None:
         if trial is None:
             return None
@@ -283,11 +275,14 @@ class Driver:
         if trial.attempt > 1:
             logger.info("adopted trial %d of %s at epoch %d", trial.number, trial.study, trial.reported)
         folder = self._settings.checkpoints(trial.study, trial.number)
-        if trial.attempt > 1 and trial.reported and self._is_lost(folder):
-            self._callback.on_message(
-                f"trial {trial.number} of {trial.study} had reached epoch {trial.reported}, but {folder} holds no "
-                "checkpoint of it: it starts again. The drivers of a study must share one workspace (--workspace)"
-            )
+        if trial.attempt > 1 and trial.reported:
+            from ..training import checkpoint
+
+            if checkpoint.is_gone(folder):
+                self._callback.on_message(
+                    f"trial {trial.number} of {trial.study} had reached epoch {trial.reported}, but {folder} holds no "
+                    "checkpoint of it: it starts again. The drivers of a study must share one workspace (--workspace)"
+                )
         place = TrialPaths(folder=folder, data=self._settings.data, cache=self._settings.cache)
         judged = self._studies[trial.study].pruning_epochs(trial)
         return TrialRequest(trial.key, trial.config, place, trial.attempt, trial.exclusive, judged)

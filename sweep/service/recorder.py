@@ -28,11 +28,7 @@ TRACEBACK = 4000  # last characters of a traceback that are logged
 
 
 class Recorder:
-    """The MLflow runs of a study's trials.
-
-    Args:
-        on_message: receives messages for the user.
-    """
+    """The MLflow runs of a study's trials."""
 
     def __init__(
         self,
@@ -132,7 +128,8 @@ class Recorder:
                 key = RunKey(study.name, _mlflow_kind(row.kind), row.number)
                 state = known.get(key)
                 whole = state is not None and state.outcome is not None and state.status in ("FINISHED", "FAILED")
-                if row.orphan and state is not None and state.status == "RUNNING" and not _is_adoptable(study, row):
+                adopted_here = row.orphan and study.is_wanted(row.kind, row.seed, row.hyperparameters)
+                if row.orphan and state is not None and state.status == "RUNNING" and not adopted_here:
                     self._tracker.end_trial(key, outcome=None, metrics={}, tags={}, end_time=int(time.time() * 1000))
                 if row.state != "finished" or row.outcome is None or whole or key in self._sent:
                     continue
@@ -259,11 +256,6 @@ class Recorder:
         self._sent.add(key)
 
 
-def _is_adoptable(study: Study, row: TrialRecord) -> bool:
-    """Returns True if this driver adopts an orphan."""
-    return study.is_wanted(row.kind, row.seed, row.hyperparameters)
-
-
 def _run_key(trial: Trial) -> RunKey:
     return RunKey(trial.study, _mlflow_kind(trial.kind), trial.number)
 
@@ -273,7 +265,6 @@ def _error_tag(error: str | None) -> dict[str, str]:
 
 
 def _pruned_tags(trial: Trial | TrialRecord) -> dict[str, str]:
-    """Returns the tags that say at which epoch a trial was pruned, and by which comparison."""
     tags = {"sweep.pruned_at": trial.pruned_at, "sweep.pruned_by": trial.pruned_by}
     return {name: str(value) for name, value in tags.items() if value is not None}
 

@@ -15,19 +15,12 @@ from .preflight.name_checks import check_names
 
 @dataclass(frozen=True)
 class Submission:
-    """A study to submit.
-
-    Attributes:
-        study: name of the study.
-        words: words of the command, without ``python -m sweep``.
-        modules: packages and files to send.
-        file: the user's study file to send, if there is one.
-    """
+    """A study to submit."""
 
     study: str
-    words: list[str]
-    modules: list[str]
-    file: Path | None
+    words: list[str]  # of the command, without ``sweep``
+    modules: list[str]  # packages and files to send
+    file: Path | None  # the user's study file to send
 
     def write(self, folder: Path) -> None:
         """Copies code and study file into a folder."""
@@ -45,7 +38,6 @@ def prepare_submission(
 
     Args:
         study: a study file, a built-in name, or else a study in the cluster's storage.
-        sets: overrides, as ``key=value``.
         flags: further options of ``run``.
 
     Raises:
@@ -80,14 +72,8 @@ def settings_to_send(given: Mapping[str, str | Path | None]) -> dict[str, str]:
     Raises:
         ConfigError: an option holds a password, which everybody could read in the job's record.
     """
-    names = {
-        "storage": "SWEEP_STORAGE",
-        "tracking": "MLFLOW_TRACKING_URI",
-        "workspace": "SWEEP_WORKSPACE",
-        "data": "SWEEP_DATA",
-        "owner": "SWEEP_OWNER",
-    }
-    sent = {names[option]: str(value) for option, value in given.items() if value is not None}
+    names = {"tracking": "MLFLOW_TRACKING_URI"}
+    sent = {names.get(each, f"SWEEP_{each.upper()}"): str(value) for each, value in given.items() if value is not None}
     problems = [
         f"{name}: {without_password(value)} holds a password, which would be in the job's record: write it into "
         f"~/sweep.env on the head, as {name}=..."

@@ -25,11 +25,9 @@ PORT = 5000  # on which `sweep ui` serves
 
 
 def ui(name: str | None, settings: Settings, *, port: int = PORT) -> tuple[list[str], dict[str, str], list[str]]:
-    """Returns what `sweep ui` needs to serve the MLflow UI and to print links into it.
+    """Returns the command that serves the MLflow UI (empty if a server runs already), its environment, and links.
 
-    Returns:
-        The command that serves, empty if a server runs already; its environment; the links. The first link is the one
-        to open. The last link of a study relies on documented features of MLflow only.
+    The first link is the one to open. The last link of a study relies on documented features of MLflow only.
 
     Raises:
         SweepError: no such study, an unreachable tracking server, or a port in use.
@@ -42,18 +40,13 @@ def ui(name: str | None, settings: Settings, *, port: int = PORT) -> tuple[list[
             links = [experiment_url(url, experiment, ascending=config.objective.direction == "minimize")]
             if VIEW in store.experiment_tags:
                 links.insert(0, view_url(url, experiment))
-    remote = url == settings.tracking_uri
-    if not remote and _is_taken(port):
-        raise SweepError(f"--port: {port} of this machine is taken by another program")
-    if remote:
+    if url == settings.tracking_uri:
         return [], {}, links
+    with socket.socket() as tried:
+        if tried.connect_ex(("127.0.0.1", port)) == 0:
+            raise SweepError(f"--port: {port} of this machine is taken by another program")
     create_store(settings.tracking_uri, settings.artifacts)
     return *serve(settings.tracking_uri, settings.artifacts, port=port), links
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 def run_links(name: str, rows: Iterable[TrialRecord], settings: Settings) -> dict[int, str]:

@@ -25,11 +25,7 @@ TIMEOUT = 10.0  # seconds for each attempt
 
 
 def check_webhooks(settings: Settings) -> None:
-    """Checks the webhooks before anything runs.
-
-    Raises:
-        ConfigError: all values that are no URL.
-    """
+    """Raises a ConfigError with all webhooks that are no URL."""
     given = {"SWEEP_ON_FINISH": settings.on_finish, "SWEEP_ON_FAILURE": settings.on_failure}
     problems = [  # without the URL, whose path is often a secret
         f"{name}: must be a URL that begins with https:// or http:// and names a host"
@@ -68,11 +64,8 @@ def describe_confirmation(
     from ..analysis.confirmation import pair_verdict
 
     failed = error is not None and not isinstance(error, KeyboardInterrupt)
-    event, said, verdicts = (
-        "failed" if failed else "interrupted",
-        "" if error is None else str(error) or type(error).__name__,
-        list[dict[str, Any]](),
-    )
+    event, verdicts = "failed" if failed else "interrupted", list[dict[str, Any]]()
+    said = "" if error is None else str(error) or type(error).__name__
     if confirmation is not None:
         event = "finished"
         guided = [c for c in confirmation.comparisons if c.first == "guided"]
@@ -115,13 +108,8 @@ def notify_webhook(settings: Settings, end: Mapping[str, Any]) -> str | None:
         for scheme in ("https://", "http://"):
             session.mount(scheme, HTTPAdapter(max_retries=retry))
         try:
-            answer = session.post(
-                url,
-                json.dumps(dict(end)),
-                headers={"Content-Type": "application/json"},
-                timeout=TIMEOUT,
-                allow_redirects=False,
-            )
+            headers, data = {"Content-Type": "application/json"}, json.dumps(dict(end))
+            answer = session.post(url, data, headers=headers, timeout=TIMEOUT, allow_redirects=False)
         except (requests.RequestException, ValueError) as error:
             problem = f"is unreachable ({_cause(error)})"
         else:

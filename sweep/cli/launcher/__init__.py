@@ -1,7 +1,6 @@
-"""The installed command ``sweep``, installed as the package ``entropy_sweep``.
+"""The installed command ``sweep``, as the package ``entropy_sweep``.
 
-A folder of PYTHONPATH may hold a ``sweep.py`` of the user's, which Python would import in place of this program. So
-this package has a name of its own, and imports the program from the place where it is installed.
+It imports the program from where it is installed, as PYTHONPATH may hold a ``sweep.py`` of the user's.
 """
 
 from __future__ import annotations

@@ -31,7 +31,6 @@ from ...config.study_file import to_yaml
 from ...study.storages.catalog import get_storage
 
 if TYPE_CHECKING:
-    from ...study.records import TrialRecord
     from ...study.storages.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -42,25 +41,15 @@ DAMAGED = (EOFError, BadZipFile, zlib.error, RuntimeError)  # what zipfile raise
 
 @dataclass(frozen=True)
 class Archived:
-    """The contents of an archive.
-
-    Attributes:
-        controls: number of finalists, controls and members of pairs.
-        rivals: studies that `sweep confirm` has made for the study.
-        weights: names of the trials with weights in the archive.
-        bytes: size of the archive.
-    """
+    """The contents of an archive."""
 
     study: str
     file: str
     trials: int
-    controls: int
-    rivals: list[str]
-    weights: list[str]
+    controls: int  # finalists, controls and members of pairs
+    rivals: list[str]  # studies that `sweep confirm` has made for the study
+    weights: list[str]  # names of the trials with weights in the archive
     bytes: int
-
-
-# -- export ------------------------------------------------------------------------------------------------------------
 
 
 def export_study(name: str, path: Path, settings: Settings, *, keep: int = 3) -> Archived:
@@ -114,14 +103,13 @@ def _rivals(name: str, storage: Storage) -> list[str]:
 def _pack_checkpoints(
     summary: Summary, settings: Settings, archive: ZipFile, scratch: Path, *, keep: int
 ) -> Iterator[str]:
-    """Packs each trial's newest checkpoint, most without weights; yields the names of those with weights.
-
-    A driver may be running: checkpoints that it writes meanwhile are newer than the trials, as after a crash.
-    """
+    """Packs each trial's newest checkpoint, most without weights; yields the names of those with weights."""
     from ...training import checkpoint
 
     best = [row.number for row in summary.best[:keep]]
-    for study, row in _trials(summary):
+    name = summary.config.name
+    rows = [*((name, row) for row in summary.rows), *((f"{name}.controls", row) for row in summary.controls)]
+    for study, row in rows:
         # A trial without all values may get other values where the study is resumed.
         decided = row.kind != "trial" or summary.config.searched.keys() <= row.hyperparameters.keys()
         saved = checkpoint.load_latest(settings.checkpoints(study, row.number)) if decided else None
@@ -135,15 +123,6 @@ def _pack_checkpoints(
         packed.unlink()
         if state:
             yield f"{study}-{row.number:04d}"
-
-
-def _trials(summary: Summary) -> Iterator[tuple[str, TrialRecord]]:
-    name = summary.config.name
-    yield from ((name, row) for row in summary.rows)
-    yield from ((f"{name}.controls", row) for row in summary.controls)
-
-
-# -- import ------------------------------------------------------------------------------------------------------------
 
 
 def import_study(path: Path, settings: Settings) -> Archived:
@@ -184,9 +163,8 @@ def _unpack(path: Path, folder: Path) -> str:
             parts = re.compile(rf"archive\.json|study\.yaml|trials\.csv|{re.escape(JOURNAL)}|checkpoints/{place}")
             for part in archive.namelist():
                 if not parts.fullmatch(part):
-                    raise SweepError(
-                        f"{path}: {part!r} is in it, which sweep export does not write; nothing was imported"
-                    )
+                    foreign = f"{part!r} is in it, which sweep export does not write"
+                    raise SweepError(f"{path}: {foreign}; nothing was imported")
                 (folder / part).parent.mkdir(parents=True, exist_ok=True)
                 (folder / part).write_bytes(archive.read(part))
     except DAMAGED as error:
@@ -223,9 +201,8 @@ def _checked(path: Path, name: str, folder: Path) -> tuple[Storage, list[str], l
         try:
             saved = checkpoint.load(file)
         except checkpoint.DAMAGED as error:
-            raise SweepError(
-                f"{path}: {file.relative_to(folder)} is no checkpoint ({error}); nothing was imported"
-            ) from None
+            part = file.relative_to(folder)
+            raise SweepError(f"{path}: {part} is no checkpoint ({error}); nothing was imported") from None
         weights += [f"{file.parts[-4]}-{file.parts[-3]}"] if saved.state else []
     return storage, rivals, weights
 
@@ -248,17 +225,13 @@ def _move_in(
             refuse_stale_checkpoints(study, settings.workspace)
         if any(partial):
             logger.info("removed what an interrupted import of %s has left", names[0])
-        put = {file: _place(file, settings) for file in folder.glob("checkpoints/*/*/*/*")}
-        checkpoints = {(place.parts[-4], int(place.parts[-3])): place for place in put.values()}
+        put, checkpoints = {}, {}
+        for file in folder.glob("checkpoints/*/*/*/*"):
+            study, number, attempt, part = file.parts[-4:]
+            put[file] = checkpoints[study, int(number)] = settings.checkpoints(study, int(number)) / attempt / part
         for name in names:
             copy_study(name, source, target, checkpoints=checkpoints, origin=origin)
         for file, place in put.items():
             filesystem.write_bytes(place, file.read_bytes())
         for name in names:  # the study itself first: until then another import starts again
             finish_copy(name, source, target)
-
-
-def _place(unpacked: Path, settings: Settings) -> filesystem.AnyPath:
-    """Returns the path of an unpacked checkpoint in the workspace."""
-    study, number, attempt, name = unpacked.parts[-4:]
-    return settings.checkpoints(study, int(number)) / attempt / name

@@ -13,33 +13,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Freed:
-    """The result of collecting a study's garbage, done or planned.
-
-    Attributes:
-        kept: numbers of the search trials that keep their weights.
-        trials: number of trials, finalists and controls included, that lose their weights.
-        bytes: freed bytes.
-    """
+    """The result of collecting a study's garbage, done or planned."""
 
     study: str
-    kept: list[int]
-    trials: int
+    kept: list[int]  # search trials that keep their weights
+    trials: int  # finalists and controls included, that lose their weights
     bytes: int
 
 
 def collect_garbage(name: str, settings: Settings, *, keep: int = 3, dry_run: bool = False) -> Freed:
     """Deletes the weights of a study's finished trials, except those of the best ``keep`` of the search.
 
-    Everything that is still needed stays:
-
-    - the checkpoints of trials that wait, run or were interrupted, for a resume;
-    - the metric history of every trial, for `sweep export` and for runs that MLflow lacks;
-    - the weights of the best trials, for MLflow's model.
-
-    `sweep train --trial` trains again and needs no weights.
-
-    Raises:
-        SweepError: no such study.
+    The checkpoints of unfinished trials stay, for a resume, and every metric history, for runs that MLflow lacks.
     """
     from ...training.checkpoint import drop_weights
 

@@ -22,30 +22,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class DryRun:
-    """The plan of a run.
-
-    Attributes:
-        trials: search trials still to train.
-        controls: finalists, controls and tuning trials still to train, at most.
-        epoch_seconds: duration of an epoch in the middle of the space, measured on this machine.
-        slots: trials at once on this machine.
-        hours: estimated duration of all of them without pruning.
-    """
+    """What is left of a run to train, and its duration."""
 
     trials: int
-    controls: int
-    epoch_seconds: float
-    slots: int
-    hours: float
+    controls: int  # finalists, controls and tuning trials, at most
+    epoch_seconds: float  # in the middle of the space, measured on this machine
+    slots: int  # trials at once on this machine
+    hours: float  # estimated duration of all of them without pruning
 
 
 def dry_run(config: StudyConfig, settings: Settings, *, done: int, beside: int) -> DryRun:
-    """Estimates a run by training a few batches of a configuration from the middle of the space.
-
-    Args:
-        done: number of finished search trials.
-        beside: number of finished finalists, controls and tuning trials.
-    """
+    """Estimates a run, of which ``done`` search trials and ``beside`` other ones have ended, from a few batches."""
     import torch
 
     from ...study.distributions import distributions, from_unit
@@ -62,9 +49,8 @@ def dry_run(config: StudyConfig, settings: Settings, *, done: int, beside: int) 
     room = max(1, resources.room(os.cpu_count() or 1, present, gpus))
     slots = min(room, resources.max_concurrent or room)
     trials = max(0, config.search.trials - done)
-    controls = max(
-        0, config.search.afterwards - (0 if trials else beside)
-    )  # an extension may replace the present finalists
+    # An extension may replace the present finalists.
+    controls = max(0, config.search.afterwards - (0 if trials else beside))
     epochs = (trials + controls) * config.training.max_epochs
     return DryRun(trials, controls, seconds, slots, epochs * seconds / slots / 3600)
 

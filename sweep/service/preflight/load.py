@@ -18,17 +18,11 @@ logger = logging.getLogger(__name__)
 
 
 def load_study(
-    study: str,
-    settings: Settings,
-    *,
-    sets: Sequence[str] = (),
-    trials: int | None = None,
-    design: int = 0,
+    study: str, settings: Settings, *, sets: Sequence[str] = (), trials: int | None = None, design: int = 0
 ) -> tuple[StudyConfig, list[str]]:
     """Finds a study (a path, then a study in the storage, then a built-in name), applies options, checks everything.
 
-    Returns:
-        The config, and warnings about settings that are allowed but have no effect.
+    Also returns warnings about settings that are allowed but have no effect.
 
     Raises:
         ConfigError: all problems of the study at once.

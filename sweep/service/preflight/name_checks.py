@@ -56,7 +56,6 @@ def _family(raw: Mapping[str, Any]) -> object:
 
 
 def _check_options(raw: Mapping[str, Any]) -> list[str]:
-    """Returns options that the model family lacks, and sizes that the family or the study lacks."""
     model, space = _mapping(raw, "model"), _mapping(raw, "space")
     name, sizes = str(model["name"]), ("depth", "width")
     try:
@@ -82,7 +81,6 @@ def _check_options(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _check_task(raw: Mapping[str, Any], cls: object) -> list[str]:
-    """Returns problems with the task and the metrics of a model."""
     from ...losses.task import TASKS
     from ...training.trial import task_kind, task_of
 

@@ -27,11 +27,7 @@ CORNERS = 512  # models to build at most, in search of an impossible one
 
 
 def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]]:
-    """Searches for what would make trials fail, before any starts.
-
-    Returns:
-        Problems, and warnings.
-    """
+    """Searches for what would make trials fail, before any starts; returns problems, and warnings."""
     from .user_code_checks import check_task
 
     problems = check_names(config.model_dump())
@@ -69,11 +65,7 @@ def check_parts(raw: Mapping[str, Any], settings: Settings) -> list[str]:
 
 
 def _check_data(config: StudyConfig, settings: Settings, *, family: bool) -> tuple[DatasetInfo | None, list[str]]:
-    """Finds and prepares the data; returns a description of the data, and problems.
-
-    Args:
-        family: True if the study has a model to train on the data.
-    """
+    """Prepares the data, for a model if there is a ``family``; returns a description of them, and problems."""
     from ...data.loading import find_reader, prepare_dataset, split_sizes
     from ...losses.task import TASKS
     from ...training.trial import task_kind
@@ -120,11 +112,12 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
                 if model is None:
                     continue
                 guidance = EntropyGuidance(model, **trial.guidance.model_dump())
-            if smallest < 2 and has_batch_norm(model):
-                needed = "batch normalisation needs at least 2 images: training.batch_size, data.train_size"
-                raise ValueError(needed)  # noqa: TRY301
         except ValueError as error:
             problems.setdefault(str(error), []).append(f"depth {trial.model['depth']}, width {trial.model['width']}")
+            continue
+        if smallest < 2 and has_batch_norm(model):
+            needed = "batch normalisation needs at least 2 images: training.batch_size, data.train_size"
+            problems.setdefault(needed, []).append(f"depth {trial.model['depth']}, width {trial.model['width']}")
             continue
         shapes[trial.model["depth"], trial.model["width"]] = [tuple(p.shape) for p in model.parameters()]
         kinds |= {layer.kind for layer in guidance.selected}
@@ -188,18 +181,15 @@ def _unguided(config: StudyConfig, kinds: set[str], left_out: Mapping[str, str])
 
 
 def _values(config: StudyConfig, name: str) -> list[Scalar]:
-    """Returns the possible values of a hyperparameter of guidance."""
     dimension = config.space.get(name, getattr(config.guidance, name.removeprefix("guidance.")))
     return list(dimension.choices) if isinstance(dimension, Choices) else [dimension]
 
 
 def _acts(config: StudyConfig, weight: str) -> bool:
-    """Returns True if a lambda is not 0 in some trial."""
     return weight in config.searched or any(value != 0 for value in _values(config, weight))
 
 
 def _idle(config: StudyConfig, shapes: Mapping[tuple[Any, Any], object], kinds: set[str]) -> list[str]:
-    """Returns warnings about hyperparameters without effect, the lambdas excepted."""
     from ...losses.task import TASKS
     from ...training.trial import task_kind
 
@@ -213,12 +203,8 @@ def _idle(config: StudyConfig, shapes: Mapping[tuple[Any, Any], object], kinds: 
     forms = {str(value) for form in terms for value in _values(config, f"guidance.{form}")}
     for name, form in (("epsilon", "reciprocal"), ("guidance.target", "target")):
         if name in searched and form not in forms:
-            why = (
-                f"only the {form} form has it, and the form is {' and '.join(sorted(forms))}"
-                if forms
-                else "no guidance"
-            )
-            found.append(f"space.{name} cannot act: {why}")
+            only = f"only the {form} form has it, and the form is {' and '.join(sorted(forms))}"
+            found.append(f"space.{name} cannot act: {only if forms else 'no guidance'}")
     if "width" in searched:
         depths = {d for d, _ in shapes}
         same = [d for d in sorted(depths) if len({str(s) for (at, _), s in shapes.items() if at == d}) == 1]

@@ -22,9 +22,6 @@ IMAGES = 4
 def check_model(trial: TrialConfig, info: DatasetInfo, *, with_weights: bool) -> nn.Module | None:
     """Builds a model of the user's own and runs images through it, without memory for weights if the model allows.
 
-    Args:
-        with_weights: if True, a model that fails without weights is built with them.
-
     Returns:
         The model, perhaps on the meta device; None if it fails without weights and may not be built with them.
 
@@ -68,14 +65,7 @@ def _shape(shape: tuple[int, ...] | str) -> str:
 
 
 def check_task(config: StudyConfig, model: object, info: DatasetInfo) -> list[str]:
-    """Calls the user's own loss and metrics on a possible output of the model.
-
-    Args:
-        model: the model or its class.
-
-    Returns:
-        Problems with the loss and the metrics.
-    """
+    """Calls the user's own loss and metrics on a possible output of a model or class; returns their problems."""
     own = config.task
     if not (own.loss or own.metrics):
         return []

@@ -47,18 +47,13 @@ SPACE = {
 
 @dataclass(frozen=True)
 class Load:
-    """The simulated load.
-
-    Attributes:
-        slots: trials at once.
-        finished: finished trials that the study begins with.
-    """
+    """The simulated load."""
 
     trials: int
-    slots: int
+    slots: int  # trials at once
     epochs: int
     epoch_seconds: float
-    finished: int = 0
+    finished: int = 0  # finished trials that the study begins with
     sampler: str = "tpe"
     pruner: str = "median"
 
@@ -87,15 +82,7 @@ def study_of(load: Load) -> StudyConfig:
 def simulate(
     load: Load, config: StudyConfig, settings: Settings, callback: RunCallback, *, stop: threading.Event | None = None
 ) -> Capacity:
-    """Runs a simulated study; its trials write no checkpoints, so it cannot be resumed.
-
-    Args:
-        config: a config from `study_of`.
-        stop: event that ends the run early.
-
-    Raises:
-        SweepError: the storage, the tracking server or the cluster is unreachable.
-    """
+    """Runs a study from `study_of`; its trials write no checkpoints, so it cannot be resumed."""
     stop, executor = stop or threading.Event(), RayExecutor()
     with executor.connect(config, settings, cpus=load.slots):
         storage, workspace = get_storage(settings.storage), settings.workspace
@@ -119,11 +106,7 @@ def simulate(
 
 
 class _Measured(Driver):
-    """A driver that starts all workers before the first trial, and then measures its own response times.
-
-    Until each slot has a worker, the workers get waiting trials of no study. On one machine, a starting worker would
-    slow down the trials of the others; on the simulated cluster, each worker has a machine of its own.
-    """
+    """A driver that measures its response times, once each slot has a worker: a start slows down other trials."""
 
     def __init__(self, config: StudyConfig, settings: Settings, *parts: Any):
         super().__init__(config, settings, *parts)

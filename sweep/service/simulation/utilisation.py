@@ -18,23 +18,14 @@ Window = tuple[float, float]
 
 @dataclass
 class Samples:
-    """Measurements during a run.
+    """Measurements during a run."""
 
-    Attributes:
-        epochs: trial -> worker and end of each epoch.
-        asks: seconds of each request for a trial.
-        reports: seconds of each answer to a worker's report.
-        handed_out: moments at which a worker got a trial.
-        memory: peak bytes of the driver.
-        workers: bytes of each worker, without shared memory.
-    """
-
-    epochs: dict[int, list[tuple[str, float]]] = field(default_factory=dict)
-    asks: list[float] = field(default_factory=list)
-    reports: list[float] = field(default_factory=list)
-    handed_out: list[float] = field(default_factory=list)
-    memory: float = 0.0
-    workers: dict[str, float] = field(default_factory=dict)
+    epochs: dict[int, list[tuple[str, float]]] = field(default_factory=dict)  # trial -> worker, end of each epoch
+    asks: list[float] = field(default_factory=list)  # seconds of each request for a trial
+    reports: list[float] = field(default_factory=list)  # seconds of each answer to a worker's report
+    handed_out: list[float] = field(default_factory=list)  # moments at which a worker got a trial
+    memory: float = 0.0  # peak bytes of the driver
+    workers: dict[str, float] = field(default_factory=dict)  # bytes of each, without shared memory
 
 
 @dataclass(frozen=True)
@@ -47,12 +38,7 @@ class Spread:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Spread:
-        """Returns the spread of measurements in seconds; NaN without any.
-
-        Example:
-            >>> Spread.of([0.001, 0.002, 0.004]).most
-            4.0
-        """
+        """Returns the spread of measurements in seconds; NaN without any."""
         return cls(*(1e3 * np.quantile(seconds or [np.nan], (0.5, 0.95, 1.0))).tolist())
 
 
@@ -60,39 +46,25 @@ class Spread:
 class Capacity:
     """The result of a simulated run.
 
-    Attributes:
-        steady: share of slot time spent in trials, from each slot's first trial until the last trial of the budget was
-            handed out; None if there was no such time.
-        steady_seconds: slot time that `steady` is a share of.
-        whole: the same share from the first trial's start to the last one's end, start of workers and tail included.
-        whole_seconds: duration of the whole.
-        results: reports a second, over the whole.
-        suggestion: milliseconds to claim a trial; a worker waits for it only if none was claimed ahead.
-        report: milliseconds to answer a worker's report.
-        turnover: milliseconds of a slot between two trials.
-        driver_mb: peak memory of the driver's process, in MB.
-        worker_mb: memory of all workers without shared memory, in MB.
+    ``steady`` is the share of slot time spent in trials, from each slot's first trial until the last trial of the
+    budget was handed out, None if there was no such time. ``whole`` is the share from the first trial's start to the
+    last one's end.
     """
 
     steady: float | None
     steady_seconds: float
     whole: float
     whole_seconds: float
-    results: float
-    suggestion: Spread
-    report: Spread
-    turnover: Spread
-    driver_mb: float
-    worker_mb: float
+    results: float  # reports a second, over the whole
+    suggestion: Spread  # to claim a trial; a worker waits for it only if none was claimed ahead
+    report: Spread  # to answer a worker's report
+    turnover: Spread  # of a slot between two trials
+    driver_mb: float  # peak
+    worker_mb: float  # all workers, without shared memory
 
 
 def measure_capacity(samples: Samples, *, slots: int, epoch_seconds: float) -> Capacity:
-    """Returns the utilisation and response times of a run.
-
-    Args:
-        slots: number of slots.
-        epoch_seconds: nominal duration of an epoch.
-    """
+    """Returns the utilisation and response times of a run whose epochs take ``epoch_seconds`` nominally."""
     ends = np.sort([end for trial in samples.epochs.values() for _, end in trial])
     whole = (float(ends[0]) - epoch_seconds, float(ends[-1])) if len(ends) else (0.0, 0.0)
     by_worker: dict[str, list[Window]] = {}  # worker -> trials
@@ -120,5 +92,4 @@ def measure_capacity(samples: Samples, *, slots: int, epoch_seconds: float) -> C
 
 
 def _within(ends: np.ndarray, epoch_seconds: float, until: float) -> float:
-    """Returns the seconds before ``until`` of epochs that are given by their ends."""
     return float(np.clip(until - (ends - epoch_seconds), 0.0, epoch_seconds).sum())
