@@ -28,21 +28,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-COMMANDS: list[Callable[..., None]] = [
-    run,
-    resume,
-    status,
-    best,
-    sensitivity,
-    report,
-    confirm,
-    enqueue,
-    train,
-    profile,
-    ui,
-    gc,
-]
-COMMANDS += [submit, jobs, logs, stop, export, schema, doctor, simulate]
+COMMANDS: list[Callable[..., None]] = [run, resume, status, best, sensitivity, report, confirm, enqueue, train]
+COMMANDS += [profile, ui, gc, submit, jobs, logs, stop, export, schema, doctor, simulate]
 for command in COMMANDS:
     app.command()(with_verbosity(command))
 app.command("import")(with_verbosity(import_))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,8 +27,6 @@ def gc(
 
     Example: `sweep gc digits --keep 3 --dry-run`
     """
-    import dataclasses
-
     from .. import service
     from ..service.maintenance.gc import collect_garbage
 
@@ -88,8 +87,6 @@ def import_(
 
 
 def _print_archived(verb: str, archived: Archived, then: str, *, as_json: bool) -> None:
-    import dataclasses
-
     if as_json:
         print_json(dataclasses.asdict(archived))
         return

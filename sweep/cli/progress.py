@@ -117,10 +117,6 @@ class Progress(RunCallback):
     def __exit__(self, *exc: object) -> None:
         """Nothing to close."""
 
-    def elapsed(self) -> str:
-        """Returns the time since the run began, in words."""
-        return format_duration(round(time.monotonic() - self._began))
-
     def remaining(self) -> str:
         """Returns the time left at the present rate, in words."""
         if not self.ended_here:
@@ -155,17 +151,8 @@ class LogLines(Progress):
 class JsonLines(Progress):
     """One line of JSON per event, for programs that watch a run."""
 
-    def __init__(
-        self,
-        config: StudyConfig,
-        console: Console,
-        done: Sequence[TrialRecord] = (),
-        left: int | None = None,
-        *,
-        stream: TextIO,
-        stop: threading.Event | None = None,
-    ):
-        super().__init__(config, console, done, left, stop=stop)
+    def __init__(self, *arguments: Any, stream: TextIO, stop: threading.Event | None = None):
+        super().__init__(*arguments, stop=stop)
         self._stream = stream
 
     def on_trial_start(self, trial: Trial) -> None:
@@ -227,22 +214,19 @@ class LiveView(Progress):
         total, done, lines = self.config.search.trials, sum(self.counts.values()), []
         head = Table.grid(padding=(0, GAP))
         bar = ProgressBar(total=max(1, self.to_train), completed=self.ended_here, width=max(10, min(40, width // 4)))
-        head.add_row(Text(self.config.name, style="bold"), bar, f"{done}/{total} trials", Text(self.elapsed()))
+        elapsed = format_duration(round(time.monotonic() - self._began))
+        head.add_row(Text(self.config.name, style="bold"), bar, f"{done}/{total} trials", Text(elapsed))
         counts = ", ".join(f"{n} {outcome}" for outcome, n in self.counts.items() if n or outcome == "completed")
         beside = f", {self._ended_beside} beside the search" if self._ended_beside else ""
         lines.append(f"{counts}, {len(self.running)} running{beside}")
         if self.best is not None:
             lines.append(f"best {self.config.objective.metric} {self.best[0]:.5g} (trial {self.best[1]})")
-        lines.append(self._state())
+        state = self.remaining() if self.phase is None else f"{self.phase} ..."
+        lines.append(STOPPING if self.stop.is_set() else state)
         joined = "  ".join(lines)
         texts = [joined] if cell_len(joined) <= width else lines
         rows = [self._row(trial, metrics) for trial, metrics in list(self.running.values())]
         return Group(head, *map(Text, texts), running_table(rows, width))
-
-    def _state(self) -> str:
-        if self.stop.is_set():
-            return STOPPING
-        return self.remaining() if self.phase is None else f"{self.phase} ..."
 
     def _row(self, trial: Trial, metrics: EpochMetrics | None) -> tuple[str, ...]:
         metric = self.config.objective.metric

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from typing import TYPE_CHECKING, Annotated
@@ -135,7 +136,6 @@ def enqueue(
 
 
 def _print_plan(plan: DryRun, config: StudyConfig, console: Console, *, as_json: bool) -> None:
-    import dataclasses
 
     from ..analysis.formats import format_duration
 

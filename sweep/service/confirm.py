@@ -1,14 +1,11 @@
-"""`sweep confirm`: plans baselines and pairs for a finished study, trains both, and compares the pairs.
-
-The metrics of the pairs are read from their checkpoints, which hold every epoch of a run and its duration.
-"""
+"""`sweep confirm`: plans baselines and pairs for a finished study, trains both, compares the pairs' checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -121,13 +118,8 @@ def _train_rivals(
 
 
 def plan_confirmation(name: str, settings: Settings, *, top: int, against: Sequence[str]) -> ConfirmPlan:
-    """Checks a study and plans its confirmation.
-
-    Raises:
-        ConfigError: all problems at once.
-        SweepError: no such study.
-    """
-    from ..models import options
+    """Checks a study and plans its confirmation; raises a ConfigError with all problems."""
+    from ..data.loading import find_reader
     from ..study.baselines import METHODS, baseline_study, configurations, first_points
     from ..study.storages.storage import get_user_attr
     from .preflight.space_checks import check_study
@@ -139,33 +131,26 @@ def plan_confirmation(name: str, settings: Settings, *, top: int, against: Seque
     best, total = configurations(config, summary.rows), max(len(summary.rows), config.search.trials)
     ended = sum(row.state == "finished" for row in summary.rows)
     rivals: dict[Arm, StudyConfig] = {}
-    defaults = {option: parameter.default for option, parameter in options(config.model.name).items()}
-    if not (problems := _problems(config, best, defaults, settings, top=top, against=against)):
+    problems = _problems(config, best, top, against)
+    if find_reader(config.data, settings.data, settings.cache).info.num_test < 1:
+        problems.append(f"data: {config.data.name} has no test images to measure on")
+    if not problems:
         arms: list[Arm] = ["strongest", *(method for method in METHODS if method in against)]
         rivals = {arm: baseline_study(config, arm, ended + prior) for arm in arms}
         problems = [f"{arm}: {each}" for arm, study in rivals.items() for each in check_study(study, settings)[0]]
     if problems:
         raise ConfigError(f"confirm {name}", problems)
-    first = {arm: first_points(config, best[:top], study, defaults) for arm, study in rivals.items()}
+    first = {arm: first_points(config, best[:top], study, _defaults(config)) for arm, study in rivals.items()}
     note = f"{name} is not finished: {ended} of its {total} trials have ended, and only these are used"
     shown = f"the sampler of {name} was shown {prior} trials of other studies; each rival gets as many more of its own"
     return ConfirmPlan(config, best[:top], rivals, first, [note] * (ended < total) + [shown] * (prior > 0))
 
 
-def _problems(
-    config: StudyConfig,
-    best: Sequence[TrialRecord],
-    defaults: Mapping[str, object],
-    settings: Settings,
-    *,
-    top: int,
-    against: Sequence[str],
-) -> list[str]:
-    """Returns the reasons why a study cannot be confirmed, those of the rivals' studies excepted."""
-    from ..data.loading import find_reader
+def _problems(config: StudyConfig, best: Sequence[TrialRecord], top: int, against: Sequence[str]) -> list[str]:
+    """Returns the reasons why a study cannot be confirmed, those of the data and the rivals' studies excepted."""
     from ..study.baselines import METHODS, has_already
 
-    name = config.name
+    name, defaults = config.name, _defaults(config)
     unknown = [method for method in against if method not in METHODS]
     problems = [f"--against: {each!r} is none of {', '.join(METHODS)}{nearest(each, [*METHODS])}" for each in unknown]
     if OF_CONFIRM in name:
@@ -182,9 +167,13 @@ def _problems(
         for row in best[:top]
         if method in against and has_already(config, row, method, defaults)
     ]
-    if find_reader(config.data, settings.data, settings.cache).info.num_test < 1:
-        problems.append(f"data: {config.data.name} has no test images to measure on")
     return problems
+
+
+def _defaults(config: StudyConfig) -> dict[str, object]:
+    from ..models import options
+
+    return {option: parameter.default for option, parameter in options(config.model.name).items()}
 
 
 def read_confirmation(
@@ -196,15 +185,20 @@ def read_confirmation(
     from ..study.baselines import pair_members, trained
 
     config, best = plan.config, best_hyperparameters(found)
-    reader = _PairReader(f"{config.name}.controls", settings)
     compared: dict[tuple[Arm, Arm], list[PairedComparison]] = {}
-    for row in plan.top:
+    wanted = {row.number: pair_members(config, row, best, placebo=placebo) for row in plan.top}
+    rows_of = {n: {arm: trained(arm, v, summary.controls) for arm, v in arms.items()} for n, arms in wanted.items()}
+    by_seed = [rows for arms in rows_of.values() for rows in arms.values()]
+    members, left_out = _read_members(f"{config.name}.controls", by_seed, settings)
+    for number, rows_of_arms in rows_of.items():
         arms = {
-            arm: reader.read(trained(arm, values, summary.controls))
-            for arm, values in pair_members(config, row, best, placebo=placebo).items()
+            arm: {seed: members[row.number] for seed, row in rows.items() if row.number in members}
+            for arm, rows in rows_of_arms.items()
         }
-        for pair in _opponents([*arms]):
-            comparison = compare_pairs(row.number, pair, (arms[pair[0]], arms[pair[1]]), config.objective)
+        pairs: list[tuple[Arm, Arm]] = [("guided", arm) for arm in arms if arm != "guided"]
+        pairs += [(arm, "plain") for arm in arms if arm not in ("guided", "plain")]
+        for pair in pairs:
+            comparison = compare_pairs(number, pair, (arms[pair[0]], arms[pair[1]]), config.objective)
             compared.setdefault(pair, []).append(comparison)
     groups = [apply_holm(group) for group in compared.values()]
     lacking = [each for each in found if each.number is None]
@@ -217,49 +211,30 @@ def read_confirmation(
         configurations={row.number: row.hyperparameters for row in plan.top},
         baselines=list(found),
         comparisons=[comparison for each in zip(*groups, strict=True) for comparison in each],
-        notes=[*plan.notes, *without_result, *reader.notes()],
+        notes=[*plan.notes, *without_result, *left_out],
         rows=len(rows),
         ended=max(int(1000 * (row.ended or 0.0)) for row in rows),
     )
 
 
-class _PairReader:
-    """Loads the runs of each pair; skips and reports those without a readable checkpoint."""
+def _read_members(
+    sister: str, rows: Iterable[Mapping[int, TrialRecord]], settings: Settings
+) -> tuple[dict[int, Member], list[str]]:
+    """Loads trained members of pairs, by number; returns them, and a note for each reason why some are left out."""
+    from ..analysis.paired_comparison import Member
+    from ..training import checkpoint
 
-    def __init__(self, sister: str, settings: Settings):
-        self._sister, self._settings = sister, settings
-        self._members: dict[int, Member | None] = {}
-        self._failed: set[int] = set()
-
-    def read(self, rows: Mapping[int, TrialRecord]) -> dict[int, Member]:  # by seed
-        return {seed: member for seed, row in rows.items() if (member := self._member(row)) is not None}
-
-    def notes(self) -> list[str]:
-        gone = {number for number, member in self._members.items() if member is None}
-        return [
-            f"{self._sister} {', '.join(map(str, sorted(numbers)))}: {why}; the pairs are left out"
-            for numbers, why in ((self._failed, "failed, see sweep status"), (gone, "the checkpoints are gone"))
-            if numbers
-        ]
-
-    def _member(self, row: TrialRecord) -> Member | None:
-        from ..analysis.paired_comparison import Member
-        from ..training import checkpoint
-
+    members: dict[int, Member] = {}
+    failed, gone = list[int](), list[int]()
+    for number, row in sorted({row.number: row for by_seed in rows for row in by_seed.values()}.items()):
         if row.outcome == "failed":
-            self._failed.add(row.number)
-            return None
-        if row.number not in self._members:
-            saved = checkpoint.load_latest(self._settings.checkpoints(self._sister, row.number))
-            member = None if saved is None else Member(saved.history, diverged=saved.diverged is not None)
-            self._members[row.number] = member
-        return self._members[row.number]
-
-
-def _opponents(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
-    """Yields the guided network against each other arm, then the others against the plain control."""
-    yield from (("guided", arm) for arm in arms if arm != "guided")
-    yield from ((arm, "plain") for arm in arms if arm not in ("guided", "plain"))
+            failed.append(number)
+        elif (saved := checkpoint.load_latest(settings.checkpoints(sister, number))) is None:
+            gone.append(number)
+        else:
+            members[number] = Member(saved.history, diverged=saved.diverged is not None)
+    reasons = (failed, "failed, see sweep status"), (gone, "the checkpoints are gone")
+    return members, [f"{sister} {', '.join(map(str, n))}: {why}; the pairs are left out" for n, why in reasons if n]
 
 
 def store_confirmation(confirmation: Confirmation, settings: Settings) -> str | None:

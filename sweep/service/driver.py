@@ -89,8 +89,6 @@ class Driver:
         finally:
             self._over.set()  # log_best_when_done() waits for it
 
-    # -- the executor's source -----------------------------------------------------------------------------------
-
     def ask(self) -> TrialRequest | None:
         """Returns the next trial of the present stage; enters the next stage when this one is finished."""
         if self._backoff.waiting:
@@ -156,8 +154,6 @@ class Driver:
         """Fails a trial whose workers died repeatedly, or ran out of memory."""
         self.report(key, TrialReport([], outcome="failed", error=error, oom=oom))
 
-    # -- internals -----------------------------------------------------------------------------------------------
-
     def _next(self) -> Trial | None:
         if self._stage == "search":
             trial = self._search.ask(new=not self._budget_exhausted())
@@ -166,22 +162,18 @@ class Driver:
             wanted = wanted_rows(self._config, self._search.rows())
             if wanted:
                 self._controls.add(wanted)
-            self._enter("controls")
+            self._stage = "controls"
         if self._stage == "controls":
             trial = self._controls.ask()
             if trial is not None or self._trials or self._controls.is_busy():
                 return trial
             self._controls.add(wanted_tuned(self._config, self._search.rows(), self._controls.rows()))
-            self._enter("tuned")
+            self._stage = "tuned"
         trial = self._controls.ask()
         if trial is None and not self._trials and not self._controls.is_busy():
-            self._enter("done")
+            self._stage = "done"
             self._over.set()
         return trial
-
-    def _enter(self, stage: str) -> None:
-        logger.info("stage %s of %s is finished; next: %s", self._stage, self._search.name, stage)
-        self._stage = stage
 
     def _process_reports(self, trial: Trial) -> bool:
         """Passes a trial's reports to the storage and the tracker; returns True if the trial must stop."""

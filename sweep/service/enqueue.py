@@ -14,11 +14,7 @@ from ..study.storages.catalog import get_storage, load_stored_config
 def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, dict[str, Scalar]]:
     """Enqueues one configuration of the user's own; the next run trains it, and the budget grows by one.
 
-    Returns:
-        The number of the trial, and the hyperparameters that are set.
-
-    Raises:
-        ConfigError: hyperparameters that the space lacks or does not contain, or that have no value.
+    Returns the number of the trial and the hyperparameters that are set; raises a ConfigError with all unfit ones.
     """
     from ..study.distributions import contains, distributions
     from ..study.study import Study
@@ -39,8 +35,6 @@ def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, di
     if problems:
         raise ConfigError("options", problems)
     search = config.search.model_copy(update={"trials": config.search.trials + 1})
-    study = Study(
-        config.model_copy(update={"search": search}), get_storage(settings.storage), workspace=settings.workspace
-    )
-    number = study.enqueue(values)
-    return number, values
+    config = config.model_copy(update={"search": search})
+    study = Study(config, get_storage(settings.storage), workspace=settings.workspace)
+    return study.enqueue(values), values

@@ -16,15 +16,10 @@ if TYPE_CHECKING:
 
 
 def trial_config(config: StudyConfig, settings: Settings, number: int | None) -> TrialConfig:
-    """Returns the config of trial ``number``, or the constants of a study that searches nothing.
-
-    Raises:
-        SweepError: no such trial, or hyperparameters without a value.
-    """
+    """Returns the config of trial ``number``, or the constants of a study that searches nothing."""
     if number is None:
-        missing = list(config.searched)
-        if missing:
-            raise ConfigError("train", [f"{n}: give it a value, --set {n}=..." for n in missing])
+        if config.searched:
+            raise ConfigError("train", [f"{n}: give it a value, --set {n}=..." for n in config.searched])
         return config.trial({})
     rows = {row.number: row for row in summarise(config.name, settings).rows}
     row = rows.get(number)
@@ -34,11 +29,7 @@ def trial_config(config: StudyConfig, settings: Settings, number: int | None) ->
 
 
 def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[EpochMetrics]:
-    """Trains one trial in this process, from scratch, and yields its epochs.
-
-    Raises:
-        DivergenceError: the trial diverged; the message names the epoch.
-    """
+    """Trains one trial in this process, from scratch, and yields its epochs; raises a DivergenceError."""
     from ..training.reports import TrialPaths
     from ..training.trial import run_trial
 

@@ -50,11 +50,7 @@ def ui(name: str | None, settings: Settings, *, port: int = PORT) -> tuple[list[
 
 
 def run_links(name: str, rows: Iterable[TrialRecord], settings: Settings) -> dict[int, str]:
-    """Returns links to the runs of search trials in the MLflow UI, by number; trials without a run have none.
-
-    Raises:
-        TrackingError: the tracking server is unreachable.
-    """
+    """Returns links to the runs of search trials in the MLflow UI, by number; trials without a run have none."""
     store = MlflowStore.of(name, settings)
     experiment = store.find_experiment()
     if experiment is None:
@@ -64,6 +60,4 @@ def run_links(name: str, rows: Iterable[TrialRecord], settings: Settings) -> dic
 
 
 def _address(settings: Settings, port: int) -> str:
-    """Returns the address of the MLflow UI, or the one at which `sweep ui` would serve it."""
-    remote = settings.tracking_uri.startswith("http")
-    return settings.tracking_uri if remote else f"http://127.0.0.1:{port}"
+    return settings.tracking_uri if settings.tracking_uri.startswith("http") else f"http://127.0.0.1:{port}"

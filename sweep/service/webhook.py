@@ -111,17 +111,13 @@ def notify_webhook(settings: Settings, end: Mapping[str, Any]) -> str | None:
             headers, data = {"Content-Type": "application/json"}, json.dumps(dict(end))
             answer = session.post(url, data, headers=headers, timeout=TIMEOUT, allow_redirects=False)
         except (requests.RequestException, ValueError) as error:
-            problem = f"is unreachable ({_cause(error)})"
+            cause: BaseException = error  # the innermost: the outer ones name the whole URL
+            while (inner := cause.__cause__ or cause.__context__) is not None:
+                cause = inner
+            problem = f"is unreachable ({getattr(cause, 'strerror', None) or type(cause).__name__})"
         else:
             if answer.status_code < 300:
                 logger.info("%s: %s was notified", name, urlsplit(url).hostname)
                 return None
             problem = f"answers {answer.status_code}"
     return f"{name}: {urlsplit(url).hostname} {problem}"
-
-
-def _cause(error: BaseException) -> str:
-    """Returns the innermost cause of an error; the outer ones name the whole URL."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    return getattr(error, "strerror", None) or type(error).__name__

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 from ...analysis.summary import summarise
 from ...config.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,6 +29,5 @@ def collect_garbage(name: str, settings: Settings, *, keep: int = 3, dry_run: bo
     kept = [row.number for row in summary.best[:keep]]
     finished = [(name, row.number) for row in summary.rows if row.state == "finished" and row.number not in kept]
     finished += [(f"{name}.controls", row.number) for row in summary.controls if row.state == "finished"]
-    logger.debug("%s: %d finished trials besides the best: %s", name, len(finished), kept)
     freed = [drop_weights(settings.checkpoints(*trial), dry_run=dry_run) for trial in finished]
     return Freed(name, kept, sum(each > 0 for each in freed), sum(freed))

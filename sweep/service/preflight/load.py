@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from ...config.study_config import OF_CONFIRM, StudyConfig
 from ...config.study_file import built_in, built_in_names, extend, override, parse_study, read_file
 from ...config.user_code import search_in
 from ...study.storages.catalog import OWN_CODE, get_storage, study_names_of_ours
-
-logger = logging.getLogger(__name__)
 
 
 def load_study(
@@ -31,7 +28,6 @@ def load_study(
     from .space_checks import check_parts, check_study
 
     raw, source = _find(study, settings)
-    logger.debug("%s: loaded from %s", study, source)
     raw, misplaced = override(raw, list(sets))
     extend(raw, trials, design)
     config, problems = parse_study(raw)

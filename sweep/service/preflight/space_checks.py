@@ -95,7 +95,9 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
     from ...training.trial import build
     from .user_code_checks import check_model
 
-    smallest = min(_smallest_batch(config), config.data.train_size or 2)
+    size = config.space.get("training.batch_size", config.training.batch_size)
+    sizes = size.choices if isinstance(size, Choices) else [size.low if isinstance(size, Range) else size]
+    smallest = min(int(min(sizes)), config.data.train_size or 2)  # type: ignore[type-var, arg-type]
     problems: dict[str, list[str]] = {}  # error -> sizes
     shapes: dict[tuple[Any, Any], list[tuple[int, ...]]] = {}
     kinds: set[str] = set()
@@ -124,18 +126,10 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
         left_out |= {layer.name: layer.kind for layer in guidance.left_out}
     if problems:
         # Our own messages name the impossible size; messages of the user's code need not.
-        where = {error: f"at {_few(sizes)}: " if own else "" for error, sizes in problems.items()}
+        more = {error: f" and {len(at) - 1} more" if len(at) > 1 else "" for error, at in problems.items()}
+        where = {error: f"at {at[0]}{more[error]}: " if own else "" for error, at in problems.items()}
         return [f"model {config.model.name} on {config.data.name}: {where[e]}{e}" for e in problems], []
     return [], _unguided(config, kinds, left_out) + _idle(config, shapes, kinds)
-
-
-def _few(sizes: list[str]) -> str:
-    return sizes[0] + (f" and {len(sizes) - 1} more" if len(sizes) > 1 else "")
-
-
-def _smallest_batch(config: StudyConfig) -> int:
-    size = config.space.get("training.batch_size", config.training.batch_size)
-    return int(min(size.choices if isinstance(size, Choices) else [size.low if isinstance(size, Range) else size]))  # type: ignore[type-var, arg-type]
 
 
 def _corners(config: StudyConfig) -> Iterator[dict[str, Scalar]]:
