@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as opt
-from .interrupts import exit_code, graceful
 from .output import make_console, make_notes, print_json
-from .run_study import data_on_stdout, make_view, webhook_at_end
+from .run_study import data_on_stdout, exit_code, graceful, make_view, webhook_at_end
 
 if TYPE_CHECKING:
     from ..config.study_config import StudyConfig
@@ -47,9 +46,8 @@ def confirm(
     from ..service import webhook
     from . import confirmation_tables
 
-    settings = opt.make_settings(
-        workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, log=log
-    )
+    given = {"workspace": workspace, "storage": storage, "tracking_uri": tracking, "data": data, "address": address}
+    settings = opt.make_settings(**given, log=log)
     webhook.check_webhooks(settings)
     to_stderr = as_json or settings.log == "json"
     console, notes = make_console(to_stderr=to_stderr), make_notes(to_stderr=to_stderr)
@@ -67,10 +65,8 @@ def confirm(
             return views[-1]
 
         options = service.RunOptions(stop=stop, offline_ok=offline_ok, insecure=insecure, executor=executor)
-        confirmation = service.confirm(
-            name, settings, listen, top=top, seeds=seeds, against=methods, placebo=placebo, options=options
-        )
-        results.append(confirmation)
+        plan = partial(service.confirm, name, settings, listen, top=top, seeds=seeds, against=methods, placebo=placebo)
+        results.append(confirmation := plan(options=options))
     if confirmation is None:
         words = [f"--top {top}", f"--seeds {seeds}", *([f"--against {','.join(methods)}"] if methods else [])]
         words += [*(["--placebo"] if placebo else []), *(["--executor local"] if executor == "local" else [])]

@@ -12,7 +12,6 @@ import typer
 if TYPE_CHECKING:
     from ..config.settings import Settings
 
-
 StudyArg = Annotated[str, typer.Argument(help="A study file, a study in the storage, or a built-in name.")]
 NameArg = Annotated[str, typer.Argument(help="Name of a study in the storage.")]
 Sets = Annotated[
@@ -33,7 +32,6 @@ Storage = Annotated[str | None, typer.Option(help="Optuna storage URL (SWEEP_STO
 Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI (MLFLOW_TRACKING_URI).")]
 Data = Annotated[str | None, typer.Option(help="Root of the data sets, or s3://BUCKET/PREFIX (SWEEP_DATA; .data).")]
 Address = Annotated[str | None, typer.Option(help="Ray: local, auto, HOST:PORT, ray://HOST:PORT (RAY_ADDRESS; local).")]
-
 
 Executor = Annotated[
     Literal["ray", "local"],

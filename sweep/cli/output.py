@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from ..analysis.summary import Summary
     from ..analysis.weight_profile import WeightProfile
 
-
 quiet = False
 """True if the command was given --quiet: `make_notes` then prints nothing."""
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for wh
     from ..study.trial import Trial
     from ..training.reports import EpochMetrics
 
-
 GAP = 2  # cells between columns
 COLUMNS = ((0, 1, 2, 3, 4), (0, 1, 2, 3), (0, 2, 3), (0, 2))  # of running trials, as many as fit
 STOPPING = "stopping: waiting for the running trials' checkpoints; once more stops at once"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from . import output
-from .interrupts import exit_code, graceful
 from .options import command_line
 from .output import make_console, make_notes, print_json, summary_json
 
@@ -64,6 +66,36 @@ def run_study(config: StudyConfig, settings: Settings, options: RunOptions, *, a
         raise typer.Exit(1)
 
 
+def exit_code(caught: Sequence[int]) -> int:
+    """Returns the exit code of a run that was stopped by the signals ``caught``."""
+    return 128 + (caught[0] if caught else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def graceful(console: Console) -> Iterator[tuple[threading.Event, list[int]]]:
+    """Catches SIGINT and SIGTERM; yields the event that asks trials to write checkpoints, and the caught signals."""
+    stop, caught = threading.Event(), list[int]()
+
+    def handle(number: int, _frame: object) -> None:
+        caught.append(number)
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        if not console.is_terminal:  # a live view shows it, and would be torn by a line in its middle
+            # Not through Rich: a handler may interrupt whatever holds its lock.
+            os.write(2, b"\nStopping: waiting for the running trials' checkpoints; once more stops at once.\n")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop, caught
+    except KeyboardInterrupt:
+        console.print("Stopped at once; epochs after the last checkpoint of a trial will be trained again.")
+        raise typer.Exit(128 + caught[-1]) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @contextlib.contextmanager
 def data_on_stdout(data: bool) -> Iterator[None]:
     """Sends what others print on stdout to stderr where stdout is for data: Ray prints when a worker dies."""
@@ -109,21 +141,12 @@ def webhook_at_end(
 
 def _print_result(summary: Summary, settings: Settings, console: Console, notes: Console) -> None:
     """Prints tables, the commands to go on with, and last the best trial."""
+    from ..config.filesystem import is_remote
     from . import tables
 
     tables.print_summary(summary, notes)
     if summary.analysis is not None and summary.config.searched:
         tables.print_analysis(summary.analysis, notes, settings, brief=True)
-    page = settings.reports(summary.config.name) / "report.html"
-    _print_commands(summary, settings, notes)
-    found = page if settings.report and page.exists() else command_line(settings, "ui", summary.config.name)
-    where = f"; see {found}" if summary.best else ""
-    console.print(f"{tables.best_line(summary)}{where}", soft_wrap=not console.is_terminal, markup=False)
-
-
-def _print_commands(summary: Summary, settings: Settings, console: Console) -> None:
-    from ..config.filesystem import is_remote
-
     name = summary.config.name
     lines = {
         "browse": command_line(settings, "ui", name) + "   (or make ui)",
@@ -133,7 +156,11 @@ def _print_commands(summary: Summary, settings: Settings, console: Console) -> N
         "confirm": command_line(settings, "confirm", name, "--seeds 8"),
     }
     held = "checkpoints, artifacts" if is_remote(settings.workspace) else "storage, tracking, checkpoints, artifacts"
-    console.print(f"\nResults in {settings.workspace}: {held}.", soft_wrap=not console.is_terminal)
+    notes.print(f"\nResults in {settings.workspace}: {held}.", soft_wrap=not notes.is_terminal)
     for what, command in lines.items():
-        console.print(f"  {what:8s} {command}", soft_wrap=True)
-    console.print()
+        notes.print(f"  {what:8s} {command}", soft_wrap=True)
+    notes.print()
+    page = settings.reports(name) / "report.html"
+    found = page if settings.report and page.exists() else command_line(settings, "ui", name)
+    where = f"; see {found}" if summary.best else ""
+    console.print(f"{tables.best_line(summary)}{where}", soft_wrap=not console.is_terminal, markup=False)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..service import Summary
     from ..study.records import TrialRecord
 
-
 MOST_PRUNED = 10  # pruned trials whose reason is shown
 
 

@@ -21,7 +21,6 @@ from .name_checks import check_names
 if TYPE_CHECKING:
     from ...data.datasets import DatasetInfo
 
-
 CORNERS_WITH_WEIGHTS = 4  # corners at which a model of the user's own is built with weights if it fails without
 CORNERS = 512  # models to build at most, in search of an impossible one
 

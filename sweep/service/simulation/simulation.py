@@ -60,6 +60,7 @@ class Load:
 
 def study_of(load: Load) -> StudyConfig:
     """Returns a study with a name of its own, the five hyperparameters and a learning rate."""
+    trials = load.finished + load.trials
     return StudyConfig.model_validate(
         {
             "name": f"simulation-{datetime.now():%Y%m%d-%H%M%S}",
@@ -68,12 +69,7 @@ def study_of(load: Load) -> StudyConfig:
             "objective": {"metric": "val_loss", "direction": "minimize"},
             "space": SPACE,
             "training": {"max_epochs": load.epochs},
-            "search": {
-                "trials": load.finished + load.trials,
-                "sampler": load.sampler,
-                "pruner": load.pruner,
-                "finalists": {"top": 0},
-            },
+            "search": {"trials": trials, "sampler": load.sampler, "pruner": load.pruner, "finalists": {"top": 0}},
             "resources": {"cpus": 1, "gpus": 0, "max_concurrent": load.slots},
         }
     )
@@ -116,9 +112,7 @@ class _Measured(Driver):
         trial = trial.model_copy(update={"model": {**trial.model, "waits": True}})
         place = TrialPaths(settings.workspace, settings.data, settings.cache)
         slots = config.resources.max_concurrent or 1
-        self._wait = [
-            TrialRequest((WAITS, number), trial, place, attempt=1, exclusive=False) for number in range(slots)
-        ]
+        self._wait = [TrialRequest((WAITS, i), trial, place, attempt=1, exclusive=False) for i in range(slots)]
         self._present: dict[Key, float] = {}
         self._slots = slots
         self._began_waiting: float | None = time.monotonic()  # None: no longer

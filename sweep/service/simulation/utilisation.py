@@ -78,7 +78,7 @@ def measure_capacity(samples: Samples, *, slots: int, epoch_seconds: float) -> C
         for before, later in itertools.pairwise(trials)
     ]
     return Capacity(
-        steady=_within(ends, epoch_seconds, until) / there if there else None,
+        steady=float(np.clip(until - (ends - epoch_seconds), 0.0, epoch_seconds).sum()) / there if there else None,
         steady_seconds=there,
         whole=epoch_seconds * len(ends) / max(slots * (whole[1] - whole[0]), 1e-9),
         whole_seconds=whole[1] - whole[0],
@@ -89,7 +89,3 @@ def measure_capacity(samples: Samples, *, slots: int, epoch_seconds: float) -> C
         driver_mb=samples.memory / 1e6,
         worker_mb=sum(samples.workers.values()) / 1e6,
     )
-
-
-def _within(ends: np.ndarray, epoch_seconds: float, until: float) -> float:
-    return float(np.clip(until - (ends - epoch_seconds), 0.0, epoch_seconds).sum())
