@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from ..analysis.confirmation import BaselineResult, Confirmation
     from ..analysis.paired_comparison import Member, PairedComparison
     from .callback import RunCallback
-
-logger = logging.getLogger(__name__)
 
 LONGEST = 100  # characters of a study's name
 
@@ -83,7 +80,6 @@ def confirm(
             return None
         wanted = wanted_pairs(plan.config, plan.top, best_hyperparameters(found), seeds=seeds, placebo=placebo)
         left = len(missing_trials(wanted, [r for r in summarise(name, settings).controls if r.state == "finished"]))
-        logger.info("%d of %d rows of pairs of %s are left to train", left, len(wanted), name)
         with listen(plan.config, left) as callback:
             summary = run(plan.config, settings, callback, replace(options, pairs=wanted))
             if summary.interrupted:

@@ -83,8 +83,7 @@ class Driver:
     ):
         self._config, self._settings, self._callback = config, settings, callback
         self._studies = {search.name: search, controls.name: controls}
-        self._search, self._controls = search, controls
-        self._recorder = recorder
+        self._search, self._controls, self._recorder = search, controls, recorder
         self._trials: dict[Key, Trial] = {}
         self._stage: str = stage
         self._began = time.monotonic()
@@ -207,8 +206,12 @@ class Driver:
 
     def _process_reports(self, trial: Trial) -> bool:
         """Passes a trial's reports to the storage and the tracker; returns True if the trial must stop."""
+        now = time.time()  # unlike a monotonic clock, it advances while a machine is suspended
         try:
-            ended = self._store_reports(trial) if self._is_owned(trial) else None
+            owned = 0 <= now - self._confirmed.get(trial.key, 0.0) < CONFIRM_EVERY
+            if not owned and (owned := self._studies[trial.study].owns(trial)):
+                self._confirmed[trial.key] = now
+            ended = self._store_reports(trial) if owned else None
         except EndedElsewhereError:
             ended = None
         if ended is None:
@@ -260,14 +263,6 @@ class Driver:
         self._recorder.retried(trial, last.error)
         return True
 
-    def _is_owned(self, trial: Trial) -> bool:
-        now = time.time()  # unlike a monotonic clock, it advances while a machine is suspended
-        if not 0 <= now - self._confirmed.get(trial.key, 0.0) < CONFIRM_EVERY:
-            if not self._studies[trial.study].owns(trial):
-                return False
-            self._confirmed[trial.key] = now
-        return True
-
     def _storage_lost(self, error: BaseException) -> None:
         if self._backoff.since is None:
             self._callback.on_message(
@@ -314,11 +309,9 @@ class Driver:
         search = self._config.search
         if self._out_of_budget:
             return True
-        if search.hours is not None and time.monotonic() - self._began > search.hours * 3600:
+        if (hours := search.hours) is not None and time.monotonic() - self._began > hours * 3600:
             self._out_of_budget = True
-            self._callback.on_message(
-                f"{search.hours:g} hours are over: no new trials; running the study again continues it"
-            )
+            self._callback.on_message(f"{hours:g} hours are over: no new trials; running the study again continues it")
         best = best_rows(self._config, self._search.rows(), 1) if search.target is not None else []
         if best and search.target is not None and best[0].value is not None:
             value = best[0].value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
 from collections import Counter
 from collections.abc import Mapping
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from ..analysis.confirmation import Confirmation
     from ..analysis.summary import Summary
     from ..config.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 BACKOFF = 1.0  # seconds, doubled at each retry: 0, 2
@@ -57,20 +54,17 @@ def describe_run(study: str, summary: Summary | None = None, error: BaseExceptio
     return {**_end(study, event, ", ".join(said), error), "outcomes": dict(counts), "best": best, "seconds": seconds}
 
 
-def describe_confirmation(
-    study: str, confirmation: Confirmation | None = None, error: BaseException | None = None
-) -> dict[str, Any]:
+def describe_confirmation(study: str, confirmation: Confirmation | None, error: BaseException | None) -> dict[str, Any]:
     """Returns the end of `sweep confirm` as data: finished, interrupted (neither argument given) or failed."""
     from ..analysis.confirmation import pair_verdict
 
     failed = error is not None and not isinstance(error, KeyboardInterrupt)
-    event, verdicts = "failed" if failed else "interrupted", list[dict[str, Any]]()
+    event = "finished" if confirmation is not None else "failed" if failed else "interrupted"
+    guided = [c for c in confirmation.comparisons if c.first == "guided"] if confirmation is not None else []
     said = "" if error is None else str(error) or type(error).__name__
     if confirmation is not None:
-        event = "finished"
-        guided = [c for c in confirmation.comparisons if c.first == "guided"]
         said = " ".join(pair_verdict(c, confirmation.metric) for c in guided)
-        verdicts = [{"trial": c.number, "against": c.second, "verdict": c.verdict} for c in guided]
+    verdicts = [{"trial": c.number, "against": c.second, "verdict": c.verdict} for c in guided]
     return {**_end(f"confirm {study}", event, said, error), "study": study, "verdicts": verdicts}
 
 
@@ -117,7 +111,6 @@ def notify_webhook(settings: Settings, end: Mapping[str, Any]) -> str | None:
             problem = f"is unreachable ({getattr(cause, 'strerror', None) or type(cause).__name__})"
         else:
             if answer.status_code < 300:
-                logger.info("%s: %s was notified", name, urlsplit(url).hostname)
                 return None
             problem = f"answers {answer.status_code}"
     return f"{name}: {urlsplit(url).hostname} {problem}"

@@ -95,14 +95,12 @@ def _check_task(raw: Mapping[str, Any], cls: object) -> list[str]:
         present = task_of(config.model_copy(update={"metrics": {}}), cls).metric_names
     except (ValidationError, ImportPathError):
         return []  # reported by another check
-    problems = [
-        f"task.metrics.{n}: {kind} has a metric of this name; choose another" for n in config.metrics if n in present
-    ]
+    taken = [name for name in config.metrics if name in present]
+    problems = [f"task.metrics.{each}: {kind} has a metric of this name; choose another" for each in taken]
     metric, metrics = _mapping(raw, "objective").get("metric"), [f"val_{n}" for n in (*present, *config.metrics)]
     if isinstance(metric, str) and metric not in metrics:
-        problems.append(
-            f"objective.metric: {name} has no {metric!r}{nearest(metric, metrics)}; it has {', '.join(metrics)}"
-        )
+        lacking = f"{name} has no {metric!r}{nearest(metric, metrics)}"
+        problems.append(f"objective.metric: {lacking}; it has {', '.join(metrics)}")
     return problems
 
 

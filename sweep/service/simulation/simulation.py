@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -29,8 +28,6 @@ from .utilisation import Capacity, Samples, measure_capacity
 
 if TYPE_CHECKING:
     from ..callback import RunCallback
-
-logger = logging.getLogger(__name__)
 
 WAITS = "workers that start"  # stands for a study's name
 NO_OTHER = 120.0  # seconds without a new worker, after which the study starts with the present ones
@@ -107,7 +104,6 @@ class _Measured(Driver):
     def __init__(self, config: StudyConfig, settings: Settings, *parts: Any):
         super().__init__(config, settings, *parts)
         self.samples = Samples()
-        self._process = psutil.Process()
         trial = config.trial(random_point(distributions(config.searched), seed=0, number=0))
         trial = trial.model_copy(update={"model": {**trial.model, "waits": True}})
         place = TrialPaths(settings.workspace, settings.data, settings.cache)
@@ -133,7 +129,6 @@ class _Measured(Driver):
         if self._began_waiting is not None:
             last = max(self._present.values(), default=self._began_waiting)
             if len(self._present) == self._slots or time.monotonic() - last > NO_OTHER:
-                logger.info("%d of %d slots have a worker: the first trial starts", len(self._present), self._slots)
                 self._began_waiting = None
                 self._wait.clear()
         return self._began_waiting is None
@@ -156,7 +151,7 @@ class _Measured(Driver):
             noted.epochs.setdefault(key[1], []).append((worker, metrics.timestamp / 1e3))
             noted.workers[worker] = 1e6 * metrics.values.get("worker/mb", noted.workers.get(worker, 0.0) / 1e6)
         if ended:
-            noted.memory = max(noted.memory, self._process.memory_info().rss)
+            noted.memory = max(noted.memory, psutil.Process().memory_info().rss)
         return ended
 
 

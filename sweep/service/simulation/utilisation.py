@@ -1,8 +1,4 @@
-"""Utilisation of a run's slots, and response times of its driver.
-
-Time in trials is the sum of the nominal seconds of the epochs. So every delay lowers utilisation: a late start, the
-wait for the driver's answer, a machine that wakes the worker late.
-"""
+"""Utilisation of a run's slots, which every delay lowers as epochs count nominally, and driver response times."""
 
 from __future__ import annotations
 
@@ -11,9 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-
-Window = tuple[float, float]
-"""Start and end, in seconds since the Unix epoch."""
 
 
 @dataclass
@@ -67,16 +60,12 @@ def measure_capacity(samples: Samples, *, slots: int, epoch_seconds: float) -> C
     """Returns the utilisation and response times of a run whose epochs take ``epoch_seconds`` nominally."""
     ends = np.sort([end for trial in samples.epochs.values() for _, end in trial])
     whole = (float(ends[0]) - epoch_seconds, float(ends[-1])) if len(ends) else (0.0, 0.0)
-    by_worker: dict[str, list[Window]] = {}  # worker -> trials
+    by_worker: dict[str, list[tuple[float, float]]] = {}  # worker -> start and end of its trials
     for trial in samples.epochs.values():
         by_worker.setdefault(trial[0][0], []).append((trial[0][1] - epoch_seconds, trial[-1][1]))
     until = max(samples.handed_out, default=0.0)
     there = sum(max(0.0, until - min(trials)[0]) for trials in by_worker.values())
-    turnover = [
-        later[0] - before[1]
-        for trials in map(sorted, by_worker.values())
-        for before, later in itertools.pairwise(trials)
-    ]
+    neighbours = [pair for trials in by_worker.values() for pair in itertools.pairwise(sorted(trials))]
     return Capacity(
         steady=float(np.clip(until - (ends - epoch_seconds), 0.0, epoch_seconds).sum()) / there if there else None,
         steady_seconds=there,
@@ -85,7 +74,7 @@ def measure_capacity(samples: Samples, *, slots: int, epoch_seconds: float) -> C
         results=len(samples.reports) / max(whole[1] - whole[0], 1e-9),
         suggestion=Spread.of(samples.asks),
         report=Spread.of(samples.reports),
-        turnover=Spread.of(turnover),
+        turnover=Spread.of([later[0] - before[1] for before, later in neighbours]),
         driver_mb=samples.memory / 1e6,
         worker_mb=sum(samples.workers.values()) / 1e6,
     )
