@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 from ...analysis.summary import Summary, summarise
@@ -28,10 +28,20 @@ from ...config.locks import FileLock
 from ...config.settings import Settings
 from ...config.study_config import OF_CONFIRM
 from ...config.study_file import to_yaml
+from ...study.opening import refuse_stale_checkpoints
 from ...study.storages.catalog import get_storage
-
-if TYPE_CHECKING:
-    from ...study.storages.storage import Storage
+from ...study.storages.storage import (
+    FORMAT,
+    Storage,
+    clear_partial_import,
+    copy_study,
+    exclusive,
+    finish_copy,
+    open_storage,
+    read_config,
+    study_names,
+)
+from ...training import checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +71,6 @@ def export_study(name: str, path: Path, settings: Settings, *, keep: int = 3) ->
     Raises:
         SweepError: no such study, or the file cannot be written.
     """
-    from ...study.storages.storage import FORMAT, copy_study, finish_copy, open_storage
-
     summary, storage = summarise(name, settings), get_storage(settings.storage)
     rivals = _rivals(name, storage)
     summaries = [summary, *(summarise(rival, settings) for rival in rivals)]
@@ -95,8 +103,6 @@ def _archived(summary: Summary, path: Path, rivals: list[str], weights: list[str
 
 def _rivals(name: str, storage: Storage) -> list[str]:
     """Returns the studies that `sweep confirm` has made for a study."""
-    from ...study.storages.storage import study_names
-
     return [each for each in study_names(storage) if each.startswith(f"{name}{OF_CONFIRM}")]
 
 
@@ -104,8 +110,6 @@ def _pack_checkpoints(
     summary: Summary, settings: Settings, archive: ZipFile, scratch: Path, *, keep: int
 ) -> Iterator[str]:
     """Packs each trial's newest checkpoint, most without weights; yields the names of those with weights."""
-    from ...training import checkpoint
-
     best = [row.number for row in summary.best[:keep]]
     name = summary.config.name
     rows = [*((name, row) for row in summary.rows), *((f"{name}.controls", row) for row in summary.controls)]
@@ -149,8 +153,6 @@ def import_study(path: Path, settings: Settings) -> Archived:
 
 def _unpack(path: Path, folder: Path) -> str:
     """Writes the parts of an archive into a folder; returns the name of its study."""
-    from ...study.storages.storage import FORMAT
-
     if not path.is_file():
         raise SweepError(f"{path}: no such file")
     try:
@@ -184,9 +186,6 @@ def _about(path: Path, archive: ZipFile) -> dict[str, Any]:
 
 def _checked(path: Path, name: str, folder: Path) -> tuple[Storage, list[str], list[str]]:
     """Reads an archive completely; returns its storage, its rivals' studies and the trials with weights."""
-    from ...study.storages.storage import open_storage, read_config
-    from ...training import checkpoint
-
     try:
         storage = open_storage(f"journal:///{folder / JOURNAL}")
         rivals = _rivals(name, storage)
@@ -211,9 +210,6 @@ def _move_in(
     names: Sequence[str], folder: Path, source: Storage, target: Storage, settings: Settings, *, origin: str
 ) -> None:
     """Copies an unpacked study and its rivals' into the storage, then their checkpoints into the workspace."""
-    from ...study.opening import refuse_stale_checkpoints
-    from ...study.storages.storage import clear_partial_import, copy_study, exclusive, finish_copy
-
     with contextlib.ExitStack() as alone:
         for name in names:
             (settings.local_dir / name).mkdir(exist_ok=True)

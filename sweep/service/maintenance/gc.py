@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ...analysis.summary import summarise
 from ...config.settings import Settings
+from ...training.checkpoint import drop_weights
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,6 @@ def collect_garbage(name: str, settings: Settings, *, keep: int = 3, dry_run: bo
 
     The checkpoints of unfinished trials stay, for a resume, and every metric history, for runs that MLflow lacks.
     """
-    from ...training.checkpoint import drop_weights
-
     summary = summarise(name, settings)
     kept = [row.number for row in summary.best[:keep]]
     finished = [(name, row.number) for row in summary.rows if row.state == "finished" and row.number not in kept]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from ...config.errors import DataError
@@ -15,11 +16,15 @@ from ...config.sections import DataConfig
 from ...config.settings import Settings
 from ...config.study_config import StudyConfig
 from ...config.user_code import is_import_path
+from ...data.datasets import DatasetInfo
+from ...data.loading import find_reader, prepare_dataset, split_sizes
+from ...losses import EntropyGuidance, GuidanceWarning
+from ...losses.task import TASKS
 from ...models import model_class
+from ...training.loop import has_batch_norm
+from ...training.trial import build, task_kind
 from .name_checks import check_names
-
-if TYPE_CHECKING:
-    from ...data.datasets import DatasetInfo
+from .user_code_checks import check_model, check_task
 
 CORNERS_WITH_WEIGHTS = 4  # corners at which a model of the user's own is built with weights if it fails without
 CORNERS = 512  # models to build at most, in search of an impossible one
@@ -27,8 +32,6 @@ CORNERS = 512  # models to build at most, in search of an impossible one
 
 def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]]:
     """Searches for what would make trials fail, before any starts; returns problems, and warnings."""
-    from .user_code_checks import check_task
-
     problems = check_names(config.model_dump())
     info, unfit = None, list[str]()
     if not any(p.startswith("data.") for p in problems):
@@ -49,8 +52,6 @@ def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], lis
 
 def check_parts(raw: Mapping[str, Any], settings: Settings) -> list[str]:
     """Returns further problems of a study whose keys and values give no config."""
-    from ...data.loading import find_reader, split_sizes
-
     problems = check_names(raw)
     try:
         data = DataConfig.model_validate(raw.get("data"))
@@ -65,10 +66,6 @@ def check_parts(raw: Mapping[str, Any], settings: Settings) -> list[str]:
 
 def _check_data(config: StudyConfig, settings: Settings, *, family: bool) -> tuple[DatasetInfo | None, list[str]]:
     """Prepares the data, for a model if there is a ``family``; returns a description of them, and problems."""
-    from ...data.loading import find_reader, prepare_dataset, split_sizes
-    from ...losses.task import TASKS
-    from ...training.trial import task_kind
-
     info = None
     try:
         found = find_reader(config.data, settings.data)
@@ -87,13 +84,6 @@ def _check_data(config: StudyConfig, settings: Settings, *, family: bool) -> tup
 
 def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], list[str]]:
     """Builds the models at the corners of the space, without memory for weights; returns problems and warnings."""
-    import torch
-
-    from ...losses import EntropyGuidance, GuidanceWarning
-    from ...training.loop import has_batch_norm
-    from ...training.trial import build
-    from .user_code_checks import check_model
-
     size = config.space.get("training.batch_size", config.training.batch_size)
     sizes = size.choices if isinstance(size, Choices) else [size.low if isinstance(size, Range) else size]
     smallest = min(int(min(sizes)), config.data.train_size or 2)  # type: ignore[type-var, arg-type]
@@ -183,9 +173,6 @@ def _acts(config: StudyConfig, weight: str) -> bool:
 
 
 def _idle(config: StudyConfig, shapes: Mapping[tuple[Any, Any], object], kinds: set[str]) -> list[str]:
-    from ...losses.task import TASKS
-    from ...training.trial import task_kind
-
     searched, found = config.searched, []
     smoothed = config.training.label_smoothing or "training.label_smoothing" in config.space
     if smoothed and config.task.loss:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...config.study_config import StudyConfig, TrialConfig
 from ...config.user_code import user_error_location
+from ...data.datasets import DatasetInfo
 from ...losses.metrics import new_accumulator
 from ...losses.task import TASKS
 from ...training.trial import build, task_kind, task_of
-
-if TYPE_CHECKING:
-    from ...config.study_config import StudyConfig, TrialConfig
-    from ...data.datasets import DatasetInfo
 
 IMAGES = 4
 
