@@ -70,7 +70,6 @@ def report(
     They are added to the study's own run in MLflow if that is reachable. Example: `sweep report digits`
     """
     from .. import service
-    from ..config.errors import TrackingError
 
     settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking)
     console = make_console(to_stderr=as_json)
@@ -79,10 +78,7 @@ def report(
         written = service.report(name, settings, out)
     finally:
         gc.enable()
-    try:
-        problem = service.log_report(name, written, settings)
-    except TrackingError as error:
-        problem = str(error)
+    problem = service.log_report(name, written, settings)
     if as_json:
         files = [str(path) for path in written.files]
         print_json({"study": name, "files": files, "metrics": written.metrics, "in_mlflow": problem is None})

@@ -116,14 +116,6 @@ class Progress(RunCallback):
     def __exit__(self, *exc: object) -> None:
         """Nothing to close."""
 
-    def remaining(self) -> str:
-        """Returns the time left at the present rate, in words."""
-        if not self.ended_here:
-            return "estimating"
-        seconds = time.monotonic() - (self._first_epoch or self._began)
-        left = max(0, self.to_train - self.ended_here)
-        return f"about {format_duration(round(left * seconds / self.ended_here))} left"
-
 
 class LogLines(Progress):
     """One line at the start and one for each finished trial: for pipes and log files."""
@@ -220,7 +212,11 @@ class LiveView(Progress):
         lines.append(f"{counts}, {len(self.running)} running{beside}")
         if self.best is not None:
             lines.append(f"best {self.config.objective.metric} {self.best[0]:.5g} (trial {self.best[1]})")
-        state = self.remaining() if self.phase is None else f"{self.phase} ..."
+        state = "estimating" if self.phase is None else f"{self.phase} ..."
+        if self.phase is None and self.ended_here:  # the time left at the present rate
+            seconds = time.monotonic() - (self._first_epoch or self._began)
+            left = max(0, self.to_train - self.ended_here)
+            state = f"about {format_duration(round(left * seconds / self.ended_here))} left"
         lines.append(STOPPING if self.stop.is_set() else state)
         joined = "  ".join(lines)
         texts = [joined] if cell_len(joined) <= width else lines

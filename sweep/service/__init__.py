@@ -6,6 +6,7 @@ the functions; import names of their modules with ``from sweep.service.run impor
 
 from ..analysis.summary import Summary, export_config, finished_rows, summarise
 from ..study.storages.catalog import derive_study, load_stored_config, study_names_of_ours
+from ..tracking.server import password_server, running
 from .analyse import importances, log_report, report, sensitivity
 from .callback import RunCallback
 from .confirm import confirm
@@ -14,7 +15,7 @@ from .preflight.dry_run import plan_run
 from .preflight.load import load_study
 from .run import RunOptions, run
 from .single_trial import test, train, trial_config
-from .ui import password_server, run_links, running, ui
+from .ui import run_links, ui
 
 __all__ = ["RunCallback", "RunOptions", "confirm", "enqueue", "plan_run", "run", "test", "train", "trial_config"]
 __all__ += ["derive_study", "load_stored_config", "load_study", "study_names_of_ours"]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..analysis.summary import summarise
+from ..config.errors import TrackingError
 from ..config.settings import Settings
 from ..study.storages.catalog import CONFIRMATION, get_storage, load_stored_config
 
@@ -97,12 +100,20 @@ def analyse_finished(
 
 def log_report(name: str, written: Report, settings: Settings) -> str | None:
     """Logs a report to the study's own run in MLflow; returns the problem if that fails."""
+    return log_to_run(name, settings, partial(_log, written))
+
+
+def log_to_run(name: str, settings: Settings, log: Callable[[Tracker], None]) -> str | None:
+    """Logs something to a study's own run in MLflow; returns the problem if that fails."""
     from ..tracking.tracker import Tracker
 
-    tracker = Tracker.of(name, settings)
-    if not tracker.open_existing():
-        return f"it has no experiment {name}"
-    _log(written, tracker)
+    try:
+        tracker = Tracker.of(name, settings)
+        if not tracker.open_existing():
+            return f"it has no experiment {name}"
+    except TrackingError as error:
+        return str(error)
+    log(tracker)
     tracker.close(status=None, timeout=60)
     return tracker.error
 

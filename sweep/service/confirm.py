@@ -9,19 +9,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..analysis.summary import Summary, summarise
-from ..config.errors import ConfigError, TrackingError, nearest, reason
+from ..config.errors import ConfigError, nearest, reason
 from ..config.search_space import Scalar
 from ..config.settings import Settings
 from ..config.study_config import OF_CONFIRM, StudyConfig
 from ..execution import get_executor
 from ..study.records import ARMS, Arm, TrialRecord
 from ..study.storages.catalog import CONFIRMATION, get_storage, load_stored_config
+from .analyse import log_to_run
 from .preflight.load import load_study
 from .run import RunOptions, check_run, run
 
 if TYPE_CHECKING:
     from ..analysis.confirmation import BaselineResult, Confirmation
     from ..analysis.paired_comparison import Member, PairedComparison
+    from ..tracking.tracker import Tracker
     from .callback import RunCallback
 
 LONGEST = 100  # characters of a study's name
@@ -116,6 +118,7 @@ def _train_rivals(
 def plan_confirmation(name: str, settings: Settings, *, top: int, against: Sequence[str]) -> ConfirmPlan:
     """Checks a study and plans its confirmation; raises a ConfigError with all problems."""
     from ..data.loading import find_reader
+    from ..models import options
     from ..study.baselines import METHODS, baseline_study, configurations, first_points
     from ..study.storages.storage import get_user_attr
     from .preflight.space_checks import check_study
@@ -127,7 +130,8 @@ def plan_confirmation(name: str, settings: Settings, *, top: int, against: Seque
     best, total = configurations(config, summary.rows), max(len(summary.rows), config.search.trials)
     ended = sum(row.state == "finished" for row in summary.rows)
     rivals: dict[Arm, StudyConfig] = {}
-    problems = _problems(config, best, top, against)
+    defaults = {option: parameter.default for option, parameter in options(config.model.name).items()}
+    problems = _problems(config, best, defaults, top, against)
     if find_reader(config.data, settings.data, settings.cache).info.num_test < 1:
         problems.append(f"data: {config.data.name} has no test images to measure on")
     if not problems:
@@ -136,17 +140,19 @@ def plan_confirmation(name: str, settings: Settings, *, top: int, against: Seque
         problems = [f"{arm}: {each}" for arm, study in rivals.items() for each in check_study(study, settings)[0]]
     if problems:
         raise ConfigError(f"confirm {name}", problems)
-    first = {arm: first_points(config, best[:top], study, _defaults(config)) for arm, study in rivals.items()}
+    first = {arm: first_points(config, best[:top], study, defaults) for arm, study in rivals.items()}
     note = f"{name} is not finished: {ended} of its {total} trials have ended, and only these are used"
     shown = f"the sampler of {name} was shown {prior} trials of other studies; each rival gets as many more of its own"
     return ConfirmPlan(config, best[:top], rivals, first, [note] * (ended < total) + [shown] * (prior > 0))
 
 
-def _problems(config: StudyConfig, best: Sequence[TrialRecord], top: int, against: Sequence[str]) -> list[str]:
+def _problems(
+    config: StudyConfig, best: Sequence[TrialRecord], defaults: Mapping[str, object], top: int, against: Sequence[str]
+) -> list[str]:
     """Returns the reasons why a study cannot be confirmed, those of the data and the rivals' studies excepted."""
     from ..study.baselines import METHODS, has_already
 
-    name, defaults = config.name, _defaults(config)
+    name = config.name
     unknown = [method for method in against if method not in METHODS]
     problems = [f"--against: {each!r} is none of {', '.join(METHODS)}{nearest(each, [*METHODS])}" for each in unknown]
     if OF_CONFIRM in name:
@@ -164,12 +170,6 @@ def _problems(config: StudyConfig, best: Sequence[TrialRecord], top: int, agains
         if method in against and has_already(config, row, method, defaults)
     ]
     return problems
-
-
-def _defaults(config: StudyConfig) -> dict[str, object]:
-    from ..models import options
-
-    return {option: parameter.default for option, parameter in options(config.model.name).items()}
 
 
 def read_confirmation(
@@ -246,15 +246,9 @@ def store_confirmation(confirmation: Confirmation, settings: Settings) -> str | 
 
 def log_confirmation(confirmation: Confirmation, settings: Settings) -> str | None:
     """Logs a confirmation to the study's own run in MLflow; returns the problem if that fails."""
-    from ..tracking.tracker import Tracker
 
-    tracker = Tracker.of(confirmation.study, settings)
-    try:
-        if not tracker.open_existing():
-            return f"it has no experiment {confirmation.study}"
-    except TrackingError as error:
-        return str(error)
-    tracker.log_text(None, json.dumps(confirmation.as_data(), indent=2), "confirm.json")
-    tracker.log_epochs(None, [confirmation.metrics()])
-    tracker.close(status=None, timeout=60)
-    return tracker.error
+    def log(tracker: Tracker) -> None:
+        tracker.log_text(None, json.dumps(confirmation.as_data(), indent=2), "confirm.json")
+        tracker.log_epochs(None, [confirmation.metrics()])
+
+    return log_to_run(confirmation.study, settings, log)

@@ -74,9 +74,9 @@ def run(
             if not complete:
                 executor.check(config, settings, insecure=options.insecure, on_message=callback.on_message)
             with _killed_on_error(tracker):
-                current = _Run(config, settings, callback, options, tracker, pool, executor)
+                current = _Run(config, settings, callback, options, tracker)
                 current.prepare(complete=complete)
-                summary = current.execute(complete=complete)
+                summary = current.execute(executor, pool, complete=complete)
         with _killed_on_error(tracker):
             summary, status = current.conclude(summary)
     current.finish(status)
@@ -87,20 +87,13 @@ class _Run:
     """A run whose tracker is connected; its methods are called in the order in which they stand."""
 
     def __init__(
-        self,
-        config: StudyConfig,
-        settings: Settings,
-        callback: RunCallback,
-        options: RunOptions,
-        tracker: Tracker,
-        pool: ThreadPoolExecutor,
-        executor: Executor,
+        self, config: StudyConfig, settings: Settings, callback: RunCallback, options: RunOptions, tracker: Tracker
     ):
         from ..study.study import Study
         from .recorder import Recorder
 
         self._config, self._settings, self._callback, self._options = config, settings, callback, options
-        self._tracker, self._pool, self._executor = tracker, pool, executor
+        self._tracker = tracker
         self._storage, workspace = get_storage(settings.storage), settings.workspace
         self._search = Study(config, self._storage, workspace=workspace)
         self._controls = Study(config, self._storage, workspace=workspace, sister=True, pairs=options.pairs)
@@ -131,7 +124,7 @@ class _Run:
         elif (budget := self._search.enqueue_budget(options.first)) > config.search.trials and not complete:
             self._callback.on_message(f"{config.name} has {budget} trials: its budget grows, and never shrinks")
 
-    def execute(self, *, complete: bool) -> Summary:
+    def execute(self, executor: Executor, pool: ThreadPoolExecutor, *, complete: bool) -> Summary:
         """Trains the trials, and returns what the study has come to."""
         from .driver import Driver
 
@@ -139,19 +132,19 @@ class _Run:
         parts = self._config, self._settings, self._search, self._controls, recorder, self._callback
         with Driver(*parts, stage="search" if options.pairs is None else "tuned") as driver:
             if options.conclude:  # at the end, while Ray cleans up
-                self._logging_best = self._pool.submit(driver.log_best_when_done, to_yaml(self._config))
+                self._logging_best = pool.submit(driver.log_best_when_done, to_yaml(self._config))
             if not complete:
                 recorder.repair()
                 recorder.note_code()
                 self._callback.on_phase("starting workers")
-                self._executor.execute(driver, self._config.resources, stop=options.stop)
+                executor.execute(driver, self._config.resources, stop=options.stop)
                 interrupted = not driver.is_finished()
             interrupted = interrupted or not recorder.complete(options.stop)
             if options.conclude and not interrupted:
                 page = self._settings.reports(self._config.name) / "report.html"
                 report = self._settings.report and not (complete and page.exists())
                 arguments = self._config.name, self._settings, self._tracker, self._callback
-                self._analysing = self._pool.submit(analyse_finished, *arguments, report=report)
+                self._analysing = pool.submit(analyse_finished, *arguments, report=report)
         rows = [_rows(study, interrupted=interrupted) for study in (self._search, self._controls)]
         return Summary.of(self._config, *rows, interrupted=interrupted)
 
@@ -164,7 +157,7 @@ class _Run:
         finished = not summary.interrupted
         if self._options.pairs is not None:  # pairs neither end nor interrupt the study's own run
             rows, controls = self._search.rows(), self._controls.rows()
-            finished = self._tracker.store.was_finished or all_trained(self._config, rows, controls)
+            finished = self._tracker.store.was_finished or all_trained(self._config, rows, controls, RunOptions())
             if not finished and self._search.is_busy():  # the end of that driver is the end of the study's own run
                 return replace(summary, analysis=analysis), None
         return replace(summary, analysis=analysis), "FINISHED" if finished else "KILLED"
@@ -232,7 +225,7 @@ def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> b
     from ..study.stored_trials import read_rows
 
     rows, controls = (read_rows(name, storage) for name in (config.name, f"{config.name}.controls"))
-    return all_trained(config, rows, controls, options.pairs, options.first)
+    return all_trained(config, rows, controls, options)
 
 
 def _connect_tracker(config: StudyConfig, settings: Settings, executor: Executor, *, offline_ok: bool) -> Tracker:
@@ -261,20 +254,16 @@ def _rows(study: Study, *, interrupted: bool) -> list[TrialRecord]:
 
 
 def all_trained(
-    config: StudyConfig,
-    rows: Sequence[TrialRecord],
-    controls: Sequence[TrialRecord],
-    pairs: Sequence[PlannedTrial] | None = None,
-    first: Sequence[Mapping[str, Scalar]] = (),
+    config: StudyConfig, rows: Sequence[TrialRecord], controls: Sequence[TrialRecord], options: RunOptions
 ) -> bool:
-    """Returns True if nothing is left to train of a study, or of ``pairs`` if they are given (see `RunOptions`)."""
+    """Returns True if nothing is left to train of a study, or of the pairs if options name them."""
     from ..study.finalists import missing_trials, wanted_rows, wanted_tuned
 
-    if pairs is not None:
-        return not missing_trials(pairs, [row for row in controls if row.state == "finished"])
+    if options.pairs is not None:
+        return not missing_trials(options.pairs, [row for row in controls if row.state == "finished"])
     own = [row for row in controls if row.kind not in ARMS]
     if len(rows) < config.search.trials or any(row.state != "finished" for row in [*rows, *own]):
         return False
-    if not all(any(point.items() <= row.hyperparameters.items() for row in rows) for point in first):
+    if not all(any(point.items() <= row.hyperparameters.items() for row in rows) for point in options.first):
         return False
     return not missing_trials([*wanted_rows(config, rows), *wanted_tuned(config, rows, own)], own)

@@ -11,15 +11,13 @@ from ..study.storages.catalog import load_stored_config
 from ..tracking.client import MlflowStore
 from ..tracking.experiment import create_store
 from ..tracking.runs import RunKey
-from ..tracking.server import password_server, running, serve
+from ..tracking.server import serve
 from ..tracking.ui_links import VIEW, experiment_url, run_url, view_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..study.records import TrialRecord
-
-__all__ = ["password_server", "run_links", "running", "ui"]
 
 PORT = 5000  # on which `sweep ui` serves
 

@@ -14,7 +14,7 @@ from ...config.settings import Settings
 from ...config.study_config import StudyConfig
 from ...study.storages.catalog import require_same_study
 from ...training.reports import TrialPaths
-from ..run import all_trained
+from ..run import RunOptions, all_trained
 
 if TYPE_CHECKING:
     from ...training.loop import TrainingState
@@ -54,7 +54,7 @@ def plan_run(config: StudyConfig, settings: Settings) -> DryRun:
     trials = max(0, config.search.trials - len(searched))
     # An extension may replace the present finalists.
     controls = max(0, config.search.afterwards - (0 if trials else len(others)))
-    if all_trained(config, searched, others):  # finalists may share controls: fewer rows than announced are the whole
+    if all_trained(config, searched, others, RunOptions()):  # fewer rows than announced, as finalists share controls
         trials = controls = 0
     epochs = (trials + controls) * config.training.max_epochs
     return DryRun(trials, controls, seconds, slots, epochs * seconds / slots / 3600)
