@@ -29,11 +29,7 @@ if TYPE_CHECKING:
 
 
 def run_study(config: StudyConfig, settings: Settings, options: RunOptions, *, as_json: bool) -> None:
-    """Runs a study and prints what it has come to.
-
-    Raises:
-        typer.Exit: 1 if no trial has completed; 128 + the signal if the run was interrupted.
-    """
+    """Runs a study and prints what it has come to; exits with 1 if no trial completed, 128 + the signal if stopped."""
     from .. import service
     from ..service import webhook
 

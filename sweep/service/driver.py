@@ -38,32 +38,6 @@ HINTS = {
 }
 
 
-class GuidanceMonitor:
-    """The state of guidance in the trials of one run: inert, dominant, or neither."""
-
-    def __init__(self) -> None:
-        self._states: dict[Key, str] = {}
-
-    def check(self, trial: Trial, metrics: EpochMetrics) -> str | None:
-        """Tags a trial whose guidance is inert or dominant; returns a message for the first trial of each state."""
-        ratio = metrics.values.get("guidance/ratio")
-        if ratio is None or trial.key in self._states or not (ratio < INERT or ratio > DOMINANT):
-            return None
-        state = "inert" if ratio < INERT else "dominant"
-        first = state not in self._states.values()
-        self._states[trial.key] = state
-        if not first:
-            return None
-        return (
-            f"trial {trial.number}: guidance is {state}, its gradient {ratio:.2g} times the task's over epoch "
-            f"{metrics.epoch}: {HINTS[state]}. All such trials have the MLflow tag sweep.guidance = {state}."
-        )
-
-    def tags(self, key: Key) -> dict[str, str]:
-        """Returns the MLflow tags of a trial."""
-        return {"sweep.guidance": self._states[key]} if key in self._states else {}
-
-
 class Driver:
     """The source of one run's trials: the search first, then finalists and controls, then the tuned control.
 
@@ -88,7 +62,7 @@ class Driver:
         self._stage: str = stage
         self._began = time.monotonic()
         self._out_of_budget = False
-        self._guidance = GuidanceMonitor()
+        self._guidance: dict[Key, str] = {}  # trials whose guidance is inert or dominant
         self._pending_reports: dict[Key, list[TrialReport]] = {}  # not yet stored
         self._turn = threading.RLock()  # between the executor's loop and the thread that asks
         self._confirmed: dict[Key, float] = {}  # wall-clock time at which a trial was last confirmed to be ours
@@ -238,8 +212,7 @@ class Driver:
             trial.epochs = epochs[-1].epoch  # first: a repair of MLflow sends epochs up to here
         self._recorder.epochs(trial, epochs)
         for metrics in epochs:  # each of them, so that the tag does not depend on the batching of reports
-            if message := self._guidance.check(trial, metrics):
-                self._callback.on_message(message)
+            self._check_guidance(trial, metrics)
         if epochs:
             self._callback.on_epoch_end(trial, epochs[-1])
         outcome: Outcome | None = "pruned" if pruned_at is not None else last.outcome
@@ -249,6 +222,19 @@ class Driver:
             tags = {**last.tags, **({"sweep.reason": "out of memory"} if last.oom else {})}
             self._end(trial, outcome, checkpoint=last.checkpoint, error=last.error, tags=tags)
         return outcome is not None
+
+    def _check_guidance(self, trial: Trial, metrics: EpochMetrics) -> None:
+        """Finds a trial whose guidance is inert or dominant; reports the first one of each state."""
+        ratio = metrics.values.get("guidance/ratio")
+        if ratio is None or trial.key in self._guidance or not (ratio < INERT or ratio > DOMINANT):
+            return
+        state = "inert" if ratio < INERT else "dominant"
+        if state not in self._guidance.values():
+            self._callback.on_message(
+                f"trial {trial.number}: guidance is {state}, its gradient {ratio:.2g} times the task's over epoch "
+                f"{metrics.epoch}: {HINTS[state]}. All such trials have the MLflow tag sweep.guidance = {state}."
+            )
+        self._guidance[trial.key] = state
 
     def _is_retried(self, trial: Trial, last: TrialReport) -> bool:
         """Returns True if a failed trial is retried; the storage then records the failure."""
@@ -323,7 +309,7 @@ class Driver:
     def _end(
         self, trial: Trial, outcome: Outcome, *, checkpoint: str | None, error: str | None, tags: Mapping[str, str]
     ) -> None:
-        tags = {**tags, **self._guidance.tags(trial.key)}
+        tags = {**tags, **({"sweep.guidance": self._guidance[trial.key]} if trial.key in self._guidance else {})}
         del self._trials[trial.key]  # first: its row keeps the stage from ending until the storage has the end
         try:
             self._studies[trial.study].tell(trial, outcome, checkpoint=checkpoint, error=error, tags=tags)

@@ -69,10 +69,9 @@ def run(
     callback: RunCallback | None = None,
     options: RunOptions | None = None,
 ) -> Summary:
-    """Runs a study, or resumes it, as ``sweep run`` does; see `load_study` for the first arguments.
+    """Runs a study, or resumes it, as ``sweep run`` does; for the first arguments see `load_study`.
 
-    Raises:
-        SweepError: all problems of the study, or the storage, tracking server or cluster that is unreachable.
+    Raises a SweepError with all problems of the study, or the server that is unreachable.
     """
     settings = settings or Settings()
     config = load_study(study, sets=sets, trials=trials, design=design, settings=settings)
@@ -84,11 +83,8 @@ def train(
 ) -> Iterator[EpochMetrics]:
     """Trains one trial in this process, as ``sweep train`` does, and yields the metrics of each epoch.
 
-    The trial is one of the study's, by its number, or ``sets`` give each searched hyperparameter a value.
-
-    Raises:
-        ConfigError: all problems of the study, or the hyperparameters without a value.
-        DivergenceError: the trial diverges.
+    The trial is one of the study's, by its number, or ``sets`` give each searched hyperparameter a value. Raises a
+    ConfigError if one has none, and a DivergenceError.
     """
     settings = settings or Settings()
     config = single_trial.trial_config(load_study(study, sets=sets, settings=settings), settings, trial)
@@ -110,11 +106,7 @@ def confirm(
     settings: Settings | None = None,
     callback: RunCallback | None = None,
 ) -> Confirmation | None:
-    """Trains and compares pairs, as ``sweep confirm`` does; see `sweep.service.confirm.confirm`.
-
-    Raises:
-        SweepError: all reasons why the study cannot be confirmed, or a server that is unreachable.
-    """
+    """Trains and compares pairs, as ``sweep confirm`` does; see `sweep.service.confirm.confirm`."""
     from .confirm import confirm as confirm_study
 
     def listen(*_: object) -> contextlib.AbstractContextManager[RunCallback]:

@@ -114,9 +114,7 @@ class Recorder:
         """Logs what the tracker lacks of finished trials, from their checkpoints.
 
         Called at the start and at the end: in between, another driver may have died before it had sent everything.
-
-        Returns:
-            True if no trial is left to another driver that may be dead.
+        Returns True if no trial is left to another driver that may be dead.
         """
         known, confirmed = self._tracker.store.found, True
         for study in (self._search, self._controls):
@@ -125,8 +123,8 @@ class Recorder:
                 key = RunKey(study.name, _mlflow_kind(row.kind), row.number)
                 state = known.get(key)
                 whole = state is not None and state.outcome is not None and state.status in ("FINISHED", "FAILED")
-                adopted_here = row.orphan and study.is_wanted(row.kind, row.seed, row.hyperparameters)
-                if row.orphan and state is not None and state.status == "RUNNING" and not adopted_here:
+                running = state is not None and state.status == "RUNNING"
+                if row.orphan and running and not study.is_wanted(row.kind, row.seed, row.hyperparameters):
                     self._tracker.end_trial(key, outcome=None, metrics={}, tags={}, end_time=int(time.time() * 1000))
                 if row.state != "finished" or row.outcome is None or whole or key in self._sent:
                     continue

@@ -204,12 +204,7 @@ def _killed_on_error(tracker: Tracker) -> Iterator[None]:
 
 
 def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> bool:
-    """Checks what needs neither Ray nor MLflow; returns True if nothing is left to train.
-
-    Raises:
-        ConfigError: the stored study of this name asks another question.
-        SweepError: the workspace is unreachable, or the settings lack a database for it.
-    """
+    """Checks what needs neither Ray nor MLflow, or raises a SweepError; returns True if nothing is left to train."""
     from ..study.storages.storage import read_config
 
     storage = get_storage(settings.storage)

@@ -34,15 +34,10 @@ class Submission:
 def prepare_submission(
     study: str, *, sets: Sequence[str] = (), trials: int | None = None, design: int = 0, flags: Sequence[str] = ()
 ) -> Submission:
-    """Checks a study as far as possible without the cluster's data.
-
-    Args:
-        study: a study file, a built-in name, or else a study in the cluster's storage.
-        flags: further options of ``run``.
+    """Checks a study file or built-in study as far as possible without the cluster's data.
 
     Raises:
-        ConfigError: all problems of the study at once.
-        SweepError: no such file.
+        SweepError: all problems of the study at once, or no such file.
     """
     path = Path(study)
     is_file = path.suffix in (".yaml", ".yml") or path.is_file()
@@ -67,11 +62,7 @@ def prepare_submission(
 
 
 def settings_to_send(given: Mapping[str, str | Path | None]) -> dict[str, str]:
-    """Returns the given options as environment variables; the head's own settings fill in the rest.
-
-    Raises:
-        ConfigError: an option holds a password, which everybody could read in the job's record.
-    """
+    """Returns options as environment variables; raises a ConfigError for passwords, which anybody could read there."""
     names = {"tracking": "MLFLOW_TRACKING_URI"}
     sent = {names.get(each, f"SWEEP_{each.upper()}"): str(value) for each, value in given.items() if value is not None}
     problems = [

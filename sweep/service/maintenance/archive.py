@@ -1,7 +1,6 @@
 """Exports and imports a study as one zip file: its storage, all metrics, and the weights that are still needed.
 
-`optuna.journal` in the file holds the study, its sister and the studies of `sweep confirm`; Optuna alone can read it.
-`study.yaml` and `trials.csv` are for people. An import unpickles nothing but tensors.
+`optuna.journal` in it holds the study, its sister and the studies of `sweep confirm`. An import unpickles tensors only.
 """
 
 from __future__ import annotations

@@ -20,11 +20,7 @@ IMAGES = 4
 def check_model(trial: TrialConfig, info: DatasetInfo, *, with_weights: bool) -> nn.Module | None:
     """Builds a model of the user's own and runs images through it, without memory for weights if the model allows.
 
-    Returns:
-        The model, perhaps on the meta device; None if it fails without weights and may not be built with them.
-
-    Raises:
-        ValueError: the problem: file and line of the model's error, or the expected output.
+    Returns None if it fails without weights and may not be built with them; raises a ValueError that is the problem.
     """
     try:
         with torch.device("meta"):
