@@ -81,9 +81,8 @@ def import_(
 
     settings = make_settings(workspace=workspace, storage=storage)
     archived = import_study(file, settings)
-    _print_archived(
-        "Imported", archived, f"Go on with: {command_line(settings, 'run', archived.study)}", as_json=as_json
-    )
+    command = command_line(settings, "run", archived.study)
+    _print_archived("Imported", archived, f"Go on with: {command}", as_json=as_json)
 
 
 def _print_archived(verb: str, archived: Archived, then: str, *, as_json: bool) -> None:

@@ -57,11 +57,10 @@ class Progress(RunCallback):
             if row.outcome is not None:
                 self.counts[row.outcome] += 1
         self.running: dict[tuple[str, int], tuple[Trial, EpochMetrics | None]] = {}
-        completed = [
-            (row.value, row.number) for row in searched if row.outcome == "completed" and row.value is not None
-        ]
+        completed = [row for row in searched if row.outcome == "completed"]
+        values = [(row.value, row.number) for row in completed if row.value is not None]
         choose = min if config.objective.direction == "minimize" else max
-        self.best: tuple[float, int] | None = choose(completed, default=None)
+        self.best: tuple[float, int] | None = choose(values, default=None)
         self.notices: list[str] = []
         self.phase: str | None = None
         self._began = time.monotonic()
@@ -96,11 +95,10 @@ class Progress(RunCallback):
             self._ended_beside += 1
             return
         self.counts[outcome] += 1
-        value = trial.best
-        if outcome == "completed" and value is not None:
+        if outcome == "completed" and trial.best is not None:
             objective = self.config.objective
-            if self.best is None or objective.better(value, self.best[0]):
-                self.best = value, trial.number
+            if self.best is None or objective.better(trial.best, self.best[0]):
+                self.best = trial.best, trial.number
 
     def on_message(self, message: str) -> None:
         """Shows a message above whatever is shown."""
@@ -255,11 +253,9 @@ def waiting(console: Console, what: str) -> Iterator[None]:
         yield
         return
     began = time.monotonic()
-    shown = Live(
-        get_renderable=lambda: Text(f"{what} ... {time.monotonic() - began:.0f} s"),
-        console=console,
-        refresh_per_second=2,
-        transient=True,
-    )
-    with shown:
+
+    def text() -> Text:
+        return Text(f"{what} ... {time.monotonic() - began:.0f} s")
+
+    with Live(get_renderable=text, console=console, refresh_per_second=2, transient=True):
         yield

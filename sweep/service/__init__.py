@@ -10,11 +10,10 @@ from ..tracking.server import password_server, running
 from .analyse import importances, log_report, report, sensitivity
 from .callback import RunCallback
 from .confirm import confirm
-from .enqueue import enqueue
 from .preflight.dry_run import plan_run
 from .preflight.load import load_study
 from .run import RunOptions, run
-from .single_trial import test, train, trial_config
+from .single_trial import enqueue, test, train, trial_config
 from .ui import run_links, ui
 
 __all__ = ["RunCallback", "RunOptions", "confirm", "enqueue", "plan_run", "run", "test", "train", "trial_config"]
