@@ -140,8 +140,8 @@ class LogLines(Progress):
 class JsonLines(Progress):
     """One line of JSON per event, for programs that watch a run."""
 
-    def __init__(self, *arguments: Any, stream: TextIO, stop: threading.Event | None = None):
-        super().__init__(*arguments, stop=stop)
+    def __init__(self, *arguments: Any, stream: TextIO, **options: Any):
+        super().__init__(*arguments, **options)
         self._stream = stream
 
     def on_trial_start(self, trial: Trial) -> None:

@@ -61,9 +61,8 @@ def run(
     began, callback, options = time.monotonic(), callback or RunCallback(), options or RunOptions()
     executor, complete = get_executor(options.executor), check_run(config, settings, options)
     if complete and options.conclude:
-        callback.on_message(
-            f"{config.name} is finished: nothing is left to train; --trials with a larger number extends it"
-        )
+        done = f"{config.name} is finished: nothing is left to train"
+        callback.on_message(f"{done}; --trials with a larger number extends it")
     with ThreadPoolExecutor(max_workers=2) as pool:
         # MLflow and Ray take seconds each to start; Ray's are mostly spent waiting for its processes.
         connecting = pool.submit(_connect_tracker, config, settings, executor, offline_ok=options.offline_ok)
