@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from .progress import Progress
 
 
+METHODS = "dropout,weight_decay,batch_norm,he,orthogonal,lsuv"
+
+
 def confirm(
     name: opt.NameArg,
     top: Annotated[int, typer.Option(min=1, help="How many of the best configurations.")] = 1,
     seeds: Annotated[int, typer.Option(min=1, help="Pairs of each of them: fresh seeds.")] = 8,
-    against: Annotated[
-        str, typer.Option(help="Other methods in guidance's place: dropout,weight_decay,batch_norm,he,orthogonal,lsuv.")
-    ] = "",
+    against: Annotated[str, typer.Option(help=f"Other methods in guidance's place: {METHODS}.")] = "",
     placebo: Annotated[bool, typer.Option("--placebo", help="Train a placebo of the same size too.")] = False,
     address: opt.Address = None,
     executor: opt.Executor = "ray",
