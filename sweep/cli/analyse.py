@@ -17,8 +17,7 @@ def sensitivity(
     metric: Annotated[str | None, typer.Option(help="Analyse this metric instead of the objective.")] = None,
     epoch: Annotated[int | None, typer.Option(help="Analyse this epoch instead of the last one.")] = None,
     against_control: Annotated[
-        bool,
-        typer.Option("--against-control", help="Analyse the gain over the unguided control."),
+        bool, typer.Option("--against-control", help="Analyse the gain over the unguided control.")
     ] = False,
     where: Annotated[
         str | None,
@@ -71,7 +70,6 @@ def report(
     They are added to the study's own run in MLflow if that is reachable. Example: `sweep report digits`
     """
     from .. import service
-    from ..config.errors import TrackingError
 
     settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking)
     console = make_console(to_stderr=as_json)
@@ -80,10 +78,7 @@ def report(
         written = service.report(name, settings, out)
     finally:
         gc.enable()
-    try:
-        problem = service.log_report(name, written, settings)
-    except TrackingError as error:
-        problem = str(error)
+    problem = service.log_report(name, written, settings)
     if as_json:
         files = [str(path) for path in written.files]
         print_json({"study": name, "files": files, "metrics": written.metrics, "in_mlflow": problem is None})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 import typer
@@ -27,28 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (
-    run,
-    resume,
-    status,
-    best,
-    sensitivity,
-    report,
-    confirm,
-    enqueue,
-    train,
-    profile,
-    ui,
-    gc,
-    submit,
-    jobs,
-    logs,
-    stop,
-    export,
-    schema,
-    doctor,
-    simulate,
-):
+COMMANDS: list[Callable[..., None]] = [run, resume, status, best, sensitivity, report, confirm, enqueue, train]
+COMMANDS += [profile, ui, gc, submit, jobs, logs, stop, export, schema, doctor, simulate]
+for command in COMMANDS:
     app.command()(with_verbosity(command))
 app.command("import")(with_verbosity(import_))
 for group in (cluster, services):

@@ -7,49 +7,34 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .interrupts import exit_code, graceful
-from .options import (
-    Address,
-    AsJson,
-    Data,
-    Executor,
-    Insecure,
-    Log,
-    NameArg,
-    OfflineOk,
-    Storage,
-    Tracking,
-    Workspace,
-    command_line,
-    make_settings,
-)
+from . import options as opt
 from .output import make_console, make_notes, print_json
-from .run_study import data_on_stdout, make_view, webhook_at_end
+from .run_study import data_on_stdout, exit_code, graceful, make_view, webhook_at_end
 
 if TYPE_CHECKING:
     from ..config.study_config import StudyConfig
     from .progress import Progress
 
 
+METHODS = "dropout,weight_decay,batch_norm,he,orthogonal,lsuv"
+
+
 def confirm(
-    name: NameArg,
+    name: opt.NameArg,
     top: Annotated[int, typer.Option(min=1, help="How many of the best configurations.")] = 1,
     seeds: Annotated[int, typer.Option(min=1, help="Pairs of each of them: fresh seeds.")] = 8,
-    against: Annotated[
-        str,
-        typer.Option(help="Other methods in guidance's place: dropout,weight_decay,batch_norm,he,orthogonal,lsuv."),
-    ] = "",
+    against: Annotated[str, typer.Option(help=f"Other methods in guidance's place: {METHODS}.")] = "",
     placebo: Annotated[bool, typer.Option("--placebo", help="Train a placebo of the same size too.")] = False,
-    address: Address = None,
-    executor: Executor = "ray",
-    workspace: Workspace = None,
-    storage: Storage = None,
-    tracking: Tracking = None,
-    data: Data = None,
-    offline_ok: OfflineOk = False,
-    insecure: Insecure = False,
-    log: Log = None,
-    as_json: AsJson = False,
+    address: opt.Address = None,
+    executor: opt.Executor = "ray",
+    workspace: opt.Workspace = None,
+    storage: opt.Storage = None,
+    tracking: opt.Tracking = None,
+    data: opt.Data = None,
+    offline_ok: opt.OfflineOk = False,
+    insecure: opt.Insecure = False,
+    log: opt.Log = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Test whether guidance helped: pairs on fresh seeds and the test set, against tuned controls, with intervals.
 
@@ -62,9 +47,8 @@ def confirm(
     from ..service import webhook
     from . import confirmation_tables
 
-    settings = make_settings(
-        workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, log=log
-    )
+    given = {"workspace": workspace, "storage": storage, "tracking_uri": tracking, "data": data, "address": address}
+    settings = opt.make_settings(**given, log=log)
     webhook.check_webhooks(settings)
     to_stderr = as_json or settings.log == "json"
     console, notes = make_console(to_stderr=to_stderr), make_notes(to_stderr=to_stderr)
@@ -82,14 +66,12 @@ def confirm(
             return views[-1]
 
         options = service.RunOptions(stop=stop, offline_ok=offline_ok, insecure=insecure, executor=executor)
-        confirmation = service.confirm(
-            name, settings, listen, top=top, seeds=seeds, against=methods, placebo=placebo, options=options
-        )
-        results.append(confirmation)
+        plan = partial(service.confirm, name, settings, listen, top=top, seeds=seeds, against=methods, placebo=placebo)
+        results.append(confirmation := plan(options=options))
     if confirmation is None:
         words = [f"--top {top}", f"--seeds {seeds}", *([f"--against {','.join(methods)}"] if methods else [])]
         words += [*(["--placebo"] if placebo else []), *(["--executor local"] if executor == "local" else [])]
-        command = command_line(settings, "confirm", name, *words)
+        command = opt.command_line(settings, "confirm", name, *words)
         console.print(f"Interrupted; nothing is lost. Go on with:\n  {command}", soft_wrap=True)
         raise typer.Exit(exit_code(caught))
     if as_json:

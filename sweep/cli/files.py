@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,8 +27,6 @@ def gc(
 
     Example: `sweep gc digits --keep 3 --dry-run`
     """
-    import dataclasses
-
     from .. import service
     from ..service.maintenance.gc import collect_garbage
 
@@ -82,14 +81,11 @@ def import_(
 
     settings = make_settings(workspace=workspace, storage=storage)
     archived = import_study(file, settings)
-    _print_archived(
-        "Imported", archived, f"Go on with: {command_line(settings, 'run', archived.study)}", as_json=as_json
-    )
+    command = command_line(settings, "run", archived.study)
+    _print_archived("Imported", archived, f"Go on with: {command}", as_json=as_json)
 
 
 def _print_archived(verb: str, archived: Archived, then: str, *, as_json: bool) -> None:
-    import dataclasses
-
     if as_json:
         print_json(dataclasses.asdict(archived))
         return

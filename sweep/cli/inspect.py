@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .options import AsJson, Data, NameArg, Storage, Tracking, Workspace, command_line, make_settings
-from .output import make_console, print_json, profile_json, row_json, summary_json
+from .output import make_console, print_json, profile_json, summary_json
 
 
 def status(
@@ -72,7 +73,7 @@ def best(
     except TrackingError as error:
         console.print(f"No links to runs: {error}", markup=False, soft_wrap=not console.is_terminal)
     if as_json:
-        print_json([{**row_json(row), "link": links.get(row.number)} for row in summary.best[:top]])
+        print_json([{**asdict(row), "link": links.get(row.number)} for row in summary.best[:top]])
     elif summary.best:
         console.print(display.best_table(summary.config, summary.best[:top]))
         if summary.comparison.finalists:

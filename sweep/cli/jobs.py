@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from .options import AsJson, Data, Insecure, OfflineOk, Sets, Storage, Tracking, Workspace, make_settings
 from .output import make_console, print_json
 
-if TYPE_CHECKING:
-    from ..cluster.jobs import StudyJob
-
-
 Head = Annotated[
-    str,
-    typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="HTTP address of the cluster's head."),
+    str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="HTTP address of the cluster's head.")
 ]
 HEAD = "http://127.0.0.1:8265"
 JobArg = Annotated[str, typer.Argument(help="A study, for its newest job, or a job id.")]
@@ -46,8 +42,6 @@ def submit(
 
     Example: `sweep submit digits --address http://127.0.0.1:8265`
     """
-    import dataclasses
-
     from ..service.submission import prepare_submission, settings_to_send
 
     flags = [word for word, given in (("--offline-ok", offline_ok), ("--insecure", insecure)) if given]
@@ -73,8 +67,6 @@ def jobs(address: Head = HEAD, as_json: AsJson = False) -> None:
 
     Example: `sweep jobs --address http://127.0.0.1:8265`
     """
-    import dataclasses
-
     with _cluster_errors():
         from ..cluster.jobs import list_jobs
 
@@ -106,7 +98,8 @@ def logs(
             for text in job_logs(address, job, follow=follow):
                 sys.stdout.write(text)
                 sys.stdout.flush()
-        if follow and _failed(job := find_job(address, job.id)):
+        if follow and (job := find_job(address, job.id)).status == "FAILED":
+            make_console(to_stderr=True).print(f"{job.id} failed: {job.message}", markup=False, soft_wrap=True)
             raise typer.Exit(1)
 
 
@@ -132,20 +125,8 @@ def stop(name: JobArg, address: Head = HEAD) -> None:
     )
 
 
-def _failed(job: StudyJob) -> bool:
-    if job.status != "FAILED":
-        return False
-    make_console(to_stderr=True).print(f"{job.id} failed: {job.message}", markup=False, soft_wrap=True)
-    return True
-
-
 @contextlib.contextmanager
 def _cluster_errors() -> Iterator[None]:
-    """Turns a problem of the cluster into one message for the caller.
-
-    Raises:
-        SweepError: the problem.
-    """
     from ..cluster.connect import ClusterError
     from ..config.errors import SweepError
 

@@ -12,7 +12,6 @@ import typer
 if TYPE_CHECKING:
     from ..config.settings import Settings
 
-
 StudyArg = Annotated[str, typer.Argument(help="A study file, a study in the storage, or a built-in name.")]
 NameArg = Annotated[str, typer.Argument(help="Name of a study in the storage.")]
 Sets = Annotated[
@@ -24,8 +23,7 @@ OfflineOk = Annotated[
     bool, typer.Option("--offline-ok", help="Go on if the tracking server is unreachable; it gets everything later.")
 ]
 Insecure = Annotated[
-    bool,
-    typer.Option("--insecure", help="Use a cluster without a token: anybody in reach can run anything on it."),
+    bool, typer.Option("--insecure", help="Use a cluster without a token: anybody in reach can run anything on it.")
 ]
 Workspace = Annotated[
     str | None, typer.Option(help="Folder, or s3://BUCKET/PREFIX, for what a study writes (SWEEP_WORKSPACE; results).")
@@ -34,7 +32,6 @@ Storage = Annotated[str | None, typer.Option(help="Optuna storage URL (SWEEP_STO
 Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI (MLFLOW_TRACKING_URI).")]
 Data = Annotated[str | None, typer.Option(help="Root of the data sets, or s3://BUCKET/PREFIX (SWEEP_DATA; .data).")]
 Address = Annotated[str | None, typer.Option(help="Ray: local, auto, HOST:PORT, ray://HOST:PORT (RAY_ADDRESS; local).")]
-
 
 Executor = Annotated[
     Literal["ray", "local"],

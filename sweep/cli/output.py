@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,7 +12,6 @@ if TYPE_CHECKING:
 
     from ..analysis.summary import Summary
     from ..analysis.weight_profile import WeightProfile
-
 
 quiet = False
 """True if the command was given --quiet: `make_notes` then prints nothing."""
@@ -37,13 +37,6 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
-def row_json(row: Any) -> dict[str, Any]:
-    """Returns a trial as data."""
-    import dataclasses
-
-    return dataclasses.asdict(row)
-
-
 def summary_json(summary: Summary) -> dict[str, Any]:
     """Returns a study as data."""
     return {
@@ -51,16 +44,11 @@ def summary_json(summary: Summary) -> dict[str, Any]:
         "objective": summary.config.objective.model_dump(),
         "interrupted": summary.interrupted,
         "seconds": summary.seconds,
-        "trials": [row_json(r) for r in summary.rows],
+        "trials": [asdict(row) for row in summary.rows],
         "best": [r.number for r in summary.best],
-        "controls": [row_json(r) for r in summary.controls],
+        "controls": [asdict(row) for row in summary.controls],
         "finalists": [
-            {
-                "trial": f.number,
-                "guided": f.guided.values,
-                "plain": f.plain.values,
-                "tuned": f.tuned.values,
-            }
+            {"trial": f.number, "guided": f.guided.values, "plain": f.plain.values, "tuned": f.tuned.values}
             for f in summary.comparison.finalists
         ],
     }

@@ -28,19 +28,15 @@ if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for wh
     from ..study.trial import Trial
     from ..training.reports import EpochMetrics
 
-
 GAP = 2  # cells between columns
 COLUMNS = ((0, 1, 2, 3, 4), (0, 1, 2, 3), (0, 2, 3), (0, 2))  # of running trials, as many as fit
 STOPPING = "stopping: waiting for the running trials' checkpoints; once more stops at once"
 
 
 class Progress(RunCallback):
-    """Counts what happens in a run and shows messages alone; its children show more.
+    """Counts what happens in a run, in which rows have ended before, and shows messages alone; its children show more.
 
-    Args:
-        done: rows that have ended before.
-        left: how many rows are to be trained; by default what is left of the search, its finalists and controls.
-        stop: the event that ends the run early.
+    By default ``left``, the rows to train, are what is left of the search, its finalists and controls.
     """
 
     def __init__(
@@ -61,11 +57,10 @@ class Progress(RunCallback):
             if row.outcome is not None:
                 self.counts[row.outcome] += 1
         self.running: dict[tuple[str, int], tuple[Trial, EpochMetrics | None]] = {}
-        completed = [
-            (row.value, row.number) for row in searched if row.outcome == "completed" and row.value is not None
-        ]
+        completed = [row for row in searched if row.outcome == "completed"]
+        values = [(row.value, row.number) for row in completed if row.value is not None]
         choose = min if config.objective.direction == "minimize" else max
-        self.best: tuple[float, int] | None = choose(completed, default=None)
+        self.best: tuple[float, int] | None = choose(values, default=None)
         self.notices: list[str] = []
         self.phase: str | None = None
         self._began = time.monotonic()
@@ -100,11 +95,10 @@ class Progress(RunCallback):
             self._ended_beside += 1
             return
         self.counts[outcome] += 1
-        value = trial.best
-        if outcome == "completed" and value is not None:
+        if outcome == "completed" and trial.best is not None:
             objective = self.config.objective
-            if self.best is None or objective.better(value, self.best[0]):
-                self.best = value, trial.number
+            if self.best is None or objective.better(trial.best, self.best[0]):
+                self.best = trial.best, trial.number
 
     def on_message(self, message: str) -> None:
         """Shows a message above whatever is shown."""
@@ -119,18 +113,6 @@ class Progress(RunCallback):
 
     def __exit__(self, *exc: object) -> None:
         """Nothing to close."""
-
-    def elapsed(self) -> str:
-        """Returns the time since the run began, in words."""
-        return format_duration(round(time.monotonic() - self._began))
-
-    def remaining(self) -> str:
-        """Returns the time left at the present rate, in words."""
-        if not self.ended_here:
-            return "estimating"
-        seconds = time.monotonic() - (self._first_epoch or self._began)
-        left = max(0, self.to_train - self.ended_here)
-        return f"about {format_duration(round(left * seconds / self.ended_here))} left"
 
 
 class LogLines(Progress):
@@ -158,17 +140,8 @@ class LogLines(Progress):
 class JsonLines(Progress):
     """One line of JSON per event, for programs that watch a run."""
 
-    def __init__(
-        self,
-        config: StudyConfig,
-        console: Console,
-        done: Sequence[TrialRecord] = (),
-        left: int | None = None,
-        *,
-        stream: TextIO,
-        stop: threading.Event | None = None,
-    ):
-        super().__init__(config, console, done, left, stop=stop)
+    def __init__(self, *arguments: Any, stream: TextIO, **options: Any):
+        super().__init__(*arguments, **options)
         self._stream = stream
 
     def on_trial_start(self, trial: Trial) -> None:
@@ -230,22 +203,23 @@ class LiveView(Progress):
         total, done, lines = self.config.search.trials, sum(self.counts.values()), []
         head = Table.grid(padding=(0, GAP))
         bar = ProgressBar(total=max(1, self.to_train), completed=self.ended_here, width=max(10, min(40, width // 4)))
-        head.add_row(Text(self.config.name, style="bold"), bar, f"{done}/{total} trials", Text(self.elapsed()))
+        elapsed = format_duration(round(time.monotonic() - self._began))
+        head.add_row(Text(self.config.name, style="bold"), bar, f"{done}/{total} trials", Text(elapsed))
         counts = ", ".join(f"{n} {outcome}" for outcome, n in self.counts.items() if n or outcome == "completed")
         beside = f", {self._ended_beside} beside the search" if self._ended_beside else ""
         lines.append(f"{counts}, {len(self.running)} running{beside}")
         if self.best is not None:
             lines.append(f"best {self.config.objective.metric} {self.best[0]:.5g} (trial {self.best[1]})")
-        lines.append(self._state())
+        state = "estimating" if self.phase is None else f"{self.phase} ..."
+        if self.phase is None and self.ended_here:  # the time left at the present rate
+            seconds = time.monotonic() - (self._first_epoch or self._began)
+            left = max(0, self.to_train - self.ended_here)
+            state = f"about {format_duration(round(left * seconds / self.ended_here))} left"
+        lines.append(STOPPING if self.stop.is_set() else state)
         joined = "  ".join(lines)
         texts = [joined] if cell_len(joined) <= width else lines
         rows = [self._row(trial, metrics) for trial, metrics in list(self.running.values())]
         return Group(head, *map(Text, texts), running_table(rows, width))
-
-    def _state(self) -> str:
-        if self.stop.is_set():
-            return STOPPING
-        return self.remaining() if self.phase is None else f"{self.phase} ..."
 
     def _row(self, trial: Trial, metrics: EpochMetrics | None) -> tuple[str, ...]:
         metric = self.config.objective.metric
@@ -279,11 +253,9 @@ def waiting(console: Console, what: str) -> Iterator[None]:
         yield
         return
     began = time.monotonic()
-    shown = Live(
-        get_renderable=lambda: Text(f"{what} ... {time.monotonic() - began:.0f} s"),
-        console=console,
-        refresh_per_second=2,
-        transient=True,
-    )
-    with shown:
+
+    def text() -> Text:
+        return Text(f"{what} ... {time.monotonic() - began:.0f} s")
+
+    with Live(get_renderable=text, console=console, refresh_per_second=2, transient=True):
         yield

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import (
-    Address,
-    AsJson,
-    Data,
-    Executor,
-    Insecure,
-    Log,
-    NameArg,
-    OfflineOk,
-    Report,
-    Sets,
-    Storage,
-    StudyArg,
-    Tracking,
-    Workspace,
-    command_line,
-    make_settings,
-)
+from . import options as opt
 from .output import make_console, make_notes, print_json
 from .run_study import run_study
 
@@ -37,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def run(
-    study: StudyArg,
-    sets: Sets = None,
+    study: opt.StudyArg,
+    sets: opt.Sets = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in total.")] = None,
     design: Annotated[int, typer.Option(min=0, help="Add this many uniform, unpruned trials to the total.")] = 0,
     new_space: Annotated[
@@ -52,17 +36,17 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and the estimated time; run nothing.")
     ] = False,
-    address: Address = None,
-    executor: Executor = "ray",
-    workspace: Workspace = None,
-    storage: Storage = None,
-    tracking: Tracking = None,
-    data: Data = None,
-    offline_ok: OfflineOk = False,
-    report: Report = None,
-    insecure: Insecure = False,
-    log: Log = None,
-    as_json: AsJson = False,
+    address: opt.Address = None,
+    executor: opt.Executor = "ray",
+    workspace: opt.Workspace = None,
+    storage: opt.Storage = None,
+    tracking: opt.Tracking = None,
+    data: opt.Data = None,
+    offline_ok: opt.OfflineOk = False,
+    report: opt.Report = None,
+    insecure: opt.Insecure = False,
+    log: opt.Log = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Run a study, or resume it: every run is a resume.
 
@@ -71,7 +55,7 @@ def run(
     from .. import service
     from .progress import waiting
 
-    settings = make_settings(
+    settings = opt.make_settings(
         workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, report=report, log=log
     )
     if settings.job and settings.log == "text" and not as_json:
@@ -98,18 +82,18 @@ def run(
 
 
 def resume(
-    name: NameArg,
-    address: Address = None,
-    executor: Executor = "ray",
-    workspace: Workspace = None,
-    storage: Storage = None,
-    tracking: Tracking = None,
-    data: Data = None,
-    offline_ok: OfflineOk = False,
-    report: Report = None,
-    insecure: Insecure = False,
-    log: Log = None,
-    as_json: AsJson = False,
+    name: opt.NameArg,
+    address: opt.Address = None,
+    executor: opt.Executor = "ray",
+    workspace: opt.Workspace = None,
+    storage: opt.Storage = None,
+    tracking: opt.Tracking = None,
+    data: opt.Data = None,
+    offline_ok: opt.OfflineOk = False,
+    report: opt.Report = None,
+    insecure: opt.Insecure = False,
+    log: opt.Log = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Resume an interrupted study, exactly as it was started.
 
@@ -117,7 +101,7 @@ def resume(
     """
     from .. import service
 
-    settings = make_settings(
+    settings = opt.make_settings(
         workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, report=report, log=log
     )
     from .progress import waiting
@@ -130,11 +114,11 @@ def resume(
 
 
 def enqueue(
-    name: NameArg,
-    sets: Sets = None,
-    workspace: Workspace = None,
-    storage: Storage = None,
-    as_json: AsJson = False,
+    name: opt.NameArg,
+    sets: opt.Sets = None,
+    workspace: opt.Workspace = None,
+    storage: opt.Storage = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Queue a configuration of your own; the next run trains it, and the budget grows by one.
 
@@ -142,17 +126,16 @@ def enqueue(
     """
     from .. import service
 
-    settings = make_settings(workspace=workspace, storage=storage)
+    settings = opt.make_settings(workspace=workspace, storage=storage)
     number, values = service.enqueue(name, settings, sets or [])
     if as_json:
         print_json({"study": name, "trial": number, "hyperparameters": values})
         return
-    command = command_line(settings, "run", name)
+    command = opt.command_line(settings, "run", name)
     make_console().print(f"Queued as trial {number}: {values}. Run it with: {command}", soft_wrap=True)
 
 
 def _print_plan(plan: DryRun, config: StudyConfig, console: Console, *, as_json: bool) -> None:
-    import dataclasses
 
     from ..analysis.formats import format_duration
 

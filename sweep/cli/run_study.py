@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from . import output
-from .interrupts import exit_code, graceful
 from .options import command_line
 from .output import make_console, make_notes, print_json, summary_json
 
@@ -27,11 +29,7 @@ if TYPE_CHECKING:
 
 
 def run_study(config: StudyConfig, settings: Settings, options: RunOptions, *, as_json: bool) -> None:
-    """Runs a study and prints what it has come to.
-
-    Raises:
-        typer.Exit: 1 if no trial has completed; 128 + the signal if the run was interrupted.
-    """
+    """Runs a study and prints what it has come to; exits with 1 if no trial completed, 128 + the signal if stopped."""
     from .. import service
     from ..service import webhook
 
@@ -64,6 +62,36 @@ def run_study(config: StudyConfig, settings: Settings, options: RunOptions, *, a
         raise typer.Exit(1)
 
 
+def exit_code(caught: Sequence[int]) -> int:
+    """Returns the exit code of a run that was stopped by the signals ``caught``."""
+    return 128 + (caught[0] if caught else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def graceful(console: Console) -> Iterator[tuple[threading.Event, list[int]]]:
+    """Catches SIGINT and SIGTERM; yields the event that asks trials to write checkpoints, and the caught signals."""
+    stop, caught = threading.Event(), list[int]()
+
+    def handle(number: int, _frame: object) -> None:
+        caught.append(number)
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        if not console.is_terminal:  # a live view shows it, and would be torn by a line in its middle
+            # Not through Rich: a handler may interrupt whatever holds its lock.
+            os.write(2, b"\nStopping: waiting for the running trials' checkpoints; once more stops at once.\n")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop, caught
+    except KeyboardInterrupt:
+        console.print("Stopped at once; epochs after the last checkpoint of a trial will be trained again.")
+        raise typer.Exit(128 + caught[-1]) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @contextlib.contextmanager
 def data_on_stdout(data: bool) -> Iterator[None]:
     """Sends what others print on stdout to stderr where stdout is for data: Ray prints when a worker dies."""
@@ -72,16 +100,14 @@ def data_on_stdout(data: bool) -> Iterator[None]:
 
 
 def make_view(settings: Settings, console: Console, *, as_json: bool, executor: str) -> Callable[..., Progress]:
-    """Returns what shows a run's progress: a class, or a function with the arguments of `Progress`.
-
-    With the local executor trials may print, or stop in a debugger: nothing is redrawn then.
-    """
+    """Returns what shows a run's progress: a class, or a function with the arguments of `Progress`."""
     from . import progress
 
     if settings.log == "json":
         return partial(progress.JsonLines, stream=sys.stderr if as_json else sys.stdout)
     if output.quiet:
         return progress.Progress
+    # With the local executor trials may print, or stop in a debugger: nothing is redrawn then.
     return progress.LiveView if console.is_terminal and executor != "local" else progress.LogLines
 
 
@@ -89,14 +115,9 @@ def make_view(settings: Settings, console: Console, *, as_json: bool, executor: 
 def webhook_at_end(
     settings: Settings, views: Sequence[Progress], describe: Callable[[Any, BaseException | None], dict[str, Any]]
 ) -> Iterator[list[Any]]:
-    """Posts the end of the block to the user's webhook and to the last view.
+    """Posts the end of the block to the user's webhook and the last view, if there is one; yields a list for a result.
 
-    Args:
-        views: the views of the runs so far; nothing is posted before there is one.
-        describe: turns a result and an error into data.
-
-    Yields:
-        A list for the block's result.
+    ``describe`` turns the result and an error into data.
     """
     from ..service import webhook
 
@@ -116,22 +137,12 @@ def webhook_at_end(
 
 def _print_result(summary: Summary, settings: Settings, console: Console, notes: Console) -> None:
     """Prints tables, the commands to go on with, and last the best trial."""
+    from ..config.filesystem import is_remote
     from . import tables
 
     tables.print_summary(summary, notes)
     if summary.analysis is not None and summary.config.searched:
         tables.print_analysis(summary.analysis, notes, settings, brief=True)
-    page = settings.reports(summary.config.name) / "report.html"
-    _print_commands(summary, settings, notes)
-    found = page if settings.report and page.exists() else command_line(settings, "ui", summary.config.name)
-    where = f"; see {found}" if summary.best else ""
-    console.print(f"{tables.best_line(summary)}{where}", soft_wrap=not console.is_terminal, markup=False)
-
-
-def _print_commands(summary: Summary, settings: Settings, console: Console) -> None:
-    """Prints where the results are, and the commands that go on from here."""
-    from ..config.filesystem import is_remote
-
     name = summary.config.name
     lines = {
         "browse": command_line(settings, "ui", name) + "   (or make ui)",
@@ -141,7 +152,11 @@ def _print_commands(summary: Summary, settings: Settings, console: Console) -> N
         "confirm": command_line(settings, "confirm", name, "--seeds 8"),
     }
     held = "checkpoints, artifacts" if is_remote(settings.workspace) else "storage, tracking, checkpoints, artifacts"
-    console.print(f"\nResults in {settings.workspace}: {held}.", soft_wrap=not console.is_terminal)
+    notes.print(f"\nResults in {settings.workspace}: {held}.", soft_wrap=not notes.is_terminal)
     for what, command in lines.items():
-        console.print(f"  {what:8s} {command}", soft_wrap=True)
-    console.print()
+        notes.print(f"  {what:8s} {command}", soft_wrap=True)
+    notes.print()
+    page = settings.reports(name) / "report.html"
+    found = page if settings.report and page.exists() else command_line(settings, "ui", name)
+    where = f"; see {found}" if summary.best else ""
+    console.print(f"{tables.best_line(summary)}{where}", soft_wrap=not console.is_terminal, markup=False)

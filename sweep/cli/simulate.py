@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..config.search_methods import PrunerName, SamplerName
-from .interrupts import exit_code, graceful
 from .options import Address, AsJson, Storage, Tracking, make_settings
 from .output import make_console, make_notes, print_json
-from .run_study import data_on_stdout, make_view
+from .run_study import data_on_stdout, exit_code, graceful, make_view
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

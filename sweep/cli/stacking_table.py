@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.cells import cell_len
@@ -16,19 +16,7 @@ GAP = 2  # cells between two pairs on a line
 class StackingTable:
     """Rows under column names; where these do not fit, each row is a list of names and values.
 
-    Args:
-        columns: names; the first column identifies a row.
-        title: stands above the table, wrapped at the terminal's width and not at the table's.
-        left: how many columns are aligned to the left.
-
-    Example:
-        >>> table = StackingTable(["trial", "val_loss", "width"], title="Best")
-        >>> table.add_row("7", "0.10063", "128")
-        >>> Console(width=20).print(table)
-        Best
-          trial 7
-            val_loss 0.10063
-            width 128
+    The first column identifies a row; the first ``left`` columns are aligned to the left.
     """
 
     def __init__(self, columns: Sequence[str], *, title: str = "", left: int = 0):
@@ -69,23 +57,14 @@ class StackingTable:
         return widths
 
     def _stacked(self, most: int) -> Iterator[Text]:
+        """Yields each row as lines of "name value", as many to a line as fit; breaks only between pairs."""
         for row in self.rows:
             yield Text("  " + " ".join(filter(None, (self.columns[0], row[0]))), style="bold")
-            yield from (Text(line) for line in wrap_pairs(zip(self.columns[1:], row[1:], strict=True), most))
-
-
-def wrap_pairs(pairs: Iterable[tuple[str, str]], most: int, indent: str = "    ") -> list[str]:
-    """Returns lines of "name value", as many to a line as fit; breaks only between pairs.
-
-    Example:
-        >>> wrap_pairs([("depth", "4"), ("width", "128"), ("epsilon", "0.01")], 24, indent="")
-        ['depth 4  width 128', 'epsilon 0.01']
-    """
-    lines: list[str] = []
-    for name, value in pairs:
-        pair = f"{name} {value}"
-        if lines and cell_len(lines[-1]) + GAP + cell_len(pair) <= most:
-            lines[-1] += " " * GAP + pair
-        else:
-            lines.append(indent + pair)
-    return lines
+            lines: list[str] = []
+            for name, value in zip(self.columns[1:], row[1:], strict=True):
+                pair = f"{name} {value}"
+                if lines and cell_len(lines[-1]) + GAP + cell_len(pair) <= most:
+                    lines[-1] += " " * GAP + pair
+                else:
+                    lines.append(f"    {pair}")
+            yield from map(Text, lines)

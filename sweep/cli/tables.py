@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ..service import Summary
     from ..study.records import TrialRecord
 
-
 MOST_PRUNED = 10  # pruned trials whose reason is shown
 
 
@@ -94,11 +93,7 @@ def status_table(summary: Summary) -> StackingTable:
 
 
 def status_lines(summary: Summary, *, tracebacks: bool) -> Iterator[str]:
-    """Yields the drivers of unfinished trials with their trials, then the failed, diverged and pruned trials.
-
-    Args:
-        tracebacks: if True, an error is shown whole, else only its last line.
-    """
+    """Yields the drivers of unfinished trials with their trials, then the failed, diverged and pruned trials."""
     study = summary.config.name
     rows = [*((study, row) for row in summary.rows), *((f"{study}.controls", row) for row in summary.controls)]
     drivers: dict[tuple[str | None, bool, bool], list[str]] = {}

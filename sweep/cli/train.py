@@ -60,12 +60,7 @@ def train(
 
 
 def epoch_line(epoch: int, metrics: Mapping[str, float], objective: str, width: int) -> str:
-    """Returns an epoch's metrics in columns: the objective first, then as many others as fit.
-
-    Example:
-        >>> epoch_line(3, {"train_loss": 0.25, "val_loss": 0.12345678, "seconds": 1.5}, "val_loss", 60)
-        'epoch   3  val_loss 0.12346    train_loss 0.25      1.5 s'
-    """
+    """Returns an epoch's metrics in columns: the objective first, then as many others as fit."""
     from ..analysis.formats import format_duration
 
     line, seconds = f"epoch {epoch:3d}", f"  {format_duration(metrics['seconds'])}" if "seconds" in metrics else ""

@@ -22,7 +22,6 @@ class _StderrHandler(logging.Handler):
     """Writes to the present sys.stderr: a live view replaces it, so that lines appear above the view."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes one line."""
         try:
             print(self.format(record), file=sys.stderr)
         except OSError:  # a reader that has gone, such as `head`
@@ -30,12 +29,7 @@ class _StderrHandler(logging.Handler):
 
 
 def set_verbosity(*, verbose: bool, quiet: bool) -> None:
-    """Sets what a command shows beside its result.
-
-    Args:
-        verbose: show the debug log on stderr.
-        quiet: show errors and the final result alone.
-    """
+    """Sets what a command shows beside its result: the debug log, or nothing."""
     from . import output
 
     output.quiet = quiet

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..analysis.summary import summarise
+from ..config.errors import TrackingError
 from ..config.settings import Settings
 from ..study.storages.catalog import CONFIRMATION, get_storage, load_stored_config
 
@@ -32,10 +35,8 @@ def sensitivity(
 ) -> list[Analysis]:
     """Analyses the sensitivity of a study, ours or any other of the storage: one analysis for each objective.
 
-    Args:
-        metric, epoch, against_control: see `sweep.study.dataframe.read_tables`.
-        where: see `sweep.analysis.conditions.parse_conditions`.
-        divergence: if True and trials have diverged, the probability of divergence is analysed too; takes seconds.
+    ``metric``, ``epoch``, ``against_control``: see `sweep.study.dataframe.read_tables`; ``where``: see
+    `sweep.analysis.conditions`. With ``divergence``, its probability is analysed too, if trials have diverged.
 
     Raises:
         SweepError: no such study, metric or epoch, or a malformed condition.
@@ -57,22 +58,14 @@ def sensitivity(
 
 
 def importances(name: str, settings: Settings) -> dict[str, dict[str, float]]:
-    """Returns Optuna's own importances: objective -> hyperparameter -> importance.
-
-    Raises:
-        SweepError: no such study.
-    """
+    """Returns Optuna's own importances: objective -> hyperparameter -> importance."""
     from ..study.dataframe import importances
 
     return importances(name, get_storage(settings.storage))
 
 
 def report(name: str, settings: Settings, folder: Path | None = None) -> Report:
-    """Writes the report of a study to a folder; by default to the study's own folder in the workspace.
-
-    Raises:
-        SweepError: no such study.
-    """
+    """Writes the report of a study to a folder; by default to the study's own folder in the workspace."""
     load_stored_config(name, settings)
     [analysis] = sensitivity(name, settings)
     return _write(name, analysis, settings, folder or settings.reports(name))
@@ -92,12 +85,7 @@ def _write(name: str, analysis: Analysis, settings: Settings, folder: Path) -> R
 def analyse_finished(
     name: str, settings: Settings, tracker: Tracker, callback: RunCallback, *, report: bool
 ) -> Analysis | None:
-    """Analyses a study at the end of its run; a failure becomes a message, and the run still succeeds.
-
-    Args:
-        tracker: the run's tracker; it sends what is logged here before it is closed.
-        report: if True, the report is written and logged.
-    """
+    """Analyses a study at the end of its run; a failure becomes a message, and the run still succeeds."""
     analysis = None
     try:
         [analysis] = sensitivity(name, settings, divergence=report)
@@ -111,17 +99,21 @@ def analyse_finished(
 
 
 def log_report(name: str, written: Report, settings: Settings) -> str | None:
-    """Logs a report to the study's own run in MLflow; returns the problem if that fails.
+    """Logs a report to the study's own run in MLflow; returns the problem if that fails."""
+    return log_to_run(name, settings, partial(_log, written))
 
-    Raises:
-        TrackingError: the tracking server is unreachable.
-    """
+
+def log_to_run(name: str, settings: Settings, log: Callable[[Tracker], None]) -> str | None:
+    """Logs something to a study's own run in MLflow; returns the problem if that fails."""
     from ..tracking.tracker import Tracker
 
-    tracker = Tracker.of(name, settings)
-    if not tracker.open_existing():
-        return f"it has no experiment {name}"
-    _log(written, tracker)
+    try:
+        tracker = Tracker.of(name, settings)
+        if not tracker.open_existing():
+            return f"it has no experiment {name}"
+    except TrackingError as error:
+        return str(error)
+    log(tracker)
     tracker.close(status=None, timeout=60)
     return tracker.error
 

@@ -14,15 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunCallback:
-    """Receives the events of a run; each method may be overridden, and logs its event by default.
-
-    Example:
-        >>> class Printer(RunCallback):
-        ...     def on_message(self, message: str) -> None:
-        ...         print("note:", message)
-        >>> Printer().on_message("the storage is reachable again")
-        note: the storage is reachable again
-    """
+    """Receives the events of a run; each method may be overridden, and logs its event by default."""
 
     def on_phase(self, phase: str) -> None:
         """Called when the run enters a phase before its first trial, such as "starting Ray"."""

@@ -1,34 +1,30 @@
-"""`sweep confirm`: plans baselines and pairs for a finished study, trains both, and compares the pairs.
-
-The metrics of the pairs are read from their checkpoints, which hold every epoch of a run and its duration.
-"""
+"""`sweep confirm`: plans baselines and pairs for a finished study, trains both, compares the pairs' checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..analysis.summary import Summary, summarise
-from ..config.errors import ConfigError, TrackingError, nearest, reason
+from ..config.errors import ConfigError, nearest, reason
 from ..config.search_space import Scalar
 from ..config.settings import Settings
 from ..config.study_config import OF_CONFIRM, StudyConfig
 from ..execution import get_executor
 from ..study.records import ARMS, Arm, TrialRecord
 from ..study.storages.catalog import CONFIRMATION, get_storage, load_stored_config
+from .analyse import log_to_run
 from .preflight.load import load_study
 from .run import RunOptions, check_run, run
 
 if TYPE_CHECKING:
     from ..analysis.confirmation import BaselineResult, Confirmation
     from ..analysis.paired_comparison import Member, PairedComparison
+    from ..tracking.tracker import Tracker
     from .callback import RunCallback
-
-logger = logging.getLogger(__name__)
 
 LONGEST = 100  # characters of a study's name
 
@@ -37,21 +33,13 @@ Listen = Callable[[StudyConfig, int | None], contextlib.AbstractContextManager["
 
 @dataclass(frozen=True)
 class ConfirmPlan:
-    """The plan of a confirmation.
-
-    Attributes:
-        config: the config of the study to confirm.
-        top: the configurations to confirm, best first.
-        rivals: the studies that search the best configuration of each rival.
-        first: points that these studies must try: the configurations without guidance.
-        notes: limitations that a reader must know.
-    """
+    """The plan of a confirmation."""
 
     config: StudyConfig
-    top: list[TrialRecord]
-    rivals: dict[Arm, StudyConfig]
-    first: dict[Arm, list[dict[str, Scalar]]]
-    notes: list[str]
+    top: list[TrialRecord]  # the configurations to confirm, best first
+    rivals: dict[Arm, StudyConfig]  # the studies that search the best configuration of each rival
+    first: dict[Arm, list[dict[str, Scalar]]]  # points that these must try: the configurations without guidance
+    notes: list[str]  # limitations that a reader must know
 
 
 def confirm(
@@ -71,10 +59,8 @@ def confirm(
 
     Args:
         listen: makes the callback of a run, from its config and, for the run of the pairs, the number of rows left.
-        top: number of configurations.
         seeds: pairs of each configuration.
         against: other methods in place of guidance, among `sweep.study.baselines.METHODS`.
-        placebo: if True, a placebo of each guided network is trained too.
         options: options of the runs; ``conclude``, ``pairs`` and ``first`` are set here.
 
     Returns:
@@ -96,7 +82,6 @@ def confirm(
             return None
         wanted = wanted_pairs(plan.config, plan.top, best_hyperparameters(found), seeds=seeds, placebo=placebo)
         left = len(missing_trials(wanted, [r for r in summarise(name, settings).controls if r.state == "finished"]))
-        logger.info("%d of %d rows of pairs of %s are left to train", left, len(wanted), name)
         with listen(plan.config, left) as callback:
             summary = run(plan.config, settings, callback, replace(options, pairs=wanted))
             if summary.interrupted:
@@ -131,12 +116,8 @@ def _train_rivals(
 
 
 def plan_confirmation(name: str, settings: Settings, *, top: int, against: Sequence[str]) -> ConfirmPlan:
-    """Checks a study and plans its confirmation.
-
-    Raises:
-        ConfigError: all problems at once.
-        SweepError: no such study.
-    """
+    """Checks a study and plans its confirmation; raises a ConfigError with all problems."""
+    from ..data.loading import find_reader
     from ..models import options
     from ..study.baselines import METHODS, baseline_study, configurations, first_points
     from ..study.storages.storage import get_user_attr
@@ -150,7 +131,10 @@ def plan_confirmation(name: str, settings: Settings, *, top: int, against: Seque
     ended = sum(row.state == "finished" for row in summary.rows)
     rivals: dict[Arm, StudyConfig] = {}
     defaults = {option: parameter.default for option, parameter in options(config.model.name).items()}
-    if not (problems := _problems(config, best, defaults, settings, top=top, against=against)):
+    problems = _problems(config, best, defaults, top, against)
+    if find_reader(config.data, settings.data, settings.cache).info.num_test < 1:
+        problems.append(f"data: {config.data.name} has no test images to measure on")
+    if not problems:
         arms: list[Arm] = ["strongest", *(method for method in METHODS if method in against)]
         rivals = {arm: baseline_study(config, arm, ended + prior) for arm in arms}
         problems = [f"{arm}: {each}" for arm, study in rivals.items() for each in check_study(study, settings)[0]]
@@ -163,24 +147,14 @@ def plan_confirmation(name: str, settings: Settings, *, top: int, against: Seque
 
 
 def _problems(
-    config: StudyConfig,
-    best: Sequence[TrialRecord],
-    defaults: Mapping[str, object],
-    settings: Settings,
-    *,
-    top: int,
-    against: Sequence[str],
+    config: StudyConfig, best: Sequence[TrialRecord], defaults: Mapping[str, object], top: int, against: Sequence[str]
 ) -> list[str]:
-    """Returns the reasons why a study cannot be confirmed, those of the rivals' studies excepted."""
-    from ..data.loading import find_reader
+    """Returns the reasons why a study cannot be confirmed, those of the data and the rivals' studies excepted."""
     from ..study.baselines import METHODS, has_already
 
     name = config.name
-    problems = [
-        f"--against: {method!r} is none of {', '.join(METHODS)}{nearest(method, [*METHODS])}"
-        for method in against
-        if method not in METHODS
-    ]
+    unknown = [method for method in against if method not in METHODS]
+    problems = [f"--against: {each!r} is none of {', '.join(METHODS)}{nearest(each, [*METHODS])}" for each in unknown]
     if OF_CONFIRM in name:
         problems.append(f"{name} was made by sweep confirm; confirm {name.partition(OF_CONFIRM)[0]}")
     elif len(longest := f"{name}{OF_CONFIRM}{max(METHODS, key=len)}") > LONGEST:
@@ -195,8 +169,6 @@ def _problems(
         for row in best[:top]
         if method in against and has_already(config, row, method, defaults)
     ]
-    if find_reader(config.data, settings.data, settings.cache).info.num_test < 1:
-        problems.append(f"data: {config.data.name} has no test images to measure on")
     return problems
 
 
@@ -209,22 +181,24 @@ def read_confirmation(
     from ..study.baselines import pair_members, trained
 
     config, best = plan.config, best_hyperparameters(found)
-    reader = _PairReader(f"{config.name}.controls", settings)
     compared: dict[tuple[Arm, Arm], list[PairedComparison]] = {}
-    for row in plan.top:
+    wanted = {row.number: pair_members(config, row, best, placebo=placebo) for row in plan.top}
+    rows_of = {n: {arm: trained(arm, v, summary.controls) for arm, v in arms.items()} for n, arms in wanted.items()}
+    by_seed = [rows for arms in rows_of.values() for rows in arms.values()]
+    members, left_out = _read_members(f"{config.name}.controls", by_seed, settings)
+    for number, rows_of_arms in rows_of.items():
         arms = {
-            arm: reader.read(trained(arm, values, summary.controls))
-            for arm, values in pair_members(config, row, best, placebo=placebo).items()
+            arm: {seed: members[row.number] for seed, row in rows.items() if row.number in members}
+            for arm, rows in rows_of_arms.items()
         }
-        for pair in _opponents([*arms]):
-            comparison = compare_pairs(row.number, pair, (arms[pair[0]], arms[pair[1]]), config.objective)
+        pairs: list[tuple[Arm, Arm]] = [("guided", arm) for arm in arms if arm != "guided"]
+        pairs += [(arm, "plain") for arm in arms if arm not in ("guided", "plain")]
+        for pair in pairs:
+            comparison = compare_pairs(number, pair, (arms[pair[0]], arms[pair[1]]), config.objective)
             compared.setdefault(pair, []).append(comparison)
     groups = [apply_holm(group) for group in compared.values()]
-    without_result = [
-        f"{each.arm}: none of the {each.trials} trials of {each.study} has completed"
-        for each in found
-        if each.number is None
-    ]
+    lacking = [each for each in found if each.number is None]
+    without_result = [f"{e.arm}: none of the {e.trials} trials of {e.study} has completed" for e in lacking]
     rows = [row for row in summary.controls if row.kind in ARMS and row.state == "finished"]
     return Confirmation(
         study=config.name,
@@ -233,56 +207,30 @@ def read_confirmation(
         configurations={row.number: row.hyperparameters for row in plan.top},
         baselines=list(found),
         comparisons=[comparison for each in zip(*groups, strict=True) for comparison in each],
-        notes=[*plan.notes, *without_result, *reader.notes()],
+        notes=[*plan.notes, *without_result, *left_out],
         rows=len(rows),
         ended=max(int(1000 * (row.ended or 0.0)) for row in rows),
     )
 
 
-class _PairReader:
-    """Loads the runs of each pair; skips and reports those without a readable checkpoint."""
+def _read_members(
+    sister: str, rows: Iterable[Mapping[int, TrialRecord]], settings: Settings
+) -> tuple[dict[int, Member], list[str]]:
+    """Loads trained members of pairs, by number; returns them, and a note for each reason why some are left out."""
+    from ..analysis.paired_comparison import Member
+    from ..training import checkpoint
 
-    def __init__(self, sister: str, settings: Settings):
-        self._sister, self._settings = sister, settings
-        self._members: dict[int, Member | None] = {}
-        self._failed: set[int] = set()
-
-    def read(self, rows: Mapping[int, TrialRecord]) -> dict[int, Member]:
-        """Returns members by seed, from rows by seed."""
-        found = {seed: self._member(row) for seed, row in rows.items()}
-        return {seed: member for seed, member in found.items() if member is not None}
-
-    def notes(self) -> list[str]:
-        """Returns a sentence for each reason why pairs were left out."""
-        gone = {number for number, member in self._members.items() if member is None}
-        return [
-            f"{self._sister} {', '.join(map(str, sorted(numbers)))}: {why}; the pairs are left out"
-            for numbers, why in ((self._failed, "failed, see sweep status"), (gone, "the checkpoints are gone"))
-            if numbers
-        ]
-
-    def _member(self, row: TrialRecord) -> Member | None:
-        from ..analysis.paired_comparison import Member
-        from ..training import checkpoint
-
+    members: dict[int, Member] = {}
+    failed, gone = list[int](), list[int]()
+    for number, row in sorted({row.number: row for by_seed in rows for row in by_seed.values()}.items()):
         if row.outcome == "failed":
-            self._failed.add(row.number)
-            return None
-        if row.number not in self._members:
-            saved = checkpoint.load_latest(self._settings.checkpoints(self._sister, row.number))
-            member = None if saved is None else Member(saved.history, diverged=saved.diverged is not None)
-            self._members[row.number] = member
-        return self._members[row.number]
-
-
-def _opponents(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
-    """Yields the guided network against each other arm, then the others against the plain control."""
-    for arm in arms:
-        if arm != "guided":
-            yield "guided", arm
-    for arm in arms:
-        if arm not in ("guided", "plain"):
-            yield arm, "plain"
+            failed.append(number)
+        elif (saved := checkpoint.load_latest(settings.checkpoints(sister, number))) is None:
+            gone.append(number)
+        else:
+            members[number] = Member(saved.history, diverged=saved.diverged is not None)
+    reasons = (failed, "failed, see sweep status"), (gone, "the checkpoints are gone")
+    return members, [f"{sister} {', '.join(map(str, n))}: {why}; the pairs are left out" for n, why in reasons if n]
 
 
 def store_confirmation(confirmation: Confirmation, settings: Settings) -> str | None:
@@ -298,15 +246,9 @@ def store_confirmation(confirmation: Confirmation, settings: Settings) -> str | 
 
 def log_confirmation(confirmation: Confirmation, settings: Settings) -> str | None:
     """Logs a confirmation to the study's own run in MLflow; returns the problem if that fails."""
-    from ..tracking.tracker import Tracker
 
-    tracker = Tracker.of(confirmation.study, settings)
-    try:
-        if not tracker.open_existing():
-            return f"it has no experiment {confirmation.study}"
-    except TrackingError as error:
-        return str(error)
-    tracker.log_text(None, json.dumps(confirmation.as_data(), indent=2), "confirm.json")
-    tracker.log_epochs(None, [confirmation.metrics()])
-    tracker.close(status=None, timeout=60)
-    return tracker.error
+    def log(tracker: Tracker) -> None:
+        tracker.log_text(None, json.dumps(confirmation.as_data(), indent=2), "confirm.json")
+        tracker.log_epochs(None, [confirmation.metrics()])
+
+    return log_to_run(confirmation.study, settings, log)

@@ -15,31 +15,33 @@ from collections.abc import Mapping
 from typing import Literal, Self
 
 from ..config.errors import reason
-from ..config.filesystem import AnyPath
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from ..execution.trial_source import Key, TrialRequest
+from ..losses.options import DOMINANT, INERT
 from ..study.finalists import best_rows, wanted_rows, wanted_tuned
 from ..study.records import Outcome
 from ..study.storages.leases import RENEW_EVERY
 from ..study.storages.storage import UNREACHABLE, Backoff
 from ..study.study import Study
 from ..study.trial import EndedElsewhereError, Trial
-from ..training.reports import OomKind, TrialPaths, TrialReport
+from ..training.reports import EpochMetrics, OomKind, TrialPaths, TrialReport
 from .callback import RunCallback
-from .guidance_monitor import GuidanceMonitor
 from .recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
 CONFIRM_EVERY = 10.0  # seconds between two checks that a trial is still ours: another driver may have adopted it
+HINTS = {
+    "inert": "it changes nothing (see measure and scale under guidance in the README)",
+    "dominant": "it would outweigh the task without max_ratio; lower lambdas, or a larger epsilon, avoid it",
+}
 
 
 class Driver:
     """The source of one run's trials: the search first, then finalists and controls, then the tuned control.
 
-    Args:
-        stage: first stage; ``tuned``, the last one, trains the waiting rows of the sister study and nothing else.
+    From the stage ``tuned`` on, the waiting rows of the sister study are trained and nothing else.
     """
 
     def __init__(
@@ -55,13 +57,12 @@ class Driver:
     ):
         self._config, self._settings, self._callback = config, settings, callback
         self._studies = {search.name: search, controls.name: controls}
-        self._search, self._controls = search, controls
-        self._recorder = recorder
+        self._search, self._controls, self._recorder = search, controls, recorder
         self._trials: dict[Key, Trial] = {}
         self._stage: str = stage
         self._began = time.monotonic()
         self._out_of_budget = False
-        self._guidance = GuidanceMonitor()
+        self._guidance: dict[Key, str] = {}  # trials whose guidance is inert or dominant
         self._pending_reports: dict[Key, list[TrialReport]] = {}  # not yet stored
         self._turn = threading.RLock()  # between the executor's loop and the thread that asks
         self._confirmed: dict[Key, float] = {}  # wall-clock time at which a trial was last confirmed to be ours
@@ -90,8 +91,6 @@ class Driver:
             )
         finally:
             self._over.set()  # log_best_when_done() waits for it
-
-    # -- the executor's source -----------------------------------------------------------------------------------
 
     def ask(self) -> TrialRequest | None:
         """Returns the next trial of the present stage; enters the next stage when this one is finished."""
@@ -158,8 +157,6 @@ class Driver:
         """Fails a trial whose workers died repeatedly, or ran out of memory."""
         self.report(key, TrialReport([], outcome="failed", error=error, oom=oom))
 
-    # -- internals -----------------------------------------------------------------------------------------------
-
     def _next(self) -> Trial | None:
         if self._stage == "search":
             trial = self._search.ask(new=not self._budget_exhausted())
@@ -168,27 +165,27 @@ class Driver:
             wanted = wanted_rows(self._config, self._search.rows())
             if wanted:
                 self._controls.add(wanted)
-            self._enter("controls")
+            self._stage = "controls"
         if self._stage == "controls":
             trial = self._controls.ask()
             if trial is not None or self._trials or self._controls.is_busy():
                 return trial
             self._controls.add(wanted_tuned(self._config, self._search.rows(), self._controls.rows()))
-            self._enter("tuned")
+            self._stage = "tuned"
         trial = self._controls.ask()
         if trial is None and not self._trials and not self._controls.is_busy():
-            self._enter("done")
+            self._stage = "done"
             self._over.set()
         return trial
 
-    def _enter(self, stage: str) -> None:
-        logger.info("stage %s of %s is finished; next: %s", self._stage, self._search.name, stage)
-        self._stage = stage
-
     def _process_reports(self, trial: Trial) -> bool:
         """Passes a trial's reports to the storage and the tracker; returns True if the trial must stop."""
+        now = time.time()  # unlike a monotonic clock, it advances while a machine is suspended
         try:
-            ended = self._store_reports(trial) if self._is_owned(trial) else None
+            owned = 0 <= now - self._confirmed.get(trial.key, 0.0) < CONFIRM_EVERY
+            if not owned and (owned := self._studies[trial.study].owns(trial)):
+                self._confirmed[trial.key] = now
+            ended = self._store_reports(trial) if owned else None
         except EndedElsewhereError:
             ended = None
         if ended is None:
@@ -215,8 +212,7 @@ class Driver:
             trial.epochs = epochs[-1].epoch  # first: a repair of MLflow sends epochs up to here
         self._recorder.epochs(trial, epochs)
         for metrics in epochs:  # each of them, so that the tag does not depend on the batching of reports
-            if message := self._guidance.check(trial, metrics):
-                self._callback.on_message(message)
+            self._check_guidance(trial, metrics)
         if epochs:
             self._callback.on_epoch_end(trial, epochs[-1])
         outcome: Outcome | None = "pruned" if pruned_at is not None else last.outcome
@@ -226,6 +222,19 @@ class Driver:
             tags = {**last.tags, **({"sweep.reason": "out of memory"} if last.oom else {})}
             self._end(trial, outcome, checkpoint=last.checkpoint, error=last.error, tags=tags)
         return outcome is not None
+
+    def _check_guidance(self, trial: Trial, metrics: EpochMetrics) -> None:
+        """Finds a trial whose guidance is inert or dominant; reports the first one of each state."""
+        ratio = metrics.values.get("guidance/ratio")
+        if ratio is None or trial.key in self._guidance or not (ratio < INERT or ratio > DOMINANT):
+            return
+        state = "inert" if ratio < INERT else "dominant"
+        if state not in self._guidance.values():
+            self._callback.on_message(
+                f"trial {trial.number}: guidance is {state}, its gradient {ratio:.2g} times the task's over epoch "
+                f"{metrics.epoch}: {HINTS[state]}. All such trials have the MLflow tag sweep.guidance = {state}."
+            )
+        self._guidance[trial.key] = state
 
     def _is_retried(self, trial: Trial, last: TrialReport) -> bool:
         """Returns True if a failed trial is retried; the storage then records the failure."""
@@ -238,14 +247,6 @@ class Driver:
             return False
         logger.info("trial %d of %s is retried (%s)", trial.number, trial.study, last.oom or "its own error")
         self._recorder.retried(trial, last.error)
-        return True
-
-    def _is_owned(self, trial: Trial) -> bool:
-        now = time.time()  # unlike a monotonic clock, it advances while a machine is suspended
-        if not 0 <= now - self._confirmed.get(trial.key, 0.0) < CONFIRM_EVERY:
-            if not self._studies[trial.study].owns(trial):
-                return False
-            self._confirmed[trial.key] = now
         return True
 
     def _storage_lost(self, error: BaseException) -> None:
@@ -269,12 +270,6 @@ class Driver:
             if self._left.wait(RENEW_EVERY):
                 return
 
-    @staticmethod
-    def _is_lost(folder: AnyPath) -> bool:
-        from ..training import checkpoint
-
-        return checkpoint.is_gone(folder)
-
     def _request(self, trial: Trial | None) -> TrialRequest | None:
         if trial is None:
             return None
@@ -283,11 +278,14 @@ class Driver:
         if trial.attempt > 1:
             logger.info("adopted trial %d of %s at epoch %d", trial.number, trial.study, trial.reported)
         folder = self._settings.checkpoints(trial.study, trial.number)
-        if trial.attempt > 1 and trial.reported and self._is_lost(folder):
-            self._callback.on_message(
-                f"trial {trial.number} of {trial.study} had reached epoch {trial.reported}, but {folder} holds no "
-                "checkpoint of it: it starts again. The drivers of a study must share one workspace (--workspace)"
-            )
+        if trial.attempt > 1 and trial.reported:
+            from ..training import checkpoint
+
+            if checkpoint.is_gone(folder):
+                self._callback.on_message(
+                    f"trial {trial.number} of {trial.study} had reached epoch {trial.reported}, but {folder} holds no "
+                    "checkpoint of it: it starts again. The drivers of a study must share one workspace (--workspace)"
+                )
         place = TrialPaths(folder=folder, data=self._settings.data, cache=self._settings.cache)
         judged = self._studies[trial.study].pruning_epochs(trial)
         return TrialRequest(trial.key, trial.config, place, trial.attempt, trial.exclusive, judged)
@@ -297,11 +295,9 @@ class Driver:
         search = self._config.search
         if self._out_of_budget:
             return True
-        if search.hours is not None and time.monotonic() - self._began > search.hours * 3600:
+        if (hours := search.hours) is not None and time.monotonic() - self._began > hours * 3600:
             self._out_of_budget = True
-            self._callback.on_message(
-                f"{search.hours:g} hours are over: no new trials; running the study again continues it"
-            )
+            self._callback.on_message(f"{hours:g} hours are over: no new trials; running the study again continues it")
         best = best_rows(self._config, self._search.rows(), 1) if search.target is not None else []
         if best and search.target is not None and best[0].value is not None:
             value = best[0].value
@@ -313,7 +309,7 @@ class Driver:
     def _end(
         self, trial: Trial, outcome: Outcome, *, checkpoint: str | None, error: str | None, tags: Mapping[str, str]
     ) -> None:
-        tags = {**tags, **self._guidance.tags(trial.key)}
+        tags = {**tags, **({"sweep.guidance": self._guidance[trial.key]} if trial.key in self._guidance else {})}
         del self._trials[trial.key]  # first: its row keeps the stage from ending until the storage has the end
         try:
             self._studies[trial.study].tell(trial, outcome, checkpoint=checkpoint, error=error, tags=tags)

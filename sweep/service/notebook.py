@@ -41,8 +41,7 @@ def load_study(
 
     Args:
         sets: changes of the study file, ``key=value``.
-        trials: trials in total.
-        design: uniform, unpruned trials to add to the total.
+        design: uniform, unpruned trials to add to the total, ``trials``.
 
     Example:
         >>> settings = Settings(workspace=Path(tempfile.mkdtemp()))
@@ -70,16 +69,9 @@ def run(
     callback: RunCallback | None = None,
     options: RunOptions | None = None,
 ) -> Summary:
-    """Runs a study, or resumes it, as ``sweep run`` does.
+    """Runs a study, or resumes it, as ``sweep run`` does; for the first arguments see `load_study`.
 
-    Args:
-        sets: changes of the study file, ``key=value``.
-        trials: trials in total.
-        design: uniform, unpruned trials to add to the total.
-
-    Raises:
-        ConfigError: all problems of the study at once.
-        SweepError: the storage, the tracking server or the cluster is unreachable.
+    Raises a SweepError with all problems of the study, or the server that is unreachable.
     """
     settings = settings or Settings()
     config = load_study(study, sets=sets, trials=trials, design=design, settings=settings)
@@ -91,13 +83,8 @@ def train(
 ) -> Iterator[EpochMetrics]:
     """Trains one trial in this process, as ``sweep train`` does, and yields the metrics of each epoch.
 
-    Args:
-        sets: changes of the study file, ``key=value``; they must fix every searched hyperparameter.
-        trial: number of a trial of the study to repeat, in place of ``sets``.
-
-    Raises:
-        ConfigError: all problems of the study, or the hyperparameters without a value.
-        DivergenceError: the trial diverges.
+    The trial is one of the study's, by its number, or ``sets`` give each searched hyperparameter a value. Raises a
+    ConfigError if one has none, and a DivergenceError.
     """
     settings = settings or Settings()
     config = single_trial.trial_config(load_study(study, sets=sets, settings=settings), settings, trial)
@@ -106,14 +93,7 @@ def train(
 
 
 def report(name: str, *, folder: Path | None = None, settings: Settings | None = None) -> Report:
-    """Writes the report of a study, as ``sweep report`` does.
-
-    Args:
-        folder: folder of the report; by default the study's own in the workspace.
-
-    Raises:
-        SweepError: the storage has no such study.
-    """
+    """Writes the report of a study, as ``sweep report`` does; by default to the study's folder in the workspace."""
     return analyse.report(name, settings or Settings(), folder)
 
 
@@ -126,17 +106,7 @@ def confirm(
     settings: Settings | None = None,
     callback: RunCallback | None = None,
 ) -> Confirmation | None:
-    """Trains a study's best configurations and their controls in pairs on fresh seeds, as ``sweep confirm`` does.
-
-    Args:
-        top: number of configurations.
-        seeds: pairs of each configuration.
-        against: other methods in place of guidance, from `sweep.study.baselines.METHODS`.
-
-    Raises:
-        ConfigError: all reasons why the study cannot be confirmed.
-        SweepError: the storage, the tracking server or the cluster is unreachable.
-    """
+    """Trains and compares pairs, as ``sweep confirm`` does; see `sweep.service.confirm.confirm`."""
     from .confirm import confirm as confirm_study
 
     def listen(*_: object) -> contextlib.AbstractContextManager[RunCallback]:

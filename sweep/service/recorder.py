@@ -29,11 +29,7 @@ TRACEBACK = 4000  # last characters of a traceback that are logged
 
 
 class Recorder:
-    """The MLflow runs of a study's trials.
-
-    Args:
-        on_message: receives messages for the user.
-    """
+    """The MLflow runs of a study's trials."""
 
     def __init__(
         self,
@@ -56,8 +52,6 @@ class Recorder:
         self._drops_reported = 0
         before = cast("list[provenance.Code]", search.get_user_attr("code") or [])
         self._codes = provenance.followed_by(before, provenance.environment())
-
-    # -- a trial of this driver ----------------------------------------------------------------------------------
 
     def start(self, trial: Trial) -> None:
         """Opens a trial's run, or reopens the run of an earlier driver."""
@@ -96,9 +90,8 @@ class Recorder:
         """Ends a trial's run."""
         with self._order:
             self._running.pop(_run_key(trial), None)
-            self._end(_run_key(trial), outcome, trial.best, error, {**tags, **_pruned_tags(trial)}, time.time())
-
-    # -- the study -------------------------------------------------------------------------------------------------
+            tags = {**tags, **_pruned_tags(trial), **_error_tag(error)}
+            self._end(_run_key(trial), outcome, trial.best, tags, time.time())
 
     def catch_up(self) -> None:
         """Logs what an outage has dropped, from the checkpoints: running trials first, then finished ones.
@@ -122,9 +115,7 @@ class Recorder:
         """Logs what the tracker lacks of finished trials, from their checkpoints.
 
         Called at the start and at the end: in between, another driver may have died before it had sent everything.
-
-        Returns:
-            True if no trial is left to another driver that may be dead.
+        Returns True if no trial is left to another driver that may be dead.
         """
         known, confirmed = self._tracker.store.found, True
         for study in (self._search, self._controls):
@@ -133,7 +124,8 @@ class Recorder:
                 key = RunKey(study.name, _mlflow_kind(row.kind), row.number)
                 state = known.get(key)
                 whole = state is not None and state.outcome is not None and state.status in ("FINISHED", "FAILED")
-                if row.orphan and state is not None and state.status == "RUNNING" and not _is_adoptable(study, row):
+                running = state is not None and state.status == "RUNNING"
+                if row.orphan and running and not study.is_wanted(row.kind, row.seed, row.hyperparameters):
                     self._tracker.end_trial(key, outcome=None, metrics={}, tags={}, end_time=int(time.time() * 1000))
                 if row.state != "finished" or row.outcome is None or whole or key in self._sent:
                     continue
@@ -143,8 +135,8 @@ class Recorder:
                 logger.info("back-filling the run of trial %d of %s from its checkpoint", row.number, study.name)
                 self._start(key, row, row.started)
                 self._tracker.log_epochs(key, self._history(key, row.epochs))
-                tags = {**row.tags, **_pruned_tags(row)}
-                self._end(key, row.outcome, row.value, row.error, tags, row.ended or time.time())
+                tags = {**row.tags, **_pruned_tags(row), **_error_tag(row.error)}
+                self._end(key, row.outcome, row.value, tags, row.ended or time.time())
                 self._tracker.make_room()
         return confirmed
 
@@ -207,10 +199,7 @@ class Recorder:
             self._on_message("tracking: the server is reachable again and has received what it lacked")
         self._outage_reported = behind
 
-    # -- internals --------------------------------------------------------------------------------------------------
-
     def _history(self, key: RunKey, epochs: int) -> list[EpochMetrics]:
-        """Returns the epochs of a trial's newest checkpoint, as far as they count."""
         from ..training import checkpoint
 
         saved = checkpoint.load_latest(self._settings.checkpoints(key.study, key.number))
@@ -238,31 +227,16 @@ class Recorder:
 
     def _code_tags(self, trial: Trial | TrialRecord) -> dict[str, str]:
         """Returns tags of the code that a trial ends with, and of the code that it started with if that differs."""
-        now = time.time()
         ended = trial.ended if isinstance(trial, TrialRecord) else None
-        before, code = (provenance.code_at(self._codes, moment or now) for moment in (trial.started, ended))
+        before, code = (provenance.code_at(self._codes, moment or time.time()) for moment in (trial.started, ended))
         return {**code, **{f"{name}.at_start": value for name, value in before.items() if code.get(name) != value}}
 
-    def _end(
-        self,
-        key: RunKey,
-        outcome: Outcome,
-        value: float | None,
-        error: str | None,
-        tags: Mapping[str, str],
-        ended: float,
-    ) -> None:
-        """Ends a run. `objective` is a metric of completed search trials only, so that sorting by it ranks them."""
+    def _end(self, key: RunKey, outcome: Outcome, value: float | None, tags: Mapping[str, str], ended: float) -> None:
+        # `objective` is a metric of completed search trials only, so that sorting by it ranks them.
         name = "final_objective" if key.kind != "trial" else "objective" if outcome == "completed" else "last_objective"
         metrics = {name: value} if value is not None and outcome in ("completed", "pruned") else {}
-        tags, end_time = {**tags, **_error_tag(error)}, int(ended * 1000)
-        self._tracker.end_trial(key, outcome=outcome, metrics=metrics, tags=tags, end_time=end_time)
+        self._tracker.end_trial(key, outcome=outcome, metrics=metrics, tags=tags, end_time=int(ended * 1000))
         self._sent.add(key)
-
-
-def _is_adoptable(study: Study, row: TrialRecord) -> bool:
-    """Returns True if this driver adopts an orphan."""
-    return study.is_wanted(row.kind, row.seed, row.hyperparameters)
 
 
 def _run_key(trial: Trial) -> RunKey:
@@ -274,7 +248,6 @@ def _error_tag(error: str | None) -> dict[str, str]:
 
 
 def _pruned_tags(trial: Trial | TrialRecord) -> dict[str, str]:
-    """Returns the tags that say at which epoch a trial was pruned, and by which comparison."""
     tags = {"sweep.pruned_at": trial.pruned_at, "sweep.pruned_by": trial.pruned_by}
     return {name: str(value) for name, value in tags.items() if value is not None}
 

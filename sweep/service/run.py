@@ -38,48 +38,31 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of one run.
+    """Options of one run."""
 
-    Attributes:
-        predecessors: studies of another search space, from `derive_study`; the sampler is shown their trials.
-        pairs: rows of the sister study to train in place of everything that the study itself would train.
-        first: points that must be among the trials of the search.
-        conclude: if True, a finished run logs the best model, analyses the study and writes the report.
-        stop: event that ends the run early; running trials write a checkpoint first.
-        offline_ok: if True, the run goes on without an unreachable tracking server, which gets everything later.
-        insecure: if True, a cluster without a token is accepted.
-        executor: name in `sweep.execution.EXECUTORS` of what runs the trials.
-    """
-
-    predecessors: Sequence[StudyConfig] = ()
-    pairs: Sequence[PlannedTrial] | None = None
-    first: Sequence[Mapping[str, Scalar]] = ()
-    conclude: bool = True
-    stop: threading.Event = field(default_factory=threading.Event)
-    offline_ok: bool = False
-    insecure: bool = False
-    executor: str = "ray"
+    predecessors: Sequence[StudyConfig] = ()  # from `derive_study`; the sampler is shown their trials
+    pairs: Sequence[PlannedTrial] | None = None  # rows of the sister study to train in place of everything else
+    first: Sequence[Mapping[str, Scalar]] = ()  # points that must be among the trials of the search
+    conclude: bool = True  # a finished run logs the best model, analyses the study and writes the report
+    stop: threading.Event = field(default_factory=threading.Event)  # ends the run early, after checkpoints
+    offline_ok: bool = False  # goes on without an unreachable tracking server, which gets everything later
+    insecure: bool = False  # accepts a cluster without a token
+    executor: str = "ray"  # name in `sweep.execution.EXECUTORS`
 
 
 def run(
     config: StudyConfig, settings: Settings, callback: RunCallback | None = None, options: RunOptions | None = None
 ) -> Summary:
-    """Runs a study, or resumes it: every run is a resume.
-
-    Args:
-        config: a checked config, from `load_study`.
-        callback: receives the run's events; by default they are logged.
+    """Runs a checked study, or resumes it: every run is a resume. Without a callback, events are logged.
 
     Raises:
-        SweepError: the storage, the tracking server or the cluster is unreachable, or the cluster cannot run the
-            study; raised before any trial.
+        SweepError: storage, tracking server or cluster unreachable, or unfit for the study; before any trial.
     """
     began, callback, options = time.monotonic(), callback or RunCallback(), options or RunOptions()
     executor, complete = get_executor(options.executor), check_run(config, settings, options)
     if complete and options.conclude:
-        callback.on_message(
-            f"{config.name} is finished: nothing is left to train; --trials with a larger number extends it"
-        )
+        done = f"{config.name} is finished: nothing is left to train"
+        callback.on_message(f"{done}; --trials with a larger number extends it")
     with ThreadPoolExecutor(max_workers=2) as pool:
         # MLflow and Ray take seconds each to start; Ray's are mostly spent waiting for its processes.
         connecting = pool.submit(_connect_tracker, config, settings, executor, offline_ok=options.offline_ok)
@@ -90,9 +73,9 @@ def run(
             if not complete:
                 executor.check(config, settings, insecure=options.insecure, on_message=callback.on_message)
             with _killed_on_error(tracker):
-                current = _Run(config, settings, callback, options, tracker, pool, executor)
+                current = _Run(config, settings, callback, options, tracker)
                 current.prepare(complete=complete)
-                summary = current.execute(complete=complete)
+                summary = current.execute(executor, pool, complete=complete)
         with _killed_on_error(tracker):
             summary, status = current.conclude(summary)
     current.finish(status)
@@ -103,20 +86,13 @@ class _Run:
     """A run whose tracker is connected; its methods are called in the order in which they stand."""
 
     def __init__(
-        self,
-        config: StudyConfig,
-        settings: Settings,
-        callback: RunCallback,
-        options: RunOptions,
-        tracker: Tracker,
-        pool: ThreadPoolExecutor,
-        executor: Executor,
+        self, config: StudyConfig, settings: Settings, callback: RunCallback, options: RunOptions, tracker: Tracker
     ):
         from ..study.study import Study
         from .recorder import Recorder
 
         self._config, self._settings, self._callback, self._options = config, settings, callback, options
-        self._tracker, self._pool, self._executor = tracker, pool, executor
+        self._tracker = tracker
         self._storage, workspace = get_storage(settings.storage), settings.workspace
         self._search = Study(config, self._storage, workspace=workspace)
         self._controls = Study(config, self._storage, workspace=workspace, sister=True, pairs=options.pairs)
@@ -125,15 +101,18 @@ class _Run:
         self._analysing: Future[Analysis | None] | None = None
 
     def prepare(self, *, complete: bool) -> None:
-        """Opens the study's MLflow run and enqueues the trials."""
         config, options = self._config, self._options
-        tags = {**_budget_tags(config), **self._add_prior_trials()}
-        experiment = self._settings.experiment(config.name)
+        budget_tags = config.search.model_dump(mode="json", exclude={"finalists"})  # MLflow's params never change
+        experiment, owner = self._settings.experiment(config.name), self._settings.owner
         self._tracker.open(
             description=describe_study(config),
             params=config.identity(),
-            tags=tags,
-            experiment_tags={**experiment_tags(config, experiment), **self._identity_tags()},
+            tags={**{f"sweep.search.{k}": str(v) for k, v in budget_tags.items()}, **self._add_prior_trials()},
+            experiment_tags={  # the last two distinguish studies of one name on a shared server
+                **experiment_tags(config, experiment),
+                "sweep.id": str(self._search.get_user_attr("id")),
+                **({"sweep.owner": owner} if owner else {}),
+            },
             started_trials=lambda: self._search.started_trials() | self._controls.started_trials(),
             offline_ok=options.offline_ok,
         )
@@ -144,7 +123,7 @@ class _Run:
         elif (budget := self._search.enqueue_budget(options.first)) > config.search.trials and not complete:
             self._callback.on_message(f"{config.name} has {budget} trials: its budget grows, and never shrinks")
 
-    def execute(self, *, complete: bool) -> Summary:
+    def execute(self, executor: Executor, pool: ThreadPoolExecutor, *, complete: bool) -> Summary:
         """Trains the trials, and returns what the study has come to."""
         from .driver import Driver
 
@@ -152,23 +131,21 @@ class _Run:
         parts = self._config, self._settings, self._search, self._controls, recorder, self._callback
         with Driver(*parts, stage="search" if options.pairs is None else "tuned") as driver:
             if options.conclude:  # at the end, while Ray cleans up
-                self._logging_best = self._pool.submit(driver.log_best_when_done, to_yaml(self._config))
+                self._logging_best = pool.submit(driver.log_best_when_done, to_yaml(self._config))
             if not complete:
                 recorder.repair()
                 recorder.note_code()
                 self._callback.on_phase("starting workers")
-                self._executor.execute(driver, self._config.resources, stop=options.stop)
+                executor.execute(driver, self._config.resources, stop=options.stop)
                 interrupted = not driver.is_finished()
             interrupted = interrupted or not recorder.complete(options.stop)
             if options.conclude and not interrupted:
-                self._analysing = self._pool.submit(self._analyse, complete=complete)
+                page = self._settings.reports(self._config.name) / "report.html"
+                report = self._settings.report and not (complete and page.exists())
+                arguments = self._config.name, self._settings, self._tracker, self._callback
+                self._analysing = pool.submit(analyse_finished, *arguments, report=report)
         rows = [_rows(study, interrupted=interrupted) for study in (self._search, self._controls)]
         return Summary.of(self._config, *rows, interrupted=interrupted)
-
-    def _analyse(self, *, complete: bool) -> Analysis | None:
-        page = self._settings.reports(self._config.name) / "report.html"
-        report = self._settings.report and not (complete and page.exists())
-        return analyse_finished(self._config.name, self._settings, self._tracker, self._callback, report=report)
 
     def conclude(self, summary: Summary) -> tuple[Summary, str | None]:
         """Waits for the best model and the analysis; returns the summary with it, and the status of the MLflow run."""
@@ -179,13 +156,12 @@ class _Run:
         finished = not summary.interrupted
         if self._options.pairs is not None:  # pairs neither end nor interrupt the study's own run
             rows, controls = self._search.rows(), self._controls.rows()
-            finished = self._tracker.store.was_finished or all_trained(self._config, rows, controls)
+            finished = self._tracker.store.was_finished or all_trained(self._config, rows, controls, RunOptions())
             if not finished and self._search.is_busy():  # the end of that driver is the end of the study's own run
                 return replace(summary, analysis=analysis), None
         return replace(summary, analysis=analysis), "FINISHED" if finished else "KILLED"
 
     def finish(self, status: str | None) -> None:
-        """Closes the tracker and ends the leases."""
         from ..study.storages.storage import UNREACHABLE
 
         tracker, callback = self._tracker, self._callback
@@ -215,11 +191,6 @@ class _Run:
             )
         return {"sweep.knows": str(search.n_prior_trials)} if search.n_prior_trials else {}
 
-    def _identity_tags(self) -> dict[str, str]:
-        """Returns tags that distinguish studies of one name on a shared server."""
-        owner = self._settings.owner
-        return {"sweep.id": str(self._search.get_user_attr("id")), **({"sweep.owner": owner} if owner else {})}
-
 
 @contextlib.contextmanager
 def _killed_on_error(tracker: Tracker) -> Iterator[None]:
@@ -232,12 +203,7 @@ def _killed_on_error(tracker: Tracker) -> Iterator[None]:
 
 
 def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> bool:
-    """Checks what needs neither Ray nor MLflow; returns True if nothing is left to train.
-
-    Raises:
-        ConfigError: the stored study of this name asks another question.
-        SweepError: the workspace is unreachable, or the settings lack a database for it.
-    """
+    """Checks what needs neither Ray nor MLflow, or raises a SweepError; returns True if nothing is left to train."""
     from ..study.storages.storage import read_config
 
     storage = get_storage(settings.storage)
@@ -253,11 +219,7 @@ def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> b
     from ..study.stored_trials import read_rows
 
     rows, controls = (read_rows(name, storage) for name in (config.name, f"{config.name}.controls"))
-    complete = all_trained(config, rows, controls, options.pairs, options.first)
-    logger.debug(
-        "%s is stored with %d trials and %d controls; complete: %s", config.name, len(rows), len(controls), complete
-    )
-    return complete
+    return all_trained(config, rows, controls, options)
 
 
 def _connect_tracker(config: StudyConfig, settings: Settings, executor: Executor, *, offline_ok: bool) -> Tracker:
@@ -285,32 +247,17 @@ def _rows(study: Study, *, interrupted: bool) -> list[TrialRecord]:
         return study.rows(latest=False)
 
 
-def _budget_tags(config: StudyConfig) -> dict[str, str]:
-    """Returns what may change between two runs of a study as tags, since MLflow's params never change."""
-    return {f"sweep.search.{k}": str(v) for k, v in config.search.model_dump(mode="json").items() if k != "finalists"}
-
-
 def all_trained(
-    config: StudyConfig,
-    rows: Sequence[TrialRecord],
-    controls: Sequence[TrialRecord],
-    pairs: Sequence[PlannedTrial] | None = None,
-    first: Sequence[Mapping[str, Scalar]] = (),
+    config: StudyConfig, rows: Sequence[TrialRecord], controls: Sequence[TrialRecord], options: RunOptions
 ) -> bool:
-    """Returns True if nothing is left to train of a study, or of ``pairs`` if they are given.
-
-    Args:
-        rows: all trials of the search.
-        controls: all rows of the sister study.
-        pairs, first: see `RunOptions`.
-    """
+    """Returns True if nothing is left to train of a study, or of the pairs if options name them."""
     from ..study.finalists import missing_trials, wanted_rows, wanted_tuned
 
-    if pairs is not None:
-        return not missing_trials(pairs, [row for row in controls if row.state == "finished"])
+    if options.pairs is not None:
+        return not missing_trials(options.pairs, [row for row in controls if row.state == "finished"])
     own = [row for row in controls if row.kind not in ARMS]
     if len(rows) < config.search.trials or any(row.state != "finished" for row in [*rows, *own]):
         return False
-    if not all(any(point.items() <= row.hyperparameters.items() for row in rows) for point in first):
+    if not all(any(point.items() <= row.hyperparameters.items() for row in rows) for point in options.first):
         return False
     return not missing_trials([*wanted_rows(config, rows), *wanted_tuned(config, rows, own)], own)

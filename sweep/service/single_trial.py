@@ -1,30 +1,28 @@
-"""Trains one trial in this process: for `sweep train` and notebooks."""
+"""One trial of the user's own: trains it in this process, or enqueues it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..analysis.summary import summarise
-from ..config.errors import ConfigError, DivergenceError, SweepError
+from ..config.errors import ConfigError, DivergenceError, SweepError, nearest
+from ..config.search_space import Scalar
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig, TrialConfig
+from ..config.study_file import read_yaml
+from ..study.storages.catalog import get_storage, load_stored_config
 
 if TYPE_CHECKING:
     from ..training.reports import EpochMetrics
 
 
 def trial_config(config: StudyConfig, settings: Settings, number: int | None) -> TrialConfig:
-    """Returns the config of trial ``number``, or the constants of a study that searches nothing.
-
-    Raises:
-        SweepError: no such trial, or hyperparameters without a value.
-    """
+    """Returns the config of trial ``number``, or the constants of a study that searches nothing."""
     if number is None:
-        missing = list(config.searched)
-        if missing:
-            raise ConfigError("train", [f"{n}: give it a value, --set {n}=..." for n in missing])
+        if config.searched:
+            raise ConfigError("train", [f"{n}: give it a value, --set {n}=..." for n in config.searched])
         return config.trial({})
     rows = {row.number: row for row in summarise(config.name, settings).rows}
     row = rows.get(number)
@@ -34,11 +32,7 @@ def trial_config(config: StudyConfig, settings: Settings, number: int | None) ->
 
 
 def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[EpochMetrics]:
-    """Trains one trial in this process, from scratch, and yields its epochs.
-
-    Raises:
-        DivergenceError: the trial diverged; the message names the epoch.
-    """
+    """Trains one trial in this process, from scratch, and yields its epochs; raises a DivergenceError."""
     from ..training.reports import TrialPaths
     from ..training.trial import run_trial
 
@@ -59,3 +53,32 @@ def test(trial: TrialConfig, settings: Settings, folder: Path) -> dict[str, floa
     run, _ = assemble(trial, TrialPaths(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0))
     dataset = load_data(trial.data, root=settings.data, cache=settings.cache)
     return evaluate(run, dataset.test.to(run.device), "test")
+
+
+def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, dict[str, Scalar]]:
+    """Enqueues one configuration of the user's own; the next run trains it, and the budget grows by one.
+
+    Returns the number of the trial and the hyperparameters that are set; raises a ConfigError with all unfit ones.
+    """
+    from ..study.distributions import contains, distributions
+    from ..study.study import Study
+
+    config = load_stored_config(name, settings)
+    space, values, problems = distributions(config.searched), {}, []
+    for assignment in sets:
+        key, sign, text = assignment.partition("=")
+        value = read_yaml(f"value: {text}", f"--set {key}")["value"] if sign else None
+        if key not in space:
+            problems.append(f"{key}: not searched in {name}{nearest(key, list(space))}; searched: {', '.join(space)}")
+        elif not contains(space[key], value):
+            problems.append(f"{key}: {value!r} is not in {config.searched[key]}")
+        else:
+            values[key] = value
+    if not values and not problems:
+        problems.append(f"--set: give at least one of {', '.join(space)}; the sampler chooses the rest")
+    if problems:
+        raise ConfigError("options", problems)
+    search = config.search.model_copy(update={"trials": config.search.trials + 1})
+    config = config.model_copy(update={"search": search})
+    study = Study(config, get_storage(settings.storage), workspace=settings.workspace)
+    return study.enqueue(values), values

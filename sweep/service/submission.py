@@ -15,19 +15,12 @@ from .preflight.name_checks import check_names
 
 @dataclass(frozen=True)
 class Submission:
-    """A study to submit.
-
-    Attributes:
-        study: name of the study.
-        words: words of the command, without ``python -m sweep``.
-        modules: packages and files to send.
-        file: the user's study file to send, if there is one.
-    """
+    """A study to submit."""
 
     study: str
-    words: list[str]
-    modules: list[str]
-    file: Path | None
+    words: list[str]  # of the command, without ``sweep``
+    modules: list[str]  # packages and files to send
+    file: Path | None  # the user's study file to send
 
     def write(self, folder: Path) -> None:
         """Copies code and study file into a folder."""
@@ -41,16 +34,10 @@ class Submission:
 def prepare_submission(
     study: str, *, sets: Sequence[str] = (), trials: int | None = None, design: int = 0, flags: Sequence[str] = ()
 ) -> Submission:
-    """Checks a study as far as possible without the cluster's data.
-
-    Args:
-        study: a study file, a built-in name, or else a study in the cluster's storage.
-        sets: overrides, as ``key=value``.
-        flags: further options of ``run``.
+    """Checks a study file or built-in study as far as possible without the cluster's data.
 
     Raises:
-        ConfigError: all problems of the study at once.
-        SweepError: no such file.
+        SweepError: all problems of the study at once, or no such file.
     """
     path = Path(study)
     is_file = path.suffix in (".yaml", ".yml") or path.is_file()
@@ -75,19 +62,9 @@ def prepare_submission(
 
 
 def settings_to_send(given: Mapping[str, str | Path | None]) -> dict[str, str]:
-    """Returns the given options as environment variables; the head's own settings fill in the rest.
-
-    Raises:
-        ConfigError: an option holds a password, which everybody could read in the job's record.
-    """
-    names = {
-        "storage": "SWEEP_STORAGE",
-        "tracking": "MLFLOW_TRACKING_URI",
-        "workspace": "SWEEP_WORKSPACE",
-        "data": "SWEEP_DATA",
-        "owner": "SWEEP_OWNER",
-    }
-    sent = {names[option]: str(value) for option, value in given.items() if value is not None}
+    """Returns options as environment variables; raises a ConfigError for passwords, which anybody could read there."""
+    names = {"tracking": "MLFLOW_TRACKING_URI"}
+    sent = {names.get(each, f"SWEEP_{each.upper()}"): str(value) for each, value in given.items() if value is not None}
     problems = [
         f"{name}: {without_password(value)} holds a password, which would be in the job's record: write it into "
         f"~/sweep.env on the head, as {name}=..."

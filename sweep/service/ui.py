@@ -11,7 +11,7 @@ from ..study.storages.catalog import load_stored_config
 from ..tracking.client import MlflowStore
 from ..tracking.experiment import create_store
 from ..tracking.runs import RunKey
-from ..tracking.server import password_server, running, serve
+from ..tracking.server import serve
 from ..tracking.ui_links import VIEW, experiment_url, run_url, view_url
 
 if TYPE_CHECKING:
@@ -19,17 +19,13 @@ if TYPE_CHECKING:
 
     from ..study.records import TrialRecord
 
-__all__ = ["password_server", "run_links", "running", "ui"]
-
 PORT = 5000  # on which `sweep ui` serves
 
 
 def ui(name: str | None, settings: Settings, *, port: int = PORT) -> tuple[list[str], dict[str, str], list[str]]:
-    """Returns what `sweep ui` needs to serve the MLflow UI and to print links into it.
+    """Returns the command that serves the MLflow UI (empty if a server runs already), its environment, and links.
 
-    Returns:
-        The command that serves, empty if a server runs already; its environment; the links. The first link is the one
-        to open. The last link of a study relies on documented features of MLflow only.
+    The first link is the one to open. The last link of a study relies on documented features of MLflow only.
 
     Raises:
         SweepError: no such study, an unreachable tracking server, or a port in use.
@@ -42,26 +38,17 @@ def ui(name: str | None, settings: Settings, *, port: int = PORT) -> tuple[list[
             links = [experiment_url(url, experiment, ascending=config.objective.direction == "minimize")]
             if VIEW in store.experiment_tags:
                 links.insert(0, view_url(url, experiment))
-    remote = url == settings.tracking_uri
-    if not remote and _is_taken(port):
-        raise SweepError(f"--port: {port} of this machine is taken by another program")
-    if remote:
+    if url == settings.tracking_uri:
         return [], {}, links
+    with socket.socket() as tried:
+        if tried.connect_ex(("127.0.0.1", port)) == 0:
+            raise SweepError(f"--port: {port} of this machine is taken by another program")
     create_store(settings.tracking_uri, settings.artifacts)
     return *serve(settings.tracking_uri, settings.artifacts, port=port), links
 
 
-def _is_taken(port: int) -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", port)) == 0
-
-
 def run_links(name: str, rows: Iterable[TrialRecord], settings: Settings) -> dict[int, str]:
-    """Returns links to the runs of search trials in the MLflow UI, by number; trials without a run have none.
-
-    Raises:
-        TrackingError: the tracking server is unreachable.
-    """
+    """Returns links to the runs of search trials in the MLflow UI, by number; trials without a run have none."""
     store = MlflowStore.of(name, settings)
     experiment = store.find_experiment()
     if experiment is None:
@@ -71,6 +58,4 @@ def run_links(name: str, rows: Iterable[TrialRecord], settings: Settings) -> dic
 
 
 def _address(settings: Settings, port: int) -> str:
-    """Returns the address of the MLflow UI, or the one at which `sweep ui` would serve it."""
-    remote = settings.tracking_uri.startswith("http")
-    return settings.tracking_uri if remote else f"http://127.0.0.1:{port}"
+    return settings.tracking_uri if settings.tracking_uri.startswith("http") else f"http://127.0.0.1:{port}"

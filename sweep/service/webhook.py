@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
 from collections import Counter
 from collections.abc import Mapping
@@ -17,19 +16,13 @@ if TYPE_CHECKING:
     from ..analysis.summary import Summary
     from ..config.settings import Settings
 
-logger = logging.getLogger(__name__)
-
 ATTEMPTS = 3
 BACKOFF = 1.0  # seconds, doubled at each retry: 0, 2
 TIMEOUT = 10.0  # seconds for each attempt
 
 
 def check_webhooks(settings: Settings) -> None:
-    """Checks the webhooks before anything runs.
-
-    Raises:
-        ConfigError: all values that are no URL.
-    """
+    """Raises a ConfigError with all webhooks that are no URL."""
     given = {"SWEEP_ON_FINISH": settings.on_finish, "SWEEP_ON_FAILURE": settings.on_failure}
     problems = [  # without the URL, whose path is often a secret
         f"{name}: must be a URL that begins with https:// or http:// and names a host"
@@ -61,23 +54,17 @@ def describe_run(study: str, summary: Summary | None = None, error: BaseExceptio
     return {**_end(study, event, ", ".join(said), error), "outcomes": dict(counts), "best": best, "seconds": seconds}
 
 
-def describe_confirmation(
-    study: str, confirmation: Confirmation | None = None, error: BaseException | None = None
-) -> dict[str, Any]:
+def describe_confirmation(study: str, confirmation: Confirmation | None, error: BaseException | None) -> dict[str, Any]:
     """Returns the end of `sweep confirm` as data: finished, interrupted (neither argument given) or failed."""
     from ..analysis.confirmation import pair_verdict
 
     failed = error is not None and not isinstance(error, KeyboardInterrupt)
-    event, said, verdicts = (
-        "failed" if failed else "interrupted",
-        "" if error is None else str(error) or type(error).__name__,
-        list[dict[str, Any]](),
-    )
+    event = "finished" if confirmation is not None else "failed" if failed else "interrupted"
+    guided = [c for c in confirmation.comparisons if c.first == "guided"] if confirmation is not None else []
+    said = "" if error is None else str(error) or type(error).__name__
     if confirmation is not None:
-        event = "finished"
-        guided = [c for c in confirmation.comparisons if c.first == "guided"]
         said = " ".join(pair_verdict(c, confirmation.metric) for c in guided)
-        verdicts = [{"trial": c.number, "against": c.second, "verdict": c.verdict} for c in guided]
+    verdicts = [{"trial": c.number, "against": c.second, "verdict": c.verdict} for c in guided]
     return {**_end(f"confirm {study}", event, said, error), "study": study, "verdicts": verdicts}
 
 
@@ -115,25 +102,15 @@ def notify_webhook(settings: Settings, end: Mapping[str, Any]) -> str | None:
         for scheme in ("https://", "http://"):
             session.mount(scheme, HTTPAdapter(max_retries=retry))
         try:
-            answer = session.post(
-                url,
-                json.dumps(dict(end)),
-                headers={"Content-Type": "application/json"},
-                timeout=TIMEOUT,
-                allow_redirects=False,
-            )
+            headers, data = {"Content-Type": "application/json"}, json.dumps(dict(end))
+            answer = session.post(url, data, headers=headers, timeout=TIMEOUT, allow_redirects=False)
         except (requests.RequestException, ValueError) as error:
-            problem = f"is unreachable ({_cause(error)})"
+            cause: BaseException = error  # the innermost: the outer ones name the whole URL
+            while (inner := cause.__cause__ or cause.__context__) is not None:
+                cause = inner
+            problem = f"is unreachable ({getattr(cause, 'strerror', None) or type(cause).__name__})"
         else:
             if answer.status_code < 300:
-                logger.info("%s: %s was notified", name, urlsplit(url).hostname)
                 return None
             problem = f"answers {answer.status_code}"
     return f"{name}: {urlsplit(url).hostname} {problem}"
-
-
-def _cause(error: BaseException) -> str:
-    """Returns the innermost cause of an error; the outer ones name the whole URL."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    return getattr(error, "strerror", None) or type(error).__name__

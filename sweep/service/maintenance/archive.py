@@ -1,7 +1,6 @@
 """Exports and imports a study as one zip file: its storage, all metrics, and the weights that are still needed.
 
-`optuna.journal` in the file holds the study, its sister and the studies of `sweep confirm`; Optuna alone can read it.
-`study.yaml` and `trials.csv` are for people. An import unpickles nothing but tensors.
+`optuna.journal` in it holds the study, its sister and the studies of `sweep confirm`. An import unpickles tensors only.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 from ...analysis.summary import Summary, summarise
@@ -28,11 +27,20 @@ from ...config.locks import FileLock
 from ...config.settings import Settings
 from ...config.study_config import OF_CONFIRM
 from ...config.study_file import to_yaml
+from ...study.opening import refuse_stale_checkpoints
 from ...study.storages.catalog import get_storage
-
-if TYPE_CHECKING:
-    from ...study.records import TrialRecord
-    from ...study.storages.storage import Storage
+from ...study.storages.storage import (
+    FORMAT,
+    Storage,
+    clear_partial_import,
+    copy_study,
+    exclusive,
+    finish_copy,
+    open_storage,
+    read_config,
+    study_names,
+)
+from ...training import checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -42,25 +50,15 @@ DAMAGED = (EOFError, BadZipFile, zlib.error, RuntimeError)  # what zipfile raise
 
 @dataclass(frozen=True)
 class Archived:
-    """The contents of an archive.
-
-    Attributes:
-        controls: number of finalists, controls and members of pairs.
-        rivals: studies that `sweep confirm` has made for the study.
-        weights: names of the trials with weights in the archive.
-        bytes: size of the archive.
-    """
+    """The contents of an archive."""
 
     study: str
     file: str
     trials: int
-    controls: int
-    rivals: list[str]
-    weights: list[str]
+    controls: int  # finalists, controls and members of pairs
+    rivals: list[str]  # studies that `sweep confirm` has made for the study
+    weights: list[str]  # names of the trials with weights in the archive
     bytes: int
-
-
-# -- export ------------------------------------------------------------------------------------------------------------
 
 
 def export_study(name: str, path: Path, settings: Settings, *, keep: int = 3) -> Archived:
@@ -72,8 +70,6 @@ def export_study(name: str, path: Path, settings: Settings, *, keep: int = 3) ->
     Raises:
         SweepError: no such study, or the file cannot be written.
     """
-    from ...study.storages.storage import FORMAT, copy_study, finish_copy, open_storage
-
     summary, storage = summarise(name, settings), get_storage(settings.storage)
     rivals = _rivals(name, storage)
     summaries = [summary, *(summarise(rival, settings) for rival in rivals)]
@@ -106,22 +102,17 @@ def _archived(summary: Summary, path: Path, rivals: list[str], weights: list[str
 
 def _rivals(name: str, storage: Storage) -> list[str]:
     """Returns the studies that `sweep confirm` has made for a study."""
-    from ...study.storages.storage import study_names
-
     return [each for each in study_names(storage) if each.startswith(f"{name}{OF_CONFIRM}")]
 
 
 def _pack_checkpoints(
     summary: Summary, settings: Settings, archive: ZipFile, scratch: Path, *, keep: int
 ) -> Iterator[str]:
-    """Packs each trial's newest checkpoint, most without weights; yields the names of those with weights.
-
-    A driver may be running: checkpoints that it writes meanwhile are newer than the trials, as after a crash.
-    """
-    from ...training import checkpoint
-
+    """Packs each trial's newest checkpoint, most without weights; yields the names of those with weights."""
     best = [row.number for row in summary.best[:keep]]
-    for study, row in _trials(summary):
+    name = summary.config.name
+    rows = [*((name, row) for row in summary.rows), *((f"{name}.controls", row) for row in summary.controls)]
+    for study, row in rows:
         # A trial without all values may get other values where the study is resumed.
         decided = row.kind != "trial" or summary.config.searched.keys() <= row.hyperparameters.keys()
         saved = checkpoint.load_latest(settings.checkpoints(study, row.number)) if decided else None
@@ -135,15 +126,6 @@ def _pack_checkpoints(
         packed.unlink()
         if state:
             yield f"{study}-{row.number:04d}"
-
-
-def _trials(summary: Summary) -> Iterator[tuple[str, TrialRecord]]:
-    name = summary.config.name
-    yield from ((name, row) for row in summary.rows)
-    yield from ((f"{name}.controls", row) for row in summary.controls)
-
-
-# -- import ------------------------------------------------------------------------------------------------------------
 
 
 def import_study(path: Path, settings: Settings) -> Archived:
@@ -170,8 +152,6 @@ def import_study(path: Path, settings: Settings) -> Archived:
 
 def _unpack(path: Path, folder: Path) -> str:
     """Writes the parts of an archive into a folder; returns the name of its study."""
-    from ...study.storages.storage import FORMAT
-
     if not path.is_file():
         raise SweepError(f"{path}: no such file")
     try:
@@ -184,9 +164,8 @@ def _unpack(path: Path, folder: Path) -> str:
             parts = re.compile(rf"archive\.json|study\.yaml|trials\.csv|{re.escape(JOURNAL)}|checkpoints/{place}")
             for part in archive.namelist():
                 if not parts.fullmatch(part):
-                    raise SweepError(
-                        f"{path}: {part!r} is in it, which sweep export does not write; nothing was imported"
-                    )
+                    foreign = f"{part!r} is in it, which sweep export does not write"
+                    raise SweepError(f"{path}: {foreign}; nothing was imported")
                 (folder / part).parent.mkdir(parents=True, exist_ok=True)
                 (folder / part).write_bytes(archive.read(part))
     except DAMAGED as error:
@@ -206,9 +185,6 @@ def _about(path: Path, archive: ZipFile) -> dict[str, Any]:
 
 def _checked(path: Path, name: str, folder: Path) -> tuple[Storage, list[str], list[str]]:
     """Reads an archive completely; returns its storage, its rivals' studies and the trials with weights."""
-    from ...study.storages.storage import open_storage, read_config
-    from ...training import checkpoint
-
     try:
         storage = open_storage(f"journal:///{folder / JOURNAL}")
         rivals = _rivals(name, storage)
@@ -223,9 +199,8 @@ def _checked(path: Path, name: str, folder: Path) -> tuple[Storage, list[str], l
         try:
             saved = checkpoint.load(file)
         except checkpoint.DAMAGED as error:
-            raise SweepError(
-                f"{path}: {file.relative_to(folder)} is no checkpoint ({error}); nothing was imported"
-            ) from None
+            part = file.relative_to(folder)
+            raise SweepError(f"{path}: {part} is no checkpoint ({error}); nothing was imported") from None
         weights += [f"{file.parts[-4]}-{file.parts[-3]}"] if saved.state else []
     return storage, rivals, weights
 
@@ -234,9 +209,6 @@ def _move_in(
     names: Sequence[str], folder: Path, source: Storage, target: Storage, settings: Settings, *, origin: str
 ) -> None:
     """Copies an unpacked study and its rivals' into the storage, then their checkpoints into the workspace."""
-    from ...study.storages.storage import clear_partial_import, copy_study, exclusive, finish_copy
-    from ...study.study import refuse_stale_checkpoints
-
     with contextlib.ExitStack() as alone:
         for name in names:
             (settings.local_dir / name).mkdir(exist_ok=True)
@@ -248,17 +220,13 @@ def _move_in(
             refuse_stale_checkpoints(study, settings.workspace)
         if any(partial):
             logger.info("removed what an interrupted import of %s has left", names[0])
-        put = {file: _place(file, settings) for file in folder.glob("checkpoints/*/*/*/*")}
-        checkpoints = {(place.parts[-4], int(place.parts[-3])): place for place in put.values()}
+        put, checkpoints = {}, {}
+        for file in folder.glob("checkpoints/*/*/*/*"):
+            study, number, attempt, part = file.parts[-4:]
+            put[file] = checkpoints[study, int(number)] = settings.checkpoints(study, int(number)) / attempt / part
         for name in names:
             copy_study(name, source, target, checkpoints=checkpoints, origin=origin)
         for file, place in put.items():
             filesystem.write_bytes(place, file.read_bytes())
         for name in names:  # the study itself first: until then another import starts again
             finish_copy(name, source, target)
-
-
-def _place(unpacked: Path, settings: Settings) -> filesystem.AnyPath:
-    """Returns the path of an unpacked checkpoint in the workspace."""
-    study, number, attempt, name = unpacked.parts[-4:]
-    return settings.checkpoints(study, int(number)) / attempt / name

@@ -27,27 +27,24 @@ def run_checks(settings: Settings) -> list[Check]:
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     present = [name for name in DATASETS if (local_path(settings.cache) / name / "test_labels.npy").is_file()]
-    digits = DataConfig(name="digits")
+    digits, tracking = DataConfig(name="digits"), without_password(settings.tracking_uri)
     return [
         ("versions", True, f"Python {platform.python_version()}, {versions}"),
         ("devices", True, f"{os.cpu_count()} CPUs; GPUs: {', '.join(gpus) or 'none'}"),
         _try("workspace", lambda: _workspace(settings)),
-        _try("storage", lambda: _reach(lambda: open_storage(settings.storage), settings.storage)),
-        _try("tracking", lambda: _reach(lambda: _find_experiment(settings), settings.tracking_uri)),
-        _try("digits", lambda: _reach(lambda: load_dataset(digits, root=settings.data, cache=settings.cache), "")),
+        _try("storage", lambda: open_storage(settings.storage), without_password(settings.storage)),
+        _try("tracking", lambda: MlflowStore.of("doctor", settings).find_experiment(), tracking),
+        _try("digits", lambda: load_dataset(digits, root=settings.data, cache=settings.cache), "readable"),
         ("data", True, f"prepared: {', '.join(present) or 'none yet'}; root {settings.data}"),
     ]
 
 
-def _try(what: str, step: Callable[[], str]) -> Check:
+def _try(what: str, step: Callable[[], object], passed: str = "") -> Check:
     try:
-        return what, True, step()
+        result = step()
     except (SweepError, OSError) as error:
         return what, False, str(error)
-
-
-def _find_experiment(settings: Settings) -> None:
-    MlflowStore.of("doctor", settings).find_experiment()
+    return what, True, passed or str(result)
 
 
 def _workspace(settings: Settings) -> str:
@@ -56,8 +53,3 @@ def _workspace(settings: Settings) -> str:
         return f"{settings.workspace} can be written"
     settings.workspace.mkdir(parents=True, exist_ok=True)
     return f"{settings.workspace}, {shutil.disk_usage(settings.workspace).free / 1e9:.0f} GB free"
-
-
-def _reach(step: Callable[[], object], url: str) -> str:
-    step()
-    return without_password(url) if url else "readable"

@@ -14,7 +14,7 @@ from ...config.settings import Settings
 from ...config.study_config import StudyConfig
 from ...study.storages.catalog import require_same_study
 from ...training.reports import TrialPaths
-from ..run import all_trained
+from ..run import RunOptions, all_trained
 
 if TYPE_CHECKING:
     from ...training.loop import TrainingState
@@ -22,35 +22,25 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class DryRun:
-    """The plan of a run.
-
-    Attributes:
-        trials: search trials still to train.
-        controls: finalists, controls and tuning trials still to train, at most.
-        epoch_seconds: duration of an epoch in the middle of the space, measured on this machine.
-        slots: trials at once on this machine.
-        hours: estimated duration of all of them without pruning.
-    """
+    """What is left of a run to train, and its duration."""
 
     trials: int
-    controls: int
-    epoch_seconds: float
-    slots: int
-    hours: float
+    controls: int  # finalists, controls and tuning trials, at most
+    epoch_seconds: float  # in the middle of the space, measured on this machine
+    slots: int  # trials at once on this machine
+    hours: float  # estimated duration of all of them without pruning
 
 
-def dry_run(config: StudyConfig, settings: Settings, *, done: int, beside: int) -> DryRun:
-    """Estimates a run by training a few batches of a configuration from the middle of the space.
-
-    Args:
-        done: number of finished search trials.
-        beside: number of finished finalists, controls and tuning trials.
-    """
+def plan_run(config: StudyConfig, settings: Settings) -> DryRun:
+    """Returns the plan of a run, its duration estimated from a few batches in the middle of the space."""
     import torch
 
     from ...study.distributions import distributions, from_unit
     from ...training.trial import assemble
 
+    require_same_study(config, settings)
+    rows = finished_rows(config, settings)
+    searched, others = [r for r in rows if r.kind == "trial"], [r for r in rows if r.kind != "trial"]
     middle = {name: from_unit(d, 0.5) for name, d in distributions(config.searched).items()}
     present, resources = torch.cuda.device_count(), config.resources
     gpus = min(present, 1) if resources.gpus == "auto" else resources.gpus  # for each trial
@@ -61,10 +51,11 @@ def dry_run(config: StudyConfig, settings: Settings, *, done: int, beside: int) 
     # 1 if this machine has room for none, since a cluster is meant.
     room = max(1, resources.room(os.cpu_count() or 1, present, gpus))
     slots = min(room, resources.max_concurrent or room)
-    trials = max(0, config.search.trials - done)
-    controls = max(
-        0, config.search.afterwards - (0 if trials else beside)
-    )  # an extension may replace the present finalists
+    trials = max(0, config.search.trials - len(searched))
+    # An extension may replace the present finalists.
+    controls = max(0, config.search.afterwards - (0 if trials else len(others)))
+    if all_trained(config, searched, others, RunOptions()):  # fewer rows than announced, as finalists share controls
+        trials = controls = 0
     epochs = (trials + controls) * config.training.max_epochs
     return DryRun(trials, controls, seconds, slots, epochs * seconds / slots / 3600)
 
@@ -91,14 +82,3 @@ def _epoch_seconds(run: TrainingState) -> float:
     finally:
         torch.set_num_threads(threads)
     return (time.perf_counter() - started) * max(1.0, whole / part)
-
-
-def plan_run(config: StudyConfig, settings: Settings) -> DryRun:
-    """Returns the plan of a run and its estimated duration."""
-    require_same_study(config, settings)
-    rows = finished_rows(config, settings)
-    searched, others = [r for r in rows if r.kind == "trial"], [r for r in rows if r.kind != "trial"]
-    plan = dry_run(config, settings, done=len(searched), beside=len(others))
-    # Finalists may share controls, so that fewer rows than announced are the whole.
-    finished = all_trained(config, searched, others)
-    return dataclasses.replace(plan, trials=0, controls=0, hours=0.0) if finished else plan

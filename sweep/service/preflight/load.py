@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,13 @@ from ...config.study_file import built_in, built_in_names, extend, override, par
 from ...config.user_code import search_in
 from ...study.storages.catalog import OWN_CODE, get_storage, study_names_of_ours
 
-logger = logging.getLogger(__name__)
-
 
 def load_study(
-    study: str,
-    settings: Settings,
-    *,
-    sets: Sequence[str] = (),
-    trials: int | None = None,
-    design: int = 0,
+    study: str, settings: Settings, *, sets: Sequence[str] = (), trials: int | None = None, design: int = 0
 ) -> tuple[StudyConfig, list[str]]:
     """Finds a study (a path, then a study in the storage, then a built-in name), applies options, checks everything.
 
-    Returns:
-        The config, and warnings about settings that are allowed but have no effect.
+    Also returns warnings about settings that are allowed but have no effect.
 
     Raises:
         ConfigError: all problems of the study at once.
@@ -37,7 +28,6 @@ def load_study(
     from .space_checks import check_parts, check_study
 
     raw, source = _find(study, settings)
-    logger.debug("%s: loaded from %s", study, source)
     raw, misplaced = override(raw, list(sets))
     extend(raw, trials, design)
     config, problems = parse_study(raw)

@@ -56,7 +56,6 @@ def _family(raw: Mapping[str, Any]) -> object:
 
 
 def _check_options(raw: Mapping[str, Any]) -> list[str]:
-    """Returns options that the model family lacks, and sizes that the family or the study lacks."""
     model, space = _mapping(raw, "model"), _mapping(raw, "space")
     name, sizes = str(model["name"]), ("depth", "width")
     try:
@@ -82,7 +81,6 @@ def _check_options(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _check_task(raw: Mapping[str, Any], cls: object) -> list[str]:
-    """Returns problems with the task and the metrics of a model."""
     from ...losses.task import TASKS
     from ...training.trial import task_kind, task_of
 
@@ -97,14 +95,12 @@ def _check_task(raw: Mapping[str, Any], cls: object) -> list[str]:
         present = task_of(config.model_copy(update={"metrics": {}}), cls).metric_names
     except (ValidationError, ImportPathError):
         return []  # reported by another check
-    problems = [
-        f"task.metrics.{n}: {kind} has a metric of this name; choose another" for n in config.metrics if n in present
-    ]
+    taken = [name for name in config.metrics if name in present]
+    problems = [f"task.metrics.{each}: {kind} has a metric of this name; choose another" for each in taken]
     metric, metrics = _mapping(raw, "objective").get("metric"), [f"val_{n}" for n in (*present, *config.metrics)]
     if isinstance(metric, str) and metric not in metrics:
-        problems.append(
-            f"objective.metric: {name} has no {metric!r}{nearest(metric, metrics)}; it has {', '.join(metrics)}"
-        )
+        lacking = f"{name} has no {metric!r}{nearest(metric, metrics)}"
+        problems.append(f"objective.metric: {lacking}; it has {', '.join(metrics)}")
     return problems
 
 

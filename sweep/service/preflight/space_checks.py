@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from ...config.errors import DataError
@@ -15,25 +16,22 @@ from ...config.sections import DataConfig
 from ...config.settings import Settings
 from ...config.study_config import StudyConfig
 from ...config.user_code import is_import_path
+from ...data.datasets import DatasetInfo
+from ...data.loading import find_reader, prepare_dataset, split_sizes
+from ...losses import EntropyGuidance, GuidanceWarning
+from ...losses.task import TASKS
 from ...models import model_class
+from ...training.loop import has_batch_norm
+from ...training.trial import build, task_kind
 from .name_checks import check_names
-
-if TYPE_CHECKING:
-    from ...data.datasets import DatasetInfo
-
+from .user_code_checks import check_model, check_task
 
 CORNERS_WITH_WEIGHTS = 4  # corners at which a model of the user's own is built with weights if it fails without
 CORNERS = 512  # models to build at most, in search of an impossible one
 
 
 def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]]:
-    """Searches for what would make trials fail, before any starts.
-
-    Returns:
-        Problems, and warnings.
-    """
-    from .user_code_checks import check_task
-
+    """Searches for what would make trials fail, before any starts; returns problems, and warnings."""
     problems = check_names(config.model_dump())
     info, unfit = None, list[str]()
     if not any(p.startswith("data.") for p in problems):
@@ -54,8 +52,6 @@ def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], lis
 
 def check_parts(raw: Mapping[str, Any], settings: Settings) -> list[str]:
     """Returns further problems of a study whose keys and values give no config."""
-    from ...data.loading import find_reader, split_sizes
-
     problems = check_names(raw)
     try:
         data = DataConfig.model_validate(raw.get("data"))
@@ -69,15 +65,7 @@ def check_parts(raw: Mapping[str, Any], settings: Settings) -> list[str]:
 
 
 def _check_data(config: StudyConfig, settings: Settings, *, family: bool) -> tuple[DatasetInfo | None, list[str]]:
-    """Finds and prepares the data; returns a description of the data, and problems.
-
-    Args:
-        family: True if the study has a model to train on the data.
-    """
-    from ...data.loading import find_reader, prepare_dataset, split_sizes
-    from ...losses.task import TASKS
-    from ...training.trial import task_kind
-
+    """Prepares the data, for a model if there is a ``family``; returns a description of them, and problems."""
     info = None
     try:
         found = find_reader(config.data, settings.data)
@@ -96,14 +84,9 @@ def _check_data(config: StudyConfig, settings: Settings, *, family: bool) -> tup
 
 def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], list[str]]:
     """Builds the models at the corners of the space, without memory for weights; returns problems and warnings."""
-    import torch
-
-    from ...losses import EntropyGuidance, GuidanceWarning
-    from ...training.loop import has_batch_norm
-    from ...training.trial import build
-    from .user_code_checks import check_model
-
-    smallest = min(_smallest_batch(config), config.data.train_size or 2)
+    size = config.space.get("training.batch_size", config.training.batch_size)
+    sizes = size.choices if isinstance(size, Choices) else [size.low if isinstance(size, Range) else size]
+    smallest = min(int(min(sizes)), config.data.train_size or 2)  # type: ignore[type-var, arg-type]
     problems: dict[str, list[str]] = {}  # error -> sizes
     shapes: dict[tuple[Any, Any], list[tuple[int, ...]]] = {}
     kinds: set[str] = set()
@@ -120,29 +103,22 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
                 if model is None:
                     continue
                 guidance = EntropyGuidance(model, **trial.guidance.model_dump())
-            if smallest < 2 and has_batch_norm(model):
-                needed = "batch normalisation needs at least 2 images: training.batch_size, data.train_size"
-                raise ValueError(needed)  # noqa: TRY301
         except ValueError as error:
             problems.setdefault(str(error), []).append(f"depth {trial.model['depth']}, width {trial.model['width']}")
+            continue
+        if smallest < 2 and has_batch_norm(model):
+            needed = "batch normalisation needs at least 2 images: training.batch_size, data.train_size"
+            problems.setdefault(needed, []).append(f"depth {trial.model['depth']}, width {trial.model['width']}")
             continue
         shapes[trial.model["depth"], trial.model["width"]] = [tuple(p.shape) for p in model.parameters()]
         kinds |= {layer.kind for layer in guidance.selected}
         left_out |= {layer.name: layer.kind for layer in guidance.left_out}
     if problems:
         # Our own messages name the impossible size; messages of the user's code need not.
-        where = {error: f"at {_few(sizes)}: " if own else "" for error, sizes in problems.items()}
+        more = {error: f" and {len(at) - 1} more" if len(at) > 1 else "" for error, at in problems.items()}
+        where = {error: f"at {at[0]}{more[error]}: " if own else "" for error, at in problems.items()}
         return [f"model {config.model.name} on {config.data.name}: {where[e]}{e}" for e in problems], []
     return [], _unguided(config, kinds, left_out) + _idle(config, shapes, kinds)
-
-
-def _few(sizes: list[str]) -> str:
-    return sizes[0] + (f" and {len(sizes) - 1} more" if len(sizes) > 1 else "")
-
-
-def _smallest_batch(config: StudyConfig) -> int:
-    size = config.space.get("training.batch_size", config.training.batch_size)
-    return int(min(size.choices if isinstance(size, Choices) else [size.low if isinstance(size, Range) else size]))  # type: ignore[type-var, arg-type]
 
 
 def _corners(config: StudyConfig) -> Iterator[dict[str, Scalar]]:
@@ -188,21 +164,15 @@ def _unguided(config: StudyConfig, kinds: set[str], left_out: Mapping[str, str])
 
 
 def _values(config: StudyConfig, name: str) -> list[Scalar]:
-    """Returns the possible values of a hyperparameter of guidance."""
     dimension = config.space.get(name, getattr(config.guidance, name.removeprefix("guidance.")))
     return list(dimension.choices) if isinstance(dimension, Choices) else [dimension]
 
 
 def _acts(config: StudyConfig, weight: str) -> bool:
-    """Returns True if a lambda is not 0 in some trial."""
     return weight in config.searched or any(value != 0 for value in _values(config, weight))
 
 
 def _idle(config: StudyConfig, shapes: Mapping[tuple[Any, Any], object], kinds: set[str]) -> list[str]:
-    """Returns warnings about hyperparameters without effect, the lambdas excepted."""
-    from ...losses.task import TASKS
-    from ...training.trial import task_kind
-
     searched, found = config.searched, []
     smoothed = config.training.label_smoothing or "training.label_smoothing" in config.space
     if smoothed and config.task.loss:
@@ -213,12 +183,8 @@ def _idle(config: StudyConfig, shapes: Mapping[tuple[Any, Any], object], kinds: 
     forms = {str(value) for form in terms for value in _values(config, f"guidance.{form}")}
     for name, form in (("epsilon", "reciprocal"), ("guidance.target", "target")):
         if name in searched and form not in forms:
-            why = (
-                f"only the {form} form has it, and the form is {' and '.join(sorted(forms))}"
-                if forms
-                else "no guidance"
-            )
-            found.append(f"space.{name} cannot act: {why}")
+            only = f"only the {form} form has it, and the form is {' and '.join(sorted(forms))}"
+            found.append(f"space.{name} cannot act: {only if forms else 'no guidance'}")
     if "width" in searched:
         depths = {d for d, _ in shapes}
         same = [d for d in sorted(depths) if len({str(s) for (at, _), s in shapes.items() if at == d}) == 1]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...config.study_config import StudyConfig, TrialConfig
 from ...config.user_code import user_error_location
+from ...data.datasets import DatasetInfo
 from ...losses.metrics import new_accumulator
 from ...losses.task import TASKS
 from ...training.trial import build, task_kind, task_of
-
-if TYPE_CHECKING:
-    from ...config.study_config import StudyConfig, TrialConfig
-    from ...data.datasets import DatasetInfo
 
 IMAGES = 4
 
@@ -22,14 +20,7 @@ IMAGES = 4
 def check_model(trial: TrialConfig, info: DatasetInfo, *, with_weights: bool) -> nn.Module | None:
     """Builds a model of the user's own and runs images through it, without memory for weights if the model allows.
 
-    Args:
-        with_weights: if True, a model that fails without weights is built with them.
-
-    Returns:
-        The model, perhaps on the meta device; None if it fails without weights and may not be built with them.
-
-    Raises:
-        ValueError: the problem: file and line of the model's error, or the expected output.
+    Returns None if it fails without weights and may not be built with them; raises a ValueError that is the problem.
     """
     try:
         with torch.device("meta"):
@@ -68,14 +59,7 @@ def _shape(shape: tuple[int, ...] | str) -> str:
 
 
 def check_task(config: StudyConfig, model: object, info: DatasetInfo) -> list[str]:
-    """Calls the user's own loss and metrics on a possible output of the model.
-
-    Args:
-        model: the model or its class.
-
-    Returns:
-        Problems with the loss and the metrics.
-    """
+    """Calls the user's own loss and metrics on a possible output of a model or class; returns their problems."""
     own = config.task
     if not (own.loss or own.metrics):
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -30,8 +29,6 @@ from .utilisation import Capacity, Samples, measure_capacity
 if TYPE_CHECKING:
     from ..callback import RunCallback
 
-logger = logging.getLogger(__name__)
-
 WAITS = "workers that start"  # stands for a study's name
 NO_OTHER = 120.0  # seconds without a new worker, after which the study starts with the present ones
 
@@ -47,24 +44,20 @@ SPACE = {
 
 @dataclass(frozen=True)
 class Load:
-    """The simulated load.
-
-    Attributes:
-        slots: trials at once.
-        finished: finished trials that the study begins with.
-    """
+    """The simulated load."""
 
     trials: int
-    slots: int
+    slots: int  # trials at once
     epochs: int
     epoch_seconds: float
-    finished: int = 0
+    finished: int = 0  # finished trials that the study begins with
     sampler: str = "tpe"
     pruner: str = "median"
 
 
 def study_of(load: Load) -> StudyConfig:
     """Returns a study with a name of its own, the five hyperparameters and a learning rate."""
+    trials = load.finished + load.trials
     return StudyConfig.model_validate(
         {
             "name": f"simulation-{datetime.now():%Y%m%d-%H%M%S}",
@@ -73,12 +66,7 @@ def study_of(load: Load) -> StudyConfig:
             "objective": {"metric": "val_loss", "direction": "minimize"},
             "space": SPACE,
             "training": {"max_epochs": load.epochs},
-            "search": {
-                "trials": load.finished + load.trials,
-                "sampler": load.sampler,
-                "pruner": load.pruner,
-                "finalists": {"top": 0},
-            },
+            "search": {"trials": trials, "sampler": load.sampler, "pruner": load.pruner, "finalists": {"top": 0}},
             "resources": {"cpus": 1, "gpus": 0, "max_concurrent": load.slots},
         }
     )
@@ -87,15 +75,7 @@ def study_of(load: Load) -> StudyConfig:
 def simulate(
     load: Load, config: StudyConfig, settings: Settings, callback: RunCallback, *, stop: threading.Event | None = None
 ) -> Capacity:
-    """Runs a simulated study; its trials write no checkpoints, so it cannot be resumed.
-
-    Args:
-        config: a config from `study_of`.
-        stop: event that ends the run early.
-
-    Raises:
-        SweepError: the storage, the tracking server or the cluster is unreachable.
-    """
+    """Runs a study from `study_of`; its trials write no checkpoints, so it cannot be resumed."""
     stop, executor = stop or threading.Event(), RayExecutor()
     with executor.connect(config, settings, cpus=load.slots):
         storage, workspace = get_storage(settings.storage), settings.workspace
@@ -119,23 +99,16 @@ def simulate(
 
 
 class _Measured(Driver):
-    """A driver that starts all workers before the first trial, and then measures its own response times.
-
-    Until each slot has a worker, the workers get waiting trials of no study. On one machine, a starting worker would
-    slow down the trials of the others; on the simulated cluster, each worker has a machine of its own.
-    """
+    """A driver that measures its response times, once each slot has a worker: a start slows down other trials."""
 
     def __init__(self, config: StudyConfig, settings: Settings, *parts: Any):
         super().__init__(config, settings, *parts)
         self.samples = Samples()
-        self._process = psutil.Process()
         trial = config.trial(random_point(distributions(config.searched), seed=0, number=0))
         trial = trial.model_copy(update={"model": {**trial.model, "waits": True}})
         place = TrialPaths(settings.workspace, settings.data, settings.cache)
         slots = config.resources.max_concurrent or 1
-        self._wait = [
-            TrialRequest((WAITS, number), trial, place, attempt=1, exclusive=False) for number in range(slots)
-        ]
+        self._wait = [TrialRequest((WAITS, i), trial, place, attempt=1, exclusive=False) for i in range(slots)]
         self._present: dict[Key, float] = {}
         self._slots = slots
         self._began_waiting: float | None = time.monotonic()  # None: no longer
@@ -156,7 +129,6 @@ class _Measured(Driver):
         if self._began_waiting is not None:
             last = max(self._present.values(), default=self._began_waiting)
             if len(self._present) == self._slots or time.monotonic() - last > NO_OTHER:
-                logger.info("%d of %d slots have a worker: the first trial starts", len(self._present), self._slots)
                 self._began_waiting = None
                 self._wait.clear()
         return self._began_waiting is None
@@ -179,7 +151,7 @@ class _Measured(Driver):
             noted.epochs.setdefault(key[1], []).append((worker, metrics.timestamp / 1e3))
             noted.workers[worker] = 1e6 * metrics.values.get("worker/mb", noted.workers.get(worker, 0.0) / 1e6)
         if ended:
-            noted.memory = max(noted.memory, self._process.memory_info().rss)
+            noted.memory = max(noted.memory, psutil.Process().memory_info().rss)
         return ended
 
 

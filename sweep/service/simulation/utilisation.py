@@ -1,8 +1,4 @@
-"""Utilisation of a run's slots, and response times of its driver.
-
-Time in trials is the sum of the nominal seconds of the epochs. So every delay lowers utilisation: a late start, the
-wait for the driver's answer, a machine that wakes the worker late.
-"""
+"""Utilisation of a run's slots, which every delay lowers as epochs count nominally, and driver response times."""
 
 from __future__ import annotations
 
@@ -12,29 +8,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-Window = tuple[float, float]
-"""Start and end, in seconds since the Unix epoch."""
-
 
 @dataclass
 class Samples:
-    """Measurements during a run.
+    """Measurements during a run."""
 
-    Attributes:
-        epochs: trial -> worker and end of each epoch.
-        asks: seconds of each request for a trial.
-        reports: seconds of each answer to a worker's report.
-        handed_out: moments at which a worker got a trial.
-        memory: peak bytes of the driver.
-        workers: bytes of each worker, without shared memory.
-    """
-
-    epochs: dict[int, list[tuple[str, float]]] = field(default_factory=dict)
-    asks: list[float] = field(default_factory=list)
-    reports: list[float] = field(default_factory=list)
-    handed_out: list[float] = field(default_factory=list)
-    memory: float = 0.0
-    workers: dict[str, float] = field(default_factory=dict)
+    epochs: dict[int, list[tuple[str, float]]] = field(default_factory=dict)  # trial -> worker, end of each epoch
+    asks: list[float] = field(default_factory=list)  # seconds of each request for a trial
+    reports: list[float] = field(default_factory=list)  # seconds of each answer to a worker's report
+    handed_out: list[float] = field(default_factory=list)  # moments at which a worker got a trial
+    memory: float = 0.0  # peak bytes of the driver
+    workers: dict[str, float] = field(default_factory=dict)  # bytes of each, without shared memory
 
 
 @dataclass(frozen=True)
@@ -47,12 +31,7 @@ class Spread:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Spread:
-        """Returns the spread of measurements in seconds; NaN without any.
-
-        Example:
-            >>> Spread.of([0.001, 0.002, 0.004]).most
-            4.0
-        """
+        """Returns the spread of measurements in seconds; NaN without any."""
         return cls(*(1e3 * np.quantile(seconds or [np.nan], (0.5, 0.95, 1.0))).tolist())
 
 
@@ -60,65 +39,42 @@ class Spread:
 class Capacity:
     """The result of a simulated run.
 
-    Attributes:
-        steady: share of slot time spent in trials, from each slot's first trial until the last trial of the budget was
-            handed out; None if there was no such time.
-        steady_seconds: slot time that `steady` is a share of.
-        whole: the same share from the first trial's start to the last one's end, start of workers and tail included.
-        whole_seconds: duration of the whole.
-        results: reports a second, over the whole.
-        suggestion: milliseconds to claim a trial; a worker waits for it only if none was claimed ahead.
-        report: milliseconds to answer a worker's report.
-        turnover: milliseconds of a slot between two trials.
-        driver_mb: peak memory of the driver's process, in MB.
-        worker_mb: memory of all workers without shared memory, in MB.
+    ``steady`` is the share of slot time spent in trials, from each slot's first trial until the last trial of the
+    budget was handed out, None if there was no such time. ``whole`` is the share from the first trial's start to the
+    last one's end.
     """
 
     steady: float | None
     steady_seconds: float
     whole: float
     whole_seconds: float
-    results: float
-    suggestion: Spread
-    report: Spread
-    turnover: Spread
-    driver_mb: float
-    worker_mb: float
+    results: float  # reports a second, over the whole
+    suggestion: Spread  # to claim a trial; a worker waits for it only if none was claimed ahead
+    report: Spread  # to answer a worker's report
+    turnover: Spread  # of a slot between two trials
+    driver_mb: float  # peak
+    worker_mb: float  # all workers, without shared memory
 
 
 def measure_capacity(samples: Samples, *, slots: int, epoch_seconds: float) -> Capacity:
-    """Returns the utilisation and response times of a run.
-
-    Args:
-        slots: number of slots.
-        epoch_seconds: nominal duration of an epoch.
-    """
+    """Returns the utilisation and response times of a run whose epochs take ``epoch_seconds`` nominally."""
     ends = np.sort([end for trial in samples.epochs.values() for _, end in trial])
     whole = (float(ends[0]) - epoch_seconds, float(ends[-1])) if len(ends) else (0.0, 0.0)
-    by_worker: dict[str, list[Window]] = {}  # worker -> trials
+    by_worker: dict[str, list[tuple[float, float]]] = {}  # worker -> start and end of its trials
     for trial in samples.epochs.values():
         by_worker.setdefault(trial[0][0], []).append((trial[0][1] - epoch_seconds, trial[-1][1]))
     until = max(samples.handed_out, default=0.0)
     there = sum(max(0.0, until - min(trials)[0]) for trials in by_worker.values())
-    turnover = [
-        later[0] - before[1]
-        for trials in map(sorted, by_worker.values())
-        for before, later in itertools.pairwise(trials)
-    ]
+    neighbours = [pair for trials in by_worker.values() for pair in itertools.pairwise(sorted(trials))]
     return Capacity(
-        steady=_within(ends, epoch_seconds, until) / there if there else None,
+        steady=float(np.clip(until - (ends - epoch_seconds), 0.0, epoch_seconds).sum()) / there if there else None,
         steady_seconds=there,
         whole=epoch_seconds * len(ends) / max(slots * (whole[1] - whole[0]), 1e-9),
         whole_seconds=whole[1] - whole[0],
         results=len(samples.reports) / max(whole[1] - whole[0], 1e-9),
         suggestion=Spread.of(samples.asks),
         report=Spread.of(samples.reports),
-        turnover=Spread.of(turnover),
+        turnover=Spread.of([later[0] - before[1] for before, later in neighbours]),
         driver_mb=samples.memory / 1e6,
         worker_mb=sum(samples.workers.values()) / 1e6,
     )
-
-
-def _within(ends: np.ndarray, epoch_seconds: float, until: float) -> float:
-    """Returns the seconds before ``until`` of epochs that are given by their ends."""
-    return float(np.clip(until - (ends - epoch_seconds), 0.0, epoch_seconds).sum())
