@@ -32,15 +32,8 @@ def is_ray_client() -> bool:
     return bool(ray.util.client.ray.is_connected())
 
 
-# -- addresses and tokens ----------------------------------------------------------------------------------------------
-
-
 def bootstrap_address(address: str) -> str:
-    """Returns ``HOST:PORT`` of the head for an address as `ray.init` accepts it.
-
-    Raises:
-        OSError, ValueError: there is none.
-    """
+    """Returns ``HOST:PORT`` of the head for an address of `ray.init`; raises OSError or ValueError if there is none."""
     return str(services.canonicalize_bootstrap_address_or_die(address))
 
 
@@ -75,9 +68,6 @@ def token_headers() -> dict[str, str]:
 def requires_token() -> bool:
     """Returns True if the Ray that runs this process requires a token. Called on the nodes."""
     return bool(ray._raylet.get_authentication_mode() == ray._raylet.AuthenticationMode.TOKEN)
-
-
-# -- nodes -------------------------------------------------------------------------------------------------------------
 
 
 def draining_nodes() -> set[str]:

@@ -23,18 +23,13 @@ class DivergenceError(Exception):
 
 
 class ConfigError(SweepError):
-    """All problems of a study file or of options, at once.
-
-    Attributes:
-        problems: one sentence each, which begins with the key path.
-    """
+    """All problems of a study file or of options, at once: one sentence each, which begins with the key path."""
 
     def __init__(self, source: str, problems: list[str], advice: str = ""):
         self.problems = problems
         count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
-        super().__init__(
-            "\n".join([f"{source}: {count}", *(f"  - {p}" for p in problems), *([advice] if advice else [])])
-        )
+        lines = [f"{source}: {count}", *(f"  - {problem}" for problem in problems)]
+        super().__init__("\n".join([*lines, advice] if advice else lines))
 
 
 class DataError(SweepError):
@@ -54,12 +49,7 @@ class TrackingError(SweepError):
 
 
 def reason(error: BaseException) -> str:
-    r"""Returns the first line of an error's message, or of its cause's.
-
-    Example:
-        >>> reason(OSError("no space left\non device"))
-        'no space left'
-    """
+    """Returns the first line of an error's message, or of its cause's."""
     return next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
 
 
@@ -75,12 +65,7 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def sentences(error: ValidationError, section: type[BaseModel], prefix: str = "") -> list[str]:
-    """Returns a sentence for each problem: its key path, the allowed values, and the given value.
-
-    Args:
-        section: class that was validated.
-        prefix: key path of the section in the study file.
-    """
+    """Returns a sentence for each problem: its key path (below ``prefix``), the allowed values, and the given value."""
     sentences_at: dict[str, list[str]] = {}
     shown: dict[str, str] = {}
     for e in error.errors():
@@ -121,12 +106,7 @@ def _allowed(kind: str, message: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """Returns the URL with ``***`` in place of its password.
-
-    Example:
-        >>> without_password("postgresql://user:secret@host/db")
-        'postgresql://user:***@host/db'
-    """
+    """Returns the URL with ``***`` in place of its password."""
     url = re.sub("(password=)[^&]*", r"\1***", url)
     scheme, sign, rest = url.partition("://") if "://" in url else ("", "", url)
     login, at, host = rest.rpartition("@")

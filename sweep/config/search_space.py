@@ -90,10 +90,6 @@ def parse_dimension(name: str, value: object) -> Dimension:
     Example:
         >>> parse_dimension("training.lr", {"low": 1e-4, "high": 1, "log": True})
         Range(low=0.0001, high=1.0, log=True, step=None)
-        >>> parse_dimension("lr", 0.01)  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-            ...
-        ValueError: unknown hyperparameter (did you mean training.lr?); any scalar of model, guidance or training ...
 
     Raises:
         ValueError: the name is unknown, or the value does not fit its field; one line per problem.

@@ -1,7 +1,4 @@
-"""The validated study file (`StudyConfig`), and the part of it that one trial needs (`TrialConfig`).
-
-Imports neither torch, Ray, Optuna nor MLflow, so that reading a study file is instant.
-"""
+"""The validated study file (`StudyConfig`), and the part of it that one trial needs (`TrialConfig`)."""
 
 from __future__ import annotations
 
@@ -130,9 +127,7 @@ class StudyConfig(Section):
 
     def trial(self, hyperparameters: Mapping[str, Scalar], *, seed: int | None = None) -> TrialConfig:
         """Returns the config of one trial: the study's, with ``hyperparameters`` and the constants filled in."""
-        values = {**self.constants, **hyperparameters}
-        if seed is not None:
-            values["training.seed"] = seed
+        values = {**self.constants, **hyperparameters, **({} if seed is None else {"training.seed": seed})}
         sections: dict[str, dict[str, Any]] = {
             "model": self.model.model_dump(exclude_none=True),
             "guidance": self.guidance.model_dump(),
@@ -179,11 +174,7 @@ class StudyConfig(Section):
         return [key for key in {**old, **new} if old.get(key) != new.get(key)]
 
     def require_agreement(self, now: StudyConfig) -> None:
-        """Raises if a study of the same name differs.
-
-        Raises:
-            ConfigError: lists all differences, and says what to do instead.
-        """
+        """Raises a ConfigError with all differences if a study of the same name differs."""
         changed = self.changes(now)
         if not changed:
             return

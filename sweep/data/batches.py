@@ -40,15 +40,10 @@ class DataPart(Protocol):
 
 
 class ArrayPart(NamedTuple):
-    """A part whose images are one array, in memory or memory-mapped.
+    """A part whose images are one array, in memory or memory-mapped."""
 
-    Attributes:
-        images: uint8 [N, C, H, W].
-        labels: int64 [N].
-    """
-
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # uint8 [N, C, H, W]
+    labels: Tensor  # int64 [N]
 
     @property
     def size(self) -> int:
@@ -81,10 +76,7 @@ class ArrayPart(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamedPart:
-    """A part whose images are files. They are decoded in each epoch, and only a few batches are in memory.
-
-    The trial's threads decode, because decoding releases the interpreter lock. Unlike processes, threads start at once,
-    share memory with the trial and end with it.
+    """A part whose images are files. They are decoded in each epoch by threads, a few batches ahead.
 
     Attributes:
         inputs: key of each image for `load`, [N].
@@ -115,17 +107,14 @@ class StreamedPart:
         """Yields as `DataPart.uint8_batches` says; draws all randomness here, so the threads' order does not matter."""
         order = torch.arange(self.size) if shuffle is None else torch.randperm(self.size, generator=shuffle)
         ahead: deque[list[Future[tuple[Tensor, Tensor]]]] = deque()
+        # Decoding releases the interpreter lock; threads start at once, share the trial's memory and end with it.
         pool = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="decode")
         try:
             for start in range(0, self.size, size):
                 part = order[start : start + size].tolist()
                 draws = torch.rand(len(part), DRAWS if augment else 0, generator=shuffle).tolist()
-                ahead.append(
-                    [
-                        pool.submit(self.load, self.inputs[i], self.labels[i], augment, numbers)
-                        for i, numbers in zip(part, draws, strict=True)
-                    ]
-                )
+                jobs = zip(part, draws, strict=True)
+                ahead.append([pool.submit(self.load, self.inputs[i], self.labels[i], augment, n) for i, n in jobs])
                 if len(ahead) > PREFETCH_BATCHES:
                     yield _collected(ahead.popleft(), device)
             while ahead:
@@ -151,14 +140,8 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields one epoch of float batches; the last may be smaller.
 
-    All randomness is drawn from ``shuffle`` on the CPU. So an epoch is the same on every device, and it continues from
-    a saved generator state.
-
     Args:
-        part: images and labels; they are not copied again if they are on the device (`DataPart.to`).
-        batch_size: images per batch.
-        device: device of the batches.
-        shuffle: CPU generator for the order and the augmentation; None keeps the stored order.
+        shuffle: CPU generator of all randomness, so that an epoch is the same on every device; None: stored order.
         scale: stored value that becomes 1.0.
         augment: ``crop`` shifts each image by up to an eighth of its side and fills with zeros (image files: a random
             window, see `images.resize`); ``flip`` mirrors with probability 1/2. A mask moves with its image.

@@ -1,8 +1,4 @@
-"""The built-in data sets that fit into memory: their info, and how each is read into uint8 arrays.
-
-A reader reads one data set. `loading.prepare_dataset` writes its arrays to the cache; `loading.load_dataset` maps and
-cuts them.
-"""
+"""The built-in data sets that fit into memory: their info, and their readers, which return uint8 arrays."""
 
 from __future__ import annotations
 
@@ -43,41 +39,24 @@ UNREADABLE = (OSError, HTTPException, RuntimeError, ValueError, AssertionError, 
 
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """The info of a data set that is available before it is prepared.
+    """The info of a data set that is available before it is prepared."""
 
-    Attributes:
-        in_shape: shape of an image, [C, H, W].
-        num_classes: labels are 0 .. num_classes - 1.
-        num_train: images of the training part, the validation part included.
-        num_test: images of the test part.
-        scale: the stored value that stands for 1.0.
-        mean: mean of each channel of the training images, scaled to [0, 1].
-        std: standard deviation of each channel of the training images, scaled to [0, 1].
-        targets: ``labels`` if each image has a label, ``masks`` if each pixel has one.
-        num_val: images of the data set's own validation part; 0 if it is cut from the training part.
-    """
-
-    in_shape: tuple[int, int, int]
+    in_shape: tuple[int, int, int]  # [C, H, W]
     num_classes: int
-    num_train: int
+    num_train: int  # images, those of a validation part that is cut from them included
     num_test: int
-    scale: int
-    mean: tuple[float, ...]
+    scale: int  # the stored value that stands for 1.0
+    mean: tuple[float, ...]  # of each channel of the training images, scaled to [0, 1]
     std: tuple[float, ...]
-    targets: Literal["labels", "masks"] = "labels"
-    num_val: int = 0
+    targets: Literal["labels", "masks"] = "labels"  # of each image, or of each pixel
+    num_val: int = 0  # images of the data set's own validation part; 0 if it is cut from the training part
 
 
 class Reader(Protocol):
-    """The reader of one data set.
+    """The reader of one data set."""
 
-    Attributes:
-        options: keys of ``data`` that it accepts, beside `loading.COMMON`.
-        required: those of the options that must be given.
-    """
-
-    options: ClassVar[tuple[str, ...]]
-    required: ClassVar[tuple[str, ...]]
+    options: ClassVar[tuple[str, ...]]  # keys of ``data`` that it accepts, beside `loading.COMMON`
+    required: ClassVar[tuple[str, ...]]  # those of the options that must be given
 
     def __init__(self, config: DataConfig, root: AnyPath):
         """Finds the data set, below ``root`` if it consists of files."""
@@ -115,13 +94,22 @@ IN_TORCHVISION: dict[str, tuple[str, DatasetInfo]] = {
 }
 
 
-class Digits:
+class ArrayReader:
+    """A base of readers whose arrays fit into memory, and which have no options."""
+
+    options: ClassVar[tuple[str, ...]] = ()
+    required: ClassVar[tuple[str, ...]] = ()
+
+    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> ArrayPart:
+        """Returns the mapped arrays as tensors."""
+        return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
+
+
+class Digits(ArrayReader):
     """Scikit-learn's digits, pixel values 0 to 16; they have no test part, so one is cut off."""
 
     info = DatasetInfo((1, 8, 8), 10, 1438, 359, 16, (0.3049,), (0.3760,))
     key = "digits"
-    options: ClassVar[tuple[str, ...]] = ()
-    required: ClassVar[tuple[str, ...]] = options
 
     def __init__(self, _config: DataConfig, _root: AnyPath):
         pass
@@ -138,16 +126,9 @@ class Digits:
         cut = len(labels) - round(len(labels) * TEST_FRACTION)
         return {"train": (images[:cut], labels[:cut]), "test": (images[cut:], labels[cut:])}
 
-    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> ArrayPart:
-        """Returns the mapped arrays as tensors."""
-        return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
 
-
-class InTorchvision:
+class InTorchvision(ArrayReader):
     """A data set of ``torchvision.datasets``, downloaded if it is not below the root."""
-
-    options: ClassVar[tuple[str, ...]] = ()
-    required: ClassVar[tuple[str, ...]] = options
 
     def __init__(self, config: DataConfig, root: AnyPath):
         self.key, self._root = config.name, root
@@ -192,10 +173,6 @@ class InTorchvision:
         order = stratified_order(train[1])
         return {"train": (train[0][order], train[1][order]), "test": test}
 
-    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> ArrayPart:
-        """Returns the mapped arrays as tensors."""
-        return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
-
     def _expected(self, cls: Any) -> tuple[str, list[str]]:
         """Returns the folder below the root, and the names of the files in it, that a torchvision class reads."""
         if hasattr(cls, "base_folder"):  # CIFAR
@@ -205,17 +182,7 @@ class InTorchvision:
 
 
 def _refuse_damaged(key: str, cls: Any, shown: AnyPath, folder: Path) -> None:
-    """Checks all files, by the MD5 that torchvision lists or by the size in their header.
-
-    Args:
-        key: name of the data set.
-        cls: torchvision's class.
-        shown: the folder that messages name.
-        folder: the local folder with the files.
-
-    Raises:
-        DataError: a file differs; the message names it, the expected and the found value.
-    """
+    """Raises DataError if a file differs from the MD5 that torchvision lists, or from the size in its header."""
     if hasattr(cls, "base_folder"):  # CIFAR
         known = [*cls.train_list, *cls.test_list, [cls.meta["filename"], cls.meta["md5"]]]
         problems = [
@@ -247,16 +214,10 @@ def stratified_order(labels: NDArray[Any]) -> NDArray[np.intp]:
     The image of random rank r (0, 1, ...) among the n images of its class is placed at the fraction (r + 1/2) / n of
     the order. So the first m of N images contain m n / N of that class, to within 1/2 + (number of classes) n / 2 N.
 
-    Args:
-        labels: class of each image, int [N].
-
     Example:
         >>> labels = np.array([0, 0, 0, 0, 1, 1])
         >>> labels[stratified_order(labels)].tolist()
         [0, 1, 0, 0, 1, 0]
-
-    Returns:
-        Indices into ``labels``, int [N].
     """
     generator = np.random.Generator(np.random.PCG64(CUT_SEED))
     position = np.empty(len(labels))

@@ -1,8 +1,6 @@
 """Data sets of image files: folders of classes (``imagefolder``), and images with masks (``voc``).
 
 A reader hashes the names, sizes and times of all files when it is created, so a changed folder is another data set.
-`loading.prepare_dataset` stores only the order of the files, after a check of the first ones. Images are decoded when
-a batch needs them.
 """
 
 from __future__ import annotations
@@ -134,7 +132,8 @@ class VOC:
 
     def read(self) -> dict[str, Arrays]:
         """Lists the pairs of each part, and decodes the first of them."""
-        parts = _ordered({part: (np.array(names),) * 2 for part, names in self._encoded().items()}, self.info)
+        encoded = {part: np.array([os.fsencode(name) for name in names]) for part, names in self._names.items()}
+        parts = _ordered({part: (names, names) for part, names in encoded.items()}, self.info)
         _check_first("voc", parts, self._pair)
         return parts
 
@@ -164,9 +163,6 @@ class VOC:
                 f"they are 0 to {self._classes - 1}, or {ignored} where a pixel does not count (data.ignore_index)"
             )
         return image, mask
-
-    def _encoded(self) -> dict[str, list[bytes]]:
-        return {part: [os.fsencode(name) for name in names] for part, names in self._names.items()}
 
     def _image(self, name: str) -> Path:
         return self._folder / "JPEGImages" / f"{name}.jpg"

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
-CROP_AREA = (
-    0.25  # smallest share of the image; the usual twelfth is for 100 epochs of ImageNet and slows short trials down
-)
+CROP_AREA = 0.25  # smallest share of the image; the usual twelfth slows trials of fewer than 100 epochs down
 CROP_ASPECT = 4 / 3  # largest factor by which a crop's aspect differs from the target's
 UNREADABLE = (OSError, SyntaxError, ValueError)  # Pillow's errors
 
@@ -27,11 +25,7 @@ Size = tuple[int, int]  # height, width
 
 
 def decode(path: Path) -> Image.Image:
-    """Reads an image file as RGB.
-
-    Raises:
-        DataError: the file cannot be read; the message names it.
-    """
+    """Reads an image file as RGB; raises DataError if it cannot be read."""
     try:
         with Image.open(path) as image:
             if image.mode.startswith("I;16"):  # Pillow would clip it
@@ -42,13 +36,10 @@ def decode(path: Path) -> Image.Image:
 
 
 def decode_mask(path: Path) -> Image.Image:
-    """Reads a mask: an image whose pixels are labels, or indices of a palette.
-
-    Returns:
-        A grey image whose pixels are the labels.
+    """Reads a mask, whose pixels are labels or indices of a palette, as a grey image of labels.
 
     Raises:
-        DataError: the file cannot be read, or is not a mask; the message names it.
+        DataError: the file cannot be read, or is not a mask.
     """
     try:
         with Image.open(path) as image:
@@ -75,10 +66,6 @@ def resize(
         augment: ``crop``, ``flip``, both or none.
         draws: uniform numbers in [0, 1): area, aspect, down, right, flip; empty without augmentation.
         mask: pixels are labels, so they are not interpolated.
-
-    Example:
-        >>> resize(Image.new("RGB", (40, 30)), (16, 16), (), ()).shape
-        torch.Size([3, 16, 16])
 
     Returns:
         uint8 [C, *size].

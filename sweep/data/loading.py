@@ -66,7 +66,6 @@ def find_reader(config: DataConfig, root: AnyPath, cache: AnyPath | None = None)
     """Returns the reader of the data set that a study file names.
 
     Args:
-        config: section ``data`` of the study.
         root: folder of the data sets, in torchvision's layout.
         cache: folder that may hold the info of a user's own data set; None reads that data set again.
 
@@ -118,14 +117,13 @@ def load_dataset(config: DataConfig, *, root: AnyPath, cache: AnyPath) -> Datase
     """Opens a data set, and prepares it first if the cache lacks it; images stay on disk.
 
     Args:
-        config: section ``data`` of the study.
         root: folder in torchvision's layout; read from, or downloaded to, if the cache lacks the data set.
         cache: folder of prepared data sets, one on each machine.
 
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from sweep.config import DataConfig
+        >>> from sweep.config.sections import DataConfig
         >>> folder = Path(tempfile.mkdtemp())
         >>> digits = load_dataset(DataConfig(name="digits"), root=folder, cache=folder)
         >>> digits.train.size, digits.val.size, digits.test.size
@@ -147,9 +145,7 @@ def load_dataset(config: DataConfig, *, root: AnyPath, cache: AnyPath) -> Datase
 
 
 def prepare_dataset(found: Reader, *, cache: AnyPath) -> None:
-    """Writes a data set to its folder in ``cache`` as memory-mappable arrays, unless it is there.
-
-    If several processes need the data set at once, one of them reads or downloads it while the others wait.
+    """Writes a data set to its folder in ``cache`` as memory-mappable arrays, unless it is there; one process does.
 
     Raises:
         DataError: the data set cannot be downloaded or read; the message names the files and the folder.
@@ -180,18 +176,13 @@ def _store(found: Reader, counts: Mapping[str, int], folder: Path) -> None:
         images, labels = parts[part]
         if images.shape not in ((count,), (count, *found.info.in_shape)) or labels.shape != (count,):
             raise DataError(f"{found.key}: expected {count} {part} images, found arrays {images.shape}, {labels.shape}")
-        _write_array(_path(folder, part, "images"), np.ascontiguousarray(images))
-        _write_array(_path(folder, part, "labels"), labels)
+        for kind, array in (("images", np.ascontiguousarray(images)), ("labels", labels)):
+            with write_atomically(_path(folder, part, kind)) as beside, beside.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
 
 
 def _path(folder: Path, part: str, kind: str) -> Path:
     return folder / f"{part}_{kind}.npy"
-
-
-def _write_array(path: Path, array: NDArray[Any]) -> None:
-    """Writes an array, whole or not at all."""
-    with write_atomically(path) as beside, beside.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
 
 
 def _open(folder: Path, part: str) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -1,7 +1,6 @@
 """Copies of data in object storage: each machine downloads what a study's data set needs, once, and checks every file.
 
-A copy has the size and the time of its object, by which later runs recognise it. One process of a machine downloads at
-a time.
+A copy has the size and the time of its object, by which later runs recognise it.
 """
 
 from __future__ import annotations
@@ -39,9 +38,7 @@ logger = logging.getLogger(__name__)
 def mirror_locally(root: AnyPath, folder: str = "") -> Path:
     """Returns a local folder with the content of a data root: the root itself, or a copy of one in object storage.
 
-    Args:
-        root: the data root.
-        folder: the only folder below the root that is needed.
+    Only ``folder`` below the root is copied.
 
     Raises:
         DataError: the folder is empty, a download differs from its object, or the copy cannot be written.
@@ -112,16 +109,10 @@ def _download(source: UPath, wanted: StoredObject, target: Path) -> str | None:
 
 
 def _check_copy(copy: Path, wanted: StoredObject, remote: UPath) -> None:
-    """Raises DataError if a copy differs from its object, unless only a tag that is no MD5 says so."""
-    problem = find_difference(copy, wanted)
-    if problem and (copy.stat().st_size != wanted.size or etag_is_md5(remote)):
-        raise DataError(f"{remote}: {problem}")
-
-
-def find_difference(copy: Path, wanted: StoredObject) -> str | None:
-    """Returns how a copy differs from the listed object (size, MD5), or None."""
+    """Raises DataError if a copy differs from its object, by size or MD5."""
     if (size := copy.stat().st_size) != wanted.size:
-        return f"expected {wanted.size} bytes, found {size}"
+        raise DataError(f"{remote}: expected {wanted.size} bytes, found {size}")
     with copy.open("rb") as file:
         found = hashlib.file_digest(file, functools.partial(hashlib.md5, usedforsecurity=False)).hexdigest()
-    return f"expected MD5 {wanted.md5}, found {found}" if wanted.md5 not in (None, found) else None
+    if wanted.md5 not in (None, found) and etag_is_md5(remote):
+        raise DataError(f"{remote}: expected MD5 {wanted.md5}, found {found}")

@@ -1,7 +1,6 @@
 """A user's own data set: a function that returns arrays, or a torchvision-style class, given by import path.
 
-The process that starts a run reads it once. The cache keeps its arrays, named after their content, and a small file
-with its info, named after the import path and the user's code. Trials read only that file while the code is unchanged.
+The cache keeps its arrays, named after their content, and its info, named after the import path and the user's code.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,8 +22,7 @@ import torch
 from ..config.errors import DataError
 from ..config.filesystem import AnyPath, write_atomically
 from ..config.user_code import ImportPathError, import_object, source_of, user_error_location
-from .batches import ArrayPart
-from .datasets import DatasetInfo, stratified_order
+from .datasets import ArrayReader, DatasetInfo, stratified_order
 from .s3_mirror import mirror_locally
 
 if TYPE_CHECKING:
@@ -37,15 +35,12 @@ if TYPE_CHECKING:
 PARTS = ("train", "val", "test")
 
 
-class OwnData:
+class OwnData(ArrayReader):
     """The reader of the data set at ``package.module:name``.
 
     A function is called with the data root and returns ``{"train": (images, labels), "test": ...}``; ``val`` is
     optional. A class is called with the root and ``train=True`` or ``False``, and its items are (image, label).
     """
-
-    options: ClassVar[tuple[str, ...]] = ()
-    required: ClassVar[tuple[str, ...]] = options
 
     def __init__(self, config: DataConfig, root: AnyPath):
         self._path, self._root = config.name, root
@@ -59,11 +54,7 @@ class OwnData:
                 self.info, self.key = DatasetInfo(**info), saved["key"]  # type: ignore[arg-type]
 
     def save_info(self, cache: Path) -> None:
-        """Saves info and key in the cache.
-
-        Raises:
-            DataError: the cache cannot be written.
-        """
+        """Saves info and key in the cache; raises DataError if it cannot be written."""
         path, text = self._info_file(cache), json.dumps({"key": self.key, "info": dataclasses.asdict(self.info)})
         try:
             if not path.is_file() or path.read_text() != text:
@@ -114,17 +105,9 @@ class OwnData:
         order = stratified_order(labels)
         return {**self._arrays, "train": (images[order], labels[order])}
 
-    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> ArrayPart:
-        """Returns the mapped arrays as tensors."""
-        return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
-
     @cached_property
     def _arrays(self) -> dict[str, Arrays]:
-        """The checked parts that the user's code returns.
-
-        Raises:
-            DataError: the user's code failed (the message has file and line), or returned something unusable.
-        """
+        """The parts that the user's code returns; raises DataError if it fails, or they are unusable."""
         try:
             source = import_object(self._path)
         except ImportPathError as error:

@@ -22,10 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def require_fit(resources: Resources, *, private: bool = False) -> None:
-    """Checks that a trial fits a node.
-
-    Args:
-        private: a private Ray, to which no autoscaler adds nodes.
+    """Checks that a trial fits a node; no autoscaler adds nodes to a ``private`` Ray.
 
     Raises:
         SweepError: it fits none, and the cluster adds no nodes; says what there is.
@@ -42,11 +39,8 @@ def require_fit(resources: Resources, *, private: bool = False) -> None:
 class Slots:
     """The number of trials that the connected cluster runs at once, counted again every two seconds.
 
-    A cluster that adds nodes is shown the number of waiting trials, which stay in the study until there is a slot.
-
-    Args:
-        n_waiting: returns the number of trials that could start now.
-        on_message: receives what the user should know.
+    A cluster that adds nodes is shown the number of waiting trials (`TrialSource.n_waiting`), which stay in the study
+    until there is a slot.
     """
 
     def __init__(self, resources: Resources, *, n_waiting: Callable[[], int], on_message: Callable[[str], None]):
@@ -69,10 +63,7 @@ class Slots:
         return {}
 
     def count(self, running: int) -> int:
-        """Returns the number of trials that may run at once.
-
-        Args:
-            running: trials that run, or wait for their worker.
+        """Returns the number of trials that may run at once; ``running`` includes those that wait for their worker.
 
         Raises:
             SweepError: for a quarter of an hour no node has had the resources of a trial.
@@ -83,11 +74,7 @@ class Slots:
         return self._slots
 
     def resource_request(self, *, exclusive: bool = False) -> dict[str, float]:
-        """Returns the resources of one trial as Ray expects them.
-
-        Args:
-            exclusive: a whole GPU in place of a share.
-        """
+        """Returns the resources of one trial as Ray expects them; ``exclusive`` replaces a share of a GPU by one."""
         asked, gpus = self._resources, self._gpus
         gpus = 1.0 if exclusive and 0 < gpus < 1 else gpus
         return resource_bundle(cpus=asked.cpus, gpus=gpus, memory=asked.memory, accelerator=asked.accelerator_type)
@@ -155,12 +142,7 @@ def _does_not_fit(resources: Resources, gpus: float, found: list[Node]) -> str:
 
 
 def _amounts(cpus: float, gpus: float, memory: float | None, kinds: tuple[str, ...]) -> str:
-    """Returns resources in words, ``1 CPU and 2 GPUs``; no GPUs are left out.
-
-    Example:
-        >>> _amounts(1, 2, None, ("A10G",)), _amounts(4, 0, 1.5, ())
-        ('1 CPU and 2 GPUs (A10G)', '4 CPUs and 1.5 GiB of memory')
-    """
+    """Returns resources in words, ``1 CPU and 2 GPUs (A10G)``; no GPUs are left out."""
     parts = [f"{cpus:g} CPU{'' if cpus == 1 else 's'}"]
     if gpus:
         parts.append(f"{gpus:g} GPU{'' if gpus == 1 else 's'}" + (f" ({', '.join(kinds)})" if kinds else ""))

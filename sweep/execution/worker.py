@@ -19,11 +19,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 def next_report(reports: Iterator[TrialReport]) -> TrialReport:
-    """Trains until the next report is due. An exception in the trial's code becomes a report with outcome ``failed``.
-
-    Args:
-        reports: the generator that `run_trial` returned.
-    """
+    """Trains until the next report is due; an exception in the trial becomes a report with outcome ``failed``."""
     tags = {"sweep.host": socket.gethostname(), "sweep.device": _device()}
     try:
         return replace(next(reports), tags=tags)
