@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -73,7 +73,10 @@ def sentences(error: ValidationError, section: type[BaseModel], prefix: str = ""
         path, given = ".".join([prefix, *parts] if prefix else parts), e["input"]
         lines = sentences_at.setdefault(path, [])
         if e["type"] == "extra_forbidden":
-            known = list(_section(section, parts[:-1]).model_fields)
+            inner: Any = section
+            for part in parts[:-1]:
+                inner = inner.model_fields[part].annotation
+            known = list(inner.model_fields)
             lines.append(f"unknown key{nearest(parts[-1], known)}; allowed: {', '.join(known)}")
         elif e["type"] == "missing":
             lines.append("required")
@@ -89,12 +92,6 @@ def sentences(error: ValidationError, section: type[BaseModel], prefix: str = ""
         for path, lines in sentences_at.items()
         for line in lines
     ]
-
-
-def _section(section: type[BaseModel], path: list[str]) -> type[BaseModel]:
-    for part in path:
-        section = section.model_fields[part].annotation  # type: ignore[assignment]
-    return section
 
 
 def _allowed(kind: str, message: str) -> str:

@@ -33,17 +33,14 @@ class Range(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Range:
-        problems = []
-        if not self.low < self.high:
-            problems.append(f"low ({self.low}) must be below high ({self.high})")
-        if self.log and self.low <= 0:
-            problems.append(f"a log scale needs low > 0, not {self.low}")
-        if self.log and self.step is not None:
-            problems.append("log and step exclude each other")
-        if self.step is not None and self.step <= 0:
-            problems.append(f"step must be above 0, not {self.step}")
-        if problems:
-            raise ValueError("\n".join(problems))
+        wrong = {
+            f"low ({self.low}) must be below high ({self.high})": not self.low < self.high,
+            f"a log scale needs low > 0, not {self.low}": self.log and self.low <= 0,
+            "log and step exclude each other": self.log and self.step is not None,
+            f"step must be above 0, not {self.step}": self.step is not None and self.step <= 0,
+        }
+        if any(wrong.values()):
+            raise ValueError("\n".join(problem for problem, found in wrong.items() if found))
         return self
 
     @property

@@ -12,25 +12,20 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from ..config.errors import DataError, MissingDataError
 from ..config.filesystem import AnyPath, is_remote
+from ..config.sections import DataConfig
 from .batches import ArrayPart, DataPart
 from .s3_mirror import mirror_locally
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from ..config.sections import DataConfig
-
-    Arrays = tuple[NDArray[Any], NDArray[Any]]  # inputs and labels of one part, as they are stored
-
-
+Arrays = tuple[NDArray[Any], NDArray[Any]]  # inputs and labels of one part, as they are stored
 CUT_SEED = 20231108
 NETWORK_TIMEOUT = 10.0  # seconds without an answer
 TEST_FRACTION = 0.2  # share of a data set without a test part that is cut off as one
@@ -139,7 +134,7 @@ class InTorchvision(ArrayReader):
         from torchvision import datasets  # here, because it takes a second and workers never need it
 
         cls = getattr(datasets, self._class)
-        below, files = self._expected(cls)
+        below, files = _expected(cls)
         root, place = mirror_locally(self._root, below), f"The folder is set by SWEEP_DATA (now {self._root})."
         folder = root / below
         missing = [file for file in files if not (folder / file).is_file()]
@@ -173,12 +168,13 @@ class InTorchvision(ArrayReader):
         order = stratified_order(train[1])
         return {"train": (train[0][order], train[1][order]), "test": test}
 
-    def _expected(self, cls: Any) -> tuple[str, list[str]]:
-        """Returns the folder below the root, and the names of the files in it, that a torchvision class reads."""
-        if hasattr(cls, "base_folder"):  # CIFAR
-            files = [file for file, _ in (*cls.train_list, *cls.test_list)]
-            return cls.base_folder, [*files, cls.meta["filename"]]
-        return f"{cls.__name__}/raw", [url.removesuffix(".gz") for url, _ in cls.resources]
+
+def _expected(cls: Any) -> tuple[str, list[str]]:
+    """Returns the folder below the root, and the names of the files in it, that a torchvision class reads."""
+    if hasattr(cls, "base_folder"):  # CIFAR
+        files = [file for file, _ in (*cls.train_list, *cls.test_list)]
+        return cls.base_folder, [*files, cls.meta["filename"]]
+    return f"{cls.__name__}/raw", [url.removesuffix(".gz") for url, _ in cls.resources]
 
 
 def _refuse_damaged(key: str, cls: Any, shown: AnyPath, folder: Path) -> None:

@@ -10,27 +10,22 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from ..config.errors import DataError, MissingDataError
+from ..config.filesystem import AnyPath
+from ..config.sections import DataConfig
 from ..losses.metrics import IGNORED
 from .batches import StreamedPart
-from .datasets import TEST_FRACTION, DatasetInfo, stratified_order
+from .datasets import TEST_FRACTION, Arrays, DatasetInfo, stratified_order
 from .images import EXTENSIONS, decode, decode_mask, resize
 from .s3_mirror import mirror_locally
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from PIL import Image
-    from torch import Tensor
-
-    from ..config.filesystem import AnyPath
-    from ..config.sections import DataConfig
-    from .datasets import Arrays
-
 
 # ImageNet's training images; torchvision uses these values for photographs of any kind.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

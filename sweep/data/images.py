@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from ..config.errors import DataError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 CROP_AREA = 0.25  # smallest share of the image; the usual twelfth slows trials of fewer than 100 epochs down

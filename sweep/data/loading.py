@@ -7,30 +7,24 @@ page cache, and the cut into training and validation images is the same on every
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from ..config.errors import DataError
-from ..config.filesystem import ObjectStoreUnavailableError, local_path, write_atomically
+from ..config.filesystem import AnyPath, ObjectStoreUnavailableError, local_path, write_atomically
+from ..config.sections import DataConfig
 from ..config.user_code import is_import_path
+from .batches import DataPart
 from .datasets import DatasetInfo, Digits, InTorchvision, Reader
 from .image_folders import VOC, ImageFolder
 from .user_dataset import OwnData
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from ..config.filesystem import AnyPath
-    from ..config.sections import DataConfig
-    from .batches import DataPart
-
 
 logger = logging.getLogger(__name__)
 

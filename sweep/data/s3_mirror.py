@@ -15,18 +15,9 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from ..config import filesystem
 from ..config.errors import DataError
-from ..config.filesystem import (
-    AnyPath,
-    ObjectStoreUnavailableError,
-    StoredObject,
-    download,
-    etag_is_md5,
-    is_remote,
-    list_objects,
-    local_path,
-    write_atomically,
-)
+from ..config.filesystem import AnyPath, ObjectStoreUnavailableError, StoredObject, is_remote, local_path
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -54,7 +45,7 @@ def mirror_locally(root: AnyPath, folder: str = "") -> Path:
 @functools.cache  # once per process: its trials need not ask again
 def _copy(root: UPath, folder: str) -> None:
     source, target = root / folder if folder else root, local_path(root) / ".mirror" / folder
-    found = list_objects(source)
+    found = filesystem.list_objects(source)
     if not found:
         raise DataError(f"data: {source} holds no files; put the data set there, or set SWEEP_DATA to its root")
     try:
@@ -67,7 +58,9 @@ def _copy(root: UPath, folder: str) -> None:
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 problems = [p for p in pool.map(lambda each: _download(source, each, target), lacking) if p]
             if not problems:
-                _remove_deleted(target, {each.name for each in found})
+                names = {each.name for each in found}
+                for path in [p for p in target.rglob("*") if p.is_file() and str(p.relative_to(target)) not in names]:
+                    path.unlink()  # the store no longer has it
     except ObjectStoreUnavailableError:
         raise
     except OSError as error:
@@ -88,19 +81,13 @@ def _is_current(path: Path, wanted: StoredObject) -> bool:
     return (stat.st_size, stat.st_mtime_ns) == (wanted.size, wanted.modified_ns)
 
 
-def _remove_deleted(target: Path, names: set[str]) -> None:
-    """Removes copies of objects that are no longer in the store."""
-    for path in [p for p in target.rglob("*") if p.is_file() and str(p.relative_to(target)) not in names]:
-        path.unlink()
-
-
 def _download(source: UPath, wanted: StoredObject, target: Path) -> str | None:
     """Copies an object; returns how the copy differs from it, or None."""
     path, remote = target / wanted.name, source / wanted.name
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with write_atomically(path) as beside:
-            download(remote, beside)
+        with filesystem.write_atomically(path) as beside:
+            filesystem.download(remote, beside)
             _check_copy(beside, wanted, remote)
             os.utime(beside, ns=(wanted.modified_ns, wanted.modified_ns))
     except DataError as error:
@@ -114,5 +101,5 @@ def _check_copy(copy: Path, wanted: StoredObject, remote: UPath) -> None:
         raise DataError(f"{remote}: expected {wanted.size} bytes, found {size}")
     with copy.open("rb") as file:
         found = hashlib.file_digest(file, functools.partial(hashlib.md5, usedforsecurity=False)).hexdigest()
-    if wanted.md5 not in (None, found) and etag_is_md5(remote):
+    if wanted.md5 not in (None, found) and filesystem.etag_is_md5(remote):
         raise DataError(f"{remote}: expected MD5 {wanted.md5}, found {found}")

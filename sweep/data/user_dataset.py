@@ -14,23 +14,18 @@ import sys
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..config.errors import DataError
 from ..config.filesystem import AnyPath, write_atomically
+from ..config.sections import DataConfig
 from ..config.user_code import ImportPathError, import_object, source_of, user_error_location
-from .datasets import ArrayReader, DatasetInfo, stratified_order
+from .datasets import ArrayReader, Arrays, DatasetInfo, stratified_order
 from .s3_mirror import mirror_locally
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from ..config.sections import DataConfig
-    from .datasets import Arrays
-
 
 PARTS = ("train", "val", "test")
 

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
+from ..cluster.nodes import list_nodes
+from ..cluster.probe import DOWNLOAD_TIMEOUT, Answer, ask_nodes
+from ..cluster.ray_internals import can_grow
 from ..config import filesystem
 from ..config.errors import MissingDataError, SweepError, without_password
 from ..config.sections import DataConfig
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
-
-if TYPE_CHECKING:
-    from ..cluster.probe import Answer
+from .slots import require_fit
 
 
 def check_nodes(
     config: StudyConfig, settings: Settings, *, insecure: bool, on_message: Callable[[str], None]
 ) -> list[str]:
     """Returns all problems of the connected cluster; a private Ray is only checked for room for a trial."""
-    from .slots import require_fit
-
     problems, private = [], settings.address == "local"
     try:
         require_fit(config.resources, private=private)
@@ -29,10 +28,6 @@ def check_nodes(
         problems.append(str(error))
     if private:
         return problems
-    from ..cluster.nodes import list_nodes
-    from ..cluster.probe import DOWNLOAD_TIMEOUT, ask_nodes
-    from ..cluster.ray_internals import can_grow
-
     if len(list_nodes()) > 1 or can_grow():
         problems += _single_machine_files(settings)
     probe = settings.workspace / f".nodes-{uuid4().hex}"  # a file that nodes see if they share the workspace

@@ -158,11 +158,8 @@ class _Searcher(Searcher):
         """Forgets the trial. Tune calls it when a trial has stopped, for whatever reason."""
         self._dispatcher.requests.pop(trial_id, None)
 
-    def save(self, checkpoint_path: str) -> None:
-        """Does nothing: the storage has it."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Does nothing: the storage has it."""
+    def save(self, checkpoint_path: str) -> None: ...  # the storage has everything
+    def restore(self, checkpoint_path: str) -> None: ...
 
 
 class _StopAll(Stopper):
