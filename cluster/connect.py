@@ -127,11 +127,7 @@ def collect(modules: Sequence[str], folder: Path) -> Path:
 
 
 def check_access(address: str) -> None:
-    """Checks that the cluster answers, accepts our token, and has our versions; Ray itself would retry for 20 s.
-
-    Raises:
-        ClusterError: it does not; names all reasons.
-    """
+    """Raises ClusterError unless the cluster answers, accepts our token and has our versions; Ray would retry 20 s."""
     _use_token(address)
     client = address.startswith("ray://")
     try:
@@ -159,11 +155,7 @@ def check_access(address: str) -> None:
 
 
 def check_dashboard(url: str) -> None:
-    """Checks that a head's HTTP address, to which jobs are submitted, answers and accepts our token.
-
-    Raises:
-        ClusterError: it does not.
-    """
+    """Raises ClusterError unless a head's HTTP address, to which jobs are submitted, answers and accepts our token."""
     _use_token(url)
     request = urllib.request.Request(f"{url.rstrip('/')}/api/version", headers=token_headers())  # noqa: S310
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -211,12 +203,11 @@ def first_line(error: Exception) -> str:
 @contextlib.contextmanager
 def quiet(*names: str) -> Iterator[None]:
     """Silences loggers for a ``with`` block: Ray warns of missing files and settings that do not matter here."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in levels:
         logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)

@@ -64,11 +64,7 @@ class Placeholders:
         self._groups: list[Any] = []
 
     def hold(self, bundle: dict[str, float], count: int, *, more: bool = True) -> None:
-        """Keeps up to ``count`` of them pending; one that has been given resources frees them for a trial.
-
-        Args:
-            more: add the missing ones. False while a trial may still wait for resources: it would find fewer.
-        """
+        """Keeps up to ``count`` pending; one with resources frees them for a trial, which may wait unless ``more``."""
         pending = [group for group in self._groups if placement_group_table(group).get("state") == "PENDING"]
         kept = pending[: max(0, count)] if bundle == self._bundle else []
         for group in self._groups:

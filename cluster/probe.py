@@ -34,9 +34,7 @@ def ask_nodes(
 ) -> list[Answer]:
     """Calls a function of a module that the workers have, once on each node with CPUs, or on every node if none has.
 
-    Args:
-        timeout: seconds for all of them.
-        on_slow: called once, with the nodes that have not answered within ``SLOW_AFTER`` seconds.
+    ``on_slow`` is called with the nodes that have not answered within ``SLOW_AFTER`` seconds.
     """
     alive = [node for node in ray.nodes() if node["Alive"]]
     workers = [node for node in alive if node["Resources"].get("CPU")] or alive

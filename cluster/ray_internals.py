@@ -38,12 +38,7 @@ def bootstrap_address(address: str) -> str:
 
 
 def cluster_metadata(bootstrap: str) -> dict[str, str]:
-    """Returns what a head says of itself: ``ray_version``, ``python_version`` and more.
-
-    Raises:
-        ray.exceptions.AuthenticationError: it refuses the token.
-        ray.exceptions.RayError: it does not answer.
-    """
+    """Returns a head's ``ray_version``, ``python_version`` and more; raises Ray's AuthenticationError or RayError."""
     client = ray._raylet.GcsClient(address=bootstrap)
     answer = client.internal_kv_get(b"CLUSTER_METADATA", b"cluster", timeout=10)
     return dict(json.loads(answer or b"{}"))

@@ -53,10 +53,7 @@ class RecipeValues:
 
 
 def render_recipe(recipe: str, values: RecipeValues) -> str:
-    """Returns the text of a recipe with a user's values.
-
-    Raises:
-        RecipeError: no such recipe or accelerator, or values that the recipe does not accept.
+    """Returns the text of a recipe with a user's values; raises RecipeError if it does not accept them.
 
     Example:
         >>> text = render_recipe("slurm", RecipeValues(max_workers=4))

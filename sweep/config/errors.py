@@ -54,12 +54,7 @@ def reason(error: BaseException) -> str:
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """Returns `` (did you mean X?)`` for a misspelt word, or an empty string.
-
-    Example:
-        >>> nearest("lamda1", ["lambda1", "lambda2"])
-        ' (did you mean lambda1?)'
-    """
+    """Returns `` (did you mean X?)`` for a misspelt word, or an empty string."""
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f" (did you mean {match[0]}?)" if match else ""
 

@@ -50,14 +50,11 @@ class ObjectStoreUnavailableError(SweepError, OSError):
 
 
 def parse_path(text: str | AnyPath) -> AnyPath:
-    """Returns the path that a setting or a job names; a local one becomes absolute.
+    """Returns the path that a setting names, a local one absolute; raises SweepError for a malformed URL.
 
     Example:
         >>> parse_path("/data/mnist")
         PosixPath('/data/mnist')
-
-    Raises:
-        SweepError: the URL does not have the form s3://BUCKET/PREFIX, or a required package is missing.
     """
     text = str(text)
     if not re.match("[A-Za-z0-9]{2,}:/", text):
@@ -185,11 +182,7 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
 
 
 def check_object_store(folder: UPath) -> None:
-    """Writes, reads and removes a file in object storage.
-
-    Raises:
-        ObjectStoreUnavailableError: one of the three steps failed; the message says which, and why.
-    """
+    """Writes, reads and removes a file in object storage; raises ObjectStoreUnavailableError if a step fails."""
     probe, content = folder / f".probe-{uuid4().hex}", b"written by sweep, to see whether it can"
     attempt = functools.partial(_with_retries, probe, within=ANSWER_WITHIN)
     attempt(lambda fs, name, t: fs.pipe_file(name, content, timeout=t), what="written")

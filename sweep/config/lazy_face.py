@@ -8,12 +8,7 @@ from typing import Any
 
 
 def lazy_face(package: str, face: Mapping[str, str]) -> Callable[[str], Any]:
-    """Returns the ``__getattr__`` of a package, which imports a name when it is first used.
-
-    Args:
-        package: ``__name__`` of the package.
-        face: exported name -> module that defines it, relative to the package.
-    """
+    """Returns the ``__getattr__`` of a package, which imports a name from its (relative) module when first used."""
 
     def load(name: str) -> Any:
         if name not in face:

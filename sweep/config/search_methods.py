@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 @dataclass(frozen=True)
 class Sampler:
-    """The choice of a study's points.
+    """The choice of a study's points."""
 
-    Attributes:
-        optuna: class in ``optuna.samplers``; it chooses each value that a waiting trial leaves open.
-        points: (scrambled Sobol') sequence that all points are drawn from when the budget is enqueued, so that they
-            depend on the seed alone. None: the Optuna class chooses each point when the trial is claimed.
-    """
-
-    optuna: str
+    optuna: str  # class in optuna.samplers; chooses each value that a waiting trial leaves open
+    # The sequence of all points, drawn when the budget is enqueued, so that they depend on the seed alone (sobol: one
+    # scrambled Sobol' sequence). None: the Optuna class chooses each point when the trial is claimed.
     points: Literal["uniform", "sobol"] | None = None
 
     @property

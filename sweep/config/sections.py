@@ -152,11 +152,8 @@ else:
         __module__=__name__,
         __doc__="Entropy guidance; the fields are the options of `losses.EntropyGuidance`.",
         **{
-            option.name: (
-                option.type,
-                Field(option.default, description=option.metadata["doc"], **RULES[option.name].bounds),
-            )
-            for option in dataclasses.fields(GuidanceOptions)
+            each.name: (each.type, Field(each.default, description=each.metadata["doc"], **RULES[each.name].bounds))
+            for each in dataclasses.fields(GuidanceOptions)
         },
     )
 

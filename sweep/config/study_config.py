@@ -136,26 +136,14 @@ class StudyConfig(Section):
         for name, value in values.items():
             section, _, field = ALIASES.get(name, name).partition(".")
             sections[section][field] = value
-        return TrialConfig(
-            model=sections["model"],
-            guidance=GuidanceConfig(**sections["guidance"]),
-            training=TrainingConfig(**sections["training"]),
-            data=self.data,
-            objective=self.objective,
-            task=self.task,
-            threads=self.resources.threads,
-        )
+        same = {"data": self.data, "objective": self.objective, "task": self.task, "threads": self.resources.threads}
+        return TrialConfig.model_validate({**sections, **same})
 
     def hyperparameters(self, trial: TrialConfig) -> dict[str, Scalar]:
         """Returns a trial's hyperparameters, its params in MLflow: the five and all others that the space names."""
-        names = [*ALIASES, *(n for n in self.space if n not in ALIASES)]
         sections = {"model": trial.model, "guidance": dict(trial.guidance), "training": dict(trial.training)}
-        values = {}
-        for name in names:
-            section, _, field = ALIASES.get(name, name).partition(".")
-            if field in sections[section]:
-                values[name] = sections[section][field]
-        return values
+        places = {name: ALIASES.get(name, name).split(".", 1) for name in (*ALIASES, *self.space)}
+        return {name: sections[at][field] for name, (at, field) in places.items() if field in sections[at]}
 
     @property
     def import_paths(self) -> dict[str, str]:

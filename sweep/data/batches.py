@@ -73,16 +73,11 @@ class ArrayPart(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamedPart:
-    """A part whose images are files. They are decoded in each epoch by threads, a few batches ahead.
+    """A part whose images are files. They are decoded in each epoch by threads, a few batches ahead."""
 
-    Attributes:
-        inputs: key of each image for `load`, [N].
-        labels: label of each image, or key of its mask for `load`, [N].
-        load: (input, label, augmentations, random numbers) -> image, uint8 [C, H, W], and label, [] or [H, W].
-    """
-
-    inputs: NDArray[Any]
-    labels: NDArray[Any]
+    inputs: NDArray[Any]  # key of each image for `load`, [N]
+    labels: NDArray[Any]  # label of each image, or key of its mask for `load`, [N]
+    # (input, label, augmentations, random numbers) -> image, uint8 [C, H, W], and label, [] or [H, W]
     load: Callable[[Any, Any, Sequence[str], Sequence[float]], tuple[Tensor, Tensor]]
 
     @property

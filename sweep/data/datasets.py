@@ -65,11 +65,7 @@ class Reader(Protocol):
         """Name of the folder in the cache; it changes with the content."""
 
     def read(self) -> dict[str, Arrays]:
-        """Returns ``train``, ``test`` and, if there is one, ``val``, ready to be stored; ``train`` in stratified order.
-
-        Raises:
-            DataError: files are missing or unreadable; the message names them and says what to do.
-        """
+        """Returns ``train`` in stratified order, ``test`` and perhaps ``val``; raises DataError if files are amiss."""
 
     def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> DataPart:
         """Returns a part that yields batches of stored arrays, or of a slice of them."""
@@ -193,11 +189,8 @@ def _refuse_damaged(key: str, cls: Any, shown: AnyPath, folder: Path) -> None:
 
 
 def _cut_off(path: Path) -> str | None:
-    """Returns how the length of a file in MNIST's format differs from its header, or None.
-
-    The header is four bytes, the last of them the number of axes, and four bytes for the length of each axis.
-    """
-    with path.open("rb") as file:
+    """Returns how the length of a file in MNIST's format differs from its header, or None."""
+    with path.open("rb") as file:  # four bytes, the last of them the number of axes, and four for each axis's length
         kind = file.read(4)
         axes = [int.from_bytes(file.read(4)) for _ in range(kind[3] if len(kind) == 4 else 0)]
     expected, found = 4 + 4 * len(axes) + math.prod(axes), path.stat().st_size

@@ -32,11 +32,7 @@ def decode(path: Path) -> Image.Image:
 
 
 def decode_mask(path: Path) -> Image.Image:
-    """Reads a mask, whose pixels are labels or indices of a palette, as a grey image of labels.
-
-    Raises:
-        DataError: the file cannot be read, or is not a mask.
-    """
+    """Reads a mask, whose pixels are labels or indices of a palette, as a grey image of labels; or raises DataError."""
     try:
         with Image.open(path) as image:
             mode, labels = image.mode, np.array(image)
@@ -57,9 +53,6 @@ def resize(
     probability 1/2.
 
     Args:
-        image: RGB, or grey.
-        size: height and width of the result, in pixels.
-        augment: ``crop``, ``flip``, both or none.
         draws: uniform numbers in [0, 1): area, aspect, down, right, flip; empty without augmentation.
         mask: pixels are labels, so they are not interpolated.
 

@@ -1,7 +1,6 @@
 """Loads a data set: `find_reader` finds it, `prepare_dataset` stores it once per machine, `load_dataset` maps it.
 
-The training part is stored in stratified order, so any contiguous slice is class-balanced. Trials share one copy in the
-page cache, and the cut into training and validation images is the same on every machine.
+The training part is stored in stratified order, so any contiguous slice is class-balanced, the same on every machine.
 """
 
 from __future__ import annotations
@@ -57,11 +56,7 @@ class Dataset:
 
 
 def find_reader(config: DataConfig, root: AnyPath, cache: AnyPath | None = None) -> Reader:
-    """Returns the reader of the data set that a study file names.
-
-    Args:
-        root: folder of the data sets, in torchvision's layout.
-        cache: folder that may hold the info of a user's own data set; None reads that data set again.
+    """Returns the reader of the data set that a study file names; without ``cache``, it reads a user's own one again.
 
     Raises:
         DataError: the name is unknown, a required option is missing, or the folder holds no such data set.
@@ -90,11 +85,7 @@ def check_options(name: str, given: Iterable[str]) -> list[str]:
 
 
 def split_sizes(config: DataConfig, info: DatasetInfo) -> tuple[int, int]:
-    """Returns the numbers of training and validation images, without reading the data set.
-
-    Raises:
-        DataError: the data set is too small for the fraction or the training size.
-    """
+    """Returns the numbers of training and validation images; raises DataError if there are too few for the config."""
     total, fraction, size = info.num_train, config.val_fraction, config.train_size
     num_val = info.num_val or (round(total * fraction) if 0 < fraction < 1 else 0)
     available = total - (0 if info.num_val else num_val)
@@ -108,11 +99,7 @@ def split_sizes(config: DataConfig, info: DatasetInfo) -> tuple[int, int]:
 
 
 def load_dataset(config: DataConfig, *, root: AnyPath, cache: AnyPath) -> Dataset:
-    """Opens a data set, and prepares it first if the cache lacks it; images stay on disk.
-
-    Args:
-        root: folder in torchvision's layout; read from, or downloaded to, if the cache lacks the data set.
-        cache: folder of prepared data sets, one on each machine.
+    """Opens a data set, and prepares it first if the cache lacks it; raises DataError if it cannot, or for the cut.
 
     Example:
         >>> import tempfile
@@ -122,9 +109,6 @@ def load_dataset(config: DataConfig, *, root: AnyPath, cache: AnyPath) -> Datase
         >>> digits = load_dataset(DataConfig(name="digits"), root=folder, cache=folder)
         >>> digits.train.size, digits.val.size, digits.test.size
         (1294, 144, 359)
-
-    Raises:
-        DataError: the data set is missing, unreadable, or too small for the cut.
     """
     cache = local_path(cache)
     found = find_reader(config, root, cache)
@@ -139,11 +123,7 @@ def load_dataset(config: DataConfig, *, root: AnyPath, cache: AnyPath) -> Datase
 
 
 def prepare_dataset(found: Reader, *, cache: AnyPath) -> None:
-    """Writes a data set to its folder in ``cache`` as memory-mappable arrays, unless it is there; one process does.
-
-    Raises:
-        DataError: the data set cannot be downloaded or read; the message names the files and the folder.
-    """
+    """Writes a data set to its folder in ``cache`` as memory-mappable arrays, unless it is there."""
     cache = local_path(cache)
     info, folder = found.info, cache / found.key
     counts = {"train": info.num_train, "test": info.num_test, **({"val": info.num_val} if info.num_val else {})}

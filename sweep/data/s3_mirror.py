@@ -27,9 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def mirror_locally(root: AnyPath, folder: str = "") -> Path:
-    """Returns a local folder with the content of a data root: the root itself, or a copy of one in object storage.
-
-    Only ``folder`` below the root is copied.
+    """Returns a local folder with the content of a data root, or of ``folder`` below it: the root itself, or a copy.
 
     Raises:
         DataError: the folder is empty, a download differs from its object, or the copy cannot be written.
@@ -74,11 +72,7 @@ def _escapes(name: str) -> bool:
 
 
 def _is_current(path: Path, wanted: StoredObject) -> bool:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return False
-    return (stat.st_size, stat.st_mtime_ns) == (wanted.size, wanted.modified_ns)
+    return path.exists() and (path.stat().st_size, path.stat().st_mtime_ns) == (wanted.size, wanted.modified_ns)
 
 
 def _download(source: UPath, wanted: StoredObject, target: Path) -> str | None:

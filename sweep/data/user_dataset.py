@@ -74,17 +74,10 @@ class OwnData(ArrayReader):
         mean = sums / (images.size / images.shape[1])
         std = np.sqrt(np.maximum(squares / (images.size / images.shape[1]) - mean**2, 0))
         counts = {part: len(labels) for part, (_, labels) in self._arrays.items()}
-        _, channels, height, width = images.shape
-        return DatasetInfo(
-            (channels, height, width),
-            int(labels.max()) + 1,
-            counts["train"],
-            counts["test"],
-            scale=255,
-            mean=tuple(mean.tolist()),
-            std=tuple(np.where(std > 0, std, 1.0).tolist()),  # a constant channel is only shifted
-            num_val=counts.get("val", 0),
-        )
+        std = np.where(std > 0, std, 1.0)  # a constant channel is only shifted
+        scaling, shape = (255, tuple(mean.tolist()), tuple(std.tolist())), images.shape[1:]
+        sizes = int(labels.max()) + 1, counts["train"], counts["test"]
+        return DatasetInfo(shape, *sizes, *scaling, num_val=counts.get("val", 0))
 
     @cached_property
     def key(self) -> str:
@@ -121,7 +114,10 @@ class OwnData(ArrayReader):
             )
         parts = {part: found[part] for part in PARTS if part in found}
         problems = [problem for part, pair in parts.items() for problem in _problems(part, pair)]
-        arrays = {} if problems else {part: _pair(pair) for part, pair in parts.items()}
+        arrays = {
+            part: (np.ascontiguousarray(images), np.ascontiguousarray(labels).astype(np.int64))
+            for part, (images, labels) in ({} if problems else parts).items()
+        }
         for part, (images, labels) in arrays.items():
             train, classes = arrays["train"][0], int(arrays["train"][1].max()) + 1
             if images.shape[1:] != train.shape[1:]:
@@ -151,11 +147,6 @@ def _channels_first(image: Any) -> NDArray[Any]:
     if isinstance(image, torch.Tensor):
         return array
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-
-
-def _pair(pair: Any) -> Arrays:
-    images, labels = (np.ascontiguousarray(array) for array in pair)
-    return images, labels.astype(np.int64)
 
 
 def _problems(part: str, pair: Any) -> list[str]:

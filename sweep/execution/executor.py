@@ -32,22 +32,17 @@ class Executor(Protocol):
     def check(
         self, config: StudyConfig, settings: Settings, *, insecure: bool, on_message: Callable[[str], None]
     ) -> None:
-        """Checks that the study can be executed here, before anything is written.
+        """Raises a ConfigError with all reasons why the study cannot be executed here, before anything is written.
 
         Args:
             insecure: accept a cluster that asks for no token.
             on_message: receives what the user should know.
-
-        Raises:
-            ConfigError: all reasons why it cannot.
         """
 
     def execute(self, source: TrialSource, resources: Resources, *, stop: threading.Event) -> None:
         """Runs the source's trials until it is finished. Once ``stop`` is set, running trials end at a checkpoint.
 
-        Raises:
-            Exception: the error that the source raised.
-            SweepError: no trial can go on, as on a full disk.
+        Raises the error that the source raised, or a SweepError if no trial can go on, as on a full disk.
         """
 
 

@@ -1,7 +1,6 @@
 """The executor without Ray: trains one trial after the other in the driver's own process.
 
-For debugging (``breakpoint()`` and prints work in the trial's code), notebooks, tests and machines without Ray.
-Studies, checkpoints and MLflow runs are those of every other executor, so either can go on with the other's study.
+For debugging, notebooks, tests and machines without Ray; either executor can go on with the other's study.
 """
 
 from __future__ import annotations

@@ -22,11 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def require_fit(resources: Resources, *, private: bool = False) -> None:
-    """Checks that a trial fits a node; no autoscaler adds nodes to a ``private`` Ray.
-
-    Raises:
-        SweepError: it fits none, and the cluster adds no nodes; says what there is.
-    """
+    """Raises SweepError if a trial fits no node and the cluster adds none; a ``private`` Ray adds none."""
     found = list_nodes()
     gpus = _gpus_per_trial(resources, found)
     deadline = time.monotonic() + (0.0 if private else AUTOSCALER_TIMEOUT)
@@ -37,11 +33,7 @@ def require_fit(resources: Resources, *, private: bool = False) -> None:
 
 
 class Slots:
-    """The number of trials that the connected cluster runs at once, counted again every two seconds.
-
-    A cluster that adds nodes is shown the number of waiting trials (`TrialSource.n_waiting`), which stay in the study
-    until there is a slot.
-    """
+    """The number of trials that the connected cluster runs at once; one that adds nodes is shown how many wait."""
 
     def __init__(self, resources: Resources, *, n_waiting: Callable[[], int], on_message: Callable[[str], None]):
         require_fit(resources)
@@ -63,10 +55,10 @@ class Slots:
         return {}
 
     def count(self, running: int) -> int:
-        """Returns the number of trials that may run at once; ``running`` includes those that wait for their worker.
+        """Returns the number of trials that may run at once; raises SweepError after 15 minutes without a slot.
 
-        Raises:
-            SweepError: for a quarter of an hour no node has had the resources of a trial.
+        Args:
+            running: trials that run, or wait for their worker.
         """
         if time.monotonic() - self._refreshed >= REFRESH_EVERY:
             self._refreshed = time.monotonic()
@@ -106,7 +98,9 @@ class Slots:
 
 def _slots_of(resources: Resources, gpus: float, found: list[Node]) -> int:
     """Returns the trials that nodes run at once, each with so many GPUs."""
-    return min(sum(_fits(resources, gpus, node) for node in found), resources.max_concurrent or sys.maxsize)
+    usable = [n for n in found if not n.draining and resources.accelerator_type in (None, *n.accelerators)]
+    fit = sum(resources.room(node.cpus, node.gpus, gpus, node.memory) for node in usable)
+    return min(fit, resources.max_concurrent or sys.maxsize)
 
 
 def _gpus_per_trial(resources: Resources, found: list[Node]) -> float:
@@ -114,13 +108,6 @@ def _gpus_per_trial(resources: Resources, found: list[Node]) -> float:
     if resources.gpus != "auto":
         return float(resources.gpus)
     return 1.0 if any(node.gpus for node in found) else 0.0
-
-
-def _fits(resources: Resources, gpus: float, node: Node) -> int:
-    """Returns the number of trials that fit a node."""
-    if node.draining or resources.accelerator_type not in (None, *node.accelerators):
-        return 0
-    return resources.room(node.cpus, node.gpus, gpus, node.memory)
 
 
 def _does_not_fit(resources: Resources, gpus: float, found: list[Node]) -> str:

@@ -112,10 +112,6 @@ def worker_of(trial: Any) -> Any:
 
 def _is_alive(answer: Any, answered: list[Any]) -> bool:
     """Returns True if the worker itself answered; False if Ray did in its place, or nothing."""
-    if answer not in answered:
-        return False
-    try:
-        ray.get(answer)
-    except ray.exceptions.RayError:
-        return False
-    return True
+    with contextlib.suppress(ray.exceptions.RayError):
+        return answer in answered and bool(ray.get(answer))
+    return False

@@ -40,6 +40,5 @@ def halted(report: TrialReport) -> SweepError | None:
 
 
 def _device() -> str:
-    """Returns the name of this process's GPU, or ``cpu``; also ``cpu`` if nothing has imported torch."""
-    torch = sys.modules.get("torch")
+    torch = sys.modules.get("torch")  # None in a worker that trains something else
     return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "cpu"
