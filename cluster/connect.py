@@ -187,12 +187,9 @@ def _token_problem() -> str:
 def _no_answer(address: str, error: Exception) -> ClusterError:
     if address == "local":
         return ClusterError([f"address local: Ray did not start ({first_line(error)}); try again. Nothing is lost"])
-    return ClusterError(
-        [
-            f"address {address}: no Ray cluster answers ({first_line(error)}). Start one there, or use --address "
-            "local; from a machine that is not one of its nodes use sweep submit, or ray://HOST:10001."
-        ]
-    )
+    hint = "from a machine that is not one of its nodes use sweep submit, or ray://HOST:10001."
+    problem = f"address {address}: no Ray cluster answers ({first_line(error)})."
+    return ClusterError([f"{problem} Start one there, or use --address local; {hint}"])
 
 
 def first_line(error: Exception) -> str:

@@ -64,7 +64,7 @@ class Placeholders:
         self._groups: list[Any] = []
 
     def hold(self, bundle: dict[str, float], count: int, *, more: bool = True) -> None:
-        """Keeps up to ``count`` pending; one with resources frees them for a trial, which may wait unless ``more``."""
+        """Keeps up to ``count`` pending; adds none unless ``more``: a trial that waits would find fewer resources."""
         pending = [group for group in self._groups if placement_group_table(group).get("state") == "PENDING"]
         kept = pending[: max(0, count)] if bundle == self._bundle else []
         for group in self._groups:

@@ -82,14 +82,11 @@ def _kind(name: str) -> type | None:
 
 
 def parse_dimension(name: str, value: object) -> Dimension:
-    """Checks a dimension and converts its numbers to the type of the field: ``low: 1`` of a float is a float.
+    """Checks a dimension and converts its numbers to the type of the field; raises ValueError with all problems.
 
     Example:
         >>> parse_dimension("training.lr", {"low": 1e-4, "high": 1, "log": True})
         Range(low=0.0001, high=1.0, log=True, step=None)
-
-    Raises:
-        ValueError: the name is unknown, or the value does not fit its field; one line per problem.
     """
     known = [*ALIASES, *(f"training.{f}" for f in TrainingConfig.model_fields if f not in ("seed", "max_epochs"))]
     known += [f"guidance.{f}" for f in GuidanceConfig.model_fields if f not in (*ALIASES, "layers")]

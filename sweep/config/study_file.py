@@ -51,10 +51,7 @@ def read_file(path: Path, source: str) -> dict[str, Any]:
 
 
 def override(raw: dict[str, Any], assignments: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Applies ``--set key=value`` options; a key is a path, or the name of a hyperparameter, which is then fixed.
-
-    Returns the study with all options that can be applied, and a sentence for each of the others.
-    """
+    """Applies ``--set`` options, of a path or hyperparameter; returns the study and a sentence for each that fails."""
     raw = copy.deepcopy(raw)
     values, problems = assigned(assignments)
     for key, value in values:

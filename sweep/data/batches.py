@@ -130,13 +130,14 @@ def batches(
     augment: Sequence[str] = (),
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields one epoch of float batches; the last may be smaller.
+    """Yields one epoch of images, float32 [B, C, H, W], and labels, int64 [B], or masks, int64 [B, H, W].
 
     Args:
         shuffle: CPU generator of all randomness, so that an epoch is the same on every device; None: stored order.
         scale: stored value that becomes 1.0.
         augment: ``crop`` shifts each image by up to an eighth of its side and fills with zeros (image files: a random
-            window, see `images.resize`); ``flip`` mirrors with probability 1/2. A mask moves with its image.
+            window, see `images.resize`); ``flip`` mirrors with probability 1/2. A mask moves with its image. Raises
+            ValueError without ``shuffle``.
         normalize: mean and standard deviation of each channel, for images in [0, 1]; None leaves them in [0, 1].
 
     Example:
@@ -145,12 +146,6 @@ def batches(
         ...     print(list(images.shape), float(images.max()), labels.tolist())
         [2, 1, 2, 2] 1.0 [0, 1]
         [1, 1, 2, 2] 1.0 [2]
-
-    Yields:
-        Images, float32 [B, C, H, W], and labels, int64 [B], or masks, int64 [B, H, W].
-
-    Raises:
-        ValueError: ``augment`` is given without ``shuffle``.
     """
     if augment and shuffle is None:
         raise ValueError(f"augment = {augment!r}: needs a generator in shuffle to draw from")

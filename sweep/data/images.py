@@ -46,7 +46,7 @@ def decode_mask(path: Path) -> Image.Image:
 def resize(
     image: Image.Image, size: Size, augment: Sequence[str], draws: Sequence[float], *, mask: bool = False
 ) -> Tensor:
-    """Cuts a window out of an image and resizes it; an image and its mask are treated alike if the draws are equal.
+    """Cuts a window out of an image and resizes it: uint8 [C, *size]; a mask follows its image if the draws are equal.
 
     The window is the largest centred one with the target's aspect. With ``crop`` it is a random one, as in
     torchvision's ``RandomResizedCrop`` (Szegedy et al., 2014). With ``flip`` the image is mirrored with
@@ -55,9 +55,6 @@ def resize(
     Args:
         draws: uniform numbers in [0, 1): area, aspect, down, right, flip; empty without augmentation.
         mask: pixels are labels, so they are not interpolated.
-
-    Returns:
-        uint8 [C, *size].
     """
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as F

@@ -56,10 +56,9 @@ class Dataset:
 
 
 def find_reader(config: DataConfig, root: AnyPath, cache: AnyPath | None = None) -> Reader:
-    """Returns the reader of the data set that a study file names; without ``cache``, it reads a user's own one again.
+    """Returns the reader of the data set that a study file names; raises DataError for a wrong name or option.
 
-    Raises:
-        DataError: the name is unknown, a required option is missing, or the folder holds no such data set.
+    Without ``cache``, a user's own data set is read again.
     """
     own = is_import_path(config.name)
     if config.name not in DATASETS and not own:
@@ -99,7 +98,7 @@ def split_sizes(config: DataConfig, info: DatasetInfo) -> tuple[int, int]:
 
 
 def load_dataset(config: DataConfig, *, root: AnyPath, cache: AnyPath) -> Dataset:
-    """Opens a data set, and prepares it first if the cache lacks it; raises DataError if it cannot, or for the cut.
+    """Opens a data set, prepared first if the cache lacks it; raises DataError if it is missing or too small.
 
     Example:
         >>> import tempfile

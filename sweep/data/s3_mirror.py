@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def mirror_locally(root: AnyPath, folder: str = "") -> Path:
-    """Returns a local folder with the content of a data root, or of ``folder`` below it: the root itself, or a copy.
+    """Returns the data root itself, or a local copy of it (or of ``folder`` below it) from object storage.
 
     Raises:
         DataError: the folder is empty, a download differs from its object, or the copy cannot be written.

@@ -34,9 +34,7 @@ class Executor(Protocol):
     ) -> None:
         """Raises a ConfigError with all reasons why the study cannot be executed here, before anything is written.
 
-        Args:
-            insecure: accept a cluster that asks for no token.
-            on_message: receives what the user should know.
+        ``insecure`` accepts a cluster that asks for no token; ``on_message`` receives what the user should know.
         """
 
     def execute(self, source: TrialSource, resources: Resources, *, stop: threading.Event) -> None:

@@ -55,11 +55,7 @@ class Slots:
         return {}
 
     def count(self, running: int) -> int:
-        """Returns the number of trials that may run at once; raises SweepError after 15 minutes without a slot.
-
-        Args:
-            running: trials that run, or wait for their worker.
-        """
+        """Returns the trials at once, given those that run or start; raises SweepError after 15 minutes without one."""
         if time.monotonic() - self._refreshed >= REFRESH_EVERY:
             self._refreshed = time.monotonic()
             self._refresh(running)
