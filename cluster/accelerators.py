@@ -7,16 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Machine:
-    """A cloud's machine type, and its resources.
-
-    Attributes:
-        memory: GiB; 0 if Ray asks the cloud.
-    """
+    """A cloud's machine type, and its resources."""
 
     name: str
     cpus: int
     gpus: int = 1
-    memory: int = 0
+    memory: int = 0  # GiB; 0 if Ray asks the cloud
 
 
 @dataclass(frozen=True)
@@ -32,16 +28,12 @@ class Accelerator:
 
 ACCELERATORS = {
     "t4": Accelerator(
-        "T4",
-        "nvidia-tesla-t4",
-        ("Tesla-T4",),
-        aws=Machine("g4dn.xlarge", 4),
-        gcp=Machine("n1-standard-4", 4, memory=15),
+        "T4", "nvidia-tesla-t4", ("Tesla-T4",), Machine("g4dn.xlarge", 4), Machine("n1-standard-4", 4, memory=15)
     ),
     "l4": Accelerator(
-        "L4", "nvidia-l4", ("NVIDIA-L4",), aws=Machine("g6.xlarge", 4), gcp=Machine("g2-standard-4", 4, memory=16)
+        "L4", "nvidia-l4", ("NVIDIA-L4",), Machine("g6.xlarge", 4), Machine("g2-standard-4", 4, memory=16)
     ),
-    "a10g": Accelerator("A10G", "", ("NVIDIA-A10G",), aws=Machine("g5.xlarge", 4)),
+    "a10g": Accelerator("A10G", "", ("NVIDIA-A10G",), Machine("g5.xlarge", 4)),
     "a100": Accelerator(
         "A100",
         "nvidia-tesla-a100",

@@ -1,7 +1,4 @@
-"""Connects to Ray: a private one on this machine, or an existing cluster.
-
-Imports Ray alone, so that Ray can start while the rest is still being imported.
-"""
+"""Connects to Ray; imports nothing else, so that Ray can start while the rest is still being imported."""
 
 from __future__ import annotations
 
@@ -37,17 +34,11 @@ _NOT_SENT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "RESULTS*")
 TOKEN_HINT = "RAY_AUTH_TOKEN, or a file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"  # noqa: S105
 # In the message about a process that the head starts for a client, and about a node of a private Ray.
 START_FAILURES = ("Initialization failure", "timed out during startup")
-
-
 logger = logging.getLogger(__name__)
 
 
 class ClusterError(ConnectionError):
-    """A cluster that does not answer, or that cannot be used from here.
-
-    Attributes:
-        problems: one sentence each, which begins with the address or option at fault.
-    """
+    """A cluster that does not answer, or that cannot be used from here; each problem begins with the one at fault."""
 
     def __init__(self, problems: list[str]):
         self.problems = problems
@@ -56,15 +47,13 @@ class ClusterError(ConnectionError):
 
 @contextlib.contextmanager
 def connected(address: str, modules: Sequence[str] = (), cpus: int | None = None) -> Iterator[None]:
-    """Connects to Ray for a ``with`` block; ``local`` starts a private one on this machine and ends it after.
-
-    Does nothing within another such block of the same address.
+    """Connects to Ray for a ``with`` block, unless it is within another such block of the same address.
 
     Args:
-        address: ``local``, ``auto``, ``host:port`` or ``ray://host:port``.
+        address: ``local`` (a private Ray, which ends after the block), ``auto``, ``host:port`` or ``ray://host:port``.
         modules: package folders and single files that are copied to the workers; takes almost a second, each for
             ``local``, all together for a cluster.
-        cpus: CPUs that ``local`` offers; default: those of this machine.
+        cpus: CPUs that ``local`` offers; None: those of this machine.
 
     Raises:
         ClusterError: nothing answers, the token is refused, or the cluster has another version of Ray or Python.
@@ -115,15 +104,16 @@ def _init(address: str, options: dict[str, Any]) -> None:
     """Starts Ray, or connects to it; retries once if one of its processes did not start, as on a busy machine."""
     try:
         ray.init(address=address, **options)
+        return
     except Exception as error:  # Ray raises plain ones
         if not any(words in str(error) for words in START_FAILURES):
             raise
         logger.info("Ray did not start (%s): trying once more", first_line(error))
-        ray.shutdown()
-        try:
-            ray.init(address=address, **options)
-        except Exception as again:  # noqa: BLE001
-            raise RuntimeError(str(again)) from None
+    ray.shutdown()
+    try:
+        ray.init(address=address, **options)
+    except Exception as error:  # noqa: BLE001
+        raise RuntimeError(str(error)) from None
 
 
 def collect(modules: Sequence[str], folder: Path) -> Path:
@@ -137,38 +127,35 @@ def collect(modules: Sequence[str], folder: Path) -> Path:
 
 
 def check_access(address: str) -> None:
-    """Checks that the cluster answers, accepts our token, and has our versions; Ray itself would retry for 20 s.
-
-    Raises:
-        ClusterError: it does not; names all reasons.
-    """
+    """Raises ClusterError unless the cluster answers, accepts our token and has our versions; Ray would retry 20 s."""
     _use_token(address)
-    if address.startswith("ray://"):
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        _reach(address, host, port)
-        return  # Ray's client itself compares the versions
+    client = address.startswith("ray://")
     try:
-        bootstrap = bootstrap_address(address)
+        head = address.removeprefix("ray://") if client else bootstrap_address(address)
+        host, _, port = head.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
         raise _no_answer(address, error) from None
-    host, _, port = bootstrap.rpartition(":")
-    _reach(address, host, port)
+    if client:
+        return  # Ray's client itself compares the versions
     try:
-        metadata = cluster_metadata(bootstrap)
+        metadata = cluster_metadata(head)
     except ray.exceptions.AuthenticationError:
         raise ClusterError([f"address {address}: {_token_problem()}"]) from None
     except ray.exceptions.RayError as error:
         raise _no_answer(address, error) from None
-    if problems := _version_problems(metadata):
-        raise ClusterError([f"address {address}: {problem}" for problem in problems])
+    ours = {"Ray": ray.__version__, "Python": platform.python_version()}
+    problems = [  # Ray accepts no difference, not even in the last part of a version
+        f"address {address}: the cluster has {what} {theirs}, this process {mine}: they must be the same"
+        for what, mine in ours.items()
+        if (theirs := metadata.get(f"{what.lower()}_version", mine)) != mine
+    ]
+    if problems:
+        raise ClusterError(problems)
 
 
 def check_dashboard(url: str) -> None:
-    """Checks that a head's HTTP address, to which jobs are submitted, answers and accepts our token.
-
-    Raises:
-        ClusterError: it does not.
-    """
+    """Raises ClusterError unless a head's HTTP address, to which jobs are submitted, answers and accepts our token."""
     _use_token(url)
     request = urllib.request.Request(f"{url.rstrip('/')}/api/version", headers=token_headers())  # noqa: S310
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -184,11 +171,7 @@ def check_dashboard(url: str) -> None:
 
 
 def _use_token(address: str) -> None:
-    """Makes Ray use our token if there is one, which not all of its ways to connect do by themselves.
-
-    Raises:
-        ClusterError: RAY_AUTH_MODE=token, and there is no token: Ray would abort the process.
-    """
+    """Makes Ray use our token if there is one; raises ClusterError if it lacks one: Ray would abort the process."""
     with quiet("ray"):
         required = enable_token()
     if required and not has_token():
@@ -201,32 +184,12 @@ def _token_problem() -> str:
     return f"the cluster asks for a token, and there is none in {TOKEN_HINT}"
 
 
-def _version_problems(cluster: dict[str, str]) -> list[str]:
-    """Returns how a cluster's versions differ from ours: Ray accepts no difference, not even in the last part."""
-    ours = {"ray": ray.__version__, "python": platform.python_version()}
-    return [
-        f"the cluster has {what.capitalize()} {theirs}, this process {mine}: they must be the same"
-        for what, mine in ours.items()
-        if (theirs := cluster.get(f"{what}_version", mine)) != mine
-    ]
-
-
-def _reach(address: str, host: str, port: str) -> None:
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError) as error:
-        raise _no_answer(address, error) from None
-
-
 def _no_answer(address: str, error: Exception) -> ClusterError:
     if address == "local":
         return ClusterError([f"address local: Ray did not start ({first_line(error)}); try again. Nothing is lost"])
-    return ClusterError(
-        [
-            f"address {address}: no Ray cluster answers ({first_line(error)}). Start one there, or use --address "
-            "local; from a machine that is not one of its nodes use sweep submit, or ray://HOST:10001."
-        ]
-    )
+    hint = "from a machine that is not one of its nodes use sweep submit, or ray://HOST:10001."
+    problem = f"address {address}: no Ray cluster answers ({first_line(error)})."
+    return ClusterError([f"{problem} Start one there, or use --address local; {hint}"])
 
 
 def first_line(error: Exception) -> str:
@@ -237,12 +200,11 @@ def first_line(error: Exception) -> str:
 @contextlib.contextmanager
 def quiet(*names: str) -> Iterator[None]:
     """Silences loggers for a ``with`` block: Ray warns of missing files and settings that do not matter here."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in levels:
         logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)

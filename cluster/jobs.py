@@ -1,7 +1,4 @@
-"""Ray Jobs as a queue of studies: the driver runs on the head, which keeps its output.
-
-A job is named after its study, so that the study's name finds its newest job.
-"""
+"""Ray Jobs as a queue of studies: a study's driver runs on the head, which keeps its output."""
 
 from __future__ import annotations
 
@@ -26,21 +23,14 @@ ACTIVE = ("PENDING", "RUNNING")
 
 @dataclass(frozen=True)
 class StudyJob:
-    """One submission of a study.
+    """One submission of a study."""
 
-    Attributes:
-        id: the study's name and the time of submission.
-        status: Ray's ``PENDING``, ``RUNNING``, ``SUCCEEDED``, ``STOPPED`` or ``FAILED``.
-        started, ended: UTC, ``YYYY-MM-DD HH:MM:SS``; empty if not yet.
-        message: Ray's explanation of the status.
-    """
-
-    id: str
+    id: str  # the study's name and the time of submission
     study: str
-    status: str
-    started: str
+    status: str  # Ray's PENDING, RUNNING, SUCCEEDED, STOPPED or FAILED
+    started: str  # UTC, YYYY-MM-DD HH:MM:SS; empty if not yet
     ended: str
-    message: str
+    message: str  # Ray's explanation of the status
 
 
 def submit_job(
@@ -57,8 +47,7 @@ def submit_job(
         ClusterError: the head is unreachable, its queue is full, or the study is running already.
     """
     running = [job for job in list_jobs(address) if job.status in ACTIVE]
-    same = [job.id for job in running if job.study == study]
-    if same:
+    if same := [job.id for job in running if job.study == study]:
         raise ClusterError([f"{study}: runs already, as {same[0]}: follow it with sweep logs, or stop it first"])
     if len(running) >= MAX_RUNNING:
         raise ClusterError(
@@ -102,16 +91,11 @@ def list_jobs(address: str) -> list[StudyJob]:
 
 
 def find_job(address: str, name: str) -> StudyJob:
-    """Returns the newest job of a study, or a job by its id.
-
-    Raises:
-        ClusterError: there is none.
-    """
+    """Returns the newest job of a study, or a job by its id; raises ClusterError if there is none."""
     known = list_jobs(address)
-    matching = [job for job in known if name in (job.study, job.id)]
-    if not matching:
-        raise ClusterError([f"{name}: no such job; there are: {', '.join(job.id for job in known) or 'none'}"])
-    return matching[-1]
+    if matching := [job for job in known if name in (job.study, job.id)]:
+        return matching[-1]
+    raise ClusterError([f"{name}: no such job; there are: {', '.join(job.id for job in known) or 'none'}"])
 
 
 def job_logs(address: str, job: StudyJob, *, follow: bool) -> Iterator[str]:
@@ -120,11 +104,8 @@ def job_logs(address: str, job: StudyJob, *, follow: bool) -> Iterator[str]:
         if not follow:
             yield client.get_job_logs(job.id)
             return
-        loop = asyncio.new_event_loop()
-        try:
+        with contextlib.closing(asyncio.new_event_loop()) as loop:
             yield from _follow(client, job, loop)
-        finally:
-            loop.close()
 
 
 def _follow(client: Any, job: StudyJob, loop: asyncio.AbstractEventLoop) -> Iterator[str]:
@@ -165,11 +146,7 @@ def stop_job(address: str, job: StudyJob) -> StudyJob:
 
 @contextlib.contextmanager
 def _client(address: str) -> Iterator[Any]:
-    """Connects Ray's job client for a ``with`` block.
-
-    Raises:
-        ClusterError: the head is unreachable or refuses; one sentence.
-    """
+    """Connects Ray's job client for a ``with`` block; raises ClusterError if the head is unreachable or refuses."""
     check_dashboard(address)
     try:
         from ray.job_submission import JobSubmissionClient

@@ -17,35 +17,34 @@ _MAX_PLACEHOLDERS = 64  # at once; more come when these have been given resource
 
 @dataclass(frozen=True)
 class Node:
-    """A living node.
-
-    Attributes:
-        address: its IP address.
-        memory: GiB that Ray offers to tasks, some 70 % of the machine's.
-        accelerators: Ray's names of the kinds it has.
-        draining: it accepts nothing new, and will end.
-    """
+    """A living node."""
 
     address: str
     cpus: float
     gpus: float
-    memory: float
-    accelerators: tuple[str, ...]
-    draining: bool
+    memory: float  # GiB that Ray offers to tasks, some 70 % of the machine's
+    accelerators: tuple[str, ...]  # Ray's names
+    draining: bool  # it accepts nothing new, and will end
 
 
 def list_nodes() -> list[Node]:
     """Returns the living nodes, the head included."""
     draining = draining_nodes()
-    return [_node(found, draining=found["NodeID"] in draining) for found in ray.nodes() if found["Alive"]]
+    return [
+        Node(
+            address=node["NodeManagerAddress"],
+            cpus=has.get("CPU", 0.0),
+            gpus=has.get("GPU", 0.0),
+            memory=has.get("memory", 0.0) / GIB,
+            accelerators=tuple(sorted(n.removeprefix(_ACCELERATOR) for n in has if n.startswith(_ACCELERATOR))),
+            draining=node["NodeID"] in draining,
+        )
+        for node, has in ((node, node["Resources"]) for node in ray.nodes() if node["Alive"])
+    ]
 
 
 def resource_bundle(*, cpus: float, gpus: float, memory: float | None, accelerator: str | None) -> dict[str, float]:
-    """Returns a demand for resources as Ray expects it.
-
-    Args:
-        memory: GiB.
-        accelerator: Ray's name of the kind that the node must have.
+    """Returns a demand for resources as Ray expects it; ``memory`` is in GiB, ``accelerator`` Ray's name of one.
 
     Example:
         >>> resource_bundle(cpus=1, gpus=0.5, memory=None, accelerator="A10G")
@@ -65,11 +64,7 @@ class Placeholders:
         self._groups: list[Any] = []
 
     def hold(self, bundle: dict[str, float], count: int, *, more: bool = True) -> None:
-        """Keeps up to ``count`` of them pending; one that has been given resources frees them for a trial.
-
-        Args:
-            more: add the missing ones. False while a trial may still wait for resources: it would find fewer.
-        """
+        """Keeps up to ``count`` pending; adds none unless ``more``: a trial that waits would find fewer resources."""
         pending = [group for group in self._groups if placement_group_table(group).get("state") == "PENDING"]
         kept = pending[: max(0, count)] if bundle == self._bundle else []
         for group in self._groups:
@@ -77,15 +72,3 @@ class Placeholders:
                 remove_placement_group(group)
         missing = min(count, _MAX_PLACEHOLDERS) - len(kept) if more else 0
         self._bundle, self._groups = bundle, [*kept, *(placement_group([bundle]) for _ in range(missing))]
-
-
-def _node(found: dict[str, Any], *, draining: bool) -> Node:
-    has = found["Resources"]
-    return Node(
-        address=found["NodeManagerAddress"],
-        cpus=has.get("CPU", 0.0),
-        gpus=has.get("GPU", 0.0),
-        memory=has.get("memory", 0.0) / GIB,
-        accelerators=tuple(sorted(n.removeprefix(_ACCELERATOR) for n in has if n.startswith(_ACCELERATOR))),
-        draining=draining,
-    )

@@ -18,24 +18,12 @@ DOWNLOAD_TIMEOUT = 3600.0  # seconds, for a function that may download something
 
 @dataclass(frozen=True)
 class Answer:
-    """The result of one node.
+    """The result of one node."""
 
-    Attributes:
-        node: its address.
-        secure: its Ray requires a token.
-        value: the function's result; None if it failed.
-        error: why it failed.
-    """
-
-    node: str
-    secure: bool
-    value: Any = None
+    node: str  # address
+    secure: bool  # its Ray requires a token
+    value: Any = None  # the function's result; None if it failed
     error: str | None = None
-
-
-def count_nodes() -> int:
-    """Returns the number of living nodes, the head included."""
-    return sum(node["Alive"] for node in ray.nodes())
 
 
 def ask_nodes(
@@ -44,12 +32,9 @@ def ask_nodes(
     timeout: float = TIMEOUT,
     on_slow: Callable[[list[str]], None] = lambda _: None,
 ) -> list[Answer]:
-    """Calls a function once on each node that has CPUs for trials, or on every node if none has.
+    """Calls a function of a module that the workers have, once on each node with CPUs, or on every node if none has.
 
-    Args:
-        function: a function in a module that the workers have.
-        timeout: seconds for all of them.
-        on_slow: called once, with the nodes that have not answered within ``SLOW_AFTER`` seconds.
+    ``on_slow`` is called with the nodes that have not answered within ``SLOW_AFTER`` seconds.
     """
     alive = [node for node in ray.nodes() if node["Alive"]]
     workers = [node for node in alive if node["Resources"].get("CPU")] or alive
@@ -69,7 +54,6 @@ def ask_nodes(
 
 
 def _call(function: Callable[..., Any], arguments: tuple[object, ...]) -> tuple[bool, Any]:
-    """Runs on the node."""
     return requires_token(), function(*arguments)
 
 

@@ -32,25 +32,13 @@ def is_ray_client() -> bool:
     return bool(ray.util.client.ray.is_connected())
 
 
-# -- addresses and tokens ----------------------------------------------------------------------------------------------
-
-
 def bootstrap_address(address: str) -> str:
-    """Returns ``HOST:PORT`` of the head for an address as `ray.init` accepts it.
-
-    Raises:
-        OSError, ValueError: there is none.
-    """
+    """Returns ``HOST:PORT`` of the head for an address of `ray.init`; raises OSError or ValueError if there is none."""
     return str(services.canonicalize_bootstrap_address_or_die(address))
 
 
 def cluster_metadata(bootstrap: str) -> dict[str, str]:
-    """Returns what a head says of itself: ``ray_version``, ``python_version`` and more.
-
-    Raises:
-        ray.exceptions.AuthenticationError: it refuses the token.
-        ray.exceptions.RayError: it does not answer.
-    """
+    """Returns a head's ``ray_version``, ``python_version`` and more; raises Ray's AuthenticationError or RayError."""
     client = ray._raylet.GcsClient(address=bootstrap)
     answer = client.internal_kv_get(b"CLUSTER_METADATA", b"cluster", timeout=10)
     return dict(json.loads(answer or b"{}"))
@@ -75,9 +63,6 @@ def token_headers() -> dict[str, str]:
 def requires_token() -> bool:
     """Returns True if the Ray that runs this process requires a token. Called on the nodes."""
     return bool(ray._raylet.get_authentication_mode() == ray._raylet.AuthenticationMode.TOKEN)
-
-
-# -- nodes -------------------------------------------------------------------------------------------------------------
 
 
 def draining_nodes() -> set[str]:

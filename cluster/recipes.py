@@ -1,8 +1,4 @@
-"""Renders the recipes that start a cluster: the files beside this one, with a user's values.
-
-Image, versions and environment of all recipes are defined here. Rendering with default values reproduces the file
-exactly.
-"""
+"""Renders the recipes that start a cluster: the files beside this one, unchanged if no value is given."""
 
 from __future__ import annotations
 
@@ -36,11 +32,7 @@ ENVIRONMENT = {  # variables of every Ray process that a recipe starts
 
 
 class RecipeError(ValueError):
-    """Values that a recipe does not accept.
-
-    Attributes:
-        problems: one sentence each, which begins with the value's name.
-    """
+    """Values that a recipe does not accept; each problem begins with the value's name."""
 
     def __init__(self, problems: list[str]):
         self.problems = problems
@@ -49,32 +41,19 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class RecipeValues:
-    """A user's values for a recipe; None keeps what the file says.
+    """A user's values for a recipe; None keeps what the file says."""
 
-    Attributes:
-        name: name of the cluster, if several run beside each other.
-        image: the image built with `Dockerfile`, as the machines can pull it.
-        gpu: a name in `ACCELERATORS`, or ``none``.
-        max_workers: machines beside the head, at most; with Slurm and compose exactly.
-        shared: folder that all machines see, ``SERVER:/PATH`` of an NFS server.
-        region: region of the cloud.
-        project: project in Google Cloud.
-    """
-
-    name: str | None = None
-    image: str | None = None
-    gpu: str | None = None
-    max_workers: int | None = None
-    shared: str | None = None
+    name: str | None = None  # of the cluster
+    image: str | None = None  # built with `Dockerfile`, as the machines can pull it
+    gpu: str | None = None  # a name in `ACCELERATORS`, or "none"
+    max_workers: int | None = None  # machines beside the head, at most; with Slurm and compose exactly
+    shared: str | None = None  # folder that all machines see, SERVER:/PATH of an NFS server
     region: str | None = None
-    project: str | None = None
+    project: str | None = None  # in Google Cloud
 
 
 def render_recipe(recipe: str, values: RecipeValues) -> str:
-    """Returns the text of a recipe with a user's values.
-
-    Raises:
-        RecipeError: no such recipe or accelerator, or values that the recipe does not accept.
+    """Returns the text of a recipe with a user's values; raises RecipeError if it does not accept them.
 
     Example:
         >>> text = render_recipe("slurm", RecipeValues(max_workers=4))
@@ -83,8 +62,7 @@ def render_recipe(recipe: str, values: RecipeValues) -> str:
     """
     if recipe not in RECIPES:
         raise RecipeError([_unknown("recipe", recipe, RECIPES)])
-    problems = _problems(recipe, values)
-    if problems:
+    if problems := _problems(recipe, values):
         raise RecipeError(problems)
     return RECIPES[recipe].render(values)
 
@@ -122,28 +100,23 @@ def missing_values(recipe: str, values: RecipeValues) -> list[str]:
     return found
 
 
-# -- the recipes -------------------------------------------------------------------------------------------------------
-
-
 def _aws(values: RecipeValues) -> str:
     (config,) = _read("aws.yaml")
-    node = _ray_up(config, values)
-    worker = config["available_node_types"]["worker"]
+    worker = _ray_up(config, values)
     if values.gpu is not None:
-        node["InstanceType"] = _machine(values.gpu, "aws", worker["resources"]).name
+        worker["node_config"]["InstanceType"] = _machine(values.gpu, "aws", worker["resources"]).name
     return _text([config])
 
 
 def _gcp(values: RecipeValues) -> str:
     (config,) = _read("gcp.yaml")
-    node = _ray_up(config, values)
+    worker = _ray_up(config, values)
     if values.region is not None:
         config["provider"]["availability_zone"] = f"{values.region}-a"
     if values.project is not None:
         config["provider"]["project_id"] = values.project
-    worker = config["available_node_types"]["worker"]
     if values.gpu is not None:
-        machine = _machine(values.gpu, "gcp", worker["resources"])
+        node, machine = worker["node_config"], _machine(values.gpu, "gcp", worker["resources"])
         node["machineType"] = machine.name
         if machine.gpus:
             kind = ACCELERATORS[values.gpu].google
@@ -154,7 +127,7 @@ def _gcp(values: RecipeValues) -> str:
 
 
 def _ray_up(config: Any, values: RecipeValues) -> Any:
-    """Sets the values that `ray up` files have in common; returns the workers' ``node_config``."""
+    """Sets the values that `ray up` files have in common; returns the worker's node type."""
     config["cluster_name"] = values.name or config["cluster_name"]
     config["docker"]["image"] = values.image or IMAGE
     kept = [option for option in config["docker"]["run_options"] if not option.startswith("--env ")]
@@ -169,7 +142,7 @@ def _ray_up(config: Any, values: RecipeValues) -> Any:
             f"sudo mkdir -p /mnt/sweep && (mountpoint -q /mnt/sweep || {mount})",
             "sudo chown ubuntu /mnt/sweep",
         ]
-    return worker["node_config"]
+    return worker
 
 
 def _machine(gpu: str, cloud: str, resources: Any) -> Machine:
@@ -199,8 +172,7 @@ def _kuberay(values: RecipeValues) -> str:
         container["image"] = values.image or IMAGE
         own = [variable for variable in container.get("env", []) if variable["name"] not in ENVIRONMENT]
         # The operator itself enables the token, by authOptions.
-        given = [{"name": k, "value": v} for k, v in ENVIRONMENT.items() if k != "RAY_AUTH_MODE"]
-        container["env"] = [*own, *given]
+        container["env"] = own + [{"name": k, "value": v} for k, v in ENVIRONMENT.items() if k != "RAY_AUTH_MODE"]
         if values.shared is not None:
             server, _, path = values.shared.partition(":")
             group["template"]["spec"]["volumes"][0] = {"name": "workspace", "nfs": {"server": server, "path": path}}
@@ -242,9 +214,7 @@ def _compose(values: RecipeValues) -> str:
     for name in ("mlflow", "head", "worker"):
         services[name]["image"] = values.image or IMAGE
     for name in ("head", "worker"):
-        environment = services[name]["environment"]
-        for variable, value in ENVIRONMENT.items():
-            environment[variable] = value
+        services[name]["environment"].update(ENVIRONMENT)
     deploy = services["worker"]["deploy"]
     deploy["replicas"] = values.max_workers or deploy["replicas"]
     if values.gpu not in (None, "none"):
@@ -288,9 +258,6 @@ RECIPES = {
 }
 
 
-# -- what is wrong with values -----------------------------------------------------------------------------------------
-
-
 def _problems(recipe: str, values: RecipeValues) -> list[str]:
     given = {field.name: getattr(values, field.name) for field in fields(values)}
     accepted = RECIPES[recipe].accepts
@@ -328,11 +295,8 @@ def _unknown(what: str, given: str, known: Iterable[str], where: str = "") -> st
     return f"{what}: {given!r} is not known{where}{meant}; known: {', '.join(known)}"
 
 
-# -- YAML that keeps its comments --------------------------------------------------------------------------------------
-
-
 def _yaml() -> YAML:
-    yaml = YAML()
+    yaml = YAML()  # keeps comments
     yaml.width = 10**6
     yaml.preserve_quotes = True
     yaml.indent(mapping=2, sequence=4, offset=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -23,18 +23,13 @@ class DivergenceError(Exception):
 
 
 class ConfigError(SweepError):
-    """All problems of a study file or of options, at once.
-
-    Attributes:
-        problems: one sentence each, which begins with the key path.
-    """
+    """All problems of a study file or of options, at once: one sentence each, which begins with the key path."""
 
     def __init__(self, source: str, problems: list[str], advice: str = ""):
         self.problems = problems
         count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
-        super().__init__(
-            "\n".join([f"{source}: {count}", *(f"  - {p}" for p in problems), *([advice] if advice else [])])
-        )
+        lines = [f"{source}: {count}", *(f"  - {problem}" for problem in problems)]
+        super().__init__("\n".join([*lines, advice] if advice else lines))
 
 
 class DataError(SweepError):
@@ -54,33 +49,18 @@ class TrackingError(SweepError):
 
 
 def reason(error: BaseException) -> str:
-    r"""Returns the first line of an error's message, or of its cause's.
-
-    Example:
-        >>> reason(OSError("no space left\non device"))
-        'no space left'
-    """
+    """Returns the first line of an error's message, or of its cause's."""
     return next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """Returns `` (did you mean X?)`` for a misspelt word, or an empty string.
-
-    Example:
-        >>> nearest("lamda1", ["lambda1", "lambda2"])
-        ' (did you mean lambda1?)'
-    """
+    """Returns `` (did you mean X?)`` for a misspelt word, or an empty string."""
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f" (did you mean {match[0]}?)" if match else ""
 
 
 def sentences(error: ValidationError, section: type[BaseModel], prefix: str = "") -> list[str]:
-    """Returns a sentence for each problem: its key path, the allowed values, and the given value.
-
-    Args:
-        section: class that was validated.
-        prefix: key path of the section in the study file.
-    """
+    """Returns a sentence for each problem: its key path (below ``prefix``), the allowed values, and the given value."""
     sentences_at: dict[str, list[str]] = {}
     shown: dict[str, str] = {}
     for e in error.errors():
@@ -88,7 +68,10 @@ def sentences(error: ValidationError, section: type[BaseModel], prefix: str = ""
         path, given = ".".join([prefix, *parts] if prefix else parts), e["input"]
         lines = sentences_at.setdefault(path, [])
         if e["type"] == "extra_forbidden":
-            known = list(_section(section, parts[:-1]).model_fields)
+            inner: Any = section
+            for part in parts[:-1]:
+                inner = inner.model_fields[part].annotation
+            known = list(inner.model_fields)
             lines.append(f"unknown key{nearest(parts[-1], known)}; allowed: {', '.join(known)}")
         elif e["type"] == "missing":
             lines.append("required")
@@ -106,12 +89,6 @@ def sentences(error: ValidationError, section: type[BaseModel], prefix: str = ""
     ]
 
 
-def _section(section: type[BaseModel], path: list[str]) -> type[BaseModel]:
-    for part in path:
-        section = section.model_fields[part].annotation  # type: ignore[assignment]
-    return section
-
-
 def _allowed(kind: str, message: str) -> str:
     if kind in ("model_type", "dict_type"):
         return "must be a mapping"
@@ -121,12 +98,7 @@ def _allowed(kind: str, message: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """Returns the URL with ``***`` in place of its password.
-
-    Example:
-        >>> without_password("postgresql://user:secret@host/db")
-        'postgresql://user:***@host/db'
-    """
+    """Returns the URL with ``***`` in place of its password."""
     url = re.sub("(password=)[^&]*", r"\1***", url)
     scheme, sign, rest = url.partition("://") if "://" in url else ("", "", url)
     login, at, host = rest.rpartition("@")

@@ -1,14 +1,12 @@
 """Files on this machine or in object storage (``s3://BUCKET/PREFIX``), by one kind of path.
 
-A path in object storage is a `UPath`. It has the parts and names of a `pathlib.Path`, but only the functions of this
-module may access what it names: they limit the time of a request and repeat it. An object is written whole by the
-store itself; a local file is written beside its place and renamed. Endpoint, region and credentials come from AWS's
-own variables and files, in the process that reads or writes.
+Only the functions of this module may access what a `UPath` names: they limit the time of a request and repeat it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -39,19 +37,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object in a listing of object storage.
+    """An object in a listing of object storage."""
 
-    Attributes:
-        name: path below the listed folder.
-        size: bytes.
-        modified_ns: time of the last write, in nanoseconds since the Unix epoch.
-        md5: MD5 of the content, if the ETag has the form of one (see `etag_is_md5`); else None.
-    """
-
-    name: str
-    size: int
-    modified_ns: int
-    md5: str | None
+    name: str  # path below the listed folder
+    size: int  # bytes
+    modified_ns: int  # nanoseconds since the Unix epoch
+    md5: str | None  # of the content, if the ETag has the form of one (see `etag_is_md5`)
 
 
 class ObjectStoreUnavailableError(SweepError, OSError):
@@ -59,18 +50,11 @@ class ObjectStoreUnavailableError(SweepError, OSError):
 
 
 def parse_path(text: str | AnyPath) -> AnyPath:
-    """Returns the path that a setting or a job names; a local one becomes absolute.
+    """Returns the path that a setting names, a local one absolute; raises SweepError for a malformed URL.
 
     Example:
         >>> parse_path("/data/mnist")
         PosixPath('/data/mnist')
-        >>> parse_path("gs://bucket/data")  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-            ...
-        sweep.config.errors.SweepError: gs://bucket/data: object storage is written s3://BUCKET/PREFIX; ...
-
-    Raises:
-        SweepError: the URL does not have the form s3://BUCKET/PREFIX, or a required package is missing.
     """
     text = str(text)
     if not re.match("[A-Za-z0-9]{2,}:/", text):
@@ -94,12 +78,7 @@ def is_remote(path: AnyPath) -> TypeIs[UPath]:
 
 
 def local_path(path: AnyPath) -> Path:
-    """Returns a local folder for locks and caches: the path itself, or a cache directory for an ``s3://`` path.
-
-    Example:
-        >>> local_path(Path("/results"))
-        PosixPath('/results')
-    """
+    """Returns a local folder for locks and caches: the path itself, or a cache directory for an ``s3://`` path."""
     if not is_remote(path):
         return path
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -111,17 +90,6 @@ def write_atomically(path: Path) -> Iterator[Path]:
     """Gives a ``with`` block a temporary file to write, which replaces ``path`` when the block ends.
 
     Readers see the old file or the complete new one, also after a crash. If the block raises, ``path`` stays as it was.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> with write_atomically(folder / "report.txt") as beside:
-        ...     _ = beside.write_text("done")
-        >>> [(file.name, file.read_text()) for file in folder.iterdir()]
-        [('report.txt', 'done')]
-
-    Raises:
-        OSError: the disk is full, or the folder does not exist or is not writable.
     """
     beside = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
@@ -135,11 +103,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: AnyPath, content: bytes) -> None:
-    """Writes a file, whole or not at all.
-
-    Raises:
-        OSError: the disk is full, the folder is not writable, or object storage refuses or stays unreachable.
-    """
+    """Writes a file, whole or not at all; raises OSError if the disk is full, or the store is unreachable."""
     if is_remote(path):
         _with_retries(path, lambda fs, name, t: fs.pipe_file(name, content, timeout=t), what="written")
         return
@@ -149,12 +113,7 @@ def write_bytes(path: AnyPath, content: bytes) -> None:
 
 
 def read_bytes(path: AnyPath) -> bytes:
-    """Returns the content of a file.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        OSError: the file cannot be read.
-    """
+    """Returns the content of a file; raises FileNotFoundError if it does not exist, OSError if it cannot be read."""
     if is_remote(path):
         return bytes(_with_retries(path, lambda fs, name, _: fs.cat_file(name)))
     return path.read_bytes()
@@ -177,15 +136,7 @@ def remove_file(path: AnyPath) -> None:
 
 
 def glob_files(folder: AnyPath, pattern: str) -> list[AnyPath]:
-    """Lists the files whose path below a folder matches a pattern, part by part; costs one request per 1,000 objects.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> write_bytes(folder / "attempt-01" / "epoch-0003.pt", b"weights")
-        >>> [path.name for path in glob_files(folder, "*/epoch-*.pt")]
-        ['epoch-0003.pt']
-    """
+    """Lists the files whose path below a folder matches a pattern, part by part; one request per 1,000 objects."""
     if not is_remote(folder):
         return list(folder.glob(pattern))
     found = [str(name) for name in _with_retries(folder, lambda fs, name, t: fs.find(name, timeout=t), what="listed")]
@@ -208,22 +159,13 @@ def list_objects(folder: UPath) -> list[StoredObject]:
 
 def etag_is_md5(path: UPath) -> bool:
     """Returns True if an object's ETag is the MD5 of its content; encryption with a KMS or user's key breaks that."""
-    head = _with_retries(path, lambda fs, name, t: fs.call_s3("head_object", **_bucket_and_key(name), timeout=t))
+    bucket, _, key = path.path.partition("/")
+    head = _with_retries(path, lambda fs, _name, t: fs.call_s3("head_object", Bucket=bucket, Key=key, timeout=t))
     return head.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in head
 
 
-def _bucket_and_key(name: str) -> dict[str, str]:
-    bucket, _, key = name.partition("/")
-    return {"Bucket": bucket, "Key": key}
-
-
 def download(path: UPath, target: Path) -> None:
-    """Copies an object to a local file, piece by piece: the object need not fit into memory.
-
-    Raises:
-        FileNotFoundError: the object does not exist.
-        OSError: the object cannot be read, or the file cannot be written.
-    """
+    """Copies an object to a local file, piece by piece: the object need not fit into memory."""
     _with_retries(path, lambda fs, name, _: fs.get_file(name, str(target), max_concurrency=1))
 
 
@@ -240,18 +182,13 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
 
 
 def check_object_store(folder: UPath) -> None:
-    """Writes, reads and removes a file in object storage.
-
-    Raises:
-        ObjectStoreUnavailableError: one of the three steps failed; the message says which, and why.
-    """
+    """Writes, reads and removes a file in object storage; raises ObjectStoreUnavailableError if a step fails."""
     probe, content = folder / f".probe-{uuid4().hex}", b"written by sweep, to see whether it can"
-    _with_retries(
-        probe, lambda fs, name, t: fs.pipe_file(name, content, timeout=t), what="written", within=ANSWER_WITHIN
-    )
-    if _with_retries(probe, lambda fs, name, t: fs.cat_file(name, timeout=t), within=ANSWER_WITHIN) != content:
+    attempt = functools.partial(_with_retries, probe, within=ANSWER_WITHIN)
+    attempt(lambda fs, name, t: fs.pipe_file(name, content, timeout=t), what="written")
+    if attempt(lambda fs, name, t: fs.cat_file(name, timeout=t)) != content:
         raise ObjectStoreUnavailableError(f"{probe}: the content read differs from the content written")
-    _with_retries(probe, lambda fs, name, t: fs.rm_file(name, timeout=t), what="removed", within=ANSWER_WITHIN)
+    attempt(lambda fs, name, t: fs.rm_file(name, timeout=t), what="removed")
 
 
 def _with_retries(
@@ -259,16 +196,8 @@ def _with_retries(
 ) -> T:
     """Calls ``call`` with the file system of a path, its name there and a time limit, until it succeeds.
 
-    The time limit is needed because s3fs and botocore both retry: together they wait half an hour for a server that
-    accepts a request and never answers. Transfers of file content have no limit.
-
-    Args:
-        what: participle for the error message.
-        within: seconds for a single attempt; None retries for `LONGEST_OUTAGE`.
-
-    Raises:
-        FileNotFoundError: the object does not exist.
-        ObjectStoreUnavailableError: access is denied, the bucket does not exist, or the server does not answer.
+    Without the limit, s3fs and botocore wait half an hour for a server that accepts a request and never answers. A
+    single attempt is made ``within`` these seconds; None retries for `LONGEST_OUTAGE`. ``what`` is for the message.
     """
     from botocore.exceptions import BotoCoreError, HTTPClientError
     from botocore.exceptions import ConnectionError as NoConnectionError

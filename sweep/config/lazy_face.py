@@ -1,4 +1,4 @@
-"""Lets a package re-export names lazily: a name is imported when it is first used, so importing the package is free."""
+"""Lets a package re-export names without importing them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,7 @@ from typing import Any
 
 
 def lazy_face(package: str, face: Mapping[str, str]) -> Callable[[str], Any]:
-    """Returns the ``__getattr__`` of a package.
-
-    Args:
-        package: ``__name__`` of the package.
-        face: exported name -> module that defines it, relative to the package.
-
-    Example:
-        >>> load = lazy_face("sweep.config", {"Settings": ".settings"})
-        >>> load("Settings").__name__
-        'Settings'
-    """
+    """Returns the ``__getattr__`` of a package, which imports a name from its (relative) module when first used."""
 
     def load(name: str) -> Any:
         if name not in face:

@@ -1,8 +1,4 @@
-"""A file lock for short waits on a hot path, and a check of whether a process of this machine still runs.
-
-Locks of data sets and their copies, which are held for seconds, are `filelock.FileLock`, which polls. The journal is
-locked for milliseconds at each write, so its waiters must wake at once.
-"""
+"""A file lock for short waits on a hot path, and a check if a process of this machine still runs."""
 
 from __future__ import annotations
 
@@ -15,9 +11,9 @@ import psutil
 
 
 class FileLock:
-    """An advisory lock that the kernel releases when its holder dies, so that a resume after kill -9 never waits.
+    """An advisory lock that the kernel releases when its holder dies; its methods are those of Optuna's journal locks.
 
-    Its methods are those that Optuna's journal asks of a lock.
+    The journal is locked for milliseconds at each write: waiters must wake at once, where `filelock.FileLock` polls.
     """
 
     def __init__(self, path: Path):
@@ -38,14 +34,7 @@ class FileLock:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the lock for a ``with`` block.
-
-        Example:
-            >>> import tempfile
-            >>> with FileLock(Path(tempfile.mkdtemp(), "lock")).held():
-            ...     print("alone")
-            alone
-        """
+        """Holds the lock for a ``with`` block."""
         self.acquire()
         try:
             yield

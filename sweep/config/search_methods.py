@@ -8,16 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 @dataclass(frozen=True)
 class Sampler:
-    """How a study's points are chosen.
+    """The choice of a study's points."""
 
-    Attributes:
-        optuna: class in ``optuna.samplers``; it chooses each value that a waiting trial leaves open.
-        points: sequence that all points are drawn from when the budget is enqueued, so that they depend on the seed
-            alone: ``uniform``, or ``sobol`` (one scrambled Sobol' sequence). None: the Optuna class chooses each
-            point when the trial is claimed.
-    """
-
-    optuna: str
+    optuna: str  # class in optuna.samplers; chooses each value that a waiting trial leaves open
+    # The sequence of all points, drawn when the budget is enqueued, so that they depend on the seed alone (sobol: one
+    # scrambled Sobol' sequence). None: the Optuna class chooses each point when the trial is claimed.
     points: Literal["uniform", "sobol"] | None = None
 
     @property
@@ -38,5 +33,4 @@ if TYPE_CHECKING:
 else:
     SamplerName = Literal[tuple(SAMPLERS)]  # the schema, the messages and the command line list the names from here
 
-PrunerName = Literal["none", "median", "successive_halving", "hyperband"]
-"""Names of the pruners; `sweep.study.pruners` builds them."""
+PrunerName = Literal["none", "median", "successive_halving", "hyperband"]  # `sweep.study.pruners` builds them

@@ -114,12 +114,7 @@ class Objective(Section):
     target: float | None = Field(None, description="Target value of the metric: logs epochs_to_target.")
 
     def better(self, a: float, b: float) -> bool:
-        """Returns True if ``a`` is strictly better than ``b``.
-
-        Example:
-            >>> Objective(metric="val_loss", direction="minimize").better(0.1, 0.2)
-            True
-        """
+        """Returns True if ``a`` is strictly better than ``b``."""
         return a < b if self.direction == "minimize" else a > b
 
     def reached(self, value: float) -> bool:
@@ -157,11 +152,8 @@ else:
         __module__=__name__,
         __doc__="Entropy guidance; the fields are the options of `losses.EntropyGuidance`.",
         **{
-            option.name: (
-                option.type,
-                Field(option.default, description=option.metadata["doc"], **RULES[option.name].bounds),
-            )
-            for option in dataclasses.fields(GuidanceOptions)
+            each.name: (each.type, Field(each.default, description=each.metadata["doc"], **RULES[each.name].bounds))
+            for each in dataclasses.fields(GuidanceOptions)
         },
     )
 
@@ -254,14 +246,7 @@ class Resources(Section):
         return self.retry_oom and shared
 
     def room(self, cpus: float, gpus: float, gpus_per_trial: float, memory: float = math.inf) -> int:
-        """Returns the number of trials that fit on a machine.
-
-        Args:
-            cpus: CPUs of the machine.
-            gpus: GPUs of the machine.
-            gpus_per_trial: GPUs of a trial.
-            memory: GiB of the machine; unlimited by default.
-        """
+        """Returns the number of trials that fit on a machine with these CPUs, GPUs and memory (GiB)."""
         by_gpus = _fit(gpus, gpus_per_trial) if gpus_per_trial else sys.maxsize
         by_memory = int(memory / self.memory + 1e-9) if self.memory and memory < math.inf else sys.maxsize
         return min(_fit(cpus, self.cpus), by_gpus, by_memory)

@@ -31,50 +31,31 @@ def user_name() -> str:
 
 
 class Settings(BaseSettings):
-    """The settings of one command.
+    """The settings of one command; ``workspace`` and ``data`` are folders, or s3://BUCKET/PREFIX.
 
-    Attributes:
-        workspace: folder for everything that a study writes, or s3://BUCKET/PREFIX for checkpoints and artifacts.
-        storage: Optuna URL, or ``journal:///absolute/path`` (three slashes and a relative path: below the current
-            folder). Empty if none was given and the workspace is in object storage, which cannot hold a database.
-        tracking_uri: MLflow's URI; default: SQLite in the workspace, empty if that is in object storage.
-        data: root folder of the data sets, or s3://BUCKET/PREFIX.
-        address: Ray's address; ``local`` starts a private Ray on this machine.
-        report: write a report at the end of a run.
-        log: output of a run: ``text`` for people, or ``json`` with one line per event.
-        owner: name of the studies' owner, a tag in MLflow.
-        experiment_prefix: prefix of experiment names on a shared MLflow server, as in ``vision/``.
-        job: id of the Ray job that runs this driver; empty outside a job.
-        on_finish: URL that is notified when a run has finished; often a secret, so set it in the environment.
-        on_failure: URL that is notified when a run has failed.
-
-    Example:
-        >>> settings = Settings(workspace=Path("/results"), tracking_uri="http://mlflow:5000")
-        >>> settings.checkpoints("digits", 17)
-        PosixPath('/results/digits/0017')
+    In a local workspace, ``storage`` and ``tracking_uri`` default to a file; object storage cannot hold a database.
     """
 
     model_config = SettingsConfigDict(env_prefix="SWEEP_", populate_by_name=True, extra="ignore")
 
     workspace: Folder = Field(Path("results"), validate_default=True)
-    storage: str = ""
+    storage: str = ""  # Optuna URL, or journal:///absolute/path (a relative path: below the current folder)
     tracking_uri: str = Field("", validation_alias="MLFLOW_TRACKING_URI")
     data: Folder = Field(Path(".data"), validate_default=True)
-    address: str = Field("local", validation_alias="RAY_ADDRESS")
-    report: bool = True
-    log: Literal["text", "json"] = "text"
-    owner: str = Field(default_factory=user_name)
-    experiment_prefix: str = ""
-    job: str = ""
-    on_finish: str = ""
+    address: str = Field("local", validation_alias="RAY_ADDRESS")  # local: a private Ray on this machine
+    report: bool = True  # at the end of a run
+    log: Literal["text", "json"] = "text"  # json: one line per event
+    owner: str = Field(default_factory=user_name)  # a tag in MLflow
+    experiment_prefix: str = ""  # on a shared MLflow server, as in vision/
+    job: str = ""  # id of the Ray job that runs this driver
+    on_finish: str = ""  # URL that is notified; often a secret, so set it in the environment
     on_failure: str = ""
 
     def model_post_init(self, _context: object) -> None:
         """Fills in the defaults that depend on the workspace."""
-        if is_remote(self.workspace):
-            return
-        self.storage = self.storage or f"journal:///{self.workspace / 'optuna.journal'}"
-        self.tracking_uri = self.tracking_uri or f"sqlite:///{self.workspace / 'mlflow.db'}"
+        if not is_remote(self.workspace):
+            self.storage = self.storage or f"journal:///{self.workspace / 'optuna.journal'}"
+            self.tracking_uri = self.tracking_uri or f"sqlite:///{self.workspace / 'mlflow.db'}"
 
     @property
     def local_dir(self) -> Path:

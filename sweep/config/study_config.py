@@ -1,7 +1,4 @@
-"""The validated study file (`StudyConfig`), and the part of it that one trial needs (`TrialConfig`).
-
-Imports neither torch, Ray, Optuna nor MLflow, so that reading a study file is instant.
-"""
+"""The validated study file (`StudyConfig`), and the part of it that one trial needs (`TrialConfig`)."""
 
 from __future__ import annotations
 
@@ -130,9 +127,7 @@ class StudyConfig(Section):
 
     def trial(self, hyperparameters: Mapping[str, Scalar], *, seed: int | None = None) -> TrialConfig:
         """Returns the config of one trial: the study's, with ``hyperparameters`` and the constants filled in."""
-        values = {**self.constants, **hyperparameters}
-        if seed is not None:
-            values["training.seed"] = seed
+        values = {**self.constants, **hyperparameters, **({} if seed is None else {"training.seed": seed})}
         sections: dict[str, dict[str, Any]] = {
             "model": self.model.model_dump(exclude_none=True),
             "guidance": self.guidance.model_dump(),
@@ -141,26 +136,14 @@ class StudyConfig(Section):
         for name, value in values.items():
             section, _, field = ALIASES.get(name, name).partition(".")
             sections[section][field] = value
-        return TrialConfig(
-            model=sections["model"],
-            guidance=GuidanceConfig(**sections["guidance"]),
-            training=TrainingConfig(**sections["training"]),
-            data=self.data,
-            objective=self.objective,
-            task=self.task,
-            threads=self.resources.threads,
-        )
+        same = {"data": self.data, "objective": self.objective, "task": self.task, "threads": self.resources.threads}
+        return TrialConfig.model_validate({**sections, **same})
 
     def hyperparameters(self, trial: TrialConfig) -> dict[str, Scalar]:
         """Returns a trial's hyperparameters, its params in MLflow: the five and all others that the space names."""
-        names = [*ALIASES, *(n for n in self.space if n not in ALIASES)]
         sections = {"model": trial.model, "guidance": dict(trial.guidance), "training": dict(trial.training)}
-        values = {}
-        for name in names:
-            section, _, field = ALIASES.get(name, name).partition(".")
-            if field in sections[section]:
-                values[name] = sections[section][field]
-        return values
+        places = {name: ALIASES.get(name, name).split(".", 1) for name in (*ALIASES, *self.space)}
+        return {name: sections[at][field] for name, (at, field) in places.items() if field in sections[at]}
 
     @property
     def import_paths(self) -> dict[str, str]:
@@ -179,11 +162,7 @@ class StudyConfig(Section):
         return [key for key in {**old, **new} if old.get(key) != new.get(key)]
 
     def require_agreement(self, now: StudyConfig) -> None:
-        """Raises if a study of the same name differs.
-
-        Raises:
-            ConfigError: lists all differences, and says what to do instead.
-        """
+        """Raises a ConfigError with all differences if a study of the same name differs."""
         changed = self.changes(now)
         if not changed:
             return

@@ -18,15 +18,7 @@ from .study_config import StudyConfig
 
 
 def read_yaml(text: str, source: str) -> dict[str, Any]:
-    """Reads YAML 1.2.
-
-    Example:
-        >>> read_yaml("training: {lr: 1e-3}", "study.yaml")
-        {'training': {'lr': 0.001}}
-
-    Raises:
-        ConfigError: the text has a syntax error (the message has its line), or is not a mapping.
-    """
+    """Reads YAML 1.2; raises ConfigError if the text has a syntax error (with its line), or is not a mapping."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -44,12 +36,7 @@ def read_yaml(text: str, source: str) -> dict[str, Any]:
 
 
 def read_file(path: Path, source: str) -> dict[str, Any]:
-    """Reads a study file.
-
-    Raises:
-        SweepError: the file cannot be read, or is not UTF-8.
-        ConfigError: the text has a syntax error, or is not a mapping.
-    """
+    """Reads a study file; raises SweepError if it cannot be read or is not UTF-8, ConfigError as `read_yaml`."""
     data = b""
     try:
         data = path.read_bytes()
@@ -64,11 +51,7 @@ def read_file(path: Path, source: str) -> dict[str, Any]:
 
 
 def override(raw: dict[str, Any], assignments: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Applies ``--set key=value`` options; a key is a path, or the name of a hyperparameter, which is then fixed.
-
-    Returns:
-        The study with all options that can be applied, and a sentence for each of the others.
-    """
+    """Applies ``--set`` options, of a path or hyperparameter; returns the study and a sentence for each that fails."""
     raw = copy.deepcopy(raw)
     values, problems = assigned(assignments)
     for key, value in values:
@@ -149,16 +132,14 @@ def to_yaml(config: StudyConfig) -> str:
     from ruamel.yaml import YAML
 
     raw = config.model_dump(mode="json", exclude_defaults=True)
-    raw["space"] = {n: d if not isinstance(d, dict) else {k: v for k, v in d.items() if v} | _ends(d)
-                    for n, d in config.model_dump(mode="json")["space"].items()}  # fmt: skip
+    raw["space"] = {  # without the defaults log: false and step: null
+        name: {k: v for k, v in dim.items() if v or k in ("low", "high")} if isinstance(dim, dict) else dim
+        for name, dim in config.model_dump(mode="json")["space"].items()
+    }
     yaml, text = YAML(typ="safe", pure=True), io.StringIO()
     yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = None, False  # type: ignore[assignment]
     yaml.dump(raw, text)
     return text.getvalue()
-
-
-def _ends(dimension: dict[str, Any]) -> dict[str, Any]:
-    return {k: dimension[k] for k in ("low", "high") if k in dimension}
 
 
 _BUILTIN = Path(__file__).parents[1] / "builtin"
@@ -178,9 +159,8 @@ def built_in_names() -> list[str]:
 def json_schema() -> dict[str, Any]:
     """Returns the JSON Schema of study files."""
     schema = StudyConfig.model_json_schema()
-    presets = {"enum": ["default", "paper"]}
     schema["properties"]["guidance"] = {
-        "anyOf": [presets, {"$ref": "#/$defs/GuidanceConfig"}],
+        "anyOf": [{"enum": ["default", "paper"]}, {"$ref": "#/$defs/GuidanceConfig"}],
         "default": "default",
         "description": StudyConfig.model_fields["guidance"].description,
     }

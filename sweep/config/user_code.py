@@ -1,7 +1,4 @@
-"""Imports the user's own model, data, loss and metrics (``package.module:attribute``), and lists their files.
-
-They are searched for among the installed packages, in the current folder and beside the study file.
-"""
+"""Imports the user's own model, data, loss and metrics (``package.module:attribute``), and lists their files."""
 
 from __future__ import annotations
 
@@ -49,15 +46,7 @@ def search_folders() -> list[str]:
 
 
 def import_object(path: str) -> Any:
-    """Returns the object that an import path names.
-
-    Example:
-        >>> import_object("json:dumps")([1])
-        '[1]'
-
-    Raises:
-        ImportPathError: the path is malformed, has no target, or its module raises; the message has the place.
-    """
+    """Returns the object that an import path names; raises ImportPathError, with the place of the error."""
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", path):
         raise ImportPathError(
             f"{path!r} must be package.module:attribute, as in mypkg.nets:Net for Net in mypkg/nets.py"
@@ -147,10 +136,7 @@ def packages() -> list[str]:
 
 
 def modules_to_send() -> list[str]:
-    """Returns the imported packages and files of the search folders, which workers on other machines need.
-
-    Installed packages are not among them: they must be installed on every machine.
-    """
+    """Returns the imported packages and files of the search folders, which workers on other machines need."""
     found = set()
     for name, module in list(sys.modules.items()):
         for place in _places(module) if "." not in name and name not in (PACKAGE, "__main__") else ():

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from numpy.typing import NDArray
-    from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor
 
 CROP_PADDING = 8  # pixels of the image's side per pixel of padding: 4 at 32x32, 3 at 28x28, 1 at 8x8
 PREFETCH_BATCHES = 2  # batches that are decoded ahead of the one in use
@@ -40,15 +37,10 @@ class DataPart(Protocol):
 
 
 class ArrayPart(NamedTuple):
-    """A part whose images are one array, in memory or memory-mapped.
+    """A part whose images are one array, in memory or memory-mapped."""
 
-    Attributes:
-        images: uint8 [N, C, H, W].
-        labels: int64 [N].
-    """
-
-    images: Tensor
-    labels: Tensor
+    images: Tensor  # uint8 [N, C, H, W]
+    labels: Tensor  # int64 [N]
 
     @property
     def size(self) -> int:
@@ -81,19 +73,11 @@ class ArrayPart(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamedPart:
-    """A part whose images are files. They are decoded in each epoch, and only a few batches are in memory.
+    """A part whose images are files. They are decoded in each epoch by threads, a few batches ahead."""
 
-    The trial's threads decode, because decoding releases the interpreter lock. Unlike processes, threads start at once,
-    share memory with the trial and end with it.
-
-    Attributes:
-        inputs: key of each image for `load`, [N].
-        labels: label of each image, or key of its mask for `load`, [N].
-        load: (input, label, augmentations, random numbers) -> image, uint8 [C, H, W], and label, [] or [H, W].
-    """
-
-    inputs: NDArray[Any]
-    labels: NDArray[Any]
+    inputs: NDArray[Any]  # key of each image for `load`, [N]
+    labels: NDArray[Any]  # label of each image, or key of its mask for `load`, [N]
+    # (input, label, augmentations, random numbers) -> image, uint8 [C, H, W], and label, [] or [H, W]
     load: Callable[[Any, Any, Sequence[str], Sequence[float]], tuple[Tensor, Tensor]]
 
     @property
@@ -115,17 +99,14 @@ class StreamedPart:
         """Yields as `DataPart.uint8_batches` says; draws all randomness here, so the threads' order does not matter."""
         order = torch.arange(self.size) if shuffle is None else torch.randperm(self.size, generator=shuffle)
         ahead: deque[list[Future[tuple[Tensor, Tensor]]]] = deque()
+        # Decoding releases the interpreter lock; threads start at once, share the trial's memory and end with it.
         pool = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="decode")
         try:
             for start in range(0, self.size, size):
                 part = order[start : start + size].tolist()
                 draws = torch.rand(len(part), DRAWS if augment else 0, generator=shuffle).tolist()
-                ahead.append(
-                    [
-                        pool.submit(self.load, self.inputs[i], self.labels[i], augment, numbers)
-                        for i, numbers in zip(part, draws, strict=True)
-                    ]
-                )
+                jobs = zip(part, draws, strict=True)
+                ahead.append([pool.submit(self.load, self.inputs[i], self.labels[i], augment, n) for i, n in jobs])
                 if len(ahead) > PREFETCH_BATCHES:
                     yield _collected(ahead.popleft(), device)
             while ahead:
@@ -149,19 +130,14 @@ def batches(
     augment: Sequence[str] = (),
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields one epoch of float batches; the last may be smaller.
-
-    All randomness is drawn from ``shuffle`` on the CPU. So an epoch is the same on every device, and it continues from
-    a saved generator state.
+    """Yields one epoch of images, float32 [B, C, H, W], and labels, int64 [B], or masks, int64 [B, H, W].
 
     Args:
-        part: images and labels; they are not copied again if they are on the device (`DataPart.to`).
-        batch_size: images per batch.
-        device: device of the batches.
-        shuffle: CPU generator for the order and the augmentation; None keeps the stored order.
+        shuffle: CPU generator of all randomness, so that an epoch is the same on every device; None: stored order.
         scale: stored value that becomes 1.0.
         augment: ``crop`` shifts each image by up to an eighth of its side and fills with zeros (image files: a random
-            window, see `images.resize`); ``flip`` mirrors with probability 1/2. A mask moves with its image.
+            window, see `images.resize`); ``flip`` mirrors with probability 1/2. A mask moves with its image. Raises
+            ValueError without ``shuffle``.
         normalize: mean and standard deviation of each channel, for images in [0, 1]; None leaves them in [0, 1].
 
     Example:
@@ -170,12 +146,6 @@ def batches(
         ...     print(list(images.shape), float(images.max()), labels.tolist())
         [2, 1, 2, 2] 1.0 [0, 1]
         [1, 1, 2, 2] 1.0 [2]
-
-    Yields:
-        Images, float32 [B, C, H, W], and labels, int64 [B], or masks, int64 [B, H, W].
-
-    Raises:
-        ValueError: ``augment`` is given without ``shuffle``.
     """
     if augment and shuffle is None:
         raise ValueError(f"augment = {augment!r}: needs a generator in shuffle to draw from")

@@ -1,8 +1,4 @@
-"""The built-in data sets that fit into memory: their info, and how each is read into uint8 arrays.
-
-A reader reads one data set. `loading.prepare_dataset` writes its arrays to the cache; `loading.load_dataset` maps and
-cuts them.
-"""
+"""The built-in data sets that fit into memory: their info, and their readers, which return uint8 arrays."""
 
 from __future__ import annotations
 
@@ -16,25 +12,20 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from ..config.errors import DataError, MissingDataError
 from ..config.filesystem import AnyPath, is_remote
+from ..config.sections import DataConfig
 from .batches import ArrayPart, DataPart
 from .s3_mirror import mirror_locally
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from ..config.sections import DataConfig
-
-    Arrays = tuple[NDArray[Any], NDArray[Any]]  # inputs and labels of one part, as they are stored
-
-
+Arrays = tuple[NDArray[Any], NDArray[Any]]  # inputs and labels of one part, as they are stored
 CUT_SEED = 20231108
 NETWORK_TIMEOUT = 10.0  # seconds without an answer
 TEST_FRACTION = 0.2  # share of a data set without a test part that is cut off as one
@@ -43,41 +34,24 @@ UNREADABLE = (OSError, HTTPException, RuntimeError, ValueError, AssertionError, 
 
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """The info of a data set that is available before it is prepared.
+    """The info of a data set that is available before it is prepared."""
 
-    Attributes:
-        in_shape: shape of an image, [C, H, W].
-        num_classes: labels are 0 .. num_classes - 1.
-        num_train: images of the training part, the validation part included.
-        num_test: images of the test part.
-        scale: the stored value that stands for 1.0.
-        mean: mean of each channel of the training images, scaled to [0, 1].
-        std: standard deviation of each channel of the training images, scaled to [0, 1].
-        targets: ``labels`` if each image has a label, ``masks`` if each pixel has one.
-        num_val: images of the data set's own validation part; 0 if it is cut from the training part.
-    """
-
-    in_shape: tuple[int, int, int]
+    in_shape: tuple[int, int, int]  # [C, H, W]
     num_classes: int
-    num_train: int
+    num_train: int  # images, those of a validation part that is cut from them included
     num_test: int
-    scale: int
-    mean: tuple[float, ...]
+    scale: int  # the stored value that stands for 1.0
+    mean: tuple[float, ...]  # of each channel of the training images, scaled to [0, 1]
     std: tuple[float, ...]
-    targets: Literal["labels", "masks"] = "labels"
-    num_val: int = 0
+    targets: Literal["labels", "masks"] = "labels"  # of each image, or of each pixel
+    num_val: int = 0  # images of the data set's own validation part; 0 if it is cut from the training part
 
 
 class Reader(Protocol):
-    """The reader of one data set.
+    """The reader of one data set."""
 
-    Attributes:
-        options: keys of ``data`` that it accepts, beside `loading.COMMON`.
-        required: those of the options that must be given.
-    """
-
-    options: ClassVar[tuple[str, ...]]
-    required: ClassVar[tuple[str, ...]]
+    options: ClassVar[tuple[str, ...]]  # keys of ``data`` that it accepts, beside `loading.COMMON`
+    required: ClassVar[tuple[str, ...]]  # those of the options that must be given
 
     def __init__(self, config: DataConfig, root: AnyPath):
         """Finds the data set, below ``root`` if it consists of files."""
@@ -91,11 +65,7 @@ class Reader(Protocol):
         """Name of the folder in the cache; it changes with the content."""
 
     def read(self) -> dict[str, Arrays]:
-        """Returns ``train``, ``test`` and, if there is one, ``val``, ready to be stored; ``train`` in stratified order.
-
-        Raises:
-            DataError: files are missing or unreadable; the message names them and says what to do.
-        """
+        """Returns ``train`` in stratified order, ``test`` and perhaps ``val``; raises DataError if files are amiss."""
 
     def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> DataPart:
         """Returns a part that yields batches of stored arrays, or of a slice of them."""
@@ -115,13 +85,22 @@ IN_TORCHVISION: dict[str, tuple[str, DatasetInfo]] = {
 }
 
 
-class Digits:
+class ArrayReader:
+    """A base of readers whose arrays fit into memory, and which have no options."""
+
+    options: ClassVar[tuple[str, ...]] = ()
+    required: ClassVar[tuple[str, ...]] = ()
+
+    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> ArrayPart:
+        """Returns the mapped arrays as tensors."""
+        return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
+
+
+class Digits(ArrayReader):
     """Scikit-learn's digits, pixel values 0 to 16; they have no test part, so one is cut off."""
 
     info = DatasetInfo((1, 8, 8), 10, 1438, 359, 16, (0.3049,), (0.3760,))
     key = "digits"
-    options: ClassVar[tuple[str, ...]] = ()
-    required: ClassVar[tuple[str, ...]] = options
 
     def __init__(self, _config: DataConfig, _root: AnyPath):
         pass
@@ -138,16 +117,9 @@ class Digits:
         cut = len(labels) - round(len(labels) * TEST_FRACTION)
         return {"train": (images[:cut], labels[:cut]), "test": (images[cut:], labels[cut:])}
 
-    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> ArrayPart:
-        """Returns the mapped arrays as tensors."""
-        return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
 
-
-class InTorchvision:
+class InTorchvision(ArrayReader):
     """A data set of ``torchvision.datasets``, downloaded if it is not below the root."""
-
-    options: ClassVar[tuple[str, ...]] = ()
-    required: ClassVar[tuple[str, ...]] = options
 
     def __init__(self, config: DataConfig, root: AnyPath):
         self.key, self._root = config.name, root
@@ -158,7 +130,7 @@ class InTorchvision:
         from torchvision import datasets  # here, because it takes a second and workers never need it
 
         cls = getattr(datasets, self._class)
-        below, files = self._expected(cls)
+        below, files = _expected(cls)
         root, place = mirror_locally(self._root, below), f"The folder is set by SWEEP_DATA (now {self._root})."
         folder = root / below
         missing = [file for file in files if not (folder / file).is_file()]
@@ -192,30 +164,17 @@ class InTorchvision:
         order = stratified_order(train[1])
         return {"train": (train[0][order], train[1][order]), "test": test}
 
-    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> ArrayPart:
-        """Returns the mapped arrays as tensors."""
-        return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
 
-    def _expected(self, cls: Any) -> tuple[str, list[str]]:
-        """Returns the folder below the root, and the names of the files in it, that a torchvision class reads."""
-        if hasattr(cls, "base_folder"):  # CIFAR
-            files = [file for file, _ in (*cls.train_list, *cls.test_list)]
-            return cls.base_folder, [*files, cls.meta["filename"]]
-        return f"{cls.__name__}/raw", [url.removesuffix(".gz") for url, _ in cls.resources]
+def _expected(cls: Any) -> tuple[str, list[str]]:
+    """Returns the folder below the root, and the names of the files in it, that a torchvision class reads."""
+    if hasattr(cls, "base_folder"):  # CIFAR
+        files = [file for file, _ in (*cls.train_list, *cls.test_list)]
+        return cls.base_folder, [*files, cls.meta["filename"]]
+    return f"{cls.__name__}/raw", [url.removesuffix(".gz") for url, _ in cls.resources]
 
 
 def _refuse_damaged(key: str, cls: Any, shown: AnyPath, folder: Path) -> None:
-    """Checks all files, by the MD5 that torchvision lists or by the size in their header.
-
-    Args:
-        key: name of the data set.
-        cls: torchvision's class.
-        shown: the folder that messages name.
-        folder: the local folder with the files.
-
-    Raises:
-        DataError: a file differs; the message names it, the expected and the found value.
-    """
+    """Raises DataError if a file differs from the MD5 that torchvision lists, or from the size in its header."""
     if hasattr(cls, "base_folder"):  # CIFAR
         known = [*cls.train_list, *cls.test_list, [cls.meta["filename"], cls.meta["md5"]]]
         problems = [
@@ -230,11 +189,8 @@ def _refuse_damaged(key: str, cls: Any, shown: AnyPath, folder: Path) -> None:
 
 
 def _cut_off(path: Path) -> str | None:
-    """Returns how the length of a file in MNIST's format differs from its header, or None.
-
-    The header is four bytes, the last of them the number of axes, and four bytes for the length of each axis.
-    """
-    with path.open("rb") as file:
+    """Returns how the length of a file in MNIST's format differs from its header, or None."""
+    with path.open("rb") as file:  # four bytes, the last of them the number of axes, and four for each axis's length
         kind = file.read(4)
         axes = [int.from_bytes(file.read(4)) for _ in range(kind[3] if len(kind) == 4 else 0)]
     expected, found = 4 + 4 * len(axes) + math.prod(axes), path.stat().st_size
@@ -247,16 +203,10 @@ def stratified_order(labels: NDArray[Any]) -> NDArray[np.intp]:
     The image of random rank r (0, 1, ...) among the n images of its class is placed at the fraction (r + 1/2) / n of
     the order. So the first m of N images contain m n / N of that class, to within 1/2 + (number of classes) n / 2 N.
 
-    Args:
-        labels: class of each image, int [N].
-
     Example:
         >>> labels = np.array([0, 0, 0, 0, 1, 1])
         >>> labels[stratified_order(labels)].tolist()
         [0, 1, 0, 0, 1, 0]
-
-    Returns:
-        Indices into ``labels``, int [N].
     """
     generator = np.random.Generator(np.random.PCG64(CUT_SEED))
     position = np.empty(len(labels))

@@ -1,8 +1,6 @@
 """Data sets of image files: folders of classes (``imagefolder``), and images with masks (``voc``).
 
 A reader hashes the names, sizes and times of all files when it is created, so a changed folder is another data set.
-`loading.prepare_dataset` stores only the order of the files, after a check of the first ones. Images are decoded when
-a batch needs them.
 """
 
 from __future__ import annotations
@@ -12,27 +10,22 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from ..config.errors import DataError, MissingDataError
+from ..config.filesystem import AnyPath
+from ..config.sections import DataConfig
 from ..losses.metrics import IGNORED
 from .batches import StreamedPart
-from .datasets import TEST_FRACTION, DatasetInfo, stratified_order
+from .datasets import TEST_FRACTION, Arrays, DatasetInfo, stratified_order
 from .images import EXTENSIONS, decode, decode_mask, resize
 from .s3_mirror import mirror_locally
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from PIL import Image
-    from torch import Tensor
-
-    from ..config.filesystem import AnyPath
-    from ..config.sections import DataConfig
-    from .datasets import Arrays
-
 
 # ImageNet's training images; torchvision uses these values for photographs of any kind.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -134,7 +127,8 @@ class VOC:
 
     def read(self) -> dict[str, Arrays]:
         """Lists the pairs of each part, and decodes the first of them."""
-        parts = _ordered({part: (np.array(names),) * 2 for part, names in self._encoded().items()}, self.info)
+        encoded = {part: np.array([os.fsencode(name) for name in names]) for part, names in self._names.items()}
+        parts = _ordered({part: (names, names) for part, names in encoded.items()}, self.info)
         _check_first("voc", parts, self._pair)
         return parts
 
@@ -164,9 +158,6 @@ class VOC:
                 f"they are 0 to {self._classes - 1}, or {ignored} where a pixel does not count (data.ignore_index)"
             )
         return image, mask
-
-    def _encoded(self) -> dict[str, list[bytes]]:
-        return {part: [os.fsencode(name) for name in names] for part, names in self._names.items()}
 
     def _image(self, name: str) -> Path:
         return self._folder / "JPEGImages" / f"{name}.jpg"

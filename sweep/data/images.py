@@ -5,21 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from ..config.errors import DataError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
-CROP_AREA = (
-    0.25  # smallest share of the image; the usual twelfth is for 100 epochs of ImageNet and slows short trials down
-)
+CROP_AREA = 0.25  # smallest share of the image; the usual twelfth slows trials of fewer than 100 epochs down
 CROP_ASPECT = 4 / 3  # largest factor by which a crop's aspect differs from the target's
 UNREADABLE = (OSError, SyntaxError, ValueError)  # Pillow's errors
 
@@ -27,11 +21,7 @@ Size = tuple[int, int]  # height, width
 
 
 def decode(path: Path) -> Image.Image:
-    """Reads an image file as RGB.
-
-    Raises:
-        DataError: the file cannot be read; the message names it.
-    """
+    """Reads an image file as RGB; raises DataError if it cannot be read."""
     try:
         with Image.open(path) as image:
             if image.mode.startswith("I;16"):  # Pillow would clip it
@@ -42,14 +32,7 @@ def decode(path: Path) -> Image.Image:
 
 
 def decode_mask(path: Path) -> Image.Image:
-    """Reads a mask: an image whose pixels are labels, or indices of a palette.
-
-    Returns:
-        A grey image whose pixels are the labels.
-
-    Raises:
-        DataError: the file cannot be read, or is not a mask; the message names it.
-    """
+    """Reads a mask, whose pixels are labels or indices of a palette, as a grey image of labels; or raises DataError."""
     try:
         with Image.open(path) as image:
             mode, labels = image.mode, np.array(image)
@@ -63,25 +46,15 @@ def decode_mask(path: Path) -> Image.Image:
 def resize(
     image: Image.Image, size: Size, augment: Sequence[str], draws: Sequence[float], *, mask: bool = False
 ) -> Tensor:
-    """Cuts a window out of an image and resizes it; an image and its mask are treated alike if the draws are equal.
+    """Cuts a window out of an image and resizes it: uint8 [C, *size]; a mask follows its image if the draws are equal.
 
     The window is the largest centred one with the target's aspect. With ``crop`` it is a random one, as in
     torchvision's ``RandomResizedCrop`` (Szegedy et al., 2014). With ``flip`` the image is mirrored with
     probability 1/2.
 
     Args:
-        image: RGB, or grey.
-        size: height and width of the result, in pixels.
-        augment: ``crop``, ``flip``, both or none.
         draws: uniform numbers in [0, 1): area, aspect, down, right, flip; empty without augmentation.
         mask: pixels are labels, so they are not interpolated.
-
-    Example:
-        >>> resize(Image.new("RGB", (40, 30)), (16, 16), (), ()).shape
-        torch.Size([3, 16, 16])
-
-    Returns:
-        uint8 [C, *size].
     """
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as F

@@ -1,36 +1,29 @@
 """Loads a data set: `find_reader` finds it, `prepare_dataset` stores it once per machine, `load_dataset` maps it.
 
-The training part is stored in stratified order, so any contiguous slice is class-balanced. Trials share one copy in the
-page cache, and the cut into training and validation images is the same on every machine.
+The training part is stored in stratified order, so any contiguous slice is class-balanced, the same on every machine.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from ..config.errors import DataError
-from ..config.filesystem import ObjectStoreUnavailableError, local_path, write_atomically
+from ..config.filesystem import AnyPath, ObjectStoreUnavailableError, local_path, write_atomically
+from ..config.sections import DataConfig
 from ..config.user_code import is_import_path
+from .batches import DataPart
 from .datasets import DatasetInfo, Digits, InTorchvision, Reader
 from .image_folders import VOC, ImageFolder
 from .user_dataset import OwnData
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from ..config.filesystem import AnyPath
-    from ..config.sections import DataConfig
-    from .batches import DataPart
-
 
 logger = logging.getLogger(__name__)
 
@@ -63,15 +56,9 @@ class Dataset:
 
 
 def find_reader(config: DataConfig, root: AnyPath, cache: AnyPath | None = None) -> Reader:
-    """Returns the reader of the data set that a study file names.
+    """Returns the reader of the data set that a study file names; raises DataError for a wrong name or option.
 
-    Args:
-        config: section ``data`` of the study.
-        root: folder of the data sets, in torchvision's layout.
-        cache: folder that may hold the info of a user's own data set; None reads that data set again.
-
-    Raises:
-        DataError: the name is unknown, a required option is missing, or the folder holds no such data set.
+    Without ``cache``, a user's own data set is read again.
     """
     own = is_import_path(config.name)
     if config.name not in DATASETS and not own:
@@ -97,11 +84,7 @@ def check_options(name: str, given: Iterable[str]) -> list[str]:
 
 
 def split_sizes(config: DataConfig, info: DatasetInfo) -> tuple[int, int]:
-    """Returns the numbers of training and validation images, without reading the data set.
-
-    Raises:
-        DataError: the data set is too small for the fraction or the training size.
-    """
+    """Returns the numbers of training and validation images; raises DataError if there are too few for the config."""
     total, fraction, size = info.num_train, config.val_fraction, config.train_size
     num_val = info.num_val or (round(total * fraction) if 0 < fraction < 1 else 0)
     available = total - (0 if info.num_val else num_val)
@@ -115,24 +98,16 @@ def split_sizes(config: DataConfig, info: DatasetInfo) -> tuple[int, int]:
 
 
 def load_dataset(config: DataConfig, *, root: AnyPath, cache: AnyPath) -> Dataset:
-    """Opens a data set, and prepares it first if the cache lacks it; images stay on disk.
-
-    Args:
-        config: section ``data`` of the study.
-        root: folder in torchvision's layout; read from, or downloaded to, if the cache lacks the data set.
-        cache: folder of prepared data sets, one on each machine.
+    """Opens a data set, prepared first if the cache lacks it; raises DataError if it is missing or too small.
 
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from sweep.config import DataConfig
+        >>> from sweep.config.sections import DataConfig
         >>> folder = Path(tempfile.mkdtemp())
         >>> digits = load_dataset(DataConfig(name="digits"), root=folder, cache=folder)
         >>> digits.train.size, digits.val.size, digits.test.size
         (1294, 144, 359)
-
-    Raises:
-        DataError: the data set is missing, unreadable, or too small for the cut.
     """
     cache = local_path(cache)
     found = find_reader(config, root, cache)
@@ -147,13 +122,7 @@ def load_dataset(config: DataConfig, *, root: AnyPath, cache: AnyPath) -> Datase
 
 
 def prepare_dataset(found: Reader, *, cache: AnyPath) -> None:
-    """Writes a data set to its folder in ``cache`` as memory-mappable arrays, unless it is there.
-
-    If several processes need the data set at once, one of them reads or downloads it while the others wait.
-
-    Raises:
-        DataError: the data set cannot be downloaded or read; the message names the files and the folder.
-    """
+    """Writes a data set to its folder in ``cache`` as memory-mappable arrays, unless it is there."""
     cache = local_path(cache)
     info, folder = found.info, cache / found.key
     counts = {"train": info.num_train, "test": info.num_test, **({"val": info.num_val} if info.num_val else {})}
@@ -180,18 +149,13 @@ def _store(found: Reader, counts: Mapping[str, int], folder: Path) -> None:
         images, labels = parts[part]
         if images.shape not in ((count,), (count, *found.info.in_shape)) or labels.shape != (count,):
             raise DataError(f"{found.key}: expected {count} {part} images, found arrays {images.shape}, {labels.shape}")
-        _write_array(_path(folder, part, "images"), np.ascontiguousarray(images))
-        _write_array(_path(folder, part, "labels"), labels)
+        for kind, array in (("images", np.ascontiguousarray(images)), ("labels", labels)):
+            with write_atomically(_path(folder, part, kind)) as beside, beside.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
 
 
 def _path(folder: Path, part: str, kind: str) -> Path:
     return folder / f"{part}_{kind}.npy"
-
-
-def _write_array(path: Path, array: NDArray[Any]) -> None:
-    """Writes an array, whole or not at all."""
-    with write_atomically(path) as beside, beside.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
 
 
 def _open(folder: Path, part: str) -> tuple[NDArray[Any], NDArray[Any]]:

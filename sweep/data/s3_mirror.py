@@ -1,7 +1,6 @@
 """Copies of data in object storage: each machine downloads what a study's data set needs, once, and checks every file.
 
-A copy has the size and the time of its object, by which later runs recognise it. One process of a machine downloads at
-a time.
+A copy has the size and the time of its object, by which later runs recognise it.
 """
 
 from __future__ import annotations
@@ -16,18 +15,9 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from ..config import filesystem
 from ..config.errors import DataError
-from ..config.filesystem import (
-    AnyPath,
-    ObjectStoreUnavailableError,
-    StoredObject,
-    download,
-    etag_is_md5,
-    is_remote,
-    list_objects,
-    local_path,
-    write_atomically,
-)
+from ..config.filesystem import AnyPath, ObjectStoreUnavailableError, StoredObject, is_remote, local_path
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -37,11 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def mirror_locally(root: AnyPath, folder: str = "") -> Path:
-    """Returns a local folder with the content of a data root: the root itself, or a copy of one in object storage.
-
-    Args:
-        root: the data root.
-        folder: the only folder below the root that is needed.
+    """Returns the data root itself, or a local copy of it (or of ``folder`` below it) from object storage.
 
     Raises:
         DataError: the folder is empty, a download differs from its object, or the copy cannot be written.
@@ -57,7 +43,7 @@ def mirror_locally(root: AnyPath, folder: str = "") -> Path:
 @functools.cache  # once per process: its trials need not ask again
 def _copy(root: UPath, folder: str) -> None:
     source, target = root / folder if folder else root, local_path(root) / ".mirror" / folder
-    found = list_objects(source)
+    found = filesystem.list_objects(source)
     if not found:
         raise DataError(f"data: {source} holds no files; put the data set there, or set SWEEP_DATA to its root")
     try:
@@ -70,7 +56,9 @@ def _copy(root: UPath, folder: str) -> None:
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 problems = [p for p in pool.map(lambda each: _download(source, each, target), lacking) if p]
             if not problems:
-                _remove_deleted(target, {each.name for each in found})
+                names = {each.name for each in found}
+                for path in [p for p in target.rglob("*") if p.is_file() and str(p.relative_to(target)) not in names]:
+                    path.unlink()  # the store no longer has it
     except ObjectStoreUnavailableError:
         raise
     except OSError as error:
@@ -84,17 +72,7 @@ def _escapes(name: str) -> bool:
 
 
 def _is_current(path: Path, wanted: StoredObject) -> bool:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return False
-    return (stat.st_size, stat.st_mtime_ns) == (wanted.size, wanted.modified_ns)
-
-
-def _remove_deleted(target: Path, names: set[str]) -> None:
-    """Removes copies of objects that are no longer in the store."""
-    for path in [p for p in target.rglob("*") if p.is_file() and str(p.relative_to(target)) not in names]:
-        path.unlink()
+    return path.exists() and (path.stat().st_size, path.stat().st_mtime_ns) == (wanted.size, wanted.modified_ns)
 
 
 def _download(source: UPath, wanted: StoredObject, target: Path) -> str | None:
@@ -102,8 +80,8 @@ def _download(source: UPath, wanted: StoredObject, target: Path) -> str | None:
     path, remote = target / wanted.name, source / wanted.name
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with write_atomically(path) as beside:
-            download(remote, beside)
+        with filesystem.write_atomically(path) as beside:
+            filesystem.download(remote, beside)
             _check_copy(beside, wanted, remote)
             os.utime(beside, ns=(wanted.modified_ns, wanted.modified_ns))
     except DataError as error:
@@ -112,16 +90,10 @@ def _download(source: UPath, wanted: StoredObject, target: Path) -> str | None:
 
 
 def _check_copy(copy: Path, wanted: StoredObject, remote: UPath) -> None:
-    """Raises DataError if a copy differs from its object, unless only a tag that is no MD5 says so."""
-    problem = find_difference(copy, wanted)
-    if problem and (copy.stat().st_size != wanted.size or etag_is_md5(remote)):
-        raise DataError(f"{remote}: {problem}")
-
-
-def find_difference(copy: Path, wanted: StoredObject) -> str | None:
-    """Returns how a copy differs from the listed object (size, MD5), or None."""
+    """Raises DataError if a copy differs from its object, by size or MD5."""
     if (size := copy.stat().st_size) != wanted.size:
-        return f"expected {wanted.size} bytes, found {size}"
+        raise DataError(f"{remote}: expected {wanted.size} bytes, found {size}")
     with copy.open("rb") as file:
         found = hashlib.file_digest(file, functools.partial(hashlib.md5, usedforsecurity=False)).hexdigest()
-    return f"expected MD5 {wanted.md5}, found {found}" if wanted.md5 not in (None, found) else None
+    if wanted.md5 not in (None, found) and filesystem.etag_is_md5(remote):
+        raise DataError(f"{remote}: expected MD5 {wanted.md5}, found {found}")

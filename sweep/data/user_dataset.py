@@ -1,7 +1,6 @@
 """A user's own data set: a function that returns arrays, or a torchvision-style class, given by import path.
 
-The process that starts a run reads it once. The cache keeps its arrays, named after their content, and a small file
-with its info, named after the import path and the user's code. Trials read only that file while the code is unchanged.
+The cache keeps its arrays, named after their content, and its info, named after the import path and the user's code.
 """
 
 from __future__ import annotations
@@ -15,37 +14,28 @@ import sys
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..config.errors import DataError
 from ..config.filesystem import AnyPath, write_atomically
+from ..config.sections import DataConfig
 from ..config.user_code import ImportPathError, import_object, source_of, user_error_location
-from .batches import ArrayPart
-from .datasets import DatasetInfo, stratified_order
+from .datasets import ArrayReader, Arrays, DatasetInfo, stratified_order
 from .s3_mirror import mirror_locally
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from ..config.sections import DataConfig
-    from .datasets import Arrays
-
 
 PARTS = ("train", "val", "test")
 
 
-class OwnData:
+class OwnData(ArrayReader):
     """The reader of the data set at ``package.module:name``.
 
     A function is called with the data root and returns ``{"train": (images, labels), "test": ...}``; ``val`` is
     optional. A class is called with the root and ``train=True`` or ``False``, and its items are (image, label).
     """
-
-    options: ClassVar[tuple[str, ...]] = ()
-    required: ClassVar[tuple[str, ...]] = options
 
     def __init__(self, config: DataConfig, root: AnyPath):
         self._path, self._root = config.name, root
@@ -59,11 +49,7 @@ class OwnData:
                 self.info, self.key = DatasetInfo(**info), saved["key"]  # type: ignore[arg-type]
 
     def save_info(self, cache: Path) -> None:
-        """Saves info and key in the cache.
-
-        Raises:
-            DataError: the cache cannot be written.
-        """
+        """Saves info and key in the cache; raises DataError if it cannot be written."""
         path, text = self._info_file(cache), json.dumps({"key": self.key, "info": dataclasses.asdict(self.info)})
         try:
             if not path.is_file() or path.read_text() != text:
@@ -88,17 +74,10 @@ class OwnData:
         mean = sums / (images.size / images.shape[1])
         std = np.sqrt(np.maximum(squares / (images.size / images.shape[1]) - mean**2, 0))
         counts = {part: len(labels) for part, (_, labels) in self._arrays.items()}
-        _, channels, height, width = images.shape
-        return DatasetInfo(
-            (channels, height, width),
-            int(labels.max()) + 1,
-            counts["train"],
-            counts["test"],
-            scale=255,
-            mean=tuple(mean.tolist()),
-            std=tuple(np.where(std > 0, std, 1.0).tolist()),  # a constant channel is only shifted
-            num_val=counts.get("val", 0),
-        )
+        std = np.where(std > 0, std, 1.0)  # a constant channel is only shifted
+        scaling, shape = (255, tuple(mean.tolist()), tuple(std.tolist())), images.shape[1:]
+        sizes = int(labels.max()) + 1, counts["train"], counts["test"]
+        return DatasetInfo(shape, *sizes, *scaling, num_val=counts.get("val", 0))
 
     @cached_property
     def key(self) -> str:
@@ -114,17 +93,9 @@ class OwnData:
         order = stratified_order(labels)
         return {**self._arrays, "train": (images[order], labels[order])}
 
-    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> ArrayPart:
-        """Returns the mapped arrays as tensors."""
-        return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
-
     @cached_property
     def _arrays(self) -> dict[str, Arrays]:
-        """The checked parts that the user's code returns.
-
-        Raises:
-            DataError: the user's code failed (the message has file and line), or returned something unusable.
-        """
+        """The parts that the user's code returns; raises DataError if it fails, or they are unusable."""
         try:
             source = import_object(self._path)
         except ImportPathError as error:
@@ -143,7 +114,10 @@ class OwnData:
             )
         parts = {part: found[part] for part in PARTS if part in found}
         problems = [problem for part, pair in parts.items() for problem in _problems(part, pair)]
-        arrays = {} if problems else {part: _pair(pair) for part, pair in parts.items()}
+        arrays = {
+            part: (np.ascontiguousarray(images), np.ascontiguousarray(labels).astype(np.int64))
+            for part, (images, labels) in ({} if problems else parts).items()
+        }
         for part, (images, labels) in arrays.items():
             train, classes = arrays["train"][0], int(arrays["train"][1].max()) + 1
             if images.shape[1:] != train.shape[1:]:
@@ -173,11 +147,6 @@ def _channels_first(image: Any) -> NDArray[Any]:
     if isinstance(image, torch.Tensor):
         return array
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-
-
-def _pair(pair: Any) -> Arrays:
-    images, labels = (np.ascontiguousarray(array) for array in pair)
-    return images, labels.astype(np.int64)
 
 
 def _problems(part: str, pair: Any) -> list[str]:

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
+from ..cluster.nodes import list_nodes
+from ..cluster.probe import DOWNLOAD_TIMEOUT, Answer, ask_nodes
+from ..cluster.ray_internals import can_grow
 from ..config import filesystem
 from ..config.errors import MissingDataError, SweepError, without_password
 from ..config.sections import DataConfig
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
-
-if TYPE_CHECKING:
-    from ..cluster.probe import Answer
+from .slots import require_fit
 
 
 def check_nodes(
     config: StudyConfig, settings: Settings, *, insecure: bool, on_message: Callable[[str], None]
 ) -> list[str]:
-    """Returns all problems of the connected cluster; a private Ray is only checked for room for a trial.
-
-    Args:
-        insecure: accept a cluster that asks for no token.
-        on_message: receives a message about what takes long.
-    """
-    from .slots import require_fit
-
+    """Returns all problems of the connected cluster; a private Ray is only checked for room for a trial."""
     problems, private = [], settings.address == "local"
     try:
         require_fit(config.resources, private=private)
@@ -34,10 +28,7 @@ def check_nodes(
         problems.append(str(error))
     if private:
         return problems
-    from ..cluster.probe import DOWNLOAD_TIMEOUT, ask_nodes, count_nodes
-    from ..cluster.ray_internals import can_grow
-
-    if count_nodes() > 1 or can_grow():
+    if len(list_nodes()) > 1 or can_grow():
         problems += _single_machine_files(settings)
     probe = settings.workspace / f".nodes-{uuid4().hex}"  # a file that nodes see if they share the workspace
     filesystem.write_bytes(probe, b"")
@@ -52,19 +43,12 @@ def check_nodes(
         )
     problems += _merge(answers)
     if not problems:  # last, since it may be a download; every node stores its own copy
-        data, root, cache = config.data.model_dump(mode="json"), str(settings.data), str(settings.cache)
-        problems = _merge(
-            ask_nodes(
-                prepare_data,
-                data,
-                root,
-                cache,
-                timeout=DOWNLOAD_TIMEOUT,
-                on_slow=lambda nodes: on_message(
-                    f"preparing {config.data.name} on node {', '.join(nodes)}: the first time takes minutes"
-                ),
-            )
-        )
+
+        def on_slow(nodes: list[str]) -> None:
+            on_message(f"preparing {config.data.name} on node {', '.join(nodes)}: the first time takes minutes")
+
+        arguments = config.data.model_dump(mode="json"), str(settings.data), str(settings.cache)
+        problems = _merge(ask_nodes(prepare_data, *arguments, timeout=DOWNLOAD_TIMEOUT, on_slow=on_slow))
     return problems
 
 
@@ -78,11 +62,7 @@ def _merge(answers: list[Answer]) -> list[str]:
 
 
 def check_workspace(probe: str) -> list[str]:
-    """Returns what is wrong with the workspace. Runs on a node.
-
-    Args:
-        probe: a file that the driver has written in it.
-    """
+    """Returns what is wrong with the workspace, in which the driver has written the file ``probe``. Runs on a node."""
     try:
         file = filesystem.parse_path(probe)
         filesystem.read_bytes(file)
@@ -102,13 +82,7 @@ def check_workspace(probe: str) -> list[str]:
 
 
 def prepare_data(data: dict[str, Any], root: str, cache: str) -> list[str]:
-    """Stores the study's data set in a node's cache, unless it is there; returns what is wrong. Runs on a node.
-
-    Args:
-        data: the study's section ``data``.
-        root: folder of the data sets.
-        cache: folder of prepared data sets.
-    """
+    """Stores the study's data set in a node's cache, unless it is there; returns what is wrong. Runs on a node."""
     from ..data.loading import load_dataset
 
     try:

@@ -1,7 +1,4 @@
-"""Decides between Tune's loop and a `TrialSource`: the next trial, the end of a trial, the retry of a lost one.
-
-The adapters of `sweep.execution.tune_adapters` call it, all from Tune's loop; it imports nothing of Ray.
-"""
+"""Decides between Tune's loop and a `TrialSource`: the next trial, the end of a trial, the retry of a lost one."""
 
 from __future__ import annotations
 
@@ -27,26 +24,21 @@ logger = logging.getLogger(__name__)
 
 
 class Dispatcher:
-    """The state that the adapters share: the source, the trials on workers, and an error to raise at the end.
+    """The state that the adapters of Tune share; they call it from Tune's loop.
 
     Args:
         limit: returns the number of trials at once, for a number of trials on workers.
         stop: once set, no trial begins, and running ones end at their next report.
         retry_oom: leave the retry of a trial whose worker ran out of memory to the source.
-
-    Attributes:
-        requests: the trials on workers, by Tune's trial id.
-        error: the first error of the source, or a reason why no trial can go on; `execute` raises it.
-        relocations: the number of workers that each trial has lost.
     """
 
     def __init__(
         self, source: TrialSource, *, limit: Callable[[int], int], stop: threading.Event, retry_oom: bool = False
     ):
         self.source, self.stop, self._limit, self._retry_oom = source, stop, limit, retry_oom
-        self.requests: dict[str, TrialRequest] = {}
-        self.error: BaseException | None = None
-        self.relocations: dict[Key, int] = {}
+        self.requests: dict[str, TrialRequest] = {}  # on workers, by Tune's trial id
+        self.error: BaseException | None = None  # the source's first, or a reason why no trial can go on
+        self.relocations: dict[Key, int] = {}  # number of workers that each trial has lost
         self._epochs: dict[Key, int] = {}  # last epoch reported
         self._losses: dict[Key, tuple[int, int]] = {}  # last epoch when a worker was lost, and losses since that epoch
         self._retry_queue: list[TrialRequest] = []  # have lost their worker
@@ -71,10 +63,7 @@ class Dispatcher:
         return self.stop.is_set() or self.error is not None
 
     def next_trial(self) -> TrialRequest | str | None:
-        """Returns the next trial, None if there is none now, or `FINISHED`; asks for the following ones in a thread.
-
-        `_Searcher.suggest` calls it whenever Tune could start a trial.
-        """
+        """Returns the next trial, None if there is none now, or `FINISHED`; asks for the following ones in a thread."""
         if self.ended:
             return FINISHED
         limit = self._limit(len(self.requests))
@@ -106,7 +95,7 @@ class Dispatcher:
         return request
 
     def has_more(self) -> bool:
-        """Returns True if another trial is about to start, beside those on workers. `Controller` calls it."""
+        """Returns True if another trial is about to start, beside those on workers."""
         free = not self.ended and len(self.requests) < self._limit(len(self.requests))
         return free and bool(self._retry_queue or self._next)
 
@@ -119,10 +108,7 @@ class Dispatcher:
             return default
 
     def on_report(self, trial_id: str, report: TrialReport) -> bool:
-        """Passes a worker's report to the source; returns True if the trial must stop.
-
-        `_Scheduler.on_trial_result` calls it.
-        """
+        """Passes a worker's report to the source; returns True if the trial must stop."""
         request = self.requests.get(trial_id)
         if request is None:
             return True
@@ -141,13 +127,7 @@ class Dispatcher:
         return stop or self.ended
 
     def on_worker_lost(self, trial_id: str, error: str) -> None:
-        """Retries a trial that has lost its worker, from its checkpoint, as long as it progresses between losses.
-
-        `_Scheduler.on_trial_error` calls it.
-
-        Args:
-            error: Ray's message about the worker.
-        """
+        """Retries a trial that has lost its worker, from its checkpoint, as long as it progresses between losses."""
         request = self.requests.pop(trial_id, None)
         if request is None:
             return

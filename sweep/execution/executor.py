@@ -1,7 +1,4 @@
-"""The seam between a run and what executes its trials: one interface, and the names to choose from.
-
-A new executor is one file with a class like `sweep.execution.local.LocalExecutor`, and one line in `EXECUTORS`.
-"""
+"""The interface between a run and what executes its trials. A new executor is one class and a line in `EXECUTORS`."""
 
 from __future__ import annotations
 
@@ -30,39 +27,25 @@ class Executor(Protocol):
         """Imports what `execute` needs. Called in a thread, while `connect` waits for other processes."""
 
     def connect(self, config: StudyConfig, settings: Settings) -> AbstractContextManager[None]:
-        """Connects for a ``with`` block; does nothing within another such block.
-
-        Raises:
-            SweepError: nothing answers, or it cannot be used from here.
-        """
+        """Connects for a ``with`` block, unless in another such block; raises SweepError if nothing answers."""
 
     def check(
         self, config: StudyConfig, settings: Settings, *, insecure: bool, on_message: Callable[[str], None]
     ) -> None:
-        """Checks that the study can be executed here. Called before anything is written.
+        """Raises a ConfigError with all reasons why the study cannot be executed here, before anything is written.
 
-        Args:
-            insecure: accept a cluster that asks for no token.
-            on_message: receives what the user should know.
-
-        Raises:
-            ConfigError: all reasons why it cannot.
+        ``insecure`` accepts a cluster that asks for no token; ``on_message`` receives what the user should know.
         """
 
     def execute(self, source: TrialSource, resources: Resources, *, stop: threading.Event) -> None:
         """Runs the source's trials until it is finished. Once ``stop`` is set, running trials end at a checkpoint.
 
-        Raises:
-            Exception: the error that the source raised.
-            SweepError: no trial can go on, as on a full disk.
+        Raises the error that the source raised, or a SweepError if no trial can go on, as on a full disk.
         """
 
 
 def get_executor(name: str) -> Executor:
-    """Returns the executor of a name in `EXECUTORS`.
-
-    Raises:
-        ConfigError: there is none of that name.
+    """Returns the executor of a name in `EXECUTORS`; raises ConfigError if there is none of that name.
 
     Example:
         >>> type(get_executor("local")).__name__

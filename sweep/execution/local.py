@@ -1,7 +1,6 @@
 """The executor without Ray: trains one trial after the other in the driver's own process.
 
-For debugging (``breakpoint()`` and prints work in the trial's code), notebooks, tests and machines without Ray.
-Studies, checkpoints and MLflow runs are those of every other executor, so either can go on with the other's study.
+For debugging, notebooks, tests and machines without Ray; either executor can go on with the other's study.
 """
 
 from __future__ import annotations
@@ -49,10 +48,8 @@ class LocalExecutor:
         """Checks that this machine has the GPUs of a trial; names the options that have no effect here."""
         gpus, there = _gpus(config.resources), _gpu_count()
         if gpus > there:
-            raise ConfigError(
-                "executor local",
-                [f"resources.gpus: a trial asks for {gpus:g} GPUs, there are {there}: lower it"],
-            )
+            problem = f"resources.gpus: a trial asks for {gpus:g} GPUs, there are {there}: lower it"
+            raise ConfigError("executor local", [problem])
         unused = [f"--address {settings.address}"] if settings.address != "local" else []
         unused += [
             f"resources.{name}"
@@ -65,11 +62,7 @@ class LocalExecutor:
     def execute(
         self, source: TrialSource, resources: Resources, *, stop: threading.Event, run_trial: str = RUN_TRIAL
     ) -> None:
-        """Runs the source's trials one after the other.
-
-        Args:
-            run_trial: the generator function that trains a trial, ``module:function``.
-        """
+        """Runs the source's trials one after the other, each with the generator function ``run_trial``."""
         import torch
 
         threads = torch.get_num_threads()  # each trial sets its own
@@ -88,12 +81,7 @@ class LocalExecutor:
     def _train(
         self, source: TrialSource, request: TrialRequest, gpus: float, stop: threading.Event, run_trial: str
     ) -> None:
-        """Trains a trial until it ends, the source stops it, or ``stop`` is set; each report follows a checkpoint.
-
-        Raises:
-            SweepError: no trial can go on here, as on a full disk.
-        """
-        logger.debug("training %s in this process, attempt %d", request.key, request.attempt)
+        """Trains a trial until it ends, the source stops it, or ``stop`` is set; each report follows a checkpoint."""
         source.on_trial_start(request.key)
         with gpu_memory_limit(gpus), contextlib.closing(_reports(request, gpus, run_trial)) as reports:
             ended = False
@@ -113,11 +101,7 @@ def _reports(request: TrialRequest, gpus: float, run_trial: str) -> Generator[Tr
 
 
 def _gpus(resources: Resources, *, exclusive: bool = False) -> float:
-    """Returns the GPUs of one trial, or its share of one; ``auto`` is one if this machine has any.
-
-    Args:
-        exclusive: a whole GPU in place of a share.
-    """
+    """Returns the GPUs of one trial; ``auto`` is one if there is any, and ``exclusive`` replaces a share by one."""
     gpus = float(min(1, _gpu_count())) if resources.gpus == "auto" else float(resources.gpus)
     return 1.0 if exclusive and 0 < gpus < 1 else gpus
 

@@ -1,7 +1,4 @@
-"""Memory of a trial: the share of a GPU that its process may allocate, and the hint when memory was not enough.
-
-Imports torch inside the functions, since a worker that trains something else need not have it.
-"""
+"""Memory of a trial: the share of a GPU that its process may allocate, and the hint when memory was not enough."""
 
 from __future__ import annotations
 
@@ -17,11 +14,7 @@ _HOST = ("DefaultCPUAllocator", "can't allocate memory")
 
 
 def gpu_memory_fraction(gpus: float, total: float) -> float:
-    """Returns the fraction of a GPU's memory that a process's tensors may use, so that other processes have theirs.
-
-    Args:
-        gpus: the trial's share of a GPU, or its number of GPUs.
-        total: bytes of the GPU.
+    """Returns the fraction of a GPU's memory, of ``total`` bytes, that the tensors of a process with a share may use.
 
     Example:
         >>> gpu_memory_fraction(0.5, 16 * 2**30)  # half of it, minus 0.6 GiB for CUDA itself

@@ -1,7 +1,4 @@
-"""The executor on Ray: connects to a private Ray or a cluster, checks its nodes, and runs trials with Ray Tune.
-
-Ray is imported in the methods, so that it can start while the rest is still being imported.
-"""
+"""The executor on Ray, which is imported in the methods: it can start while the rest is still being imported."""
 
 from __future__ import annotations
 
@@ -27,15 +24,7 @@ class RayExecutor:
 
     @contextlib.contextmanager
     def connect(self, config: StudyConfig, settings: Settings, *, cpus: int | None = None) -> Iterator[None]:
-        """Connects to Ray at ``settings.address`` for a ``with`` block.
-
-        Args:
-            config: names the user's own code, which is sent to the workers.
-            cpus: CPUs that a private Ray offers; default: those of this machine.
-
-        Raises:
-            SweepError: no Ray answers at the address, or it cannot be used from here.
-        """
+        """Connects to Ray at ``settings.address`` for a ``with`` block; ``cpus`` limits a private Ray."""
         from ..cluster.connect import ClusterError, connected
 
         modules = modules_to_send() if config.import_paths else []
@@ -53,8 +42,7 @@ class RayExecutor:
         """Checks that a trial fits a node, and that every node of a cluster can work on the study."""
         from .cluster_checks import check_nodes
 
-        problems = check_nodes(config, settings, insecure=insecure, on_message=on_message)
-        if problems:
+        if problems := check_nodes(config, settings, insecure=insecure, on_message=on_message):
             raise ConfigError(f"address {settings.address}", problems)
 
     def execute(

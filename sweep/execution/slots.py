@@ -22,14 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def require_fit(resources: Resources, *, private: bool = False) -> None:
-    """Checks that a trial fits a node.
-
-    Args:
-        private: a private Ray, to which no autoscaler adds nodes.
-
-    Raises:
-        SweepError: it fits none, and the cluster adds no nodes; says what there is.
-    """
+    """Raises SweepError if a trial fits no node and the cluster adds none; a ``private`` Ray adds none."""
     found = list_nodes()
     gpus = _gpus_per_trial(resources, found)
     deadline = time.monotonic() + (0.0 if private else AUTOSCALER_TIMEOUT)
@@ -40,14 +33,7 @@ def require_fit(resources: Resources, *, private: bool = False) -> None:
 
 
 class Slots:
-    """The number of trials that the connected cluster runs at once, counted again every two seconds.
-
-    A cluster that adds nodes is shown the number of waiting trials, which stay in the study until there is a slot.
-
-    Args:
-        n_waiting: returns the number of trials that could start now.
-        on_message: receives what the user should know.
-    """
+    """The number of trials that the connected cluster runs at once; one that adds nodes is shown how many wait."""
 
     def __init__(self, resources: Resources, *, n_waiting: Callable[[], int], on_message: Callable[[str], None]):
         require_fit(resources)
@@ -69,25 +55,14 @@ class Slots:
         return {}
 
     def count(self, running: int) -> int:
-        """Returns the number of trials that may run at once.
-
-        Args:
-            running: trials that run, or wait for their worker.
-
-        Raises:
-            SweepError: for a quarter of an hour no node has had the resources of a trial.
-        """
+        """Returns the trials at once, given those that run or start; raises SweepError after 15 minutes without one."""
         if time.monotonic() - self._refreshed >= REFRESH_EVERY:
             self._refreshed = time.monotonic()
             self._refresh(running)
         return self._slots
 
     def resource_request(self, *, exclusive: bool = False) -> dict[str, float]:
-        """Returns the resources of one trial as Ray expects them.
-
-        Args:
-            exclusive: a whole GPU in place of a share.
-        """
+        """Returns the resources of one trial as Ray expects them; ``exclusive`` replaces a share of a GPU by one."""
         asked, gpus = self._resources, self._gpus
         gpus = 1.0 if exclusive and 0 < gpus < 1 else gpus
         return resource_bundle(cpus=asked.cpus, gpus=gpus, memory=asked.memory, accelerator=asked.accelerator_type)
@@ -119,7 +94,9 @@ class Slots:
 
 def _slots_of(resources: Resources, gpus: float, found: list[Node]) -> int:
     """Returns the trials that nodes run at once, each with so many GPUs."""
-    return min(sum(_fits(resources, gpus, node) for node in found), resources.max_concurrent or sys.maxsize)
+    usable = [n for n in found if not n.draining and resources.accelerator_type in (None, *n.accelerators)]
+    fit = sum(resources.room(node.cpus, node.gpus, gpus, node.memory) for node in usable)
+    return min(fit, resources.max_concurrent or sys.maxsize)
 
 
 def _gpus_per_trial(resources: Resources, found: list[Node]) -> float:
@@ -127,13 +104,6 @@ def _gpus_per_trial(resources: Resources, found: list[Node]) -> float:
     if resources.gpus != "auto":
         return float(resources.gpus)
     return 1.0 if any(node.gpus for node in found) else 0.0
-
-
-def _fits(resources: Resources, gpus: float, node: Node) -> int:
-    """Returns the number of trials that fit a node."""
-    if node.draining or resources.accelerator_type not in (None, *node.accelerators):
-        return 0
-    return resources.room(node.cpus, node.gpus, gpus, node.memory)
 
 
 def _does_not_fit(resources: Resources, gpus: float, found: list[Node]) -> str:
@@ -155,12 +125,7 @@ def _does_not_fit(resources: Resources, gpus: float, found: list[Node]) -> str:
 
 
 def _amounts(cpus: float, gpus: float, memory: float | None, kinds: tuple[str, ...]) -> str:
-    """Returns resources in words, ``1 CPU and 2 GPUs``; no GPUs are left out.
-
-    Example:
-        >>> _amounts(1, 2, None, ("A10G",)), _amounts(4, 0, 1.5, ())
-        ('1 CPU and 2 GPUs (A10G)', '4 CPUs and 1.5 GiB of memory')
-    """
+    """Returns resources in words, ``1 CPU and 2 GPUs (A10G)``; no GPUs are left out."""
     parts = [f"{cpus:g} CPU{'' if cpus == 1 else 's'}"]
     if gpus:
         parts.append(f"{gpus:g} GPU{'' if gpus == 1 else 's'}" + (f" ({', '.join(kinds)})" if kinds else ""))

@@ -1,7 +1,4 @@
-"""The interface from which an executor gets its trials, and to which it returns their reports.
-
-`sweep.service.driver.Driver` implements it. It knows neither Ray nor the storage.
-"""
+"""The interface from which an executor gets its trials, and to which it returns their reports."""
 
 from __future__ import annotations
 
@@ -12,26 +9,19 @@ from typing import Protocol
 from ..config.study_config import TrialConfig
 from ..training.reports import OomKind, TrialPaths, TrialReport
 
-Key = tuple[str, int]
+Key = tuple[str, int]  # study and number
 
 
 @dataclass(frozen=True)
 class TrialRequest:
-    """One trial for a worker.
-
-    Attributes:
-        key: study and number; the source's name for the trial.
-        attempt: counts the drivers that have claimed the trial, and its retries; from 1.
-        exclusive: it ran out of memory before, so it runs while no other trial does, with a whole GPU if with any.
-        pruning_epochs: the epochs after which the source may stop it; None: after any.
-    """
+    """One trial for a worker."""
 
     key: Key
     config: TrialConfig
     paths: TrialPaths
-    attempt: int
-    exclusive: bool = False
-    pruning_epochs: Collection[int] | None = None
+    attempt: int  # counts the drivers that have claimed the trial, and its retries; from 1
+    exclusive: bool = False  # ran out of memory before: runs while no other trial does, with a whole GPU if with any
+    pruning_epochs: Collection[int] | None = None  # epochs after which the source may stop it; None: after any
 
 
 class TrialSource(Protocol):
@@ -56,8 +46,4 @@ class TrialSource(Protocol):
         """Called with a message for the user."""
 
     def on_trial_lost(self, key: Key, error: str, oom: OomKind | None = None) -> None:
-        """Called when the executor gives a trial up because its workers died.
-
-        Args:
-            oom: the memory that was exhausted, if they died of that.
-        """
+        """Called when the executor gives a trial up because its workers died; ``oom``: of which exhausted memory."""

@@ -1,12 +1,4 @@
-"""Runs a `TrialSource` with Ray Tune: where there is room, and again elsewhere when a machine is lost.
-
-Tune calls four small adapters, and each of them calls the `Dispatcher`:
-
-- `_Searcher.suggest`, whenever Tune could start a trial: it returns the next one of the source.
-- `Worker.step`, on a worker: it trains until the next report.
-- `_Scheduler.on_trial_result`, with each report: the source decides if the trial stops; `on_trial_error` when its
-  worker is lost.
-- `_StopAll.stop_all`, in each turn of Tune's loop: it ends the loop when the driver has failed.
+"""Runs a `TrialSource` with Ray Tune, which calls four small adapters: a searcher, workers, a scheduler, a stopper.
 
 Tune keeps no state that matters: another run on the same source goes on.
 """
@@ -61,27 +53,21 @@ logger = logging.getLogger(__name__)
 
 
 def execute(source: TrialSource, resources: Resources, *, stop: threading.Event, run_trial: str = RUN_TRIAL) -> None:
-    """Runs the source's trials until it is finished. Once ``stop`` is set, running trials end at a checkpoint.
-
-    Args:
-        run_trial: the generator function that trains a trial, ``module:function``; only workers import it.
-
-    Raises:
-        Exception: the error that the source raised.
-    """
+    """Runs the source's trials, see `Executor.execute`; only workers import the generator function ``run_trial``."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     slots = Slots(resources, n_waiting=source.n_waiting, on_message=source.on_message)
     dispatcher = Dispatcher(source, limit=slots.count, stop=stop, retry_oom=resources.retry_oom)
-    # What Tune writes is not kept.
     with (
         slots,
-        tempfile.TemporaryDirectory(prefix="sweep-tune-") as scratch,
+        tempfile.TemporaryDirectory(prefix="sweep-tune-") as scratch,  # what Tune writes is not kept
         quiet("ray.tune", "ray.air", "ray.train"),
         dispatcher,
-        _switch_interval(SWITCH_INTERVAL),
+        contextlib.ExitStack() as stack,
         patched_tune(scratch),
     ):
+        stack.callback(sys.setswitchinterval, sys.getswitchinterval())
+        sys.setswitchinterval(SWITCH_INTERVAL)
         tune.run(
             Worker,
             name="study",
@@ -100,17 +86,6 @@ def execute(source: TrialSource, resources: Resources, *, stop: threading.Event,
         )
     if dispatcher.error is not None:
         raise dispatcher.error
-
-
-@contextlib.contextmanager
-def _switch_interval(seconds: float) -> Iterator[None]:
-    """Sets how long a Python thread runs before another one may, for a ``with`` block."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(seconds)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 class Worker(tune.Trainable):
@@ -183,11 +158,8 @@ class _Searcher(Searcher):
         """Forgets the trial. Tune calls it when a trial has stopped, for whatever reason."""
         self._dispatcher.requests.pop(trial_id, None)
 
-    def save(self, checkpoint_path: str) -> None:
-        """Does nothing: the storage has it."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Does nothing: the storage has it."""
+    def save(self, checkpoint_path: str) -> None: ...  # the storage has everything
+    def restore(self, checkpoint_path: str) -> None: ...
 
 
 class _StopAll(Stopper):

@@ -34,11 +34,7 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def patched_tune(scratch: str) -> Iterator[None]:
-    """Makes `tune.run` use `Controller` for a ``with`` block, and a local session folder over ``ray://``.
-
-    Args:
-        scratch: the session folder.
-    """
+    """Makes `tune.run` use `Controller` for a ``with`` block, and the session folder ``scratch`` over ``ray://``."""
     controller, session_dir = tune.tune.TuneController, storage._get_ray_train_session_dir
     tune.tune.TuneController = Controller
     if is_ray_client():
@@ -54,17 +50,12 @@ class WorkerCache(_ObjectCache):
 
     def __init__(self) -> None:
         super().__init__()
-        self._since: dict[Any, float] = {}
+        self.idle_since: dict[Any, float] = {}
         self.lost: set[Any] = set()  # idle workers that have died
-
-    @property
-    def idle(self) -> list[Any]:
-        """All idle workers."""
-        return list(self._since)
 
     def cache_object(self, key: Any, obj: Any) -> bool:
         """Keeps a worker. Tune calls it when a worker's trial has ended."""
-        self._since[obj] = time.monotonic()
+        self.idle_since[obj] = time.monotonic()
         self._cached_objects[key].append(obj)
         self._num_cached_objects += 1
         return True
@@ -72,22 +63,19 @@ class WorkerCache(_ObjectCache):
     def pop_cached_object(self, key: Any) -> Any:
         """Returns an idle worker, which is no longer idle, or None. Tune calls it when a trial waits."""
         worker = super().pop_cached_object(key)
-        self._since.pop(worker, None)
+        self.idle_since.pop(worker, None)
         return worker
 
     def flush_cached_objects(self, force_all: bool = False) -> Iterator[Any]:
-        """Yields the workers to end: dead, idle for too long, or in the way of a trial with other resources.
-
-        Tune calls it in every turn of its loop.
-        """
+        """Yields the workers to end: dead, idle for too long, or in the way of a trial with other resources."""
         now = time.monotonic()
         for key, workers in self._cached_objects.items():
             needed = any(count > 0 for other, count in self._max_num_objects.items() if other != key)
             for worker in list(workers):
-                idle = now - self._since[worker] > MAX_IDLE and self._num_cached_objects > 1
+                idle = now - self.idle_since[worker] > MAX_IDLE and self._num_cached_objects > 1
                 if force_all or needed or idle or worker in self.lost:
                     workers.remove(worker)
-                    del self._since[worker]
+                    del self.idle_since[worker]
                     self._num_cached_objects -= 1
                     yield worker
 
@@ -101,25 +89,20 @@ class Controller(TuneController):
 
     def _maybe_reuse_cached_actor(self, trial: Any) -> bool:
         starting = trial in self._trial_to_actor and trial not in self._resetting_trials
-        if starting and (self._has_trial_without_worker() or self._scheduler_alg.dispatcher.has_more()):
+        waiting = any(other not in self._trial_to_actor for other in self._pending_trials)
+        if starting and (waiting or self._scheduler_alg.dispatcher.has_more()):
             return False  # that trial gets the idle worker
         return bool(super()._maybe_reuse_cached_actor(trial))
 
     def end_lost_workers(self) -> None:
-        """Ends the idle workers that died unnoticed, as on a lost node: those that do not answer.
-
-        `on_trial_error` of the scheduler calls it. Otherwise a trial would be given one dead worker after the other.
-        """
+        """Ends the idle workers that do not answer, as on a lost node: a trial would get one after the other."""
         actors = self._actor_manager._live_actors_to_ray_actors_resources
-        asked = {actors[worker][0].__ray_ready__.remote(): worker for worker in self._actor_cache.idle}
+        asked = {actors[worker][0].__ray_ready__.remote(): worker for worker in list(self._actor_cache.idle_since)}
         answered = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_WITHIN)[0] if asked else []
         self._actor_cache.lost = {worker for answer, worker in asked.items() if not _is_alive(answer, answered)}
         if self._actor_cache.lost:
             logger.info("%d idle workers are dead, too: ending them", len(self._actor_cache.lost))
         self._cleanup_cached_actors()
-
-    def _has_trial_without_worker(self) -> bool:
-        return any(trial not in self._trial_to_actor for trial in self._pending_trials)
 
 
 def worker_of(trial: Any) -> Any:
@@ -129,10 +112,6 @@ def worker_of(trial: Any) -> Any:
 
 def _is_alive(answer: Any, answered: list[Any]) -> bool:
     """Returns True if the worker itself answered; False if Ray did in its place, or nothing."""
-    if answer not in answered:
-        return False
-    try:
-        ray.get(answer)
-    except ray.exceptions.RayError:
-        return False
-    return True
+    with contextlib.suppress(ray.exceptions.RayError):
+        return answer in answered and bool(ray.get(answer))
+    return False

@@ -19,11 +19,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 def next_report(reports: Iterator[TrialReport]) -> TrialReport:
-    """Trains until the next report is due. An exception in the trial's code becomes a report with outcome ``failed``.
-
-    Args:
-        reports: the generator that `run_trial` returned.
-    """
+    """Trains until the next report is due; an exception in the trial becomes a report with outcome ``failed``."""
     tags = {"sweep.host": socket.gethostname(), "sweep.device": _device()}
     try:
         return replace(next(reports), tags=tags)
@@ -44,6 +40,5 @@ def halted(report: TrialReport) -> SweepError | None:
 
 
 def _device() -> str:
-    """Returns the name of this process's GPU, or ``cpu``; also ``cpu`` if nothing has imported torch."""
-    torch = sys.modules.get("torch")
+    torch = sys.modules.get("torch")  # None in a worker that trains something else
     return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "cpu"
