@@ -27,7 +27,6 @@ from ...config.locks import FileLock
 from ...config.settings import Settings
 from ...config.study_config import OF_CONFIRM
 from ...config.study_file import to_yaml
-from ...study.opening import refuse_stale_checkpoints
 from ...study.storages.catalog import get_storage
 from ...study.storages.storage import (
     FORMAT,
@@ -40,6 +39,7 @@ from ...study.storages.storage import (
     read_config,
     study_names,
 )
+from ...study.study import refuse_stale_checkpoints
 from ...training import checkpoint
 
 logger = logging.getLogger(__name__)
