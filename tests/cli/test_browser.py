@@ -1,4 +1,4 @@
-"""What a person sees, in headless Chromium: the MLflow UI behind our links, and the report."""
+"""The MLflow UI behind our links, and the report, in headless Chromium."""
 
 from __future__ import annotations
 

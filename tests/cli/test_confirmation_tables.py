@@ -1,4 +1,4 @@
-"""What a confirmation looks like, of pairs made by hand."""
+"""Tables and verdicts of a confirmation, from pairs made by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a terminal or a log shows of a run's progress."""
+"""A run's progress in a terminal and in a log."""
 
 from __future__ import annotations
 

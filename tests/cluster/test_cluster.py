@@ -81,7 +81,7 @@ class Place:
         return list(json.loads(self.job("jobs", "--json")))
 
     def problems(self, script: str = "", *, address: str = "", **variables: str) -> list[str]:
-        """What connecting tells, after a script if one is given."""
+        """Returns the problems that connecting reports, after a script if one is given."""
         lines = f"""
             import json
             from sweep.cluster.connect import ClusterError, check_access, quiet

@@ -207,7 +207,7 @@ def _best(settings: Settings) -> int:
 
 
 def refused(bucket: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **changes: str) -> str:
-    """What `sweep run` says of a workspace that it does not take."""
+    """Returns the message of `sweep run` about a workspace that it refuses."""
     databases = {"SWEEP_STORAGE": "journal:///optuna.journal", "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
     ended = sweep_here(patch, capsys, bucket, "run", "digits", **{**databases, **changes})
     assert ended.code == 2, ended.err

@@ -67,7 +67,7 @@ def epoch(part: Any, seed: int | None = 0, size: int = 7, augment: tuple[str, ..
 
 
 def numbers(x: Tensor) -> list[int]:
-    """Which pictures a batch has, from the colours of their right halves."""
+    """Returns the pictures of a batch, known by the colours of their right halves."""
     right = x[:, :2, :, -2:].mean((2, 3)) / 8
     return (right.round() @ torch.tensor([1.0, 16.0])).int().tolist()
 

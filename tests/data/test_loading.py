@@ -31,7 +31,7 @@ NOWHERE = Path("/nonexistent")  # a data root that the digits do not need
 
 
 def config(name="digits", **wanted):
-    """What a study file says of its data, also where a study file could not say it."""
+    """Returns a data section, also one that no study file could hold."""
     return DataConfig.model_construct(name=name, **wanted)
 
 

@@ -1,4 +1,4 @@
-"""Which layers of a model have an entropy, which of them are guided, and what becomes of weights that are computed."""
+"""Layers that have an entropy, layers that are guided, and weights that are computed."""
 
 import itertools
 import math

@@ -177,7 +177,7 @@ class Labelled(nn.Module):
 
 @pytest.mark.parametrize(("accumulate", "clip"), [(1, 1.0), (2, 0.05)])
 def test_hugging_face(accumulate: int, clip: float, tmp_path: Path) -> None:
-    """Which clips and then guides."""
+    """The Trainer clips, and then guides."""
     transformers = pytest.importorskip("transformers", reason="Transformers: pip install -e .[examples]")
     pytest.importorskip("accelerate", reason="Accelerate: pip install -e .[examples]")
     model = Labelled()

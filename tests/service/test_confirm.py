@@ -129,7 +129,7 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Confirmed]:
 
 
 def in_the_middle(command: Command, workspace: Path) -> bool:
-    """Whether members of pairs are being trained, and at least one was."""
+    """Returns True while members of pairs are trained, after at least one has ended."""
     return bool(command.training()) and any(
         run.startswith("pairs.controls") for run in checkpointed(workspace, "pairs")
     )

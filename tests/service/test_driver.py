@@ -78,7 +78,7 @@ class Stage:
         return self.driver.report(key, TrialReport(made, None, outcome, error, tags=WHERE, oom=oom))
 
     def run(self, number: int) -> Run:
-        """What MLflow has of a trial."""
+        """Returns what MLflow has of a trial."""
         assert self.tracker.flush(timeout=30)
         client = self.tracker.store._connection
         assert client is not None

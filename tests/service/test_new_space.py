@@ -1,4 +1,4 @@
-"""What runs of a study say, one after the other, by the command line; in this process, without Ray: see `rayless`."""
+"""Runs of a study, one after the other, by the command line; in this process, without Ray: see `rayless`."""
 
 from __future__ import annotations
 

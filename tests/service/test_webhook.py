@@ -1,4 +1,4 @@
-"""How a run has ended, for other programs: webhooks told over a real connection, and lines of JSON."""
+"""The end of a run for other programs: webhooks over a real connection, and lines of JSON."""
 
 from __future__ import annotations
 

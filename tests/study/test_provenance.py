@@ -1,4 +1,4 @@
-"""What code made a number, over a study's runs; a study that is run with another code is in test_archive."""
+"""The code of a study's runs; a study that is run with another code is in test_archive."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def uri(tmp_path: Path, empty_store: bytes) -> str:
 
 
 class Checkpoints:
-    """What the trials of a test have written to their checkpoints, and the repair that sends it again."""
+    """The checkpoints of a test's trials, and the repair that sends them again."""
 
     def __init__(self, tracker: Tracker):
         self.tracker = tracker

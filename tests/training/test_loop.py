@@ -320,7 +320,7 @@ ONE_STEP = {"max_epochs": 1, "batch_size": 300, "optimizer": "sgd", "momentum": 
 
 
 def step_of(run: TrainingState) -> Tensor:
-    """What one step did to all weights, as one vector."""
+    """Returns the change of all weights in one step, as one vector."""
     before = torch.cat([p.detach().flatten().clone() for p in run.model.parameters()])
     list(fit(run))
     return torch.cat([p.detach().flatten() for p in run.model.parameters()]) - before

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class DryRun:
-    """What is left of a run to train, and its duration."""
+    """The trials that a run has left to train, and their duration."""
 
     trials: int
     controls: int  # finalists, controls and tuning trials, at most

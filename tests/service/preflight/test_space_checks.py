@@ -1,4 +1,4 @@
-"""What would make trials fail is found before any starts: all of it at once, and nothing that would have worked."""
+"""Checks before the first trial: all causes of failure at once, and none that would have worked."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def opened(url: str) -> CachedDatabase:
 
 
 class TestContract(StorageTestCase):
-    """What Optuna asks of every storage."""
+    """Optuna's own tests of every storage."""
 
     test_pickle_storage = None  # type: ignore[assignment]  # a storage is opened where it is used
 
