@@ -165,18 +165,22 @@ class Driver:
             wanted = wanted_rows(self._config, self._search.rows())
             if wanted:
                 self._controls.add(wanted)
-            self._stage = "controls"
+            self._enter("controls")
         if self._stage == "controls":
             trial = self._controls.ask()
             if trial is not None or self._trials or self._controls.is_busy():
                 return trial
             self._controls.add(wanted_tuned(self._config, self._search.rows(), self._controls.rows()))
-            self._stage = "tuned"
+            self._enter("tuned")
         trial = self._controls.ask()
         if trial is None and not self._trials and not self._controls.is_busy():
-            self._stage = "done"
+            self._enter("done")
             self._over.set()
         return trial
+
+    def _enter(self, stage: str) -> None:
+        logger.info("stage %s of %s is finished; next: %s", self._stage, self._search.name, stage)
+        self._stage = stage
 
     def _process_reports(self, trial: Trial) -> bool:
         """Passes a trial's reports to the storage and the tracker; returns True if the trial must stop."""
