@@ -21,7 +21,7 @@ from sweep.config.settings import Settings
 from sweep.data.loading import load_dataset
 from sweep.execution.tune_adapters import execute
 from sweep.study.storages.storage import open_storage
-from sweep.tracking.server import down, environment_file, up
+from sweep.tracking.server import password_server
 from sweep.training.trial import TrialPaths
 
 from ..support.invariants import (
@@ -72,11 +72,8 @@ def cluster(place: Path) -> Iterator[Cluster]:
 def server(place: Path) -> Iterator[dict[str, str]]:
     """Several nodes want PostgreSQL, and an MLflow server: one with a password; the variables that reach it."""
     settings = Settings(workspace=place / "results")
-    try:
-        up(settings, port=free_port())
-        yield dict(line.split("=", 1) for line in environment_file(settings).read_text().splitlines())
-    finally:
-        down(settings)
+    with password_server(settings, port=free_port()) as server:
+        yield dict(line.split("=", 1) for line in server.variables.read_text().splitlines())
 
 
 @dataclass

@@ -275,7 +275,7 @@ MOMENTS: list[rayless.Moment] = [
     (Study, "report", 8, "after"),  # the pruner has judged it, the tracker has not heard of it
     (Study, "tell", 1, "before"),  # all epochs are reported, and the trial has not ended
     (Study, "tell", 2, "after"),  # it has ended in Optuna, and runs in MLflow
-    (MlflowStore, "_start", 3, "after"),  # MLflow has a run, and nothing of it
+    (MlflowStore, "_open_run", 3, "after"),  # MLflow has a run, and nothing of it
     (MlflowClient, "log_batch", 6, "after"),  # it has all of a run but its end
 ]
 
