@@ -365,9 +365,8 @@ def test_a_machine_copies_what_a_data_set_needs_once_and_what_has_changed_again(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[str] = []
-    monkeypatch.setattr(
-        mirror, "download", lambda path, to: (fetched.append(path.name), filesystem.download(path, to))[1]
-    )
+    download = filesystem.download
+    monkeypatch.setattr(filesystem, "download", lambda path, to: (fetched.append(path.name), download(path, to))[1])
     there = sorted(p.relative_to(tmp_path / "there") for p in (tmp_path / "there" / "bees").rglob("*.*"))
     first = load_dataset(BEES, root=images, cache=tmp_path / "cache")
     copy = filesystem.local_path(images) / ".mirror"
@@ -390,10 +389,12 @@ def test_a_machine_copies_what_a_data_set_needs_once_and_what_has_changed_again(
 def test_a_file_that_is_not_what_the_store_says_is_refused_with_what_was_expected_and_found(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror, "download", lambda path, to: to.write_bytes(filesystem.read_bytes(path)[:-3]))
+    monkeypatch.setattr(filesystem, "download", lambda path, to: to.write_bytes(filesystem.read_bytes(path)[:-3]))
     with pytest.raises(DataError, match=r"s3://.*/bees/.*: expected \d+ bytes, found \d+"):
         load_dataset(BEES, root=images, cache=tmp_path / "cache")
-    monkeypatch.setattr(mirror, "download", lambda path, to: to.write_bytes(filesystem.read_bytes(path)[:-1] + b"?"))
+    monkeypatch.setattr(
+        filesystem, "download", lambda path, to: to.write_bytes(filesystem.read_bytes(path)[:-1] + b"?")
+    )
     with pytest.raises(DataError, match=r": expected MD5 [0-9a-f]{32}, found [0-9a-f]{32}"):
         load_dataset(BEES, root=images, cache=tmp_path / "cache")
     assert [path for path in (filesystem.local_path(images) / ".mirror").rglob("*") if path.is_file()] == []
