@@ -23,8 +23,8 @@ test: $(VENV)/installed-dev  ## the test suite: ten minutes on two cores
 test-fast: $(VENV)/installed-dev  ## the tests that start no Ray, server or browser: under two minutes
 	$(TEST) -m "$(STARTS_NOTHING) and not slow"
 
-exhaustive: $(VENV)/installed-dev  ## what repeats a test of the suite over all storages and moments
-	$(TEST) -m exhaustive
+exhaustive: $(VENV)/installed-dev  ## what repeats a test over all storages and moments, or wants the machine for itself
+	$(BIN)/python -m pytest -m exhaustive
 
 test-bare: $(VENV)/installed-dev  ## the tests that start nothing, on a machine that has nothing
 	empty=$$(mktemp -d) && env -i HOME="$$empty" PATH="$$PATH" SWEEP_DATA="$$empty" $(TEST) -m "$(STARTS_NOTHING)"

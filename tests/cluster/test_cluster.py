@@ -227,6 +227,7 @@ def checkpoints(place: Place) -> int:
     return len(list(place.workspace.glob("shared/*/*/epoch-*.pt")))
 
 
+@pytest.mark.exhaustive  # beside other lanes' clusters its job was refused once, by its token
 @pytest.mark.timeout(900)
 def test_a_study_is_submitted_stopped_and_goes_on_and_outlives_its_head(place: Place) -> None:
     first = json.loads(place.job("submit", "study.yaml", "--json"))

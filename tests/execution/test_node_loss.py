@@ -237,6 +237,7 @@ def test_a_trial_whose_workers_die_three_times_in_an_epoch_is_given_up_and_named
 # -- at last, since it waits for nodes to come and go ------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive  # it compares two counts taken in turn, which other lanes' work pulls apart
 @pytest.mark.parametrize("storage_url", ["postgresql"], indirect=True)
 def test_a_cluster_grows_for_the_trials_that_wait_and_shrinks_when_there_are_none(
     server: dict[str, str], storage_url: str, study_name: str, place: Path, tmp_path: Path
