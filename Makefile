@@ -17,7 +17,7 @@ sweep: $(VENV)/installed  ## run the built-in study digits (STUDY=... runs anoth
 ui: $(VENV)/installed  ## serve the MLflow UI of what was run
 	$(BIN)/python -m sweep ui $(STUDY)
 
-test: $(VENV)/installed-dev  ## the test suite: ten minutes on two cores
+test: $(VENV)/installed-dev  ## the test suite: some 12 minutes on two cores
 	$(TEST) -m "not exhaustive"
 
 test-fast: $(VENV)/installed-dev  ## the tests that start no Ray, server or browser: under two minutes
