@@ -135,6 +135,7 @@ def running(
         command.close()
 
 
+@pytest.mark.exhaustive  # as are the next two, it measures seconds, which other lanes' work would stretch
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("storage_url", ["postgresql"], indirect=True)
 def test_sixty_trials_on_two_nodes_are_sixty_when_one_of_the_nodes_is_killed(
@@ -168,12 +169,13 @@ def test_sixty_trials_on_two_nodes_are_sixty_when_one_of_the_nodes_is_killed(
     assert took < 20, command.out
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("storage_url", ["postgresql"], indirect=True)
 def test_trials_of_a_node_that_hangs_go_on_elsewhere_and_nothing_counts_that_it_writes_when_it_does_no_more(
     cluster: Cluster, server: dict[str, str], storage_url: str, study_name: str, place: Path
 ) -> None:
     # Long enough that a trial is not over before its node is frozen, where other work slows this process.
-    with running(cluster, server, storage_url, study_name, place, trials=2, max_epochs=100) as study:
+    with running(cluster, server, storage_url, study_name, place, trials=2, max_epochs=200) as study:
         frozen: list[psutil.Process] = []
         while not frozen and not study.command.over:
             frozen = cluster.freeze_node()
@@ -188,6 +190,7 @@ def test_trials_of_a_node_that_hangs_go_on_elsewhere_and_nothing_counts_that_it_
         assert took < 20, study.command.out
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("storage_url", ["postgresql"], indirect=True)
 def test_trials_leave_a_node_that_is_being_drained_before_it_goes(
     cluster: Cluster, server: dict[str, str], storage_url: str, study_name: str, place: Path

@@ -7,7 +7,6 @@ import os
 import socket
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from sweep.training.reports import EpochMetrics, OomKind, TrialReport
 from ..conftest import MakeConfig, connections_closed
 from ..support import rayless
 from ..support.absent import postgres_url
+from ..support.processes import wait_for
 
 WHERE = {"sweep.host": "here", "sweep.device": "cpu"}
 
@@ -191,10 +191,12 @@ def test_while_the_storage_is_away_trials_go_on_and_nothing_is_lost(
     assert [row.state for row in there.search.rows(latest=False)] == ["running"] * 2  # for whoever stops it now
     assert len([said for said in there.notices.said if "cannot reach the storage" in said]) == 1
     bring_back()
-    deadline = time.monotonic() + 60
-    while not any("is back" in said for said in there.notices.said) and time.monotonic() < deadline:
+
+    def told() -> bool:
         assert there.driver.ask() is None
-        time.sleep(0.1)
+        return any("reachable again" in said for said in there.notices.said)
+
+    wait_for(told, "the message that the storage is back")
     assert there.report(first, 3, outcome="completed")
     assert there.driver.ask() is None
     assert there.driver.is_finished()
