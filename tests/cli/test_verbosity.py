@@ -14,6 +14,7 @@ from sweep.cli.verbosity import set_verbosity
 
 from ..support import rayless
 from ..support.commands import sweep_here
+from ..support.empty_store import with_store
 from ..support.studies import SMALL
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's own deprecations are not ours
@@ -58,7 +59,7 @@ def test_a_run_is_quiet_verbose_or_neither(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rayless.without_models(monkeypatch)
-    file, workspace = tmp_path / "small.yaml", tmp_path / "results"
+    file, workspace = tmp_path / "small.yaml", with_store(tmp_path / "results")
     file.write_text(SMALL)
     loud = sweep_here(monkeypatch, capsys, workspace, "run", str(file), "--executor", "local", "--json", "--verbose")
     assert loud.code == 0, loud.err

@@ -37,6 +37,7 @@ from sweep.training.reports import EpochMetrics
 from ..conftest import MakeConfig, Package
 from ..support import rayless
 from ..support.commands import Ended, sweep, sweep_here
+from ..support.empty_store import with_store
 from ..support.image_files import image_folder
 from ..support.invariants import (
     Checkpointed,
@@ -279,7 +280,7 @@ def test_an_interrupted_study_is_confirmed_as_it_is_and_stays_interrupted(
 ) -> None:
     rayless.without_models(monkeypatch)
     config = study_config(search={"trials": 3, "sampler": "random", "finalists": {"top": 0}})
-    settings = Settings(workspace=tmp_path / "results")
+    settings = Settings(workspace=with_store(tmp_path / "results"))
     impatient, told = rayless.Impatient(trials=2), rayless.Listener()
     assert service.run(
         config, settings, impatient, service.RunOptions(stop=impatient.stop, executor="local")
@@ -303,7 +304,7 @@ def test_a_run_that_goes_on_meanwhile_keeps_the_studys_own_run(
 ) -> None:
     rayless.without_models(monkeypatch)
     config = study_config(search={"trials": 2, "sampler": "random", "finalists": {"top": 0}})
-    settings, told = Settings(workspace=tmp_path / "results"), rayless.Listener()
+    settings, told = Settings(workspace=with_store(tmp_path / "results")), rayless.Listener()
     impatient = rayless.Impatient(trials=1)
     assert service.run(
         config, settings, impatient, service.RunOptions(stop=impatient.stop, executor="local")

@@ -29,6 +29,7 @@ from sweep.training.reports import EpochMetrics, OomKind, TrialReport
 from ..conftest import MakeConfig, connections_closed
 from ..support import rayless
 from ..support.absent import postgres_url
+from ..support.empty_store import with_store
 from ..support.processes import wait_for
 
 WHERE = {"sweep.host": "here", "sweep.device": "cpu"}
@@ -99,7 +100,7 @@ def stage(tmp_path: Path, study_config: MakeConfig) -> Iterator[Callable[..., St
     def make(url: str, resources: Any = None, **search: Any) -> Stage:
         search = {"trials": 2, "finalists": {"top": 0}, **search}
         config = study_config(search=search, training={"max_epochs": 3}, resources=resources or {})
-        stages.append(Stage(config, url, tmp_path))
+        stages.append(Stage(config, url, with_store(tmp_path)))
         return stages[-1]
 
     with connections_closed():

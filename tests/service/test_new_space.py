@@ -18,6 +18,7 @@ from sweep.study.study import Study
 
 from ..support import rayless
 from ..support.commands import Ended, sweep_here
+from ..support.empty_store import with_store
 from ..support.invariants import assert_whole, left_by
 from ..support.studies import OUTCOMES, SMALL, config_of
 
@@ -34,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
     def sweep(*words: str, **changes: str) -> Ended:
         local = ("--executor", "local") if words[0] in ("run", "resume") else ()
-        return sweep_here(monkeypatch, capsys, tmp_path / "results", *words, *local, **changes)
+        return sweep_here(monkeypatch, capsys, with_store(tmp_path / "results"), *words, *local, **changes)
 
     return sweep
 

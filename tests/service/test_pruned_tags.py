@@ -17,6 +17,7 @@ from sweep.tracking.tracker import Tracker
 from sweep.training.reports import EpochMetrics
 
 from ..conftest import MakeConfig, connections_closed
+from ..support.empty_store import with_store
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's own deprecations
 REASON = "median: val_loss 9 at epoch 1, the median of 5 completed trials there is 1"
@@ -27,7 +28,7 @@ def test_a_pruned_trial_has_the_tags_whoever_sends_them(
     study_config: MakeConfig, tmp_path: Path, pruner_died: bool
 ) -> None:
     config = study_config(search={"trials": 6, "pruner": "median"}, training={"max_epochs": 3})
-    settings = Settings(workspace=tmp_path, storage=f"journal:///{tmp_path}/optuna.journal")
+    settings = Settings(workspace=with_store(tmp_path), storage=f"journal:///{tmp_path}/optuna.journal")
     storage = open_storage(settings.storage)
     search, controls = (Study(config, storage, workspace=tmp_path, sister=sister) for sister in (False, True))
     search.enqueue_budget()
@@ -61,7 +62,7 @@ def test_a_pruned_trial_has_the_tags_whoever_sends_them(
 def test_status_shows_the_latest_reasons_and_counts_the_others(study_config: MakeConfig, tmp_path: Path) -> None:
     count = 5 + MOST_PRUNED + 3
     config = study_config(search={"trials": count, "pruner": "median"}, training={"max_epochs": 3})
-    settings = Settings(workspace=tmp_path, storage=f"journal:///{tmp_path}/optuna.journal")
+    settings = Settings(workspace=with_store(tmp_path), storage=f"journal:///{tmp_path}/optuna.journal")
     study = Study(config, open_storage(settings.storage), workspace=tmp_path)
     study.enqueue_budget()
     while (trial := study.ask()) is not None:

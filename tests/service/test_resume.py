@@ -33,6 +33,7 @@ from sweep.training.reports import EpochMetrics
 
 from ..support import rayless
 from ..support.commands import sweep_here
+from ..support.empty_store import with_store
 from ..support.invariants import (
     Checkpointed,
     Curves,
@@ -309,7 +310,7 @@ class Impatient(rayless.Listener):
 def test_a_damaged_checkpoint_is_told_of_and_costs_the_epochs_since_the_one_before_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nobody_disturbed: Left
 ) -> None:
-    config, workspace = config_of(SHORT), tmp_path / "results"
+    config, workspace = config_of(SHORT), with_store(tmp_path / "results")
     rayless.without_models(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         service.run(

@@ -29,6 +29,7 @@ from sweep.training.reports import EpochMetrics
 from ..conftest import MakeConfig
 from ..support import rayless
 from ..support.commands import sweep_here
+from ..support.empty_store import with_store
 from ..support.invariants import left_by
 from ..support.studies import SMALL
 
@@ -124,7 +125,7 @@ def test_a_run_prints_lines_of_json_alone_and_tells_how_it_ended(
     hooks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rayless.without_models(monkeypatch)
-    file, workspace, hook = tmp_path / "small.yaml", tmp_path / "results", hooks(200)
+    file, workspace, hook = tmp_path / "small.yaml", with_store(tmp_path / "results"), hooks(200)
     file.write_text(SMALL)
     run = ("run", str(file), "--log", "json", "--executor", "local")
     ended = sweep_here(monkeypatch, capsys, workspace, *run, SWEEP_ON_FINISH=hook.url)
@@ -153,7 +154,7 @@ def test_a_confirmation_does_so_too(
     hooks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rayless.without_models(monkeypatch)
-    file, workspace, good, bad = tmp_path / "small.yaml", tmp_path / "results", hooks(200), hooks(200)
+    file, workspace, good, bad = tmp_path / "small.yaml", with_store(tmp_path / "results"), hooks(200), hooks(200)
     file.write_text(SMALL)
     urls = {"SWEEP_ON_FINISH": good.url, "SWEEP_ON_FAILURE": bad.url}
     assert sweep_here(monkeypatch, capsys, workspace, "run", str(file), "--executor", "local").code == 0

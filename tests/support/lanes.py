@@ -33,9 +33,13 @@ LONGEST = [
 """Groups in the order in which they begin; all others follow in the order of their names."""
 
 SLOW = {
+    "tests/config/test_shadowed_packages.py",
+    "tests/config/test_study_file.py::test_the_schema_describes_every_key_of_a_study",
     "tests/data/test_loading.py::test_processes_may_prepare_at_once",
     "tests/data/test_loading.py::test_two_processes_that_prepare_at_once_make_one_download",
     "tests/evidence/test_evidence.py",
+    "tests/execution/test_local.py::test_a_study_runs_where_there_is_no_ray_and_its_trials_may_print",
+    "tests/execution/test_local.py::test_sigterm_checkpoints_the_trial_and_the_study_goes_on",
     "tests/service/maintenance/test_archive.py",
     "tests/service/test_confirm.py::test_a_run_that_goes_on_meanwhile_keeps_the_studys_own_run",
     "tests/service/test_confirm.py::test_an_interrupted_study_is_confirmed_as_it_is_and_stays_interrupted",
@@ -43,6 +47,7 @@ SLOW = {
     "tests/service/test_driver.py::test_the_pruner_decides_alike_whether_epochs_come_one_by_one_or_all_at_once",
     "tests/service/test_new_space.py",
     "tests/service/test_resume.py",
+    "tests/study/storages/test_rdb_cache.py::test_any_order_of_writes_leaves_memory_as_the_database",
     "tests/tracking/test_tracker.py::test_a_logged_model_predicts_without_this_project_and_without_unpickling",
 }
 """Files and tests that take some seconds of a processor each although they start no Ray and no server."""

@@ -22,6 +22,8 @@ import psutil
 from sweep.cluster.recipes import ENVIRONMENT
 from sweep.tracking.server import serve
 
+from .empty_store import with_store
+
 HEAD = "f" * 51 + "00000"  # the id that Ray's provider of pretended nodes has for the head
 DRAIN = """
 import sys, time
@@ -83,6 +85,8 @@ class Command:
     _numbers = itertools.count()
 
     def __init__(self, workspace: Path, *words: str, **changes: str):
+        if words[0] == "run" and "MLFLOW_TRACKING_URI" not in changes:
+            with_store(workspace)
         self.file = workspace.parent / f"output-{next(self._numbers):03d}.txt"
         with self.file.open("wb") as output:
             self.process = subprocess.Popen(

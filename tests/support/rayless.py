@@ -33,6 +33,8 @@ from sweep.training import trial
 from sweep.training.reports import TrialPaths, TrialReport
 from sweep.training.trial import run_trial
 
+from .empty_store import with_store
+
 Death = tuple[int, float]  # before so many reports of trials, and so many seconds more
 Moment = tuple[type, str, int, str]  # a class, its method, the how manieth call of it, "before" or "after"
 STOPPED = 75
@@ -142,7 +144,11 @@ def start_to_confirm(name: str, workspace: Path, storage: str, *, trials: int) -
 
 
 def _places(workspace: Path, storage: str) -> dict[str, str]:
-    return {"workspace": str(workspace), "storage": storage, "tracking_uri": f"sqlite:///{workspace}/mlflow.db"}
+    return {
+        "workspace": str(with_store(workspace)),
+        "storage": storage,
+        "tracking_uri": f"sqlite:///{workspace}/mlflow.db",
+    }
 
 
 def _started(target: Callable[..., None], *arguments: object) -> BaseProcess:

@@ -32,7 +32,8 @@ def distributions(case: Case) -> dict[str, BaseDistribution]:
 def searched(case: Case, seed: int, trials: int = 200) -> list[FrozenTrial]:
     """Runs TPE and Hyperband on a case."""
     pruner = optuna.pruners.HyperbandPruner(1, case.max_epochs, 3)
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner)
+    name = f"{case.name}-{seed}"  # Hyperband draws the brackets of trials from it
+    study = optuna.create_study(study_name=name, sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner)
     space = distributions(case)
     for number in range(trials):
         trial = study.ask(space)

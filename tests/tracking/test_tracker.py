@@ -34,6 +34,8 @@ from sweep.config.errors import TrackingError, without_password
 from sweep.tracking import RunKey, Tracker, serve
 from sweep.training.reports import EpochMetrics
 
+from ..support.empty_store import with_store
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -42,23 +44,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's and torch.export's own deprecations are not ours
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A migrated SQLite store, made once: the migrations take a second."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path.read_bytes()
-
-
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
-def uri(tmp_path: Path, empty_store: bytes) -> str:
-    (tmp_path / "mlflow.db").write_bytes(empty_store)
-    return f"sqlite:///{tmp_path}/mlflow.db"
+def uri(tmp_path: Path) -> str:
+    return f"sqlite:///{with_store(tmp_path)}/mlflow.db"
 
 
 class Checkpoints:
@@ -586,9 +579,9 @@ class Server(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, empty_store: bytes) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder, port = tmp_path_factory.mktemp("server"), free_port()
-    (folder / "mlflow.db").write_bytes(empty_store)
+    with_store(folder)
     store = f"sqlite:///{folder}/mlflow.db"
     running = Server(f"http://127.0.0.1:{port}", store, folder, [served(store, folder / "artifacts", port)])
     yield running

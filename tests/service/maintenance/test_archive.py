@@ -37,6 +37,7 @@ from sweep.training import checkpoint
 from ...conftest import connections_closed
 from ...support import rayless
 from ...support.commands import Ended, sweep_here
+from ...support.empty_store import with_store
 from ...support.invariants import (
     Left,
     assert_whole,
@@ -107,7 +108,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 def target(storage_url: str, tmp_path: Path, source: Source) -> Iterator[Settings]:
     """A workspace with a storage of each kind, to be imported into."""
     with connections_closed():
-        yield settings_of(tmp_path / "results", storage_url)
+        yield settings_of(with_store(tmp_path / "results"), storage_url)
         storage = open_storage(storage_url)
         for name in (source.name, f"{source.name}.controls"):
             if name in optuna.get_all_study_names(storage):
