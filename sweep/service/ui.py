@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from ..config.errors import SweepError
 from ..config.settings import Settings
 from ..study.storages.catalog import load_stored_config
-from ..tracking.client import MlflowStore
-from ..tracking.experiment import create_store
+from ..tracking.client import MlflowStore, create_store
 from ..tracking.runs import RunKey
 from ..tracking.server import serve
 from ..tracking.ui_links import VIEW, experiment_url, run_url, view_url

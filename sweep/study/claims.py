@@ -3,8 +3,6 @@
 A claim is two writes, the state and the owner. Both are made while `exclusive` keeps the other drivers out.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
@@ -132,7 +130,7 @@ class Claims:
             if owner is None or {**owner, "attempt": 0} == mine:
                 continue
             if (name := lease_key(owner)) not in living:
-                living[name] = self._monitor.is_alive(owner, lambda lease: leases().get(lease))
+                living[name] = self._monitor.is_alive(owner, leases)
             if living[name]:
                 found[frozen.number] = self._monitor.is_confirmed(owner)
         return found

@@ -3,15 +3,13 @@
 Metrics beside the objective, and epochs that the storage does not hold, are read from the checkpoints.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import optuna
+import pandas as pd
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
@@ -24,9 +22,6 @@ from ..config.study_config import StudyConfig
 from .distributions import Distributions, contains, distributions
 from .finalists import unguided
 from .storages.storage import read_config, study_names
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PARAMS = "params_"  # prefix of a hyperparameter's column, as in Optuna's trials_dataframe
 OUTCOMES = ("completed", "pruned", "diverged", "failed")
@@ -110,8 +105,6 @@ def _load(name: str, storage: BaseStorage) -> optuna.Study:
 
 
 def _frame(trials: Sequence[FrozenTrial], space: Distributions, values: Sequence[float]) -> pd.DataFrame:
-    import pandas as pd
-
     columns = {
         "outcome": [_outcome(t) for t in trials],
         # A trial that was uniform over another space is not uniform over this one.

@@ -1,7 +1,5 @@
 """The code of each run of a study: its versions and its git commit, and the changes between two runs."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import subprocess
 import time

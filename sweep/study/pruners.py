@@ -1,16 +1,12 @@
 """The pruners of a search: the epochs at which each one decides, and the reason for each decision to stop."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import NamedTuple
 
 import optuna
-from optuna.pruners import BasePruner
-from optuna.study import StudyDirection
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.trial import FrozenTrial, TrialState
 
 from ..config.search_methods import PrunerName
@@ -19,20 +15,12 @@ from ..config.study_config import StudyConfig
 REDUCTION_FACTOR = 3  # of successive halving: one in so many trials passes a rung
 
 
-class Decision(NamedTuple):
-    """A pruner's decision to stop a trial; ``last`` is the number of epochs of a trial that is not pruned."""
-
-    trial: FrozenTrial
-    epoch: int
-    trials: Sequence[FrozenTrial]
-    metric: str
-    last: int
-    maximize: bool
-
-
 @dataclass(frozen=True)
 class Pruner:
-    """A way to stop trials early; ``epochs`` are those before the last one at which it decides.
+    """A way to stop trials early.
+
+    ``epochs`` are those before the last one at which it decides; ``explain`` compares a trial that it has stopped at an
+    epoch with all trials.
 
     Example:
         >>> sorted(PRUNERS["hyperband"].epochs(20))
@@ -41,7 +29,7 @@ class Pruner:
 
     build: Callable[[int], BasePruner]
     epochs: Callable[[int], set[int]]
-    explain: Callable[[Decision], str]
+    explain: Callable[[StudyConfig, Sequence[FrozenTrial], FrozenTrial, int], str]
 
 
 def pruning_epochs(config: StudyConfig) -> frozenset[int]:
@@ -58,12 +46,10 @@ def build_pruner(config: StudyConfig) -> BasePruner:
 def explain_pruning(config: StudyConfig, study: optuna.Study, number: int, epoch: int) -> str:
     """Returns the comparison by which the pruner has just stopped a trial, computed from the trials in the storage."""
     trials = study.get_trials(deepcopy=False)
-    trial = next(trial for trial in trials if trial.number == number)
-    maximize, metric = study.direction == StudyDirection.MAXIMIZE, config.objective.metric
+    trial, pruner = next(trial for trial in trials if trial.number == number), config.search.pruner
     if math.isnan(value := trial.intermediate_values[epoch]):
-        return f"{config.search.pruner}: {metric} {value} at epoch {epoch}"
-    decision = Decision(trial, epoch, trials, metric, config.training.max_epochs, maximize)
-    return f"{config.search.pruner}: {PRUNERS[config.search.pruner].explain(decision)}"
+        return f"{pruner}: {config.objective.metric} {value} at epoch {epoch}"
+    return f"{pruner}: {PRUNERS[pruner].explain(config, trials, trial, epoch)}"
 
 
 def _tenths(last: int) -> set[int]:
@@ -76,32 +62,31 @@ def _rungs(last: int) -> set[int]:
     return {REDUCTION_FACTOR**k for k in range(20) if REDUCTION_FACTOR**k < last}
 
 
-def _explain_median(decision: Decision) -> str:
+def _explain_median(config: StudyConfig, trials: Sequence[FrozenTrial], trial: FrozenTrial, epoch: int) -> str:
     """Compares a trial's best value so far with the completed trials' values at the same epoch, as Optuna does."""
-    trial, epoch = decision.trial, decision.epoch
-    completed = [t for t in decision.trials if t.state == TrialState.COMPLETE and epoch in t.intermediate_values]
+    completed = [t for t in trials if t.state == TrialState.COMPLETE and epoch in t.intermediate_values]
     values = [value for t in completed if not math.isnan(value := t.intermediate_values[epoch])]
     own = [value for value in trial.intermediate_values.values() if not math.isnan(value)]
-    best = (max if decision.maximize else min)(own)
+    best = (max if config.objective.direction == "maximize" else min)(own)
     at = "at" if best == trial.intermediate_values[epoch] else "at best up to"
-    trials = f"{len(values)} completed trial{'s' * (len(values) != 1)}"
-    return f"{decision.metric} {best:.5g} {at} epoch {epoch}, the median of {trials} there is {median(values):.5g}"
+    count, metric = f"{len(values)} completed trial{'s' * (len(values) != 1)}", config.objective.metric
+    return f"{metric} {best:.5g} {at} epoch {epoch}, the median of {count} there is {median(values):.5g}"
 
 
-def _explain_rung(decision: Decision) -> str:
+def _explain_rung(config: StudyConfig, trials: Sequence[FrozenTrial], trial: FrozenTrial, epoch: int) -> str:
     """Compares a trial's value with those at its rung, which the pruner stores as system attributes."""
-    trial, epoch = decision.trial, decision.epoch
-    bracket = _bracket(trial, decision.last)
+    last, maximize = config.training.max_epochs, config.objective.direction == "maximize"
+    bracket = _bracket(trial, last)
     rung = f"completed_rung_{_n_rungs(trial) - 1}"
-    others = [t for t in decision.trials if t.number != trial.number and rung in t.system_attrs]
-    values = [t.system_attrs[rung] for t in others if _bracket(t, decision.last) == bracket]
-    values = sorted([*values, trial.intermediate_values[epoch]], reverse=decision.maximize)
+    others = [t for t in trials if t.number != trial.number and rung in t.system_attrs]
+    values = [t.system_attrs[rung] for t in others if _bracket(t, last) == bracket]
+    values = sorted([*values, trial.intermediate_values[epoch]], reverse=maximize)
     passing = max(1, len(values) // REDUCTION_FACTOR)
     place = f"rung {_n_rungs(trial)}" + (f" of bracket {bracket + 1}" if bracket else "")
     best, have = ("best", "has") if passing == 1 else (f"best {passing}", "have")
     return (
-        f"{decision.metric} {trial.intermediate_values[epoch]:.5g} at epoch {epoch} ({place}), the {best} of "
-        f"{len(values)} trials there {have} {values[passing - 1]:.5g} or {'more' if decision.maximize else 'less'}"
+        f"{config.objective.metric} {trial.intermediate_values[epoch]:.5g} at epoch {epoch} ({place}), the {best} of "
+        f"{len(values)} trials there {have} {values[passing - 1]:.5g} or {'more' if maximize else 'less'}"
     )
 
 
@@ -115,22 +100,15 @@ def _bracket(trial: FrozenTrial, last: int) -> int:
 
 
 PRUNERS: dict[PrunerName, Pruner] = {
-    "none": Pruner(lambda _: optuna.pruners.NopPruner(), _tenths, lambda _: "never"),
+    "none": Pruner(lambda _: NopPruner(), _tenths, lambda *_: "never"),
     "median": Pruner(
-        lambda last: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, last // 5)),
-        _tenths,
-        _explain_median,
+        lambda last: MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, last // 5)), _tenths, _explain_median
     ),
     "successive_halving": Pruner(
-        lambda _: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION_FACTOR),
-        _rungs,
-        _explain_rung,
+        lambda _: SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION_FACTOR), _rungs, _explain_rung
     ),
-    "hyperband": Pruner(
-        # max_resource="auto" would never prune before a completion.
-        lambda last: optuna.pruners.HyperbandPruner(
-            min_resource=1, max_resource=last, reduction_factor=REDUCTION_FACTOR
-        ),
+    "hyperband": Pruner(  # max_resource="auto" would never prune before a completion
+        lambda last: HyperbandPruner(min_resource=1, max_resource=last, reduction_factor=REDUCTION_FACTOR),
         _rungs,
         _explain_rung,
     ),

@@ -1,7 +1,5 @@
 """A trial as its readers have it: its kind, its outcome, and its record in the storage. Imports no Optuna."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 

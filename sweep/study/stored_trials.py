@@ -1,10 +1,7 @@
 """Reads the trials of a study from its storage as `TrialRecord`, and finds those whose driver is dead."""
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import optuna
 from optuna.storages import BaseStorage
@@ -13,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from .records import TrialRecord
 from .storages.leases import LeaseMonitor
 
-Leases = Callable[[], Mapping[str, Any]]  # by `lease_key`
+Leases = Callable[[str], object]  # the value of a `lease_key`
 
 
 def read_rows(name: str, storage: BaseStorage) -> list[TrialRecord]:
@@ -26,8 +23,9 @@ def read_rows(name: str, storage: BaseStorage) -> list[TrialRecord]:
 
 
 def read_leases(study: optuna.Study) -> Leases:
-    """Reads the leases at the first call, and once: most owners are of this machine and need no lease."""
-    return functools.cache(lambda: study.user_attrs)
+    """Returns a look-up that reads all leases once, when first called: most owners are of this machine."""
+    read = functools.cache(lambda: study.user_attrs)
+    return lambda name: read().get(name)
 
 
 def is_orphan(frozen: FrozenTrial, monitor: LeaseMonitor, leases: Leases) -> bool:
@@ -35,7 +33,7 @@ def is_orphan(frozen: FrozenTrial, monitor: LeaseMonitor, leases: Leases) -> boo
     owner = frozen.user_attrs.get("owner")
     if frozen.state != TrialState.RUNNING or owner is None:  # without an owner, a driver may just be claiming it
         return False
-    return not monitor.is_alive(owner, lambda lease: leases().get(lease))
+    return not monitor.is_alive(owner, leases)
 
 
 def to_record(frozen: FrozenTrial, *, orphan: bool) -> TrialRecord:

@@ -3,12 +3,10 @@
 A trial is a row that waits (the budget), is claimed by one driver, and ends with an outcome.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import optuna
@@ -68,13 +66,13 @@ class Study(Claims):
         with exclusive(storage, name, lock):
             study = _open(name, config, storage, workspace)
         super().__init__(study, storage, lock, pairs)
-        self._known = prior_trials(cast("list[Any]", self.get_user_attr("knowledge") or []), self._space)
+        self._known = prior_trials(self.get_user_attr("knowledge") or [], self._space)
 
     def set_user_attr(self, name: str, value: object) -> None:
         """Writes an attribute of the study, JSON, into the storage."""
         self._study.set_user_attr(name, value)
 
-    def get_user_attr(self, name: str) -> object:
+    def get_user_attr(self, name: str) -> Any:
         """Reads an attribute of the study; None if it was never written."""
         return self._study.user_attrs.get(name)
 
@@ -88,7 +86,7 @@ class Study(Claims):
         with self._exclusive():
             if self.get_user_attr("knowledge") is None:
                 self.set_user_attr("knowledge", [dict(record) for record in records])
-        self._known = prior_trials(cast("list[Any]", self.get_user_attr("knowledge")), self._space)
+        self._known = prior_trials(self.get_user_attr("knowledge"), self._space)
 
     def enqueue_budget(self, first: Sequence[Mapping[str, Scalar]] = ()) -> int:
         """Writes the budget into the storage: WAITING rows up to ``trials``, ``design`` of them Sobol' points.
@@ -203,9 +201,7 @@ class Study(Claims):
 
         Only the epochs at which the pruner decides go to the storage; at each the pruner is asked before the next one.
         Epochs may be reported again: after an error of the storage, or by the driver that has adopted the trial.
-
-        Raises:
-            EndedElsewhereError: the trial has ended.
+        Raises `EndedElsewhereError` if the trial has ended.
         """
         objective = self.config.objective
         if trial.pruned_at is not None:
@@ -243,20 +239,19 @@ class Study(Claims):
     ) -> None:
         """Ends a trial; ``tags`` are kept in case that MLflow does not get them.
 
-        Raises:
-            EndedElsewhereError: another driver has ended it.
+        Raises `EndedElsewhereError` if another driver has ended it.
         """
-        attrs = {
+        attrs: dict[str, Any] = {
             "epochs": trial.epochs,
-            "trained": len(trial.seconds) or None,
-            "seconds": sum(trial.seconds.values()) if trial.seconds else None,
             "checkpoint": checkpoint,
             "error": error,
             "tags": tags and dict(tags),
-            "pruned_at": trial.pruned_at if outcome == "pruned" else None,
-            "pruned_by": trial.pruned_by if outcome == "pruned" else None,
-            "outcome": outcome,
         }
+        if trial.seconds:
+            attrs |= {"trained": len(trial.seconds), "seconds": sum(trial.seconds.values())}
+        if outcome == "pruned":
+            attrs |= {"pruned_at": trial.pruned_at, "pruned_by": trial.pruned_by}
+        attrs["outcome"] = outcome
         try:
             with write_batch(self._storage):
                 for name, value in attrs.items():
@@ -290,7 +285,7 @@ class Study(Claims):
 
     def rows(self, *, latest: bool = True) -> list[TrialRecord]:
         """Returns all trials by number; not the ``latest``: as last known, also during a storage outage."""
-        leases = read_leases(self._study) if latest else dict
+        leases = read_leases(self._study) if latest else lambda _: None
         return [to_record(t, orphan=is_orphan(t, self._monitor, leases)) for t in self._trials(latest=latest)]
 
 
@@ -301,13 +296,12 @@ def _open(name: str, config: StudyConfig, storage: BaseStorage, workspace: AnyPa
     study = _create(name, config, storage)
     if before is not None:
         before.require_agreement(config)
+    attrs = study.user_attrs
     # The config is read by `resume NAME` and compared at the next run.
-    if study.user_attrs.get("config") != (present := config.model_dump(mode="json")):
-        study.set_user_attr("config", present)
-    if study.user_attrs.get("format") != FORMAT:
-        study.set_user_attr("format", FORMAT)
-    if study.user_attrs.get("id") is None:
-        study.set_user_attr("id", uuid4().hex)
+    present = {"config": config.model_dump(mode="json"), "format": FORMAT, "id": attrs.get("id", uuid4().hex)}
+    for attr, value in present.items():
+        if attrs.get(attr) != value:
+            study.set_user_attr(attr, value)
     logger.debug("%s: %s", name, "created" if before is None else "opened")
     return study
 

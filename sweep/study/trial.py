@@ -1,7 +1,5 @@
 """The trial that a driver has claimed."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,21 +1,15 @@
 """Draws Optuna's own figures from the records of a study."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import optuna
+import plotly.graph_objects as go
 from optuna.trial import TrialState, create_trial
 from optuna.visualization import plot_parallel_coordinate, plot_slice
 
+from ..config.study_config import StudyConfig
 from .distributions import distributions
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-    from ..config.study_config import StudyConfig
-    from .records import TrialRecord
+from .records import TrialRecord
 
 
 def parallel_coordinate(config: StudyConfig, rows: Sequence[TrialRecord], metric: str) -> go.Figure:
@@ -32,14 +26,7 @@ def slice_plots(config: StudyConfig, rows: Sequence[TrialRecord], metric: str) -
 def _in_memory(config: StudyConfig, rows: Sequence[TrialRecord]) -> optuna.Study:
     space = distributions(config.searched)
     study = optuna.create_study(direction=config.objective.direction)
-    trials = [
-        create_trial(
-            state=TrialState.COMPLETE,
-            params={name: row.hyperparameters[name] for name in space},
-            distributions=space,
-            value=row.value,
-        )
-        for row in sorted(rows, key=lambda row: row.number)
-    ]
-    study.add_trials(trials)
+    for row in sorted(rows, key=lambda row: row.number):
+        params = {name: row.hyperparameters[name] for name in space}
+        study.add_trial(create_trial(state=TrialState.COMPLETE, params=params, distributions=space, value=row.value))
     return study

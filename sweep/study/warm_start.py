@@ -3,8 +3,6 @@
 A copy of them is stored in the study's attribute ``knowledge``: a study stays whole when its forerunner is deleted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The runs of an MLflow experiment: finds or creates them, and sends what they lack. Every call waits.
+"""One MLflow experiment: finds or creates it and its runs, and sends what they lack. Every call waits.
 
 MLflow is imported at the first connection (2 s).
 """
@@ -9,35 +9,59 @@ import contextlib
 import os
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config.filesystem import AnyPath
-from .errors import classify_error
-from .experiment import OWNER, Experiment
-from .mlflow_internals import last_steps
-from .runs import PARAM_LENGTH, KnownRun, PendingRun, RunKey, RunState, make_tags, new_metrics, shorten
+from filelock import FileLock
+
+from ..config.errors import TrackingError, without_password
+from ..config.filesystem import AnyPath, local_path
+from ..config.settings import NO_DATABASE, Settings
+from .errors import classify_error, innermost_reason, store_errors
+from .mlflow_internals import ENVIRONMENT, connect
+from .runs import PARAM_LENGTH, KnownRun, PendingRun, RunKey, make_tags, new_metrics, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-    StartedTrials = Callable[[], Set[tuple[str, int]]]
+StartedTrials = Callable[[], Set[tuple[str, int]]]
 
 BATCH = 1_000  # entities a call, MLflow's limit
-
+SQLITE = "sqlite:///"
+ID, OWNER = "sweep.id", "sweep.owner"  # tags of an experiment
 KINDS = {"trial", "control", "finalist", "confirm"}  # of runs whose trials are in the study's storage
+REFUSALS = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"}  # MLflow's error codes
 
 
-class MlflowStore(Experiment):
-    """The runs of one experiment, as far as this process knows them; ``found`` are those listed at the last `begin`."""
+class MlflowStore:
+    """One experiment, on a server or in a database that this process opens itself, and its runs as far as known.
+
+    Attributes:
+        found: the runs of trials that were listed at the last `begin`.
+        was_finished: True if the study's own run was FINISHED then.
+    """
 
     def __init__(self, uri: str, study: str, artifacts: AnyPath, experiment: str | None = None):
-        super().__init__(uri, study, artifacts, experiment)
-        self.found: dict[RunKey, RunState] = {}
+        if not uri:
+            raise TrackingError(NO_DATABASE)
+        self.uri, self.study, self.experiment = uri, study, experiment or study
+        self.name = f"MLflow at {without_password(uri)}"
+        self.experiment_id = ""
+        self.experiment_tags: dict[str, str] = {}
+        self.found: dict[RunKey, KnownRun] = {}
         self.was_finished = False
         self._known: dict[RunKey | None, KnownRun] = {}
+        self._artifacts = artifacts
+        self._remote = uri.startswith(("http:", "https:", "databricks"))
+        self._connection: MlflowClient | None = None
+        self._environment: list[str] = []
+
+    @classmethod
+    def of(cls, study: str, settings: Settings) -> MlflowStore:
+        """Returns a study's store with the user's settings; raises `TrackingError` if they name none."""
+        return cls(settings.tracking_uri, study, settings.artifacts, settings.experiment(study))
 
     def begin(
         self,
@@ -60,7 +84,9 @@ class MlflowStore(Experiment):
                 self.experiment_id = client.create_experiment(self.experiment, artifact_location=location)
             else:
                 self.experiment_id = existing
-                self._check_study_id(experiment_tags)
+                if self.experiment_tags.get(ID, experiment_tags.get(ID)) != experiment_tags.get(ID):
+                    owner = self.experiment_tags.get(OWNER)
+                    raise self._foreign(f"is another study's of this name{f', which {owner} owns' if owner else ''}")
                 self._list_runs(client)
                 if started_trials is not None:
                     self._check_foreign_runs(started_trials())
@@ -79,14 +105,51 @@ class MlflowStore(Experiment):
         with self._explained():
             found = self._client().search_runs([existing], "tags.`sweep.kind` = 'study'", max_results=1, order_by=order)
         if found:
-            self._known[None] = _known_run(found[0])
+            self._known[None] = KnownRun.of(found[0])
         return bool(found)
+
+    def find_experiment(self, *, create: bool = False) -> str | None:
+        """Connects, and returns the experiment's id if it exists; ``create`` makes a missing SQLite store.
+
+        Raises `TrackingError` if the server is unreachable or refuses, or the experiment was deleted.
+        """
+        if not create and self.uri.startswith(SQLITE) and not Path(self.uri.removeprefix(SQLITE)).exists():
+            return None
+        with self._explained(), contextlib.nullcontext() if self._remote else self._exclusive():
+            return self._find()
+
+    def _find(self) -> str | None:
+        found = self._client().get_experiment_by_name(self.experiment)
+        if found is None:
+            return None
+        if found.lifecycle_stage == "deleted":
+            restore, rename = (self._command(name, found.experiment_id) for name in ("restore", "rename"))
+            raise TrackingError(
+                f"the MLflow experiment {self.experiment!r} was deleted. Restore it:\n  {restore}\n"
+                f"and, to begin anew under this name, rename the restored one:\n  {rename}\n"
+                "or give the study another name"
+            )
+        self.experiment_tags = dict(found.tags)
+        return str(found.experiment_id)
 
     def _check_foreign_runs(self, started: Set[tuple[str, int]]) -> None:
         """Refuses an experiment with runs of unknown trials, which this study's trials would write to."""
         if foreign := [k.name for k in self.found if k.kind in KINDS and (k.study, k.number) not in started]:
             what = f"has {len(foreign)} runs of trials that the storage does not have ({min(foreign)}, ...)"
             raise self._foreign(f"{what}: it is another study's")
+
+    def _foreign(self, what: str) -> TrackingError:
+        return TrackingError(
+            f"the MLflow experiment {self.experiment!r} {what}. Give yours another name (--set name=...), or a prefix "
+            "(SWEEP_EXPERIMENT_PREFIX) or, to begin anew, rename the experiment:\n  "
+            f"{self._command('rename', self.experiment_id)}"
+        )
+
+    def _command(self, command: str, experiment_id: str) -> str:
+        """Returns MLflow's command that restores or renames an experiment."""
+        new_name = f" --new-name {self.experiment}-old" if command == "rename" else ""
+        uri = without_password(self.uri)
+        return f"MLFLOW_TRACKING_URI='{uri}' mlflow experiments {command} --experiment-id {experiment_id}{new_name}"
 
     def find_runs(self, experiment_id: str, keys: Iterable[RunKey]) -> dict[RunKey, str]:
         """Returns the ids of the runs that the server has, one search each (4 ms)."""
@@ -112,16 +175,14 @@ class MlflowStore(Experiment):
                 elif {"sweep.study", "sweep.kind", "sweep.trial"} <= tags.keys():
                     runs[RunKey(tags["sweep.study"], tags["sweep.kind"], int(tags["sweep.trial"]))].append(run)
             token = page.token or ""
-        self._known, self.found = {}, {}
-        for key, found in runs.items():
-            chosen, *others = sorted(found, key=_rank)
-            self._known[key] = _known_run(chosen)
-            if key is None:
-                self.was_finished |= chosen.info.status == "FINISHED"
-                continue
-            self.found[key] = RunState(chosen.info.run_id, _outcome(chosen), chosen.info.status)
-            for other in others if _outcome(chosen) else ():
-                client.delete_run(other.info.run_id)
+        for found in runs.values():
+            found.sort(key=_rank)
+        self._known = {key: KnownRun.of(found[0]) for key, found in runs.items()}
+        self.found = {key: run for key, run in self._known.items() if key is not None}
+        self.was_finished |= None in runs and self._known[None].status == "FINISHED"
+        for key, known in self.found.items():
+            for duplicate in runs[key][1:] if known.outcome else ():
+                client.delete_run(duplicate.info.run_id)
 
     def send(self, work: PendingRun) -> list[Exception]:
         """Sends a run's work in as few calls as MLflow allows: values, uploads, outcome, status.
@@ -132,10 +193,9 @@ class MlflowStore(Experiment):
         client, run, refused = self._client(), self._known.get(work.key), list[Exception]()
         with _collect_refusals(refused):
             run = run or self._open_run(client, work)
-            if run is None:  # claimed and never started: nothing to end
-                return refused
-            self._log_values(client, run, work)
-        if run is None:  # its creation was refused
+            if run is not None:
+                self._log_values(client, run, work)
+        if run is None:  # never started, so that there is nothing to end, or its creation was refused
             return refused
         run.incomplete |= bool(refused)
         work.params, work.tags, work.epochs, work.metrics = {}, {}, [], {}
@@ -149,19 +209,19 @@ class MlflowStore(Experiment):
 
     def _open_run(self, client: MlflowClient, work: PendingRun) -> KnownRun | None:
         """Finds or creates a run. Returns None if the trial was never started, so that it has none."""
-        key, tags = work.key, work.tags
+        key, tags, name = work.key, work.tags, self.study
         if key is not None:
-            tags = {**tags, **key.tags, "mlflow.parentRunId": self._known[None].run_id}
+            tags, name = {**tags, **key.tags, "mlflow.parentRunId": self._known[None].run_id}, key.name
             # Without a start time another driver has started it.
             wanted = work.search or work.start_time is None
             if wanted and (found := self._search(client, self.experiment_id, key)):
-                self._known[key] = _known_run(found[0])
+                self._known[key] = KnownRun.of(found[0])
                 return self._known[key]
         if work.start_time is None:
             if work.jobs:
-                raise LookupError(f"MLflow has no run {key.name if key else self.study}")
+                raise LookupError(f"MLflow has no run {name}")
             return None
-        shortened, name = {tag.key: tag.value for tag in make_tags(tags)}, key.name if key else self.study
+        shortened = {tag.key: tag.value for tag in make_tags(tags)}
         run = client.create_run(self.experiment_id, start_time=work.start_time, tags=shortened, run_name=name)
         # A creation whose answer was lost may still be under way when the search finds nothing.
         known = KnownRun(run.info.run_id, "RUNNING", work.start_time, may_have_duplicate=work.search)
@@ -198,14 +258,53 @@ class MlflowStore(Experiment):
             return
         # Another driver may have adopted and ended a trial that this one leaves unfinished.
         unfinished = work.key is not None and work.end[0] == "KILLED"
-        if not (unfinished and _outcome(client.get_run(run.run_id))):
+        if not (unfinished and "sweep.outcome" in client.get_run(run.run_id).data.tags):
             run.status, end_time = work.end
             client.set_terminated(run.run_id, run.status, end_time)
         if work.key is not None and run.may_have_duplicate:
-            for duplicate in self._search(client, self.experiment_id, work.key):
-                if duplicate.info.run_id != run.run_id and not _outcome(duplicate):
-                    client.delete_run(duplicate.info.run_id)
+            for other in self._search(client, self.experiment_id, work.key):
+                if other.info.run_id != run.run_id and "sweep.outcome" not in other.data.tags:
+                    client.delete_run(other.info.run_id)
             run.may_have_duplicate = False
+
+    def explain(self, error: BaseException) -> str:
+        """Returns a message about a store that is unreachable or refuses access: the reason and the cure."""
+        reason = innermost_reason(error, self.uri)
+        if getattr(error, "error_code", "") in REFUSALS:
+            advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account that may write there"
+            return f"{self.name} refuses access ({reason}); {advice}"
+        advice = "start the server or correct MLFLOW_TRACKING_URI" if self._remote else "check that it can be written"
+        return f"{self.name} is unreachable ({reason}); {advice}"
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raises the errors of a store as `TrackingError`."""
+        try:
+            yield
+        except store_errors() as error:
+            raise TrackingError(self.explain(error)) from None
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Excludes the workspace's other drivers: two that start together would both create what is missing."""
+        folder = local_path(self._artifacts.absolute()).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "tracking.lock"):
+            yield
+
+    def _client(self) -> MlflowClient:
+        if self._connection is None:
+            for name in ENVIRONMENT.keys() - os.environ.keys():
+                os.environ[name] = ENVIRONMENT[name]
+                self._environment.append(name)
+            self._connection = connect(self.uri, remote=self._remote)
+        return self._connection
+
+    def close(self) -> None:
+        """Restores the process's environment."""
+        for name in self._environment:
+            os.environ.pop(name, None)
+        self._environment.clear()
 
 
 @contextlib.contextmanager
@@ -219,15 +318,12 @@ def _collect_refusals(refused: list[Exception]) -> Iterator[None]:
         refused.append(error)
 
 
-def _outcome(run: Run) -> str | None:
-    outcome: str | None = run.data.tags.get("sweep.outcome")
-    return outcome
-
-
 def _rank(run: Run) -> tuple[bool, int, str]:
     """Sorts a trial's runs: one with an outcome first, then the oldest."""
-    return not _outcome(run), run.info.start_time, run.info.run_id
+    return "sweep.outcome" not in run.data.tags, run.info.start_time, run.info.run_id
 
 
-def _known_run(run: Run) -> KnownRun:
-    return KnownRun(run.info.run_id, run.info.status, run.info.start_time, set(run.data.params), last_steps(run))
+def create_store(uri: str, artifacts: AnyPath) -> None:
+    """Creates an SQLite store that is missing, before a server and a driver do so at once."""
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+        MlflowStore(uri, "Default", artifacts).find_experiment(create=True)

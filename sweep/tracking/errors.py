@@ -1,7 +1,5 @@
 """MLflow's errors: their classes for the recorder, and their reasons for the user."""
 
-from __future__ import annotations
-
 from typing import Literal
 from urllib.parse import urlsplit
 

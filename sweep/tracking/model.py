@@ -6,13 +6,12 @@ import contextlib
 import io
 import logging
 import tempfile
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ..config.user_code import user_error_location
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     import numpy as np
     import torch
     from mlflow import MlflowClient
@@ -84,13 +83,10 @@ def _save(model: torch.nn.Module, example: np.ndarray, described: Model, folder:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hides the pages of graphs that the exporter prints for a model that it cannot export."""
-    handlers = logging.getLogger("torch").handlers
-    levels = [handler.level for handler in handlers]
+    logger = logging.getLogger("torch")
+    handlers, logger.handlers = logger.handlers, [logging.NullHandler()]
     try:
-        for handler in handlers:
-            handler.setLevel(logging.CRITICAL + 1)
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        for handler, level in zip(handlers, levels, strict=True):
-            handler.setLevel(level)
+        logger.handlers = handlers

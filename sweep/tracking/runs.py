@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..training.reports import EpochMetrics
+from .mlflow_internals import last_steps
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, RunTag
+    from mlflow.entities import Metric, Run, RunTag
 
-    from ..training.reports import EpochMetrics
+Tags = Mapping[str, str]
 
 PARAM_LENGTH, TAG_LENGTH = 1_000, 5_000  # characters; 100 of each then stay below MLflow's 1 MB a call
 
@@ -43,15 +45,6 @@ class RunKey:
         return {"sweep.study": self.study, "sweep.kind": self.kind, "sweep.trial": str(self.number)}
 
 
-@dataclass(frozen=True)
-class RunState:
-    """A run as MLflow last listed it; `outcome` is None while the trial is unfinished."""
-
-    run_id: str
-    outcome: str | None
-    status: str
-
-
 @dataclass
 class KnownRun:
     """A run on the server: the names of the `params` it has, and of each of its `metrics` the last step."""
@@ -59,10 +52,17 @@ class KnownRun:
     run_id: str
     status: str
     start_time: int
+    outcome: str | None = None  # as it was found; None while the trial is unfinished
     params: set[str] = field(default_factory=set)
     metrics: dict[str, int] = field(default_factory=dict)
     may_have_duplicate: bool = False
     incomplete: bool = False  # MLflow refused a part: no outcome, so that the study's next run sends the rest
+
+    @classmethod
+    def of(cls, run: Run) -> KnownRun:
+        """Returns what a run from the server has."""
+        info, outcome = run.info, run.data.tags.get("sweep.outcome")
+        return cls(info.run_id, info.status, info.start_time, outcome, set(run.data.params), last_steps(run))
 
 
 @dataclass
@@ -116,16 +116,15 @@ def new_metrics(work: PendingRun, run: KnownRun) -> list[Metric]:
     metrics: dict[tuple[str, int], Metric] = {}
     for epoch in work.epochs:
         for name, value in epoch.values.items():
-            metric = make_metric(name, value, epoch.timestamp, epoch.epoch)
+            metric = _make_metric(name, value, epoch.timestamp, epoch.epoch)
             if metric.step > known.get(metric.key, -1):
                 metrics.setdefault((metric.key, metric.step), metric)
     # The run's own start is a time that is the same in every attempt.
     once = [(name, value) for name, value in work.metrics.items() if name not in run.metrics]
-    return [*metrics.values(), *(make_metric(name, value, run.start_time, 0) for name, value in once)]
+    return [*metrics.values(), *(_make_metric(name, value, run.start_time, 0) for name, value in once)]
 
 
-def make_metric(name: str, value: float, timestamp: int, step: int) -> Metric:
-    """Returns MLflow's metric, with characters that MLflow accepts and NaN for an infinite value."""
+def _make_metric(name: str, value: float, timestamp: int, step: int) -> Metric:
     from mlflow.entities import Metric
 
     # Layer names are the user's. An infinite value is stored as 1.8e308, which flattens every chart.

@@ -1,7 +1,5 @@
 """MLflow servers in the foreground: the workspace's UI, or one with a password, and PostgreSQL beside it on demand."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -18,9 +16,9 @@ from pathlib import Path
 import psutil
 
 from ..config.errors import SweepError, without_password
-from ..config.filesystem import AnyPath
+from ..config.filesystem import AnyPath, write_atomically
 from ..config.settings import Settings
-from .experiment import create_store
+from .client import create_store
 from .mlflow_internals import ENVIRONMENT
 
 logger = logging.getLogger(__name__)
@@ -157,13 +155,11 @@ def _status(url: str, password: str | None = None) -> int | None:
 
 
 def _check_port(host: str, port: int) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            said = f"mlflow: cannot listen on {host}:{port} ({error.strerror}); choose with --host, --port."
-            raise SweepError(said) from None
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise SweepError(f"mlflow: cannot listen on {host}:{port} ({why}); choose with --host, --port.") from None
 
 
 def _hosts(host: str, port: int, names: Sequence[str]) -> list[str]:
@@ -217,10 +213,9 @@ def _compose(folder: Path, *words: str) -> None:
 
 def _write(path: Path, variables: dict[str, str]) -> None:
     """Writes a file of variables that nobody else may read."""
-    beside = path.with_suffix(".tmp")
-    beside.touch(mode=0o600)
-    beside.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
-    beside.replace(path)
+    with write_atomically(path) as beside:
+        beside.touch(mode=0o600)
+        beside.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
 
 
 def _read(path: Path) -> dict[str, str]:

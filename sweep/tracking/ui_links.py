@@ -1,17 +1,12 @@
 """Links into the MLflow UI, the columns that they show, and how to query. Text alone: MLflow is not imported."""
 
-from __future__ import annotations
-
 import json
 import re
 import time
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ..config.search_space import ALIASES, Range
-
-if TYPE_CHECKING:
-    from ..config.study_config import StudyConfig
+from ..config.study_config import StudyConfig
 
 TRIALS = "tags.`sweep.kind`='trial'"
 OBJECTIVE = "metrics.`objective`"

@@ -2,7 +2,7 @@
 
 `python -m tests.benchmarks.outage`, four minutes on two quiet cores. A real `mlflow server` is killed in the middle of
 a study and started again 60 s later. Throughput is by the times at which epochs ended: those of a second during the
-outage over those before and after it. Exits 1 when a bar is missed.
+outage over those before and after it: on cores that others use too, it says nothing. Exits 1 when a bar is missed.
 """
 
 from __future__ import annotations
@@ -61,8 +61,10 @@ def main() -> int:
             time.sleep(arguments.seconds)
             up = time.time()
             server.start()
-            code = command.end()
-            assert code == 0, command.out
+            while not command.over:  # on busy cores the rest takes long: a trial must end now and then
+                lines = command.out.count("\n")
+                wait_for(lambda said=lines: command.over or command.out.count("\n") > said, "the end of a trial")
+            assert command.end() == 0, command.out
             told = "sends what is missing" in command.out
             server.stop()
             left = left_by(workspace, "outage")

@@ -20,7 +20,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from sweep.tracking import RunKey, Tracker
+from sweep.tracking.tracker import RunKey, Tracker
 from sweep.training.reports import EpochMetrics
 
 BAR = 1.10  # times the CPU time of the calls by hand

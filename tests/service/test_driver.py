@@ -209,7 +209,7 @@ def test_while_the_storage_is_away_trials_go_on_and_nothing_is_lost(
 def test_after_an_outage_mlflow_has_all_of_running_and_ended_trials(
     stage: Callable[..., Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweep.tracking.sender.ROUND_SECONDS", 0.1)
+    monkeypatch.setattr("sweep.tracking.tracker.ROUND_SECONDS", 0.1)
     there = stage(f"journal:///{tmp_path}/optuna.journal", trials=3)
     client, away, recording = there.tracker.store._connection, threading.Event(), there.driver._recorder
     assert client is not None

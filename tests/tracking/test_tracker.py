@@ -31,7 +31,8 @@ from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE
 from optuna.exceptions import StorageInternalError
 
 from sweep.config.errors import TrackingError, without_password
-from sweep.tracking import RunKey, Tracker, serve
+from sweep.tracking.server import serve
+from sweep.tracking.tracker import RunKey, Tracker
 from sweep.training.reports import EpochMetrics
 
 from ..support.empty_store import with_store
@@ -790,7 +791,7 @@ def test_a_run_that_lacks_what_was_refused_has_no_outcome_and_is_sent_again_by_t
 def test_an_upload_that_is_refused_is_dropped_after_a_while_and_nothing_else(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweep.tracking.sender.JOB_SECONDS", 1.0)
+    monkeypatch.setattr("sweep.tracking.tracker.JOB_SECONDS", 1.0)
     response = requests.Response()
     response.status_code = 413
     tracker = opened(uri, artifacts=tmp_path / "artifacts")
@@ -875,7 +876,7 @@ def test_a_storage_that_is_away_when_the_server_is_back_does_not_end_the_recorde
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened(uri).close(status="FINISHED")  # so that there is something to compare with what was taken
-    monkeypatch.setattr("sweep.tracking.sender.ROUND_SECONDS", 0.1)
+    monkeypatch.setattr("sweep.tracking.tracker.ROUND_SECONDS", 0.1)
     tracker = Tracker(uri, "digits", artifacts=Path("artifacts"))
     answers = iter([TrackingError("away"), StorageInternalError("away, too"), set()])
     begin = tracker.store.begin
@@ -899,9 +900,9 @@ def test_a_storage_that_is_away_when_the_server_is_back_does_not_end_the_recorde
 def test_a_server_that_is_away_or_slow_for_long_does_not_fill_the_memory(
     uri: str, monkeypatch: pytest.MonkeyPatch, slow: bool
 ) -> None:
-    monkeypatch.setattr("sweep.tracking.sender.ROUND_SECONDS", 0.1)
-    monkeypatch.setattr("sweep.tracking.sender.QUEUED", 3)
-    monkeypatch.setattr("sweep.tracking.sender.REPAIRED", 2)
+    monkeypatch.setattr("sweep.tracking.tracker.ROUND_SECONDS", 0.1)
+    monkeypatch.setattr("sweep.tracking.tracker.QUEUED", 3)
+    monkeypatch.setattr("sweep.tracking.tracker.REPAIRED", 2)
     tracker, answers, most = opened(uri), threading.Event(), 0
     client, trials = tracker.store._client(), Checkpoints(tracker)
     create = client.create_run
@@ -943,7 +944,7 @@ def test_a_server_that_is_away_or_slow_for_long_does_not_fill_the_memory(
 def test_a_running_trial_is_sent_whole_after_an_outage_and_ended_by_who_closes_in_it(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweep.tracking.sender.ROUND_SECONDS", 0.1)
+    monkeypatch.setattr("sweep.tracking.tracker.ROUND_SECONDS", 0.1)
     tracker = opened(uri)
     trials, other, away = Checkpoints(tracker), RunKey("digits", "trial", 18), threading.Event()
     client = tracker.store._client()
@@ -988,7 +989,7 @@ def test_a_trial_that_was_claimed_and_never_started_has_nothing_to_end(uri: str)
 def test_a_run_that_is_never_accepted_does_not_keep_the_tracker_from_ending(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweep.tracking.sender.ROUND_SECONDS", 0.1)
+    monkeypatch.setattr("sweep.tracking.tracker.ROUND_SECONDS", 0.1)
     tracker, other = opened(uri), RunKey("digits", "trial", 18)
     busy = MlflowException("database is locked", error_code=BAD_REQUEST)
     failing(monkeypatch, tracker, "log_batch", *[busy] * 1000, of=TRIAL.name)

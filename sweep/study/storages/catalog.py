@@ -28,25 +28,20 @@ def get_storage(url: str) -> Storage:
 def load_stored_config(name: str, settings: Settings) -> StudyConfig:
     """Returns the config of a study that was started before.
 
-    Raises:
-        SweepError: there is no study of this name (lists the known ones), or another program wrote it.
+    Raises `SweepError` if there is no study of this name (lists the known ones), or another program wrote it.
     """
     from .storage import read_config, study_names
 
     storage = get_storage(settings.storage)
-    config = read_config(name, storage)
-    if config is None:
-        known = study_names(storage)
-        if name in known:
-            raise SweepError(
-                f"{name}: a study of another program; sweep reads only its trials: "
-                f"sweep sensitivity {name} shows which hyperparameters matter."
-            )
+    if (config := read_config(name, storage)) is not None:
+        return config
+    if name in (known := study_names(storage)):
         raise SweepError(
-            f"{name}: no such study in the storage{nearest(name, known)}; there "
-            f"{'are ' + ', '.join(known) if known else 'is none yet: start one with sweep run digits'}."
+            f"{name}: a study of another program; sweep reads only its trials: "
+            f"sweep sensitivity {name} shows which hyperparameters matter."
         )
-    return config
+    names = f"are {', '.join(known)}" if known else "is none yet: start one with sweep run digits"
+    raise SweepError(f"{name}: no such study in the storage{nearest(name, known)}; there {names}.")
 
 
 def require_same_study(config: StudyConfig, settings: Settings) -> None:
@@ -61,13 +56,8 @@ def derive_study(config: StudyConfig, settings: Settings) -> tuple[StudyConfig, 
     """Derives a study with another search space from the stored one of its name.
 
     An Optuna study has one space. So the result is a study of its own with its own budget, ``NAME-2``, or the next
-    number that is unused or has this very space.
-
-    Returns:
-        The config with the new name, and its forerunners, oldest first; none if the study has this space already.
-
-    Raises:
-        ConfigError: more than the space differs.
+    number that is unused or has this very space. Returns its config and its forerunners, oldest first; none if the
+    study has this space already. Raises `ConfigError` if more than the space differs.
     """
     from .storage import read_config
 

@@ -1,7 +1,5 @@
 """Opens the journal file, the default storage. Repairs a torn last line; reports other damage and what is readable."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import logging

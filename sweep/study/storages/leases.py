@@ -1,7 +1,5 @@
 """Owners of trials, and the leases that show which drivers are alive."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging

@@ -13,8 +13,6 @@ No other module uses private names of Optuna. They were read in 5.0.0; `test_opt
 - ``Study._thread_local.cached_all_trials``: reset by `Study.ask`, which cannot be used since it chooses the trial.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import json
@@ -25,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
 from optuna.exceptions import StorageInternalError
@@ -34,18 +32,15 @@ from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import bindparam, select
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
 
 logger = logging.getLogger(__name__)
 
 REFRESH_EVERY = 5.0  # seconds between two refreshes in the background
 MANY = 1000  # largest number of trials that are read by their ids
 OWNER = "owner"  # attribute with the owner of a running trial
-ATTEMPTS = 10  # to write rows that another driver writes at the same moment
 
 _Times = tuple[datetime | None, datetime | None]  # start and end of a trial
 
@@ -55,6 +50,9 @@ _KEYS = {  # key column of each table that holds a trial's rows
     models.TrialUserAttributeModel: "key",
     models.TrialSystemAttributeModel: "key",
 }
+
+
+_INSERTS: dict[str, Callable[..., Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
 class _Write(NamedTuple):
@@ -75,16 +73,13 @@ class CachedDatabase(_CachedStorage):
 
     def __init__(self, backend: RDBStorage):
         super().__init__(backend)
+        self.engine: Engine = backend.engine
+        self._insert = _INSERTS[self.engine.dialect.name]
         self._read_at: dict[int, float] = {}  # monotonic time of each study's last refresh
         self._read_lock = threading.Lock()  # one refresh at a time: an older one must not overwrite a later one
         self._written = defaultdict[int, set[int]](set)  # by study: trials written since its last refresh began
         self._own_trials: dict[int, Any] = {}  # owner that this process has written to each trial
         self._per_thread = threading.local()  # per thread: studies to refresh, writes of a `write_batch`
-
-    @property
-    def engine(self) -> Engine:
-        """SQLAlchemy's engine of the database."""
-        return self._backend.engine
 
     def invalidate(self, study_id: int) -> None:
         """Makes this thread's next `get_all_trials` read what other drivers have written."""
@@ -251,23 +246,11 @@ class CachedDatabase(_CachedStorage):
             waiting.append(write)
 
     def _flush(self) -> None:
-        waiting: list[_Write] | None = getattr(self._per_thread, "writes", None)
-        if waiting:
+        if waiting := getattr(self._per_thread, "writes", None):
             self._commit(waiting)
             waiting.clear()
 
     def _commit(self, writes: Sequence[_Write]) -> None:
-        for attempt in range(ATTEMPTS):
-            try:
-                self._send(writes, replace=attempt > 0)
-                break
-            except IntegrityError as error:  # the row exists: an earlier attempt's, or another driver's
-                if attempt == ATTEMPTS - 1:
-                    raise StorageInternalError("Other drivers write the same rows again and again.") from error
-        for write in writes:
-            self._change(write.trial_id, partial(_add_items, write.items))
-
-    def _send(self, writes: Sequence[_Write], *, replace: bool = False) -> None:
         """Writes rows in one transaction with few statements; Optuna sends several for each row."""
         rows = defaultdict[type[Any], dict[Any, dict[str, Any]]](dict)
         for write in writes:
@@ -280,22 +263,18 @@ class CachedDatabase(_CachedStorage):
                     raise KeyError(f"No trial {trial_id}")
                 self._backend.check_trial_is_updatable(trial_id, state)
             for model, by_key in rows.items():
-                table, key = model.__table__, _KEYS[model]
-                if replace:
-                    same_row = (table.c.trial_id == bindparam("trial")) & (table.c[key] == bindparam("name"))
-                    connection.execute(
-                        table.delete().where(same_row), [{"trial": trial_id, "name": name} for trial_id, name in by_key]
-                    )
-                connection.execute(table.insert(), list(by_key.values()))
+                values, insert = list(by_key.values()), self._insert(model.__table__)
+                present, new = ["trial_id", _KEYS[model]], {name: insert.excluded[name] for name in values[0]}
+                connection.execute(insert.on_conflict_do_update(index_elements=present, set_=new), values)
+        for write in writes:
+            self._change(write.trial_id, partial(_add_items, write.items))
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Connection]:
         """Opens a connection for one transaction; raises Optuna's errors."""
         try:
-            with self._backend.engine.begin() as connection:
+            with self.engine.begin() as connection:
                 yield connection
-        except IntegrityError:
-            raise
         except SQLAlchemyError as error:
             raise StorageInternalError("An exception is raised during the commit.") from error
 

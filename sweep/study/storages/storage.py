@@ -1,7 +1,5 @@
 """Opens the storage of studies, a journal file or a database, by its URL; and the lock that drivers take turns by."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import logging
@@ -158,8 +156,7 @@ def study_names(storage: BaseStorage) -> list[str]:
 def read_config(name: str, storage: BaseStorage) -> StudyConfig | None:
     """Returns the config that a study was started with, or None if sweep started no study of this name.
 
-    Raises:
-        StorageError: a newer version wrote the study, or this one cannot read its config.
+    Raises `StorageError` if a newer version wrote the study, or this one cannot read its config.
     """
     if name not in optuna.get_all_study_names(storage):
         return None
@@ -217,8 +214,7 @@ def copy_study(
 
 def finish_copy(name: str, source: BaseStorage, target: BaseStorage) -> None:
     """Writes the config of a copy, which makes it a study that runs and reports read."""
-    config = optuna.load_study(study_name=name, storage=source).user_attrs["config"]
-    optuna.load_study(study_name=name, storage=target).set_user_attr("config", config)
+    set_user_attr(name, "config", get_user_attr(name, "config", source), target)
 
 
 def clear_partial_import(name: str, storage: BaseStorage) -> bool:
