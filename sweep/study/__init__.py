@@ -2,3 +2,7 @@
 
 No other folder of sweep imports Optuna.
 """
+
+from ..config.lazy_face import lazy_face
+
+__getattr__ = lazy_face(__name__, {"Study": ".study", "TrialRecord": ".records", "open_storage": ".storages.storage"})
