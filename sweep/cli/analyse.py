@@ -1,18 +1,17 @@
 """Commands that analyse a study: sensitivity, report."""
 
-from __future__ import annotations
-
 import gc
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .options import AsJson, NameArg, Storage, Tracking, Workspace, make_settings
+from .options import AsJson, NameArg, ResultSettings, StudySettings
 from .output import make_console, print_json
 
 
 def sensitivity(
+    settings: StudySettings,
     name: Annotated[str, typer.Argument(help="A study in the storage: one of sweep's, or any other of Optuna's.")],
     metric: Annotated[str | None, typer.Option(help="Analyse this metric instead of the objective.")] = None,
     epoch: Annotated[int | None, typer.Option(help="Analyse this epoch instead of the last one.")] = None,
@@ -26,8 +25,6 @@ def sensitivity(
     optuna: Annotated[
         bool, typer.Option("--optuna", help="Show Optuna's importances too, which answer another question.")
     ] = False,
-    workspace: Workspace = None,
-    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Show which hyperparameters matter, alone and together, and how reliable that is; or why it is unknown.
@@ -40,7 +37,7 @@ def sensitivity(
     from ..analysis.sensitivity_text import as_data
     from . import tables as display
 
-    settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
+    console = make_console(to_stderr=as_json)
     analyses = service.sensitivity(
         name, settings, metric=metric, epoch=epoch, against_control=against_control, where=where
     )
@@ -58,11 +55,9 @@ def sensitivity(
 
 
 def report(
+    settings: ResultSettings,
     name: NameArg,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; default: WORKSPACE/NAME/report.")] = None,
-    workspace: Workspace = None,
-    storage: Storage = None,
-    tracking: Tracking = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the report of a study: one HTML page for any browser, its figures as PNG, its numbers as JSON and CSV.
@@ -71,7 +66,6 @@ def report(
     """
     from .. import service
 
-    settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking)
     console = make_console(to_stderr=as_json)
     gc.disable()  # saves a seventh of the time
     try:

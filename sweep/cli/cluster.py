@@ -1,11 +1,10 @@
 """Commands that print recipes for clusters, and the passwords that recipes need."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
 
+from ..config.errors import ConfigError
 from .output import make_console
 
 cluster = typer.Typer(name="cluster", help="Recipes that start a cluster.", no_args_is_help=True)
@@ -27,7 +26,6 @@ def render(
     Example: `sweep cluster render aws --gpu a10g --max-workers 16 > my.yaml`
     """
     from ..cluster.recipes import RecipeError, RecipeValues, missing_values, render_recipe
-    from ..config.errors import ConfigError
 
     values = RecipeValues(name, image, gpu, max_workers, shared, region, project)
     try:

@@ -1,7 +1,5 @@
 """The command that trains and compares pairs: confirm."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,31 +7,25 @@ import typer
 
 from . import options as opt
 from .output import make_console, make_notes, print_json
-from .run_study import data_on_stdout, exit_code, graceful, make_view, webhook_at_end
+from .run_study import exit_code, graceful, make_view, webhook_at_end
 
 if TYPE_CHECKING:
     from ..config.study_config import StudyConfig
     from .progress import Progress
 
-
 METHODS = "dropout,weight_decay,batch_norm,he,orthogonal,lsuv"
 
 
 def confirm(
+    settings: opt.ConfirmSettings,
     name: opt.NameArg,
     top: Annotated[int, typer.Option(min=1, help="How many of the best configurations.")] = 1,
     seeds: Annotated[int, typer.Option(min=1, help="Pairs of each of them: fresh seeds.")] = 8,
     against: Annotated[str, typer.Option(help=f"Other methods in guidance's place: {METHODS}.")] = "",
     placebo: Annotated[bool, typer.Option("--placebo", help="Train a placebo of the same size too.")] = False,
-    address: opt.Address = None,
     executor: opt.Executor = "ray",
-    workspace: opt.Workspace = None,
-    storage: opt.Storage = None,
-    tracking: opt.Tracking = None,
-    data: opt.Data = None,
     offline_ok: opt.OfflineOk = False,
     insecure: opt.Insecure = False,
-    log: opt.Log = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Test whether guidance helped: pairs on fresh seeds and the test set, against tuned controls, with intervals.
@@ -47,8 +39,6 @@ def confirm(
     from ..service import webhook
     from . import confirmation_tables
 
-    given = {"workspace": workspace, "storage": storage, "tracking_uri": tracking, "data": data, "address": address}
-    settings = opt.make_settings(**given, log=log)
     webhook.check_webhooks(settings)
     to_stderr = as_json or settings.log == "json"
     console, notes = make_console(to_stderr=to_stderr), make_notes(to_stderr=to_stderr)
@@ -56,12 +46,11 @@ def confirm(
     view = make_view(settings, console, as_json=as_json, executor=executor)
     views = list["Progress"]()  # one for each study that is run
     with (
-        data_on_stdout(to_stderr),
         graceful(console) as (stop, caught),
         webhook_at_end(settings, views, partial(webhook.describe_confirmation, name)) as results,
     ):
 
-        def listen(config: StudyConfig, left: int | None) -> Progress:
+        def listen(config: "StudyConfig", left: int | None) -> "Progress":
             views.append(view(config, notes, service.finished_rows(config, settings), left, stop=stop))
             return views[-1]
 

@@ -1,22 +1,15 @@
 """Tables and sentences of a confirmation, for a terminal."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.text import Text
 
-from ..analysis.confirmation import baseline_origin, pair_verdict
+from ..analysis.confirmation import Confirmation, baseline_origin, pair_verdict
+from ..analysis.paired_comparison import PairedComparison
+from ..analysis.paired_tests import Estimate
 from .stacking_table import StackingTable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from ..analysis.confirmation import Confirmation
-    from ..analysis.paired_comparison import PairedComparison
-    from ..analysis.paired_tests import Estimate
 
 
 def print_confirmation(confirmation: Confirmation, console: Console) -> None:
@@ -34,50 +27,35 @@ def print_confirmation(confirmation: Confirmation, console: Console) -> None:
 
 def tables(confirmation: Confirmation) -> list[StackingTable]:
     """Returns the tables of gains, speed-ups and generalization gaps, with a line for each comparison."""
-    metric, comparisons = confirmation.metric, confirmation.comparisons
-    return [
-        _table(
-            f"{metric} at the last epoch, pairs of fresh seeds: mean gain of the first [95 % interval]",
-            comparisons,
-            {
-                "pairs": lambda c: str(len(c.seeds)),
-                "first": lambda c: _number(c.final_means[0]),
-                "second": lambda c: _number(c.final_means[1]),
-                "gain": lambda c: _gain(c.final),
-                "p (Holm)": lambda c: "-" if c.final.p_holm is None else f"{c.final.p_holm:.2g}",
-                "first is": lambda c: c.verdict,
-                "needed": lambda c: "-" if c.pairs_needed is None else str(c.pairs_needed),
-            },
-        ),
-        _table(
-            "Speed-up: time of the second to its own final value over the time of the first, median [95 % interval]",
-            comparisons,
-            {
-                "in epochs": lambda c: _speedup(c.speedup),
-                "in seconds": lambda c: _speedup(c.speedup_seconds),
-                "never reached": lambda c: str(c.never) if c.never else "-",
-                "all epochs of the second": lambda c: _speedup(c.speedup_whole),
-            },
-        ),
-        _table(
-            f"{metric} at the best epoch, and its gap to the training set at the last epoch",
-            comparisons,
-            {
-                "gain at the best": lambda c: _gain(c.best),
-                "gap of the first": lambda c: _number(c.generalization_gaps[0]),
-                "gap of the second": lambda c: _number(c.generalization_gaps[1]),
-            },
-        ),
-    ]
-
-
-def _table(
-    title: str, comparisons: Sequence[PairedComparison], columns: Mapping[str, Callable[[PairedComparison], str]]
-) -> StackingTable:
-    table = StackingTable(["trial: first over second", *columns], title=title, left=1)
-    for c in comparisons:
-        table.add_row(f"{c.number}: {c.first} over {c.second}", *(cell(c) for cell in columns.values()))
-    return table
+    metric = confirmation.metric
+    columns_of: dict[str, dict[str, Callable[[PairedComparison], str]]] = {
+        f"{metric} at the last epoch, pairs of fresh seeds: mean gain of the first [95 % interval]": {
+            "pairs": lambda c: str(len(c.seeds)),
+            "first": lambda c: _number(c.final_means[0]),
+            "second": lambda c: _number(c.final_means[1]),
+            "gain": lambda c: _gain(c.final),
+            "p (Holm)": lambda c: "-" if c.final.p_holm is None else f"{c.final.p_holm:.2g}",
+            "first is": lambda c: c.verdict,
+            "needed": lambda c: "-" if c.pairs_needed is None else str(c.pairs_needed),
+        },
+        "Speed-up: time of the second to its own final value over the time of the first, median [95 % interval]": {
+            "in epochs": lambda c: _speedup(c.speedup),
+            "in seconds": lambda c: _speedup(c.speedup_seconds),
+            "never reached": lambda c: str(c.never) if c.never else "-",
+            "all epochs of the second": lambda c: _speedup(c.speedup_whole),
+        },
+        f"{metric} at the best epoch, and its gap to the training set at the last epoch": {
+            "gain at the best": lambda c: _gain(c.best),
+            "gap of the first": lambda c: _number(c.generalization_gaps[0]),
+            "gap of the second": lambda c: _number(c.generalization_gaps[1]),
+        },
+    }
+    found = []
+    for title, columns in columns_of.items():
+        found.append(StackingTable(["trial: first over second", *columns], title=title, left=1))
+        for c in confirmation.comparisons:
+            found[-1].add_row(f"{c.number}: {c.first} over {c.second}", *(cell(c) for cell in columns.values()))
+    return found
 
 
 def _number(value: float) -> str:

@@ -1,17 +1,14 @@
 """Commands for studies whose driver runs on a cluster: submit, jobs, logs, stop."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
-import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..config.errors import SweepError
 from .options import AsJson, Data, Insecure, OfflineOk, Sets, Storage, Tracking, Workspace, make_settings
 from .output import make_console, print_json
 
@@ -42,15 +39,14 @@ def submit(
 
     Example: `sweep submit digits --address http://127.0.0.1:8265`
     """
+    from ..cluster.jobs import submit_job
     from ..service.submission import prepare_submission, settings_to_send
 
     flags = [word for word, given in (("--offline-ok", offline_ok), ("--insecure", insecure)) if given]
     submission = prepare_submission(study, sets=sets or [], trials=trials, design=design, flags=flags)
     given = {"workspace": workspace, "storage": storage, "tracking": tracking, "data": data}
     environment = settings_to_send({**given, "owner": make_settings().owner or None})
-    with _cluster_errors(), tempfile.TemporaryDirectory(prefix="sweep-code-") as folder:
-        from ..cluster.jobs import submit_job
-
+    with tempfile.TemporaryDirectory(prefix="sweep-code-") as folder:
         submission.write(Path(folder))
         job = submit_job(address, submission.study, submission.words, code=Path(folder), environment=environment)
     if as_json:
@@ -67,10 +63,9 @@ def jobs(address: Head = HEAD, as_json: AsJson = False) -> None:
 
     Example: `sweep jobs --address http://127.0.0.1:8265`
     """
-    with _cluster_errors():
-        from ..cluster.jobs import list_jobs
+    from ..cluster.jobs import list_jobs
 
-        found = list_jobs(address)
+    found = list_jobs(address)
     if as_json:
         print_json([dataclasses.asdict(job) for job in found])
         return
@@ -90,17 +85,15 @@ def logs(
 
     Example: `sweep logs digits -f`
     """
-    with _cluster_errors():
-        from ..cluster.jobs import find_job, job_logs
+    from ..cluster.jobs import find_job, job_logs
 
-        job = find_job(address, name)
-        with contextlib.suppress(KeyboardInterrupt):
-            for text in job_logs(address, job, follow=follow):
-                sys.stdout.write(text)
-                sys.stdout.flush()
-        if follow and (job := find_job(address, job.id)).status == "FAILED":
-            make_console(to_stderr=True).print(f"{job.id} failed: {job.message}", markup=False, soft_wrap=True)
-            raise typer.Exit(1)
+    job = find_job(address, name)
+    with contextlib.suppress(KeyboardInterrupt):
+        for text in job_logs(address, job, follow=follow):
+            print(text, end="", flush=True)
+    if follow and (job := find_job(address, job.id)).status == "FAILED":
+        make_console(to_stderr=True).print(f"{job.id} failed: {job.message}", markup=False, soft_wrap=True)
+        raise typer.Exit(1)
 
 
 def stop(name: JobArg, address: Head = HEAD) -> None:
@@ -108,29 +101,15 @@ def stop(name: JobArg, address: Head = HEAD) -> None:
 
     Example: `sweep stop digits`
     """
-    from ..config.errors import SweepError
+    from ..cluster.jobs import ACTIVE, find_job, stop_job
 
-    with _cluster_errors():
-        from ..cluster.jobs import ACTIVE, find_job, stop_job
-
-        job = find_job(address, name)
-        if job.status not in ACTIVE:
-            make_console().print(f"{job.id} does not run: {job.status.lower()}.", soft_wrap=True)
-            return
-        job = stop_job(address, job)
-        if job.status in ACTIVE:
-            raise SweepError(f"{job.id} is still {job.status.lower()} after minutes; try again later")
+    job = find_job(address, name)
+    if job.status not in ACTIVE:
+        make_console().print(f"{job.id} does not run: {job.status.lower()}.", soft_wrap=True)
+        return
+    job = stop_job(address, job)
+    if job.status in ACTIVE:
+        raise SweepError(f"{job.id} is still {job.status.lower()} after minutes; try again later")
     make_console().print(
         f"{job.id}: {job.status.lower()}. Nothing is lost; submit the study again to resume it.", soft_wrap=True
     )
-
-
-@contextlib.contextmanager
-def _cluster_errors() -> Iterator[None]:
-    from ..cluster.connect import ClusterError
-    from ..config.errors import SweepError
-
-    try:
-        yield
-    except ClusterError as error:
-        raise SweepError("\n".join(error.problems)) from None

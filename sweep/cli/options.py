@@ -1,7 +1,5 @@
 """Options that several commands share, and the settings that they make."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path
@@ -29,7 +27,7 @@ Workspace = Annotated[
     str | None, typer.Option(help="Folder, or s3://BUCKET/PREFIX, for what a study writes (SWEEP_WORKSPACE; results).")
 ]
 Storage = Annotated[str | None, typer.Option(help="Optuna storage URL (SWEEP_STORAGE).")]
-Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI (MLFLOW_TRACKING_URI).")]
+Tracking = Annotated[str | None, typer.Option("--tracking", help="MLflow tracking URI (MLFLOW_TRACKING_URI).")]
 Data = Annotated[str | None, typer.Option(help="Root of the data sets, or s3://BUCKET/PREFIX (SWEEP_DATA; .data).")]
 Address = Annotated[str | None, typer.Option(help="Ray: local, auto, HOST:PORT, ray://HOST:PORT (RAY_ADDRESS; local).")]
 
@@ -45,22 +43,32 @@ Log = Annotated[
     typer.Option(help="json: a line of JSON for each event on stdout, all else on stderr (SWEEP_LOG; text)."),
 ]
 
+# The option that sets each of the settings, and the settings that commands have options for (`with_shared_options`).
+SETTINGS: dict[str, Any] = {"workspace": Workspace, "storage": Storage, "tracking_uri": Tracking, "data": Data}
+SETTINGS |= {"address": Address, "report": Report, "log": Log}
+StudySettings = Annotated["Settings", "workspace", "storage"]
+TrainSettings = Annotated[StudySettings, "data"]
+ResultSettings = Annotated[StudySettings, "tracking_uri"]
+MachineSettings = Annotated[ResultSettings, "data"]
+ConfirmSettings = Annotated[MachineSettings, "address", "log"]
+RunSettings = Annotated[ConfirmSettings, "report"]
 
-def make_settings(**options: Any) -> Settings:
+
+def make_settings(**options: Any) -> "Settings":
     """Returns the settings of one command: its options, then the environment, then the defaults."""
     from ..config.settings import Settings
 
     return Settings(**{name: value for name, value in options.items() if value is not None})
 
 
-def complete_commands(text: str, settings: Settings, name: str) -> str:
+def complete_commands(text: str, settings: "Settings", name: str) -> str:
     """Adds to the commands about a study in a text the options without which they would not find the study."""
     return re.sub(
         rf"\bsweep (\w+) {re.escape(name)}(?![\w.-])", lambda found: command_line(settings, found[1], name), text
     )
 
 
-def command_line(settings: Settings, *words: str) -> str:
+def command_line(settings: "Settings", *words: str) -> str:
     """Returns a command with the options without which it would not find the study."""
     from ..config.errors import without_password
 

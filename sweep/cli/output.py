@@ -1,15 +1,13 @@
 """Output of commands: data on stdout, and everything else on stderr if data was asked for."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from rich.console import Console
 
+if TYPE_CHECKING:
     from ..analysis.summary import Summary
     from ..analysis.weight_profile import WeightProfile
 
@@ -19,8 +17,6 @@ quiet = False
 
 def make_console(*, to_stderr: bool = False) -> Console:
     """Returns the console for results: stdout, or stderr if stdout is for data."""
-    from rich.console import Console
-
     stream = sys.stderr if to_stderr else sys.stdout
     return Console(file=stream, highlight=False, width=None if stream.isatty() else 120)
 
@@ -37,7 +33,7 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
-def summary_json(summary: Summary) -> dict[str, Any]:
+def summary_json(summary: "Summary") -> dict[str, Any]:
     """Returns a study as data."""
     return {
         "study": summary.config.name,
@@ -54,7 +50,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
     }
 
 
-def profile_json(profile: WeightProfile) -> dict[str, Any]:
+def profile_json(profile: "WeightProfile") -> dict[str, Any]:
     """Returns a network as data: its layers, five numbers of a box plot of taps (log|c11|), and logged entropies."""
     layers = [
         {

@@ -1,26 +1,24 @@
 """Commands that run a study: run, resume, enqueue."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import socket
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from . import options as opt
 from .output import make_console, make_notes, print_json
 from .run_study import run_study
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ..config.study_config import StudyConfig
     from ..service.preflight.dry_run import DryRun
 
 
 def run(
+    settings: opt.RunSettings,
     study: opt.StudyArg,
     sets: opt.Sets = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in total.")] = None,
@@ -36,16 +34,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and the estimated time; run nothing.")
     ] = False,
-    address: opt.Address = None,
     executor: opt.Executor = "ray",
-    workspace: opt.Workspace = None,
-    storage: opt.Storage = None,
-    tracking: opt.Tracking = None,
-    data: opt.Data = None,
     offline_ok: opt.OfflineOk = False,
-    report: opt.Report = None,
     insecure: opt.Insecure = False,
-    log: opt.Log = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Run a study, or resume it: every run is a resume.
@@ -55,9 +46,6 @@ def run(
     from .. import service
     from .progress import waiting
 
-    settings = opt.make_settings(
-        workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, report=report, log=log
-    )
     if settings.job and settings.log == "text" and not as_json:
         # The first line of the job's log: the code has arrived.
         print(f"{settings.job}: driver on {socket.gethostname()}, pid {os.getpid()}; checking the study", flush=True)
@@ -82,17 +70,11 @@ def run(
 
 
 def resume(
+    settings: opt.RunSettings,
     name: opt.NameArg,
-    address: opt.Address = None,
     executor: opt.Executor = "ray",
-    workspace: opt.Workspace = None,
-    storage: opt.Storage = None,
-    tracking: opt.Tracking = None,
-    data: opt.Data = None,
     offline_ok: opt.OfflineOk = False,
-    report: opt.Report = None,
     insecure: opt.Insecure = False,
-    log: opt.Log = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Resume an interrupted study, exactly as it was started.
@@ -100,10 +82,6 @@ def resume(
     Example: `sweep resume digits`
     """
     from .. import service
-
-    settings = opt.make_settings(
-        workspace=workspace, storage=storage, tracking_uri=tracking, data=data, address=address, report=report, log=log
-    )
     from .progress import waiting
 
     with waiting(make_notes(to_stderr=as_json or settings.log == "json"), f"checking {name} and preparing its data"):
@@ -113,20 +91,13 @@ def resume(
     run_study(config, settings, options, as_json=as_json)
 
 
-def enqueue(
-    name: opt.NameArg,
-    sets: opt.Sets = None,
-    workspace: opt.Workspace = None,
-    storage: opt.Storage = None,
-    as_json: opt.AsJson = False,
-) -> None:
+def enqueue(settings: opt.StudySettings, name: opt.NameArg, sets: opt.Sets = None, as_json: opt.AsJson = False) -> None:
     """Queue a configuration of your own; the next run trains it, and the budget grows by one.
 
     The sampler chooses what is not set. Example: `sweep enqueue digits --set lambda1=1e-3 --set depth=4`
     """
     from .. import service
 
-    settings = opt.make_settings(workspace=workspace, storage=storage)
     number, values = service.enqueue(name, settings, sets or [])
     if as_json:
         print_json({"study": name, "trial": number, "hyperparameters": values})
@@ -135,8 +106,7 @@ def enqueue(
     make_console().print(f"Queued as trial {number}: {values}. Run it with: {command}", soft_wrap=True)
 
 
-def _print_plan(plan: DryRun, config: StudyConfig, console: Console, *, as_json: bool) -> None:
-
+def _print_plan(plan: "DryRun", config: "StudyConfig", console: Console, *, as_json: bool) -> None:
     from ..analysis.formats import format_duration
 
     if as_json:

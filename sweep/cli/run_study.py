@@ -39,7 +39,6 @@ def run_study(config: StudyConfig, settings: Settings, options: RunOptions, *, a
     view = make_view(settings, console, as_json=as_json, executor=options.executor)
     before = service.finished_rows(config, settings)
     with (
-        data_on_stdout(as_json or settings.log == "json"),
         graceful(console) as (stop, caught),
         view(config, notes, before, stop=stop) as progress,
         webhook_at_end(settings, [progress], partial(webhook.describe_run, config.name)) as results,
@@ -69,7 +68,10 @@ def exit_code(caught: Sequence[int]) -> int:
 
 @contextlib.contextmanager
 def graceful(console: Console) -> Iterator[tuple[threading.Event, list[int]]]:
-    """Catches SIGINT and SIGTERM; yields the event that asks trials to write checkpoints, and the caught signals."""
+    """Catches SIGINT and SIGTERM; yields the event that asks trials to write checkpoints, and the caught signals.
+
+    What others print goes to the console's stream, as stdout may be for data: Ray prints when a worker dies.
+    """
     stop, caught = threading.Event(), list[int]()
 
     def handle(number: int, _frame: object) -> None:
@@ -83,20 +85,14 @@ def graceful(console: Console) -> Iterator[tuple[threading.Event, list[int]]]:
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop, caught
+        with contextlib.redirect_stdout(console.file):
+            yield stop, caught
     except KeyboardInterrupt:
         console.print("Stopped at once; epochs after the last checkpoint of a trial will be trained again.")
         raise typer.Exit(128 + caught[-1]) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def data_on_stdout(data: bool) -> Iterator[None]:
-    """Sends what others print on stdout to stderr where stdout is for data: Ray prints when a worker dies."""
-    with contextlib.redirect_stdout(sys.stderr) if data else contextlib.nullcontext():
-        yield
 
 
 def make_view(settings: Settings, console: Console, *, as_json: bool, executor: str) -> Callable[..., Progress]:

@@ -1,24 +1,21 @@
 """The command that simulates a study: simulate."""
 
-from __future__ import annotations
-
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
+from ..config.errors import without_password
 from ..config.search_methods import PrunerName, SamplerName
 from .options import Address, AsJson, Storage, Tracking, make_settings
 from .output import make_console, make_notes, print_json
-from .run_study import data_on_stdout, exit_code, graceful, make_view
+from .run_study import exit_code, graceful, make_view
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from rich.console import Console
-
     from ..service.simulation.utilisation import Capacity, Spread
 
 
@@ -40,7 +37,6 @@ def simulate(
     Its files go to a temporary folder, storage and tracking included unless they are set.
     Example: `sweep simulate --trials 500 --slots 64 --epochs 20 --epoch-seconds 1`
     """
-    from ..config.errors import without_password
     from ..service.simulation import simulation
 
     console, notes = make_console(to_stderr=as_json), make_notes(to_stderr=as_json)
@@ -51,11 +47,7 @@ def simulate(
         notes.print(f"{config.name}: storage {without_password(settings.storage)}", soft_wrap=True)
         notes.print(f"tracking {without_password(settings.tracking_uri)}", soft_wrap=True)
         view = make_view(settings, console, as_json=False, executor="ray")
-        with (
-            data_on_stdout(as_json),
-            graceful(console) as (stop, caught),
-            view(config, console, left=trials) as progress,
-        ):
+        with graceful(console) as (stop, caught), view(config, console, left=trials) as progress:
             found = simulation.simulate(load, config, settings, progress, stop=stop)
     if as_json:
         load_json, found_json = dataclasses.asdict(load), dataclasses.asdict(found)
@@ -66,7 +58,7 @@ def simulate(
         raise typer.Exit(exit_code(caught))
 
 
-def _show(found: Capacity, slots: int, outcomes: Mapping[str, int], console: Console) -> None:
+def _show(found: "Capacity", slots: int, outcomes: Mapping[str, int], console: Console) -> None:
     steady = "unknown" if found.steady is None else f"{found.steady:.1%} of {found.steady_seconds:.0f} s of slot time"
     whole = f"{found.whole:.1%} of all {slots} slots over {found.whole_seconds:.0f} s"
     lines = {
@@ -83,5 +75,5 @@ def _show(found: Capacity, slots: int, outcomes: Mapping[str, int], console: Con
         console.print(f"  {name:12s} {line}", soft_wrap=True)
 
 
-def _milliseconds(spread: Spread) -> str:
+def _milliseconds(spread: "Spread") -> str:
     return f"median {spread.median:.0f} ms, 95 % within {spread.p95:.0f} ms, at most {spread.most:.0f} ms"

@@ -1,7 +1,5 @@
 """A table that becomes a list on a narrow terminal, so that no digit is ever cut."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from rich import box

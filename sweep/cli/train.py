@@ -1,38 +1,32 @@
 """The command that trains one trial in this process: train."""
 
-from __future__ import annotations
-
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .options import AsJson, Data, Sets, Storage, StudyArg, Workspace, make_settings
+from ..config.errors import ConfigError, DivergenceError
+from .options import AsJson, Sets, StudyArg, TrainSettings
 from .output import make_console, make_notes, print_json
 
 
 def train(
+    settings: TrainSettings,
     study: StudyArg,
     sets: Sets = None,
     trial: Annotated[int | None, typer.Option(help="Replay this trial of the study.")] = None,
     test: Annotated[bool, typer.Option("--test", help="Measure the test set at the end.")] = False,
-    workspace: Workspace = None,
-    storage: Storage = None,
-    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Train one configuration in this process, without Ray, Optuna or MLflow.
 
     Examples: `sweep train best.yaml --test`, `sweep train digits --trial 17`
     """
-    import tempfile
-
     from .. import service
-    from ..config.errors import ConfigError, DivergenceError
     from .progress import waiting
 
-    settings = make_settings(workspace=workspace, storage=storage, data=data)
     if trial is not None and sets:
         raise ConfigError("options", ["--trial replays a trial as it was; --set would change it: give one of them"])
     console, notes = make_console(to_stderr=as_json), make_notes(to_stderr=as_json)

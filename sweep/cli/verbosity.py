@@ -1,6 +1,4 @@
-"""The options --verbose and --quiet, which every command has."""
-
-from __future__ import annotations
+"""The options that commands get from here: --verbose and --quiet, and those that set their settings."""
 
 import functools
 import inspect
@@ -11,11 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from ..config.errors import ConfigError
+from . import output
+from .options import SETTINGS, make_settings
+
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the debug log on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show errors and the final result alone.")]
 
 PACKAGES = ("sweep", "cluster", "losses", "models")  # whose loggers --verbose shows
-FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
 class _StderrHandler(logging.Handler):
@@ -28,41 +29,38 @@ class _StderrHandler(logging.Handler):
             self.handleError(record)
 
 
+HANDLER = _StderrHandler()
+HANDLER.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+
+
 def set_verbosity(*, verbose: bool, quiet: bool) -> None:
     """Sets what a command shows beside its result: the debug log, or nothing."""
-    from . import output
-
     output.quiet = quiet
     for name in PACKAGES:
         logger = logging.getLogger(name)
-        for handler in [each for each in logger.handlers if isinstance(each, _StderrHandler)]:
-            logger.removeHandler(handler)
         logger.setLevel(logging.DEBUG if verbose else logging.NOTSET)
         logger.propagate = not verbose
-        if verbose:
-            handler = _StderrHandler()
-            handler.setFormatter(logging.Formatter(FORMAT))
-            logger.addHandler(handler)
+        (logger.addHandler if verbose else logger.removeHandler)(HANDLER)
 
 
-def with_verbosity(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options --verbose and --quiet to a command."""
+def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds --verbose and --quiet to a command; replaces its parameter ``settings`` by the options that set them."""
+    parameters = dict(inspect.signature(command, eval_str=True).parameters)
+    names = parameters.pop("settings").annotation.__metadata__ if "settings" in parameters else ()
+    added = [("verbose", Verbose, False), ("quiet", Quiet, False)]
+    for name, option, default in [*((name, SETTINGS[name], None) for name in names), *added]:
+        parameters[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=option)
 
     @functools.wraps(command)
     def run(*, verbose: bool, quiet: bool, **options: Any) -> None:
-        from ..config.errors import ConfigError
-
         if verbose and quiet:
             raise ConfigError("options", ["--verbose and --quiet contradict each other: give one of them"])
         set_verbosity(verbose=verbose, quiet=quiet)
+        if names:
+            options["settings"] = make_settings(**{name: options.pop(name) for name in names})
         command(**options)
 
-    own = {
-        name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
-        for name, annotation in (("verbose", Verbose), ("quiet", Quiet))
-    }
-    signature = inspect.signature(command, eval_str=True)
     # Typer reads both.
-    setattr(run, "__signature__", signature.replace(parameters=[*signature.parameters.values(), *own.values()]))  # noqa: B010
-    run.__annotations__ = {**command.__annotations__, "verbose": Verbose, "quiet": Quiet}
+    setattr(run, "__signature__", inspect.Signature(list(parameters.values())))  # noqa: B010
+    run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
     return run
