@@ -8,16 +8,14 @@ import typer
 
 from ..config.errors import SweepError, reason
 from .analyse import report, sensitivity
-from .cluster import cluster
+from .cluster import cluster, jobs, logs, stop, submit
 from .confirm import confirm
 from .files import export, gc, import_
 from .inspect import best, doctor, profile, schema, status, ui
-from .jobs import jobs, logs, stop, submit
-from .run import enqueue, resume, run
+from .options import with_shared_options
+from .run import enqueue, resume, run, train
 from .server import services
 from .simulate import simulate
-from .train import train
-from .verbosity import with_shared_options
 
 app = typer.Typer(
     name="sweep",

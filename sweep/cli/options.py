@@ -1,11 +1,17 @@
 """Options that several commands share, and the settings that they make."""
 
+import functools
+import inspect
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from ..config.errors import ConfigError, without_password
+from .output import set_verbosity
 
 if TYPE_CHECKING:
     from ..config.settings import Settings
@@ -52,6 +58,31 @@ ResultSettings = Annotated[StudySettings, "tracking_uri"]
 MachineSettings = Annotated[ResultSettings, "data"]
 ConfirmSettings = Annotated[MachineSettings, "address", "log"]
 RunSettings = Annotated[ConfirmSettings, "report"]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show the debug log on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show errors and the final result alone.")]
+
+
+def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds --verbose and --quiet to a command; replaces its parameter ``settings`` by the options that set them."""
+    parameters = dict(inspect.signature(command, eval_str=True).parameters)
+    names = parameters.pop("settings").annotation.__metadata__ if "settings" in parameters else ()
+    added = [("verbose", Verbose, False), ("quiet", Quiet, False)]
+    for name, option, default in [*((name, SETTINGS[name], None) for name in names), *added]:
+        parameters[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=option)
+
+    @functools.wraps(command)
+    def run(*, verbose: bool, quiet: bool, **options: Any) -> None:
+        if verbose and quiet:
+            raise ConfigError("options", ["--verbose and --quiet contradict each other: give one of them"])
+        set_verbosity(verbose=verbose, quiet=quiet)
+        if names:
+            options["settings"] = make_settings(**{name: options.pop(name) for name in names})
+        command(**options)
+
+    # Typer reads both.
+    setattr(run, "__signature__", inspect.Signature(list(parameters.values())))  # noqa: B010
+    run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+    return run
 
 
 def make_settings(**options: Any) -> "Settings":
@@ -70,8 +101,6 @@ def complete_commands(text: str, settings: "Settings", name: str) -> str:
 
 def command_line(settings: "Settings", *words: str) -> str:
     """Returns a command with the options without which it would not find the study."""
-    from ..config.errors import without_password
-
     options = {"workspace": "--workspace", "storage": "--storage"}
     options |= (
         {"tracking_uri": "--tracking"} if words[0] in ("run", "resume", "confirm", "ui", "best", "report") else {}

@@ -101,7 +101,7 @@ def make_view(settings: Settings, console: Console, *, as_json: bool, executor: 
 
     if settings.log == "json":
         return partial(progress.JsonLines, stream=sys.stderr if as_json else sys.stdout)
-    if output.quiet:
+    if output.is_quiet:
         return progress.Progress
     # With the local executor trials may print, or stop in a debugger: nothing is redrawn then.
     return progress.LiveView if console.is_terminal and executor != "local" else progress.LogLines
@@ -132,7 +132,6 @@ def webhook_at_end(
 
 
 def _print_result(summary: Summary, settings: Settings, console: Console, notes: Console) -> None:
-    """Prints tables, the commands to go on with, and last the best trial."""
     from ..config.filesystem import is_remote
     from . import tables
 

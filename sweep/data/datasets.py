@@ -117,10 +117,10 @@ class InTorchvision(Reader):
         missing = [file for file in files if not (folder / file).is_file()]
         if missing and is_remote(self._root):
             raise MissingDataError(f"{self.key}: {', '.join(missing)} not found in {self._root / below}. {place}")
-        timeout = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision's downloads have none of their own
         try:
             with contextlib.ExitStack() as stack:
+                stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+                socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision's downloads have none of their own
                 stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # torchvision prints failed mirrors
                 if missing:
                     root.mkdir(parents=True, exist_ok=True)
@@ -139,9 +139,7 @@ class InTorchvision(Reader):
                 f"{self.key}: the files in {folder} cannot be read ({reason}). "
                 f"Delete {', '.join(files)} there and place them again, or let them be downloaded. {place}"
             ) from error
-        finally:
-            socket.setdefaulttimeout(timeout)
-        train, test = ((_channels_first(np.asarray(part.data)), np.asarray(part.targets, np.int64)) for part in parts)
+        train, test = ((channels_first(np.asarray(part.data)), np.asarray(part.targets, np.int64)) for part in parts)
         order = stratified_order(train[1])
         return {"train": (train[0][order], train[1][order]), "test": test}
 
@@ -197,6 +195,6 @@ def stratified_order(labels: NDArray[Any]) -> NDArray[np.intp]:
     return np.argsort(position, kind="stable")
 
 
-def _channels_first(images: NDArray[Any]) -> NDArray[Any]:
+def channels_first(images: NDArray[Any]) -> NDArray[Any]:
     """Returns [N, C, H, W] from [N, H, W] or [N, H, W, C]."""
     return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)

@@ -230,7 +230,6 @@ def _some(things: Sequence[object], separator: str = ", ") -> str:
 
 
 def _classes(folder: Path) -> list[str]:
-    """Returns the names of the folders in a folder."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 

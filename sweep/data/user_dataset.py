@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..config.errors import DataError
 from ..config.filesystem import AnyPath, write_atomically
 from ..config.sections import DataConfig
 from ..config.user_code import ImportPathError, import_object, source_of, user_error_location
-from .datasets import Arrays, DatasetInfo, Reader, stratified_order
+from .datasets import Arrays, DatasetInfo, Reader, channels_first, stratified_order
 from .s3_mirror import mirror_locally
 
 PARTS = ("train", "val", "test")
@@ -127,27 +126,19 @@ class OwnData(Reader):
 
 
 def _from_class(cls: Any, root: Path) -> dict[str, Any]:
-    """Reads both parts of a torchvision-style class, item by item."""
     more = {"download": True} if "download" in inspect.signature(cls).parameters else {}
     parts = {}
     for part in ("train", "test"):
         items = cls(root, train=part == "train", **more)
         pairs = [items[i] for i in range(len(items))]
-        images = [_channels_first(image) for image, _ in pairs]
-        parts[part] = np.stack(images), np.array([int(label) for _, label in pairs])
+        images = np.stack([np.asarray(image) for image, _ in pairs])
+        if not isinstance(pairs[0][0], torch.Tensor):  # whose order is [C, H, W] already
+            images = channels_first(images)
+        parts[part] = images, np.array([int(label) for _, label in pairs])
     return parts
 
 
-def _channels_first(image: Any) -> NDArray[Any]:
-    """Returns [C, H, W]: a tensor has this order already, an array or a PIL image is [H, W] or [H, W, C]."""
-    array = np.asarray(image)
-    if isinstance(image, torch.Tensor):
-        return array
-    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-
-
 def _problems(part: str, pair: Any) -> list[str]:
-    """Returns the problems with the images and labels of one part."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         return [f"{part} must be a pair (images, labels), not a {type(pair).__name__}"]
     images, labels = (np.asarray(array) for array in pair)
