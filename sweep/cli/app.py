@@ -7,15 +7,13 @@ from typing import NoReturn
 import typer
 
 from ..config.errors import SweepError, reason
-from .analyse import report, sensitivity
+from .analyse import confirm, report, sensitivity
 from .cluster import cluster, jobs, logs, stop, submit
-from .confirm import confirm
 from .files import export, gc, import_
 from .inspect import best, doctor, profile, schema, status, ui
 from .options import with_shared_options
-from .run import enqueue, resume, run, train
+from .run import enqueue, resume, run, simulate, train
 from .server import services
-from .simulate import simulate
 
 app = typer.Typer(
     name="sweep",

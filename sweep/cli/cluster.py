@@ -6,30 +6,28 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
 from ..config.errors import ConfigError, SweepError
 from .options import AsJson, Data, Insecure, OfflineOk, Sets, Storage, Tracking, Workspace, make_settings
 from .output import make_console, print_json
 
-Head = Annotated[
-    str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="HTTP address of the cluster's head.")
-]
+Head = Annotated[str, Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="HTTP address of the cluster's head.")]
 HEAD = "http://127.0.0.1:8265"
-JobArg = Annotated[str, typer.Argument(help="A study, for its newest job, or a job id.")]
-cluster = typer.Typer(name="cluster", help="Recipes that start a cluster.", no_args_is_help=True)
+JobArg = Annotated[str, Argument(help="A study, for its newest job, or a job id.")]
+cluster = Typer(name="cluster", help="Recipes that start a cluster.", no_args_is_help=True)
 
 
 @cluster.command()
 def render(
-    recipe: Annotated[str, typer.Argument(help="aws, gcp (ray up); kuberay, rayjob; slurm; compose.")],
-    gpu: Annotated[str | None, typer.Option(help="Accelerator of the workers: t4, l4, a10g, a100, h100; none.")] = None,
-    max_workers: Annotated[int | None, typer.Option(help="Machines beside the head.")] = None,
-    image: Annotated[str | None, typer.Option(help="Image that the machines pull.")] = None,
-    shared: Annotated[str | None, typer.Option(help="SERVER:/PATH (NFS) that all machines share.")] = None,
-    region: Annotated[str | None, typer.Option(help="Region of the cloud.")] = None,
-    project: Annotated[str | None, typer.Option(help="Google Cloud project.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the cluster, if there are several.")] = None,
+    recipe: Annotated[str, Argument(help="aws, gcp (ray up); kuberay, rayjob; slurm; compose.")],
+    gpu: Annotated[str | None, Option(help="Accelerator of the workers: t4, l4, a10g, a100, h100; none.")] = None,
+    max_workers: Annotated[int | None, Option(help="Machines beside the head.")] = None,
+    image: Annotated[str | None, Option(help="Image that the machines pull.")] = None,
+    shared: Annotated[str | None, Option(help="SERVER:/PATH (NFS) that all machines share.")] = None,
+    region: Annotated[str | None, Option(help="Region of the cloud.")] = None,
+    project: Annotated[str | None, Option(help="Google Cloud project.")] = None,
+    name: Annotated[str | None, Option(help="Name of the cluster, if there are several.")] = None,
 ) -> None:
     """Print a recipe with your values; cluster/README.md explains its use.
 
@@ -49,7 +47,7 @@ def render(
 
 @cluster.command()
 def secrets(
-    kubernetes: Annotated[bool, typer.Option("--kubernetes", help="Print Secrets, for kubectl apply.")] = False,
+    kubernetes: Annotated[bool, Option("--kubernetes", help="Print Secrets, for kubectl apply.")] = False,
 ) -> None:
     """Print fresh passwords and a token, for the recipes compose and kuberay. Keep them: nothing else stores them.
 
@@ -61,10 +59,10 @@ def secrets(
 
 
 def submit(
-    study: Annotated[str, typer.Argument(help="A study file, a built-in name, or a study in the cluster's storage.")],
+    study: Annotated[str, Argument(help="A study file, a built-in name, or a study in the cluster's storage.")],
     sets: Sets = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials in total.")] = None,
-    design: Annotated[int, typer.Option(min=0, help="Add this many uniform, unpruned trials to the total.")] = 0,
+    trials: Annotated[int | None, Option(min=1, help="Trials in total.")] = None,
+    design: Annotated[int, Option(min=0, help="Add this many uniform, unpruned trials to the total.")] = 0,
     address: Head = HEAD,
     workspace: Workspace = None,
     storage: Storage = None,
@@ -119,7 +117,7 @@ def jobs(address: Head = HEAD, as_json: AsJson = False) -> None:
 
 def logs(
     name: JobArg,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print until the job ends.")] = False,
+    follow: Annotated[bool, Option("--follow", "-f", help="Print until the job ends.")] = False,
     address: Head = HEAD,
 ) -> None:
     """Print the output of a submitted study. With -f, exit code 1 if it fails; Ctrl-C ends the printing alone.
@@ -134,7 +132,7 @@ def logs(
             print(text, end="", flush=True)
     if follow and (job := find_job(address, job.id)).status == "FAILED":
         make_console(to_stderr=True).print(f"{job.id} failed: {job.message}", markup=False, soft_wrap=True)
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def stop(name: JobArg, address: Head = HEAD) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from ..config.errors import ConfigError, without_password
 from .output import set_verbosity
@@ -16,37 +16,35 @@ from .output import set_verbosity
 if TYPE_CHECKING:
     from ..config.settings import Settings
 
-StudyArg = Annotated[str, typer.Argument(help="A study file, a study in the storage, or a built-in name.")]
-NameArg = Annotated[str, typer.Argument(help="Name of a study in the storage.")]
+StudyArg = Annotated[str, Argument(help="A study file, a study in the storage, or a built-in name.")]
+NameArg = Annotated[str, Argument(help="Name of a study in the storage.")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the study, or fix a hyperparameter."),
+    Option("--set", metavar="KEY=VALUE", help="Override a key of the study, or fix a hyperparameter."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Data on stdout, everything else on stderr.")]
+AsJson = Annotated[bool, Option("--json", help="Data on stdout, everything else on stderr.")]
 OfflineOk = Annotated[
-    bool, typer.Option("--offline-ok", help="Go on if the tracking server is unreachable; it gets everything later.")
+    bool, Option("--offline-ok", help="Go on if the tracking server is unreachable; it gets everything later.")
 ]
 Insecure = Annotated[
-    bool, typer.Option("--insecure", help="Use a cluster without a token: anybody in reach can run anything on it.")
+    bool, Option("--insecure", help="Use a cluster without a token: anybody in reach can run anything on it.")
 ]
 Workspace = Annotated[
-    str | None, typer.Option(help="Folder, or s3://BUCKET/PREFIX, for what a study writes (SWEEP_WORKSPACE; results).")
+    str | None, Option(help="Folder, or s3://BUCKET/PREFIX, for what a study writes (SWEEP_WORKSPACE; results).")
 ]
-Storage = Annotated[str | None, typer.Option(help="Optuna storage URL (SWEEP_STORAGE).")]
-Tracking = Annotated[str | None, typer.Option("--tracking", help="MLflow tracking URI (MLFLOW_TRACKING_URI).")]
-Data = Annotated[str | None, typer.Option(help="Root of the data sets, or s3://BUCKET/PREFIX (SWEEP_DATA; .data).")]
-Address = Annotated[str | None, typer.Option(help="Ray: local, auto, HOST:PORT, ray://HOST:PORT (RAY_ADDRESS; local).")]
+Storage = Annotated[str | None, Option(help="Optuna storage URL (SWEEP_STORAGE).")]
+Tracking = Annotated[str | None, Option("--tracking", help="MLflow tracking URI (MLFLOW_TRACKING_URI).")]
+Data = Annotated[str | None, Option(help="Root of the data sets, or s3://BUCKET/PREFIX (SWEEP_DATA; .data).")]
+Address = Annotated[str | None, Option(help="Ray: local, auto, HOST:PORT, ray://HOST:PORT (RAY_ADDRESS; local).")]
 
 Executor = Annotated[
     Literal["ray", "local"],
-    typer.Option(help="local: one trial after the other in this process, without Ray; for debugging and notebooks."),
+    Option(help="local: one trial after the other in this process, without Ray; for debugging and notebooks."),
 ]
-Report = Annotated[
-    bool | None, typer.Option("--report/--no-report", help="Write the report at the end (SWEEP_REPORT; yes).")
-]
+Report = Annotated[bool | None, Option("--report/--no-report", help="Write the report at the end (SWEEP_REPORT; yes).")]
 Log = Annotated[
     Literal["text", "json"] | None,
-    typer.Option(help="json: a line of JSON for each event on stdout, all else on stderr (SWEEP_LOG; text)."),
+    Option(help="json: a line of JSON for each event on stdout, all else on stderr (SWEEP_LOG; text)."),
 ]
 
 # The option that sets each of the settings, and the settings that commands have options for (`with_shared_options`).
@@ -58,8 +56,8 @@ ResultSettings = Annotated[StudySettings, "tracking_uri"]
 MachineSettings = Annotated[ResultSettings, "data"]
 ConfirmSettings = Annotated[MachineSettings, "address", "log"]
 RunSettings = Annotated[ConfirmSettings, "report"]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show the debug log on stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show errors and the final result alone.")]
+Verbose = Annotated[bool, Option("--verbose", help="Show the debug log on stderr.")]
+Quiet = Annotated[bool, Option("--quiet", help="Show errors and the final result alone.")]
 
 
 def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:

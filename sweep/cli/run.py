@@ -1,4 +1,4 @@
-"""Commands that run a study, or one trial of it: run, resume, enqueue, train."""
+"""Commands that train: run, resume, enqueue, train; and simulate, whose trials sleep."""
 
 import dataclasses
 import os
@@ -8,36 +8,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.console import Console
+from typer import Exit, Option
 
-from ..config.errors import ConfigError, DivergenceError
+from ..config.errors import ConfigError, DivergenceError, without_password
+from ..config.search_methods import PrunerName, SamplerName
 from . import options as opt
 from .output import make_console, make_notes, print_json
-from .run_study import run_study
+from .run_study import exit_code, graceful, make_view, run_study
 
 if TYPE_CHECKING:
     from ..config.study_config import StudyConfig
     from ..service.preflight.dry_run import DryRun
+    from ..service.simulation.utilisation import Capacity, Spread
 
 
 def run(
     settings: opt.RunSettings,
     study: opt.StudyArg,
     sets: opt.Sets = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials in total.")] = None,
-    design: Annotated[int, typer.Option(min=0, help="Add this many uniform, unpruned trials to the total.")] = 0,
+    trials: Annotated[int | None, Option(min=1, help="Trials in total.")] = None,
+    design: Annotated[int, Option(min=0, help="Add this many uniform, unpruned trials to the total.")] = 0,
     new_space: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--new-space",
             help="If the search space differs from the study's, go on as NAME-2, with a budget of its own; the sampler "
             "is shown the old trials that fit.",
         ),
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan and the estimated time; run nothing.")
-    ] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Show the plan and the estimated time; run nothing.")] = False,
     executor: opt.Executor = "ray",
     offline_ok: opt.OfflineOk = False,
     insecure: opt.Insecure = False,
@@ -114,8 +114,8 @@ def train(
     settings: opt.TrainSettings,
     study: opt.StudyArg,
     sets: opt.Sets = None,
-    trial: Annotated[int | None, typer.Option(help="Replay this trial of the study.")] = None,
-    test: Annotated[bool, typer.Option("--test", help="Measure the test set at the end.")] = False,
+    trial: Annotated[int | None, Option(help="Replay this trial of the study.")] = None,
+    test: Annotated[bool, Option("--test", help="Measure the test set at the end.")] = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Train one configuration in this process, without Ray, Optuna or MLflow.
@@ -148,7 +148,46 @@ def train(
         config_json = configured.model_dump(mode="json")
         print_json({"config": config_json, "outcome": outcome, "epochs": epochs, "test": measured})
     if end:
-        raise typer.Exit(1)
+        raise Exit(1)
+
+
+def simulate(
+    trials: Annotated[int, Option(min=1, help="Trials to run.")] = 500,
+    slots: Annotated[int, Option(min=1, help="Trials at once.")] = 64,
+    epochs: Annotated[int, Option(min=1, help="Epochs of a trial that is not pruned.")] = 20,
+    epoch_seconds: Annotated[float, Option(min=0.001, help="Seconds of an epoch.")] = 1.0,
+    finished: Annotated[int, Option(min=0, help="Finished trials that the study begins with.")] = 0,
+    sampler: Annotated[SamplerName, Option(help="As in a study file.")] = "tpe",
+    pruner: Annotated[PrunerName, Option(help="As in a study file.")] = "median",
+    address: opt.Address = None,
+    storage: opt.Storage = None,
+    tracking: opt.Tracking = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Run a study whose trials sleep, to measure the capacity of driver, storage and tracking server.
+
+    Its files go to a temporary folder, storage and tracking included unless they are set.
+    Example: `sweep simulate --trials 500 --slots 64 --epochs 20 --epoch-seconds 1`
+    """
+    from ..service.simulation import simulation
+
+    console, notes = make_console(to_stderr=as_json), make_notes(to_stderr=as_json)
+    with tempfile.TemporaryDirectory(prefix="sweep-simulation-") as scratch:
+        settings = opt.make_settings(workspace=Path(scratch), storage=storage, tracking_uri=tracking, address=address)
+        load = simulation.Load(trials, slots, epochs, epoch_seconds, finished, sampler, pruner)
+        config = simulation.study_of(load)
+        notes.print(f"{config.name}: storage {without_password(settings.storage)}", soft_wrap=True)
+        notes.print(f"tracking {without_password(settings.tracking_uri)}", soft_wrap=True)
+        view = make_view(settings, console, as_json=False, executor="ray")
+        with graceful(console) as (stop, caught), view(config, console, left=trials) as progress:
+            found = simulation.simulate(load, config, settings, progress, stop=stop)
+    if as_json:
+        load_json, found_json = dataclasses.asdict(load), dataclasses.asdict(found)
+        print_json({"study": config.name, **load_json, "outcomes": progress.counts, **found_json})
+    else:
+        _print_capacity(found, slots, progress.counts, console)
+    if stop.is_set():
+        raise Exit(exit_code(caught))
 
 
 def epoch_line(epoch: int, metrics: Mapping[str, float], objective: str, width: int) -> str:
@@ -179,3 +218,24 @@ def _print_plan(plan: "DryRun", config: "StudyConfig", console: Console, *, as_j
     epoch = format_duration(plan.epoch_seconds)
     console.print(f"  one epoch   {epoch} in the middle of the space, measured on this machine")
     console.print(f"  estimated   {estimated}")
+
+
+def _print_capacity(found: "Capacity", slots: int, outcomes: Mapping[str, int], console: Console) -> None:
+    steady = "unknown" if found.steady is None else f"{found.steady:.1%} of {found.steady_seconds:.0f} s of slot time"
+    whole = f"{found.whole:.1%} of all {slots} slots over {found.whole_seconds:.0f} s"
+    lines = {
+        "trials": ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count) or "none",
+        "utilisation": f"{steady} (each slot from its first trial on, until the last trial was handed out)",
+        "": f"{whole} (start of workers and tail included)",
+        "results": f"{found.results:.1f} a second",
+        "suggestion": f"{_milliseconds(found.suggestion)}, asked ahead of need",
+        "report": _milliseconds(found.report),
+        "turnover": f"{_milliseconds(found.turnover)}: a slot without a trial between two",
+        "memory": f"driver {found.driver_mb:.0f} MB, all workers {found.worker_mb:.0f} MB",
+    }
+    for name, line in lines.items():
+        console.print(f"  {name:12s} {line}", soft_wrap=True)
+
+
+def _milliseconds(spread: "Spread") -> str:
+    return f"median {spread.median:.0f} ms, 95 % within {spread.p95:.0f} ms, at most {spread.most:.0f} ms"

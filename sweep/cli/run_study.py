@@ -68,10 +68,7 @@ def exit_code(caught: Sequence[int]) -> int:
 
 @contextlib.contextmanager
 def graceful(console: Console) -> Iterator[tuple[threading.Event, list[int]]]:
-    """Catches SIGINT and SIGTERM; yields the event that asks trials to write checkpoints, and the caught signals.
-
-    What others print goes to the console's stream, as stdout may be for data: Ray prints when a worker dies.
-    """
+    """Catches SIGINT and SIGTERM; yields the event that asks trials to write checkpoints, and the caught signals."""
     stop, caught = threading.Event(), list[int]()
 
     def handle(number: int, _frame: object) -> None:
@@ -85,7 +82,7 @@ def graceful(console: Console) -> Iterator[tuple[threading.Event, list[int]]]:
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with contextlib.redirect_stdout(console.file):
+        with contextlib.redirect_stdout(console.file):  # stdout may be for data: Ray prints when a worker dies
             yield stop, caught
     except KeyboardInterrupt:
         console.print("Stopped at once; epochs after the last checkpoint of a trial will be trained again.")
@@ -111,10 +108,7 @@ def make_view(settings: Settings, console: Console, *, as_json: bool, executor: 
 def webhook_at_end(
     settings: Settings, views: Sequence[Progress], describe: Callable[[Any, BaseException | None], dict[str, Any]]
 ) -> Iterator[list[Any]]:
-    """Posts the end of the block to the user's webhook and the last view, if there is one; yields a list for a result.
-
-    ``describe`` turns the result and an error into data.
-    """
+    """Posts a block's end, as ``describe`` puts it, to the webhook and the last view; yields a list for the result."""
     from ..service import webhook
 
     results, error = list[Any](), None

@@ -26,7 +26,6 @@ class StackingTable:
         self.rows.append(cells)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Renders the table, or the list."""
         if self.title:
             yield Text(self.title, style="italic")
         widths = self._widths(options.max_width)

@@ -143,7 +143,6 @@ def batches(
 
 
 def _augment(x: Tensor, augment: Sequence[str], generator: torch.Generator | None) -> Tensor:
-    """Shifts and mirrors each image of a batch [B, C, H, W] at random."""
     batch, _, height, width = x.shape
     if "crop" in augment:
         pad = min(height, width) // CROP_PADDING

@@ -185,7 +185,6 @@ def _roles(parts: dict[str, Any]) -> dict[str, Any]:
 def _info(
     config: DataConfig, classes: int, counts: Mapping[str, int], targets: Literal["labels", "masks"]
 ) -> DatasetInfo:
-    """Returns the info of a folder, given the number of images in each of its parts."""
     test = counts.get("test", round(counts["train"] * TEST_FRACTION))
     train = counts["train"] - (0 if "test" in counts else test)
     return DatasetInfo((3, *config.size), classes, train, test, 255, MEAN, STD, targets, counts.get("val", 0))

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from ..config.errors import DataError
 from ..config.filesystem import AnyPath, write_atomically
@@ -44,8 +45,7 @@ class OwnData(Reader):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             saved = json.loads(self._info_file(cache).read_text())
             if (cache / saved["key"]).is_dir():
-                info = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["info"].items()}
-                return DatasetInfo(**info), saved["key"]  # type: ignore[arg-type]
+                return TypeAdapter(DatasetInfo).validate_python(saved["info"]), saved["key"]
         return None
 
     def save_info(self, cache: Path) -> None:
