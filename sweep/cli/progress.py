@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import isfinite
 from typing import IO, TYPE_CHECKING, Any, TextIO
@@ -51,14 +51,11 @@ class Progress(RunCallback):
         self.config, self.console = config, console
         setattr(console, "on_broken_pipe", partial(silence, console.file))  # noqa: B010 (Rich's own would end the run)
         self.stop = stop or threading.Event()
-        self.counts = dict.fromkeys(("completed", "pruned", "diverged", "failed"), 0)
         searched = [row for row in done if row.kind == "trial"]
-        for row in searched:
-            if row.outcome is not None:
-                self.counts[row.outcome] += 1
+        outcomes = ("completed", "pruned", "diverged", "failed")
+        self.counts = {outcome: sum(row.outcome == outcome for row in searched) for outcome in outcomes}
         self.running: dict[tuple[str, int], tuple[Trial, EpochMetrics | None]] = {}
-        completed = [row for row in searched if row.outcome == "completed"]
-        values = [(row.value, row.number) for row in completed if row.value is not None]
+        values = [(row.value, row.number) for row in searched if row.outcome == "completed" and row.value is not None]
         choose = min if config.objective.direction == "minimize" else max
         self.best: tuple[float, int] | None = choose(values, default=None)
         self.notices: list[str] = []
@@ -195,7 +192,6 @@ class LiveView(Progress):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Removes the live view."""
         self._live.__exit__(None, None, None)
 
     def _render(self) -> RenderableType:
@@ -246,16 +242,12 @@ def running_table(rows: Sequence[tuple[str, ...]], width: int) -> Table:
     return table
 
 
-@contextlib.contextmanager
-def waiting(console: Console, what: str) -> Iterator[None]:
-    """Shows on a terminal what a block does, and for how long it has."""
-    if not console.is_terminal:
-        yield
-        return
+def waiting(console: Console, what: str) -> contextlib.AbstractContextManager[object]:
+    """Shows on a terminal what a ``with`` block does, and for how long it has."""
     began = time.monotonic()
 
     def text() -> Text:
         return Text(f"{what} ... {time.monotonic() - began:.0f} s")
 
-    with Live(get_renderable=text, console=console, refresh_per_second=2, transient=True):
-        yield
+    live = Live(get_renderable=text, console=console, refresh_per_second=2, transient=True)
+    return live if console.is_terminal else contextlib.nullcontext()

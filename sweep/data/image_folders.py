@@ -3,8 +3,6 @@
 A reader hashes the names, sizes and times of all files when it is created, so a changed folder is another data set.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +21,7 @@ from ..config.filesystem import AnyPath
 from ..config.sections import DataConfig
 from ..losses.metrics import IGNORED
 from .batches import StreamedPart
-from .datasets import TEST_FRACTION, Arrays, DatasetInfo, stratified_order
+from .datasets import TEST_FRACTION, Arrays, DatasetInfo, Reader, stratified_order
 from .images import EXTENSIONS, decode, decode_mask, resize
 from .s3_mirror import mirror_locally
 
@@ -34,7 +32,7 @@ CHECKED = 10_000  # files of a part that are decoded before the first trial; tak
 NAMED = 3  # items that a message names; the rest is counted
 
 
-class ImageFolder:
+class ImageFolder(Reader):
     """A folder per class, in the layout of torchvision's ``ImageFolder``.
 
     The class folders are below ``train``; ``test`` or ``val`` beside it is the test part (with both, ``val``
@@ -92,7 +90,7 @@ class ImageFolder:
         return self._folder / os.fsdecode(name)
 
 
-class VOC:
+class VOC(Reader):
     """Images with masks, in the layout of torchvision's ``VOCSegmentation``.
 
     The training part is the list ``train``, the test part the list ``test`` or ``val`` (with both, ``val`` validates).
@@ -187,7 +185,6 @@ def _roles(parts: dict[str, Any]) -> dict[str, Any]:
 def _info(
     config: DataConfig, classes: int, counts: Mapping[str, int], targets: Literal["labels", "masks"]
 ) -> DatasetInfo:
-    """Returns the info of a folder, given the number of images in each of its parts."""
     test = counts.get("test", round(counts["train"] * TEST_FRACTION))
     train = counts["train"] - (0 if "test" in counts else test)
     return DatasetInfo((3, *config.size), classes, train, test, 255, MEAN, STD, targets, counts.get("val", 0))
@@ -232,7 +229,6 @@ def _some(things: Sequence[object], separator: str = ", ") -> str:
 
 
 def _classes(folder: Path) -> list[str]:
-    """Returns the names of the folders in a folder."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 

@@ -1,7 +1,5 @@
 """Decodes one image file and resizes it for the network, with torchvision's transforms."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

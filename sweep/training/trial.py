@@ -93,9 +93,7 @@ def assemble(
 ) -> tuple[TrainingState, checkpoint.Checkpoint | None]:
     """Builds model, data, optimizer and guidance; loads the newest checkpoint, if there is one, and returns it too.
 
-    Raises:
-        ValueError: Sizes that the model family refuses, or guidance without a layer to guide.
-        DataError: The data set is missing.
+    Raises as `run_trial` does.
     """
     device = torch.device("cuda" if paths.gpus and torch.cuda.is_available() else "cpu")
     dataset = load_dataset(config.data, root=paths.data, cache=paths.cache)

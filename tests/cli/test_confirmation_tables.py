@@ -9,7 +9,7 @@ from rich.console import Console
 
 from sweep.analysis.confirmation import BaselineResult, Confirmation
 from sweep.analysis.paired_comparison import Member, apply_holm, compare_pairs
-from sweep.cli.confirmation_tables import print_confirmation
+from sweep.cli.tables import print_confirmation
 from sweep.config.sections import Objective
 from sweep.training.reports import EpochMetrics
 

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from sweep.analysis.summary import Summary
+from sweep.cli.run import epoch_line
 from sweep.cli.stacking_table import StackingTable
 from sweep.cli.tables import best_line, best_table, comparison_table, print_summary, status_table
-from sweep.cli.train import epoch_line
 
 from ..conftest import MakeConfig
 from ..support.records import row
