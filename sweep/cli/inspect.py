@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..config.errors import ConfigError, SweepError, TrackingError
-from .options import AsJson, MachineSettings, NameArg, ResultSettings, StudySettings, command_line
+from .options import AsJson, MachineSettings, NameArg, ResultSettings, StudySettings, command_line, complete_commands
 from .output import make_console, print_json, profile_json, summary_json
 
 
@@ -42,6 +42,7 @@ def status(
     for summary in summaries:
         console.print(display.status_table(summary))
         for line in display.status_lines(summary, tracebacks=name is not None):
+            line = complete_commands(line, settings, summary.config.name)
             console.print(line, markup=False, soft_wrap=not console.is_terminal)
 
 
@@ -57,6 +58,7 @@ def best(
     Example: `sweep best digits --top 3 --export best.yaml`
     """
     from .. import service
+    from ..service.ui import PORT
     from . import tables as display
 
     summary, console = service.summarise(name, settings), make_console(to_stderr=as_json)
@@ -72,8 +74,9 @@ def best(
         if summary.comparison.finalists:
             console.print(display.comparison_table(summary.config, summary.comparison))
     if links and not as_json:
-        served = "" if settings.tracking_uri.startswith("http") else f", served by {command_line(settings, 'ui', name)}"
-        console.print(f"Their runs in the MLflow UI{served}:", soft_wrap=not console.is_terminal)
+        served = f", served by {command_line(settings, 'ui', name)} --port {PORT}"
+        where = "" if settings.tracking_uri.startswith("http") else served
+        console.print(f"Their runs in the MLflow UI{where}:", soft_wrap=not console.is_terminal)
         for row in [row for row in summary.best[:top] if row.number in links]:
             console.print(f"{row.number:>7}   {links[row.number]}", soft_wrap=True)
     if not summary.best:

@@ -22,8 +22,10 @@ from rich.text import Text
 from ..analysis.formats import format_duration, format_params
 from ..config.study_config import StudyConfig
 from ..service.callback import RunCallback
+from .options import complete_commands
 
 if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for what the driver imports
+    from ..config.settings import Settings
     from ..study.records import Outcome, TrialRecord
     from ..study.trial import Trial
     from ..training.reports import EpochMetrics
@@ -47,8 +49,9 @@ class Progress(RunCallback):
         left: int | None = None,
         *,
         stop: threading.Event | None = None,
+        settings: Settings | None = None,
     ):
-        self.config, self.console = config, console
+        self.config, self.console, self.settings = config, console, settings
         setattr(console, "on_broken_pipe", partial(silence, console.file))  # noqa: B010 (Rich's own would end the run)
         self.stop = stop or threading.Event()
         searched = [row for row in done if row.kind == "trial"]
@@ -98,7 +101,9 @@ class Progress(RunCallback):
                 self.best = trial.best, trial.number
 
     def on_message(self, message: str) -> None:
-        """Shows a message above whatever is shown."""
+        """Shows a message above whatever is shown; commands in it get the options that find the study."""
+        if self.settings is not None:
+            message = complete_commands(message, self.settings, self.config.name)
         self.notices.append(message)
         self.console.print(Text(f"note: {message}", style="yellow"))
 
@@ -161,7 +166,7 @@ class JsonLines(Progress):
     def on_message(self, message: str) -> None:
         """Prints the line."""
         super().on_message(message)
-        self._print("notice", message=message)
+        self._print("notice", message=self.notices[-1])
 
     def on_run_end(self, end: Mapping[str, Any]) -> None:
         """Prints the last line."""

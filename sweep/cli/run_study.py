@@ -93,15 +93,16 @@ def graceful(console: Console) -> Iterator[tuple[threading.Event, list[int]]]:
 
 
 def make_view(settings: Settings, console: Console, *, as_json: bool, executor: str) -> Callable[..., Progress]:
-    """Returns what shows a run's progress: a class, or a function with the arguments of `Progress`."""
+    """Returns the function that makes what shows a run's progress, with the arguments of `Progress`."""
     from . import progress
 
     if settings.log == "json":
-        return partial(progress.JsonLines, stream=sys.stderr if as_json else sys.stdout)
+        return partial(progress.JsonLines, settings=settings, stream=sys.stderr if as_json else sys.stdout)
     if output.is_quiet:
-        return progress.Progress
+        return partial(progress.Progress, settings=settings)
     # With the local executor trials may print, or stop in a debugger: nothing is redrawn then.
-    return progress.LiveView if console.is_terminal and executor != "local" else progress.LogLines
+    view = progress.LiveView if console.is_terminal and executor != "local" else progress.LogLines
+    return partial(view, settings=settings)
 
 
 @contextlib.contextmanager
