@@ -1,14 +1,12 @@
 """Decides between Tune's loop and a `TrialSource`: the next trial, the end of a trial, the retry of a lost one."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from ..training.reports import TrialReport
 from .out_of_memory import hint, ray_oom_kind
@@ -47,7 +45,7 @@ class Dispatcher:
         self._next: deque[Future[TrialRequest | None]] = deque()  # asked for ahead of need
         self._quiet_until = 0.0
 
-    def __enter__(self) -> Dispatcher:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

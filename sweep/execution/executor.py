@@ -1,7 +1,5 @@
 """The interface between a run and what executes its trials. A new executor is one class and a line in `EXECUTORS`."""
 
-from __future__ import annotations
-
 import pkgutil
 import threading
 from collections.abc import Callable

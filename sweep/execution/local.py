@@ -3,8 +3,6 @@
 For debugging, notebooks, tests and machines without Ray; either executor can go on with the other's study.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import pkgutil

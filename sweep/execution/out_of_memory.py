@@ -1,7 +1,5 @@
 """Memory of a trial: the share of a GPU that its process may allocate, and the hint when memory was not enough."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """The executor on Ray, which is imported in the methods: it can start while the rest is still being imported."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Callable, Iterator

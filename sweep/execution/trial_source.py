@@ -1,7 +1,5 @@
 """The interface from which an executor gets its trials, and to which it returns their reports."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol

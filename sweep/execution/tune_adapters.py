@@ -3,8 +3,6 @@
 Tune keeps no state that matters: another run on the same source goes on.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

@@ -4,8 +4,6 @@ Order of writing: the worker's checkpoint, then the storage, then tracking. What
 tracker, the next driver sends (`sweep.service.recorder`). torch is imported only to read checkpoints.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import logging

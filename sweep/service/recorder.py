@@ -3,8 +3,6 @@
 Called by the driver, after the storage has stored the same. torch is imported only to read checkpoints.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

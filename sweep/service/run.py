@@ -1,7 +1,5 @@
 """One run of a study: prepares the study, executes its trials and finishes what they leave."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import threading
@@ -15,23 +13,22 @@ from ..analysis.summary import Summary
 from ..config.errors import SweepError
 from ..config.filesystem import check_object_store, is_remote
 from ..config.search_methods import SAMPLERS
+from ..config.search_space import Scalar
 from ..config.settings import NO_DATABASE, Settings
 from ..config.study_config import StudyConfig
 from ..config.study_file import to_yaml
 from ..config.user_code import search_folders
 from ..execution import Executor, get_executor
-from ..study.records import ARMS
+from ..study.records import ARMS, PlannedTrial, TrialRecord
 from ..study.storages.catalog import OWN_CODE, get_storage
+from ..tracking.tracker import Tracker
 from ..tracking.ui_links import describe_study, experiment_tags
 from .analyse import analyse_finished
 from .callback import RunCallback
 
 if TYPE_CHECKING:
     from ..analysis.sensitivity import Analysis
-    from ..config.search_space import Scalar
-    from ..study.records import PlannedTrial, TrialRecord
     from ..study.study import Study
-    from ..tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +221,6 @@ def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> b
 
 def _connect_tracker(config: StudyConfig, settings: Settings, executor: Executor, *, offline_ok: bool) -> Tracker:
     """Imports what the run needs and connects to the tracking server; runs in a thread."""
-    from ..tracking.tracker import Tracker
     from . import driver  # noqa: F401
 
     executor.preload()
@@ -234,7 +230,7 @@ def _connect_tracker(config: StudyConfig, settings: Settings, executor: Executor
     return tracker
 
 
-def _rows(study: Study, *, interrupted: bool) -> list[TrialRecord]:
+def _rows(study: "Study", *, interrupted: bool) -> list[TrialRecord]:
     """Returns all trials; the cached ones if the run was interrupted during a storage outage."""
     from ..study.storages.storage import UNREACHABLE
 

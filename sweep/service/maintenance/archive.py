@@ -3,8 +3,6 @@
 `optuna.journal` in it holds the study, its sister and the studies of `sweep confirm`. An import unpickles tensors only.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import json

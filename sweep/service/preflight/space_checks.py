@@ -1,7 +1,5 @@
 """Checks a study for impossible sizes, unfit data and hyperparameters without effect."""
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Iterator, Mapping

@@ -1,13 +1,11 @@
 """Runs a study whose trials sleep, with the driver and the servers of a real one, to measure their capacity."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
@@ -22,12 +20,10 @@ from ...study.study import Study
 from ...tracking.tracker import Tracker
 from ...training import simulated_trial as simulated
 from ...training.reports import TrialPaths, TrialReport
+from ..callback import RunCallback
 from ..driver import Driver
 from ..recorder import Recorder
 from .utilisation import Capacity, Samples, measure_capacity
-
-if TYPE_CHECKING:
-    from ..callback import RunCallback
 
 WAITS = "workers that start"  # stands for a study's name
 NO_OTHER = 120.0  # seconds without a new worker, after which the study starts with the present ones

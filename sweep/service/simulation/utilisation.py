@@ -1,10 +1,9 @@
 """Utilisation of a run's slots, which every delay lowers as epochs count nominally, and driver response times."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
@@ -30,7 +29,7 @@ class Spread:
     most: float
 
     @classmethod
-    def of(cls, seconds: Sequence[float]) -> Spread:
+    def of(cls, seconds: Sequence[float]) -> Self:
         """Returns the spread of measurements in seconds; NaN without any."""
         return cls(*(1e3 * np.quantile(seconds or [np.nan], (0.5, 0.95, 1.0))).tolist())
 
