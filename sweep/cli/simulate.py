@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from ..service.simulation.utilisation import Capacity, Spread
+    from ..service.simulation import Capacity, Spread
 
 
 def simulate(
@@ -41,7 +41,7 @@ def simulate(
     Example: `sweep simulate --trials 500 --slots 64 --epochs 20 --epoch-seconds 1`
     """
     from ..config.errors import without_password
-    from ..service.simulation import simulation
+    from ..service import simulation
 
     console, notes = make_console(to_stderr=as_json), make_notes(to_stderr=as_json)
     with tempfile.TemporaryDirectory(prefix="sweep-simulation-") as scratch:

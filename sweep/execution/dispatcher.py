@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, Self
 
 from ..training.reports import TrialReport
+from .executor import Key, TrialRequest, TrialSource
 from .out_of_memory import hint, ray_oom_kind
-from .trial_source import Key, TrialRequest, TrialSource
 from .worker import halted
 
 ASK_AGAIN = 1.0  # seconds; a source without a trial may have one when a trial ends, or after this long

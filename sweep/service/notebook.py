@@ -107,7 +107,5 @@ def confirm(
     """Trains and compares pairs, as ``sweep confirm`` does; see `sweep.service.confirm.confirm`."""
     from .confirm import confirm as confirm_study
 
-    def listen(*_: object) -> contextlib.AbstractContextManager[RunCallback]:
-        return contextlib.nullcontext(callback or RunCallback())
-
-    return confirm_study(name, settings or Settings(), listen, top=top, seeds=seeds, against=against)
+    heard = contextlib.nullcontext(callback or RunCallback())
+    return confirm_study(name, settings or Settings(), lambda *_: heard, top=top, seeds=seeds, against=against)

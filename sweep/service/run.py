@@ -93,7 +93,7 @@ class _Run:
         self._storage, workspace = get_storage(settings.storage), settings.workspace
         self._search = Study(config, self._storage, workspace=workspace)
         self._controls = Study(config, self._storage, workspace=workspace, sister=True, pairs=options.pairs)
-        self._recorder = Recorder(config, settings, self._search, self._controls, tracker, callback.on_message)
+        self._recorder = Recorder(settings, self._search, self._controls, tracker, callback)
         self._logging_best: Future[None] | None = None
         self._analysing: Future[Analysis | None] | None = None
 
@@ -125,8 +125,7 @@ class _Run:
         from .driver import Driver
 
         options, recorder, interrupted = self._options, self._recorder, False
-        parts = self._config, self._settings, self._search, self._controls, recorder, self._callback
-        with Driver(*parts, stage="search" if options.pairs is None else "tuned") as driver:
+        with Driver(recorder, stage="search" if options.pairs is None else "tuned") as driver:
             if options.conclude:  # at the end, while Ray cleans up
                 self._logging_best = pool.submit(driver.log_best_when_done, to_yaml(self._config))
             if not complete:
@@ -146,17 +145,17 @@ class _Run:
 
     def conclude(self, summary: Summary) -> tuple[Summary, str | None]:
         """Waits for the best model and the analysis; returns the summary with it, and the status of the MLflow run."""
-        name = self._config.name
         if self._logging_best and (error := self._logging_best.exception()) is not None:
-            self._callback.on_message(f"the best model was not recorded: {error}; the next run of {name} tries again")
-        analysis = self._analysing.result() if self._analysing else None
+            again = f"the next run of {self._config.name} tries again"
+            self._callback.on_message(f"the best model was not recorded: {error}; {again}")
+        summary = replace(summary, analysis=self._analysing.result() if self._analysing else None)
         finished = not summary.interrupted
         if self._options.pairs is not None:  # pairs neither end nor interrupt the study's own run
             rows, controls = self._search.rows(), self._controls.rows()
             finished = self._tracker.store.was_finished or all_trained(self._config, rows, controls, RunOptions())
             if not finished and self._search.is_busy():  # the end of that driver is the end of the study's own run
-                return replace(summary, analysis=analysis), None
-        return replace(summary, analysis=analysis), "FINISHED" if finished else "KILLED"
+                return summary, None
+        return summary, "FINISHED" if finished else "KILLED"
 
     def finish(self, status: str | None) -> None:
         from ..study.storages.storage import UNREACHABLE
