@@ -20,7 +20,7 @@ from .run_study import exit_code, graceful, make_view, run_study
 if TYPE_CHECKING:
     from ..config.study_config import StudyConfig
     from ..service.preflight.dry_run import DryRun
-    from ..service.simulation.utilisation import Capacity, Spread
+    from ..service.simulation import Capacity, Spread
 
 
 def run(
@@ -169,7 +169,7 @@ def simulate(
     Its files go to a temporary folder, storage and tracking included unless they are set.
     Example: `sweep simulate --trials 500 --slots 64 --epochs 20 --epoch-seconds 1`
     """
-    from ..service.simulation import simulation
+    from ..service import simulation
 
     console, notes = make_console(to_stderr=as_json), make_notes(to_stderr=as_json)
     with tempfile.TemporaryDirectory(prefix="sweep-simulation-") as scratch:

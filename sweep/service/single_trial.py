@@ -1,10 +1,7 @@
 """One trial of the user's own: trains it in this process, or enqueues it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..analysis.summary import summarise
 from ..config.errors import ConfigError, DivergenceError, SweepError, nearest
@@ -13,9 +10,7 @@ from ..config.settings import Settings
 from ..config.study_config import StudyConfig, TrialConfig
 from ..config.study_file import read_yaml
 from ..study.storages.catalog import get_storage, load_stored_config
-
-if TYPE_CHECKING:
-    from ..training.reports import EpochMetrics
+from ..training.reports import EpochMetrics, TrialPaths
 
 
 def trial_config(config: StudyConfig, settings: Settings, number: int | None) -> TrialConfig:
@@ -33,7 +28,6 @@ def trial_config(config: StudyConfig, settings: Settings, number: int | None) ->
 
 def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[EpochMetrics]:
     """Trains one trial in this process, from scratch, and yields its epochs; raises a DivergenceError."""
-    from ..training.reports import TrialPaths
     from ..training.trial import run_trial
 
     place = TrialPaths(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0)
@@ -47,7 +41,6 @@ def test(trial: TrialConfig, settings: Settings, folder: Path) -> dict[str, floa
     """Returns the metrics of a trained trial on the test set."""
     from ..data.loading import load_dataset as load_data
     from ..training.loop import evaluate
-    from ..training.reports import TrialPaths
     from ..training.trial import assemble
 
     run, _ = assemble(trial, TrialPaths(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0))
