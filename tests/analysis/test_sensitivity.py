@@ -22,7 +22,7 @@ from SALib.sample import sobol as salib_sample
 from sweep.analysis import sensitivity
 from sweep.analysis.conditions import parse_conditions
 from sweep.analysis.partial_dependence import partial_dependence, partial_dependence_2d
-from sweep.analysis.sensitivity import Analysis, Index, Interaction, analyse, analyse_divergence
+from sweep.analysis.sensitivity import Analysis, Index, Interaction, analyse, analyse_outcome
 from sweep.analysis.sensitivity_text import as_data, interpretation, reliability
 from sweep.analysis.sobol import sobol_indices
 from sweep.analysis.surrogates import Input, Inputs, uniform_points
@@ -283,7 +283,7 @@ def test_a_table_without_trials_is_refused() -> None:
     empty = Table(of.study, of.objective, of.epoch, of.trials.head(0), of.space, {}, of.hint)
     assert refused(empty).reason == "no trial has ended"
     assert refused(empty, where=parse_conditions("a > 0.5", CUBE)).reason == "no trial has ended"
-    assert analyse_divergence(empty) is None
+    assert analyse_outcome(empty, "diverged") is None
 
 
 # -- within a part of the space ----------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def breaks_down(p: dict[str, np.ndarray]) -> np.ndarray:
 def test_diverged_trials_are_left_out_counted_and_analysed_on_their_own() -> None:
     of = table(CUBE, curved, outcome=breaks_down)
     diverged = int((of.trials["outcome"] == "diverged").sum())
-    analysis, divergence = analyse(of), analyse_divergence(of)
+    analysis, divergence = analyse(of), analyse_outcome(of, "diverged")
     assert (analysis.n_full, analysis.n_diverged) == (64 - diverged, diverged)
     assert divergence is not None
     assert divergence.trusted
@@ -345,8 +345,9 @@ def test_diverged_trials_are_left_out_counted_and_analysed_on_their_own() -> Non
 
 
 def test_too_few_divergences_say_so_and_none_is_no_analysis() -> None:
-    assert analyse_divergence(table(CUBE, curved)) is None
-    rare = analyse_divergence(table(CUBE, curved, outcome=lambda p: np.where(p["a"] > 0.95, "diverged", "completed")))
+    assert analyse_outcome(table(CUBE, curved), "diverged") is None
+    late = table(CUBE, curved, outcome=lambda p: np.where(p["a"] > 0.95, "diverged", "completed"))
+    rare = analyse_outcome(late, "diverged")
     assert rare is not None
     assert not rare.trusted
     assert "too few for an analysis" in str(rare.reason)
@@ -355,7 +356,7 @@ def test_too_few_divergences_say_so_and_none_is_no_analysis() -> None:
 def test_divergence_that_nothing_decides_is_refused() -> None:
     chance = np.random.default_rng(0).random(64) < 0.3
     of = table(CUBE, curved, outcome=lambda _: np.where(chance, "diverged", "completed"))
-    divergence = analyse_divergence(of)
+    divergence = analyse_outcome(of, "diverged")
     assert divergence is not None
     assert not divergence.trusted
     assert "of held-out uniform trials" in str(divergence.reason)
@@ -363,15 +364,15 @@ def test_divergence_that_nothing_decides_is_refused() -> None:
 
 def test_the_share_that_diverged_is_told_within_the_condition_and_at_no_epoch() -> None:
     of = table(CUBE, curved, outcome=lambda p: np.where(p["a"] > 0.75, "diverged", "completed"))
-    divergence = analyse_divergence(of)
+    divergence = analyse_outcome(of, "diverged")
     assert divergence is not None
     assert divergence.share == 16 / 64
     assert divergence.epoch is None
     assert reliability(divergence).startswith("Reliability: 16 of 64 uniform trials diverged (25 %); ")
-    half = analyse_divergence(of, where=parse_conditions("a > 0.5", CUBE))
+    half = analyse_outcome(of, "diverged", where=parse_conditions("a > 0.5", CUBE))
     assert half is not None
     assert half.share == 16 / 32
-    assert analyse_divergence(of, where=parse_conditions("a < 0.5", CUBE)) is None
+    assert analyse_outcome(of, "diverged", where=parse_conditions("a < 0.5", CUBE)) is None
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
