@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SIMILAR_R2 = 0.1  # difference in R2 below which two surrogates, or two scales, count as equally good
+SIMILAR_R2 = 0.1  # difference in R2 below which two surrogates count as equally good
 STRENGTHS: tuple[Strength | None, ...] = (None, "indicative", "quantitative")
 OUTCOMES = {"diverged": "the probability of diverging", "collapsed": "the probability of collapsing"}
 
@@ -56,7 +56,7 @@ class Method:
     min_per_value: int = 1
 
 
-REGRESSION = Method((PolynomialChaos, GaussianProcess), 0.5, 0.9)
+REGRESSION = Method((PolynomialChaos, GaussianProcess), 0.85, 0.9)
 # The R2 of 0 or 1 by a probability stays far below 1 even if the probability is known.
 CLASSIFICATION = Method((LogisticChaos, ProcessClassifier), 0.1, math.inf, of_value=False, min_per_value=8)
 
@@ -64,9 +64,9 @@ CLASSIFICATION = Method((LogisticChaos, ProcessClassifier), 0.1, math.inf, of_va
 def analyse(table: Table, *, where: Mapping[str, Condition] | None = None, seed: int = 0) -> Analysis:
     """Estimates the sensitivity of a table's value to its hyperparameters.
 
-    Uses the surrogate with the higher cross-validated R2; if both are close, intervals cover both. Of a positive value
-    the logarithm is analysed if it is predicted clearly better. Conditions limit the space that the variance is over.
-    The same seed gives the same analysis.
+    Uses the surrogate with the higher cross-validated R2; if both are close, intervals cover both. The logarithm of
+    a positive value is analysed where the value is not predicted well and half as much of the logarithm stays unknown.
+    Conditions limit the space that the variance is over. The same seed gives the same analysis.
 
     Raises:
         SweepError: no value of a hyperparameter fulfils its condition.
@@ -141,23 +141,29 @@ def _analyse(table: Table, trials: pd.DataFrame, where: Mapping[str, Condition],
 
     encoded, warning = encode_trials(inputs, full)
     with threadpool_limits(1):  # one thread sums in the same order on every machine
-        scale, fits = _fitted(encoded, seed, method)
+        scale, fits = fit_surrogates(encoded, seed, method)
         result = replace(result, scale=scale, warning=warning)
         return _judged(result, encoded, fits, seed, method, table.hint)
 
 
-def _fitted(trials: Trials, seed: int, method: Method) -> tuple[str | None, list[tuple[Fit, Surrogate]]]:
-    """Fits the surrogates to the values, or to their logarithms if these are predicted clearly better; best first."""
+def fit_surrogates(trials: Trials, seed: int, method: Method) -> tuple[str | None, list[tuple[Fit, Surrogate]]]:
+    """Fits the surrogates to the values; or to their logarithms, if the values are not predicted well, and logs better.
+
+    Returns the scale, ``log`` or None, and the surrogates, the best first.
+    """
 
     def fitted(of: Trials) -> list[tuple[Fit, Surrogate]]:
         each = [fit(of, seed) for fit in method.surrogates]
         return sorted(((goodness_of_fit(of, one.held_out), one) for one in each), key=lambda pair: -pair[0].r2)
 
     plain = fitted(trials)
-    if not method.of_value or trials.y.min() <= 0 or plain[0][0].r2 + SIMILAR_R2 >= 1:
+    if not method.of_value or trials.y.min() <= 0:
+        return None, plain
+    fit = plain[0][0]
+    if fit.known >= method.quantitative and influential(trials.y[trials.tested]) is None:
         return None, plain
     log = fitted(replace(trials, y=np.log(trials.y)))
-    return ("log", log) if log[0][0].r2 > plain[0][0].r2 + SIMILAR_R2 else (None, plain)
+    return ("log", log) if log[0][0].hidden < fit.hidden / 2 else (None, plain)
 
 
 def _judged(
@@ -165,8 +171,7 @@ def _judged(
 ) -> Analysis:
     """Returns the analysis with a word for its strength, and with indices if there is one."""
     (fit, best), *others = fits
-    known = 1 - fit.hidden
-    strength = STRENGTHS[(known >= method.indicative) + (known >= method.quantitative)]
+    strength = STRENGTHS[(fit.known >= method.indicative) + (fit.known >= method.quantitative)]
     result = replace(
         result,
         r2=fit.r2,
@@ -178,7 +183,7 @@ def _judged(
     )
     logger.debug("%s of %s: %s", result.objective, result.study, ", ".join(f"{s.name} R2 {f.r2:.3f}" for f, s in fits))
     if strength is None:
-        return replace(result, reason=_unpredicted(fit, best, method.indicative, hint))
+        return replace(result, reason=_unpredicted(fit, best, method, hint))
     similar = [best, *(other for second, other in others if fit.r2 - second.r2 < SIMILAR_R2)]
     value, low, high = indices_with_intervals(similar, trials.inputs, seed=seed)
     if method.of_value:
@@ -196,10 +201,11 @@ def _judged(
     )
 
 
-def _unpredicted(fit: Fit, best: Surrogate, bar: float, hint: str) -> str:
+def _unpredicted(fit: Fit, best: Surrogate, method: Method, hint: str) -> str:
+    repeats = " (to know it, repeat points: search.design_seeds=2)" if method.of_value and fit.noise is None else ""
     return (
         f"the better surrogate, a {best.name}, predicts {max(0.0, fit.r2):.0%} of the variance of held-out uniform "
-        f"trials, and at least {max(0.0, fit.low):.0%} (with 90 % confidence); below {bar:.0%} its indices would be "
-        "guesswork. Either noise is larger than the effect of the hyperparameters, or more uniform trials are needed: "
-        f"{hint}"
+        f"trials, with 90 % confidence at least {max(0.0, fit.low):.0%}; below {method.indicative:.0%} its indices "
+        f"would be guesswork. Either noise is larger than the effect of the hyperparameters{repeats}, or more uniform "
+        f"trials are needed: {hint}"
     )
