@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from .surrogates import REPLICATES, Array, Trials
 
 TUNED_ON, CONDITIONED_ON = 200, 320  # maximum of trials, uniform ones first: the time is cubic in them
-RESTARTS, SHORT_AND_LONG = 3, (0.1, 10.0)  # of the length scales
+RESTARTS, SHORT, LONG = 3, 0.1, 10.0  # starts, between these length scales
 FEATURES = 256  # random Fourier features of a draw from the prior
 START = (0.0, np.log(0.1), 0.0)  # log of the amplitude, the noise and each length scale
 BOUNDS = (np.log([1e-2, 1e3]), np.log([1e-6, 10]), np.log([0.05, 1e3]))
@@ -35,7 +35,7 @@ class GaussianProcess:
         self._center, self._scale = known.y[known.tested].mean(), known.y[known.tested].std()
         x, z = known.x, (known.y - self._center) / self._scale
         start = np.r_[START[:2], np.full(x.shape[1], START[2])]
-        others = [np.r_[start[:2], rng.uniform(*np.log(SHORT_AND_LONG), x.shape[1])] for _ in range(RESTARTS)]
+        others = [np.r_[start[:2], rng.uniform(np.log(SHORT), np.log(LONG), x.shape[1])] for _ in range(RESTARTS)]
         self._kernel = fit_kernel(x[:TUNED_ON], z[:TUNED_ON], [start, *others])
         self.held_out, kernels = np.full(len(y), np.nan), []
         for train, test in known.folds(rng):
@@ -81,7 +81,7 @@ def covariance(kernel: Array, a: Array, b: Array) -> Array:
 
 
 def _square_distances(a: Array, b: Array) -> Array:
-    return np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T, 0)
+    return np.asarray(np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T, 0))
 
 
 def weights_of(kernel: Array, x: Array, y: Array) -> Array:

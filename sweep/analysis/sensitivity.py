@@ -21,7 +21,7 @@ from .gaussian_process import GaussianProcess
 from .goodness_of_fit import Fit, goodness_of_fit, influential
 from .partial_dependence import FittedSurrogate
 from .selection import encode_trials, refusal, too_many_lost, uniform_trials, varied_inputs, within
-from .sensitivity_result import Analysis, Index, Influence, Interaction, Strength
+from .sensitivity_result import Analysis, Index, Influence, Interaction, Scale, Strength
 from .sobol import indices_with_intervals
 from .surrogates import PolynomialChaos, Surrogate, Trials
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..study.dataframe import Table
     from .conditions import Condition
 
+__all__ = ["Analysis", "Index", "Influence", "Interaction", "analyse", "analyse_outcome", "fit_surrogates"]
 logger = logging.getLogger(__name__)
 
 SIMILAR_R2 = 0.1  # difference in R2 below which two surrogates count as equally good
@@ -64,9 +65,9 @@ CLASSIFICATION = Method((LogisticChaos, ProcessClassifier), 0.1, math.inf, of_va
 def analyse(table: Table, *, where: Mapping[str, Condition] | None = None, seed: int = 0) -> Analysis:
     """Estimates the sensitivity of a table's value to its hyperparameters.
 
-    Uses the surrogate with the higher cross-validated R2; if both are close, intervals cover both. The logarithm of
-    a positive value is analysed where the value is not predicted well and half as much of the logarithm stays unknown.
-    Conditions limit the space that the variance is over. The same seed gives the same analysis.
+    Uses the surrogate whose cross-validated R2 has the higher lower bound; if both are close, intervals cover both. The
+    logarithm of a positive value is analysed where the value is not predicted well and half as much of the logarithm
+    stays unknown. Conditions limit the space that the variance is over. The same seed gives the same analysis.
 
     Raises:
         SweepError: no value of a hyperparameter fulfils its condition.
@@ -108,8 +109,9 @@ def analyse_outcome(
         return None
     probability = replace(table, objective=OUTCOMES[outcome], epoch=None)
     result = _analyse(probability, ended.assign(value=happened, outcome="completed"), where or {}, seed, CLASSIFICATION)
-    count = {f"n_{outcome}": int(happened.sum())}
-    return replace(result, outcome=outcome, share=float(happened.mean()), **count)
+    counts = {name: int((ended["outcome"] == name).sum()) for name in OUTCOMES}
+    gone = replace(result, n_diverged=counts["diverged"], n_collapsed=counts["collapsed"])
+    return replace(gone, outcome=outcome, share=float(happened.mean()))
 
 
 def _has_value(trials: pd.DataFrame) -> Any:
@@ -146,7 +148,7 @@ def _analyse(table: Table, trials: pd.DataFrame, where: Mapping[str, Condition],
         return _judged(result, encoded, fits, seed, method, table.hint)
 
 
-def fit_surrogates(trials: Trials, seed: int, method: Method) -> tuple[str | None, list[tuple[Fit, Surrogate]]]:
+def fit_surrogates(trials: Trials, seed: int, method: Method) -> tuple[Scale | None, list[tuple[Fit, Surrogate]]]:
     """Fits the surrogates to the values; or to their logarithms, if the values are not predicted well, and logs better.
 
     Returns the scale, ``log`` or None, and the surrogates, the best first.
@@ -154,7 +156,7 @@ def fit_surrogates(trials: Trials, seed: int, method: Method) -> tuple[str | Non
 
     def fitted(of: Trials) -> list[tuple[Fit, Surrogate]]:
         each = [fit(of, seed) for fit in method.surrogates]
-        return sorted(((goodness_of_fit(of, one.held_out), one) for one in each), key=lambda pair: -pair[0].r2)
+        return sorted(((goodness_of_fit(of, one.held_out), one) for one in each), key=lambda pair: -pair[0].low)
 
     plain = fitted(trials)
     if not method.of_value or trials.y.min() <= 0:

@@ -8,6 +8,7 @@ from typing import Literal
 from .partial_dependence import FittedSurrogate
 from .sobol import Interval
 
+Scale = Literal["log"]
 Strength = Literal["quantitative", "indicative"]
 
 
@@ -88,7 +89,7 @@ class Analysis:
     r2_low: float | None = None
     explainable: float | None = None
     surrogate: str | None = None
-    scale: Literal["log"] | None = None
+    scale: Scale | None = None
     warning: str | None = None
     influence: Influence | None = None
     parameters: dict[str, Index] = field(default_factory=dict)

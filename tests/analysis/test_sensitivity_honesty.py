@@ -53,7 +53,7 @@ def test_noise_over_twelve_hyperparameters_predicts_nothing(seed: int) -> None:
 
 
 def test_the_lower_bound_is_one_sided_and_decides() -> None:
-    """Of predictions that are off by normal errors of variance 1/4, R2 is 3/4; at least 90 % of the bounds lie below."""
+    """Of predictions that are off by normal errors of variance 1/4, R2 is 3/4; 90 % of the bounds or more lie below."""
     inputs = varied_inputs(unit_table(*drawn(TRIPLE, 64, 0)), {})[0]
     every, bounds = np.ones(64, bool), []
     for seed in range(400):
@@ -105,12 +105,14 @@ def test_shares_are_of_the_metric_and_intervals_hold_what_the_surrogate_cannot_s
 
 
 def test_hardly_matters_needs_an_interval_that_leaves_no_room() -> None:
-    """With an R2 of 0.8 any hyperparameter may have a fifth of the variance."""
-    noisy = UnitFunction("noisy", 4, lambda x: 2 * x[:, 0] + x[:, 1], 0.42)
+    """With an R2 of 0.9 any hyperparameter may have a tenth of the variance, and a little more by chance."""
+    noisy = UnitFunction("noisy", 4, lambda x: 2 * x[:, 0] + x[:, 1], 0.34)
     analysis = analyse(unit_table(*drawn(noisy, 250, 0)))
     assert analysis.strength == "indicative"
-    assert all(analysis.parameters[name].total_ci[1] > 0.15 for name in ("x2", "x3"))
-    assert "hardly" not in interpretation(analysis)
+    wide = replace(analysis.parameters["x3"], total_ci=(0.0, 0.16))
+    assert "x2 and x3 hardly matter" in interpretation(analysis)
+    assert max(analysis.parameters[name].total_ci[1] for name in ("x2", "x3")) <= 0.15
+    assert "x2 hardly matters" in interpretation(replace(analysis, parameters={**analysis.parameters, "x3": wide}))
 
 
 # -- a scale, and few trials that decide -------------------------------------------------------------------------------
