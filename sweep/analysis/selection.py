@@ -47,6 +47,11 @@ def uniform_trials(trials: pd.DataFrame) -> Mask:
     return _flag(trials, "design") & ~_flag(trials, "repeat")
 
 
+def has_value(trials: pd.DataFrame) -> Mask:
+    """Masks the trials with a value, without those that collapsed: theirs says nothing of the networks that train."""
+    return np.asarray(trials["value"].notna() & (trials["outcome"] != "collapsed"), bool)
+
+
 def _flag(trials: pd.DataFrame, name: str) -> Mask:
     return np.asarray(trials[name], bool) if name in trials else np.zeros(len(trials), bool)
 
@@ -74,11 +79,11 @@ def refusal(full: pd.DataFrame, d: int, *, min_per_value: int, hint: str) -> str
 
 def too_many_lost(trials: pd.DataFrame, outcomes: Mapping[str, str]) -> str | None:
     """Returns why nothing can be said of the trials that have none of these outcomes; None if the others are few."""
-    ended = trials[uniform_trials(trials) & trials["outcome"].isin(["completed", *outcomes])]
-    lost = ended["outcome"].isin(list(outcomes))
+    ended = trials[uniform_trials(trials) & (has_value(trials) | trials["outcome"].isin(list(outcomes)))]
+    lost = ~has_value(ended)
     if not len(ended) or lost.mean() <= MOST_LOST:
         return None
-    names = " or ".join(name for name in outcomes if (ended["outcome"] == name).any())
+    names = " or ".join(name for name in outcomes if (ended["outcome"][lost] == name).any())
     return (
         f"{lost.sum()} of {len(ended)} uniform trials {names} ({format_percent(lost.mean())}; {MOST_LOST:.0%} are "
         "allowed). Indices over the whole space would rest on a guess of the objective where it has no value. Choose a "

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from .classifiers import MAX_TRIALS, LogisticChaos, ProcessClassifier
 from .gaussian_process import GaussianProcess
 from .goodness_of_fit import Fit, goodness_of_fit, influential
 from .partial_dependence import FittedSurrogate
-from .selection import encode_trials, refusal, too_many_lost, uniform_trials, varied_inputs, within
+from .selection import encode_trials, has_value, refusal, too_many_lost, uniform_trials, varied_inputs, within
 from .sensitivity_result import Analysis, Index, Influence, Interaction, Scale, Strength
 from .sobol import indices_with_intervals
 from .surrogates import PolynomialChaos, Surrogate, Trials
@@ -76,7 +76,7 @@ def analyse(table: Table, *, where: Mapping[str, Condition] | None = None, seed:
     whole = _analyse(table, trials, where or {}, seed, REGRESSION)
     if whole.r2 is None:
         return whole
-    uniform = trials[uniform_trials(trials) & _has_value(trials)]
+    uniform = trials[uniform_trials(trials) & has_value(trials)]
     value = uniform["value"].to_numpy(float)
     largest = influential(np.log(value) if whole.scale == "log" else value)
     if largest is None:
@@ -114,13 +114,9 @@ def analyse_outcome(
     return replace(gone, outcome=outcome, share=float(happened.mean()))
 
 
-def _has_value(trials: pd.DataFrame) -> Any:
-    return trials["value"].notna() & ~trials["outcome"].isin(list(OUTCOMES))
-
-
 def _analyse(table: Table, trials: pd.DataFrame, where: Mapping[str, Condition], seed: int, method: Method) -> Analysis:
     inputs, left_out = varied_inputs(table, where)
-    full, gone = trials[_has_value(trials)], Counter(trials[~_has_value(trials)]["outcome"])
+    full, gone = trials[has_value(trials)], Counter(trials[~has_value(trials)]["outcome"])
     why = too_many_lost(trials, OUTCOMES) if len(trials) else "no trial has ended"
     result = Analysis(
         table.study,
