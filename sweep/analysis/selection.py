@@ -86,9 +86,9 @@ def too_many_lost(trials: pd.DataFrame, outcomes: Mapping[str, str]) -> str | No
     names = " or ".join(name for name in outcomes if (ended["outcome"][lost] == name).any())
     share = format_percent(lost.mean())
     return (
-        f"{lost.sum()} of {len(ended)} uniform trials {names} ({share}; {format_percent(MOST_LOST)} are allowed). Indices "
-        "over the whole space would rest on a guess of the objective where it has no value. Choose a part of the space "
-        'where training succeeds, such as --where "training.lr < 0.01"'
+        f"{lost.sum()} of {len(ended)} uniform trials {names} ({share}; {format_percent(MOST_LOST)} are allowed). "
+        "Indices over the whole space would rest on a guess of the objective where it has no value. Choose a part of "
+        'the space where training succeeds, such as --where "training.lr < 0.01"'
     )
 
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from ..analysis.confirmation import baseline_origin, pair_verdict
-from ..analysis.formats import format_mean_sd, format_params, format_value
+from ..analysis.expected_best import budgets
+from ..analysis.formats import format_expected, format_mean_sd, format_params, format_value
 from ..analysis.sensitivity_text import WIDE, interpretation, notable_pairs, reliability, remarks, unexplained
 from ..config.search_space import ALIASES
 from ..config.study_config import StudyConfig
@@ -29,19 +30,24 @@ if TYPE_CHECKING:
     from ..analysis.weight_profile import WeightProfile
     from ..config.settings import Settings
     from ..service import Summary
+    from ..study.finalists import Expected
     from ..study.records import TrialRecord
 
 MOST_PRUNED = 10  # pruned trials whose reason is shown
 
 
-def best_table(config: StudyConfig, rows: Sequence[TrialRecord]) -> StackingTable:
-    """Returns the best trials of a search as a table."""
+def best_table(
+    config: StudyConfig, rows: Sequence[TrialRecord], expected: Mapping[int, Expected] | None = None
+) -> StackingTable:
+    """Returns the best trials of a search as a table, with the objective that is expected on a fresh seed."""
+    fresh = ["on fresh seeds"] if expected else []
     names = [n for n in dict.fromkeys([*ALIASES, *config.searched]) if any(n in r.hyperparameters for r in rows)]
-    title = f"Best of the search, by {config.objective.metric}"
-    table = StackingTable(["trial", config.objective.metric, *names, "epochs"], title=title)
+    title = f"Best of the search, by {config.objective.metric}{' on fresh seeds (their number)' if expected else ''}"
+    table = StackingTable(["trial", config.objective.metric, *fresh, *names, "epochs"], title=title)
     for row in rows:
         values = [format_value(row.hyperparameters.get(n, config.constants.get(n))) for n in names]
-        table.add_row(str(row.number), f"{row.value:.5g}", *values, str(row.epochs))
+        again = [format_expected(expected.get(row.number))] if expected else []
+        table.add_row(str(row.number), f"{row.value:.5g}", *again, *values, str(row.epochs))
     return table
 
 
@@ -63,7 +69,9 @@ def best_line(summary: Summary) -> str:
     if not summary.best:
         return "No trial has completed."
     row, metric = summary.best[0], summary.config.objective.metric
-    return f"Best: trial {row.number}, {metric} {row.value:.5g}, {format_params(row.hyperparameters)}"
+    fresh = summary.expected.get(row.number)
+    again = f", {fresh.value:.4g} on fresh seeds" if fresh and fresh.seeds else ""
+    return f"Best: trial {row.number}, {metric} {row.value:.5g}{again}, {format_params(row.hyperparameters)}"
 
 
 def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
@@ -77,7 +85,7 @@ def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
     )  # fmt: skip
     console.print(f"[bold]{config.name}[/]: {len(summary.rows)} trials: {counts or 'none finished'}")
     if summary.best:
-        console.print(best_table(config, summary.best[:top]))
+        console.print(best_table(config, summary.best[:top], summary.expected))
     if summary.comparison.finalists:
         console.print(comparison_table(config, summary.comparison))
     for sentence in finalist_verdicts(config, summary.comparison):
@@ -210,6 +218,8 @@ def print_confirmation(confirmation: Confirmation, console: Console) -> None:
     for comparison in confirmation.comparisons:
         if comparison.first == "guided":
             console.print(Text(pair_verdict(comparison, confirmation.metric)))
+    if confirmation.expected_best:
+        console.print(expected_best_table(confirmation))
     for found in confirmation.baselines:
         console.print(Text(baseline_origin(found)))
     for note in confirmation.notes:
@@ -220,22 +230,24 @@ def confirmation_tables(confirmation: Confirmation) -> list[StackingTable]:
     """Returns the tables of gains, speed-ups and generalization gaps, with a line for each comparison."""
     metric = confirmation.metric
     columns_of: dict[str, dict[str, Callable[[PairedComparison], str]]] = {
-        f"{metric} at the last epoch, pairs of fresh seeds: mean gain of the first [95 % interval]": {
+        f"{metric} at the last epoch: mean gain of the first [95 % interval]; pairs needed for a gain of 1 %": {
             "pairs": lambda c: str(len(c.seeds)),
             "first": lambda c: _number(c.final_means[0]),
             "second": lambda c: _number(c.final_means[1]),
             "gain": lambda c: _gain(c.final),
             "p (Holm)": lambda c: "-" if c.final.p_holm is None else f"{c.final.p_holm:.2g}",
-            "first is": lambda c: c.verdict,
+            "first is": lambda c: c.verdict if c.same_as is None else f"= {c.same_as}",
             "needed": lambda c: "-" if c.pairs_needed is None else str(c.pairs_needed),
         },
-        "Speed-up: time of the second to its own final value over the time of the first, median [95 % interval]": {
+        "Speed-up: time of the second to a target over the time of the first, geometric mean [95 % interval]": {
+            "target": lambda c: "-" if c.target is None else f"{c.target:.4g}",
             "in epochs": lambda c: _speedup(c.speedup),
             "in seconds": lambda c: _speedup(c.speedup_seconds),
-            "never reached": lambda c: str(c.never) if c.never else "-",
-            "all epochs of the second": lambda c: _speedup(c.speedup_whole),
+            "never reached": lambda c: f"{c.never} / {c.never_second}" if c.never or c.never_second else "-",
+            "paper's ratio": lambda c: _speedup(c.speedup_whole),
         },
-        f"{metric} at the best epoch, and its gap to the training set at the last epoch": {
+        f"{metric}: median gain at the last epoch, mean gain at the best epoch, gap to the training set": {
+            "median gain": lambda c: "-" if math.isnan(c.final.median) else f"{c.final.median:+.3g}",
             "gain at the best": lambda c: _gain(c.best),
             "gap of the first": lambda c: _number(c.generalization_gaps[0]),
             "gap of the second": lambda c: _number(c.generalization_gaps[1]),
@@ -247,6 +259,20 @@ def confirmation_tables(confirmation: Confirmation) -> list[StackingTable]:
         for c in confirmation.comparisons:
             found[-1].add_row(f"{c.number}: {c.first} over {c.second}", *(cell(c) for cell in columns.values()))
     return found
+
+
+def expected_best_table(confirmation: Confirmation) -> StackingTable:
+    """Returns the best of n design trials that each search is expected to find, with the middle 90 %."""
+    found = confirmation.expected_best
+    title = "Expected best of n uniform trials on the validation set [middle 90 %]"
+    table = StackingTable(["n", *found], title=title)
+    for n in budgets(max(len(each.mean) for each in found.values())):
+        cells = [
+            f"{each.mean[n - 1]:.4g} [{each.low[n - 1]:.4g}, {each.high[n - 1]:.4g}]" if n <= len(each.mean) else "-"
+            for each in found.values()
+        ]
+        table.add_row(str(n), *cells)
+    return table
 
 
 def _number(value: float) -> str:

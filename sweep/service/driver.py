@@ -15,7 +15,7 @@ from typing import Literal, Self
 from ..config.errors import reason
 from ..execution.executor import Key, TrialRequest
 from ..losses.options import DOMINANT, INERT
-from ..study.finalists import best_rows, wanted_rows, wanted_tuned
+from ..study.finalists import best_rows, missing_trials, wanted_rows, wanted_tuned, wanted_tuning
 from ..study.records import Outcome
 from ..study.storages.leases import RENEW_EVERY
 from ..study.storages.storage import UNREACHABLE, Backoff
@@ -140,7 +140,11 @@ class Driver:
             if searching:
                 self._controls.add(wanted_rows(self._config, self._search.rows()))
             elif following == "tuned":
-                self._controls.add(wanted_tuned(self._config, self._search.rows(), self._controls.rows()))
+                rows, controls = self._search.rows(), self._controls.rows()
+                if more := missing_trials(wanted_tuning(self._config, rows, controls), controls):
+                    self._controls.add(more)  # the best on fresh seeds is not the best of the search
+                    continue
+                self._controls.add(wanted_tuned(self._config, rows, controls))
             logger.info("stage %s of %s is finished; next: %s", self._stage, self._search.name, following)
             self._stage = following
         self._over.set()

@@ -11,7 +11,7 @@ from typing import cast
 
 from ..config.settings import Settings
 from ..study import provenance
-from ..study.finalists import best_rows
+from ..study.finalists import ranked_rows
 from ..study.records import ARMS, Kind, Outcome, TrialRecord
 from ..study.study import Study
 from ..study.trial import Trial
@@ -156,7 +156,7 @@ class Recorder:
         from ..training.trial import trained_model
 
         self._tracker.log_text(None, study_file, "study.yaml")
-        best = best_rows(self.config, self.search.rows(), 1)
+        best = ranked_rows(self.config, self.search.rows(), self.controls.rows())
         if not best or self.search.get_user_attr("recorded_best") == best[0].number:
             return
         row = best[0]

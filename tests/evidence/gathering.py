@@ -128,7 +128,7 @@ def evidence(entry: Entry, printed: Mapping[str, str], settings: Settings) -> di
     found = [BaselineResult(**each) for each in (confirmed or {"rivals": ()})["rivals"]]
     rivals = [summarise(each.study, settings) for each in found]
     runs = [row for each in (summary, *rivals) for row in each.rows] + summary.controls
-    [best] = configurations(config, summary.rows)[:1] if confirmed else [None]
+    [best] = configurations(config, summary.rows, summary.controls)[:1] if confirmed else [None]
     arms = (
         pair_members(config, best, best_hyperparameters(found), placebo=bool((entry.confirm or {}).get("placebo")))
         if best

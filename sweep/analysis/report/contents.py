@@ -8,6 +8,8 @@ from typing import NamedTuple, Self
 from ...config.search_space import Choices, Range
 from ...config.settings import Settings
 from ...study.records import TrialRecord
+from ..confirmation import Confirmation
+from ..expected_best import BestOfN, best_of_design
 from ..partial_dependence import Effect, Surface, partial_dependence, partial_dependence_2d
 from ..sensitivity import Analysis
 from ..summary import Summary
@@ -39,9 +41,12 @@ class ReportContents:
     missing: list[Curve]  # without one
     failures: list[Failure]  # most frequent first
     cost: Cost
+    expected_best: dict[str, BestOfN]  # of the search, and of the strongest control's after `sweep confirm`
 
     @classmethod
-    def of(cls, summary: Summary, analysis: Analysis, settings: Settings) -> Self:
+    def of(
+        cls, summary: Summary, analysis: Analysis, settings: Settings, confirmed: Confirmation | None = None
+    ) -> Self:
         """Computes the data of all figures and tables."""
         config, metric, rows = summary.config, summary.config.objective.metric, [*summary.rows, *summary.controls]
         fitted, pair = analysis.fitted, _pair(analysis)
@@ -51,8 +56,10 @@ class ReportContents:
         kept = [curve for curve in curves if curve.values(metric)]
         missing = [curve for curve in curves if curve not in kept]
         spent = cost(config, summary.rows, summary.controls)
+        own = best_of_design(summary.rows, maximize=config.objective.direction == "maximize")
+        searches = {**({"guided": own} if own else {}), **(confirmed.expected_best if confirmed else {})}
         study = summary, metric, config.searched, summary.best
-        return cls(*study, analysis, effects, surface, kept, missing, _failures(rows), spent)
+        return cls(*study, analysis, effects, surface, kept, missing, _failures(rows), spent, searches)
 
     @property
     def y_limits(self) -> tuple[float, float]:
