@@ -3,6 +3,7 @@
 A reader hashes the names, sizes and times of all files when it is created, so a changed folder is another data set.
 """
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from ..config.sections import DataConfig
 from ..losses.metrics import IGNORED
 from .batches import StreamedPart
 from .datasets import TEST_FRACTION, Arrays, DatasetInfo, Reader, stratified_order
-from .images import EXTENSIONS, decode, decode_mask, resize
+from .images import EXTENSIONS, PREPARATION, decode, decode_mask, resize
 from .s3_mirror import mirror_locally
 
 # ImageNet's training images; torchvision uses these values for photographs of any kind.
@@ -41,6 +42,7 @@ class ImageFolder(Reader):
 
     options: ClassVar[tuple[str, ...]] = ("folder", "image_size")
     required: ClassVar[tuple[str, ...]] = options
+    preparation = PREPARATION
 
     def __init__(self, config: DataConfig, root: AnyPath):
         self._folder, self._size = _folder(config, root), config.size
@@ -64,7 +66,9 @@ class ImageFolder(Reader):
                     problems.append(f"{folder / name} has no images ({', '.join(EXTENSIONS)})")
         _refuse("imagefolder", problems)
         self.key = f"imagefolder-{digest.hexdigest()}"
-        self.info = _info(config, len(self._classes), counts, "labels")
+        self.info = dataclasses.replace(
+            _info(config, len(self._classes), counts, "labels"), classes=tuple(self._classes)
+        )
 
     def read(self) -> dict[str, Arrays]:
         """Lists the files of each part and their classes, and decodes the first of them."""
@@ -99,6 +103,7 @@ class VOC(Reader):
 
     options: ClassVar[tuple[str, ...]] = ("folder", "image_size", "num_classes", "year", "ignore_index")
     required: ClassVar[tuple[str, ...]] = ("folder", "image_size", "num_classes")
+    preparation = PREPARATION
 
     def __init__(self, config: DataConfig, root: AnyPath):
         self._folder = _folder(config, root) / "VOCdevkit" / f"VOC{config.year or YEAR}"
