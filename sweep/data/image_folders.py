@@ -3,7 +3,6 @@
 A reader hashes the names, sizes and times of all files when it is created, so a changed folder is another data set.
 """
 
-import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,9 +65,7 @@ class ImageFolder(Reader):
                     problems.append(f"{folder / name} has no images ({', '.join(EXTENSIONS)})")
         _refuse("imagefolder", problems)
         self.key = f"imagefolder-{digest.hexdigest()}"
-        self.info = dataclasses.replace(
-            _info(config, len(self._classes), counts, "labels"), classes=tuple(self._classes)
-        )
+        self.info = _info(config, len(self._classes), counts, "labels", tuple(self._classes))
 
     def read(self) -> dict[str, Arrays]:
         """Lists the files of each part and their classes, and decodes the first of them."""
@@ -188,11 +185,15 @@ def _roles(parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _info(
-    config: DataConfig, classes: int, counts: Mapping[str, int], targets: Literal["labels", "masks"]
+    config: DataConfig,
+    classes: int,
+    counts: Mapping[str, int],
+    targets: Literal["labels", "masks"],
+    names: tuple[str, ...] = (),
 ) -> DatasetInfo:
     test = counts.get("test", round(counts["train"] * TEST_FRACTION))
     train = counts["train"] - (0 if "test" in counts else test)
-    return DatasetInfo((3, *config.size), classes, train, test, 255, MEAN, STD, targets, counts.get("val", 0))
+    return DatasetInfo((3, *config.size), classes, train, test, 255, MEAN, STD, targets, counts.get("val", 0), names)
 
 
 def _ordered(parts: Mapping[str, Arrays], info: DatasetInfo) -> dict[str, Arrays]:
