@@ -116,11 +116,14 @@ def train(
     sets: opt.Sets = None,
     trial: Annotated[int | None, Option(help="Replay this trial of the study.")] = None,
     test: Annotated[bool, Option("--test", help="Measure the test set at the end.")] = False,
+    out: Annotated[
+        Path | None, Option(help="Write the model to this new file, model.pt2: an exported program that takes images.")
+    ] = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Train one configuration in this process, without Ray, Optuna or MLflow.
 
-    Examples: `sweep train best.yaml --test`, `sweep train digits --trial 17`
+    Examples: `sweep train best.yaml --test`, `sweep train digits --trial 17 --out model.pt2`
     """
     from .. import service
     from .progress import waiting
@@ -133,6 +136,8 @@ def train(
     epochs, end = list[dict[str, float]](), ""
     with tempfile.TemporaryDirectory(prefix="sweep-train-") as scratch:
         configured = service.trial_config(config, settings, trial)
+        if out is not None:
+            service.check_out(configured, settings, out)
         try:
             for metrics in service.train(configured, settings, Path(scratch)):
                 epochs.append({"epoch": metrics.epoch, **metrics.values})
@@ -141,8 +146,12 @@ def train(
             end = str(error)
             console.print(end)
         measured = service.test(configured, settings, Path(scratch)) if test and not end else {}
+        if out is not None and not end:
+            service.write_model(configured, settings, Path(scratch), out, study=config.name, number=trial)
     if measured:
         console.print("test       " + "  ".join(f"{n} {v:.5g}" for n, v in measured.items()))
+    if out is not None and not end:
+        console.print(f"Wrote {out}; torch.export.load takes it", soft_wrap=True, markup=False)
     if as_json:
         outcome = "diverged" if end else "completed"
         config_json = configured.model_dump(mode="json")

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .normalisation import Normalisation
+
 CROP_PADDING = 8  # pixels of the image's side per pixel of padding: 4 at 32x32, 3 at 28x28, 1 at 8x8
 PREFETCH_BATCHES = 2  # batches that are decoded ahead of the one in use
 DRAWS = 5  # uniform random numbers that augment one image file
@@ -135,11 +137,9 @@ def batches(
     """
     if augment and shuffle is None:
         raise ValueError(f"augment = {augment!r}: needs a generator in shuffle to draw from")
-    if normalize is not None:
-        mean, std = (scale * torch.tensor(values, device=device).view(-1, 1, 1) for values in normalize)
+    normalisation = Normalisation(scale, normalize).to(device)
     for images, y in part.uint8_batches(batch_size, device, shuffle, augment):
-        x = images.float()
-        yield x.div_(scale) if normalize is None else x.sub_(mean).div_(std), y.long()
+        yield normalisation(images), y.long()
 
 
 def _augment(x: Tensor, augment: Sequence[str], generator: torch.Generator | None) -> Tensor:

@@ -44,6 +44,7 @@ class DatasetInfo:
     std: tuple[float, ...]
     targets: Literal["labels", "masks"] = "labels"  # of each image, or of each pixel
     num_val: int = 0  # images of the data set's own validation part; 0 if it is cut from the training part
+    classes: tuple[str, ...] = ()  # the name of each class; empty if the data set has no names
 
 
 class Reader(ABC):
@@ -53,6 +54,7 @@ class Reader(ABC):
     required: ClassVar[tuple[str, ...]] = ()  # those of the options that must be given
     info: DatasetInfo
     key: str  # name of the folder in the cache; it changes with the content
+    preparation: ClassVar[str] = "none"  # of an image, before it is stored as uint8 [C, H, W]
 
     def __init__(self, config: DataConfig, root: AnyPath):  # noqa: B027 (data in a package need no search)
         """Finds the data set, below ``root`` if it consists of files."""
@@ -66,12 +68,21 @@ class Reader(ABC):
         return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
 
 
+DIGITS = tuple("0123456789")
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
 IN_TORCHVISION: dict[str, tuple[str, DatasetInfo]] = {
-    "mnist": ("MNIST", DatasetInfo((1, 28, 28), 10, 60_000, 10_000, 255, (0.1307,), (0.3081,))),
-    "fashion_mnist": ("FashionMNIST", DatasetInfo((1, 28, 28), 10, 60_000, 10_000, 255, (0.2860,), (0.3530,))),
+    "mnist": ("MNIST", DatasetInfo((1, 28, 28), 10, 60_000, 10_000, 255, (0.1307,), (0.3081,), classes=DIGITS)),
+    "fashion_mnist": (
+        "FashionMNIST",
+        DatasetInfo((1, 28, 28), 10, 60_000, 10_000, 255, (0.2860,), (0.3530,), classes=FASHION),
+    ),
     "cifar10": (
         "CIFAR10",
-        DatasetInfo((3, 32, 32), 10, 50_000, 10_000, 255, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        DatasetInfo(
+            (3, 32, 32), 10, 50_000, 10_000, 255, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), classes=CIFAR10
+        ),
     ),
     "cifar100": (
         "CIFAR100",
@@ -83,7 +94,7 @@ IN_TORCHVISION: dict[str, tuple[str, DatasetInfo]] = {
 class Digits(Reader):
     """Scikit-learn's digits, pixel values 0 to 16; they have no test part, so one is cut off."""
 
-    info = DatasetInfo((1, 8, 8), 10, 1438, 359, 16, (0.3049,), (0.3760,))
+    info = DatasetInfo((1, 8, 8), 10, 1438, 359, 16, (0.3049,), (0.3760,), classes=DIGITS)
     key = "digits"
 
     def read(self) -> dict[str, Arrays]:

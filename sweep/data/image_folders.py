@@ -22,7 +22,7 @@ from ..config.sections import DataConfig
 from ..losses.metrics import IGNORED
 from .batches import StreamedPart
 from .datasets import TEST_FRACTION, Arrays, DatasetInfo, Reader, stratified_order
-from .images import EXTENSIONS, decode, decode_mask, resize
+from .images import EXTENSIONS, PREPARATION, decode, decode_mask, resize
 from .s3_mirror import mirror_locally
 
 # ImageNet's training images; torchvision uses these values for photographs of any kind.
@@ -41,6 +41,7 @@ class ImageFolder(Reader):
 
     options: ClassVar[tuple[str, ...]] = ("folder", "image_size")
     required: ClassVar[tuple[str, ...]] = options
+    preparation = PREPARATION
 
     def __init__(self, config: DataConfig, root: AnyPath):
         self._folder, self._size = _folder(config, root), config.size
@@ -64,7 +65,7 @@ class ImageFolder(Reader):
                     problems.append(f"{folder / name} has no images ({', '.join(EXTENSIONS)})")
         _refuse("imagefolder", problems)
         self.key = f"imagefolder-{digest.hexdigest()}"
-        self.info = _info(config, len(self._classes), counts, "labels")
+        self.info = _info(config, len(self._classes), counts, "labels", tuple(self._classes))
 
     def read(self) -> dict[str, Arrays]:
         """Lists the files of each part and their classes, and decodes the first of them."""
@@ -99,6 +100,7 @@ class VOC(Reader):
 
     options: ClassVar[tuple[str, ...]] = ("folder", "image_size", "num_classes", "year", "ignore_index")
     required: ClassVar[tuple[str, ...]] = ("folder", "image_size", "num_classes")
+    preparation = PREPARATION
 
     def __init__(self, config: DataConfig, root: AnyPath):
         self._folder = _folder(config, root) / "VOCdevkit" / f"VOC{config.year or YEAR}"
@@ -183,11 +185,15 @@ def _roles(parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _info(
-    config: DataConfig, classes: int, counts: Mapping[str, int], targets: Literal["labels", "masks"]
+    config: DataConfig,
+    classes: int,
+    counts: Mapping[str, int],
+    targets: Literal["labels", "masks"],
+    names: tuple[str, ...] = (),
 ) -> DatasetInfo:
     test = counts.get("test", round(counts["train"] * TEST_FRACTION))
     train = counts["train"] - (0 if "test" in counts else test)
-    return DatasetInfo((3, *config.size), classes, train, test, 255, MEAN, STD, targets, counts.get("val", 0))
+    return DatasetInfo((3, *config.size), classes, train, test, 255, MEAN, STD, targets, counts.get("val", 0), names)
 
 
 def _ordered(parts: Mapping[str, Arrays], info: DatasetInfo) -> dict[str, Arrays]:

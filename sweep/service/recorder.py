@@ -153,7 +153,7 @@ class Recorder:
     def log_best(self, study_file: str) -> None:
         """Logs the study file and the best trial's weights and model."""
         from ..training import checkpoint
-        from ..training.trial import trained_model
+        from ..training.program import trained_program
 
         self._tracker.log_text(None, study_file, "study.yaml")
         best = ranked_rows(self.config, self.search.rows(), self.controls.rows())
@@ -169,7 +169,7 @@ class Recorder:
         self._tracker.log_text(key, config.model_dump_json(indent=2), "config.json")
         self._tracker.log_files(key, [saved.path], "checkpoint")
         place = TrialPaths(saved.path.parent.parent, self.settings.data, self.settings.cache)
-        self._tracker.log_model(key, *trained_model(config, place, saved))
+        self._tracker.log_model(key, trained_program(config, place, saved, study=self.search.name, trial=row.number))
         self._tracker.set_tags(None, {"sweep.best": str(row.number)})
         if self._tracker.flush(timeout=0 if self._tracker.behind else 60) and len(self._tracker.dropped) == dropped:
             self.search.set_user_attr("recorded_best", row.number)

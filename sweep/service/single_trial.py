@@ -1,5 +1,6 @@
-"""One trial of the user's own: trains it in this process, or enqueues it."""
+"""One trial of the user's own: trains it in this process, keeps its model, or enqueues it."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from ..config.search_space import Scalar
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig, TrialConfig
 from ..config.study_file import read_yaml
+from ..config.user_code import user_error_location
 from ..study.storages.catalog import get_storage, load_stored_config
 from ..training.reports import EpochMetrics, TrialPaths
 
@@ -35,6 +37,52 @@ def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[Epoc
         yield from report.epochs
         if report.outcome == "diverged":
             raise DivergenceError(f"diverged: {report.error}")
+
+
+def check_out(trial: TrialConfig, settings: Settings, out: Path) -> None:
+    """Raises, before the training, if `write_model` could not write a trial's model.
+
+    Raises:
+        ConfigError: ``out`` is no name for a new file.
+        SweepError: the network cannot be exported.
+    """
+    from ..training.program import export, trained_program
+
+    problem = None
+    if out.suffix != ".pt2":
+        problem = "must end in .pt2, since torch.export.load takes no other name"
+    elif out.exists():
+        problem = "exists; remove it, or choose another name"
+    elif not out.parent.is_dir():
+        problem = f"there is no folder {out.parent}; create it, or choose another one"
+    elif not os.access(out.parent, os.W_OK):
+        problem = f"the folder {out.parent} is not writable; choose another one"
+    if problem:
+        raise ConfigError("options", [f"--out {out}: {problem}"])
+    try:
+        export(trained_program(trial, TrialPaths(out.parent, settings.data, settings.cache), None, study=""))
+    except SweepError:
+        raise
+    except Exception as error:  # whatever the exporter raises of a network of the user's own
+        reason = user_error_location(error).partition("\n")[0]
+        raise SweepError(
+            f"--out {out}: the model cannot be exported: {reason}. Leave --out away, or mend the model"
+        ) from error
+
+
+def write_model(
+    trial: TrialConfig, settings: Settings, folder: Path, out: Path, *, study: str, number: int | None
+) -> None:
+    """Writes the model of a trained trial as an exported program; raises a SweepError if the file cannot be written."""
+    from ..training import checkpoint
+    from ..training.program import trained_program, write
+
+    saved = checkpoint.load_latest(folder)
+    place = TrialPaths(folder=folder, data=settings.data, cache=settings.cache)
+    try:
+        write(trained_program(trial, place, saved, study=study, trial=number), out)
+    except OSError as error:
+        raise SweepError(f"--out {out}: cannot be written ({error})") from error
 
 
 def test(trial: TrialConfig, settings: Settings, folder: Path) -> dict[str, float]:
