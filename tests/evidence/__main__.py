@@ -17,6 +17,7 @@ import sys
 from sweep.config import filesystem
 from sweep.config.settings import Settings
 
+from .dose import read_doses
 from .gathering import Entry, evidence, read_plan
 from .page import write
 
@@ -36,9 +37,9 @@ def main() -> int:
         "--write", action="store_true", help="run nothing; write losses/RESULTS.md from the existing evidence"
     )
     options = parser.parse_args()
-    plan = read_plan()
-    if unknown := [name for name in options.names if name not in plan]:
-        parser.error(f"not in the plan: {', '.join(unknown)}; there are {', '.join(plan)}")
+    plan, doses = read_plan(), read_doses()
+    if unknown := [name for name in options.names if name not in {**plan, **doses}]:
+        parser.error(f"not in the plan: {', '.join(unknown)}; there are {', '.join([*plan, *doses])}")
     first = 0
     for entry in plan.values() if not options.write else ():
         asked = entry.name in options.names if options.names else options.long or not entry.long
@@ -48,6 +49,9 @@ def main() -> int:
                 return code
             first = first or code
             write(plan)
+    for dose in doses.values() if not options.write else ():
+        if (not options.names or dose.name in options.names) and not dose.is_made():
+            dose.make(Settings())
     write(plan)
     return first
 

@@ -110,7 +110,8 @@ def _option(key: str, value: object) -> list[str]:
 def read_plan() -> dict[str, Entry]:
     """Returns the studies of the page by name, in the order in which they run."""
     raw = read_file(FOLDER / "plan.yaml", "plan.yaml")
-    return {name: Entry(name=name, sets=entry.pop("set", {}), **entry) for name, entry in raw.items() if name[0] != "."}
+    studies = {name: entry for name, entry in raw.items() if "study" in entry}
+    return {name: Entry(name=name, sets=entry.pop("set", {}), **entry) for name, entry in studies.items()}
 
 
 def evidence(entry: Entry, printed: Mapping[str, str], settings: Settings) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def evidence(entry: Entry, printed: Mapping[str, str], settings: Settings) -> di
     return {
         "commands": [shlex.join(words) for words in entry.commands()],
         "code": get_user_attr(entry.name, "code", get_storage(settings.storage)),
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "hours": sum(row.seconds or 0.0 for row in runs) / 3600,
         "config": config.model_dump(mode="json"),
         "trials": [_trial(row, config, settings) for row in summary.rows],
@@ -149,7 +150,8 @@ def evidence(entry: Entry, printed: Mapping[str, str], settings: Settings) -> di
     }
 
 
-def _hardware() -> dict[str, Any]:
+def hardware() -> dict[str, Any]:
+    """Returns the processor, its cores and the GPU."""
     import torch
 
     processors = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
