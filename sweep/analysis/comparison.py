@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..config.search_space import Scalar
 from ..config.study_config import StudyConfig
-from ..study.finalists import best_rows, fresh_seeds, tuning_rows, unguided
+from ..study.finalists import best_rows, fresh_seeds, ranked_rows, tuning_rows, unguided
 from ..study.records import Kind, TrialRecord
 from .formats import format_params
 
@@ -52,7 +52,7 @@ class Finalist:
 class FinalistComparison:
     """The finalists, and the origin of the tuned control."""
 
-    finalists: list[Finalist]
+    finalists: list[Finalist]  # the best on fresh seeds first
     tuned_trials: int  # those that tried an initialisation and a learning rate for the tuned control
     tuned: dict[str, Scalar] | None  # hyperparameters of the best of those trials; None if none of them completed
 
@@ -60,9 +60,14 @@ class FinalistComparison:
 def compare_finalists(
     config: StudyConfig, search: Sequence[TrialRecord], controls: Sequence[TrialRecord]
 ) -> FinalistComparison:
-    """Compares the finalists of the present best configurations with their controls."""
+    """Compares the finalists of the present best configurations with their controls.
+
+    The best on fresh seeds comes first, and the tuned control is that one's.
+    """
     sign = 1 if config.objective.direction == "maximize" else -1
-    top = best_rows(config, search, config.search.finalists.top)
+    chosen = {row.number for row in best_rows(config, search, config.search.finalists.top)}
+    ranked = ranked_rows(config, search, controls)
+    top = [row for row in ranked if row.number in chosen]
     seeds = set(fresh_seeds(config))
     tuning = tuning_rows(config, top[0], controls) if top else []
     best_tuned = next((row.hyperparameters for row in best_rows(config, tuning, 1)), None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..config.search_space import Scalar
 
 if TYPE_CHECKING:
+    from ..study.finalists import Expected
     from .comparison import Sample
 
 
@@ -32,6 +33,16 @@ def format_mean_sd(sample: Sample, *, signed: bool = False) -> str:
         return "-"
     mean = f"{sample.mean:+.3g}" if signed else f"{sample.mean:.4g}"
     return mean if math.isnan(sample.spread) else f"{mean} ± {sample.spread:.2g}"
+
+
+def format_expected(expected: Expected | None) -> str:
+    """Returns the objective on a fresh seed: a finalist's mean and its seeds, or an approximate value."""
+    if expected is None:
+        return "-"
+    if not expected.seeds:
+        return f"lost on {expected.lost}" if expected.lost else f"about {expected.value:.3g}"
+    lost = f", lost on {expected.lost}" if expected.lost else ""
+    return f"{expected.value:.4g} ({expected.seeds}{lost})"
 
 
 def format_value(value: Scalar) -> str:

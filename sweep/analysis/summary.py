@@ -13,6 +13,7 @@ from ..study.records import ARMS
 from ..study.storages.catalog import get_storage, load_stored_config, study_names_of_ours
 
 if TYPE_CHECKING:
+    from ..study.finalists import Expected
     from ..study.records import TrialRecord
     from .comparison import FinalistComparison
     from .sensitivity import Analysis
@@ -24,23 +25,30 @@ class Summary:
 
     config: StudyConfig
     rows: list[TrialRecord]  # all trials of the search, by number
-    best: list[TrialRecord]  # completed trials of the search, best first
+    best: list[TrialRecord]  # completed trials of the search, by the value that is expected on a fresh seed
     controls: list[TrialRecord]  # all rows of the sister study: finalists, controls and pairs
     comparison: FinalistComparison  # the finalists and their controls; empty before that stage
     interrupted: bool = False  # True if the run was stopped before it met the budget
     seconds: float = 0.0
     analysis: Analysis | None = None  # sensitivity; None if the run did not reach that stage
 
+    @property
+    def expected(self) -> dict[int, Expected]:
+        """The objective of completed trials that is expected on a fresh seed, by number; empty without finalists."""
+        from ..study.finalists import expected_on_fresh_seeds
+
+        return expected_on_fresh_seeds(self.config, self.rows, self.controls)
+
     @classmethod
     def of(
         cls, config: StudyConfig, rows: list[TrialRecord], controls: list[TrialRecord], *, interrupted: bool = False
     ) -> Summary:
         """Ranks the trials of the search, and compares the finalists with their controls."""
-        from ..study.finalists import best_rows
+        from ..study.finalists import ranked_rows
         from .comparison import compare_finalists
 
         comparison = compare_finalists(config, rows, controls)
-        return cls(config, rows, best_rows(config, rows), controls, comparison, interrupted)
+        return cls(config, rows, ranked_rows(config, rows, controls), controls, comparison, interrupted)
 
 
 def summarise(name: str, settings: Settings) -> Summary:

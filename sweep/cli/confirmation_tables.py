@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..analysis.confirmation import baseline_origin, pair_verdict
+from ..analysis.expected_best import budgets
 from .stacking_table import StackingTable
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def print_confirmation(confirmation: Confirmation, console: Console) -> None:
     for comparison in confirmation.comparisons:
         if comparison.first == "guided":
             console.print(Text(pair_verdict(comparison, confirmation.metric)))
+    if confirmation.expected_best:
+        console.print(best_table(confirmation))
     for found in confirmation.baselines:
         console.print(Text(baseline_origin(found)))
     for note in confirmation.notes:
@@ -37,7 +40,7 @@ def tables(confirmation: Confirmation) -> list[StackingTable]:
     metric, comparisons = confirmation.metric, confirmation.comparisons
     return [
         _table(
-            f"{metric} at the last epoch, pairs of fresh seeds: mean gain of the first [95 % interval]",
+            f"{metric} at the last epoch: mean gain of the first [95 % interval]; pairs needed for a gain of 1 %",
             comparisons,
             {
                 "pairs": lambda c: str(len(c.seeds)),
@@ -45,30 +48,46 @@ def tables(confirmation: Confirmation) -> list[StackingTable]:
                 "second": lambda c: _number(c.final_means[1]),
                 "gain": lambda c: _gain(c.final),
                 "p (Holm)": lambda c: "-" if c.final.p_holm is None else f"{c.final.p_holm:.2g}",
-                "first is": lambda c: c.verdict,
+                "first is": lambda c: c.verdict if c.same_as is None else f"= {c.same_as}",
                 "needed": lambda c: "-" if c.pairs_needed is None else str(c.pairs_needed),
             },
         ),
         _table(
-            "Speed-up: time of the second to its own final value over the time of the first, median [95 % interval]",
+            "Speed-up: time of the second to a target over the time of the first, geometric mean [95 % interval]",
             comparisons,
             {
+                "target": lambda c: "-" if c.target is None else f"{c.target:.4g}",
                 "in epochs": lambda c: _speedup(c.speedup),
                 "in seconds": lambda c: _speedup(c.speedup_seconds),
-                "never reached": lambda c: str(c.never) if c.never else "-",
-                "all epochs of the second": lambda c: _speedup(c.speedup_whole),
+                "never reached": lambda c: f"{c.never} / {c.never_second}" if c.never or c.never_second else "-",
+                "paper's ratio": lambda c: _speedup(c.speedup_whole),
             },
         ),
         _table(
-            f"{metric} at the best epoch, and its gap to the training set at the last epoch",
+            f"{metric}: median gain at the last epoch, mean gain at the best epoch, gap to the training set",
             comparisons,
             {
+                "median gain": lambda c: "-" if math.isnan(c.final.median) else f"{c.final.median:+.3g}",
                 "gain at the best": lambda c: _gain(c.best),
                 "gap of the first": lambda c: _number(c.generalization_gaps[0]),
                 "gap of the second": lambda c: _number(c.generalization_gaps[1]),
             },
         ),
     ]
+
+
+def best_table(confirmation: Confirmation) -> StackingTable:
+    """Returns the best of n design trials that each search is expected to find, with the middle 90 %."""
+    found = confirmation.expected_best
+    title = "Expected best of n uniform trials on the validation set [middle 90 %]"
+    table = StackingTable(["n", *found], title=title)
+    for n in budgets(max(len(each.mean) for each in found.values())):
+        cells = [
+            f"{each.mean[n - 1]:.4g} [{each.low[n - 1]:.4g}, {each.high[n - 1]:.4g}]" if n <= len(each.mean) else "-"
+            for each in found.values()
+        ]
+        table.add_row(str(n), *cells)
+    return table
 
 
 def _table(

@@ -59,6 +59,8 @@ def best(
 ) -> None:
     """Show the best configurations of a study, with links to their runs if the MLflow UI is reachable.
 
+    The order is that of the mean on fresh seeds where there is one.
+
     Example: `sweep best digits --top 3 --export best.yaml`
     """
     from .. import service
@@ -73,9 +75,11 @@ def best(
     except TrackingError as error:
         console.print(f"No links to runs: {error}", markup=False, soft_wrap=not console.is_terminal)
     if as_json:
-        print_json([{**asdict(row), "link": links.get(row.number)} for row in summary.best[:top]])
+        fresh = {number: each._asdict() for number, each in summary.expected.items()}
+        rows = [(row, {"fresh_seeds": fresh.get(row.number)}) for row in summary.best[:top]]
+        print_json([{**asdict(row), **expected, "link": links.get(row.number)} for row, expected in rows])
     elif summary.best:
-        console.print(display.best_table(summary.config, summary.best[:top]))
+        console.print(display.best_table(summary.config, summary.best[:top], summary.expected))
         if summary.comparison.finalists:
             console.print(display.comparison_table(summary.config, summary.comparison))
     if links and not as_json:

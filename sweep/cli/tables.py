@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from ..analysis.formats import format_mean_sd, format_params, format_value
+from ..analysis.formats import format_expected, format_mean_sd, format_params, format_value
 from ..analysis.sensitivity_text import WIDE, interpretation, notable_pairs, reliability
 from ..config.search_space import ALIASES
 from ..config.study_config import StudyConfig
@@ -24,19 +24,24 @@ if TYPE_CHECKING:
     from ..analysis.weight_profile import WeightProfile
     from ..config.settings import Settings
     from ..service import Summary
+    from ..study.finalists import Expected
     from ..study.records import TrialRecord
 
 MOST_PRUNED = 10  # pruned trials whose reason is shown
 
 
-def best_table(config: StudyConfig, rows: Sequence[TrialRecord]) -> StackingTable:
-    """Returns the best trials of a search as a table."""
+def best_table(
+    config: StudyConfig, rows: Sequence[TrialRecord], expected: Mapping[int, Expected] | None = None
+) -> StackingTable:
+    """Returns the best trials of a search as a table, with the objective that is expected on a fresh seed."""
+    fresh = ["on fresh seeds"] if expected else []
     names = [n for n in dict.fromkeys([*ALIASES, *config.searched]) if any(n in r.hyperparameters for r in rows)]
-    title = f"Best of the search, by {config.objective.metric}"
-    table = StackingTable(["trial", config.objective.metric, *names, "epochs"], title=title)
+    title = f"Best of the search, by {config.objective.metric}{' on fresh seeds (their number)' if expected else ''}"
+    table = StackingTable(["trial", config.objective.metric, *fresh, *names, "epochs"], title=title)
     for row in rows:
         values = [format_value(row.hyperparameters.get(n, config.constants.get(n))) for n in names]
-        table.add_row(str(row.number), f"{row.value:.5g}", *values, str(row.epochs))
+        again = [format_expected(expected.get(row.number))] if expected else []
+        table.add_row(str(row.number), f"{row.value:.5g}", *again, *values, str(row.epochs))
     return table
 
 
@@ -58,7 +63,9 @@ def best_line(summary: Summary) -> str:
     if not summary.best:
         return "No trial has completed."
     row, metric = summary.best[0], summary.config.objective.metric
-    return f"Best: trial {row.number}, {metric} {row.value:.5g}, {format_params(row.hyperparameters)}"
+    fresh = summary.expected.get(row.number)
+    again = f", {fresh.value:.4g} on fresh seeds" if fresh and fresh.seeds else ""
+    return f"Best: trial {row.number}, {metric} {row.value:.5g}{again}, {format_params(row.hyperparameters)}"
 
 
 def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
@@ -72,7 +79,7 @@ def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
     )  # fmt: skip
     console.print(f"[bold]{config.name}[/]: {len(summary.rows)} trials: {counts or 'none finished'}")
     if summary.best:
-        console.print(best_table(config, summary.best[:top]))
+        console.print(best_table(config, summary.best[:top], summary.expected))
     if summary.comparison.finalists:
         console.print(comparison_table(config, summary.comparison))
     for sentence in finalist_verdicts(config, summary.comparison):

@@ -185,7 +185,9 @@ class FinalistsConfig(Section):
 
     top: int = Field(3, ge=0, description="Number of configurations; 0 turns the stage off.")
     seeds: int = Field(3, ge=1, description="Fresh seeds for each configuration.")
-    tuned: int = Field(8, ge=0, description="Trials that tune the unguided control's initialisation and lr.")
+    tuned: int = Field(
+        8, ge=0, description="Trials that tune the unguided control's initialisation and lr; one is plain."
+    )
 
 
 class SearchConfig(Section):
@@ -214,7 +216,7 @@ class SearchConfig(Section):
     def afterwards(self) -> int:
         """Largest number of finalists, controls and tuning trials that follow the search."""
         top, seeds, tuned = self.finalists.top, self.finalists.seeds, self.finalists.tuned
-        tuning = tuned + seeds if top and tuned else 0
+        tuning = min(top, 2) * tuned + seeds if top and tuned else 0  # again if the best on fresh seeds is another
         return 2 * top * seeds + tuning + (self.design if self.design_controls else 0)
 
 

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..analysis.summary import Summary, summarise
 from ..config.errors import ConfigError, nearest, reason
 from ..config.search_space import Scalar
+from ..config.sections import Objective
 from ..config.settings import Settings
 from ..config.study_config import OF_CONFIRM, StudyConfig
 from ..execution import get_executor
 from ..study.records import ARMS, Arm, TrialRecord
-from ..study.storages.catalog import CONFIRMATION, get_storage, load_stored_config
+from ..study.storages.catalog import CONFIRMATION, get_storage, load_stored_config, study_names_of_ours
 from .analyse import log_to_run
 from .preflight.load import load_study
 from .run import RunOptions, check_run, run
 
 if TYPE_CHECKING:
     from ..analysis.confirmation import BaselineResult, Confirmation
-    from ..analysis.paired_comparison import Member, PairedComparison
+    from ..analysis.expected_best import BestOfN
+    from ..analysis.paired_comparison import PairedComparison
+    from ..analysis.speedup import Member
     from ..tracking.tracker import Tracker
     from .callback import RunCallback
 
@@ -127,7 +130,7 @@ def plan_confirmation(name: str, settings: Settings, *, top: int, against: Seque
     config, _ = load_study(name, settings)
     prior = len(get_user_attr(name, "knowledge", get_storage(settings.storage)) or [])
     summary = summarise(name, settings)
-    best, total = configurations(config, summary.rows), max(len(summary.rows), config.search.trials)
+    best, total = configurations(config, summary.rows, summary.controls), max(len(summary.rows), config.search.trials)
     ended = sum(row.state == "finished" for row in summary.rows)
     rivals: dict[Arm, StudyConfig] = {}
     defaults = {option: parameter.default for option, parameter in options(config.model.name).items()}
@@ -177,26 +180,26 @@ def read_confirmation(
 ) -> Confirmation:
     """Compares the finished pairs; reads their metrics from the checkpoints."""
     from ..analysis.confirmation import Confirmation, best_hyperparameters
-    from ..analysis.paired_comparison import apply_holm, compare_pairs
-    from ..study.baselines import pair_members, trained
+    from ..analysis.paired_comparison import apply_holm
+    from ..models import options
+    from ..study.baselines import pair_members, same_networks, trained
 
     config, best = plan.config, best_hyperparameters(found)
-    compared: dict[tuple[Arm, Arm], list[PairedComparison]] = {}
     wanted = {row.number: pair_members(config, row, best, placebo=placebo) for row in plan.top}
     rows_of = {n: {arm: trained(arm, v, summary.controls) for arm, v in arms.items()} for n, arms in wanted.items()}
     by_seed = [rows for arms in rows_of.values() for rows in arms.values()]
     members, left_out = _read_members(f"{config.name}.controls", by_seed, settings)
+    compared: list[PairedComparison] = []
+    same: dict[tuple[int, str], str] = {}
+    defaults = {option: parameter.default for option, parameter in options(config.model.name).items()}
     for number, rows_of_arms in rows_of.items():
         arms = {
             arm: {seed: members[row.number] for seed, row in rows.items() if row.number in members}
             for arm, rows in rows_of_arms.items()
         }
-        pairs: list[tuple[Arm, Arm]] = [("guided", arm) for arm in arms if arm != "guided"]
-        pairs += [(arm, "plain") for arm in arms if arm not in ("guided", "plain")]
-        for pair in pairs:
-            comparison = compare_pairs(number, pair, (arms[pair[0]], arms[pair[1]]), config.objective)
-            compared.setdefault(pair, []).append(comparison)
-    groups = [apply_holm(group) for group in compared.values()]
+        compared += _compare(number, arms, config.objective)
+        alike = same_networks(config, wanted[number], defaults)
+        same |= {(number, arm): other for arm, other in alike.items()}
     lacking = [each for each in found if each.number is None]
     without_result = [f"{e.arm}: none of the {e.trials} trials of {e.study} has completed" for e in lacking]
     rows = [row for row in summary.controls if row.kind in ARMS and row.state == "finished"]
@@ -206,18 +209,42 @@ def read_confirmation(
         direction=config.objective.direction,
         configurations={row.number: row.hyperparameters for row in plan.top},
         baselines=list(found),
-        comparisons=[comparison for each in zip(*groups, strict=True) for comparison in each],
+        comparisons=apply_holm(compared, same),
         notes=[*plan.notes, *without_result, *left_out],
         rows=len(rows),
         ended=max(int(1000 * (row.ended or 0.0)) for row in rows),
+        expected_best=_expected_best(plan, summary, settings),
     )
+
+
+def _compare(number: int, arms: Mapping[Arm, Mapping[int, Member]], objective: Objective) -> Iterator[PairedComparison]:
+    """Yields the comparisons of one configuration, all timed to the target of its plain control."""
+    from ..analysis.paired_comparison import compare_pairs
+
+    pairs: list[tuple[Arm, Arm]] = [("guided", arm) for arm in arms if arm != "guided"]
+    pairs += [(arm, "plain") for arm in arms if arm not in ("guided", "plain")]
+    for first, second in pairs:
+        yield compare_pairs(number, (first, second), (arms[first], arms[second]), objective, plain=arms["plain"])
+
+
+def _expected_best(plan: ConfirmPlan, summary: Summary, settings: Settings) -> dict[str, BestOfN]:
+    """Returns the expected best of n design trials of the search and of the strongest control's."""
+    from ..analysis.expected_best import best_of_design
+    from ..study.stored_trials import read_rows
+
+    searches = {"guided": summary.rows}
+    if (rival := plan.rivals.get("strongest")) and rival.name in study_names_of_ours(settings):
+        searches["strongest"] = read_rows(rival.name, get_storage(settings.storage))
+    maximize = plan.config.objective.direction == "maximize"
+    found = {arm: best_of_design(rows, maximize=maximize) for arm, rows in searches.items()}
+    return {arm: each for arm, each in found.items() if each is not None}
 
 
 def _read_members(
     sister: str, rows: Iterable[Mapping[int, TrialRecord]], settings: Settings
 ) -> tuple[dict[int, Member], list[str]]:
     """Loads trained members of pairs, by number; returns them, and a note for each reason why some are left out."""
-    from ..analysis.paired_comparison import Member
+    from ..analysis.speedup import Member
     from ..training import checkpoint
 
     members: dict[int, Member] = {}
@@ -228,7 +255,8 @@ def _read_members(
         elif (saved := checkpoint.load_latest(settings.checkpoints(sister, number))) is None:
             gone.append(number)
         else:
-            members[number] = Member(saved.history, diverged=saved.diverged is not None)
+            collapsed = str(row.outcome) == "collapsed"
+            members[number] = Member(saved.history, diverged=saved.diverged is not None, collapsed=collapsed)
     reasons = (failed, "failed, see sweep status"), (gone, "the checkpoints are gone")
     return members, [f"{sister} {', '.join(map(str, n))}: {why}; the pairs are left out" for n, why in reasons if n]
 

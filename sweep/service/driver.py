@@ -19,7 +19,7 @@ from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from ..execution.trial_source import Key, TrialRequest
 from ..losses.options import DOMINANT, INERT
-from ..study.finalists import best_rows, wanted_rows, wanted_tuned
+from ..study.finalists import best_rows, missing_trials, wanted_rows, wanted_tuned, wanted_tuning
 from ..study.records import Outcome
 from ..study.storages.leases import RENEW_EVERY
 from ..study.storages.storage import UNREACHABLE, Backoff
@@ -170,7 +170,11 @@ class Driver:
             trial = self._controls.ask()
             if trial is not None or self._trials or self._controls.is_busy():
                 return trial
-            self._controls.add(wanted_tuned(self._config, self._search.rows(), self._controls.rows()))
+            rows, controls = self._search.rows(), self._controls.rows()
+            if more := missing_trials(wanted_tuning(self._config, rows, controls), controls):
+                self._controls.add(more)  # the best on fresh seeds is not the best of the search
+                return self._controls.ask()
+            self._controls.add(wanted_tuned(self._config, rows, controls))
             self._enter("tuned")
         trial = self._controls.ask()
         if trial is None and not self._trials and not self._controls.is_busy():

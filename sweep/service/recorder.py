@@ -14,7 +14,7 @@ from typing import cast
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from ..study import provenance
-from ..study.finalists import best_rows
+from ..study.finalists import ranked_rows
 from ..study.records import ARMS, Kind, Outcome, TrialRecord
 from ..study.study import Study
 from ..study.trial import Trial
@@ -169,7 +169,7 @@ class Recorder:
         from ..training.trial import trained_model
 
         self._tracker.log_text(None, study_file, "study.yaml")
-        best = best_rows(self._config, self._search.rows(), 1)
+        best = ranked_rows(self._config, self._search.rows(), self._controls.rows())
         if not best or self._search.get_user_attr("recorded_best") == best[0].number:
             return
         row = best[0]

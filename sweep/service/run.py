@@ -251,7 +251,7 @@ def all_trained(
     config: StudyConfig, rows: Sequence[TrialRecord], controls: Sequence[TrialRecord], options: RunOptions
 ) -> bool:
     """Returns True if nothing is left to train of a study, or of the pairs if options name them."""
-    from ..study.finalists import missing_trials, wanted_rows, wanted_tuned
+    from ..study.finalists import missing_trials, wanted_rows, wanted_tuned, wanted_tuning
 
     if options.pairs is not None:
         return not missing_trials(options.pairs, [row for row in controls if row.state == "finished"])
@@ -260,4 +260,5 @@ def all_trained(
         return False
     if not all(any(point.items() <= row.hyperparameters.items() for row in rows) for point in options.first):
         return False
-    return not missing_trials([*wanted_rows(config, rows), *wanted_tuned(config, rows, own)], own)
+    second = [*wanted_tuning(config, rows, own), *wanted_tuned(config, rows, own)]
+    return not missing_trials([*wanted_rows(config, rows), *second], own)

@@ -1,7 +1,7 @@
 """The baselines of `sweep confirm`: the studies that search for them, and the rows that are trained in pairs.
 
-A baseline's study has the same number of trials, sampler, pruner and epochs as the guided network's, and the same
-space, with hyperparameters of its own in place of guidance.
+A baseline's study has the same number of trials, sampler, pruner, epochs and finalists as the guided network's, and the
+same space, with hyperparameters of its own in place of guidance.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ..config.search_space import Choices, Dimension, Range, Scalar
 from ..config.sections import FinalistsConfig
 from ..config.study_config import OF_CONFIRM, StudyConfig
 from .distributions import contains, distributions
-from .finalists import best_rows, is_of_guidance, tuned_space, unguided
+from .finalists import is_of_guidance, ranked_rows, tuned_space, unguided
 from .records import Arm, PlannedTrial, TrialRecord
 
 METHODS: tuple[Arm, ...] = ("dropout", "weight_decay", "batch_norm", "he", "orthogonal", "lsuv")
@@ -25,7 +25,8 @@ def baseline_study(config: StudyConfig, arm: Arm, trials: int) -> StudyConfig:
     own = {name: config.searched.get(name, d) if _is_searched(d) else d for name, d in _own(config)[arm].items()}
     space: dict[str, Dimension] = {"lambda1": 0.0, "lambda2": 0.0, **kept, **own}
     trials = trials if any(map(_is_searched, space.values())) else 1
-    endless = {"hours": None, "target": None, "finalists": FinalistsConfig(top=0)}
+    finalists = config.search.finalists.model_copy(update={"tuned": 0})  # chosen as the guided network is
+    endless = {"hours": None, "target": None, "finalists": finalists if trials > 1 else FinalistsConfig(top=0)}
     search = config.search.model_copy(update={"trials": trials, "design": min(config.search.design, trials), **endless})
     return config.model_copy(update={"name": f"{config.name}{OF_CONFIRM}{arm}", "space": space, "search": search})
 
@@ -78,10 +79,12 @@ def _is_searched(dimension: Dimension) -> bool:
     return isinstance(dimension, Range | Choices)
 
 
-def configurations(config: StudyConfig, search: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Returns the completed trials of the search with distinct hyperparameters, best first."""
+def configurations(
+    config: StudyConfig, search: Sequence[TrialRecord], controls: Sequence[TrialRecord] = ()
+) -> list[TrialRecord]:
+    """Returns the completed trials of the search with distinct hyperparameters, best first, see `ranked_rows`."""
     found: list[TrialRecord] = []
-    for row in best_rows(config, search):
+    for row in ranked_rows(config, search, controls):
         if all(row.hyperparameters != other.hyperparameters for other in found):
             found.append(row)
     return found
@@ -94,6 +97,31 @@ def pair_members(
     guided = row.hyperparameters
     control: dict[Arm, dict[str, Scalar]] = {"placebo": {**guided, "guidance.placebo": True}} if placebo else {}
     return {"guided": guided, "plain": unguided({**config.constants, **guided}), **control, **found}
+
+
+def same_networks(
+    config: StudyConfig, arms: Mapping[Arm, Mapping[str, Scalar]], defaults: Mapping[str, object]
+) -> dict[Arm, Arm]:
+    """Returns the arms that are trained as an arm before them is: dropout at a rate of 0 as the plain control.
+
+    Args:
+        config: the study.
+        arms: hyperparameters by arm, see `pair_members`.
+        defaults: defaults of the model's options.
+    """
+    trained_as: dict[Arm, dict[str, object]] = {}
+    same: dict[Arm, Arm] = {}
+    for arm, values in arms.items():
+        trial = config.trial(values)
+        own = trial.model_copy(update={"model": {**defaults, **trial.model}}).model_dump(mode="json")
+        if trial.guidance.lambda1 == trial.guidance.lambda2 == 0:
+            own["guidance"] = None
+        first = next((other for other, each in trained_as.items() if each == own), None)
+        if first is None:
+            trained_as[arm] = own
+        else:
+            same[arm] = first
+    return same
 
 
 def wanted_pairs(

@@ -6,7 +6,10 @@ learning rate of its own.
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from ..config.search_space import Choices, Range, Scalar
 from ..config.study_config import StudyConfig
@@ -19,6 +22,64 @@ def best_rows(config: StudyConfig, rows: Iterable[TrialRecord], top: int | None 
     done = [r for r in rows if r.outcome == "completed" and r.value is not None]
     sign = 1 if config.objective.direction == "minimize" else -1
     return sorted(done, key=lambda r: (sign * (r.value or 0.0), r.number))[:top]
+
+
+class Expected(NamedTuple):
+    """The objective that a configuration is expected to have on a fresh seed.
+
+    The value of the search is better than that: the best of many trials were partly lucky.
+    """
+
+    value: float
+    seeds: int  # fresh seeds that it is the mean of; 0: the value of the search, plus what the finalists lost
+    lost: int  # fresh seeds on which it diverged or collapsed
+
+
+def expected_on_fresh_seeds(
+    config: StudyConfig, search: Iterable[TrialRecord], controls: Sequence[TrialRecord]
+) -> dict[int, Expected]:
+    """Returns the expected objective of completed search trials, by number; empty without finalists.
+
+    A finalist has the mean of its fresh seeds. Any other trial has its own value, plus the mean difference between the
+    finalists' fresh means and values: no trial behind all finalists is then expected to be better than the best of
+    them.
+    """
+    done, seeds = best_rows(config, search), fresh_seeds(config)
+    found: dict[int, Expected] = {}
+    for row in done:
+        again = [r for r in controls if r.kind == "finalist" and r.seed in seeds]
+        runs = [r for r in again if r.state == "finished" and r.hyperparameters == row.hyperparameters]
+        values = [r.value for r in runs if r.outcome == "completed" and r.value is not None]
+        lost = sum(r.outcome not in ("completed", "failed") for r in runs)
+        if values or lost:
+            found[row.number] = Expected(statistics.fmean(values) if values else math.nan, len(values), lost)
+    whole = {row.number: found[row.number].value - (row.value or 0.0) for row in done if _is_whole(found, row)}
+    if not whole:
+        return found
+    luck = statistics.fmean(whole.values())
+    return {row.number: found.get(row.number, Expected((row.value or 0.0) + luck, 0, 0)) for row in done}
+
+
+def _is_whole(found: Mapping[int, Expected], row: TrialRecord) -> bool:
+    return row.number in found and not found[row.number].lost
+
+
+def ranked_rows(
+    config: StudyConfig, search: Iterable[TrialRecord], controls: Sequence[TrialRecord]
+) -> list[TrialRecord]:
+    """Returns completed search trials by what they are expected to have on a fresh seed, best first.
+
+    Finalists that were lost on a fresh seed come last. Without finalists the order is that of `best_rows`.
+    """
+    done = best_rows(config, search)
+    expected = expected_on_fresh_seeds(config, done, controls)
+    sign = 1 if config.objective.direction == "minimize" else -1
+
+    def key(row: TrialRecord) -> tuple[int, float]:  # `sorted` keeps the order of the search among equals
+        value, _, lost = expected.get(row.number, Expected(row.value or 0.0, 0, 0))
+        return lost, sign * value if math.isfinite(value) else math.inf
+
+    return sorted(done, key=key)
 
 
 def fresh_seeds(config: StudyConfig) -> list[int]:
@@ -50,17 +111,31 @@ def wanted_rows(config: StudyConfig, search: Sequence[TrialRecord]) -> list[Plan
         pairs += [(row, row.seed) for row in search if row.design and row.outcome == "completed"]
     controls: dict[str, PlannedTrial] = {}
     for row, seed in pairs:
-        control = unguided({**config.constants, **row.hyperparameters})
+        values = {**config.constants, **row.hyperparameters}
+        if (control := unguided(values)) == values:
+            continue  # it is its own control, in the study of a baseline
         # Configurations that differ in guidance alone share one control.
         controls.setdefault(f"{seed} {sorted(control.items())}", PlannedTrial("control", row.number, seed, control))
     wanted += controls.values()
-    if top and config.search.finalists.tuned:
-        best, seed = top[0], config.training.seed
-        base = unguided({**config.constants, **best.hyperparameters})
-        space, count = distributions(tuned_space(config, base)), config.search.finalists.tuned
-        points = sobol_points(space, count=count, skip=0, seed=seed)
-        wanted += [PlannedTrial("tuned", best.number, seed, {**base, **point}) for point in points]
-    return wanted
+    return [*wanted, *(_tuning(config, top[0]) if top else [])]
+
+
+def wanted_tuning(
+    config: StudyConfig, search: Sequence[TrialRecord], controls: Sequence[TrialRecord]
+) -> list[PlannedTrial]:
+    """Plans the trials that tune a control of the configuration that is best on fresh seeds."""
+    top = ranked_rows(config, search, controls)[:1] if config.search.finalists.top else []
+    return [trial for best in top for trial in _tuning(config, best)]
+
+
+def _tuning(config: StudyConfig, best: TrialRecord) -> list[PlannedTrial]:
+    """Plans the trials that tune a control: the first is the plain control itself, so that none is worse."""
+    count, seed = config.search.finalists.tuned, config.training.seed
+    base = unguided({**config.constants, **best.hyperparameters})
+    plain: dict[str, Scalar] = {"training.lr": config.training.lr, "training.init": config.training.init}
+    space = distributions(tuned_space(config, base))
+    points = [{**plain, **base}, *sobol_points(space, count=max(0, count - 1), skip=0, seed=seed)][:count]
+    return [PlannedTrial("tuned", best.number, seed, {**base, **point}) for point in points]
 
 
 def tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Range | Choices]:
@@ -76,10 +151,10 @@ def tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Ra
 def wanted_tuned(
     config: StudyConfig, search: Sequence[TrialRecord], controls: Sequence[TrialRecord]
 ) -> list[PlannedTrial]:
-    """Plans the second stage: the tuned control of the present best trial, on the finalists' fresh seeds."""
+    """Plans the second stage: the tuned control of the best configuration, on the finalists' fresh seeds."""
     return [
         PlannedTrial("tuned", best.number, seed, chosen.hyperparameters)
-        for best in best_rows(config, search, 1)
+        for best in ranked_rows(config, search, controls)[:1]
         for chosen in best_rows(config, tuning_rows(config, best, controls), 1)
         for seed in fresh_seeds(config)
     ]

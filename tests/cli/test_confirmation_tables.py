@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from sweep.analysis.confirmation import BaselineResult, Confirmation
-from sweep.analysis.paired_comparison import Member, apply_holm, compare_pairs
+from sweep.analysis.expected_best import BestOfN
+from sweep.analysis.paired_comparison import apply_holm, compare_pairs
+from sweep.analysis.speedup import Member
 from sweep.cli.confirmation_tables import print_confirmation
 from sweep.config.sections import Objective
 from sweep.training.reports import EpochMetrics
@@ -35,6 +37,7 @@ def shown(first: dict[int, Member], second: dict[int, Member], found: BaselineRe
         notes=["digits is not over"],
         rows=12,
         ended=0,
+        expected_best={"guided": BestOfN(3, 0, [0.5, 0.4, 0.3], [0.1, 0.1, 0.1], [0.9, 0.7, 0.5])},
     )
     console = Console(file=io.StringIO(), width=120)
     print_confirmation(confirmation, console)
@@ -69,8 +72,11 @@ def test_a_clear_gain() -> None:
 def test_a_difference_that_is_not_shown_says_how_many_pairs_would_show_it() -> None:
     text = words(shown(runs([1.0, 0.9, 1.1, 0.8]), runs([1.0, 1.1, 0.9, 1.0])))
     assert "no difference shown in test_loss (gain " in text
-    assert "4 pairs; about " in text
-    assert "pairs would show a difference of this size)" in text
+    assert "4 pairs); a gain above 0." in text
+    assert " pairs (" in text
+    assert ") would show a gain of 0.01, 1%." in text
+    assert " is excluded, equal within 0." in text
+    assert "2 0.4 [0.1, 0.7]" in text
 
 
 def test_one_pair_shows_nothing() -> None:
@@ -80,7 +86,7 @@ def test_one_pair_shows_nothing() -> None:
 
 def test_survivors_are_not_called_better() -> None:
     text = words(shown(runs([0.5, 0.52, 0.51, 0.49, 0.53, 0.5], diverged=1), runs([1.0, 1.1, 1.05, 0.95, 1.02, 1.0])))
-    assert "no difference claimed in test_loss: the better ones are those that have not diverged" in text
+    assert "no difference claimed in test_loss: the better ones are those that have not diverged or collapsed" in text
     assert "diverged: 1 guided, 0 of the others." in text
     assert "1.00x [never, 1.00x]" in text or "1.00x [1.00x, 1.00x]" in text
 
@@ -93,4 +99,4 @@ def test_a_rival_that_was_not_found_is_said_so() -> None:
 
 def test_one_that_hardly_ever_gets_there_has_no_factor() -> None:
     slow, fast = [1.0, 1.1, 1.05, 0.95, 1.02, 1.01, 1.03, 0.97, 0.3], [0.5, 0.52, 0.51, 0.49, 0.53, 0.5, 0.47, 0.5, 0.4]
-    assert "; never reaches the other's final value in 8 of 9 pairs." in words(shown(runs(slow), runs(fast)))
+    assert "; never reaches 0.6166 in 8 of 9 pairs, the other in 0." in words(shown(runs(slow), runs(fast)))

@@ -73,6 +73,12 @@ def test_a_narrow_terminal_gets_a_list_and_a_wide_one_a_table(summary: Summary) 
     assert "  trial   val_loss   lambda1    lambda2   epsilon   depth   width   epochs" in "\n".join(shown(table, 80))
 
 
+def test_the_best_have_the_value_that_is_expected_on_a_fresh_seed_beside_them(summary: Summary) -> None:
+    """Both finalists' runs are 0.1419, the best of the search was 0.10063: the others lose as much."""
+    table = best_table(summary.config, summary.best[:2], summary.expected)
+    assert [row[:3] for row in table.rows] == [("0", "0.10063", "0.1419 (2)"), ("1", "0.10163", "about 0.143")]
+
+
 def test_a_title_wraps_at_the_terminal_and_not_at_the_table(summary: Summary) -> None:
     title, *_ = shown(comparison_table(summary.config, summary.comparison), 160)
     assert title.endswith("gain is positive where guidance is better")
@@ -86,7 +92,9 @@ def test_headers_wrap_between_words_before_a_table_becomes_a_list() -> None:
 
 def test_the_last_line_is_the_best_trial_with_its_hyperparameters(summary: Summary) -> None:
     line = best_line(summary)
-    assert line.startswith("Best: trial 0, val_loss 0.10063, lambda1=1.1e-05 ")
+    assert line.startswith("Best: trial 0, val_loss 0.10063, 0.1419 on fresh seeds, lambda1=1.1e-05 ")
+    unmeasured = Summary.of(summary.config, summary.rows, [])
+    assert best_line(unmeasured).startswith("Best: trial 0, val_loss 0.10063, lambda1=1.1e-05 ")
     assert line.endswith("depth=4 width=128")
     assert best_line(dataclasses.replace(summary, best=[])) == "No trial has completed."
 

@@ -16,10 +16,11 @@ from sweep.study.baselines import (
     configurations,
     first_points,
     pair_members,
+    same_networks,
     trained,
     wanted_pairs,
 )
-from sweep.study.finalists import fresh_seeds
+from sweep.study.finalists import fresh_seeds, wanted_rows
 from sweep.study.records import ARMS
 
 from ..conftest import MakeConfig
@@ -52,7 +53,11 @@ def test_a_rival_has_the_same_study_but_for_guidance(config: StudyConfig, arm: A
         assert getattr(study, section) == getattr(config, section)
     assert (study.search.trials, study.search.design, study.search.sampler) == (33, 12, "qmc")
     assert (study.search.pruner, study.search.hours, study.search.target) == ("hyperband", None, None)
-    assert study.search.finalists.top == 0
+    # It is chosen with the same care: as many finalists on as many seeds.
+    own = config.search.finalists
+    searches = arm not in ("batch_norm", "he", "orthogonal", "lsuv") or study.searched
+    assert (study.search.finalists.top, study.search.finalists.seeds) == (own.top if searches else 0, own.seeds)
+    assert study.search.finalists.tuned == 0 or not searches
     # The storage gives it back as it was.
     assert StudyConfig.model_validate(study.model_dump(mode="json")) == study
 
@@ -170,6 +175,28 @@ def test_members_of_a_pair_differ_in_what_is_compared_and_in_nothing_else(config
     placebo = trials["guided"].guidance.model_copy(update={"placebo": True})
     assert trials["placebo"] == trials["guided"].model_copy(update={"guidance": placebo})
     assert list(pair_members(config, best, {}, placebo=False)) == ["guided", "plain"]
+
+
+def test_arms_that_are_trained_alike_are_one_network(config: StudyConfig) -> None:
+    best, defaults = row(2, 0.1, point(0.03, 3)), {"dropout": 0.0, "batch_norm": False}
+    off = {"depth": 3, "width": 8, "lambda1": 0.0, "lambda2": 0.0}
+    found: dict[Any, dict[str, Any]] = {
+        "strongest": {**off, "training.lr": config.training.lr, "training.init": "default"},
+        "dropout": {**off, "model.dropout": 0.0},
+        "weight_decay": {**off, "training.weight_decay": 1e-4},
+    }
+    arms = pair_members(config, best, found, placebo=True)
+    assert same_networks(config, arms, defaults) == {"strongest": "plain", "dropout": "plain"}
+    inert = row(2, 0.1, {**point(0.03, 3), "lambda1": 0.0})
+    assert same_networks(config, pair_members(config, inert, {}, placebo=False), defaults) == {"plain": "guided"}
+
+
+def test_a_baselines_finalists_are_their_own_controls(config: StudyConfig) -> None:
+    study = baseline_study(config, "strongest", 33)
+    values = {"depth": 3, "training.lr": 0.1, "training.init": "he", "training.lr_schedule": "constant"}
+    wanted = wanted_rows(study, [row(0, 0.1, values)])
+    assert {kind for kind, *_ in wanted} == {"finalist"}
+    assert [seed for _, _, seed, _ in wanted] == fresh_seeds(study)
 
 
 def test_pairs_are_trained_seed_by_seed_on_seeds_that_nothing_else_has(

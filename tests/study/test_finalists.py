@@ -15,11 +15,14 @@ from sweep.config.study_config import StudyConfig
 from sweep.study.finalists import (
     PlannedTrial,
     best_rows,
+    expected_on_fresh_seeds,
     fresh_seeds,
     missing_trials,
+    ranked_rows,
     unguided,
     wanted_rows,
     wanted_tuned,
+    wanted_tuning,
 )
 from sweep.study.records import TrialRecord
 
@@ -62,6 +65,69 @@ def test_the_best_of_a_maximised_study_are_the_largest(study_config: MakeConfig)
     assert [r.number for r in best_rows(config, search_rows())] == [0, 7, 1, 8, 2]
 
 
+# -- the best on fresh seeds -------------------------------------------------------------------------------------------
+
+
+def finalists(config: StudyConfig, values: Mapping[int, Sequence[float | None]]) -> list[TrialRecord]:
+    """The finalists' rows: trial -> the values on the fresh seeds; None for a run that has diverged."""
+    search, found = {r.number: r for r in search_rows()}, []
+    for of, each in values.items():
+        for seed, value in zip(fresh_seeds(config), each, strict=True):
+            outcome = "diverged" if value is None else "completed"
+            fields = {"kind": "finalist", "of": of, "seed": seed, "outcome": outcome}
+            found.append(row(len(found), value, search[of].hyperparameters, **fields))
+    return found
+
+
+def test_the_best_of_the_search_that_is_the_last_on_fresh_seeds_is_not_the_best(config: StudyConfig) -> None:
+    """The search has 2, 1, 8, 7, 0 in this order: 0.1, 0.2, 0.2, 0.3, 0.5."""
+    controls = finalists(config, {2: (0.8, 0.6), 1: (0.3, 0.5), 8: (0.4, 0.6)})
+    found = expected_on_fresh_seeds(config, search_rows(), controls)
+    assert [found[n][:2] for n in (2, 1, 8)] == [(pytest.approx(0.7), 2), (pytest.approx(0.4), 2), (0.5, 2)]
+    # The finalists lost 0.6, 0.2 and 0.3 on fresh seeds: so much is expected of the others.
+    lost = (0.6 + 0.2 + 0.3) / 3
+    assert (found[7].value, found[7].seeds) == (pytest.approx(0.3 + lost), 0)
+    assert [r.number for r in ranked_rows(config, search_rows(), controls)] == [1, 8, 7, 2, 0]
+
+
+def test_without_finalists_the_order_is_that_of_the_search(config: StudyConfig) -> None:
+    assert expected_on_fresh_seeds(config, search_rows(), []) == {}
+    assert ranked_rows(config, search_rows(), []) == best_rows(config, search_rows())
+
+
+def test_a_finalist_that_diverges_on_a_fresh_seed_comes_last(config: StudyConfig) -> None:
+    controls = finalists(config, {2: (0.01, None), 1: (0.3, 0.5), 8: (None, None)})
+    found = expected_on_fresh_seeds(config, search_rows(), controls)
+    assert found[2] == (0.01, 1, 1)
+    assert [r.number for r in ranked_rows(config, search_rows(), controls)] == [1, 7, 0, 2, 8]
+
+
+@given(st.lists(st.floats(0, 10), min_size=6, max_size=6))
+def test_no_trial_behind_the_finalists_is_expected_to_be_better_than_the_best_of_them(values: list[float]) -> None:
+    raw = {"name": "s", "model": {"name": "mlp"}, "data": {"name": "digits"}, "space": SPACE}
+    search = {"finalists": {"top": 3, "seeds": 2}}
+    objective = {"metric": "val_loss", "direction": "minimize"}
+    config = StudyConfig.model_validate({**raw, "objective": objective, "search": search})
+    controls = finalists(config, {2: values[:2], 1: values[2:4], 8: values[4:]})
+    assert ranked_rows(config, search_rows(), controls)[0].number in (2, 1, 8)
+
+
+def test_the_control_of_the_best_on_fresh_seeds_is_tuned_if_it_has_another_size(config: StudyConfig) -> None:
+    """Trial 8 has one layer, the best of the search has three."""
+    search = search_rows()
+    controls = trained(
+        wanted_rows(config, search),
+        {(kind, seed): 0.5 for kind in ("finalist", "control", "tuned") for seed in (10, 11, 12)},
+    )
+    controls = [r for r in controls if r.kind != "finalist"]
+    controls += finalists(config, {2: (0.5, 0.5), 1: (0.5, 0.5), 8: (0.4, 0.4)})
+    more = missing_trials(wanted_tuning(config, search, controls), controls)
+    assert [(r.kind, r.of, r.seed, r.hyperparameters["depth"]) for r in more] == [("tuned", 8, 10, 1)] * 4
+    assert wanted_tuned(config, search, controls) == []
+    same = [r for r in controls if r.kind != "finalist"] + finalists(config, {2: (0.5, 0.5), 1: (0.4, 0.4)})
+    assert missing_trials(wanted_tuning(config, search, same), same) == []
+
+
 # -- what is wanted ----------------------------------------------------------------------------------------------------
 
 
@@ -97,10 +163,13 @@ def test_a_tuned_control_tries_initialisations_and_learning_rates_of_the_best_si
     for _, _, _, hyperparameters in tuned:
         rest = {k: v for k, v in hyperparameters.items() if k not in ("training.lr", "training.init")}
         assert rest == {"lambda1": 0.0, "lambda2": 0.0, "depth": 3, "width": 8}
-    rates = sorted(float(h["training.lr"]) for _, _, _, h in tuned)  # type: ignore[arg-type]
-    # A Sobol' net over 1.5 decades around the study's learning rate: one in each quarter.
+    # The first is the plain control itself: what is tuned is no worse than it on this seed.
+    own = {"training.lr": config.training.lr, "training.init": config.training.init}
+    assert {k: tuned[0].hyperparameters[k] for k in own} == own
+    rates = [float(h["training.lr"]) for _, _, _, h in tuned[1:]]  # type: ignore[arg-type]
+    # The others are of a Sobol' net over 1.5 decades around the study's learning rate: no two in a quarter.
     position = [(math.log10(rate / config.training.lr) + 0.5) / 1.5 for rate in rates]
-    assert [int(4 * p) for p in position] == [0, 1, 2, 3]
+    assert len({int(4 * p) for p in position} & {0, 1, 2, 3}) == 3
     assert {h["training.init"] for _, _, _, h in tuned} <= {"default", "he", "orthogonal"}
     assert len({h["training.init"] for _, _, _, h in tuned}) > 1
 
@@ -126,6 +195,7 @@ def test_a_tuned_control_starts_from_the_best_trials_learning_rate_where_the_spa
     tuned = of_kind(wanted_rows(config, [row(0, 0.1, point(0.1, 2))]), "tuned")
     rates = [float(h["training.lr"]) for _, _, _, h in tuned]  # type: ignore[arg-type]
     assert 0.03 < min(rates) < 0.1 < max(rates) <= 1.0
+    assert (rates[0], tuned[0].hyperparameters["training.init"]) == (0.1, "he"), "the plain control"
     assert {h["training.init"] for _, _, _, h in tuned} == {"default", "he", "orthogonal"}
 
 

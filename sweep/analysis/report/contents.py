@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from ...config.search_space import Choices, Range
 from ...config.settings import Settings
 from ...study.records import TrialRecord
+from ..confirmation import Confirmation
+from ..expected_best import BestOfN, best_of_design
 from ..partial_dependence import Effect, Surface, partial_dependence, partial_dependence_2d
 from ..sensitivity import Analysis
 from ..summary import Summary
@@ -38,9 +40,12 @@ class ReportContents:
     missing: list[Curve]  # without one
     failures: list[Failure]  # most frequent first
     cost: Cost
+    expected_best: dict[str, BestOfN]  # of the search, and of the strongest control's after `sweep confirm`
 
     @classmethod
-    def of(cls, summary: Summary, analysis: Analysis, settings: Settings) -> ReportContents:
+    def of(
+        cls, summary: Summary, analysis: Analysis, settings: Settings, confirmed: Confirmation | None = None
+    ) -> ReportContents:
         """Computes the data of all figures and tables."""
         config, rows = summary.config, [*summary.rows, *summary.controls]
         fitted, pair = analysis.fitted, _pair(analysis)
@@ -50,7 +55,9 @@ class ReportContents:
         kept = [curve for curve in curves if curve.values(config.objective.metric)]
         missing = [curve for curve in curves if curve not in kept]
         spent = cost(config, summary.rows, summary.controls)
-        return cls(summary, analysis, effects, surface, kept, missing, _failures(rows), spent)
+        own = best_of_design(summary.rows, maximize=config.objective.direction == "maximize")
+        searches = {**({"guided": own} if own else {}), **(confirmed.expected_best if confirmed else {})}
+        return cls(summary, analysis, effects, surface, kept, missing, _failures(rows), spent, searches)
 
     @property
     def searched(self) -> dict[str, Range | Choices]:

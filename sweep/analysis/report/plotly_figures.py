@@ -205,6 +205,19 @@ def slices(contents: ReportContents) -> dict[str, go.Figure]:
     return found
 
 
+def expected_best(contents: ReportContents) -> go.Figure:
+    """Draws the best of n design trials that each search is expected to find, with the middle 90 %."""
+    figure = go.Figure()
+    for (arm, found), (colour, _) in zip(contents.expected_best.items(), (ROLES["best"], ROLES["tuned"]), strict=False):
+        n = [*range(1, len(found.mean) + 1)]
+        band = go.Scatter(x=[*n, *n[::-1]], y=[*found.low, *found.high[::-1]], fill="toself", mode="none")
+        figure.add_trace(band.update(fillcolor=colour, opacity=0.2, hoverinfo="skip", showlegend=False))
+        line = go.Scatter(x=n, y=found.mean, mode="lines", name=f"{arm}, {found.trials} trials")
+        figure.add_trace(line.update(line={"color": colour, "width": 2}))
+    figure.update_xaxes(title_text="trials", type="log", dtick="D2")
+    return figure.update_layout(height=330, yaxis_title_text=contents.metric)
+
+
 # -- all of them -----------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +237,7 @@ FIGURES = (
     ReportFigure("learning curves", "curves", learning_curves, lambda c: bool(c.curves)),
     ReportFigure("parallel", "trials", parallel, lambda c: bool(c.best) and len(c.searched) > 1),
     ReportFigure("slice", "trials", slices, lambda c: bool(c.best) and bool(c.searched)),
+    ReportFigure("expected best", "trials", expected_best, lambda c: bool(c.expected_best)),
     ReportFigure("entropies", "entropy", entropies, lambda c: c.networks is not None),
 )
 

@@ -23,7 +23,7 @@ from ...study.baselines import configurations
 from ...study.provenance import Code, code_tags
 from .. import formats, sensitivity_text
 from ..comparison import finalist_verdicts
-from ..confirmation import Confirmation
+from ..confirmation import Confirmation, pair_verdict
 from ..sensitivity import Analysis
 from ..summary import Summary
 from ..trials_dataframe import trials_csv
@@ -62,7 +62,7 @@ def write_report(
     ``codes`` are the versions of the code that trained the study, oldest first. Reads checkpoints for the curves.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    contents = ReportContents.of(summary, analysis, settings)
+    contents = ReportContents.of(summary, analysis, settings, confirmed)
     page, data, trials = folder / "report.html", folder / "sensitivity.json", folder / "trials.csv"
     page.write_text(_render(contents, codes, confirmed), encoding="utf-8")
     data.write_text(json.dumps(sensitivity_text.as_data(analysis), indent=2) + "\n")
@@ -92,6 +92,7 @@ def _render(contents: ReportContents, codes: Sequence[Code], confirmed: Confirma
         config=config,
         analysis=contents.analysis,
         best=contents.best[:BEST],
+        expected=summary.expected,
         counts={outcome: outcomes[outcome] for outcome in ("completed", "pruned", "diverged", "failed")},
         guidance={state: guidance[state] for state in ("inert", "dominant")},
         verdicts=finalist_verdicts(config, summary.comparison),
@@ -99,8 +100,12 @@ def _render(contents: ReportContents, codes: Sequence[Code], confirmed: Confirma
         study_file=to_yaml(config),
         codes=[code_tags(code) for code in codes],
         confirmed=confirmed,
+        confirmed_verdicts=[pair_verdict(c, confirmed.metric) for c in confirmed.comparisons if c.first == "guided"]
+        if confirmed
+        else [],
         confirmed_at=confirmed and _utc(confirmed.ended / 1000),
-        overtaken=[row.number for row in configurations(config, contents.best)[: len(numbers)]] != numbers,
+        overtaken=[row.number for row in configurations(config, contents.best, summary.controls)[: len(numbers)]]
+        != numbers,
         written=_utc(time.time()),
         formats=formats,
         text=sensitivity_text,
