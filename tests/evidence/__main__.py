@@ -58,7 +58,7 @@ def main() -> int:
 
 def _make(entry: Entry) -> int:
     """Runs the commands of an entry and keeps its evidence."""
-    printed: dict[str, str] = {}
+    printed: dict[str, list[str]] = {}
     for words in entry.commands():
         print(f"sweep {shlex.join(words)}", flush=True)
         capture = words[0] != "run"
@@ -66,7 +66,7 @@ def _make(entry: Entry) -> int:
         if code:
             return code
         if capture:
-            printed[words[0]] = out
+            printed.setdefault(words[0], []).append(out)
     filesystem.write_bytes(entry.path, (json.dumps(evidence(entry, printed, Settings()), indent=1) + "\n").encode())
     return 0
 
