@@ -98,6 +98,8 @@ def finalist_verdicts(config: StudyConfig, comparison: FinalistComparison) -> li
         sentences.append(gain_verdict(first.gain_over_tuned, f"a control tuned in {trials} ({format_params(own)})"))
     n = config.search.finalists.seeds
     sample = f"{n} seed{'s are' if n > 1 else ' is'} a small sample"
+    if (several := len(comparison.finalists)) > 1:
+        sample += f", by which it is the best of {several} finalists"
     indication = "on the validation set: an indication, not a test. For a test: sweep confirm."
     return [*sentences, f"{sample}, {indication}"]
 

@@ -137,7 +137,7 @@ def evidence(entry: Entry, printed: Mapping[str, list[str]], settings: Settings)
     found = [BaselineResult(**each) for each in (confirmed or {"rivals": ()})["rivals"]]
     rivals = [summarise(each.study, settings) for each in found]
     runs = [row for each in (summary, *rivals) for row in each.rows] + summary.controls
-    [best] = configurations(config, summary.rows)[:1] if confirmed else [None]
+    [best] = configurations(config, summary.rows, summary.controls)[:1] if confirmed else [None]
     arms = (
         pair_members(
             config, best, best_hyperparameters(found), placebo=any("placebo" in each for each in entry.confirm)
