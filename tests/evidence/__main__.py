@@ -38,21 +38,23 @@ def main() -> int:
     )
     options = parser.parse_args()
     plan, doses = read_plan(), read_doses()
-    if unknown := [name for name in options.names if name not in {**plan, **doses}]:
+    known = {*plan, *doses, *(entry.group for entry in plan.values() if entry.group)}
+    if unknown := [name for name in options.names if name not in known]:
         parser.error(f"not in the plan: {', '.join(unknown)}; there are {', '.join([*plan, *doses])}")
     first = 0
     for entry in plan.values() if not options.write else ():
-        asked = entry.name in options.names if options.names else options.long or not entry.long
+        named = entry.name in options.names or entry.group in options.names
+        asked = named if options.names else options.long or not entry.long
         if asked and not entry.is_made():
             code = _make(entry)
             if code < 0 or code > 128:  # a signal
                 return code
             first = first or code
-            write(plan)
+            write(plan, doses)
     for dose in doses.values() if not options.write else ():
         if (not options.names or dose.name in options.names) and not dose.is_made():
             dose.make(Settings())
-    write(plan)
+    write(plan, doses)
     return first
 
 

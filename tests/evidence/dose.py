@@ -7,6 +7,7 @@ interrupted goes on from its checkpoint.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,7 @@ class Dose:
             found["runs"].append(run)
             found["complete"] = len(found["runs"]) == len(list(self.wanted()))
             filesystem.write_bytes(self.path, (json.dumps(found, indent=1) + "\n").encode())
+            shutil.rmtree(self._folder(seed, strength, settings), ignore_errors=True)
             print(f"{self.name}: seed {seed}, lambda1 {strength:g}: {run['outcome']}", flush=True)  # noqa: T201
 
     def _study(self) -> dict[str, Any]:
@@ -111,9 +113,13 @@ class Dose:
             "runs": [],
         }
 
+    def _folder(self, seed: int, strength: float, settings: Settings) -> Path:
+        """Returns the folder of a run's checkpoints."""
+        return settings.local_dir / self.name / f"{seed}-{strength:g}"
+
     def _run(self, seed: int, strength: float, settings: Settings) -> dict[str, Any]:
         """Trains one network, from its checkpoint if there is one, and returns its test curve."""
-        folder = settings.local_dir / self.name / f"{seed}-{strength:g}"
+        folder = self._folder(seed, strength, settings)
         paths = TrialPaths(folder=folder, data=settings.data, cache=settings.cache)
         metric, epochs, outcome = self._begun()["metric"], [], "interrupted"
         for report in run_trial(self.trial(seed, strength), paths):

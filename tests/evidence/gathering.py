@@ -52,6 +52,7 @@ class Entry:
         sensitivity: True to run `sweep sensitivity`.
         probe: True to classify the codes of its autoencoders with a linear probe.
         long: True if the study takes many hours without a GPU.
+        group: name of the plan's entry if that is several searches, which differ in their seed; else None.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Entry:
     sensitivity: bool = False
     probe: bool = False
     long: bool = False
+    group: str | None = None
 
     @property
     def path(self) -> Path:
@@ -113,12 +115,17 @@ def _option(key: str, value: object) -> list[str]:
 def read_plan() -> dict[str, Entry]:
     """Returns the studies of the page by name, in the order in which they run."""
     raw = read_file(FOLDER / "plan.yaml", "plan.yaml")
-    studies = {name: entry for name, entry in raw.items() if "study" in entry}
-    found = {}
-    for name, entry in studies.items():
-        confirm = entry.pop("confirm", [])
+    found: dict[str, Entry] = {}
+    for name, entry in raw.items():
+        if "study" not in entry:
+            continue
+        confirm, sets, seeds = entry.pop("confirm", []), entry.pop("set", {}), entry.pop("searches", None)
         many = tuple(confirm if isinstance(confirm, list) else [confirm])
-        found[name] = Entry(name=name, sets=entry.pop("set", {}), confirm=many, **entry)
+        if seeds is None:
+            found[name] = Entry(name=name, sets=sets, confirm=many, **entry)
+        for seed in seeds or ():
+            own = {**sets, "training.seed": seed}
+            found[f"{name}-{seed}"] = Entry(name=f"{name}-{seed}", sets=own, confirm=many, group=name, **entry)
     return found
 
 

@@ -27,7 +27,9 @@ def comparisons(evidence: Evidence) -> dict[tuple[str, str], PairedComparison]:
     if not confirmed:
         return {}
     objective = Objective.model_validate(evidence["config"]["objective"])
-    arms = {arm: _members(evidence, arm) for arm in evidence["curves"]}
+    epochs, constant = evidence["config"]["training"]["max_epochs"], evidence["constant"]
+    curves = {arm: {int(seed): curve for seed, curve in each.items()} for arm, each in evidence["curves"].items()}
+    arms = {arm: members(each, objective, epochs=epochs, constant=constant) for arm, each in curves.items()}
     [number, *_] = confirmed["configurations"]
     stored = {(c["first"], c["second"]): c for c in confirmed["comparisons"] if str(c["number"]) == str(number)}
     found = [
@@ -37,27 +39,40 @@ def comparisons(evidence: Evidence) -> dict[tuple[str, str], PairedComparison]:
         )
         for (a, b), c in stored.items()
     ]
-    return {(c.first, c.second): c for c in apply_holm(found)}
+    same = {(int(number), arm): twin for arm, each in curves.items() if (twin := _twin(arm, each, curves))}
+    return {(c.first, c.second): c for c in apply_holm(found, same)}
 
 
-def _members(evidence: Evidence, arm: str) -> dict[int, Member]:
-    """Returns the runs of an arm by seed; the metric of the test set is all that they hold."""
-    metric, epochs = evidence["confirm"]["metric"], evidence["config"]["training"]["max_epochs"]
-    members = {}
-    for seed, curve in evidence["curves"][arm].items():
+def _twin(arm: str, curves: Mapping[int, Any], others: Mapping[str, Mapping[int, Any]]) -> str | None:
+    """Returns the arm before this one whose runs are equal to its own on all seeds that both have."""
+    before = list(others)[: list(others).index(arm)]
+    return next((each for each in before if all(others[each].get(seed) == curves[seed] for seed in curves)), None)
+
+
+def members(
+    curves: Mapping[int, Sequence[float | None]], objective: Objective, *, epochs: int, constant: float
+) -> dict[int, Member]:
+    """Returns runs by seed; the metric of the test set is all that they hold.
+
+    Args:
+        curves: that metric by epoch; a run with fewer than ``epochs`` has diverged.
+        objective: the study's objective.
+        epochs: epochs of a whole run.
+        constant: the metric of a constant predictor.
+    """
+    metric, found = f"test_{objective.metric.removeprefix('val_')}", {}
+    for seed, curve in curves.items():
         values = [math.nan if value is None else value for value in curve]
         history = [EpochMetrics(epoch, {metric: value}, 0) for epoch, value in enumerate(values, 1)]
         whole = len(values) == epochs
-        members[int(seed)] = Member(history, not whole, whole and has_collapsed(evidence, values[-1]))
-    return members
+        found[seed] = Member(history, not whole, whole and _has_collapsed(values[-1], constant, objective.direction))
+    return found
 
 
-def has_collapsed(evidence: Evidence, value: float) -> bool:
-    """Returns True for a final value on the test set at the level of a constant predictor, or worse."""
-    constant = evidence["constant"]
-    if evidence["confirm"]["direction"] == "minimize":
-        return bool(value > (1 - AT_CONSTANT) * constant)
-    return bool(1 - value > (1 - AT_CONSTANT) * (1 - constant))
+def _has_collapsed(value: float, constant: float, direction: str) -> bool:
+    """Returns True for a final value at the level of a constant predictor, or worse."""
+    loss, level = (value, constant) if direction == "minimize" else (1 - value, 1 - constant)
+    return loss > (1 - AT_CONSTANT) * level
 
 
 def relative(c: PairedComparison, direction: str) -> float:
