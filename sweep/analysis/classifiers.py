@@ -7,13 +7,14 @@ fits to bootstrap samples.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .surrogates import Array, Basis, Inputs, Mask, folds
+from .surrogates import Array, Basis, Rows, Trials, nested
 
 REPLICATES = 32
 PENALTIES = 10.0 ** np.arange(-3, 2.1, 0.5)  # inverse penalties, scikit-learn's C
@@ -38,23 +39,21 @@ class LogisticChaos(_Classifier):
 
     name = "logistic polynomial chaos"
 
-    def __init__(self, inputs: Inputs, x: Array, y: Array, uniform: Mask, seed: int):
+    def __init__(self, trials: Trials, seed: int):
         from sklearn.linear_model import LogisticRegression
 
-        self._features, rng = Basis(inputs, 2, seed), np.random.default_rng(seed)
-        z = self._features(x)
+        self._features, rng = Basis(trials.inputs, 2, seed), np.random.default_rng(seed)
+        z, y = self._features(trials.x), trials.y
 
         def fit(penalty: float, rows: Any) -> Any:
             return LogisticRegression(C=penalty, max_iter=500).fit(z[rows], y[rows])
 
-        missed = np.zeros(len(PENALTIES))
-        for train, test in folds(uniform, rng):
-            for i, penalty in enumerate(PENALTIES):
-                missed[i] += np.sum((fit(penalty, train).predict_proba(z[test])[:, 1] - y[test]) ** 2)
-        self.r2 = float(1 - missed.min() / uniform.sum() / y[uniform].var())
-        penalty = PENALTIES[np.argmin(missed)]
-        self._fit = fit(penalty, slice(None))
-        self._replicates = [fit(penalty, rows) for rows in _bootstrap(y, rng)]
+        def predicted(train: Rows, test: Rows) -> Array:
+            return np.array([fit(penalty, train).predict_proba(z[test])[:, 1] for penalty in PENALTIES])
+
+        self.held_out, best = nested(trials, rng, predicted)
+        self._fit = fit(PENALTIES[best], slice(None))
+        self._replicates = [fit(PENALTIES[best], rows) for rows in _bootstrap(y, rng)]
 
 
 class ProcessClassifier(_Classifier):
@@ -62,25 +61,26 @@ class ProcessClassifier(_Classifier):
 
     name = "Gaussian process classifier"
 
-    def __init__(self, inputs: Inputs, x: Array, y: Array, uniform: Mask, seed: int):
+    def __init__(self, trials: Trials, seed: int):
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.gaussian_process import GaussianProcessClassifier
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
-        del inputs  # the kernel needs the encoded columns only
-        self._features, rng = np.asarray, np.random.default_rng(seed)
+        x, y, rng = trials.x, trials.y, np.random.default_rng(seed)
+        self._features = np.asarray
         kernel = ConstantKernel(10.0, (1e-1, 1e3)) * Matern(np.ones(x.shape[1]), (0.1, 1e2), nu=2.5)
+        self.held_out, kernels = np.full(len(y), np.nan), []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             self._fit = GaussianProcessClassifier(kernel, n_restarts_optimizer=2, random_state=seed).fit(x, y)
-
-        def fit(rows: Any) -> Any:
-            return GaussianProcessClassifier(self._fit.kernel_, optimizer=None).fit(x[rows], y[rows])
-
-        splits = folds(uniform, rng)
-        missed = sum(np.sum((fit(train).predict_proba(x[test])[:, 1] - y[test]) ** 2) for train, test in splits)
-        self.r2 = float(1 - missed / uniform.sum() / y[uniform].var())
-        self._replicates = [fit(rows) for rows in _bootstrap(y, rng)]
+            for train, test in trials.folds(rng):
+                fold = GaussianProcessClassifier(self._fit.kernel_).fit(x[train], y[train])
+                self.held_out[test] = fold.predict_proba(x[test])[:, 1]
+                kernels.append(fold.kernel_)
+        self._replicates = [
+            GaussianProcessClassifier(each, optimizer=None).fit(x[rows], y[rows])
+            for each, rows in zip(itertools.cycle(kernels), _bootstrap(y, rng), strict=False)
+        ]
 
 
 def _bootstrap(y: Array, rng: np.random.Generator) -> list[Any]:

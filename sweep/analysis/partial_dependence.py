@@ -18,11 +18,15 @@ class FittedSurrogate:
 
     inputs: Inputs
     surrogate: Surrogate
+    log: bool = False  # True if it predicts the logarithm of the objective
 
 
 @dataclass(frozen=True)
 class Effect:
-    """The expected objective for each value of one hyperparameter, E[y | x_i], with pointwise 95 % bands, [n] each."""
+    """The expected objective for each value of one hyperparameter, E[y | x_i], with pointwise 95 % bands, [n] each.
+
+    Of a surrogate of the logarithm, it is the geometric mean.
+    """
 
     values: list[Scalar]
     mean: Array
@@ -44,14 +48,15 @@ def partial_dependence(fitted: FittedSurrogate, name: str) -> Effect:
     values, rows = _held(fitted.inputs, [name], points=33, sample=128)
     curves = fitted.surrogate.replicates(rows).reshape(-1, len(values[0]), 128).mean(2)
     low, high = np.percentile(curves, [2.5, 97.5], axis=0)
-    return Effect(values[0], fitted.surrogate.mean(rows).reshape(-1, 128).mean(1), low, high)
+    mean = fitted.surrogate.mean(rows).reshape(-1, 128).mean(1)
+    return Effect(values[0], *(np.exp(each) if fitted.log else each for each in (mean, low, high)))
 
 
 def partial_dependence_2d(fitted: FittedSurrogate, a: str, b: str) -> Surface:
     """Returns the expected objective over two hyperparameters, at most 19 values each, the others uniform."""
     values, rows = _held(fitted.inputs, [a, b], points=19, sample=64)
     mean = fitted.surrogate.mean(rows).reshape(len(values[0]), len(values[1]), 64).mean(2)
-    return Surface(values[0], values[1], mean)
+    return Surface(values[0], values[1], np.exp(mean) if fitted.log else mean)
 
 
 def _held(inputs: Inputs, names: Sequence[str], *, points: int, sample: int) -> tuple[list[list[Scalar]], Array]:

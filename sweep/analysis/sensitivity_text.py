@@ -26,18 +26,45 @@ def reliability(analysis: Analysis) -> str:
         strength = "too low to report indices"
     elif _sized(analysis):
         strength = "quantitative"
-    return f"{trials}; {analysis.surrogate}, cross-validated R2 {analysis.r2:.2f}: {strength}."
+    of = f", of {analysis.explainable:.2f} that can be explained" if analysis.explainable is not None else ""
+    bound = f", at least {max(0.0, analysis.r2_low):.2f} (90 % confidence)" if analysis.r2_low is not None else ""
+    return f"{trials}; {analysis.surrogate}, cross-validated R2 {analysis.r2:.2f}{of}{bound}: {strength}."
+
+
+def remarks(analysis: Analysis) -> list[str]:
+    """Returns sentences on the scale, on influential trials and on a flaw of the design."""
+    lines = []
+    if analysis.scale is not None:
+        lines.append(f"Of {analysis.objective} the logarithm is analysed: it is predicted better.")
+    if (influence := analysis.influence) is not None:
+        rest = influence.without
+        strength = "" if rest.r2 is None else f"R2 {rest.r2:.2f}, {rest.strength or 'refused'}: "
+        of = f"{influence.count} of {analysis.n_uniform} uniform trials carry {format_percent(influence.share)}"
+        lines.append(f"Influence: {of} of the variance. Without them, {strength}{interpretation(rest)}")
+    if analysis.warning is not None:
+        lines.append(f"Caution: {analysis.warning}.")
+    return lines
+
+
+def unexplained(analysis: Analysis) -> dict[str, float]:
+    """Returns the shares of the variance that no hyperparameter explains; none if the shares are of a probability."""
+    if analysis.r2 is None or analysis.outcome is not None:
+        return {}
+    rest, noise = min(1.0, max(0.0, 1 - analysis.r2)), 1 - (analysis.explainable or 0.0)
+    if analysis.explainable is None:
+        return {"not explained: noise, or what the surrogate cannot see": rest}
+    return {"noise: one point on several seeds": noise, "what the surrogate cannot see": max(0.0, rest - noise)}
 
 
 def _trials(analysis: Analysis) -> str:
     if analysis.share is not None:
         part = format_percent(analysis.share)
-        return f"{analysis.n_diverged} of {analysis.n_full} uniform trials diverged ({part})"
+        return f"{analysis.share * analysis.n_full:.0f} of {analysis.n_full} uniform trials {analysis.outcome} ({part})"
     at = "" if analysis.epoch is None else f" at epoch {analysis.epoch}"
     space = "that part of the space" if analysis.where else "the space"
-    reasons = ("pruned", "diverged", "failed", "without a value")
-    counts = (analysis.n_pruned, analysis.n_diverged, analysis.n_failed, analysis.n_missing)
-    excluded = format_list([f"{n} {reason}" for n, reason in zip(counts, reasons, strict=True) if n])
+    reasons = ("pruned", "diverged", "collapsed", "failed", "without a value")
+    gone = (analysis.n_pruned, analysis.n_diverged, analysis.n_collapsed, analysis.n_failed, analysis.n_missing)
+    excluded = format_list([f"{n} {reason}" for n, reason in zip(gone, reasons, strict=True) if n])
     uniform = f"{analysis.n_uniform} of them uniform over {space}"
     rest = f"excluded: {excluded}" if excluded else "none excluded"
     return f"{analysis.n_full} trials{at}{_where(analysis)}, {uniform}, {rest}"
@@ -54,18 +81,24 @@ def _sized(analysis: Analysis) -> bool:
 def as_data(analysis: Analysis) -> dict[str, Any]:
     """Returns an analysis as JSON; a refused one has no ``parameters`` and no ``pairs``.
 
-    The keys ``where`` and ``divergence`` (a second analysis) are absent if there is none.
+    The keys ``where``, ``influence``, ``divergence`` and ``collapse`` (analyses, too) are absent if there is none.
     """
     keys = ("study", "objective", "epoch", "trusted", "strength", "reason", "n_full", "n_uniform", "n_pruned")
+    more = ("n_diverged", "n_collapsed", "r2", "r2_low", "explainable", "surrogate", "scale", "warning")
     data = {
-        **{key: getattr(analysis, key) for key in (*keys, "n_diverged", "r2", "surrogate")},
+        **{key: getattr(analysis, key) for key in (*keys, *more)},
+        "unexplained": sum(unexplained(analysis).values()) if unexplained(analysis) else None,
         "parameters": {name: asdict(index) for name, index in analysis.parameters.items()},
         "pairs": {"*".join(pair): asdict(together) for pair, together in analysis.pairs.items()},
     }
     if analysis.where is not None:
         data["where"] = analysis.where
-    if analysis.divergence is not None:
-        data["divergence"] = as_data(analysis.divergence)
+    if (influence := analysis.influence) is not None:
+        without = as_data(influence.without)
+        data["influence"] = {"count": influence.count, "share": influence.share, "without": without}
+    for name in ("divergence", "collapse"):
+        if (second := getattr(analysis, name)) is not None:
+            data[name] = as_data(second)
     return data
 
 
@@ -77,7 +110,8 @@ def interpretation(analysis: Analysis) -> str:
 
 
 def _alone(analysis: Analysis) -> str:
-    variance = f"the variance of {analysis.objective}{_where(analysis)}"
+    scale = "" if analysis.scale is None else f"{analysis.scale} "
+    variance = f"the variance of {scale}{analysis.objective}{_where(analysis)}"
     ranked = sorted(analysis.parameters.items(), key=lambda item: -item[1].first)
     strong = [(name, share(index.first, index.first_ci)) for name, index in ranked if index.first >= SMALL]
     if not strong:

@@ -1,6 +1,6 @@
-"""Surrogates of an objective over its search space: sparse polynomial chaos and a Gaussian process.
+"""The inputs of a surrogate, the trials that it is fitted to, and one surrogate: sparse polynomial chaos.
 
-Each measures how well it predicts held-out uniform trials, and holds replicates of itself for intervals.
+Each surrogate predicts tested trials by models that never saw them, and holds replicates of itself for intervals.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,13 +20,12 @@ from ..study.distributions import Distribution, from_unit
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Rows = NDArray[np.intp]
 
 REPLICATES = 64
 QUANTILES = 4096  # equally likely values that represent the distribution of one input
 DEGREE = 6
 FOLDS = 8
-TUNED_ON, CONDITIONED_ON = 200, 320  # maximum of trials, uniform ones first: the time is cubic in them
-FEATURES = 1024  # random Fourier features of a draw from the prior
 
 
 class Input:
@@ -116,7 +116,7 @@ class Surrogate(Protocol):
     """A model that predicts the objective from encoded hyperparameters."""
 
     name: str
-    r2: float  # cross-validated share of the variance of uniform trials that the model predicts
+    held_out: Array  # [n]: prediction of each tested trial by a model that was chosen and fitted without it; else NaN
 
     def mean(self, x: Array) -> Array:
         """Returns the prediction [n] at encoded rows [n, columns]."""
@@ -125,32 +125,65 @@ class Surrogate(Protocol):
         """Returns the predictions of the replicates, [REPLICATES, n]."""
 
 
+@dataclass(frozen=True)
+class Trials:
+    """The trials that a surrogate is fitted to.
+
+    Attributes:
+        x: encoded hyperparameters, [n, columns].
+        y: the value of each, [n].
+        tested: mask [n] of the uniform trials that measure how well a surrogate predicts.
+        points: [n]; trials that repeat a point on another seed have one number, and are held out together.
+    """
+
+    inputs: Inputs
+    x: Array
+    y: Array
+    tested: Mask
+    points: Rows
+
+    def folds(self, rng: np.random.Generator) -> list[tuple[Rows, Rows]]:
+        """Returns splits (train, test): each tests a part of the tested trials and trains on all other trials."""
+        rows, tested = np.arange(len(self.y)), rng.permutation(np.unique(self.points[self.tested]))
+        held = [np.isin(self.points, part) for part in np.array_split(tested, FOLDS)]
+        return [(rows[~part], rows[part & self.tested]) for part in held]
+
+    def first(self, rows: Rows) -> Trials:
+        """Returns the trials in these rows."""
+        return replace(self, x=self.x[rows], y=self.y[rows], tested=self.tested[rows], points=self.points[rows])
+
+
 class PolynomialChaos:
     """Sparse polynomial chaos: Legendre polynomials of single inputs and of pairs, chosen by the lasso.
 
-    Replicates are fits to bootstrap samples of the trials, with the penalty that was chosen for all trials.
-
-    Encoded trials ``x`` [n, columns] have the values ``y`` [n]; ``uniform`` [n] masks those at uniform points.
+    The penalty for the trials of a fold is chosen by the other folds. Replicates are fits to bootstrap samples of the
+    trials, with the penalty that was chosen for all trials.
 
     Source: Blatman and Sudret, J. Comput. Phys. 230 (2011).
     """
 
     name = "polynomial chaos"
 
-    def __init__(self, inputs: Inputs, x: Array, y: Array, uniform: Mask, seed: int):
+    def __init__(self, trials: Trials, seed: int):
         from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import Lasso, LassoCV
+        from sklearn.linear_model import Lasso, lasso_path
 
-        self._basis = Basis(inputs, DEGREE, seed)
-        z, rng = self._basis(x), np.random.default_rng(seed)
+        self._basis = Basis(trials.inputs, DEGREE, seed)
+        z, y, rng = self._basis(trials.x), trials.y, np.random.default_rng(seed)
+        penalties = np.abs((z - z.mean(0)).T @ (y - y.mean())).max() / len(y) * np.logspace(0, -3, 50)
+
+        def predicted(train: Rows, test: Rows) -> Array:
+            center, level = z[train].mean(0), y[train].mean()
+            _, weights, _ = lasso_path(z[train] - center, y[train] - level, alphas=penalties, max_iter=20_000)
+            return np.asarray(level + (z[test] - center) @ weights).T
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            whole = LassoCV(cv=folds(uniform, rng), max_iter=20_000).fit(z, y)
-            self.r2 = float(1 - whole.mse_path_.mean(1).min() / y[uniform].var())
-            fits = [whole]
+            self.held_out, best = nested(trials, rng, predicted)
+            fits = [Lasso(penalties[best], max_iter=20_000).fit(z, y)]
             for _ in range(REPLICATES):
                 rows = rng.integers(len(y), size=len(y))
-                fits.append(Lasso(whole.alpha_, max_iter=5_000, tol=1e-3).fit(z[rows], y[rows]))
+                fits.append(Lasso(penalties[best], max_iter=5_000, tol=1e-3).fit(z[rows], y[rows]))
         weights = np.array([fit.coef_ for fit in fits])
         self._used = np.flatnonzero(weights.any(0))
         self._weights, self._intercepts = weights[:, self._used], np.array([[fit.intercept_] for fit in fits])
@@ -164,10 +197,20 @@ class PolynomialChaos:
         return self._intercepts[1:] + self._weights[1:] @ self._basis(x, self._used).T
 
 
-def folds(uniform: Mask, rng: np.random.Generator) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Returns splits (train, test): each tests a part of the uniform trials and trains on all other trials."""
-    tested, every = rng.permutation(np.flatnonzero(uniform)), np.arange(len(uniform))
-    return [(np.setdiff1d(every, part), part) for part in np.array_split(tested, FOLDS)]
+def nested(trials: Trials, rng: np.random.Generator, predicted: Callable[[Rows, Rows], Array]) -> tuple[Array, int]:
+    """Chooses one of k penalties by cross-validation; ``predicted`` returns the predictions [k, test] under each.
+
+    Returns:
+        The held-out predictions [n], in each fold under the penalty that the other folds would choose; and the index of
+        the penalty that all folds choose.
+    """
+    folds = trials.folds(rng)
+    found = [predicted(train, test) for train, test in folds]
+    missed = np.array([((each - trials.y[test]) ** 2).sum(1) for each, (_, test) in zip(found, folds, strict=True)])
+    held_out = np.full(len(trials.y), np.nan)
+    for each, own, (_, test) in zip(found, missed, folds, strict=True):
+        held_out[test] = each[np.argmin(missed.sum(0) - own)]
+    return held_out, int(np.argmin(missed.sum(0)))
 
 
 class Basis:
@@ -199,64 +242,3 @@ class Basis:
             for i, k in self._terms[term]:
                 out[:, column] *= factors[i][:, k]
         return (out - self._center[used]) / self._scale[used]
-
-
-class GaussianProcess:
-    """Gaussian process with a Matern-5/2 kernel, a length scale for each column (ARD), and white noise.
-
-    R2 is that of leave-one-out prediction (Rasmussen and Williams, Gaussian Processes for Machine Learning, 5.4.2).
-    Replicates are draws from the posterior: random Fourier features draw from the prior, which is then conditioned
-    exactly (Wilson et al., Efficiently sampling functions from Gaussian process posteriors, ICML 2020).
-    Arguments: see `PolynomialChaos`.
-    """
-
-    name = "Gaussian process"
-
-    def __init__(self, inputs: Inputs, x: Array, y: Array, uniform: Mask, seed: int):
-        del inputs  # the columns are all it needs
-        rng = np.random.default_rng(seed)
-        # Uniform trials first, though not alone: it is to hold all over the space, and where the sampler looked.
-        order = np.r_[rng.permutation(np.flatnonzero(uniform))[: TUNED_ON * 3 // 4], rng.permutation(len(y))]
-        some = np.array(list(dict.fromkeys(order.tolist())))[:CONDITIONED_ON]
-        x, y, uniform = x[some], y[some], uniform[some]
-        self._x, self._center, self._scale = x, y[uniform].mean(), y[uniform].std()
-        target = (y - self._center) / self._scale
-        self._kernel, noise = _fit_kernel(x[:TUNED_ON], target[:TUNED_ON], seed)
-        inverse = np.linalg.inv(self._kernel(x) + (noise + 1e-10) * np.eye(len(y)))
-        missed = (inverse @ target / np.diag(inverse))[uniform]
-        self.r2 = float(1 - np.mean(missed**2) / target[uniform].var())
-        amplitude, scales = self._kernel.k1.constant_value, np.reshape(self._kernel.k2.length_scale, (-1, 1))
-        # The spectral density of Matern-5/2 is Student's t with 5 degrees of freedom.
-        student = rng.standard_normal((x.shape[1], FEATURES)) / np.sqrt(rng.chisquare(5, FEATURES) / 5)
-        self._frequencies, self._phases = student / scales, rng.uniform(0, 2 * np.pi, FEATURES)
-        self._weights = rng.standard_normal((FEATURES, REPLICATES)) * np.sqrt(2 * amplitude / FEATURES)
-        prior = self._prior(x)
-        seen = prior + np.sqrt(noise) * rng.standard_normal(prior.shape)
-        self._update = inverse @ np.c_[target, target[:, None] - seen]
-
-    def _prior(self, x: Array) -> Array:
-        return np.asarray(np.cos(x @ self._frequencies + self._phases) @ self._weights)
-
-    def mean(self, x: Array) -> Array:
-        """See `Surrogate`."""
-        return np.asarray(self._center + self._scale * (self._kernel(x, self._x) @ self._update[:, 0]))
-
-    def replicates(self, x: Array) -> Array:
-        """See `Surrogate`."""
-        draws = self._prior(x) + self._kernel(x, self._x) @ self._update[:, 1:]
-        return np.asarray(self._center + self._scale * draws).T
-
-
-def _fit_kernel(x: Array, y: Array, seed: int) -> tuple[Any, float]:
-    """Returns the kernel of largest marginal likelihood, and the variance of the noise."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
-
-    kernel = ConstantKernel(1.0, (1e-2, 1e3)) * Matern(np.ones(x.shape[1]), (0.05, 1e3), nu=2.5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        # A single start ended in a bad optimum at times; restarts make the fit reliable.
-        noisy = kernel + WhiteKernel(0.1, (1e-6, 10))
-        fitted = GaussianProcessRegressor(noisy, n_restarts_optimizer=4, random_state=seed).fit(x, y)
-    return fitted.kernel_.k1, float(fitted.kernel_.k2.noise_level)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..analysis.formats import format_expected, format_mean_sd, format_params, format_value
-from ..analysis.sensitivity_text import WIDE, interpretation, notable_pairs, reliability
+from ..analysis.sensitivity_text import WIDE, interpretation, notable_pairs, reliability, remarks, unexplained
 from ..config.search_space import ALIASES
 from ..config.study_config import StudyConfig
 from ..study.records import ARMS
@@ -146,6 +146,8 @@ def print_analysis(analysis: Analysis, console: Console, settings: Settings, *, 
     at = "" if analysis.epoch is None else f", epoch {analysis.epoch}"
     console.print(Text(f"Sensitivity of {analysis.objective} in {analysis.study}{at}", style="bold"))
     console.print(Text(reliability(analysis)), soft_wrap=not console.is_terminal)
+    for remark in remarks(analysis):
+        console.print(Text(complete_commands(remark, settings, analysis.study)), soft_wrap=not console.is_terminal)
     if analysis.trusted and not brief:
         console.print(_indices_table(analysis))
         for (a, b), together in notable_pairs(analysis):
@@ -154,9 +156,10 @@ def print_analysis(analysis: Analysis, console: Console, settings: Settings, *, 
         console.print(Text(f"  {name} is left out: {why}"))
     text = complete_commands(interpretation(analysis), settings, analysis.study)
     console.print(Text(text), soft_wrap=not console.is_terminal)
-    if analysis.divergence is not None and not brief:
-        console.print()
-        print_analysis(analysis.divergence, console, settings)
+    for second in (analysis.divergence, analysis.collapse):
+        if second is not None and not brief:
+            console.print()
+            print_analysis(second, console, settings)
 
 
 def _indices_table(analysis: Analysis) -> StackingTable:
@@ -165,6 +168,8 @@ def _indices_table(analysis: Analysis) -> StackingTable:
     table = StackingTable(columns, title=f"Shares of the variance over {part}", left=1)
     for name, index in sorted(analysis.parameters.items(), key=lambda item: -item[1].total):
         table.add_row(name, _share(index.first, index.first_ci), _share(index.total, index.total_ci))
+    for name, value in unexplained(analysis).items():
+        table.add_row(name, f"{value:.2f}", "")
     return table
 
 

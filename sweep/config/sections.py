@@ -194,7 +194,10 @@ class SearchConfig(Section):
     """The budget, the sampler and the pruner."""
 
     trials: int = Field(50, ge=1, description="Trials in total, design trials and failed ones included.")
-    design: int = Field(0, ge=0, description="Of these, uniform (Sobol') trials, never pruned; they come first.")
+    design: int = Field(0, ge=0, description="Of these, uniform trials, never pruned; they come first.")
+    design_seeds: int = Field(
+        1, ge=1, description="Seeds of every third design point; 2 or more tell noise from what sensitivity cannot see."
+    )
     sampler: SamplerName = "tpe"
     pruner: PrunerName = "median"
     hours: float | None = Field(None, gt=0, description="Start no new trial after this many hours of a run.")

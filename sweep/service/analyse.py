@@ -17,6 +17,7 @@ from ..study.storages.catalog import CONFIRMATION, get_storage, load_stored_conf
 if TYPE_CHECKING:
     from ..analysis.report.report import Report
     from ..analysis.sensitivity import Analysis
+    from ..study.dataframe import Table
     from ..tracking.tracker import Tracker
     from .callback import RunCallback
 
@@ -36,25 +37,30 @@ def sensitivity(
     """Analyses the sensitivity of a study, ours or any other of the storage: one analysis for each objective.
 
     ``metric``, ``epoch``, ``against_control``: see `sweep.study.dataframe.read_tables`; ``where``: see
-    `sweep.analysis.conditions`. With ``divergence``, its probability is analysed too, if trials have diverged.
+    `sweep.analysis.conditions`. With ``divergence``, its probability is analysed too, if trials have diverged; and that
+    of a collapse.
 
     Raises:
         SweepError: no such study, metric or epoch, or a malformed condition.
     """
     from ..analysis.conditions import parse_conditions
-    from ..analysis.sensitivity import analyse, analyse_divergence
+    from ..analysis.sensitivity import analyse, analyse_outcome
     from ..study.dataframe import read_tables
 
     tables = read_tables(
         name, get_storage(settings.storage), settings, metric=metric, epoch=epoch, against_control=against_control
     )
     conditions = {} if where is None else parse_conditions(where, tables[0].space)
-    analyses = [replace(analyse(table, where=conditions), where=where) for table in tables]
-    if divergence:
-        second = [analyse_divergence(table, where=conditions) for table in tables]
-        second = [each and replace(each, where=where) for each in second]
-        return [replace(each, divergence=other) for each, other in zip(analyses, second, strict=True)]
-    return analyses
+
+    def analysed(table: Table) -> Analysis:
+        whole = replace(analyse(table, where=conditions), where=where)
+        if not divergence:
+            return whole
+        found = (analyse_outcome(table, outcome, where=conditions) for outcome in ("diverged", "collapsed"))
+        diverged, collapsed = (each and replace(each, where=where) for each in found)
+        return replace(whole, divergence=diverged, collapse=collapsed)
+
+    return [analysed(table) for table in tables]
 
 
 def importances(name: str, settings: Settings) -> dict[str, dict[str, float]]:

@@ -33,8 +33,9 @@ class Table:
 
     Attributes:
         epoch: epoch of ``value``; None in a study without epochs.
-        trials: by number; the columns are ``outcome``, ``design`` (uniform over the space, never pruned), ``epochs``,
-            ``value`` (NaN for a trial without a full budget) and ``params_<name>`` for each hyperparameter.
+        trials: by number; the columns are ``outcome``, ``design`` (uniform over the space, never pruned),
+            ``independent`` (such a trial that was drawn on its own), ``repeat`` (of such a point, on another seed),
+            ``epochs``, ``value`` (NaN for a trial without a full budget) and ``params_<name>`` for each hyperparameter.
         space: hyperparameters that every trial has.
         left_out: other hyperparameters, each with the reason.
         hint: instruction that adds uniform trials.
@@ -109,6 +110,8 @@ def _frame(trials: Sequence[FrozenTrial], space: Distributions, values: Sequence
         "outcome": [_outcome(t) for t in trials],
         # A trial that was uniform over another space is not uniform over this one.
         "design": [_is_design(t) and all(t.distributions.get(n) == d for n, d in space.items()) for t in trials],
+        "independent": [t.user_attrs.get("independent") is True for t in trials],
+        "repeat": [t.user_attrs.get("repeat") is True for t in trials],
         "epochs": [t.user_attrs.get("epochs", max(t.intermediate_values, default=0)) for t in trials],
         "value": [v if math.isfinite(v) else math.nan for v in values],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from ..config.search_space import Scalar
 from ..config.study_config import StudyConfig
 from .distributions import Distributions, random_point, sobol_points
 
+REPEAT_SEED = 5_000  # added to the study's seed: above the seeds of the finalists, below those of `sweep confirm`
+
 
 def presampled_params(config: StudyConfig, space: Distributions, number: int) -> dict[str, Scalar]:
     """Returns the values of a trial, by seed and number alone, if the sampler draws them when they are enqueued."""
@@ -23,10 +26,42 @@ def presampled_params(config: StudyConfig, space: Distributions, number: int) ->
         case "uniform":
             return random_point(space, seed=seed, number=number)
         case "sobol":
-            # Design trials are points of another sequence: its scramble is the seed itself.
             return sobol_points(space, count=1, skip=number, seed=seed + 1)[0]
         case None:
             return {}
+
+
+def design_trials(
+    config: StudyConfig,
+    space: Distributions,
+    present: Sequence[tuple[Mapping[str, Scalar], Mapping[str, Any]]],
+    count: int,
+) -> list[tuple[dict[str, Scalar], dict[str, Any]]]:
+    """Returns the values and the user attributes of the next design trials, given those that there are.
+
+    Points are drawn independently and uniformly, by seed and position alone: a Sobol' sequence has identities that
+    confuse one interaction with another, which cross-validation on its points cannot see. With ``design_seeds``, every
+    third point is repeated on as many other seeds.
+    """
+    seed, others = config.training.seed, config.search.design_seeds - 1
+    points = [dict(values) for values, attrs in present if not attrs.get("repeat")]
+    drawn = sum(bool(attrs.get("independent")) for _, attrs in present)
+    done = {(_key(values), attrs.get("seed")) for values, attrs in present}
+    planned: list[tuple[dict[str, Scalar], dict[str, Any]]] = []
+    while len(planned) < count:
+        repeats = itertools.product(points[: len(points) // 3], range(seed + REPEAT_SEED, seed + REPEAT_SEED + others))
+        if repeat := next(((p, s) for p, s in repeats if (_key(p), s) not in done), None):
+            planned.append((repeat[0], {"seed": repeat[1], "design": True, "repeat": True}))
+        else:
+            points.append(random_point(space, seed=seed + 1, number=drawn))
+            planned.append((points[-1], {"seed": seed, "design": True, "independent": True}))
+            drawn += 1
+        done.add((_key(planned[-1][0]), planned[-1][1]["seed"]))
+    return planned
+
+
+def _key(values: Mapping[str, Scalar]) -> tuple[tuple[str, Scalar], ...]:
+    return tuple(sorted(values.items()))
 
 
 def build_sampler(config: StudyConfig, space: Distributions, seed: int) -> BaseSampler:

@@ -21,10 +21,10 @@ from ..config.search_space import Scalar
 from ..config.study_config import StudyConfig
 from ..training.reports import EpochMetrics
 from .claims import Claims
-from .distributions import distributions, sobol_points, suggest
+from .distributions import distributions, suggest
 from .pruners import build_pruner, explain_pruning, pruning_epochs
 from .records import ARMS, Outcome, PlannedTrial, TrialRecord
-from .samplers import WarmStartSampler, build_sampler, presampled_params
+from .samplers import WarmStartSampler, build_sampler, design_trials, presampled_params
 from .storages.rdb_cache import forget_cached_trials, trial_id
 from .storages.storage import FORMAT, UNREACHABLE, exclusive, read_config, write_batch
 from .stored_trials import is_orphan, read_leases, to_record
@@ -89,7 +89,7 @@ class Study(Claims):
         self._known = prior_trials(self.get_user_attr("knowledge"), self._space)
 
     def enqueue_budget(self, first: Sequence[Mapping[str, Scalar]] = ()) -> int:
-        """Writes the budget into the storage: WAITING rows up to ``trials``, ``design`` of them Sobol' points.
+        """Writes the budget into the storage: WAITING rows up to ``trials``, ``design`` of them uniform.
 
         Trials with the values of the points ``first`` are added to the budget if they are missing; in a new study they
         come before all others. Returns the budget: more than ``trials`` if it was larger before.
@@ -104,10 +104,10 @@ class Study(Claims):
                     self._enqueue(values, {"seed": seed, "design": False, "given": True})
                     present.append(dict(point))
             own = [t for t in rows if not t.user_attrs.get("given")]
-            designed = sum(bool(t.user_attrs.get("design")) for t in own)
-            design = max(0, min(search.design - designed, search.trials - len(own)))
-            for point in sobol_points(self._space, count=design, skip=designed, seed=seed):
-                self._enqueue(point, {"seed": seed, "design": True})
+            designed = [(t.params, t.user_attrs) for t in own if t.user_attrs.get("design")]
+            design = max(0, min(search.design - len(designed), search.trials - len(own)))
+            for values, attrs in design_trials(self.config, self._space, designed, design):
+                self._enqueue(values, attrs)
             for number in range(len(own) + design, search.trials):
                 # Of samplers that do not learn, the values depend on nothing but the seed.
                 values = presampled_params(self.config, self._space, number)

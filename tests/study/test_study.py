@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import multiprocessing
 import os
@@ -16,10 +17,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
+from scipy.stats import kstest, uniform
 
 from sweep.config.errors import StorageError, without_password
 from sweep.config.study_config import StudyConfig
@@ -172,8 +175,11 @@ def test_the_budget_is_rows_that_wait(opened: Any, study_config: MakeConfig, sto
     opened(more, storage_url).enqueue_budget()
     assert study.rows()[:5] == first
     assert [r.design for r in study.rows()] == [True, True, False, False, False, True, True, False, False]
-    designed = [row.hyperparameters["lambda1"] for row in study.rows() if row.design]
-    assert parts(designed, 4) == [0, 1, 2, 3]  # the sequence went on
+    at_once = opened(more.model_copy(update={"name": "at-once"}), storage_url)
+    at_once.enqueue_budget()
+    designed, same = ([row.hyperparameters for row in each.rows() if row.design] for each in (study, at_once))
+    assert designed == same  # the sequence went on
+    assert len({row["lambda1"] for row in designed}) == 4
     opened(config, storage_url).enqueue_budget()  # a smaller budget takes nothing away
     all_design = more.search.model_copy(update={"design": 9})
     opened(
@@ -231,15 +237,47 @@ def test_failed_trials_count(opened: Any, study_config: MakeConfig, journal_url:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp"])
-def test_design_trials_are_sobol_points_whatever_the_sampler(
+def test_design_trials_are_independent_uniform_points_whatever_the_sampler(
     opened: Any, study_config: MakeConfig, journal_url: str, sampler: str
 ) -> None:
-    config = study_config(search={"trials": 9, "design": 8, "sampler": sampler})
+    """Of 256 points the product of four signs has the mean 0 +- 1/16; of a Sobol' sequence, some are always 1."""
+    names = ("lambda1", "lambda2", "epsilon", "training.lr", "training.weight_decay")
+    space = {name: {"low": 0.1, "high": 0.3} for name in names}
+    config = study_config(space=space, search={"trials": 257, "design": 256, "sampler": sampler})
     study = opened(config, journal_url)
     study.enqueue_budget()
-    trials = everything(study)
-    assert [t.design for t in trials] == [True] * 8 + [False]
-    assert parts([t.hyperparameters["lambda1"] for t in trials[:8]], 8) == list(range(8))
+    trials = in_optuna(config.name, journal_url)
+    assert [t.user_attrs["design"] for t in trials] == [True] * 256 + [False]
+    assert [t.user_attrs.get("independent", False) for t in trials] == [True] * 256 + [False]
+    points = np.array([[t.params[name] - 0.2 for name in space] for t in trials[:256]])
+    assert kstest(points.ravel(), uniform(-0.1, 0.2).cdf).pvalue > 0.01
+    for size in (2, 3, 4):
+        for axes in itertools.combinations(range(5), size):
+            assert abs(np.prod(np.sign(points[:, axes]), axis=1).mean()) < 0.25
+
+
+def test_every_third_design_point_is_repeated_on_other_seeds(
+    opened: Any, study_config: MakeConfig, storage_url: str
+) -> None:
+    def rows(design: int, seeds: int) -> list[tuple[float, int, bool]]:
+        search = {"trials": design, "design": design, "design_seeds": seeds}
+        config = study_config(search=search)
+        opened(config, storage_url).enqueue_budget()
+        trials = in_optuna(config.name, storage_url)
+        return [(t.params["lambda1"], t.user_attrs["seed"], "repeat" in t.user_attrs) for t in trials]
+
+    first = rows(8, 2)
+    assert [repeat for _, _, repeat in first] == [False] * 3 + [True] + [False] * 3 + [True]
+    assert [first[3][0], first[7][0]] == [first[0][0], first[1][0]]
+    assert {seed for _, seed, repeat in first if not repeat} == {0}
+    assert len({value for value, _, repeat in first if not repeat}) == 6
+    assert first[3][1] == first[7][1] not in (0, 1, 2, 3)  # nor that of a finalist
+    assert rows(8, 2) == first  # a resumed study has the same design
+    more = rows(11, 3)  # the sequence goes on, with a third seed for the points that were repeated
+    assert more[:8] == first
+    assert [(value, repeat) for value, _, repeat in more[8:10]] == [(first[0][0], True), (first[1][0], True)]
+    assert more[8][1] == more[9][1] != first[3][1]
+    assert not more[10][2]
 
 
 def test_the_sampler_qmc_draws_sobol_points(opened: Any, study_config: MakeConfig, journal_url: str) -> None:
