@@ -17,6 +17,7 @@ import sys
 from sweep.config import filesystem
 from sweep.config.settings import Settings
 
+from .dose import read_doses
 from .gathering import Entry, evidence, read_plan
 from .page import write
 
@@ -36,25 +37,30 @@ def main() -> int:
         "--write", action="store_true", help="run nothing; write losses/RESULTS.md from the existing evidence"
     )
     options = parser.parse_args()
-    plan = read_plan()
-    if unknown := [name for name in options.names if name not in plan]:
-        parser.error(f"not in the plan: {', '.join(unknown)}; there are {', '.join(plan)}")
+    plan, doses = read_plan(), read_doses()
+    known = {*plan, *doses, *(entry.group for entry in plan.values() if entry.group)}
+    if unknown := [name for name in options.names if name not in known]:
+        parser.error(f"not in the plan: {', '.join(unknown)}; there are {', '.join([*plan, *doses])}")
     first = 0
     for entry in plan.values() if not options.write else ():
-        asked = entry.name in options.names if options.names else options.long or not entry.long
+        named = entry.name in options.names or entry.group in options.names
+        asked = named if options.names else options.long or not entry.long
         if asked and not entry.is_made():
             code = _make(entry)
             if code < 0 or code > 128:  # a signal
                 return code
             first = first or code
-            write(plan)
-    write(plan)
+            write(plan, doses)
+    for dose in doses.values() if not options.write else ():
+        if (not options.names or dose.name in options.names) and not dose.is_made():
+            dose.make(Settings())
+    write(plan, doses)
     return first
 
 
 def _make(entry: Entry) -> int:
     """Runs the commands of an entry and keeps its evidence."""
-    printed: dict[str, str] = {}
+    printed: dict[str, list[str]] = {}
     for words in entry.commands():
         print(f"sweep {shlex.join(words)}", flush=True)
         capture = words[0] != "run"
@@ -62,7 +68,7 @@ def _make(entry: Entry) -> int:
         if code:
             return code
         if capture:
-            printed[words[0]] = out
+            printed.setdefault(words[0], []).append(out)
     filesystem.write_bytes(entry.path, (json.dumps(evidence(entry, printed, Settings()), indent=1) + "\n").encode())
     return 0
 

@@ -1,4 +1,4 @@
-"""Draws the figure of ``losses/RESULTS.md``: test curves of all studies with pairs."""
+"""Draws the figures of ``losses/RESULTS.md``: test curves of all studies with pairs, and dose-responses."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from .dose import Dose
+    from .dose_tables import Response
 
 COLOURS = {  # Okabe and Ito's palette for colour-blind readers
     "guided": "#0072B2",
@@ -61,3 +64,36 @@ def _curves(axes: Axes, name: str, evidence: Mapping[str, Any]) -> None:
     axes.tick_params(labelsize=7)
     axes.tick_params(which="minor", labelsize=6)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_doses(found: Mapping[str, Sequence[Response]], doses: Mapping[str, Dose], file: Path) -> None:
+    """Draws one panel for each dose-response: gains in percent of the control's loss, by lambda1.
+
+    Points are pairs, bars means with 95 % intervals; the band is that of equivalence.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from .dose_tables import MARGIN
+
+    if not found:
+        return
+    figure = Figure(figsize=(4 * len(found), 3), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (name, responses) in zip(figure.subplots(1, len(found), squeeze=False).flat, found.items(), strict=True):
+        axes.axhspan(-100 * MARGIN, 100 * MARGIN, color="0.9")
+        axes.axhline(0, color="0.5", linewidth=0.8)
+        for each in responses:
+            final, scale = each.pair.final, 100 / each.pair.final_means[1]
+            axes.plot(
+                [each.lambda1] * len(final.values), np.array(final.values) * scale, ".", color="0.6", markersize=3
+            )
+            reach = [[(final.value - (final.low or 0)) * scale], [((final.high or 0) - final.value) * scale]]
+            axes.errorbar([each.lambda1], [final.value * scale], reach, color=COLOURS["guided"], marker="o", capsize=3)
+        axes.set_xscale("log")
+        axes.set_title(doses[name].label, fontsize=9)
+        axes.set_xlabel("lambda1", fontsize=8)
+        axes.set_ylabel("gain over lambda1 0, % of its loss", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=DPI)

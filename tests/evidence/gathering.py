@@ -25,9 +25,11 @@ from sweep.study.baselines import configurations, pair_members, trained
 from sweep.study.storages.catalog import get_storage, load_stored_config
 from sweep.training import checkpoint
 
+from .judging import merged
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import nn
+    from torch import Tensor, nn
 
     from sweep.data.batches import DataPart
     from sweep.study.records import TrialRecord
@@ -46,20 +48,22 @@ class Entry:
         label: description in tables.
         study: built-in study that it derives from.
         sets: settings that differ from the built-in study, by path.
-        confirm: options of `sweep confirm`; None for a study without pairs.
+        confirm: options of `sweep confirm`, of each one that runs; none for a study without pairs.
         sensitivity: True to run `sweep sensitivity`.
         probe: True to classify the codes of its autoencoders with a linear probe.
         long: True if the study takes many hours without a GPU.
+        group: name of the plan's entry if that is several searches, which differ in their seed; else None.
     """
 
     name: str
     label: str
     study: str
     sets: dict[str, Any] = field(default_factory=dict)
-    confirm: dict[str, Any] | None = None
+    confirm: tuple[dict[str, Any], ...] = ()
     sensitivity: bool = False
     probe: bool = False
     long: bool = False
+    group: str | None = None
 
     @property
     def path(self) -> Path:
@@ -70,8 +74,8 @@ class Entry:
         """Returns the arguments of its commands, after ``sweep``."""
         sets = [word for key, value in self.sets.items() for word in ("--set", f"{key}={json.dumps(value)}")]
         commands = [["run", self.study, "--set", f"name={self.name}", *sets]]
-        if self.confirm is not None:
-            options = [word for key, value in self.confirm.items() for word in _option(key, value)]
+        for each in self.confirm:
+            options = [word for key, value in each.items() for word in _option(key, value)]
             commands.append(["confirm", self.name, *options, "--json"])
         return [*commands, *([["sensitivity", self.name]] if self.sensitivity else [])]
 
@@ -93,7 +97,8 @@ class Entry:
         if not self.path.exists():
             return False
         found, commands = self.read(), [shlex.join(words) for words in self.commands()]
-        return bool(found["commands"] == commands and found["config"] == self.config().model_dump(mode="json"))
+        # What the study file could not say when the evidence was made has its default.
+        return bool(found["commands"] == commands and StudyConfig.model_validate(found["config"]) == self.config())
 
     def read(self) -> dict[str, Any]:
         """Returns the evidence."""
@@ -110,27 +115,40 @@ def _option(key: str, value: object) -> list[str]:
 def read_plan() -> dict[str, Entry]:
     """Returns the studies of the page by name, in the order in which they run."""
     raw = read_file(FOLDER / "plan.yaml", "plan.yaml")
-    return {name: Entry(name=name, sets=entry.pop("set", {}), **entry) for name, entry in raw.items() if name[0] != "."}
+    found: dict[str, Entry] = {}
+    for name, entry in raw.items():
+        if "study" not in entry:
+            continue
+        confirm, sets, seeds = entry.pop("confirm", []), entry.pop("set", {}), entry.pop("searches", None)
+        many = tuple(confirm if isinstance(confirm, list) else [confirm])
+        if seeds is None:
+            found[name] = Entry(name=name, sets=sets, confirm=many, **entry)
+        for seed in seeds or ():
+            own = {**sets, "training.seed": seed}
+            found[f"{name}-{seed}"] = Entry(name=f"{name}-{seed}", sets=own, confirm=many, group=name, **entry)
+    return found
 
 
-def evidence(entry: Entry, printed: Mapping[str, str], settings: Settings) -> dict[str, Any]:
+def evidence(entry: Entry, printed: Mapping[str, list[str]], settings: Settings) -> dict[str, Any]:
     """Gathers the evidence of an entry after its commands have run.
 
     Args:
         entry: the entry.
-        printed: output of `sweep confirm` and `sweep sensitivity`, by command.
+        printed: outputs of `sweep confirm` and `sweep sensitivity`, by command.
         settings: workspace and storage of the commands.
     """
     from sweep.study.storages.storage import get_user_attr
 
     summary, config = summarise(entry.name, settings), load_stored_config(entry.name, settings)
-    confirmed = json.loads(printed.get("confirm", "null"))
+    confirmed = merged([json.loads(said) for said in printed.get("confirm", ())])
     found = [BaselineResult(**each) for each in (confirmed or {"rivals": ()})["rivals"]]
     rivals = [summarise(each.study, settings) for each in found]
     runs = [row for each in (summary, *rivals) for row in each.rows] + summary.controls
     [best] = configurations(config, summary.rows, summary.controls)[:1] if confirmed else [None]
     arms = (
-        pair_members(config, best, best_hyperparameters(found), placebo=bool((entry.confirm or {}).get("placebo")))
+        pair_members(
+            config, best, best_hyperparameters(found), placebo=any("placebo" in each for each in entry.confirm)
+        )
         if best
         else {}
     )
@@ -138,18 +156,20 @@ def evidence(entry: Entry, printed: Mapping[str, str], settings: Settings) -> di
     return {
         "commands": [shlex.join(words) for words in entry.commands()],
         "code": get_user_attr(entry.name, "code", get_storage(settings.storage)),
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "hours": sum(row.seconds or 0.0 for row in runs) / 3600,
         "config": config.model_dump(mode="json"),
-        "trials": [_trial(row, config, settings) for row in summary.rows],
+        "trials": [_trial(row) for row in summary.rows],
         "curves": _curves(pairs, config, settings),
         **({"probe": _probes(pairs, summary, settings)} if entry.probe else {}),
         "confirm": confirmed,
-        "sensitivity": printed.get("sensitivity"),
+        "constant": constant_level(config, settings) if confirmed else None,
+        "sensitivity": "".join(printed.get("sensitivity", ())) or None,
     }
 
 
-def _hardware() -> dict[str, Any]:
+def hardware() -> dict[str, Any]:
+    """Returns the processor, its cores and the GPU."""
     import torch
 
     processors = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
@@ -164,9 +184,33 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
-def _trial(row: TrialRecord, config: StudyConfig, settings: Settings) -> dict[str, Any]:
-    """Returns one trial of the search; a completed one with the spread of its taps, if it has convolutions."""
-    found = {
+def constant_level(config: StudyConfig, settings: Settings) -> float:
+    """Returns the objective's metric on the test set of the best constant output, which sees the training set alone.
+
+    That is the mean training image for an autoencoder's loss, and the most frequent class for accuracy.
+    """
+    from sweep.data.loading import load_dataset
+
+    dataset = load_dataset(config.data, root=settings.data, cache=settings.cache)
+    (x, y), (seen, classes) = (_whole(part, dataset.info.scale) for part in (dataset.test, dataset.train))
+    if config.objective.metric == "val_accuracy":
+        return float((y == classes.mode().values).float().mean())
+    return float((x - seen.mean(dim=0)).square().mean())
+
+
+def _whole(part: DataPart, scale: float) -> tuple[Tensor, Tensor]:
+    """Returns all images and labels of a part of a data set."""
+    import torch
+
+    from sweep.data.batches import batches
+
+    ordered = list(batches(part, batch_size=1000, device="cpu", shuffle=None, scale=scale))
+    return torch.cat([x for x, _ in ordered]), torch.cat([y for _, y in ordered])
+
+
+def _trial(row: TrialRecord) -> dict[str, Any]:
+    """Returns one trial of the search."""
+    return {
         "number": row.number,
         "outcome": row.outcome,
         "value": row.value,
@@ -174,24 +218,6 @@ def _trial(row: TrialRecord, config: StudyConfig, settings: Settings) -> dict[st
         "hyperparameters": row.hyperparameters,
         "guidance": row.tags.get("sweep.guidance"),
     }
-    if row.outcome == "completed" and (saved := checkpoint.load_latest(settings.checkpoints(config.name, row.number))):
-        found["log_tap_spread"] = tap_spread(saved.state.get("model", {}))
-    return found
-
-
-def tap_spread(weights: dict[str, Any]) -> float | None:
-    """Returns the spread of log|c11| over the filters of a layer, mean over convolutions, in nats.
-
-    It measures how unevenly the filters keep entropy. None for a network without kernels larger than 1 x 1.
-
-    Args:
-        weights: a state dict.
-    """
-    from sweep.losses.conv import taps
-
-    kernels = [w for w in weights.values() if w.ndim == 4 and w[0, 0].numel() > 1]
-    spreads = [float(taps(kernel).std()) for kernel in kernels]
-    return sum(spreads) / len(spreads) if spreads else None
 
 
 def _curves(
@@ -237,7 +263,6 @@ def probe(trial: TrialConfig, folder: Path, settings: Settings) -> float:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from sweep.data.batches import batches
     from sweep.data.loading import load_dataset
     from sweep.training.trial import build
 
@@ -250,10 +275,9 @@ def probe(trial: TrialConfig, folder: Path, settings: Settings) -> float:
     encoder = cast("nn.Module", model.encoder)
 
     def coded(part: DataPart) -> tuple[NDArray[Any], NDArray[Any]]:
+        x, y = _whole(part, dataset.info.scale)
         with torch.no_grad():
-            ordered = batches(part, batch_size=1000, device="cpu", shuffle=None, scale=dataset.info.scale)
-            made = [(encoder(x.flatten(1)), y) for x, y in ordered]
-        return torch.cat([code for code, _ in made]).numpy(), torch.cat([y for _, y in made]).numpy()
+            return encoder(x.flatten(1)).numpy(), y.numpy()
 
     fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(*coded(dataset.train.first(PROBED)))
     return float(fitted.score(*coded(dataset.test)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -23,7 +22,6 @@ from sweep.analysis.summary import summarise
 from sweep.config.settings import Settings
 from sweep.config.study_file import assigned, built_in_names
 from sweep.data.loading import load_dataset
-from sweep.models import build_model
 from sweep.service.confirm import confirm
 from sweep.training import checkpoint
 
@@ -31,7 +29,8 @@ from ..support import rayless
 from ..support.absent import DATA, data_root
 from . import __main__ as results
 from . import gathering, page
-from .gathering import Entry, evidence, read_plan, tap_spread
+from .dose import read_doses
+from .gathering import Entry, evidence, read_plan
 
 ROOT = Path(__file__).parents[2]
 PLAN = read_plan()
@@ -67,8 +66,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="module")
 def found(settings: Settings) -> dict[str, Any]:
     """The evidence of that study."""
-    entry = Entry(name="small", label="a small one", study="digits", confirm={"seeds": 2}, probe=True)
-    said = {"confirm": (settings.workspace / "said.json").read_text()}
+    entry = Entry(name="small", label="a small one", study="digits", confirm=({"seeds": 2},), probe=True)
+    said = {"confirm": [(settings.workspace / "said.json").read_text()]}
     return evidence(entry, said, settings)
 
 
@@ -125,43 +124,50 @@ def test_a_probe_is_a_logistic_regression_on_the_codes(settings: Settings, found
     assert 0.4 < expected < 1
 
 
-def test_the_spread_of_taps_is_over_the_filters_of_a_layer() -> None:
-    model = build_model(name="cnn", depth=3, width=4, downsample=1, in_shape=(1, 8, 8), num_outputs=2)
-    weights = model.state_dict()
-    expected = []
-    for weight in weights.values():
-        if weight.ndim == 4:
-            logs = [math.log(abs(float(kernel[0, 0]))) for filters in weight for kernel in filters]
-            expected.append(float(np.std(logs, ddof=1)))
-    assert len(expected) == 3
-    assert tap_spread(weights) == pytest.approx(sum(expected) / 3, rel=1e-5)
-    assert tap_spread({"weight": torch.ones(3, 3)}) is None
+@pytest.mark.parametrize("data", ["mnist", "cifar10"])
+def test_a_constant_predictor_is_the_best_constant(data: str, settings: Settings) -> None:
+    settings = settings.model_copy(update={"data": data_root(data)})
+    name = {"mnist": "mnist-guidance-d08", "cifar10": "cifar10-cnn-d04"}[data]
+    config = PLAN[name].config()
+    dataset = load_dataset(config.data, root=settings.data, cache=settings.cache)
+    if data == "mnist":
+        train, test = (part.images.double().numpy() / 255 for part in (dataset.train, dataset.test))  # type: ignore[union-attr]
+        expected = ((test - train.mean(axis=0)) ** 2).mean()
+    else:
+        expected = np.bincount(dataset.test.labels).max() / dataset.test.size  # type: ignore[union-attr]
+    assert gathering.constant_level(config, settings) == pytest.approx(expected, rel=1e-5)
+    assert PLAN[name].read()["constant"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_page_says_what_there_is_and_what_there_is_not(
     found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gathering, "FOLDER", tmp_path)
+    folder = tmp_path / "RESULTS"
+    shutil.copytree(gathering.FOLDER, folder)
+    monkeypatch.setattr(gathering, "FOLDER", folder)
     monkeypatch.setattr(page, "PAGE", tmp_path / "RESULTS.md")
-    monkeypatch.setattr(page, "CURVES", tmp_path / "curves.png")
-    name = "mnist-guidance-d08"
-    (tmp_path / f"{name}.json").write_text(json.dumps(found))
-    page.write(PLAN)
+    monkeypatch.setattr(page, "FIGURES", tmp_path)
+    name = "mnist-guidance-d16"
+    found = {**found, "constant": 1.0}  # after three epochs the small one is no better than a constant
+    (folder / f"{name}.json").write_text(json.dumps(found))
+    (folder / "mnist-guidance-d02.json").unlink()
+    page.write(PLAN, {})
     text = (tmp_path / "RESULTS.md").read_text()
     level = found["confirm"]["comparisons"][0]["levels"][0]
-    assert f"| 8 | 2 | `test_loss` | {level:.4g} |" in text
-    assert "not run yet: `python -m tests.evidence mnist-guidance-d16`" in text
-    verdict = next(c["verdict"] for c in found["confirm"]["comparisons"] if c["second"] == "plain")
-    assert {"better": "better in 1", "worse": "worse in 1", "not shown": "no difference shown in 1"}[verdict] in text
-    assert (tmp_path / "curves.png").stat().st_size > 5000
+    assert f"| 16 | 2 | `test_loss` | {level:.4g} |" in text
+    assert "not run yet: `python -m tests.evidence mnist-guidance-d02`" in text
+    assert (tmp_path / "guidance-curves.png").stat().st_size > 5000
     assert not PLAN[name].is_made(), "of other commands"
     entry = PLAN[name]
     commands = [shlex.join(words) for words in entry.commands()]
     there = {**found, "commands": commands, "config": entry.config().model_dump(mode="json")}
-    (tmp_path / f"{name}.json").write_text(json.dumps(there))
+    (folder / f"{name}.json").write_text(json.dumps(there))
     assert entry.is_made()
+    del there["config"]["search"]["design_seeds"]
+    (folder / f"{name}.json").write_text(json.dumps(there))
+    assert entry.is_made(), "by a version that had not this option yet"
     there["config"]["training"]["lr"] = 0.1234
-    (tmp_path / f"{name}.json").write_text(json.dumps(there))
+    (folder / f"{name}.json").write_text(json.dumps(there))
     assert not entry.is_made(), "of another study"
 
 
@@ -170,7 +176,8 @@ def test_the_page_in_the_repository_is_the_one_that_its_evidence_makes(
 ) -> None:
     monkeypatch.setattr(page, "PAGE", tmp_path / "RESULTS.md")
     monkeypatch.setattr(page, "draw", lambda *_: None)
-    page.write(PLAN)
+    monkeypatch.setattr(page, "draw_doses", lambda *_: None)
+    page.write(PLAN, read_doses())
     text = (tmp_path / "RESULTS.md").read_text()
     assert text == (ROOT / "losses/RESULTS.md").read_text()
     links = re.findall(r"\]\((?!https?:)([^)]+)\)", text)
@@ -193,7 +200,7 @@ right:
 @pytest.mark.ray
 def test_what_fails_keeps_nothing_else_from_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "FOLDER", tmp_path)
-    monkeypatch.setattr(results, "write", lambda _: None)
+    monkeypatch.setattr(results, "write", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["python -m tests.evidence"])
     monkeypatch.setenv("SWEEP_WORKSPACE", str(tmp_path / "results"))
     (tmp_path / "plan.yaml").write_text(PLAN_OF_TWO)
@@ -212,11 +219,3 @@ def test_a_name_that_the_plan_lacks_is_refused() -> None:
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "not in the plan: mnist-guidance-d80" in done.stderr
-
-
-def test_the_numbers_of_the_readme_are_those_of_the_page() -> None:
-    readme, page = (re.sub(r"\s+", " ", (ROOT / name).read_text()) for name in ("README.md", "losses/RESULTS.md"))
-    claims = readme.partition("**The paper's claims**")[2].partition("What guidance does here")[0]
-    numbers = re.findall(r"[-+]?[\d.]+[x%] \[[^\]]+\]", claims)
-    assert len(numbers) >= 9
-    assert [number for number in numbers if number not in page] == []
