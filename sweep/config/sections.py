@@ -208,9 +208,12 @@ class SearchConfig(Section):
 
     @property
     def afterwards(self) -> int:
-        """Largest number of finalists, controls and tuning trials that follow the search."""
+        """Largest number of finalists, controls and tuning trials that follow the search.
+
+        Rarely ``tuned`` more: if the best on fresh seeds differs from the best of the search in more than guidance.
+        """
         top, seeds, tuned = self.finalists.top, self.finalists.seeds, self.finalists.tuned
-        tuning = min(top, 2) * tuned + seeds if top and tuned else 0  # again if the best on fresh seeds is another
+        tuning = tuned + seeds if top and tuned else 0
         return 2 * top * seeds + tuning + (self.design if self.design_controls else 0)
 
 

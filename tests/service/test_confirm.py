@@ -196,7 +196,7 @@ def target_of(curves: list[list[float]]) -> float | None:
     """95 % of the mean improvement of three runs, or less where they differ; t(2) is 4.303 at 97.5 %."""
     start, end = (statistics.fmean(curve[i] for curve in curves) for i in (0, -1))
     best = [max(curve) for curve in curves]
-    missed = statistics.fmean(best) - 4.3027 * statistics.stdev(best) * (4 / 3) ** 0.5
+    missed = statistics.fmean(best) - 4.302653 * statistics.stdev(best) * (4 / 3) ** 0.5
     target = min(start + 0.95 * (end - start), missed)
     return target if target > start else None
 
