@@ -1,7 +1,5 @@
 """Connects to Ray; imports nothing else, so that Ray can start while the rest is still being imported."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import logging
@@ -49,14 +47,13 @@ class ClusterError(ConnectionError):
 def connected(address: str, modules: Sequence[str] = (), cpus: int | None = None) -> Iterator[None]:
     """Connects to Ray for a ``with`` block, unless it is within another such block of the same address.
 
+    Raises ClusterError if nothing answers, the token is refused, or the cluster has another version of Ray or Python.
+
     Args:
         address: ``local`` (a private Ray, which ends after the block), ``auto``, ``host:port`` or ``ray://host:port``.
         modules: package folders and single files that are copied to the workers; takes almost a second, each for
             ``local``, all together for a cluster.
         cpus: CPUs that ``local`` offers; None: those of this machine.
-
-    Raises:
-        ClusterError: nothing answers, the token is refused, or the cluster has another version of Ray or Python.
     """
     if _connected == [address]:
         yield
@@ -70,11 +67,8 @@ def connected(address: str, modules: Sequence[str] = (), cpus: int | None = None
             stack.enter_context(quiet("ray"))
             if address == "local":
                 options |= {"include_dashboard": False, "num_cpus": cpus}
-                hook = import_hook()
-                options["runtime_env"] = {
-                    **({"py_modules": list(modules)} if modules else {}),
-                    **({"worker_process_setup_hook": hook} if hook else {}),
-                } or None
+                found = {"py_modules": list(modules), "worker_process_setup_hook": import_hook()}
+                options["runtime_env"] = {name: value for name, value in found.items() if value} or None
             else:
                 check_access(address)
                 if modules and _SUBMITTED not in os.environ:
@@ -102,18 +96,17 @@ def connected(address: str, modules: Sequence[str] = (), cpus: int | None = None
 
 def _init(address: str, options: dict[str, Any]) -> None:
     """Starts Ray, or connects to it; retries once if one of its processes did not start, as on a busy machine."""
-    try:
-        ray.init(address=address, **options)
-        return
-    except Exception as error:  # Ray raises plain ones
-        if not any(words in str(error) for words in START_FAILURES):
-            raise
-        logger.info("Ray did not start (%s): trying once more", first_line(error))
-    ray.shutdown()
-    try:
-        ray.init(address=address, **options)
-    except Exception as error:  # noqa: BLE001
-        raise RuntimeError(str(error)) from None
+    for attempt in (1, 2):
+        try:
+            ray.init(address=address, **options)
+            return
+        except Exception as error:  # Ray raises plain ones
+            if attempt == 2:
+                raise RuntimeError(str(error)) from None
+            if not any(words in str(error) for words in START_FAILURES):
+                raise
+            logger.info("Ray did not start (%s): trying once more", first_line(error))
+        ray.shutdown()
 
 
 def collect(modules: Sequence[str], folder: Path) -> Path:

@@ -1,7 +1,5 @@
 """Ray Jobs as a queue of studies: a study's driver runs on the head, which keeps its output."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import shlex
@@ -36,23 +34,19 @@ class StudyJob:
 def submit_job(
     address: str, study: str, command: Sequence[str], *, code: Path, environment: Mapping[str, str]
 ) -> StudyJob:
-    """Runs ``python -m sweep COMMAND`` on the head.
+    """Runs ``python -m sweep COMMAND`` on the head whose dashboard has this HTTP address.
+
+    Raises ClusterError if the head is unreachable, its queue is full, or the study is running already.
 
     Args:
-        address: HTTP address of the head's dashboard.
         code: folder that becomes the driver's and the workers' current folder.
         environment: settings of the driver; no secrets. Workspace and data default to the head's home folder.
-
-    Raises:
-        ClusterError: the head is unreachable, its queue is full, or the study is running already.
     """
     running = [job for job in list_jobs(address) if job.status in ACTIVE]
     if same := [job.id for job in running if job.study == study]:
         raise ClusterError([f"{study}: runs already, as {same[0]}: follow it with sweep logs, or stop it first"])
     if len(running) >= MAX_RUNNING:
-        raise ClusterError(
-            [f"queue: {len(running)} studies run already, and a head accepts no more: stop one, or wait"]
-        )
+        raise ClusterError([f"queue: {len(running)} studies run already, and a head takes no more: stop one, or wait"])
     name = f"{study}-{datetime.now(tz=UTC):%Y%m%d-%H%M%S}"
     # Ray runs it in a shell; exec, so that SIGTERM reaches the driver itself. Given settings override the file's.
     secrets = f'set -a; [ ! -f "$HOME/{SECRETS_FILE}" ] || . "$HOME/{SECRETS_FILE}"; set +a'
@@ -104,11 +98,11 @@ def job_logs(address: str, job: StudyJob, *, follow: bool) -> Iterator[str]:
         if not follow:
             yield client.get_job_logs(job.id)
             return
-        with contextlib.closing(asyncio.new_event_loop()) as loop:
-            yield from _follow(client, job, loop)
+        with asyncio.Runner() as runner:
+            yield from _follow(client, job, runner)
 
 
-def _follow(client: Any, job: StudyJob, loop: asyncio.AbstractEventLoop) -> Iterator[str]:
+def _follow(client: Any, job: StudyJob, runner: asyncio.Runner) -> Iterator[str]:
     """Yields a job's output until it ends. After a lost connection the head sends everything again."""
     yielded = 0  # characters
     while True:
@@ -116,19 +110,13 @@ def _follow(client: Any, job: StudyJob, loop: asyncio.AbstractEventLoop) -> Iter
         try:
             with contextlib.suppress(StopAsyncIteration):
                 while True:
-                    waiting = loop.create_task(anext(tail))
-                    try:
-                        text = loop.run_until_complete(waiting)
-                    except KeyboardInterrupt:
-                        waiting.cancel()
-                        loop.run_until_complete(asyncio.gather(waiting, return_exceptions=True))
-                        raise
+                    text = runner.run(anext(tail))
                     received += len(text)
                     if received > yielded:
                         yield text[-(received - yielded) :]
                         yielded = received
         finally:
-            loop.run_until_complete(tail.aclose())
+            runner.run(tail.aclose())
         if str(client.get_job_status(job.id).value) not in ACTIVE:
             return
         time.sleep(1)
@@ -150,11 +138,11 @@ def _client(address: str) -> Iterator[Any]:
     check_dashboard(address)
     try:
         from ray.job_submission import JobSubmissionClient
-    except ImportError as error:
-        raise ClusterError([f"jobs need ray[default] ({error}): pip install 'entropy-sweep[cluster]'"]) from None
-    try:
+
         with quiet("ray", *JOB_LOGGERS):
             yield JobSubmissionClient(address)
+    except ImportError as error:
+        raise ClusterError([f"jobs need ray[default] ({error}): pip install 'entropy-sweep[cluster]'"]) from None
     except ClusterError:
         raise
     except (RuntimeError, OSError) as error:

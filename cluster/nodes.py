@@ -1,9 +1,6 @@
 """The nodes of the connected cluster: their resources, and placeholders by which an autoscaler adds more."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
@@ -15,8 +12,7 @@ _ACCELERATOR = "accelerator_type:"  # prefix of a resource that a node has one o
 _MAX_PLACEHOLDERS = 64  # at once; more come when these have been given resources
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """A living node."""
 
     address: str

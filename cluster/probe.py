@@ -1,10 +1,7 @@
 """Calls a function on every node of the connected cluster."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -12,12 +9,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from .ray_internals import requires_token
 
 TIMEOUT = 120.0  # seconds; a node's first process starts in a few, and imports a large library in some more
-SLOW_AFTER = 5.0  # seconds after which `on_slow` is called
+SLOW_AFTER = 5.0  # seconds after which `on_slow` is called with the nodes that have not answered
 DOWNLOAD_TIMEOUT = 3600.0  # seconds, for a function that may download something
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """The result of one node."""
 
     node: str  # address
@@ -32,10 +28,7 @@ def ask_nodes(
     timeout: float = TIMEOUT,
     on_slow: Callable[[list[str]], None] = lambda _: None,
 ) -> list[Answer]:
-    """Calls a function of a module that the workers have, once on each node with CPUs, or on every node if none has.
-
-    ``on_slow`` is called with the nodes that have not answered within ``SLOW_AFTER`` seconds.
-    """
+    """Calls a function of a module that the workers have, once on each node with CPUs, or on every node if none has."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     workers = [node for node in alive if node["Resources"].get("CPU")] or alive
     asked = {}

@@ -10,8 +10,6 @@ name has moved. Why public ones do not serve:
 - autoscaler: no public call says if a cluster adds nodes.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

@@ -1,23 +1,20 @@
 """Renders the recipes that start a cluster: the files beside this one, unchanged if no value is given."""
 
-from __future__ import annotations
-
 import difflib
 import io
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from .accelerators import ACCELERATORS, WITHOUT_GPU, Machine
+from .accelerators import ACCELERATORS, MACHINES, Machine
 
-VERSION = "0.1.0"
 RAY = "2.60.0"  # driver and cluster must have the same version; the Dockerfile names it too
-IMAGE = f"entropy-sweep:{VERSION}"
+IMAGE = "entropy-sweep:0.1.0"
 MEMORY_FOR_TRIALS = 0.6  # of a machine's memory; Ray and its object store need the rest
 ENVIRONMENT = {  # variables of every Ray process that a recipe starts
     "RAY_AUTH_MODE": "token",
@@ -62,9 +59,10 @@ def render_recipe(recipe: str, values: RecipeValues) -> str:
     """
     if recipe not in RECIPES:
         raise RecipeError([_unknown("recipe", recipe, RECIPES)])
-    if problems := _problems(recipe, values):
+    render, accepted = RECIPES[recipe]
+    if problems := _problems(recipe, accepted, values):
         raise RecipeError(problems)
-    return RECIPES[recipe].render(values)
+    return render(values)
 
 
 def make_secrets(*, kubernetes: bool = False) -> str:
@@ -148,7 +146,7 @@ def _ray_up(config: Any, values: RecipeValues) -> Any:
 def _machine(gpu: str, cloud: str, resources: Any) -> Machine:
     """Returns a cloud's machine; changes ``resources``, which Ray expects it to have, in place."""
     resources.clear()
-    machine: Machine = WITHOUT_GPU[cloud] if gpu == "none" else getattr(ACCELERATORS[gpu], cloud)
+    machine = MACHINES[cloud][gpu]
     resources["CPU"] = machine.cpus
     if gpu != "none":
         resources.update({"GPU": machine.gpus, f"accelerator_type:{ACCELERATORS[gpu].ray}": 1})
@@ -240,52 +238,33 @@ def _slurm(values: RecipeValues) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A recipe's function, and the values that it accepts."""
-
-    render: Callable[[RecipeValues], str]
-    accepts: tuple[str, ...]
-
-
-RECIPES = {
-    "aws": Recipe(_aws, ("name", "image", "gpu", "max_workers", "shared", "region")),
-    "gcp": Recipe(_gcp, ("name", "image", "gpu", "max_workers", "shared", "region", "project")),
-    "kuberay": Recipe(_kuberay, ("name", "image", "gpu", "max_workers", "shared")),
-    "rayjob": Recipe(_rayjob, ("name",)),
-    "slurm": Recipe(_slurm, ("name", "image", "gpu", "max_workers")),
-    "compose": Recipe(_compose, ("name", "image", "gpu", "max_workers")),
+RECIPES: dict[str, tuple[Callable[[RecipeValues], str], tuple[str, ...]]] = {  # what renders it, what it accepts
+    "aws": (_aws, ("name", "image", "gpu", "max_workers", "shared", "region")),
+    "gcp": (_gcp, ("name", "image", "gpu", "max_workers", "shared", "region", "project")),
+    "kuberay": (_kuberay, ("name", "image", "gpu", "max_workers", "shared")),
+    "rayjob": (_rayjob, ("name",)),
+    "slurm": (_slurm, ("name", "image", "gpu", "max_workers")),
+    "compose": (_compose, ("name", "image", "gpu", "max_workers")),
 }
+PATTERNS = {"name": "[a-z][a-z0-9-]{0,39}", "region": "[a-z0-9-]+", "project": "[a-z0-9.:-]+", "image": r"[\w.:/@-]+"}
 
 
-def _problems(recipe: str, values: RecipeValues) -> list[str]:
-    given = {field.name: getattr(values, field.name) for field in fields(values)}
-    accepted = RECIPES[recipe].accepts
-    problems = [
-        f"{name}: {recipe} does not use it; it accepts {', '.join(accepted)}"
-        for name, value in given.items()
-        if value is not None and name not in accepted
-    ]
+def _problems(recipe: str, accepted: Sequence[str], values: RecipeValues) -> list[str]:
+    unused = [name for name, value in asdict(values).items() if value is not None and name not in accepted]
+    problems = [f"{name}: {recipe} does not use it; it accepts {', '.join(accepted)}" for name in unused]
     if values.gpu is not None and "gpu" in accepted:
-        # A cloud knows only the accelerators that it rents out.
-        there = [name for name, has in ACCELERATORS.items() if getattr(has, recipe, True) is not None]
-        if values.gpu not in [*there, "none"]:
-            problems.append(_unknown("gpu", values.gpu, [*there, "none"], f" on {recipe}"))
+        there = MACHINES.get(recipe, [*ACCELERATORS, "none"])  # a cloud knows only the accelerators that it rents out
+        if values.gpu not in there:
+            problems.append(_unknown("gpu", values.gpu, there, f" on {recipe}"))
         elif recipe == "compose" and values.gpu != "none" and values.max_workers is not None:
             problems.append("max_workers: with a GPU one worker has all GPUs of the machine; leave it out")
     if values.max_workers is not None and values.max_workers < 1:
         problems.append(f"max_workers: must be at least 1 (got {values.max_workers})")
     if values.shared is not None and not re.fullmatch(r"[\w.-]+:/[\w./-]*", values.shared):
         problems.append(f"shared: must be SERVER:/PATH of an NFS server (got {values.shared!r})")
-    patterns = {
-        "name": r"[a-z][a-z0-9-]{0,39}",
-        "region": r"[a-z0-9-]+",
-        "project": r"[a-z0-9.:-]+",
-        "image": r"[\w.:/@-]+",
-    }
-    for name, pattern in patterns.items():
-        if given[name] is not None and not re.fullmatch(pattern, given[name]):
-            problems.append(f"{name}: must match {pattern} (got {given[name]!r})")
+    for name, pattern in PATTERNS.items():
+        if (given := getattr(values, name)) is not None and not re.fullmatch(pattern, given):
+            problems.append(f"{name}: must match {pattern} (got {given!r})")
     return problems
 
 

@@ -3,8 +3,6 @@
 Ray puts the driver's current folder first in a worker's ``sys.path``, so a user's ``sweep.py`` there would win.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

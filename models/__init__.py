@@ -4,15 +4,12 @@ Importing this package imports no torch; a family is loaded on demand. It refuse
 weight, so that building under ``torch.device("meta")`` is a cheap check.
 """
 
-from __future__ import annotations
-
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import nn
 
 MODELS: dict[str, str] = {
@@ -27,12 +24,8 @@ MODELS: dict[str, str] = {
 SIZES = ("depth", "width", "in_shape", "num_outputs")
 
 
-def model_class(name: str) -> type[nn.Module]:
-    """Returns the class of a family, or of an import path ``package.module:Class``, imported on demand.
-
-    Raises:
-        ValueError: No family has this name.
-    """
+def model_class(name: str) -> "type[nn.Module]":
+    """Returns the class of a family, or of an import path ``package.module:Class``; raises ValueError for others."""
     if name not in MODELS and ":" not in name:
         raise ValueError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}, or package.module:Class")
     cls: type[nn.Module] = pkgutil.resolve_name(f"{__name__}{MODELS[name]}" if name in MODELS else name)
@@ -52,8 +45,10 @@ def takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
 
 def build_model(
     name: str, *, depth: int, width: int, in_shape: tuple[int, int, int], num_outputs: int, **own_options: Any
-) -> nn.Module:
+) -> "nn.Module":
     """Builds a model of a family, with PyTorch's own initialisation.
+
+    Raises ValueError for an unknown name or option, or sizes that the family cannot have.
 
     Args:
         name: A key of ``MODELS``, or the import path of a class of the user's own.
@@ -61,9 +56,6 @@ def build_model(
         width: Units or channels of a layer.
         in_shape: Channels, height and width of an image.
         num_outputs: Classes; a family that reconstructs its input does not use it.
-
-    Raises:
-        ValueError: An unknown name or option, or sizes that the family cannot have.
 
     Example:
         >>> model = build_model("mlp", depth=2, width=128, in_shape=(1, 28, 28), num_outputs=10)
@@ -79,11 +71,7 @@ def build_model(
 
 
 def require_sizes(in_shape: tuple[int, int, int], **sizes: int) -> None:
-    """Refuses sizes that are not integers of at least 1; every family calls it first.
-
-    Raises:
-        ValueError: A size is wrong. The message names the first one, its value and what is allowed.
-    """
+    """Raises ValueError for the first size that is not an integer of at least 1; every family calls it first."""
     if len(in_shape) != 3 or not all(_is_size(side) for side in in_shape):
         raise ValueError(f"in_shape = {in_shape!r}: must be three integers of at least 1, (channels, height, width)")
     for name, value in sizes.items():

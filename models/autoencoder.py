@@ -1,9 +1,6 @@
 """A dense, symmetric autoencoder: the image through a narrow code and back; used by the guidance experiments."""
 
-from __future__ import annotations
-
 from math import prod
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -15,8 +12,8 @@ class Autoencoder(nn.Module):
     """Dense layers with an activation between them, also on the code, and a sigmoid on the output.
 
     ``depth`` is the number of weight matrices, even, half of them in the encoder. ``width`` is the first hidden layer;
-    the following ones halve towards ``latent`` and never go below it; the decoder mirrors the encoder. On MNIST with
-    the default ``latent``:
+    the following ones halve towards ``latent`` and never go below it; the decoder mirrors the encoder.
+    Raises ValueError for sizes or options that the family cannot have. On MNIST with the default ``latent``:
 
         depth 2              784-32-784 (there is no hidden layer beside the code: ``width`` has no effect)
         depth 4, width 128   784-128-32-128-784
@@ -26,12 +23,9 @@ class Autoencoder(nn.Module):
     Args:
         num_outputs: Not used: the output has the shape of the input.
         latent: Units of the code.
-
-    Raises:
-        ValueError: Sizes or options that the family cannot have.
     """
 
-    task: ClassVar[str] = "reconstruction"
+    task = "reconstruction"
 
     def __init__(
         self,

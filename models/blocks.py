@@ -19,11 +19,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 @dataclass(frozen=True)
 class NormActivationDropout:
-    """The modules between two weight layers: a norm, the activation, dropout.
-
-    Raises:
-        ValueError: An option is wrong. The message names each one, its value and what is allowed.
-    """
+    """The modules between two weight layers: a norm, the activation, dropout; raises ValueError for wrong options."""
 
     activation: str  # a key of ``ACTIVATIONS``
     dropout: float  # share of units that is zeroed while training, 0 <= dropout < 1; with 0 there is no such module
@@ -78,11 +74,7 @@ def strides(layers: int, downsample: int) -> list[int]:
 
 
 def require_downsample(downsample: int, depth: int, in_shape: tuple[int, int, int], *, depth_each: int = 1) -> None:
-    """Refuses a ``downsample`` that the depth, ``depth_each`` for each, or the image cannot have.
-
-    Raises:
-        ValueError: A size is wrong. The message names it, its value and what is allowed.
-    """
+    """Raises ValueError for a ``downsample`` that the depth, ``depth_each`` for each, or the image cannot have."""
     if isinstance(downsample, bool) or not isinstance(downsample, int) or downsample < 0:
         raise ValueError(f"downsample = {downsample!r}: must be an integer of at least 0")
     if depth_each * downsample > depth:

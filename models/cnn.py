@@ -1,9 +1,6 @@
 """A plain convolutional network: 3x3 convolutions, one dense hidden layer, logits; no norm, no skip connection."""
 
-from __future__ import annotations
-
-import dataclasses
-from typing import ClassVar
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -18,19 +15,16 @@ class CNN(nn.Module):
 
     ``depth`` is the number of convolutional layers and ``width`` the channels of every one of them. The layers form
     ``downsample + 1`` stages of equal length (up to rounding); each stage but the first begins with a stride of 2, so
-    a 32x32 image ends as 8x8 with the default ``downsample``. Every layer after the first has as many channels in as
-    out. Depth 4, width 16 on CIFAR-10: 16 @ 32x32, 16 @ 16x16, 16 @ 8x8, 16 @ 8x8, average to 2x2, 64-64-10.
+    a 32x32 image ends as 8x8 with the default ``downsample``. Depth 4, width 16 on CIFAR-10: 16 @ 32x32, 16 @ 16x16,
+    16 @ 8x8, 16 @ 8x8, average to 2x2, 64-64-10. Raises ValueError for sizes or options that the family cannot have.
 
     Args:
         downsample: Layers that halve the image's height and width; 0 is none.
         hidden: Units of the dense hidden layer; None leaves it out.
         dropout: Share of the output layer's inputs that is zeroed while training.
-
-    Raises:
-        ValueError: Sizes or options that the family cannot have.
     """
 
-    task: ClassVar[str] = "classification"
+    task = "classification"
 
     def __init__(
         self,
@@ -49,11 +43,9 @@ class CNN(nn.Module):
         require_downsample(downsample, depth, in_shape)
         if hidden is not None:
             require_sizes(in_shape, hidden=hidden)
-        between = NormActivationDropout(activation, dropout, batch_norm)
+        between = replace(NormActivationDropout(activation, dropout, batch_norm), dropout=0.0)
         super().__init__()
-        self.conv = conv_layers(
-            [in_shape[0]] + [width] * depth, strides(depth, downsample), dataclasses.replace(between, dropout=0.0)
-        )
+        self.conv = conv_layers([in_shape[0]] + [width] * depth, strides(depth, downsample), between)
         rows, columns = (min(GRID, -(-side // 2**downsample)) for side in in_shape[1:])
         self.pool = nn.AdaptiveAvgPool2d((rows, columns))
         features = width * rows * columns

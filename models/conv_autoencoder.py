@@ -1,9 +1,6 @@
 """A convolutional, symmetric autoencoder: strided convolutions to a dense code and back."""
 
-from __future__ import annotations
-
 from math import prod
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -17,24 +14,20 @@ class ConvAutoencoder(nn.Module):
     ``depth`` is the number of convolutional layers, even and at least 2 * ``downsample``, half of them in the encoder;
     two dense layers, to the code and from it, come on top. ``width`` is the channels of every convolution but the last.
     The strides are those of ``cnn``. Depth 4, width 16 on MNIST: 16 @ 14x14, 16 @ 7x7, 784-32-784, 16 @ 14x14,
-    1 @ 28x28.
+    1 @ 28x28. Raises ValueError for sizes or options that the family cannot have.
 
-    To undo a stride, the decoder repeats pixels and convolves, in place of a transposed convolution: every size is
-    mirrored exactly, odd ones too; no checkerboard arises (Odena et al. 2016); and both halves consist of the same kind
-    of layer, to which the convolutional entropy terms apply alike. A convolution at the larger size takes four times
-    the operations of a transposed one.
+    To undo a stride, the decoder repeats pixels and convolves. A transposed convolution takes a quarter of the
+    operations, but does not mirror odd sizes, makes checkerboards (Odena et al. 2016), and is a kind of layer to which
+    the convolutional entropy terms do not apply alike.
 
     Args:
         num_outputs: Not used: the output has the shape of the input.
         latent: Units of the code.
         downsample: Encoder layers that halve the image's height and width; 0 is none.
         dropout: Share of every hidden layer's values that is zeroed while training, those of the code not.
-
-    Raises:
-        ValueError: Sizes or options that the family cannot have.
     """
 
-    task: ClassVar[str] = "reconstruction"
+    task = "reconstruction"
 
     def __init__(
         self,

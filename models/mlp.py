@@ -1,9 +1,6 @@
 """A multilayer perceptron: the image as one vector, hidden layers of equal width, logits."""
 
-from __future__ import annotations
-
 from math import prod
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -16,12 +13,10 @@ class MLP(nn.Module):
 
     ``depth`` is the number of hidden layers and ``width`` the units of each, so there are ``depth + 1`` weight
     matrices, ``depth - 1`` of them square: depth 2, width 128 on MNIST is 784-128-128-10.
-
-    Raises:
-        ValueError: Sizes or options that the family cannot have.
+    Raises ValueError for sizes or options that the family cannot have.
     """
 
-    task: ClassVar[str] = "classification"
+    task = "classification"
 
     def __init__(
         self,

@@ -1,9 +1,5 @@
 """The residual networks for small images: those of the CIFAR experiments, and ResNet-18 and 34 (arXiv 1512.03385)."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,19 +22,17 @@ class ResNet(nn.Module):
         depth 18, 34                 4 stages, a 1x1 convolution where a shortcut resizes (option B); width 64
 
     The first layer is a 3x3 convolution of stride 1. Only depth 18 and 34 on images above 64 pixels begin as for
-    ImageNet, with a 7x7 convolution and a max-pool, each of stride 2. At the end come the average over the
-    image and the output layer. Parameters of depth 18 and 34 have torchvision's names. The blocks are our own, since
-    those of torchvision have ReLU alone, lack biases if there is no norm, and cost every worker two seconds of imports.
+    ImageNet, with a 7x7 convolution and a max-pool, each of stride 2. At the end come the average over the image and
+    the output layer. Parameters of depth 18 and 34 have torchvision's names. The blocks are our own: torchvision's have
+    ReLU alone, lack biases if there is no norm, and cost every worker two seconds of imports. Raises ValueError for
+    sizes or options that the family cannot have.
 
     Args:
         dropout: Share of the output layer's inputs that is zeroed while training.
         batch_norm: Normalise after every convolution; without it they have biases, and the deeper ones hardly train.
-
-    Raises:
-        ValueError: Sizes or options that the family cannot have.
     """
 
-    task: ClassVar[str] = "classification"
+    task = "classification"
 
     def __init__(
         self,

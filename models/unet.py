@@ -1,8 +1,7 @@
 """The U-Net (arXiv 1505.04597): a class for every pixel, by a contracting and an expanding path with connections."""
 
-from __future__ import annotations
-
-from typing import ClassVar
+from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +17,16 @@ class UNet(nn.Module):
     ``depth`` is the number of poolings, so there are ``depth + 1`` levels, and ``width`` the channels of the first one;
     they double with each pooling. The paper's network is depth 4, width 64. Unlike it, convolutions are 'same', so that
     the output has the size of the input, and normalised by default. Poolings round a size down that they do not divide;
-    on the way up, the last row or column is repeated to the size of the connection.
+    on the way up, the last row or column is repeated to the size of the connection. Raises ValueError for sizes or
+    options that the family cannot have.
 
     Args:
         in_shape: Image shape [C, H, W], H and W at least 2 ** ``depth``.
         dropout: Share of the lowest level's output that is zeroed while training.
         batch_norm: Normalise after each 3x3 convolution, before its activation.
-
-    Raises:
-        ValueError: Sizes or options that the family cannot have.
     """
 
-    task: ClassVar[str] = "segmentation"
+    task = "segmentation"
 
     def __init__(
         self,
@@ -43,16 +40,13 @@ class UNet(nn.Module):
         batch_norm: bool = True,
     ):
         require_sizes(in_shape, depth=depth, width=width, num_outputs=num_outputs)
-        channels, height, breadth = in_shape
         if depth > (most := max_downsamplings(in_shape)):
-            raise ValueError(f"depth = {depth}: at most {most} for an image of {height}x{breadth}")
-        NormActivationDropout(activation, dropout, batch_norm)
-        between = NormActivationDropout(activation, 0.0, batch_norm)
+            raise ValueError(f"depth = {depth}: at most {most} for an image of {in_shape[1]}x{in_shape[2]}")
+        between = replace(NormActivationDropout(activation, dropout, batch_norm), dropout=0.0)
         super().__init__()
         widths = [width << level for level in range(depth + 1)]
-        self.down = nn.ModuleList(
-            conv_layers([n, m, m], (1, 1), between) for n, m in zip([channels, *widths], widths, strict=False)
-        )
+        steps = pairwise([in_shape[0], *widths])
+        self.down = nn.ModuleList(conv_layers([n, m, m], (1, 1), between) for n, m in steps)
         self.dropout = nn.Dropout(dropout)
         self.up = nn.ModuleList(Up(m, between) for m in widths[-2::-1])
         self.output = nn.Conv2d(width, num_outputs, 1)

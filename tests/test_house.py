@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -81,6 +83,16 @@ def test_functions_fit_a_screen(product: dict[Path, str]) -> None:
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 long |= {f"{place(path, node.lineno)} {node.name}": length} if length > LINES_OF_A_FUNCTION else {}
     assert long == {}
+
+
+@pytest.mark.parametrize("folder", sorted(FOLDERS - {"builtin", "cli"}))
+def test_a_folder_re_exports_its_face(folder: str) -> None:
+    package = importlib.import_module(f"sweep.{folder}")
+    lines = (ROOT / "sweep" / folder / "__init__.py").read_text()
+    names = getattr(package, "__all__", None) or re.findall(r'"(\w+)"(?=:|[,)])', lines)
+    assert names
+    for name in names:
+        assert getattr(package, name) is not None, name
 
 
 def test_no_docstring_opens_with_a_question_word() -> None:

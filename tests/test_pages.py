@@ -39,7 +39,7 @@ NOT_RUN = {
     r"^sweep cluster (render|secrets)": "tests/cluster/test_recipes.py renders and validates every recipe",
     r"^sweep services up": "tests/tracking/test_server.py starts it",
     r"^sweep ui": "tests/cli/test_cli.py serves it until it is interrupted",
-    r"^sweep simulate": "tests/service/simulation runs a smaller one",
+    r"^sweep simulate": "tests/service/test_simulation.py runs a smaller one",
     r"^sweep (jobs|logs|stop)\b": "tests/cluster/test_cluster.py",
     r"digits|mnist": "tests/service/test_sweep.py runs the built-in studies shorter",
 }

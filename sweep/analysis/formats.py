@@ -1,7 +1,5 @@
 """Formats of numbers, hyperparameters and lists that the terminal, the report and the evidence page share."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -27,7 +25,7 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def format_mean_sd(sample: Sample, *, signed: bool = False) -> str:
+def format_mean_sd(sample: "Sample", *, signed: bool = False) -> str:
     """Returns mean ± standard deviation, or a dash for a sample without values."""
     if not sample.values:
         return "-"

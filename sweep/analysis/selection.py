@@ -81,13 +81,14 @@ def too_many_lost(trials: pd.DataFrame, outcomes: Mapping[str, str]) -> str | No
     """Returns why nothing can be said of the trials that have none of these outcomes; None if the others are few."""
     ended = trials[uniform_trials(trials) & (has_value(trials) | trials["outcome"].isin(list(outcomes)))]
     lost = ~has_value(ended)
-    if not len(ended) or lost.mean() <= MOST_LOST:
+    if len(ended) < MIN_UNIFORM or lost.mean() <= MOST_LOST:
         return None
     names = " or ".join(name for name in outcomes if (ended["outcome"][lost] == name).any())
+    share = format_percent(lost.mean())
     return (
-        f"{lost.sum()} of {len(ended)} uniform trials {names} ({format_percent(lost.mean())}; {MOST_LOST:.0%} are "
-        "allowed). Indices over the whole space would rest on a guess of the objective where it has no value. Choose a "
-        'part of the space where training succeeds, such as --where "training.lr < 0.01"'
+        f"{lost.sum()} of {len(ended)} uniform trials {names} ({share}; {format_percent(MOST_LOST)} are allowed). "
+        "Indices over the whole space would rest on a guess of the objective where it has no value. Choose a part of "
+        'the space where training succeeds, such as --where "training.lr < 0.01"'
     )
 
 

@@ -1,7 +1,5 @@
 """All trials of a study as one table: a DataFrame for notebooks, ``trials.csv`` of the report and of `sweep export`."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +12,7 @@ COLUMNS = ("study", *RECORDED, "started", "ended", "error")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of a text that a spreadsheet runs as a formula
 
 
-def trials_table(*summaries: Summary) -> pd.DataFrame:
+def trials_table(*summaries: "Summary") -> "pd.DataFrame":
     """Returns one row a trial: the trials of each search by number, then its finalists, controls and pairs.
 
     Columns, in this order:
@@ -50,11 +48,8 @@ def trials_table(*summaries: Summary) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def trials_csv(*summaries: Summary) -> str:
-    """Returns `trials_table` as CSV (RFC 4180), with times in ISO 8601.
-
-    A text that a spreadsheet would run as a formula gets an apostrophe in front.
-    """
+def trials_csv(*summaries: "Summary") -> str:
+    """Returns `trials_table` as CSV (RFC 4180), times in ISO 8601; an apostrophe is put in front of formulas."""
     table = trials_table(*summaries).rename(columns=_as_text).map(_as_text)
     return str(table.to_csv(index=False, date_format="%Y-%m-%dT%H:%M:%SZ", lineterminator="\r\n"))
 

@@ -1,7 +1,5 @@
 """Profiles the weights of a network as guidance measures them: entropy by layer, corner taps, singular values."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from matplotlib.cbook import boxplot_stats
 from numpy.typing import NDArray
 
 from ..config.errors import SweepError
@@ -24,7 +23,6 @@ from ..training.reports import EpochMetrics
 logger = logging.getLogger(__name__)
 
 RIDGE = 0.1  # guidance's default, so that entropies are comparable with those that a trial logs
-FENCE = 1.5  # Tukey's fences lie beyond the quartiles by this multiple of the interquartile range
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,8 @@ class LayerProfile:
     @cached_property
     def box(self) -> NDArray[np.float64]:
         """The five numbers of a box plot [5]: extremes within Tukey's fences, and quartiles; NaN if all taps are 0."""
-        finite = self.values[np.isfinite(self.values)]
-        if not len(finite):
-            return np.full(5, np.nan)
-        low, median, high = np.percentile(finite, [25, 50, 75])
-        reach = FENCE * (high - low)
-        inside = finite[(finite >= low - reach) & (finite <= high + reach)]
-        return np.array([inside.min(), low, median, high, inside.max()])
+        (stats,) = boxplot_stats(self.values[np.isfinite(self.values)])
+        return np.array([stats[name] for name in ("whislo", "q1", "med", "q3", "whishi")])
 
     @cached_property
     def outliers(self) -> NDArray[np.float64]:
@@ -68,11 +61,7 @@ class WeightProfile:
 def profile_weights(
     title: str, weights: Mapping[str, torch.Tensor], history: Sequence[EpochMetrics] = ()
 ) -> WeightProfile:
-    """Profiles a state dict.
-
-    Raises:
-        SweepError: nothing in it is a matrix or a kernel.
-    """
+    """Profiles a state dict; raises SweepError if nothing in it is a matrix or a kernel."""
     layers = [_layer(name.removesuffix(".weight"), w) for name, w in weights.items() if _is_weight(name, w)]
     if not layers:
         raise SweepError(f"{title}: no dense or convolutional weights among {', '.join(weights) or 'nothing'}")
@@ -103,10 +92,7 @@ def _layer(name: str, weight: torch.Tensor) -> LayerProfile:
 def load_profile(source: str, settings: Settings, sizes: Mapping[str, Any]) -> list[WeightProfile]:
     """Profiles a run (``digits-0017``) and its control, a checkpoint file, or a new network (``package.module:Net``).
 
-    ``sizes`` are keyword arguments of the network's class.
-
-    Raises:
-        SweepError: the source does not exist, or has no weights.
+    ``sizes`` are keyword arguments of the network's class. Raises SweepError if there is no such source, or no weights.
     """
     torch.set_num_threads(1)  # for matrices of this size, threads cost more than they save
     if source.startswith("s3://") or Path(source).is_file():
@@ -144,18 +130,16 @@ def _of_run(name: str, sister: str, number: int, settings: Settings) -> list[Wei
     """Profiles a run and its control, on the same seed if there is one."""
     # Imported here: Optuna and SQLAlchemy are not needed to profile a network by its import path.
     from ..study.finalists import unguided
-    from ..study.storages.catalog import load_stored_config
     from .summary import summarise
 
-    config, summary = load_stored_config(name, settings), summarise(name, settings)
+    summary = summarise(name, settings)
     rows = {row.number: row for row in (summary.controls if sister else summary.rows)}
     if number not in rows:
         raise SweepError(f"{name}{sister}-{number:04d}: {name}{sister} has trials 0 to {len(rows) - 1}")
     row = rows[number]
     profile = _of_trial(f"{name}{sister}", row.number, settings, f"{row.kind} {name}{sister}-{number:04d}")
-    values = unguided({**config.constants, **row.hyperparameters})
-    others = (r for r in summary.controls if r.kind == "control" and r.number != number)
-    controls = [r for r in others if r.hyperparameters == values]
+    values = unguided({**summary.config.constants, **row.hyperparameters})
+    controls = [r for r in summary.controls if r.kind == "control" and r is not row and r.hyperparameters == values]
     control = min(controls, key=lambda r: (r.seed != row.seed, r.number), default=None)
     if control is None:
         logger.info("%s has no control: profiling the run alone", profile.title)

@@ -1,7 +1,5 @@
 """Draws weight profiles with matplotlib, one column for each network (`sweep profile`)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,11 +14,7 @@ SHOWN = 40  # layers drawn in one figure, the first ones
 
 
 def draw_profile(profiles: Sequence[WeightProfile], file: Path) -> None:
-    """Draws one column for each profile: entropy by layer and epoch, corner taps, singular values.
-
-    Raises:
-        SweepError: matplotlib cannot write files with this ending.
-    """
+    """Draws a column for each profile: entropies, corner taps, singular values; raises SweepError for other endings."""
     columns, layers = len(profiles), [layer for p in profiles for layer in p.layers[:SHOWN]]
     # In inches. The margins are set by hand because matplotlib's own layout draws all texts a second time.
     left, width, gap = 1 + 0.055 * max(len(layer.name) for layer in layers), 5.0, 0.8

@@ -1,18 +1,25 @@
-"""Commands that analyse a study: sensitivity, report."""
-
-from __future__ import annotations
+"""Commands that analyse a study: sensitivity, report, confirm."""
 
 import gc
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import AsJson, NameArg, Storage, Tracking, Workspace, make_settings
-from .output import make_console, print_json
+from . import options as opt
+from .output import make_console, make_notes, print_json
+from .run_study import exit_code, graceful, make_view, webhook_at_end
+
+if TYPE_CHECKING:
+    from ..config.study_config import StudyConfig
+    from .progress import Progress
+
+METHODS = "dropout,weight_decay,batch_norm,he,orthogonal,lsuv"
 
 
 def sensitivity(
+    settings: opt.StudySettings,
     name: Annotated[str, typer.Argument(help="A study in the storage: one of sweep's, or any other of Optuna's.")],
     metric: Annotated[str | None, typer.Option(help="Analyse this metric instead of the objective.")] = None,
     epoch: Annotated[int | None, typer.Option(help="Analyse this epoch instead of the last one.")] = None,
@@ -26,9 +33,7 @@ def sensitivity(
     optuna: Annotated[
         bool, typer.Option("--optuna", help="Show Optuna's importances too, which answer another question.")
     ] = False,
-    workspace: Workspace = None,
-    storage: Storage = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Show which hyperparameters matter, alone and together, and how reliable that is; or why it is unknown.
 
@@ -40,7 +45,7 @@ def sensitivity(
     from ..analysis.sensitivity_text import as_data
     from . import tables as display
 
-    settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
+    console = make_console(to_stderr=as_json)
     analyses = service.sensitivity(
         name, settings, metric=metric, epoch=epoch, against_control=against_control, where=where
     )
@@ -58,12 +63,10 @@ def sensitivity(
 
 
 def report(
-    name: NameArg,
+    settings: opt.ResultSettings,
+    name: opt.NameArg,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; default: WORKSPACE/NAME/report.")] = None,
-    workspace: Workspace = None,
-    storage: Storage = None,
-    tracking: Tracking = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Write the report of a study: one HTML page for any browser, its figures as PNG, its numbers as JSON and CSV.
 
@@ -71,7 +74,6 @@ def report(
     """
     from .. import service
 
-    settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking)
     console = make_console(to_stderr=as_json)
     gc.disable()  # saves a seventh of the time
     try:
@@ -85,3 +87,56 @@ def report(
     beside = f"{len(written.files) - 1} pictures and tables beside it"
     where = f"not in MLflow: {problem}" if problem else f"in MLflow as artifacts of the run {name}"
     console.print(f"Written: {written.page}, with {beside}; {where}", markup=False, soft_wrap=not console.is_terminal)
+
+
+def confirm(
+    settings: opt.ConfirmSettings,
+    name: opt.NameArg,
+    top: Annotated[int, typer.Option(min=1, help="How many of the best configurations.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Pairs of each of them: fresh seeds.")] = 8,
+    against: Annotated[str, typer.Option(help=f"Other methods in guidance's place: {METHODS}.")] = "",
+    placebo: Annotated[bool, typer.Option("--placebo", help="Train a placebo of the same size too.")] = False,
+    executor: opt.Executor = "ray",
+    offline_ok: opt.OfflineOk = False,
+    insecure: opt.Insecure = False,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Test whether guidance helped: pairs on fresh seeds and the test set, against tuned controls, with intervals.
+
+    The best configurations of the search are trained beside their plain controls and the strongest control. A search
+    with as many trials finds the strongest control first. After an interruption, the same command goes on.
+
+    Example: `sweep confirm digits --top 2 --seeds 8 --placebo`
+    """
+    from .. import service
+    from ..service import webhook
+    from . import tables
+
+    webhook.check_webhooks(settings)
+    to_stderr = as_json or settings.log == "json"
+    console, notes = make_console(to_stderr=to_stderr), make_notes(to_stderr=to_stderr)
+    methods = list(dict.fromkeys(method.strip() for method in against.split(",") if method.strip()))
+    view = make_view(settings, console, as_json=as_json, executor=executor)
+    views = list["Progress"]()  # one for each study that is run
+    with (
+        graceful(console) as (stop, caught),
+        webhook_at_end(settings, views, partial(webhook.describe_confirmation, name)) as results,
+    ):
+
+        def listen(config: "StudyConfig", left: int | None) -> "Progress":
+            views.append(view(config, notes, service.finished_rows(config, settings), left, stop=stop))
+            return views[-1]
+
+        options = service.RunOptions(stop=stop, offline_ok=offline_ok, insecure=insecure, executor=executor)
+        plan = partial(service.confirm, name, settings, listen, top=top, seeds=seeds, against=methods, placebo=placebo)
+        results.append(confirmation := plan(options=options))
+    if confirmation is None:
+        words = [f"--top {top}", f"--seeds {seeds}", *([f"--against {','.join(methods)}"] if methods else [])]
+        words += [*(["--placebo"] if placebo else []), *(["--executor local"] if executor == "local" else [])]
+        command = opt.command_line(settings, "confirm", name, *words)
+        console.print(f"Interrupted; nothing is lost. Go on with:\n  {command}", soft_wrap=True)
+        raise typer.Exit(exit_code(caught))
+    if as_json:
+        print_json(confirmation.as_data())
+    elif settings.log == "text":
+        tables.print_confirmation(confirmation, console)

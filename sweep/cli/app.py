@@ -1,24 +1,19 @@
 """The command line: assembles the commands, and turns a caller's mistake into one message and exit code 2."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 import typer
 
-from .analyse import report, sensitivity
-from .cluster import cluster
-from .confirm import confirm
+from ..config.errors import SweepError, reason
+from .analyse import confirm, report, sensitivity
+from .cluster import cluster, jobs, logs, stop, submit
 from .files import export, gc, import_
 from .inspect import best, doctor, profile, schema, status, ui
-from .jobs import jobs, logs, stop, submit
-from .run import enqueue, resume, run
+from .options import with_shared_options
+from .run import enqueue, resume, run, simulate, train
 from .server import services
-from .simulate import simulate
-from .train import train
-from .verbosity import with_verbosity
 
 app = typer.Typer(
     name="sweep",
@@ -31,32 +26,28 @@ app = typer.Typer(
 COMMANDS: list[Callable[..., None]] = [run, resume, status, best, sensitivity, report, confirm, enqueue, train]
 COMMANDS += [profile, ui, gc, submit, jobs, logs, stop, export, schema, doctor, simulate]
 for command in COMMANDS:
-    app.command()(with_verbosity(command))
-app.command("import")(with_verbosity(import_))
+    app.command()(with_shared_options(command))
+app.command("import")(with_shared_options(import_))
 for group in (cluster, services):
     for each in group.registered_commands:
-        each.callback = each.callback and with_verbosity(each.callback)
+        each.callback = each.callback and with_shared_options(each.callback)
     app.add_typer(group)
 
 
 def main() -> NoReturn:
     """Runs the command line; a caller's mistake or an unreachable service ends it with one message and code 2."""
-    from ..config.errors import SweepError
-
     try:
         app(prog_name="sweep")
-    except SweepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except BrokenPipeError:
         sys.exit(0)
+    except (SweepError, OSError) as error:
+        print(f"error: {error if isinstance(error, SweepError) else reason(error)}", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
-        from ..config.errors import reason
         from ..study.storages.storage import UNREACHABLE
 
         if not isinstance(error, UNREACHABLE):
             raise
-        what = "" if isinstance(error, OSError) else "storage: out of reach, nothing is lost: "
-        print(f"error: {what}{reason(error)}", file=sys.stderr)
+        print(f"error: storage: out of reach, nothing is lost: {reason(error)}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)

@@ -1,14 +1,12 @@
 """Commands for the files of a study: gc, export, import."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import AsJson, NameArg, Storage, Workspace, command_line, make_settings
+from .options import AsJson, NameArg, StudySettings, command_line
 from .output import make_console, print_json
 
 if TYPE_CHECKING:
@@ -16,11 +14,10 @@ if TYPE_CHECKING:
 
 
 def gc(
+    settings: StudySettings,
     name: Annotated[str | None, typer.Argument(help="Name of a study; without it, all studies.")] = None,
     keep: Annotated[int, typer.Option(min=1, help="Number of best trials that keep their weights.")] = 3,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be freed; remove nothing.")] = False,
-    workspace: Workspace = None,
-    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Remove the weights of finished trials except the best; all trials keep their metrics and can be replayed.
@@ -30,7 +27,7 @@ def gc(
     from .. import service
     from ..service.maintenance.gc import collect_garbage
 
-    settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
+    console = make_console(to_stderr=as_json)
     names = [name] if name else service.study_names_of_ours(settings)
     freed = [collect_garbage(each, settings, keep=keep, dry_run=dry_run) for each in names]
     if as_json:
@@ -49,11 +46,10 @@ def gc(
 
 
 def export(
+    settings: StudySettings,
     name: NameArg,
     file: Annotated[Path, typer.Argument(help="The zip file to write.")],
     keep: Annotated[int, typer.Option(min=0, help="Number of best trials that are exported with weights.")] = 3,
-    workspace: Workspace = None,
-    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a study into one file: config, all trials with metrics, the best weights, everything for a resume.
@@ -62,15 +58,13 @@ def export(
     """
     from ..service.maintenance.archive import export_study
 
-    settings = make_settings(workspace=workspace, storage=storage)
     archived = export_study(name, file, settings, keep=keep)
     _print_archived("Wrote", archived, f"Import it elsewhere with: sweep import {file.name}", as_json=as_json)
 
 
 def import_(
+    settings: StudySettings,
     file: Annotated[Path, typer.Argument(help="A file that sweep export has written.")],
-    workspace: Workspace = None,
-    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Import an exported study: it resumes here as if it had been interrupted here.
@@ -79,13 +73,12 @@ def import_(
     """
     from ..service.maintenance.archive import import_study
 
-    settings = make_settings(workspace=workspace, storage=storage)
     archived = import_study(file, settings)
     command = command_line(settings, "run", archived.study)
     _print_archived("Imported", archived, f"Go on with: {command}", as_json=as_json)
 
 
-def _print_archived(verb: str, archived: Archived, then: str, *, as_json: bool) -> None:
+def _print_archived(verb: str, archived: "Archived", then: str, *, as_json: bool) -> None:
     if as_json:
         print_json(dataclasses.asdict(archived))
         return

@@ -1,7 +1,5 @@
 """Commands that inspect a study, its results, the keys of a study file, and this machine."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from dataclasses import asdict
@@ -10,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from .options import AsJson, Data, NameArg, Storage, Tracking, Workspace, command_line, make_settings
+from ..config.errors import ConfigError, SweepError, TrackingError
+from .options import AsJson, MachineSettings, NameArg, ResultSettings, StudySettings, command_line, complete_commands
 from .output import make_console, print_json, profile_json, summary_json
 
 
 def status(
+    settings: StudySettings,
     name: Annotated[str | None, typer.Argument(help="Name of a study; without it, all studies.")] = None,
-    workspace: Workspace = None,
-    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the progress of a study: counts, drivers, alive or dead, their trials, and failures with tracebacks.
@@ -25,10 +23,9 @@ def status(
     Example: `sweep status digits`
     """
     from .. import service
-    from ..config.errors import SweepError
     from . import tables as display
 
-    settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
+    console = make_console(to_stderr=as_json)
     summaries = []
     for each in [name] if name else service.study_names_of_ours(settings):
         try:
@@ -45,16 +42,15 @@ def status(
     for summary in summaries:
         console.print(display.status_table(summary))
         for line in display.status_lines(summary, tracebacks=name is not None):
+            line = complete_commands(line, settings, summary.config.name)
             console.print(line, markup=False, soft_wrap=not console.is_terminal)
 
 
 def best(
+    settings: ResultSettings,
     name: NameArg,
     top: Annotated[int, typer.Option(min=1, help="Number of configurations.")] = 5,
     export: Annotated[Path | None, typer.Option(help="Write the best one as a study file.")] = None,
-    workspace: Workspace = None,
-    storage: Storage = None,
-    tracking: Tracking = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the best configurations of a study, with links to their runs if the MLflow UI is reachable.
@@ -64,10 +60,9 @@ def best(
     Example: `sweep best digits --top 3 --export best.yaml`
     """
     from .. import service
-    from ..config.errors import TrackingError
+    from ..service.ui import PORT
     from . import tables as display
 
-    settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking)
     summary, console = service.summarise(name, settings), make_console(to_stderr=as_json)
     links: dict[int, str] = {}
     try:
@@ -83,8 +78,9 @@ def best(
         if summary.comparison.finalists:
             console.print(display.comparison_table(summary.config, summary.comparison))
     if links and not as_json:
-        served = "" if settings.tracking_uri.startswith("http") else f", served by {command_line(settings, 'ui', name)}"
-        console.print(f"Their runs in the MLflow UI{served}:", soft_wrap=not console.is_terminal)
+        served = f", served by {command_line(settings, 'ui', name)} --port {PORT}"
+        where = "" if settings.tracking_uri.startswith("http") else served
+        console.print(f"Their runs in the MLflow UI{where}:", soft_wrap=not console.is_terminal)
         for row in [row for row in summary.best[:top] if row.number in links]:
             console.print(f"{row.number:>7}   {links[row.number]}", soft_wrap=True)
     if not summary.best:
@@ -96,11 +92,9 @@ def best(
 
 
 def ui(
+    settings: ResultSettings,
     name: Annotated[str | None, typer.Argument(help="Study to open, sorted by its objective.")] = None,
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
-    workspace: Workspace = None,
-    tracking: Tracking = None,
-    storage: Storage = None,
 ) -> None:
     """Serve the MLflow UI on this machine and print the link to a study, best trials first. Ctrl-C ends it.
 
@@ -108,7 +102,6 @@ def ui(
     """
     from .. import service
 
-    settings = make_settings(workspace=workspace, tracking_uri=tracking, storage=storage)
     command, environment, links = service.ui(name, settings, port=port)
     print(links[0], flush=True)
     if len(links) > 1:
@@ -120,13 +113,12 @@ def ui(
 
 
 def profile(
+    settings: StudySettings,
     source: Annotated[str, typer.Argument(help="A run (digits-0017), a checkpoint file, or package.module:Net.")],
     out: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")] = Path("profile.png"),
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Argument of Net, such as depth=4.")
     ] = None,
-    workspace: Workspace = None,
-    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw a network's weights as guidance sees them: entropy by layer and epoch, corner taps, singular values.
@@ -137,11 +129,10 @@ def profile(
     """
     import gc
 
-    from ..config.errors import ConfigError
     from ..config.study_file import assigned
     from . import tables as display
 
-    settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
+    console = make_console(to_stderr=as_json)
     keywords, problems = assigned(sets or [])
     if problems:
         raise ConfigError("options", problems)
@@ -171,28 +162,20 @@ def schema() -> None:
     print_json(json_schema())
 
 
-def doctor(
-    workspace: Workspace = None,
-    storage: Storage = None,
-    tracking: Tracking = None,
-    data: Data = None,
-    as_json: AsJson = False,
-) -> None:
+def doctor(settings: MachineSettings, as_json: AsJson = False) -> None:
     """Check this machine and the settings: versions, folders, storage, tracking, data. Exit code 1 if a check fails.
 
     Example: `sweep doctor`
     """
     from ..service.maintenance.doctor import run_checks
 
-    settings = make_settings(workspace=workspace, storage=storage, tracking_uri=tracking, data=data)
     checks = run_checks(settings)
     console = make_console()
     if as_json:
         print_json([{"check": n, "ok": ok, "detail": d} for n, ok, d in checks])
-    else:
-        for what, ok, detail in checks:
-            mark = "[green]ok  [/]" if ok else "[red]FAIL[/]"
-            console.print(f"{mark} {what:10s}", end=" ")
-            console.print(detail, markup=False, soft_wrap=not console.is_terminal)
+    for what, ok, detail in [] if as_json else checks:
+        mark = "[green]ok  [/]" if ok else "[red]FAIL[/]"
+        console.print(f"{mark} {what:10s}", end=" ")
+        console.print(detail, markup=False, soft_wrap=not console.is_terminal)
     if not all(ok for _, ok, _ in checks):
         raise typer.Exit(1)

@@ -1,26 +1,48 @@
-"""Output of commands: data on stdout, and everything else on stderr if data was asked for."""
-
-from __future__ import annotations
+"""Output of commands: data on stdout, and everything else on stderr if data was asked for; the debug log."""
 
 import json
+import logging
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from rich.console import Console
 
+if TYPE_CHECKING:
     from ..analysis.summary import Summary
     from ..analysis.weight_profile import WeightProfile
 
-quiet = False
-"""True if the command was given --quiet: `make_notes` then prints nothing."""
+PACKAGES = ("sweep", "cluster", "losses", "models")  # whose loggers --verbose shows
+is_quiet = False  # the command was given --quiet: `make_notes` then prints nothing
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to the present sys.stderr: a live view replaces it, so that lines appear above the view."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr)
+        except OSError:  # a reader that has gone, such as `head`
+            self.handleError(record)
+
+
+HANDLER = _StderrHandler()
+HANDLER.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+
+
+def set_verbosity(*, verbose: bool, quiet: bool) -> None:
+    """Sets what a command shows beside its result: the debug log, or nothing."""
+    global is_quiet
+    is_quiet = quiet
+    for name in PACKAGES:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.DEBUG if verbose else logging.NOTSET)
+        logger.propagate = not verbose
+        (logger.addHandler if verbose else logger.removeHandler)(HANDLER)
 
 
 def make_console(*, to_stderr: bool = False) -> Console:
     """Returns the console for results: stdout, or stderr if stdout is for data."""
-    from rich.console import Console
-
     stream = sys.stderr if to_stderr else sys.stdout
     return Console(file=stream, highlight=False, width=None if stream.isatty() else 120)
 
@@ -28,7 +50,7 @@ def make_console(*, to_stderr: bool = False) -> Console:
 def make_notes(*, to_stderr: bool = False) -> Console:
     """Returns the console for progress, notes and warnings, beside the result; with --quiet it prints nothing."""
     console = make_console(to_stderr=to_stderr)
-    console.quiet = quiet
+    console.quiet = is_quiet
     return console
 
 
@@ -37,7 +59,7 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
-def summary_json(summary: Summary) -> dict[str, Any]:
+def summary_json(summary: "Summary") -> dict[str, Any]:
     """Returns a study as data."""
     return {
         "study": summary.config.name,
@@ -54,7 +76,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
     }
 
 
-def profile_json(profile: WeightProfile) -> dict[str, Any]:
+def profile_json(profile: "WeightProfile") -> dict[str, Any]:
     """Returns a network as data: its layers, five numbers of a box plot of taps (log|c11|), and logged entropies."""
     layers = [
         {

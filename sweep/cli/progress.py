@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import isfinite
 from typing import IO, TYPE_CHECKING, Any, TextIO
@@ -22,8 +22,10 @@ from rich.text import Text
 from ..analysis.formats import format_duration, format_params
 from ..config.study_config import StudyConfig
 from ..service.callback import RunCallback
+from .options import complete_commands
 
 if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for what the driver imports
+    from ..config.settings import Settings
     from ..study.records import Outcome, TrialRecord
     from ..study.trial import Trial
     from ..training.reports import EpochMetrics
@@ -47,18 +49,16 @@ class Progress(RunCallback):
         left: int | None = None,
         *,
         stop: threading.Event | None = None,
+        settings: Settings | None = None,
     ):
-        self.config, self.console = config, console
+        self.config, self.console, self.settings = config, console, settings
         setattr(console, "on_broken_pipe", partial(silence, console.file))  # noqa: B010 (Rich's own would end the run)
         self.stop = stop or threading.Event()
-        self.counts = dict.fromkeys(("completed", "pruned", "diverged", "failed"), 0)
         searched = [row for row in done if row.kind == "trial"]
-        for row in searched:
-            if row.outcome is not None:
-                self.counts[row.outcome] += 1
+        outcomes = ("completed", "pruned", "diverged", "failed")
+        self.counts = {outcome: sum(row.outcome == outcome for row in searched) for outcome in outcomes}
         self.running: dict[tuple[str, int], tuple[Trial, EpochMetrics | None]] = {}
-        completed = [row for row in searched if row.outcome == "completed"]
-        values = [(row.value, row.number) for row in completed if row.value is not None]
+        values = [(row.value, row.number) for row in searched if row.outcome == "completed" and row.value is not None]
         choose = min if config.objective.direction == "minimize" else max
         self.best: tuple[float, int] | None = choose(values, default=None)
         self.notices: list[str] = []
@@ -101,7 +101,9 @@ class Progress(RunCallback):
                 self.best = trial.best, trial.number
 
     def on_message(self, message: str) -> None:
-        """Shows a message above whatever is shown."""
+        """Shows a message above whatever is shown; commands in it get the options that find the study."""
+        if self.settings is not None:
+            message = complete_commands(message, self.settings, self.config.name)
         self.notices.append(message)
         self.console.print(Text(f"note: {message}", style="yellow"))
 
@@ -164,7 +166,7 @@ class JsonLines(Progress):
     def on_message(self, message: str) -> None:
         """Prints the line."""
         super().on_message(message)
-        self._print("notice", message=message)
+        self._print("notice", message=self.notices[-1])
 
     def on_run_end(self, end: Mapping[str, Any]) -> None:
         """Prints the last line."""
@@ -195,7 +197,6 @@ class LiveView(Progress):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Removes the live view."""
         self._live.__exit__(None, None, None)
 
     def _render(self) -> RenderableType:
@@ -246,16 +247,12 @@ def running_table(rows: Sequence[tuple[str, ...]], width: int) -> Table:
     return table
 
 
-@contextlib.contextmanager
-def waiting(console: Console, what: str) -> Iterator[None]:
-    """Shows on a terminal what a block does, and for how long it has."""
-    if not console.is_terminal:
-        yield
-        return
+def waiting(console: Console, what: str) -> contextlib.AbstractContextManager[object]:
+    """Shows on a terminal what a ``with`` block does, and for how long it has."""
     began = time.monotonic()
 
     def text() -> Text:
         return Text(f"{what} ... {time.monotonic() - began:.0f} s")
 
-    with Live(get_renderable=text, console=console, refresh_per_second=2, transient=True):
-        yield
+    live = Live(get_renderable=text, console=console, refresh_per_second=2, transient=True)
+    return live if console.is_terminal else contextlib.nullcontext()

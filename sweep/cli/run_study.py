@@ -39,7 +39,6 @@ def run_study(config: StudyConfig, settings: Settings, options: RunOptions, *, a
     view = make_view(settings, console, as_json=as_json, executor=options.executor)
     before = service.finished_rows(config, settings)
     with (
-        data_on_stdout(as_json or settings.log == "json"),
         graceful(console) as (stop, caught),
         view(config, notes, before, stop=stop) as progress,
         webhook_at_end(settings, [progress], partial(webhook.describe_run, config.name)) as results,
@@ -83,7 +82,8 @@ def graceful(console: Console) -> Iterator[tuple[threading.Event, list[int]]]:
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop, caught
+        with contextlib.redirect_stdout(console.file):  # stdout may be for data: Ray prints when a worker dies
+            yield stop, caught
     except KeyboardInterrupt:
         console.print("Stopped at once; epochs after the last checkpoint of a trial will be trained again.")
         raise typer.Exit(128 + caught[-1]) from None
@@ -92,33 +92,24 @@ def graceful(console: Console) -> Iterator[tuple[threading.Event, list[int]]]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def data_on_stdout(data: bool) -> Iterator[None]:
-    """Sends what others print on stdout to stderr where stdout is for data: Ray prints when a worker dies."""
-    with contextlib.redirect_stdout(sys.stderr) if data else contextlib.nullcontext():
-        yield
-
-
 def make_view(settings: Settings, console: Console, *, as_json: bool, executor: str) -> Callable[..., Progress]:
-    """Returns what shows a run's progress: a class, or a function with the arguments of `Progress`."""
+    """Returns the function that makes what shows a run's progress, with the arguments of `Progress`."""
     from . import progress
 
     if settings.log == "json":
-        return partial(progress.JsonLines, stream=sys.stderr if as_json else sys.stdout)
-    if output.quiet:
-        return progress.Progress
+        return partial(progress.JsonLines, settings=settings, stream=sys.stderr if as_json else sys.stdout)
+    if output.is_quiet:
+        return partial(progress.Progress, settings=settings)
     # With the local executor trials may print, or stop in a debugger: nothing is redrawn then.
-    return progress.LiveView if console.is_terminal and executor != "local" else progress.LogLines
+    view = progress.LiveView if console.is_terminal and executor != "local" else progress.LogLines
+    return partial(view, settings=settings)
 
 
 @contextlib.contextmanager
 def webhook_at_end(
     settings: Settings, views: Sequence[Progress], describe: Callable[[Any, BaseException | None], dict[str, Any]]
 ) -> Iterator[list[Any]]:
-    """Posts the end of the block to the user's webhook and the last view, if there is one; yields a list for a result.
-
-    ``describe`` turns the result and an error into data.
-    """
+    """Posts a block's end, as ``describe`` puts it, to the webhook and the last view; yields a list for the result."""
     from ..service import webhook
 
     results, error = list[Any](), None
@@ -136,7 +127,6 @@ def webhook_at_end(
 
 
 def _print_result(summary: Summary, settings: Settings, console: Console, notes: Console) -> None:
-    """Prints tables, the commands to go on with, and last the best trial."""
     from ..config.filesystem import is_remote
     from . import tables
 

@@ -1,14 +1,13 @@
 """The command that serves MLflow with a password."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from typing import Annotated
 
 import typer
 
-from .options import AsJson, Storage, Workspace, make_settings
+from ..config.errors import ConfigError
+from .options import AsJson, StudySettings
 from .output import make_console, print_json
 
 services = typer.Typer(
@@ -23,6 +22,7 @@ def group() -> None:
 
 @services.command()
 def up(
+    settings: StudySettings,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="MLflow's port.")] = 5000,
     name: Annotated[list[str] | None, typer.Option(help="Another host name that clients may use.")] = None,
@@ -34,8 +34,6 @@ def up(
         typer.Option(envvar="MLFLOW_AUTH_ADMIN_PASSWORD", help="Password of the user admin; the last one, or random."),
     ] = "",
     postgres: Annotated[bool, typer.Option("--postgres", help="Run PostgreSQL too, by docker compose.")] = False,
-    workspace: Workspace = None,
-    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve MLflow with a password until Ctrl-C, on this machine's loopback address unless asked otherwise.
@@ -43,12 +41,11 @@ def up(
     The server keeps the artifacts too, so that nobody else needs access to them. To keep it running, use docker
     compose, systemd or tmux. Example: `sweep services up`
     """
-    from ..config.errors import ConfigError
     from ..service import password_server
 
     if postgres and backend:
         raise ConfigError("options", ["--postgres brings a database for MLflow; --backend names one: give one of them"])
-    settings, console = make_settings(workspace=workspace, storage=storage), make_console(to_stderr=as_json)
+    console = make_console(to_stderr=as_json)
     with (
         contextlib.suppress(KeyboardInterrupt),
         password_server(

@@ -1,7 +1,5 @@
 """A table that becomes a list on a narrow terminal, so that no digit is ever cut."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from rich import box
@@ -28,7 +26,6 @@ class StackingTable:
         self.rows.append(cells)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Renders the table, or the list."""
         if self.title:
             yield Text(self.title, style="italic")
         widths = self._widths(options.max_width)

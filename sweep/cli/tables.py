@@ -1,14 +1,17 @@
-"""Tables of a study for a terminal: its trials, its sensitivity, its networks."""
+"""Tables of a study for a terminal: its trials, its sensitivity, its confirmation, its networks."""
 
 from __future__ import annotations
 
+import math
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
+from ..analysis.confirmation import baseline_origin, pair_verdict
+from ..analysis.expected_best import budgets
 from ..analysis.formats import format_expected, format_mean_sd, format_params, format_value
 from ..analysis.sensitivity_text import WIDE, interpretation, notable_pairs, reliability, remarks, unexplained
 from ..config.search_space import ALIASES
@@ -19,6 +22,9 @@ from .stacking_table import StackingTable
 
 if TYPE_CHECKING:
     from ..analysis.comparison import FinalistComparison
+    from ..analysis.confirmation import Confirmation
+    from ..analysis.paired_comparison import PairedComparison
+    from ..analysis.paired_tests import Estimate
     from ..analysis.sensitivity import Analysis
     from ..analysis.sobol import Interval
     from ..analysis.weight_profile import WeightProfile
@@ -203,3 +209,83 @@ def profile_table(profile: WeightProfile) -> StackingTable:
         shape = "x".join(str(side) for side in layer.shape)
         table.add_row(layer.name, layer.kind, shape, f"{layer.entropy:+.3f}", spread)
     return table
+
+
+def print_confirmation(confirmation: Confirmation, console: Console) -> None:
+    """Prints the tables, the verdicts and the origins of the rivals."""
+    for table in confirmation_tables(confirmation):
+        console.print(table)
+    for comparison in confirmation.comparisons:
+        if comparison.first == "guided":
+            console.print(Text(pair_verdict(comparison, confirmation.metric)))
+    if confirmation.expected_best:
+        console.print(expected_best_table(confirmation))
+    for found in confirmation.baselines:
+        console.print(Text(baseline_origin(found)))
+    for note in confirmation.notes:
+        console.print(Text(f"note: {note}", style="yellow"))
+
+
+def confirmation_tables(confirmation: Confirmation) -> list[StackingTable]:
+    """Returns the tables of gains, speed-ups and generalization gaps, with a line for each comparison."""
+    metric = confirmation.metric
+    columns_of: dict[str, dict[str, Callable[[PairedComparison], str]]] = {
+        f"{metric} at the last epoch: mean gain of the first [95 % interval]; pairs needed for a gain of 1 %": {
+            "pairs": lambda c: str(len(c.seeds)),
+            "first": lambda c: _number(c.final_means[0]),
+            "second": lambda c: _number(c.final_means[1]),
+            "gain": lambda c: _gain(c.final),
+            "p (Holm)": lambda c: "-" if c.final.p_holm is None else f"{c.final.p_holm:.2g}",
+            "first is": lambda c: c.verdict if c.same_as is None else f"= {c.same_as}",
+            "needed": lambda c: "-" if c.pairs_needed is None else str(c.pairs_needed),
+        },
+        "Speed-up: time of the second to a target over the time of the first, geometric mean [95 % interval]": {
+            "target": lambda c: "-" if c.target is None else f"{c.target:.4g}",
+            "in epochs": lambda c: _speedup(c.speedup),
+            "in seconds": lambda c: _speedup(c.speedup_seconds),
+            "never reached": lambda c: f"{c.never} / {c.never_second}" if c.never or c.never_second else "-",
+            "paper's ratio": lambda c: _speedup(c.speedup_whole),
+        },
+        f"{metric}: median gain at the last epoch, mean gain at the best epoch, gap to the training set": {
+            "median gain": lambda c: "-" if math.isnan(c.final.median) else f"{c.final.median:+.3g}",
+            "gain at the best": lambda c: _gain(c.best),
+            "gap of the first": lambda c: _number(c.generalization_gaps[0]),
+            "gap of the second": lambda c: _number(c.generalization_gaps[1]),
+        },
+    }
+    found = []
+    for title, columns in columns_of.items():
+        found.append(StackingTable(["trial: first over second", *columns], title=title, left=1))
+        for c in confirmation.comparisons:
+            found[-1].add_row(f"{c.number}: {c.first} over {c.second}", *(cell(c) for cell in columns.values()))
+    return found
+
+
+def expected_best_table(confirmation: Confirmation) -> StackingTable:
+    """Returns the best of n design trials that each search is expected to find, with the middle 90 %."""
+    found = confirmation.expected_best
+    title = "Expected best of n uniform trials on the validation set [middle 90 %]"
+    table = StackingTable(["n", *found], title=title)
+    for n in budgets(max(len(each.mean) for each in found.values())):
+        cells = [
+            f"{each.mean[n - 1]:.4g} [{each.low[n - 1]:.4g}, {each.high[n - 1]:.4g}]" if n <= len(each.mean) else "-"
+            for each in found.values()
+        ]
+        table.add_row(str(n), *cells)
+    return table
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4g}"
+
+
+def _gain(estimate: Estimate) -> str:
+    bounds = "" if estimate.low is None else f" [{estimate.low:+.3g}, {estimate.high:+.3g}]"
+    return "-" if math.isnan(estimate.value) else f"{estimate.value:+.3g}{bounds}"
+
+
+def _speedup(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
+        return "-"
+    value, *bounds = (f"{x:.2f}x" if x else "never" for x in (estimate.value, estimate.low, estimate.high))
+    return value if not estimate.high else f"{value} [{', '.join(bounds)}]"  # no interval, or nothing but never

@@ -9,12 +9,7 @@ __getattr__ = lazy_face(
     __name__,
     {
         **dict.fromkeys(("ConfigError", "DataError", "StorageError", "SweepError", "TrackingError"), ".errors"),
-        **dict.fromkeys(("AnyPath", "parse_path", "write_atomically"), ".filesystem"),
-        **dict.fromkeys(("Choices", "Range", "parse_dimension"), ".search_space"),
-        "DataConfig": ".sections",
         "Settings": ".settings",
         **dict.fromkeys(("StudyConfig", "TrialConfig"), ".study_config"),
-        **dict.fromkeys(("parse_study", "read_yaml"), ".study_file"),
-        "import_object": ".user_code",
     },
 )

@@ -1,14 +1,11 @@
 """The errors that users see. Each message names the problem, its place, the allowed values and the remedy."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
-
 
 # Parts that pydantic adds to a key path to distinguish the members of a union.
 UNION_MEMBERS = re.compile(r"int|float|bool|str|none|literal\[.*\]")
@@ -59,7 +56,7 @@ def nearest(word: str, known: list[str]) -> str:
     return f" (did you mean {match[0]}?)" if match else ""
 
 
-def sentences(error: ValidationError, section: type[BaseModel], prefix: str = "") -> list[str]:
+def sentences(error: "ValidationError", section: "type[BaseModel]", prefix: str = "") -> list[str]:
     """Returns a sentence for each problem: its key path (below ``prefix``), the allowed values, and the given value."""
     sentences_at: dict[str, list[str]] = {}
     shown: dict[str, str] = {}

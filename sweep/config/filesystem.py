@@ -3,8 +3,6 @@
 Only the functions of this module may access what a `UPath` names: they limit the time of a request and repeat it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging
@@ -13,10 +11,9 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, Union
 from uuid import uuid4
 
 from .errors import SweepError, reason, without_password
@@ -35,8 +32,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class StoredObject:
+class StoredObject(NamedTuple):
     """An object in a listing of object storage."""
 
     name: str  # path below the listed folder
@@ -72,7 +68,7 @@ def parse_path(text: str | AnyPath) -> AnyPath:
     return UPath(text.rstrip("/"), use_listings_cache=False)
 
 
-def is_remote(path: AnyPath) -> TypeIs[UPath]:
+def is_remote(path: AnyPath) -> "TypeIs[UPath]":
     """Returns True if a path is in object storage."""
     return not isinstance(path, Path)
 
@@ -144,7 +140,7 @@ def glob_files(folder: AnyPath, pattern: str) -> list[AnyPath]:
     return [folder / name for name in below if name.count("/") == pattern.count("/") and fnmatch(name, pattern)]
 
 
-def list_objects(folder: UPath) -> list[StoredObject]:
+def list_objects(folder: "UPath") -> list[StoredObject]:
     """Lists everything below a folder in object storage."""
     listed = _with_retries(folder, lambda fs, name, t: fs.find(name, detail=True, timeout=t), what="listed")
     found, prefix = [], f"{folder.path.rstrip('/')}/"
@@ -157,14 +153,14 @@ def list_objects(folder: UPath) -> list[StoredObject]:
     return found
 
 
-def etag_is_md5(path: UPath) -> bool:
+def etag_is_md5(path: "UPath") -> bool:
     """Returns True if an object's ETag is the MD5 of its content; encryption with a KMS or user's key breaks that."""
     bucket, _, key = path.path.partition("/")
     head = _with_retries(path, lambda fs, _name, t: fs.call_s3("head_object", Bucket=bucket, Key=key, timeout=t))
     return head.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in head
 
 
-def download(path: UPath, target: Path) -> None:
+def download(path: "UPath", target: Path) -> None:
     """Copies an object to a local file, piece by piece: the object need not fit into memory."""
     _with_retries(path, lambda fs, name, _: fs.get_file(name, str(target), max_concurrency=1))
 
@@ -181,7 +177,7 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
         yield copy
 
 
-def check_object_store(folder: UPath) -> None:
+def check_object_store(folder: "UPath") -> None:
     """Writes, reads and removes a file in object storage; raises ObjectStoreUnavailableError if a step fails."""
     probe, content = folder / f".probe-{uuid4().hex}", b"written by sweep, to see whether it can"
     attempt = functools.partial(_with_retries, probe, within=ANSWER_WITHIN)
@@ -192,7 +188,7 @@ def check_object_store(folder: UPath) -> None:
 
 
 def _with_retries(
-    path: UPath, call: Callable[[Any, str, float], T], *, what: str = "reached", within: float | None = None
+    path: "UPath", call: Callable[[Any, str, float], T], *, what: str = "reached", within: float | None = None
 ) -> T:
     """Calls ``call`` with the file system of a path, its name there and a time limit, until it succeeds.
 
@@ -207,14 +203,11 @@ def _with_retries(
     while True:
         try:
             return call(path.fs, path.path, seconds)
-        except FileNotFoundError as error:
-            if what == "reached":
-                raise
-            problem: Exception = error  # only the bucket can be missing
-        except TimeoutError as error:
-            problem = error if str(error) else OSError(f"no answer within {seconds:g} s")
         except (OSError, BotoCoreError) as error:
-            problem = error
+            if isinstance(error, FileNotFoundError) and what == "reached":  # otherwise only the bucket can be missing
+                raise
+            silent = isinstance(error, TimeoutError) and not str(error)
+            problem = OSError(f"no answer within {seconds:g} s") if silent else error
         final = isinstance(problem, FileNotFoundError | PermissionError)
         passing = isinstance(problem, OSError | HTTPClientError | NoConnectionError) and not final
         if not passing or time.monotonic() >= deadline:

@@ -1,7 +1,5 @@
 """Lets a package re-export names without importing them."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any

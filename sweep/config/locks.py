@@ -1,7 +1,5 @@
 """A file lock for short waits on a hot path, and a check if a process of this machine still runs."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Iterator

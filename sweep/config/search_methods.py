@@ -1,13 +1,9 @@
 """The samplers and pruners that a study file can name. A sampler is one line here; it needs no other edit."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 
-@dataclass(frozen=True)
-class Sampler:
+class Sampler(NamedTuple):
     """The choice of a study's points."""
 
     optuna: str  # class in optuna.samplers; chooses each value that a waiting trial leaves open

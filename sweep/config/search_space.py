@@ -1,10 +1,8 @@
 """Parses the dimensions of a search space: ranges, choices and constants, converted to the type of their field."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -14,13 +12,8 @@ from .sections import GuidanceConfig, Section, TrainingConfig
 Scalar = bool | int | float | str | None
 
 # The fields that the five hyperparameters with a short name set.
-ALIASES = {
-    "lambda1": "guidance.lambda1",
-    "lambda2": "guidance.lambda2",
-    "epsilon": "guidance.epsilon",
-    "depth": "model.depth",
-    "width": "model.width",
-}
+ALIASES = {name: f"guidance.{name}" for name in ("lambda1", "lambda2", "epsilon")}
+ALIASES |= {name: f"model.{name}" for name in ("depth", "width")}
 
 
 class Range(Section):
@@ -32,7 +25,7 @@ class Range(Section):
     step: int | float | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Range:
+    def _consistent(self) -> Self:
         wrong = {
             f"low ({self.low}) must be below high ({self.high})": not self.low < self.high,
             f"a log scale needs low > 0, not {self.low}": self.log and self.low <= 0,

@@ -1,7 +1,5 @@
 """The validated sections of a study file: model, data, task, objective, guidance, training, search and resources."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re
@@ -23,10 +21,9 @@ class Section(BaseModel):
     @classmethod
     def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
         """Refuses true and false, which pydantic would convert to the numbers 1 and 0."""
-        if isinstance(value, bool) and info.field_name is not None:
-            annotation = str(cls.model_fields[info.field_name].annotation)
-            if "bool" not in annotation and ("int" in annotation or "float" in annotation):
-                raise ValueError(f"must be a number, not {str(value).lower()}")
+        annotation = str(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and "bool" not in annotation and ("int" in annotation or "float" in annotation):
+            raise ValueError(f"must be a number, not {str(value).lower()}")
         return value
 
 
@@ -36,8 +33,7 @@ class ModelConfig(Section):
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
     name: str = Field(
-        description="Architecture family: mlp, autoencoder, cnn, conv_autoencoder, resnet or unet; or your own class, "
-        "package.module:Class."
+        description="Architecture: mlp, autoencoder, cnn, conv_autoencoder, resnet, unet; or your package.module:Class."
     )
     depth: int | None = Field(None, ge=1, description="Depth, if it is not searched (see the model's docstring).")
     width: int | None = Field(None, ge=1, description="Width, if it is not searched (see the model's docstring).")
@@ -84,9 +80,7 @@ class TaskConfig(Section):
     kind: Literal["classification", "segmentation", "reconstruction"] | None = Field(
         None, description="Task of your own model if it has no attribute `task`; default: classification."
     )
-    loss: str | None = Field(
-        None, description=f"{IMPORT_PATH}: (output, target) -> mean over the batch. Default: the task's."
-    )
+    loss: str | None = Field(None, description=f"{IMPORT_PATH}: (output, target) -> batch mean. Default: the task's.")
     metrics: dict[str, str] = Field(
         {},
         description=f"By name; {{f1: ...}} gives val_f1. {IMPORT_PATH}: a torchmetrics.Metric (class or instance), "
@@ -171,12 +165,9 @@ class TrainingConfig(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Applied to the training loss, never to val_loss.")
     grad_clip: float | None = Field(None, gt=0, description="Largest norm of the task gradient.")
     init: Literal["default", "he", "orthogonal", "lsuv"] = Field(
-        "default",
-        description="Initialisation of the weights; lsuv: orthogonal, then each layer's output has variance 1.",
+        "default", description="Initial weights; lsuv: orthogonal, then each layer's output has variance 1."
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 on GPUs with support."
-    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where GPUs have it.")
     seed: int = Field(0, ge=0, description="Initial weights and batch order; the same for all trials of a study.")
 
 
@@ -203,7 +194,7 @@ class SearchConfig(Section):
     hours: float | None = Field(None, gt=0, description="Start no new trial after this many hours of a run.")
     target: float | None = Field(None, description="Start no new trial after the objective has reached this.")
     design_controls: bool = Field(
-        False, description="Also train each design trial's unguided control: for sensitivity --against-control."
+        False, description="Train design trials' controls, for sensitivity --against-control."
     )
     max_failures: int = Field(0, ge=0, description="Retries of a trial after errors of its own code.")
     finalists: FinalistsConfig = FinalistsConfig()
@@ -230,25 +221,16 @@ class Resources(Section):
     gpus: float | Literal["auto"] = Field(
         "auto", description="GPUs; a fraction shares one GPU and its memory; auto: one if there is any."
     )
-    memory: float | None = Field(
-        None, gt=0, description="GiB of main memory: a trial is placed where other trials have not reserved it."
-    )
-    accelerator_type: str | None = Field(
-        None, min_length=1, description="Trials run only on nodes with this accelerator, by Ray's name: A10G, L4, ..."
-    )
-    max_concurrent: int | None = Field(
-        None, ge=1, description="Trials at once; default: as many as fit, also on nodes that join later."
-    )
+    memory: float | None = Field(None, gt=0, description="GiB of main memory that are reserved for a trial.")
+    accelerator_type: str | None = Field(None, min_length=1, description="Accelerator to run on, by Ray's name: A10G.")
+    max_concurrent: int | None = Field(None, ge=1, description="Trials at once; default: as many as fit, at any time.")
     retry_oom: bool = Field(
-        False,
-        description="Retry a trial that ran out of memory once, when no other trial runs, and on a whole GPU if it had "
-        "a share.",
+        False, description="Retry a trial that ran out of memory once, alone, and on a whole GPU if it had a share."
     )
 
     def retries(self, memory: str) -> bool:
         """Returns True if a trial that ran out of memory is retried alone; False if it had a whole GPU already."""
-        shared = memory != "GPU" or (self.gpus != "auto" and self.gpus < 1)
-        return self.retry_oom and shared
+        return self.retry_oom and (memory != "GPU" or (self.gpus != "auto" and self.gpus < 1))
 
     def room(self, cpus: float, gpus: float, gpus_per_trial: float, memory: float = math.inf) -> int:
         """Returns the number of trials that fit on a machine with these CPUs, GPUs and memory (GiB)."""

@@ -1,7 +1,5 @@
 """The settings of a command: workspace, storage, tracking, data, Ray. An option wins over the environment."""
 
-from __future__ import annotations
-
 import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias

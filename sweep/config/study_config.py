@@ -1,10 +1,8 @@
 """The validated study file (`StudyConfig`), and the part of it that one trial needs (`TrialConfig`)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
@@ -41,7 +39,7 @@ class TrialConfig(Section):
     test: bool = False
 
     @property
-    def control(self) -> TrialConfig:
+    def control(self) -> Self:
         """The unguided control: both lambdas are 0, everything else is the same."""
         return self.model_copy(update={"guidance": self.guidance.model_copy(update={"lambda1": 0.0, "lambda2": 0.0})})
 
@@ -156,12 +154,12 @@ class StudyConfig(Section):
         """Returns the values on which two runs of a study must agree: key path -> value."""
         return _flat(self.model_dump(mode="json", exclude=MUTABLE))
 
-    def changes(self, now: StudyConfig) -> list[str]:
+    def changes(self, now: Self) -> list[str]:
         """Returns the key paths of `identity` in which ``now`` differs."""
         old, new = self.identity(), now.identity()
         return [key for key in {**old, **new} if old.get(key) != new.get(key)]
 
-    def require_agreement(self, now: StudyConfig) -> None:
+    def require_agreement(self, now: Self) -> None:
         """Raises a ConfigError with all differences if a study of the same name differs."""
         changed = self.changes(now)
         if not changed:

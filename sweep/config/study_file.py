@@ -1,7 +1,5 @@
 """Reads and writes study files: YAML 1.2, then the command line's overrides, then validation of everything at once."""
 
-from __future__ import annotations
-
 import copy
 import io
 import re
@@ -37,15 +35,12 @@ def read_yaml(text: str, source: str) -> dict[str, Any]:
 
 def read_file(path: Path, source: str) -> dict[str, Any]:
     """Reads a study file; raises SweepError if it cannot be read or is not UTF-8, ConfigError as `read_yaml`."""
-    data = b""
     try:
-        data = path.read_bytes()
-        return read_yaml(data.decode("utf-8-sig"), source)
+        return read_yaml(path.read_bytes().decode("utf-8-sig"), source)
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise SweepError(
-            f"{source}: line {line} is not UTF-8 (byte {data[error.start]:#04x}); save it as UTF-8"
-        ) from None
+        data, at = error.object, error.start
+        line = data[:at].count(b"\n") + 1
+        raise SweepError(f"{source}: line {line} is not UTF-8 (byte {data[at]:#04x}); save it as UTF-8") from None
     except OSError as error:
         raise SweepError(f"{source}: cannot be read ({error.strerror})") from None
 

@@ -1,7 +1,5 @@
 """Imports the user's own model, data, loss and metrics (``package.module:attribute``), and lists their files."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import re
@@ -52,15 +50,16 @@ def import_object(path: str) -> Any:
             f"{path!r} must be package.module:attribute, as in mypkg.nets:Net for Net in mypkg/nets.py"
         )
     name, _, attributes = path.partition(":")
-    _extend_path()
+    sys.path.extend(str(folder) for folder in _folders if str(folder) not in sys.path)
+    if _UserFirst not in sys.meta_path:
+        sys.meta_path.insert(0, _UserFirst)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
             module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and f"{name}.".startswith(f"{error.name}."):
-            raise ImportPathError(_not_found(path, error.name)) from error
-        raise ImportPathError(f"{path} cannot be imported: {user_error_location(error)}") from error
     except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{name}.".startswith(f"{missing}."):
+            raise ImportPathError(_not_found(path, missing)) from error
         raise ImportPathError(f"{path} cannot be imported: {user_error_location(error)}") from error
     found: Any = module
     for attribute in attributes.split("."):
@@ -83,13 +82,6 @@ class _UserFirst:
         return PathFinder.find_spec(name, [entry for entry in sys.path if Path(entry or ".").resolve() != _PROJECT])
 
 
-def _extend_path() -> None:
-    """Appends the search folders to sys.path, and lets a user's folders win over this project's of the same name."""
-    sys.path.extend(str(folder) for folder in _folders if str(folder) not in sys.path)
-    if _UserFirst not in sys.meta_path:
-        sys.meta_path.insert(0, _UserFirst)
-
-
 def _not_found(path: str, missing: str) -> str:
     if missing.partition(".")[0] == PACKAGE:
         return f"{path}: there is no module {missing}; {PACKAGE} is this program: give yours another name"
@@ -110,9 +102,8 @@ def user_error_location(error: BaseException) -> str:
 def _is_theirs(file: str) -> bool:
     """Returns True if a file belongs neither to us, nor to an installed package, nor to Python."""
     path = Path(file)
-    if file.startswith("<") or "site-packages" in path.parts or path.is_relative_to(_LIBRARY):
-        return False
-    return not _is_ours(file)
+    installed = "site-packages" in path.parts or path.is_relative_to(_LIBRARY)
+    return not (installed or file.startswith("<") or _is_ours(file))
 
 
 def _is_ours(file: str) -> bool:
@@ -122,11 +113,8 @@ def _is_ours(file: str) -> bool:
 def source_of(path: str) -> bytes:
     """Returns the text of all files of the package or module that an import path leads to; empty if it has none."""
     import_object(path)
-    files = [
-        file
-        for place in _places(sys.modules[path.partition(":")[0].partition(".")[0]])
-        for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])
-    ]
+    places = _places(sys.modules[re.split("[.:]", path)[0]])
+    files = [file for place in places for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
     return b"\0".join(file.read_bytes() for file in files)
 
 
@@ -137,12 +125,8 @@ def packages() -> list[str]:
 
 def modules_to_send() -> list[str]:
     """Returns the imported packages and files of the search folders, which workers on other machines need."""
-    found = set()
-    for name, module in list(sys.modules.items()):
-        for place in _places(module) if "." not in name and name not in (PACKAGE, "__main__") else ():
-            if place.parent in _folders:
-                found.add(str(place))
-    return sorted(found)
+    modules = [m for name, m in list(sys.modules.items()) if "." not in name and name not in (PACKAGE, "__main__")]
+    return sorted({str(place) for module in modules for place in _places(module) if place.parent in _folders})
 
 
 def _places(module: object) -> Iterable[Path]:

@@ -1,65 +1,66 @@
 """Yields batches: a part of a data set in a seeded order, as float images on the device."""
 
-from __future__ import annotations
-
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from .normalisation import Normalisation
 
 CROP_PADDING = 8  # pixels of the image's side per pixel of padding: 4 at 32x32, 3 at 28x28, 1 at 8x8
 PREFETCH_BATCHES = 2  # batches that are decoded ahead of the one in use
 DRAWS = 5  # uniform random numbers that augment one image file
 
 
-class DataPart(Protocol):
+@dataclass(frozen=True)
+class DataPart(ABC):
     """Images and their labels, in memory or in files."""
 
-    @property
-    def size(self) -> int:
-        """Number of images."""
-
-    def to(self, device: torch.device | str) -> DataPart:
-        """Returns the same part, resident on a device if its type allows that."""
-
-    def first(self, count: int) -> DataPart:
-        """Returns the first ``count`` images of the stored order."""
-
-    def uint8_batches(
-        self, size: int, device: torch.device | str, shuffle: torch.Generator | None, augment: Sequence[str]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields every image once with its label, on the device; arguments as in `batches`, images are uint8."""
-
-
-class ArrayPart(NamedTuple):
-    """A part whose images are one array, in memory or memory-mapped."""
-
-    images: Tensor  # uint8 [N, C, H, W]
-    labels: Tensor  # int64 [N]
+    images: Any
+    labels: Any
 
     @property
     def size(self) -> int:
         """Number of images."""
         return len(self.labels)
 
-    def to(self, device: torch.device | str) -> ArrayPart:
-        """Returns the same part, resident on a device; on the CPU it stays the memory map."""
-        return ArrayPart(self.images.to(device), self.labels.to(device))
+    def to(self, device: torch.device | str) -> Self:  # noqa: ARG002 (files stay on disk)
+        """Returns the same part, resident on a device if it is in memory; on the CPU it stays the memory map."""
+        return self
 
-    def first(self, count: int) -> ArrayPart:
+    def first(self, count: int) -> Self:
         """Returns the first ``count`` images of the stored order."""
-        return ArrayPart(self.images[:count], self.labels[:count])
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+    @abstractmethod
+    def uint8_batches(
+        self, size: int, device: torch.device | str, shuffle: torch.Generator | None, augment: Sequence[str]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields every image once with its label, on the device; arguments as in `batches`, images are uint8."""
+
+
+@dataclass(frozen=True)
+class ArrayPart(DataPart):
+    """A part whose images are one array, in memory or memory-mapped."""
+
+    images: Tensor  # uint8 [N, C, H, W]
+    labels: Tensor  # int64 [N]
+
+    def to(self, device: torch.device | str) -> Self:
+        """Returns the same part, resident on a device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def uint8_batches(
         self, size: int, device: torch.device | str, shuffle: torch.Generator | None, augment: Sequence[str]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields as `DataPart.uint8_batches` says."""
-        images, labels = self
+        images, labels = self.images, self.labels
         order = None if shuffle is None else torch.randperm(len(labels), generator=shuffle).to(images.device)
         for start in range(0, len(labels), size):
             part = slice(start, start + size)
@@ -72,26 +73,13 @@ class ArrayPart(NamedTuple):
 
 
 @dataclass(frozen=True)
-class StreamedPart:
+class StreamedPart(DataPart):
     """A part whose images are files. They are decoded in each epoch by threads, a few batches ahead."""
 
-    inputs: NDArray[Any]  # key of each image for `load`, [N]
+    images: NDArray[Any]  # key of each image for `load`, [N]
     labels: NDArray[Any]  # label of each image, or key of its mask for `load`, [N]
     # (input, label, augmentations, random numbers) -> image, uint8 [C, H, W], and label, [] or [H, W]
     load: Callable[[Any, Any, Sequence[str], Sequence[float]], tuple[Tensor, Tensor]]
-
-    @property
-    def size(self) -> int:
-        """Number of images."""
-        return len(self.inputs)
-
-    def to(self, device: torch.device | str) -> StreamedPart:  # noqa: ARG002 (see DataPart)
-        """Returns itself: the files stay on disk."""
-        return self
-
-    def first(self, count: int) -> StreamedPart:
-        """Returns the first ``count`` images of the stored order."""
-        return StreamedPart(self.inputs[:count], self.labels[:count], self.load)
 
     def uint8_batches(
         self, size: int, device: torch.device | str, shuffle: torch.Generator | None, augment: Sequence[str]
@@ -106,7 +94,7 @@ class StreamedPart:
                 part = order[start : start + size].tolist()
                 draws = torch.rand(len(part), DRAWS if augment else 0, generator=shuffle).tolist()
                 jobs = zip(part, draws, strict=True)
-                ahead.append([pool.submit(self.load, self.inputs[i], self.labels[i], augment, n) for i, n in jobs])
+                ahead.append([pool.submit(self.load, self.images[i], self.labels[i], augment, n) for i, n in jobs])
                 if len(ahead) > PREFETCH_BATCHES:
                     yield _collected(ahead.popleft(), device)
             while ahead:
@@ -149,15 +137,12 @@ def batches(
     """
     if augment and shuffle is None:
         raise ValueError(f"augment = {augment!r}: needs a generator in shuffle to draw from")
-    if normalize is not None:
-        mean, std = (scale * torch.tensor(values, device=device).view(-1, 1, 1) for values in normalize)
+    normalisation = Normalisation(scale, normalize).to(device)
     for images, y in part.uint8_batches(batch_size, device, shuffle, augment):
-        x = images.float()
-        yield x.div_(scale) if normalize is None else x.sub_(mean).div_(std), y.long()
+        yield normalisation(images), y.long()
 
 
 def _augment(x: Tensor, augment: Sequence[str], generator: torch.Generator | None) -> Tensor:
-    """Shifts and mirrors each image of a batch [B, C, H, W] at random."""
     batch, _, height, width = x.shape
     if "crop" in augment:
         pad = min(height, width) // CROP_PADDING

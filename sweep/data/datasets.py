@@ -1,18 +1,17 @@
 """The built-in data sets that fit into memory: their info, and their readers, which return uint8 arrays."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import math
 import socket
 import sys
 import tarfile
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -45,38 +44,45 @@ class DatasetInfo:
     std: tuple[float, ...]
     targets: Literal["labels", "masks"] = "labels"  # of each image, or of each pixel
     num_val: int = 0  # images of the data set's own validation part; 0 if it is cut from the training part
+    classes: tuple[str, ...] = ()  # the name of each class; empty if the data set has no names
 
 
-class Reader(Protocol):
-    """The reader of one data set."""
+class Reader(ABC):
+    """The reader of one data set; by default its arrays fit into memory, and it has no options."""
 
-    options: ClassVar[tuple[str, ...]]  # keys of ``data`` that it accepts, beside `loading.COMMON`
-    required: ClassVar[tuple[str, ...]]  # those of the options that must be given
+    options: ClassVar[tuple[str, ...]] = ()  # keys of ``data`` that it accepts, beside `loading.COMMON`
+    required: ClassVar[tuple[str, ...]] = ()  # those of the options that must be given
+    info: DatasetInfo
+    key: str  # name of the folder in the cache; it changes with the content
+    preparation: ClassVar[str] = "none"  # of an image, before it is stored as uint8 [C, H, W]
 
-    def __init__(self, config: DataConfig, root: AnyPath):
+    def __init__(self, config: DataConfig, root: AnyPath):  # noqa: B027 (data in a package need no search)
         """Finds the data set, below ``root`` if it consists of files."""
 
-    @property
-    def info(self) -> DatasetInfo:
-        """The info that models and the cut into parts need."""
-
-    @property
-    def key(self) -> str:
-        """Name of the folder in the cache; it changes with the content."""
-
+    @abstractmethod
     def read(self) -> dict[str, Arrays]:
         """Returns ``train`` in stratified order, ``test`` and perhaps ``val``; raises DataError if files are amiss."""
 
     def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> DataPart:
         """Returns a part that yields batches of stored arrays, or of a slice of them."""
+        return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
 
+
+DIGITS = tuple("0123456789")
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 IN_TORCHVISION: dict[str, tuple[str, DatasetInfo]] = {
-    "mnist": ("MNIST", DatasetInfo((1, 28, 28), 10, 60_000, 10_000, 255, (0.1307,), (0.3081,))),
-    "fashion_mnist": ("FashionMNIST", DatasetInfo((1, 28, 28), 10, 60_000, 10_000, 255, (0.2860,), (0.3530,))),
+    "mnist": ("MNIST", DatasetInfo((1, 28, 28), 10, 60_000, 10_000, 255, (0.1307,), (0.3081,), classes=DIGITS)),
+    "fashion_mnist": (
+        "FashionMNIST",
+        DatasetInfo((1, 28, 28), 10, 60_000, 10_000, 255, (0.2860,), (0.3530,), classes=FASHION),
+    ),
     "cifar10": (
         "CIFAR10",
-        DatasetInfo((3, 32, 32), 10, 50_000, 10_000, 255, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        DatasetInfo(
+            (3, 32, 32), 10, 50_000, 10_000, 255, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), classes=CIFAR10
+        ),
     ),
     "cifar100": (
         "CIFAR100",
@@ -85,25 +91,11 @@ IN_TORCHVISION: dict[str, tuple[str, DatasetInfo]] = {
 }
 
 
-class ArrayReader:
-    """A base of readers whose arrays fit into memory, and which have no options."""
-
-    options: ClassVar[tuple[str, ...]] = ()
-    required: ClassVar[tuple[str, ...]] = ()
-
-    def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> ArrayPart:
-        """Returns the mapped arrays as tensors."""
-        return ArrayPart(torch.from_numpy(inputs), torch.from_numpy(labels))
-
-
-class Digits(ArrayReader):
+class Digits(Reader):
     """Scikit-learn's digits, pixel values 0 to 16; they have no test part, so one is cut off."""
 
-    info = DatasetInfo((1, 8, 8), 10, 1438, 359, 16, (0.3049,), (0.3760,))
+    info = DatasetInfo((1, 8, 8), 10, 1438, 359, 16, (0.3049,), (0.3760,), classes=DIGITS)
     key = "digits"
-
-    def __init__(self, _config: DataConfig, _root: AnyPath):
-        pass
 
     def read(self) -> dict[str, Arrays]:
         """Reads the package's file directly, because importing scikit-learn takes longer than starting Ray."""
@@ -118,7 +110,7 @@ class Digits(ArrayReader):
         return {"train": (images[:cut], labels[:cut]), "test": (images[cut:], labels[cut:])}
 
 
-class InTorchvision(ArrayReader):
+class InTorchvision(Reader):
     """A data set of ``torchvision.datasets``, downloaded if it is not below the root."""
 
     def __init__(self, config: DataConfig, root: AnyPath):
@@ -136,10 +128,10 @@ class InTorchvision(ArrayReader):
         missing = [file for file in files if not (folder / file).is_file()]
         if missing and is_remote(self._root):
             raise MissingDataError(f"{self.key}: {', '.join(missing)} not found in {self._root / below}. {place}")
-        timeout = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision's downloads have none of their own
         try:
             with contextlib.ExitStack() as stack:
+                stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+                socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision's downloads have none of their own
                 stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # torchvision prints failed mirrors
                 if missing:
                     root.mkdir(parents=True, exist_ok=True)
@@ -158,9 +150,7 @@ class InTorchvision(ArrayReader):
                 f"{self.key}: the files in {folder} cannot be read ({reason}). "
                 f"Delete {', '.join(files)} there and place them again, or let them be downloaded. {place}"
             ) from error
-        finally:
-            socket.setdefaulttimeout(timeout)
-        train, test = ((_channels_first(np.asarray(part.data)), np.asarray(part.targets, np.int64)) for part in parts)
+        train, test = ((channels_first(np.asarray(part.data)), np.asarray(part.targets, np.int64)) for part in parts)
         order = stratified_order(train[1])
         return {"train": (train[0][order], train[1][order]), "test": test}
 
@@ -216,6 +206,6 @@ def stratified_order(labels: NDArray[Any]) -> NDArray[np.intp]:
     return np.argsort(position, kind="stable")
 
 
-def _channels_first(images: NDArray[Any]) -> NDArray[Any]:
+def channels_first(images: NDArray[Any]) -> NDArray[Any]:
     """Returns [N, C, H, W] from [N, H, W] or [N, H, W, C]."""
     return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)

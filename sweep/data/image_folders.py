@@ -3,8 +3,6 @@
 A reader hashes the names, sizes and times of all files when it is created, so a changed folder is another data set.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,8 +21,8 @@ from ..config.filesystem import AnyPath
 from ..config.sections import DataConfig
 from ..losses.metrics import IGNORED
 from .batches import StreamedPart
-from .datasets import TEST_FRACTION, Arrays, DatasetInfo, stratified_order
-from .images import EXTENSIONS, decode, decode_mask, resize
+from .datasets import TEST_FRACTION, Arrays, DatasetInfo, Reader, stratified_order
+from .images import EXTENSIONS, PREPARATION, decode, decode_mask, resize
 from .s3_mirror import mirror_locally
 
 # ImageNet's training images; torchvision uses these values for photographs of any kind.
@@ -34,7 +32,7 @@ CHECKED = 10_000  # files of a part that are decoded before the first trial; tak
 NAMED = 3  # items that a message names; the rest is counted
 
 
-class ImageFolder:
+class ImageFolder(Reader):
     """A folder per class, in the layout of torchvision's ``ImageFolder``.
 
     The class folders are below ``train``; ``test`` or ``val`` beside it is the test part (with both, ``val``
@@ -43,6 +41,7 @@ class ImageFolder:
 
     options: ClassVar[tuple[str, ...]] = ("folder", "image_size")
     required: ClassVar[tuple[str, ...]] = options
+    preparation = PREPARATION
 
     def __init__(self, config: DataConfig, root: AnyPath):
         self._folder, self._size = _folder(config, root), config.size
@@ -66,7 +65,7 @@ class ImageFolder:
                     problems.append(f"{folder / name} has no images ({', '.join(EXTENSIONS)})")
         _refuse("imagefolder", problems)
         self.key = f"imagefolder-{digest.hexdigest()}"
-        self.info = _info(config, len(self._classes), counts, "labels")
+        self.info = _info(config, len(self._classes), counts, "labels", tuple(self._classes))
 
     def read(self) -> dict[str, Arrays]:
         """Lists the files of each part and their classes, and decodes the first of them."""
@@ -92,7 +91,7 @@ class ImageFolder:
         return self._folder / os.fsdecode(name)
 
 
-class VOC:
+class VOC(Reader):
     """Images with masks, in the layout of torchvision's ``VOCSegmentation``.
 
     The training part is the list ``train``, the test part the list ``test`` or ``val`` (with both, ``val`` validates).
@@ -101,6 +100,7 @@ class VOC:
 
     options: ClassVar[tuple[str, ...]] = ("folder", "image_size", "num_classes", "year", "ignore_index")
     required: ClassVar[tuple[str, ...]] = ("folder", "image_size", "num_classes")
+    preparation = PREPARATION
 
     def __init__(self, config: DataConfig, root: AnyPath):
         self._folder = _folder(config, root) / "VOCdevkit" / f"VOC{config.year or YEAR}"
@@ -185,12 +185,15 @@ def _roles(parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _info(
-    config: DataConfig, classes: int, counts: Mapping[str, int], targets: Literal["labels", "masks"]
+    config: DataConfig,
+    classes: int,
+    counts: Mapping[str, int],
+    targets: Literal["labels", "masks"],
+    names: tuple[str, ...] = (),
 ) -> DatasetInfo:
-    """Returns the info of a folder, given the number of images in each of its parts."""
     test = counts.get("test", round(counts["train"] * TEST_FRACTION))
     train = counts["train"] - (0 if "test" in counts else test)
-    return DatasetInfo((3, *config.size), classes, train, test, 255, MEAN, STD, targets, counts.get("val", 0))
+    return DatasetInfo((3, *config.size), classes, train, test, 255, MEAN, STD, targets, counts.get("val", 0), names)
 
 
 def _ordered(parts: Mapping[str, Arrays], info: DatasetInfo) -> dict[str, Arrays]:
@@ -232,7 +235,6 @@ def _some(things: Sequence[object], separator: str = ", ") -> str:
 
 
 def _classes(folder: Path) -> list[str]:
-    """Returns the names of the folders in a folder."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 

@@ -1,7 +1,5 @@
 """Decodes one image file and resizes it for the network, with torchvision's transforms."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from ..config.errors import DataError
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 CROP_AREA = 0.25  # smallest share of the image; the usual twelfth slows trials of fewer than 100 epochs down
 CROP_ASPECT = 4 / 3  # largest factor by which a crop's aspect differs from the target's
+PREPARATION = "as RGB, the largest centred window with the aspect of size, resized to size (bilinear, antialiased)"
 UNREADABLE = (OSError, SyntaxError, ValueError)  # Pillow's errors
 
 Size = tuple[int, int]  # height, width

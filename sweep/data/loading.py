@@ -3,8 +3,6 @@
 The training part is stored in stratified order, so any contiguous slice is class-balanced, the same on every machine.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from ..config.filesystem import AnyPath, ObjectStoreUnavailableError, local_path
 from ..config.sections import DataConfig
 from ..config.user_code import is_import_path
 from .batches import DataPart
-from .datasets import DatasetInfo, Digits, InTorchvision, Reader
+from .datasets import IN_TORCHVISION, DatasetInfo, Digits, InTorchvision, Reader
 from .image_folders import VOC, ImageFolder
 from .user_dataset import OwnData
 
@@ -29,10 +27,7 @@ logger = logging.getLogger(__name__)
 
 DATASETS: dict[str, type[Reader]] = {
     "digits": Digits,
-    "mnist": InTorchvision,
-    "fashion_mnist": InTorchvision,
-    "cifar10": InTorchvision,
-    "cifar100": InTorchvision,
+    **dict.fromkeys(IN_TORCHVISION, InTorchvision),
     "imagefolder": ImageFolder,
     "voc": VOC,
 }
@@ -61,15 +56,12 @@ def find_reader(config: DataConfig, root: AnyPath, cache: AnyPath | None = None)
     Without ``cache``, a user's own data set is read again.
     """
     own = is_import_path(config.name)
-    if config.name not in DATASETS and not own:
+    if not own and config.name not in DATASETS:
         raise DataError(f"data.name: unknown data set {config.name!r}; choose one of {', '.join(DATASETS)}")
     if problems := check_options(config.name, [key for key, value in config if value is not None]):
         raise DataError("; ".join(problems))
     if own:
-        data = OwnData(config, root)
-        if cache:
-            data.load_info(local_path(cache))
-        return data
+        return OwnData(config, root, local_path(cache) if cache else None)
     return DATASETS[config.name](config, root)
 
 

@@ -3,8 +3,6 @@
 A copy has the size and the time of its object, by which later runs recognise it.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import logging
@@ -41,7 +39,7 @@ def mirror_locally(root: AnyPath, folder: str = "") -> Path:
 
 
 @functools.cache  # once per process: its trials need not ask again
-def _copy(root: UPath, folder: str) -> None:
+def _copy(root: "UPath", folder: str) -> None:
     source, target = root / folder if folder else root, local_path(root) / ".mirror" / folder
     found = filesystem.list_objects(source)
     if not found:
@@ -75,7 +73,7 @@ def _is_current(path: Path, wanted: StoredObject) -> bool:
     return path.exists() and (path.stat().st_size, path.stat().st_mtime_ns) == (wanted.size, wanted.modified_ns)
 
 
-def _download(source: UPath, wanted: StoredObject, target: Path) -> str | None:
+def _download(source: "UPath", wanted: StoredObject, target: Path) -> str | None:
     """Copies an object; returns how the copy differs from it, or None."""
     path, remote = target / wanted.name, source / wanted.name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +87,7 @@ def _download(source: UPath, wanted: StoredObject, target: Path) -> str | None:
     return None
 
 
-def _check_copy(copy: Path, wanted: StoredObject, remote: UPath) -> None:
+def _check_copy(copy: Path, wanted: StoredObject, remote: "UPath") -> None:
     """Raises DataError if a copy differs from its object, by size or MD5."""
     if (size := copy.stat().st_size) != wanted.size:
         raise DataError(f"{remote}: expected {wanted.size} bytes, found {size}")

@@ -3,8 +3,6 @@
 The cache keeps its arrays, named after their content, and its info, named after the import path and the user's code.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib
@@ -18,35 +16,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from ..config.errors import DataError
 from ..config.filesystem import AnyPath, write_atomically
 from ..config.sections import DataConfig
 from ..config.user_code import ImportPathError, import_object, source_of, user_error_location
-from .datasets import ArrayReader, Arrays, DatasetInfo, stratified_order
+from .datasets import Arrays, DatasetInfo, Reader, channels_first, stratified_order
 from .s3_mirror import mirror_locally
 
 PARTS = ("train", "val", "test")
 
 
-class OwnData(ArrayReader):
+class OwnData(Reader):
     """The reader of the data set at ``package.module:name``.
 
     A function is called with the data root and returns ``{"train": (images, labels), "test": ...}``; ``val`` is
     optional. A class is called with the root and ``train=True`` or ``False``, and its items are (image, label).
     """
 
-    def __init__(self, config: DataConfig, root: AnyPath):
+    def __init__(self, config: DataConfig, root: AnyPath, cache: Path | None = None):
         self._path, self._root = config.name, root
+        saved = self._saved_info(cache) if cache else None
+        self.info, self.key = saved or (self._measured_info(), self._content_key())
 
-    def load_info(self, cache: Path) -> None:
-        """Loads info and key from the cache, if it has them for the same code, so that the data set is not read."""
+    def _saved_info(self, cache: Path) -> tuple[DatasetInfo, str] | None:
+        """Returns info and key from the cache, if it has them for the same code, so that the data set is not read."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             saved = json.loads(self._info_file(cache).read_text())
             if (cache / saved["key"]).is_dir():
-                info = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["info"].items()}
-                self.info, self.key = DatasetInfo(**info), saved["key"]  # type: ignore[arg-type]
+                return TypeAdapter(DatasetInfo).validate_python(saved["info"]), saved["key"]
+        return None
 
     def save_info(self, cache: Path) -> None:
         """Saves info and key in the cache; raises DataError if it cannot be written."""
@@ -62,9 +62,7 @@ class OwnData(ArrayReader):
         digest = hashlib.blake2b(f"{self._path}\0{self._root}\0".encode() + source_of(self._path), digest_size=8)
         return cache / f"own-{digest.hexdigest()}.json"
 
-    @cached_property
-    def info(self) -> DatasetInfo:
-        """Shape, counts and normalisation, computed from the arrays."""
+    def _measured_info(self) -> DatasetInfo:
         images, labels = self._arrays["train"]
         sums, squares = np.zeros(images.shape[1]), np.zeros(images.shape[1])
         for start in range(0, len(images), 1000):
@@ -79,9 +77,7 @@ class OwnData(ArrayReader):
         sizes = int(labels.max()) + 1, counts["train"], counts["test"]
         return DatasetInfo(shape, *sizes, *scaling, num_val=counts.get("val", 0))
 
-    @cached_property
-    def key(self) -> str:
-        """A hash of the content."""
+    def _content_key(self) -> str:
         digest = hashlib.blake2b(digest_size=8)
         for part, (images, labels) in self._arrays.items():
             digest.update(f"{part} {images.shape} ".encode() + images.tobytes() + labels.tobytes())
@@ -130,27 +126,19 @@ class OwnData(ArrayReader):
 
 
 def _from_class(cls: Any, root: Path) -> dict[str, Any]:
-    """Reads both parts of a torchvision-style class, item by item."""
     more = {"download": True} if "download" in inspect.signature(cls).parameters else {}
     parts = {}
     for part in ("train", "test"):
         items = cls(root, train=part == "train", **more)
         pairs = [items[i] for i in range(len(items))]
-        images = [_channels_first(image) for image, _ in pairs]
-        parts[part] = np.stack(images), np.array([int(label) for _, label in pairs])
+        images = np.stack([np.asarray(image) for image, _ in pairs])
+        if not isinstance(pairs[0][0], torch.Tensor):  # whose order is [C, H, W] already
+            images = channels_first(images)
+        parts[part] = images, np.array([int(label) for _, label in pairs])
     return parts
 
 
-def _channels_first(image: Any) -> NDArray[Any]:
-    """Returns [C, H, W]: a tensor has this order already, an array or a PIL image is [H, W] or [H, W, C]."""
-    array = np.asarray(image)
-    if isinstance(image, torch.Tensor):
-        return array
-    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-
-
 def _problems(part: str, pair: Any) -> list[str]:
-    """Returns the problems with the images and labels of one part."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         return [f"{part} must be a pair (images, labels), not a {type(pair).__name__}"]
     images, labels = (np.asarray(array) for array in pair)

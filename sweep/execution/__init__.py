@@ -1,6 +1,5 @@
 """Ray's door, and the executor without Ray: runs the trials of a `TrialSource` wherever there are resources."""
 
-from .executor import EXECUTORS, Executor, get_executor
-from .trial_source import TrialRequest, TrialSource
+from .executor import EXECUTORS, Executor, TrialRequest, TrialSource, get_executor
 
 __all__ = ["EXECUTORS", "Executor", "TrialRequest", "TrialSource", "get_executor"]

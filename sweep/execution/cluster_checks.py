@@ -1,7 +1,5 @@
 """Checks, before the first trial, that the nodes of a cluster can work on a study."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4

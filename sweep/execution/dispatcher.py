@@ -1,18 +1,16 @@
 """Decides between Tune's loop and a `TrialSource`: the next trial, the end of a trial, the retry of a lost one."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from ..training.reports import TrialReport
+from .executor import Key, TrialRequest, TrialSource
 from .out_of_memory import hint, ray_oom_kind
-from .trial_source import Key, TrialRequest, TrialSource
 from .worker import halted
 
 ASK_AGAIN = 1.0  # seconds; a source without a trial may have one when a trial ends, or after this long
@@ -47,7 +45,7 @@ class Dispatcher:
         self._next: deque[Future[TrialRequest | None]] = deque()  # asked for ahead of need
         self._quiet_until = 0.0
 
-    def __enter__(self) -> Dispatcher:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

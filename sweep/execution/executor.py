@@ -1,23 +1,61 @@
-"""The interface between a run and what executes its trials. A new executor is one class and a line in `EXECUTORS`."""
-
-from __future__ import annotations
+"""The interface between a run, a source of trials, and its executor: one class and a line in `EXECUTORS`."""
 
 import pkgutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 from ..config.errors import ConfigError, nearest
 from ..config.sections import Resources
 from ..config.settings import Settings
-from ..config.study_config import StudyConfig
-from .trial_source import TrialSource
+from ..config.study_config import StudyConfig, TrialConfig
+from ..training.reports import OomKind, TrialPaths, TrialReport
 
 EXECUTORS = {  # imported when chosen: Ray alone takes a second
     "ray": "sweep.execution.ray_executor:RayExecutor",
     "local": "sweep.execution.local:LocalExecutor",
 }
+
+Key = tuple[str, int]  # study and number
+
+
+@dataclass(frozen=True)
+class TrialRequest:
+    """One trial for a worker."""
+
+    key: Key
+    config: TrialConfig
+    paths: TrialPaths
+    attempt: int  # counts the drivers that have claimed the trial, and its retries; from 1
+    exclusive: bool = False  # ran out of memory before: runs while no other trial does, with a whole GPU if with any
+    pruning_epochs: Collection[int] | None = None  # epochs after which the source may stop it; None: after any
+
+
+class TrialSource(Protocol):
+    """Hands out trials and receives their reports. An executor calls it from its loop; `ask` from one thread."""
+
+    def ask(self) -> TrialRequest | None:
+        """Returns the next trial, or None if there is none now (see `is_finished`). Called ahead of need."""
+
+    def is_finished(self) -> bool:
+        """Returns True once no further trial will come."""
+
+    def on_trial_start(self, key: Key) -> None:
+        """Called when a trial is assigned to a worker, and again when it moves to another one."""
+
+    def report(self, key: Key, result: TrialReport) -> bool:
+        """Processes a report; returns True if the trial must stop here."""
+
+    def n_waiting(self) -> int:
+        """Returns the number of trials that `ask` could return now: a cluster adds nodes for these."""
+
+    def on_message(self, message: str) -> None:
+        """Called with a message for the user."""
+
+    def on_trial_lost(self, key: Key, error: str, oom: OomKind | None = None) -> None:
+        """Called when the executor gives a trial up because its workers died; ``oom``: of which exhausted memory."""
 
 
 class Executor(Protocol):

@@ -3,21 +3,19 @@
 For debugging, notebooks, tests and machines without Ray; either executor can go on with the other's study.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import pkgutil
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 
 from ..config.errors import ConfigError
 from ..config.sections import Resources
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from ..training.reports import TrialPaths, TrialReport
+from .executor import TrialRequest, TrialSource
 from .out_of_memory import gpu_memory_limit
-from .trial_source import TrialRequest, TrialSource
 from .worker import RUN_TRIAL, halted, next_report
 
 ASK_AGAIN = 0.1  # seconds after which a source that had no trial is asked again: another driver may have ended one
@@ -32,30 +30,23 @@ class LocalExecutor:
         """Imports the training code, and with it torch."""
         pkgutil.resolve_name(RUN_TRIAL)
 
-    @contextlib.contextmanager
-    def connect(self, config: StudyConfig, settings: Settings) -> Iterator[None]:  # noqa: ARG002
-        """Does nothing: there is no other process."""
-        yield
+    def connect(self, config: StudyConfig, settings: Settings) -> contextlib.nullcontext[None]:
+        """Returns a context that does nothing: there is no other process."""
+        return contextlib.nullcontext()
 
     def check(
-        self,
-        config: StudyConfig,
-        settings: Settings,
-        *,
-        insecure: bool,  # noqa: ARG002
-        on_message: Callable[[str], None],
+        self, config: StudyConfig, settings: Settings, *, insecure: bool, on_message: Callable[[str], None]
     ) -> None:
         """Checks that this machine has the GPUs of a trial; names the options that have no effect here."""
-        gpus, there = _gpus(config.resources), _gpu_count()
+        import torch
+
+        gpus, there = _gpus(config.resources), torch.cuda.device_count()
         if gpus > there:
             problem = f"resources.gpus: a trial asks for {gpus:g} GPUs, there are {there}: lower it"
             raise ConfigError("executor local", [problem])
         unused = [f"--address {settings.address}"] if settings.address != "local" else []
-        unused += [
-            f"resources.{name}"
-            for name, harmless in (("memory", None), ("accelerator_type", None), ("max_concurrent", 1))
-            if getattr(config.resources, name) not in (None, harmless)
-        ]
+        harmless = {"memory": None, "accelerator_type": None, "max_concurrent": 1}
+        unused += [f"resources.{n}" for n, v in harmless.items() if getattr(config.resources, n) not in (None, v)]
         if unused:
             on_message(f"executor local: one trial at a time, in this process; no effect: {', '.join(unused)}")
 
@@ -102,11 +93,7 @@ def _reports(request: TrialRequest, gpus: float, run_trial: str) -> Generator[Tr
 
 def _gpus(resources: Resources, *, exclusive: bool = False) -> float:
     """Returns the GPUs of one trial; ``auto`` is one if there is any, and ``exclusive`` replaces a share by one."""
-    gpus = float(min(1, _gpu_count())) if resources.gpus == "auto" else float(resources.gpus)
-    return 1.0 if exclusive and 0 < gpus < 1 else gpus
-
-
-def _gpu_count() -> int:
     import torch
 
-    return torch.cuda.device_count()
+    gpus = float(min(1, torch.cuda.device_count())) if resources.gpus == "auto" else float(resources.gpus)
+    return 1.0 if exclusive and 0 < gpus < 1 else gpus

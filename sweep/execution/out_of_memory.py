@@ -1,7 +1,5 @@
 """Memory of a trial: the share of a GPU that its process may allocate, and the hint when memory was not enough."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 
@@ -25,8 +23,11 @@ def gpu_memory_fraction(gpus: float, total: float) -> float:
 
 def limit_gpu_memory(gpus: float) -> None:
     """Limits this process to its share of the GPU, which Ray does not do; no effect on a whole GPU or none."""
-    if not 0 < gpus < 1:
-        return
+    if 0 < gpus < 1:
+        _set_gpu_memory(gpus)
+
+
+def _set_gpu_memory(gpus: float) -> None:
     import torch
 
     if torch.cuda.is_available():
@@ -42,10 +43,7 @@ def gpu_memory_limit(gpus: float) -> Iterator[None]:
         yield
     finally:
         if 0 < gpus < 1:
-            import torch
-
-            if torch.cuda.is_available():
-                torch.cuda.set_per_process_memory_fraction(1.0)
+            _set_gpu_memory(1.0)
 
 
 def oom_kind(problem: BaseException) -> OomKind | None:

@@ -1,7 +1,5 @@
 """The executor on Ray, which is imported in the methods: it can start while the rest is still being imported."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +9,7 @@ from ..config.sections import Resources
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from ..config.user_code import modules_to_send, packages
-from .trial_source import TrialSource
+from .executor import TrialSource
 from .worker import RUN_TRIAL
 
 
@@ -29,12 +27,11 @@ class RayExecutor:
 
         modules = modules_to_send() if config.import_paths else []
         sent = modules if settings.address == "local" else [*packages(), *modules]
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(connected(settings.address, sent, cpus))
-            except ClusterError as error:
-                raise SweepError("\n".join(error.problems)) from None
-            yield
+        try:
+            with connected(settings.address, sent, cpus):
+                yield
+        except ClusterError as error:
+            raise SweepError("\n".join(error.problems)) from None
 
     def check(
         self, config: StudyConfig, settings: Settings, *, insecure: bool, on_message: Callable[[str], None]

@@ -1,13 +1,11 @@
 """The resources of one trial on the connected cluster, and the number of trials that fit at once."""
 
-from __future__ import annotations
-
 import logging
 import math
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from ..cluster.nodes import Node, Placeholders, list_nodes, resource_bundle
 from ..cluster.ray_internals import can_grow
@@ -44,7 +42,7 @@ class Slots:
         self._missing_since: float | None = None  # when the last node that fits was lost
         self.draining: set[str] = set()  # addresses of nodes that will end
 
-    def __enter__(self) -> Slots:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

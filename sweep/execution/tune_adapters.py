@@ -3,8 +3,6 @@
 Tune keeps no state that matters: another run on the same source goes on.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging
@@ -22,7 +20,7 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 
 import ray
 from ray import tune
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
@@ -32,9 +30,9 @@ from ..config.sections import Resources
 from ..config.study_config import TrialConfig
 from ..training.reports import TrialPaths, TrialReport
 from .dispatcher import Dispatcher
+from .executor import TrialRequest, TrialSource
 from .out_of_memory import limit_gpu_memory
 from .slots import Slots
-from .trial_source import TrialRequest, TrialSource
 from .tune_patches import patched_tune, worker_of
 from .worker import RUN_TRIAL, next_report
 
@@ -120,12 +118,6 @@ class Worker(tune.Trainable):
         """Trains until the next report is due, and returns it to the scheduler."""
         return {"report": next_report(self._reports).to_json()}
 
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Does nothing: a trial writes its own checkpoints."""
-
-    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Does nothing: a trial finds its own checkpoints."""
-
 
 class _Searcher(Searcher):
     """Gets trials from the dispatcher."""
@@ -175,7 +167,7 @@ class _StopAll(Stopper):
         return self._dispatcher.error is not None
 
 
-class _Scheduler(TrialScheduler):
+class _Scheduler(FIFOScheduler):
     """Passes each report to the source, which decides if the trial stops; trials start in the order of `suggest`."""
 
     def __init__(self, dispatcher: Dispatcher, slots: Slots):
@@ -193,14 +185,8 @@ class _Scheduler(TrialScheduler):
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Returns None: Tune then starts those that wait, in order, and need not search all trials there have been."""
 
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None: ...
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Reports a lost worker. Tune calls it when a worker died; the trial's own exceptions are reports."""
         tune_controller.end_lost_workers()
         # trial.get_error() reads a copy that Tune has not made yet.
         self.dispatcher.on_worker_lost(trial.trial_id, Path(trial.error_file).read_text() if trial.error_file else "")
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None: ...
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None: ...
-    def debug_string(self) -> str:
-        return "the study decides"

@@ -10,8 +10,6 @@ name has moved. The three patches and their reasons:
 - the session folder: over ``ray://`` there is no Ray node on this machine, but Tune looks for its session folder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import time

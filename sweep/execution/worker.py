@@ -1,7 +1,5 @@
 """A trial in the process that trains it, whichever executor started that process. Imports neither Ray nor torch."""
 
-from __future__ import annotations
-
 import errno
 import socket
 import sys

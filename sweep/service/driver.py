@@ -4,34 +4,29 @@ Order of writing: the worker's checkpoint, then the storage, then tracking. What
 tracker, the next driver sends (`sweep.service.recorder`). torch is imported only to read checkpoints.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Literal, Self
 
 from ..config.errors import reason
-from ..config.settings import Settings
-from ..config.study_config import StudyConfig
-from ..execution.trial_source import Key, TrialRequest
+from ..execution.executor import Key, TrialRequest
 from ..losses.options import DOMINANT, INERT
 from ..study.finalists import best_rows, missing_trials, wanted_rows, wanted_tuned, wanted_tuning
 from ..study.records import Outcome
 from ..study.storages.leases import RENEW_EVERY
 from ..study.storages.storage import UNREACHABLE, Backoff
-from ..study.study import Study
 from ..study.trial import EndedElsewhereError, Trial
 from ..training.reports import EpochMetrics, OomKind, TrialPaths, TrialReport
-from .callback import RunCallback
 from .recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
 CONFIRM_EVERY = 10.0  # seconds between two checks that a trial is still ours: another driver may have adopted it
+STAGES = ("search", "controls", "tuned", "done")
 HINTS = {
     "inert": "it changes nothing (see measure and scale under guidance in the README)",
     "dominant": "it would outweigh the task without max_ratio; lower lambdas, or a larger epsilon, avoid it",
@@ -44,20 +39,11 @@ class Driver:
     From the stage ``tuned`` on, the waiting rows of the sister study are trained and nothing else.
     """
 
-    def __init__(
-        self,
-        config: StudyConfig,
-        settings: Settings,
-        search: Study,
-        controls: Study,
-        recorder: Recorder,
-        callback: RunCallback,
-        *,
-        stage: Literal["search", "tuned"] = "search",
-    ):
-        self._config, self._settings, self._callback = config, settings, callback
-        self._studies = {search.name: search, controls.name: controls}
-        self._search, self._controls, self._recorder = search, controls, recorder
+    def __init__(self, recorder: Recorder, *, stage: Literal["search", "tuned"] = "search"):
+        self._recorder, self._callback = recorder, recorder.callback
+        self._search, self._controls = recorder.search, recorder.controls
+        self._config, self._settings = recorder.config, recorder.settings
+        self._studies = {study.name: study for study in (self._search, self._controls)}
         self._trials: dict[Key, Trial] = {}
         self._stage: str = stage
         self._began = time.monotonic()
@@ -96,17 +82,13 @@ class Driver:
         """Returns the next trial of the present stage; enters the next stage when this one is finished."""
         if self._backoff.waiting:
             return None
-        try:
+        with self._storage_watch():
             with self._turn:
                 for key in list(self._pending_reports):
                     self._process_reports(self._trials[key])
                 trial = self._retry_queue.pop(0) if self._retry_queue else None
-            job = self._request(trial or self._next())
-        except UNREACHABLE as error:
-            self._storage_lost(error)
-            return None
-        self._storage_restored()
-        return job
+            return self._request(trial or self._next())
+        return None
 
     def is_finished(self) -> bool:
         """Returns True if all stages are finished."""
@@ -114,40 +96,31 @@ class Driver:
 
     def on_trial_start(self, key: Key) -> None:
         """Opens the trial's MLflow run."""
-        trial = self._trials.get(key)
-        if trial is None:  # it ended while waiting for another worker: the answer to its first report stops it
-            return
-        self._recorder.start(trial)
-        self._callback.on_trial_start(trial)
+        if trial := self._trials.get(key):  # else it ended while waiting: the answer to its first report stops it
+            self._recorder.start(trial)
+            self._callback.on_trial_start(trial)
 
     def report(self, key: Key, result: TrialReport) -> bool:
         """Passes epochs to the pruner, in order, and to the tracker; returns True if the trial must stop.
 
         Trials continue during a storage outage; their reports are queued and stored when the storage is reachable.
         """
-        ended = result.outcome is not None
         with self._turn:
             trial = self._trials.get(key)
             if trial is None:
                 return True
             self._pending_reports.setdefault(key, []).append(result)
-            if self._backoff.waiting:
-                return ended
-            try:
-                stop = self._process_reports(trial)
-            except UNREACHABLE as error:
-                self._storage_lost(error)
-                return ended
-            self._storage_restored()
-            return stop
+            if not self._backoff.waiting:
+                with self._storage_watch():
+                    return self._process_reports(trial)
+            return result.outcome is not None
 
     def n_waiting(self) -> int:
         """Returns the number of trials of the present stage that no driver has claimed."""
         study = self._search if self._stage == "search" else self._controls
-        try:
+        with contextlib.suppress(*UNREACHABLE):
             return 0 if self._stage == "search" and self._out_of_budget else study.n_waiting()
-        except UNREACHABLE:
-            return 0
+        return 0
 
     def on_message(self, message: str) -> None:
         """Passes a message on to the user."""
@@ -158,33 +131,24 @@ class Driver:
         self.report(key, TrialReport([], outcome="failed", error=error, oom=oom))
 
     def _next(self) -> Trial | None:
-        if self._stage == "search":
-            trial = self._search.ask(new=not self._budget_exhausted())
-            if trial is not None or self._trials or self._search.is_busy():
+        while self._stage != "done":
+            searching, following = self._stage == "search", STAGES[STAGES.index(self._stage) + 1]
+            study = self._search if searching else self._controls
+            trial = study.ask(new=not (searching and self._budget_exhausted()))
+            if trial is not None or self._trials or study.is_busy():
                 return trial
-            wanted = wanted_rows(self._config, self._search.rows())
-            if wanted:
-                self._controls.add(wanted)
-            self._enter("controls")
-        if self._stage == "controls":
-            trial = self._controls.ask()
-            if trial is not None or self._trials or self._controls.is_busy():
-                return trial
-            rows, controls = self._search.rows(), self._controls.rows()
-            if more := missing_trials(wanted_tuning(self._config, rows, controls), controls):
-                self._controls.add(more)  # the best on fresh seeds is not the best of the search
-                return self._controls.ask()
-            self._controls.add(wanted_tuned(self._config, rows, controls))
-            self._enter("tuned")
-        trial = self._controls.ask()
-        if trial is None and not self._trials and not self._controls.is_busy():
-            self._enter("done")
-            self._over.set()
-        return trial
-
-    def _enter(self, stage: str) -> None:
-        logger.info("stage %s of %s is finished; next: %s", self._stage, self._search.name, stage)
-        self._stage = stage
+            if searching:
+                self._controls.add(wanted_rows(self._config, self._search.rows()))
+            elif following == "tuned":
+                rows, controls = self._search.rows(), self._controls.rows()
+                if more := missing_trials(wanted_tuning(self._config, rows, controls), controls):
+                    self._controls.add(more)  # the best on fresh seeds is not the best of the search
+                    continue
+                self._controls.add(wanted_tuned(self._config, rows, controls))
+            logger.info("stage %s of %s is finished; next: %s", self._stage, self._search.name, following)
+            self._stage = following
+        self._over.set()
+        return None
 
     def _process_reports(self, trial: Trial) -> bool:
         """Passes a trial's reports to the storage and the tracker; returns True if the trial must stop."""
@@ -227,8 +191,7 @@ class Driver:
         if outcome == "failed" and self._is_retried(trial, last):
             self._retry_queue.append(trial)
         elif outcome is not None:
-            tags = {**last.tags, **({"sweep.reason": "out of memory"} if last.oom else {})}
-            self._end(trial, outcome, checkpoint=last.checkpoint, error=last.error, tags=tags)
+            self._end(trial, outcome, last)
         return outcome is not None
 
     def _check_guidance(self, trial: Trial, metrics: EpochMetrics) -> None:
@@ -257,16 +220,19 @@ class Driver:
         self._recorder.retried(trial, last.error)
         return True
 
-    def _storage_lost(self, error: BaseException) -> None:
-        if self._backoff.since is None:
-            self._callback.on_message(
-                f"cannot reach the storage ({reason(error)}): trials continue, and their reports are kept"
-            )
-        self._backoff.failed(error)
-
-    def _storage_restored(self) -> None:
-        if self._backoff.since is not None:
-            self._callback.on_message(f"the storage is reachable again after {self._backoff.answered():.0f} s")
+    @contextlib.contextmanager
+    def _storage_watch(self) -> Iterator[None]:
+        """Ends the block at an outage of the storage; reports the beginning of an outage, and its end."""
+        try:
+            yield
+        except UNREACHABLE as error:
+            if self._backoff.since is None:
+                lost = f"cannot reach the storage ({reason(error)})"
+                self._callback.on_message(f"{lost}: trials continue, and their reports are kept")
+            self._backoff.failed(error)
+        else:
+            if self._backoff.since is not None:
+                self._callback.on_message(f"the storage is reachable again after {self._backoff.answered():.0f} s")
 
     def _heartbeat(self) -> None:
         for beat in itertools.count():
@@ -283,9 +249,9 @@ class Driver:
             return None
         self._trials[trial.key], self._confirmed[trial.key] = trial, time.time()
         logger.debug("claimed trial %d of %s, attempt %d", trial.number, trial.study, trial.attempt)
+        folder = self._settings.checkpoints(trial.study, trial.number)
         if trial.attempt > 1:
             logger.info("adopted trial %d of %s at epoch %d", trial.number, trial.study, trial.reported)
-        folder = self._settings.checkpoints(trial.study, trial.number)
         if trial.attempt > 1 and trial.reported:
             from ..training import checkpoint
 
@@ -306,28 +272,26 @@ class Driver:
         if (hours := search.hours) is not None and time.monotonic() - self._began > hours * 3600:
             self._out_of_budget = True
             self._callback.on_message(f"{hours:g} hours are over: no new trials; running the study again continues it")
-        best = best_rows(self._config, self._search.rows(), 1) if search.target is not None else []
-        if best and search.target is not None and best[0].value is not None:
-            value = best[0].value
-            if value == search.target or self._config.objective.better(value, search.target):
-                self._out_of_budget = True
-                self._callback.on_message(f"trial {best[0].number} reached the target {search.target:g}: no new trials")
+        if (target := search.target) is not None:
+            for row in best_rows(self._config, self._search.rows(), 1):
+                if row.value is not None and not self._config.objective.better(target, row.value):
+                    self._out_of_budget = True
+                    self._callback.on_message(f"trial {row.number} reached the target {target:g}: no new trials")
         return self._out_of_budget
 
-    def _end(
-        self, trial: Trial, outcome: Outcome, *, checkpoint: str | None, error: str | None, tags: Mapping[str, str]
-    ) -> None:
-        tags = {**tags, **({"sweep.guidance": self._guidance[trial.key]} if trial.key in self._guidance else {})}
+    def _end(self, trial: Trial, outcome: Outcome, last: TrialReport) -> None:
+        tags = {**last.tags, **({"sweep.reason": "out of memory"} if last.oom else {})}
+        tags |= {"sweep.guidance": self._guidance[trial.key]} if trial.key in self._guidance else {}
         del self._trials[trial.key]  # first: its row keeps the stage from ending until the storage has the end
         try:
-            self._studies[trial.study].tell(trial, outcome, checkpoint=checkpoint, error=error, tags=tags)
+            self._studies[trial.study].tell(trial, outcome, checkpoint=last.checkpoint, error=last.error, tags=tags)
         except BaseException:
             self._trials[trial.key] = trial
             raise
         logger.debug("trial %d of %s %s after epoch %d", trial.number, trial.study, outcome, trial.epochs)
         # After the storage, which may be unreachable; if the driver dies in between, `Recorder.repair` sends the end.
-        self._recorder.end(trial, outcome, error, tags)
-        self._callback.on_trial_end(trial, outcome, error)
+        self._recorder.end(trial, outcome, last.error, tags)
+        self._callback.on_trial_end(trial, outcome, last.error)
 
     def log_best_when_done(self, study_file: str) -> None:
         """Waits for the end of the run, then logs the study file and the best trial's weights and model."""

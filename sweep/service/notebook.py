@@ -3,8 +3,6 @@
 They print nothing. A `RunCallback` receives the events of a run; without one they are logged.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import tempfile
@@ -12,7 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..analysis.summary import Summary
 from ..config.settings import Settings
+from ..config.study_config import StudyConfig
+from ..training.reports import EpochMetrics
 from . import analyse, single_trial
 from .callback import RunCallback
 from .preflight import load
@@ -22,9 +23,6 @@ from .run import run as run_config
 if TYPE_CHECKING:
     from ..analysis.confirmation import Confirmation
     from ..analysis.report.report import Report
-    from ..analysis.summary import Summary
-    from ..config.study_config import StudyConfig
-    from ..training.reports import EpochMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +90,7 @@ def train(
         yield from single_trial.train(config, settings, Path(scratch))
 
 
-def report(name: str, *, folder: Path | None = None, settings: Settings | None = None) -> Report:
+def report(name: str, *, folder: Path | None = None, settings: Settings | None = None) -> "Report":
     """Writes the report of a study, as ``sweep report`` does; by default to the study's folder in the workspace."""
     return analyse.report(name, settings or Settings(), folder)
 
@@ -105,11 +103,9 @@ def confirm(
     against: Sequence[str] = (),
     settings: Settings | None = None,
     callback: RunCallback | None = None,
-) -> Confirmation | None:
+) -> "Confirmation | None":
     """Trains and compares pairs, as ``sweep confirm`` does; see `sweep.service.confirm.confirm`."""
     from .confirm import confirm as confirm_study
 
-    def listen(*_: object) -> contextlib.AbstractContextManager[RunCallback]:
-        return contextlib.nullcontext(callback or RunCallback())
-
-    return confirm_study(name, settings or Settings(), listen, top=top, seeds=seeds, against=against)
+    heard = contextlib.nullcontext(callback or RunCallback())
+    return confirm_study(name, settings or Settings(), lambda *_: heard, top=top, seeds=seeds, against=against)

@@ -3,16 +3,13 @@
 Called by the driver, after the storage has stored the same. torch is imported only to read checkpoints.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from ..config.settings import Settings
-from ..config.study_config import StudyConfig
 from ..study import provenance
 from ..study.finalists import ranked_rows
 from ..study.records import ARMS, Kind, Outcome, TrialRecord
@@ -21,6 +18,7 @@ from ..study.trial import Trial
 from ..tracking.runs import RunKey
 from ..tracking.tracker import Tracker
 from ..training.reports import EpochMetrics, TrialPaths
+from .callback import RunCallback
 
 logger = logging.getLogger(__name__)
 
@@ -29,19 +27,11 @@ TRACEBACK = 4000  # last characters of a traceback that are logged
 
 
 class Recorder:
-    """The MLflow runs of a study's trials."""
+    """The MLflow runs of a study's trials, those of the ``search`` and of the sister study ``controls``."""
 
-    def __init__(
-        self,
-        config: StudyConfig,
-        settings: Settings,
-        search: Study,
-        controls: Study,
-        tracker: Tracker,
-        on_message: Callable[[str], None],
-    ):
-        self._config, self._settings, self._tracker, self._on_message = config, settings, tracker, on_message
-        self._search, self._controls = search, controls
+    def __init__(self, settings: Settings, search: Study, controls: Study, tracker: Tracker, callback: RunCallback):
+        self.config, self.settings, self.callback = search.config, settings, callback
+        self.search, self.controls, self._tracker = search, controls, tracker
         self._started: set[RunKey] = set()  # runs that this driver has started
         self._running: dict[RunKey, tuple[Trial, float]] = {}  # with the time of their start
         self._errors: dict[RunKey, str | None] = {}  # of running trials that were retried
@@ -118,7 +108,7 @@ class Recorder:
         Returns True if no trial is left to another driver that may be dead.
         """
         known, confirmed = self._tracker.store.found, True
-        for study in (self._search, self._controls):
+        for study in (self.search, self.controls):
             rows, elsewhere = study.rows(), study.trials_of_other_drivers()
             for row in rows:
                 key = RunKey(study.name, _mlflow_kind(row.kind), row.number)
@@ -142,22 +132,19 @@ class Recorder:
 
     def complete(self, stop: threading.Event) -> bool:
         """Repeats `repair` until MLflow has every trial of a dead driver; returns False if ``stop`` was set first."""
-        reported = False
-        while not self.repair():
-            if not reported:
-                self._on_message("checking whether a driver on another host is still alive (up to one minute)")
-                reported = True
-            if stop.wait(REPAIR_EVERY):
-                return False
-        return True
+        if not (confirmed := self.repair()):
+            self.callback.on_message("checking whether a driver on another host is still alive (up to one minute)")
+        while not confirmed and not stop.wait(REPAIR_EVERY):
+            confirmed = self.repair()
+        return confirmed
 
     def note_code(self) -> None:
         """Stores the code that the study is trained with, and reports its changes since the last run."""
         before, now = self._codes[-2:][0], self._codes[-1]
-        if self._search.get_user_attr("code") != self._codes:
-            self._search.set_user_attr("code", self._codes)
+        if self.search.get_user_attr("code") != self._codes:
+            self.search.set_user_attr("code", self._codes)
             if changes := provenance.changes(provenance.code_tags(before), provenance.code_tags(now)):
-                self._on_message(
+                self.callback.on_message(
                     f"the code has changed since this study was last trained: {', '.join(changes)}. The MLflow tags "
                     "of a trial say which made it; to replay an older one bit for bit, use its code"
                 )
@@ -166,60 +153,59 @@ class Recorder:
     def log_best(self, study_file: str) -> None:
         """Logs the study file and the best trial's weights and model."""
         from ..training import checkpoint
-        from ..training.trial import trained_model
+        from ..training.program import trained_program
 
         self._tracker.log_text(None, study_file, "study.yaml")
-        best = ranked_rows(self._config, self._search.rows(), self._controls.rows())
-        if not best or self._search.get_user_attr("recorded_best") == best[0].number:
+        best = ranked_rows(self.config, self.search.rows(), self.controls.rows())
+        if not best or self.search.get_user_attr("recorded_best") == best[0].number:
             return
         row = best[0]
-        saved = checkpoint.load_latest(self._settings.checkpoints(self._search.name, row.number))
+        saved = checkpoint.load_latest(self.settings.checkpoints(self.search.name, row.number))
         if saved is None or not saved.state:
-            self._on_message(f"trial {row.number} is the best, but its checkpoint is gone: no model was logged")
+            self.callback.on_message(f"trial {row.number} is the best, but its checkpoint is gone: no model was logged")
             return
-        config = self._config.trial(row.hyperparameters, seed=row.seed)
-        key, dropped = RunKey(self._search.name, "trial", row.number), len(self._tracker.dropped)
+        config = self.config.trial(row.hyperparameters, seed=row.seed)
+        key, dropped = RunKey(self.search.name, "trial", row.number), len(self._tracker.dropped)
         self._tracker.log_text(key, config.model_dump_json(indent=2), "config.json")
         self._tracker.log_files(key, [saved.path], "checkpoint")
-        place = TrialPaths(saved.path.parent.parent, self._settings.data, self._settings.cache)
-        self._tracker.log_model(key, *trained_model(config, place, saved))
+        place = TrialPaths(saved.path.parent.parent, self.settings.data, self.settings.cache)
+        self._tracker.log_model(key, trained_program(config, place, saved, study=self.search.name, trial=row.number))
         self._tracker.set_tags(None, {"sweep.best": str(row.number)})
         if self._tracker.flush(timeout=0 if self._tracker.behind else 60) and len(self._tracker.dropped) == dropped:
-            self._search.set_user_attr("recorded_best", row.number)
+            self.search.set_user_attr("recorded_best", row.number)
 
     def report_problems(self) -> None:
         """Reports each outage of the tracker, its end, and what the tracker drops, once; called periodically."""
         for dropped in self._tracker.dropped[self._drops_reported :]:
-            self._on_message(f"tracking: {dropped}. Training goes on")
+            self.callback.on_message(f"tracking: {dropped}. Training goes on")
             self._drops_reported += 1
         behind, error = self._tracker.behind, self._tracker.error
         if behind and not self._outage_reported:
-            self._on_message(f"tracking: {error}. Training goes on; what is missing is sent later")
+            self.callback.on_message(f"tracking: {error}. Training goes on; what is missing is sent later")
         elif self._outage_reported and not behind:
-            self._on_message("tracking: the server is reachable again and has received what it lacked")
+            self.callback.on_message("tracking: the server is reachable again and has received what it lacked")
         self._outage_reported = behind
 
     def _history(self, key: RunKey, epochs: int) -> list[EpochMetrics]:
         from ..training import checkpoint
 
-        saved = checkpoint.load_latest(self._settings.checkpoints(key.study, key.number))
+        saved = checkpoint.load_latest(self.settings.checkpoints(key.study, key.number))
         return [m for m in saved.history if m.epoch <= epochs] if saved is not None else []
 
-    def _start(
-        self, key: RunKey, trial: Trial | TrialRecord, started: float | None = None, *, resumed: bool = False
-    ) -> None:
-        config = self._config.trial(trial.hyperparameters, seed=_seed(trial))
+    def _start(self, key: RunKey, trial: Trial | TrialRecord, started: float | None, *, resumed: bool = False) -> None:
+        seed = trial.seed if isinstance(trial, TrialRecord) else trial.config.training.seed
+        config = self.config.trial(trial.hyperparameters, seed=seed)
         tags = {
             **self._code_tags(trial),
             "sweep.design": str(trial.design).lower(),
-            "sweep.seed": str(_seed(trial)),
+            "sweep.seed": str(seed),
             **({"sweep.of": str(trial.of)} if trial.of is not None else {}),
             **({"sweep.arm": trial.kind} if key.kind == "confirm" else {}),
             **({"sweep.control": "tuned" if trial.kind == "tuned" else "plain"} if key.kind == "control" else {}),
         }
         self._started.add(key)
         # A control may have hyperparameters that the space lacks.
-        params = {**self._config.hyperparameters(config), **trial.hyperparameters}
+        params = {**self.config.hyperparameters(config), **trial.hyperparameters}
         start_time = int((started or time.time()) * 1000)
         # Another driver may have opened the run of an adopted or finished trial.
         resumed = resumed or isinstance(trial, TrialRecord) or trial.attempt > 1
@@ -254,7 +240,3 @@ def _pruned_tags(trial: Trial | TrialRecord) -> dict[str, str]:
 
 def _mlflow_kind(kind: Kind) -> str:
     return "confirm" if kind in ARMS else "control" if kind == "tuned" else kind
-
-
-def _seed(trial: Trial | TrialRecord) -> int:
-    return trial.config.training.seed if isinstance(trial, Trial) else trial.seed

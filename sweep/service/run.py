@@ -1,7 +1,5 @@
 """One run of a study: prepares the study, executes its trials and finishes what they leave."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import threading
@@ -15,23 +13,22 @@ from ..analysis.summary import Summary
 from ..config.errors import SweepError
 from ..config.filesystem import check_object_store, is_remote
 from ..config.search_methods import SAMPLERS
+from ..config.search_space import Scalar
 from ..config.settings import NO_DATABASE, Settings
 from ..config.study_config import StudyConfig
 from ..config.study_file import to_yaml
 from ..config.user_code import search_folders
 from ..execution import Executor, get_executor
-from ..study.records import ARMS
+from ..study.records import ARMS, PlannedTrial, TrialRecord
 from ..study.storages.catalog import OWN_CODE, get_storage
+from ..tracking.tracker import Tracker
 from ..tracking.ui_links import describe_study, experiment_tags
 from .analyse import analyse_finished
 from .callback import RunCallback
 
 if TYPE_CHECKING:
     from ..analysis.sensitivity import Analysis
-    from ..config.search_space import Scalar
-    from ..study.records import PlannedTrial, TrialRecord
     from ..study.study import Study
-    from ..tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +93,7 @@ class _Run:
         self._storage, workspace = get_storage(settings.storage), settings.workspace
         self._search = Study(config, self._storage, workspace=workspace)
         self._controls = Study(config, self._storage, workspace=workspace, sister=True, pairs=options.pairs)
-        self._recorder = Recorder(config, settings, self._search, self._controls, tracker, callback.on_message)
+        self._recorder = Recorder(settings, self._search, self._controls, tracker, callback)
         self._logging_best: Future[None] | None = None
         self._analysing: Future[Analysis | None] | None = None
 
@@ -128,8 +125,7 @@ class _Run:
         from .driver import Driver
 
         options, recorder, interrupted = self._options, self._recorder, False
-        parts = self._config, self._settings, self._search, self._controls, recorder, self._callback
-        with Driver(*parts, stage="search" if options.pairs is None else "tuned") as driver:
+        with Driver(recorder, stage="search" if options.pairs is None else "tuned") as driver:
             if options.conclude:  # at the end, while Ray cleans up
                 self._logging_best = pool.submit(driver.log_best_when_done, to_yaml(self._config))
             if not complete:
@@ -149,17 +145,17 @@ class _Run:
 
     def conclude(self, summary: Summary) -> tuple[Summary, str | None]:
         """Waits for the best model and the analysis; returns the summary with it, and the status of the MLflow run."""
-        name = self._config.name
         if self._logging_best and (error := self._logging_best.exception()) is not None:
-            self._callback.on_message(f"the best model was not recorded: {error}; the next run of {name} tries again")
-        analysis = self._analysing.result() if self._analysing else None
+            again = f"the next run of {self._config.name} tries again"
+            self._callback.on_message(f"the best model was not recorded: {error}; {again}")
+        summary = replace(summary, analysis=self._analysing.result() if self._analysing else None)
         finished = not summary.interrupted
         if self._options.pairs is not None:  # pairs neither end nor interrupt the study's own run
             rows, controls = self._search.rows(), self._controls.rows()
             finished = self._tracker.store.was_finished or all_trained(self._config, rows, controls, RunOptions())
             if not finished and self._search.is_busy():  # the end of that driver is the end of the study's own run
-                return replace(summary, analysis=analysis), None
-        return replace(summary, analysis=analysis), "FINISHED" if finished else "KILLED"
+                return summary, None
+        return summary, "FINISHED" if finished else "KILLED"
 
     def finish(self, status: str | None) -> None:
         from ..study.storages.storage import UNREACHABLE
@@ -224,7 +220,6 @@ def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> b
 
 def _connect_tracker(config: StudyConfig, settings: Settings, executor: Executor, *, offline_ok: bool) -> Tracker:
     """Imports what the run needs and connects to the tracking server; runs in a thread."""
-    from ..tracking.tracker import Tracker
     from . import driver  # noqa: F401
 
     executor.preload()
@@ -234,7 +229,7 @@ def _connect_tracker(config: StudyConfig, settings: Settings, executor: Executor
     return tracker
 
 
-def _rows(study: Study, *, interrupted: bool) -> list[TrialRecord]:
+def _rows(study: "Study", *, interrupted: bool) -> list[TrialRecord]:
     """Returns all trials; the cached ones if the run was interrupted during a storage outage."""
     from ..study.storages.storage import UNREACHABLE
 

@@ -1,10 +1,8 @@
-"""One trial of the user's own: trains it in this process, or enqueues it."""
+"""One trial of the user's own: trains it in this process, keeps its model, or enqueues it."""
 
-from __future__ import annotations
-
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..analysis.summary import summarise
 from ..config.errors import ConfigError, DivergenceError, SweepError, nearest
@@ -12,10 +10,9 @@ from ..config.search_space import Scalar
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig, TrialConfig
 from ..config.study_file import read_yaml
+from ..config.user_code import user_error_location
 from ..study.storages.catalog import get_storage, load_stored_config
-
-if TYPE_CHECKING:
-    from ..training.reports import EpochMetrics
+from ..training.reports import EpochMetrics, TrialPaths
 
 
 def trial_config(config: StudyConfig, settings: Settings, number: int | None) -> TrialConfig:
@@ -33,7 +30,6 @@ def trial_config(config: StudyConfig, settings: Settings, number: int | None) ->
 
 def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[EpochMetrics]:
     """Trains one trial in this process, from scratch, and yields its epochs; raises a DivergenceError."""
-    from ..training.reports import TrialPaths
     from ..training.trial import run_trial
 
     place = TrialPaths(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0)
@@ -43,11 +39,56 @@ def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[Epoc
             raise DivergenceError(f"diverged: {report.error}")
 
 
+def check_out(trial: TrialConfig, settings: Settings, out: Path) -> None:
+    """Raises, before the training, if `write_model` could not write a trial's model.
+
+    Raises:
+        ConfigError: ``out`` is no name for a new file.
+        SweepError: the network cannot be exported.
+    """
+    from ..training.program import export, trained_program
+
+    problem = None
+    if out.suffix != ".pt2":
+        problem = "must end in .pt2, since torch.export.load takes no other name"
+    elif out.exists():
+        problem = "exists; remove it, or choose another name"
+    elif not out.parent.is_dir():
+        problem = f"there is no folder {out.parent}; create it, or choose another one"
+    elif not os.access(out.parent, os.W_OK):
+        problem = f"the folder {out.parent} is not writable; choose another one"
+    if problem:
+        raise ConfigError("options", [f"--out {out}: {problem}"])
+    try:
+        export(trained_program(trial, TrialPaths(out.parent, settings.data, settings.cache), None, study=""))
+    except SweepError:
+        raise
+    except Exception as error:  # whatever the exporter raises of a network of the user's own
+        reason = user_error_location(error).partition("\n")[0]
+        raise SweepError(
+            f"--out {out}: the model cannot be exported: {reason}. Leave --out away, or mend the model"
+        ) from error
+
+
+def write_model(
+    trial: TrialConfig, settings: Settings, folder: Path, out: Path, *, study: str, number: int | None
+) -> None:
+    """Writes the model of a trained trial as an exported program; raises a SweepError if the file cannot be written."""
+    from ..training import checkpoint
+    from ..training.program import trained_program, write
+
+    saved = checkpoint.load_latest(folder)
+    place = TrialPaths(folder=folder, data=settings.data, cache=settings.cache)
+    try:
+        write(trained_program(trial, place, saved, study=study, trial=number), out)
+    except OSError as error:
+        raise SweepError(f"--out {out}: cannot be written ({error})") from error
+
+
 def test(trial: TrialConfig, settings: Settings, folder: Path) -> dict[str, float]:
     """Returns the metrics of a trained trial on the test set."""
     from ..data.loading import load_dataset as load_data
     from ..training.loop import evaluate
-    from ..training.reports import TrialPaths
     from ..training.trial import assemble
 
     run, _ = assemble(trial, TrialPaths(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0))

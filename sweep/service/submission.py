@@ -1,7 +1,5 @@
 """Prepares a study for a cluster's head: the command, the code and the settings to send."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

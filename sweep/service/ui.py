@@ -1,22 +1,16 @@
 """Serves the MLflow UI and makes links into it."""
 
-from __future__ import annotations
-
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from ..config.errors import SweepError
 from ..config.settings import Settings
+from ..study.records import TrialRecord
 from ..study.storages.catalog import load_stored_config
 from ..tracking.client import MlflowStore, create_store
 from ..tracking.runs import RunKey
 from ..tracking.server import serve
 from ..tracking.ui_links import VIEW, experiment_url, run_url, view_url
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from ..study.records import TrialRecord
 
 PORT = 5000  # on which `sweep ui` serves
 

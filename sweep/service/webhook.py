@@ -1,20 +1,16 @@
 """The end of a run as data for other programs, and its POST to the user's webhook."""
 
-from __future__ import annotations
-
 import json
 import socket
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
+from ..analysis.confirmation import Confirmation, pair_verdict
+from ..analysis.summary import Summary
 from ..config.errors import ConfigError
-
-if TYPE_CHECKING:
-    from ..analysis.confirmation import Confirmation
-    from ..analysis.summary import Summary
-    from ..config.settings import Settings
+from ..config.settings import Settings
 
 ATTEMPTS = 3
 BACKOFF = 1.0  # seconds, doubled at each retry: 0, 2
@@ -48,27 +44,22 @@ def describe_run(study: str, summary: Summary | None = None, error: BaseExceptio
         for row in summary.best[:1]:
             best = {"trial": row.number, "value": row.value, "hyperparameters": row.hyperparameters}
             said.append(f"best {row.value:.5g} (trial {row.number})")
-    if error is not None:
-        said = [str(error) or type(error).__name__]
     seconds = summary.seconds if summary else None
     return {**_end(study, event, ", ".join(said), error), "outcomes": dict(counts), "best": best, "seconds": seconds}
 
 
 def describe_confirmation(study: str, confirmation: Confirmation | None, error: BaseException | None) -> dict[str, Any]:
     """Returns the end of `sweep confirm` as data: finished, interrupted (neither argument given) or failed."""
-    from ..analysis.confirmation import pair_verdict
-
     failed = error is not None and not isinstance(error, KeyboardInterrupt)
     event = "finished" if confirmation is not None else "failed" if failed else "interrupted"
     guided = [c for c in confirmation.comparisons if c.first == "guided"] if confirmation is not None else []
-    said = "" if error is None else str(error) or type(error).__name__
-    if confirmation is not None:
-        said = " ".join(pair_verdict(c, confirmation.metric) for c in guided)
+    said = " ".join(pair_verdict(c, confirmation.metric) for c in guided) if confirmation is not None else ""
     verdicts = [{"trial": c.number, "against": c.second, "verdict": c.verdict} for c in guided]
     return {**_end(f"confirm {study}", event, said, error), "study": study, "verdicts": verdicts}
 
 
 def _end(what: str, event: str, said: str, error: BaseException | None) -> dict[str, Any]:
+    said = said if error is None else str(error) or type(error).__name__
     return {
         "event": event,
         "study": what,

@@ -24,9 +24,9 @@ from .model import save_model
 from .runs import PendingRun, RunKey, Tags
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
     from mlflow import MlflowClient
+
+    from ..training.program import Program
 
 logger = logging.getLogger(__name__)
 
@@ -155,13 +155,13 @@ class Tracker:
         """Stores a text as the artifact `file` ("study.yaml", "figures/curves.html")."""
         self._put(PendingRun(key, jobs=[lambda client, run_id: client.log_text(run_id, text, file)]))
 
-    def log_model(self, key: RunKey, model: torch.nn.Module, example: np.ndarray) -> None:
+    def log_model(self, key: RunKey, program: Program) -> None:
         """Stores an MLflow model ``runs:/<run_id>/model`` that loads without this project and without unpickling.
 
-        The model, on the CPU, is the recorder's from now on. The example is an input batch [N, ...]; the stored model
-        takes any N. One that cannot be exported is stored as its state dict, with a notice that gives the reason.
+        The program is the tracker's from now on. The stored model takes any number of images. A network that cannot be
+        exported is stored as its state dict, with a notice that gives the reason.
         """
-        self._put(PendingRun(key, jobs=[partial(save_model, model, example, self.notices.append)]))
+        self._put(PendingRun(key, jobs=[partial(save_model, program, self.notices.append)]))
 
     def close(self, *, status: Literal["FINISHED", "KILLED", "FAILED"] | None, timeout: float = 30.0) -> bool:
         """Ends trials that still run as KILLED, then the parent run with `status`, if any, and stops the recorder.

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -141,8 +141,13 @@ def input_batches(
         shuffle=generator,
         scale=info.scale,
         augment=() if generator is None else config.data.augment,
-        normalize=(info.mean, info.std) if task.normalizes else None,
+        normalize=moments(info, task),
     )
+
+
+def moments(info: DatasetInfo, task: Task) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Returns the mean and standard deviation of each channel if the task normalises its images, else None."""
+    return (info.mean, info.std) if task.normalizes else None
 
 
 def _seed(seed: int, epoch: int, device: torch.device) -> torch.Generator:

@@ -1,12 +1,10 @@
 """The units that travel from a worker to the study and the tracker: epochs' metrics and reports of them."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 from ..config.filesystem import AnyPath
 
@@ -59,7 +57,7 @@ class TrialReport:
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> TrialReport:
+    def from_json(cls, text: str) -> Self:
         """Returns the report that `to_json` wrote."""
         fields = json.loads(text)
         fields["epochs"] = [EpochMetrics(**metrics) for metrics in fields["epochs"]]

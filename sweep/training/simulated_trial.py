@@ -26,8 +26,10 @@ def run_trial(
     reported = time.monotonic()
     for epoch in range(1, last + 1):
         time.sleep(config.model["epoch_seconds"])
-        now = time.time_ns() // 1_000_000
-        pending.append(EpochMetrics(epoch, {**metrics(config, epoch), **_worker(whole=epoch in (1, last))}, now))
+        values = {**metrics(config, epoch), "worker/pid": float(os.getpid())}
+        if epoch in (1, last):
+            values["worker/mb"] = psutil.Process().memory_full_info().uss / 1e6  # that only this process uses
+        pending.append(EpochMetrics(epoch, values, time.time_ns() // 1_000_000))
         if epoch == last or is_due((m.epoch for m in pending), time.monotonic() - reported, pruning_epochs):
             reported = time.monotonic()
             yield TrialReport(pending, None, "completed" if epoch == last else None)
@@ -58,10 +60,3 @@ def metrics(config: TrialConfig, epoch: int) -> dict[str, float]:
         "grad_norm/task": loss / epoch,
         **{f"entropy/layer{layer}": -loss / layer for layer in range(1, LAYERS + 1)},
     }
-
-
-def _worker(*, whole: bool) -> dict[str, float]:
-    """Returns the process id and, at the first and last epoch, the memory (MB) that only this process uses."""
-    process = psutil.Process()
-    memory = {"worker/mb": process.memory_full_info().uss / 1e6} if whole else {}
-    return {"worker/pid": float(os.getpid()), **memory}

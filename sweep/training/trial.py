@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -93,9 +92,7 @@ def assemble(
 ) -> tuple[TrainingState, checkpoint.Checkpoint | None]:
     """Builds model, data, optimizer and guidance; loads the newest checkpoint, if there is one, and returns it too.
 
-    Raises:
-        ValueError: Sizes that the model family refuses, or guidance without a layer to guide.
-        DataError: The data set is missing.
+    Raises as `run_trial` does.
     """
     device = torch.device("cuda" if paths.gpus and torch.cuda.is_available() else "cpu")
     dataset = load_dataset(config.data, root=paths.data, cache=paths.cache)
@@ -127,18 +124,6 @@ def assemble(
         run.optimizer.load_state_dict(saved.state["optimizer"])
         run.history = saved.history
     return run, saved
-
-
-def trained_model(
-    config: TrialConfig, paths: TrialPaths, saved: checkpoint.Checkpoint
-) -> tuple[nn.Module, np.ndarray[Any, Any]]:
-    """Returns the network of a checkpoint, on the CPU, and a batch [4, C, H, W] of its inputs."""
-    dataset = load_dataset(config.data, root=paths.data, cache=paths.cache)
-    model = build(config, dataset.info)
-    model.load_state_dict(saved.state["model"])
-    task = task_of(config.task, model)
-    x, _ = next(input_batches(config, dataset.info, task, dataset.val))
-    return model, x[:4].numpy()
 
 
 def build(config: TrialConfig, info: DatasetInfo) -> nn.Module:

@@ -54,7 +54,7 @@ def repeated(run: TrainingState, images: int) -> TrainingState:
 
 def by_hand(run: TrainingState) -> Iterator[float]:
     """The same network, optimizer and data in the loop that anybody would write."""
-    images, labels = run.train
+    images, labels = run.train.images, run.train.labels
     scale = run.info.scale
     mean, std = scale * torch.tensor(run.info.mean), scale * torch.tensor(run.info.std)
     reconstruct = run.task is TASKS["reconstruction"]

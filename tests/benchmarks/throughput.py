@@ -53,7 +53,7 @@ def bare(part: int) -> None:
     data = load_dataset(DataConfig(name="digits", val_fraction=0.2), root=cache, cache=cache)
     space = distributions(config.searched)
     mean, std = 16 * torch.tensor(data.info.mean), 16 * torch.tensor(data.info.std)
-    (x, y), (xv, yv) = data.train, data.val
+    (x, y), (xv, yv) = ((part.images, part.labels) for part in (data.train, data.val))
     started = time.perf_counter()
     for number in range(part, TRIALS, 2):
         point = random_point(space, seed=0, number=number)
@@ -91,7 +91,7 @@ def stock() -> None:
         torch.set_num_threads(1)
         data = load_dataset(DataConfig(name="digits", val_fraction=0.2), root=cache, cache=cache)
         mean, std = 16 * torch.tensor(data.info.mean), 16 * torch.tensor(data.info.std)
-        (x, y), (xv, yv) = data.train, data.val
+        (x, y), (xv, yv) = ((part.images, part.labels) for part in (data.train, data.val))
         sizes = {"depth": int(config["depth"]), "width": int(config["width"])}
         model = build_model("mlp", **sizes, in_shape=data.info.in_shape, num_outputs=10)
         optimizer = torch.optim.Adam(model.parameters(), lr=config["lr"], fused=True)

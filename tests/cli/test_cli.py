@@ -175,7 +175,7 @@ def test_best_links_to_the_runs_that_mlflow_holds(here: Sweep, copy: Path, tiny:
     ended = here("best", "tiny", "--top", "2")
     shown = [line.split() for line in ended.out.splitlines() if "/#/" in line]
     assert {int(number): link for number, link in shown} == expected
-    assert f"sweep ui tiny --workspace {copy}" in ended.out
+    assert f"sweep ui tiny --workspace {copy} --port 5000" in ended.out
     data = json.loads(here("best", "tiny", "--top", "2", "--json").out)
     assert {row["number"]: row["link"] for row in data} == expected
 

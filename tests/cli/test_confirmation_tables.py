@@ -11,7 +11,7 @@ from sweep.analysis.confirmation import BaselineResult, Confirmation
 from sweep.analysis.expected_best import BestOfN
 from sweep.analysis.paired_comparison import apply_holm, compare_pairs
 from sweep.analysis.speedup import Member
-from sweep.cli.confirmation_tables import print_confirmation
+from sweep.cli.tables import print_confirmation
 from sweep.config.sections import Objective
 from sweep.training.reports import EpochMetrics
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from sweep.cli.progress import LiveView, LogLines
+from sweep.cli.progress import JsonLines, LiveView, LogLines
+from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
 from sweep.study.records import TrialRecord
 from sweep.training.reports import EpochMetrics
@@ -104,3 +107,13 @@ def test_the_live_view_says_that_it_stops(study_config: MakeConfig) -> None:
     view = LiveView(study_config(name="digits"), Console(file=io.StringIO()), stop=stop)
     stop.set()
     assert "waiting for the running trials' checkpoints" in " ".join(" ".join(lines_of(view, 60)).split())
+
+
+def test_a_command_in_a_message_names_the_workspace(study_config: MakeConfig, tmp_path: Path) -> None:
+    config, settings = study_config(name="digits"), Settings(workspace=tmp_path)
+    shown, stream = io.StringIO(), io.StringIO()
+    view = JsonLines(config, Console(file=shown, width=400), settings=settings, stream=stream)
+    view.on_message("the next sweep confirm digits sends it, and sweep confirm digits-2 does not")
+    expected = f"the next sweep confirm digits --workspace {tmp_path} sends it, and sweep confirm digits-2 does not"
+    assert shown.getvalue() == f"note: {expected}\n"
+    assert json.loads(stream.getvalue())["message"] == expected

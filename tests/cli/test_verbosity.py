@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep.cli import output
-from sweep.cli.verbosity import set_verbosity
+from sweep.cli.output import make_console, make_notes, set_verbosity
 
 from ..support import rayless
 from ..support.commands import sweep_here
@@ -42,8 +41,8 @@ def test_the_debug_log_goes_to_stderr_once_however_often_it_is_asked_for(capsys:
 
 def test_notes_are_silent_when_quiet_and_results_are_not(capsys: pytest.CaptureFixture[str]) -> None:
     set_verbosity(verbose=False, quiet=True)
-    output.make_notes().print("a note")
-    output.make_console().print("the result")
+    make_notes().print("a note")
+    make_console().print("the result")
     assert capsys.readouterr().out == "the result\n"
 
 

@@ -494,7 +494,7 @@ mlflow.set_tracking_uri(sys.argv[1])
 number = int(run["tags.sweep.best"])
 trials = mlflow.search_runs(experiment_names=["mine"], filter_string=f"tags.`sweep.trial` = '{number}'")
 model = mlflow.pyfunc.load_model(f"runs:/{trials.run_id[0]}/model")
-print(model.predict(numpy.zeros((3, 1, 8, 8), numpy.float32)).shape)
+print(model.predict(numpy.zeros((3, 1, 8, 8), numpy.uint8)).shape)
 """
 
 

@@ -84,7 +84,8 @@ def test_digits_parts_are_all_of_the_digits_once(digits):
 
 
 def test_parts_have_the_documented_types(digits):
-    for images, labels in (digits.train, digits.val, digits.test):
+    for part in (digits.train, digits.val, digits.test):
+        images, labels = part.images, part.labels
         assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
         assert images.shape[1:] == digits.info.in_shape
         assert images.shape[:1] == labels.shape
@@ -94,7 +95,7 @@ def test_parts_have_the_documented_types(digits):
 
 def test_every_part_has_the_classes_of_the_whole(digits):
     whole = np.bincount(load_digits().target) / 1797
-    for _, labels in (digits.train, digits.val, digits.test):
+    for labels in (digits.train.labels, digits.val.labels, digits.test.labels):
         assert np.abs(labels.bincount().numpy() - len(labels) * whole).max() <= 2
 
 
@@ -107,11 +108,11 @@ def test_the_cut_never_changes(digits):
 
 
 def test_train_size_takes_a_subset_and_leaves_validation_alone(cache, digits):
-    whole = {row.tobytes() for row in rows(*digits.train)}
+    whole = {row.tobytes() for row in rows(digits.train.images, digits.train.labels)}
     for size in (10, 100, 1294):
         part = load_dataset(config(train_size=size), root=NOWHERE, cache=cache)
         assert len(part.train.labels) == size
-        assert {row.tobytes() for row in rows(*part.train)} <= whole
+        assert {row.tobytes() for row in rows(part.train.images, part.train.labels)} <= whole
         assert torch.equal(part.val.images, digits.val.images)
         counts = part.train.labels.bincount(minlength=10)
         assert counts.max() - counts.min() <= max(2, size // 100)

@@ -29,12 +29,12 @@ from sweep.config.sections import DataConfig, Resources
 from sweep.data.loading import load_dataset
 from sweep.execution import tune_patches
 from sweep.execution.dispatcher import Dispatcher
+from sweep.execution.executor import Key, TrialRequest
 from sweep.execution.slots import Slots
-from sweep.execution.trial_source import Key, TrialRequest
 from sweep.execution.tune_adapters import Worker, _Scheduler, _Searcher, _StopAll, execute
 from sweep.execution.tune_patches import WorkerCache
 from sweep.execution.worker import RUN_TRIAL
-from sweep.service.simulation import simulation
+from sweep.service import simulation
 from sweep.study.distributions import distributions, random_point
 from sweep.training import checkpoint
 from sweep.training.reports import EpochMetrics, TrialReport

@@ -17,9 +17,9 @@ from sweep.config.sections import DataConfig, Resources
 from sweep.config.settings import Settings
 from sweep.data.loading import load_dataset
 from sweep.execution import EXECUTORS, get_executor
+from sweep.execution.executor import Key, TrialRequest
 from sweep.execution.local import LocalExecutor
 from sweep.execution.out_of_memory import gpu_memory_limit
-from sweep.execution.trial_source import Key, TrialRequest
 from sweep.training import checkpoint
 from sweep.training.reports import TrialPaths, TrialReport
 from sweep.training.trial import run_trial

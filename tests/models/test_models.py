@@ -371,15 +371,15 @@ def test_unknown_model_and_option_are_refused_with_the_valid_ones():
 def test_options_carry_types_and_defaults():
     own = {
         "mlp": {},
-        "autoencoder": {"latent": ("int", 32)},
-        "cnn": {"downsample": ("int", 2), "hidden": ("int | None", 64)},
-        "conv_autoencoder": {"latent": ("int", 32), "downsample": ("int", 2)},
+        "autoencoder": {"latent": (int, 32)},
+        "cnn": {"downsample": (int, 2), "hidden": (int | None, 64)},
+        "conv_autoencoder": {"latent": (int, 32), "downsample": (int, 2)},
         "resnet": {},
         "unet": {},
     }
     for name in MODELS:
         normed = name in ("resnet", "unet")
-        knobs = {"activation": ("str", "relu"), "dropout": ("float", 0.0), "batch_norm": ("bool", normed)}
+        knobs = {"activation": (str, "relu"), "dropout": (float, 0.0), "batch_norm": (bool, normed)}
         assert {k: (p.annotation, p.default) for k, p in options(name).items()} == {**own[name], **knobs}
 
 

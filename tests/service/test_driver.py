@@ -56,8 +56,7 @@ class Stage:
         self.notices, self.config = Notices(), config
         self.tracker = Tracker(settings.tracking_uri, config.name, artifacts=settings.artifacts)
         self.tracker.open(description="", params={}, tags={})
-        recording = Recorder(config, settings, self.search, controls, self.tracker, self.notices.on_message)
-        self.driver = Driver(config, settings, self.search, controls, recording, self.notices)
+        self.driver = Driver(Recorder(settings, self.search, controls, self.tracker, self.notices))
 
     def job(self) -> tuple[str, int]:
         """Asks, and starts what came."""

@@ -9,7 +9,7 @@ import pytest
 
 from sweep.cli.tables import MOST_PRUNED, status_lines
 from sweep.config.settings import Settings
-from sweep.service import summarise
+from sweep.service import RunCallback, summarise
 from sweep.service.recorder import Recorder
 from sweep.study.storages.storage import open_storage
 from sweep.study.study import Study
@@ -35,7 +35,7 @@ def test_a_pruned_trial_has_the_tags_whoever_sends_them(
     with connections_closed():
         tracker = Tracker(settings.tracking_uri, config.name, artifacts=settings.artifacts)
         tracker.open(description="", params={}, tags={})
-        recorder = Recorder(config, settings, search, controls, tracker, lambda _: None)
+        recorder = Recorder(settings, search, controls, tracker, RunCallback())
         for value in (1.0, 1.0, 1.0, 1.0, 1.0, 9.0):
             trial = search.ask()
             assert trial is not None

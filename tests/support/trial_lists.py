@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from sweep.config.study_config import TrialConfig
-from sweep.execution.trial_source import Key, TrialRequest, TrialSource
+from sweep.execution.executor import Key, TrialRequest, TrialSource
 from sweep.training.reports import OomKind, TrialReport
 from sweep.training.trial import TrialPaths
 

@@ -33,6 +33,7 @@ from optuna.exceptions import StorageInternalError
 from sweep.config.errors import TrackingError, without_password
 from sweep.tracking.server import serve
 from sweep.tracking.tracker import RunKey, Tracker
+from sweep.training.program import Program
 from sweep.training.reports import EpochMetrics
 
 from ..support.empty_store import with_store
@@ -522,8 +523,9 @@ def test_a_logged_model_predicts_without_this_project_and_without_unpickling(uri
     tracker = opened(uri, artifacts=tmp_path / "artifacts")
     start(tracker, TRIAL, lambda1=0.1)
     end(tracker, TRIAL)
-    tracker.log_model(TRIAL, model.train(), batch[:1])
-    tracker.log_model(TRIAL, model, batch[:1])  # a resumed study logs it again: it is there
+    program = Program(model.train(), torch.nn.Identity(), torch.from_numpy(batch[:1]), {"classes": ["0", "1"]})
+    tracker.log_model(TRIAL, program)
+    tracker.log_model(TRIAL, program)  # a resumed study logs it again: it is there
     assert tracker.close(status="FINISHED", timeout=60)
     assert tracker.error is None
     [run] = runs(uri)
@@ -534,6 +536,7 @@ def test_a_logged_model_predicts_without_this_project_and_without_unpickling(uri
 import mlflow, numpy as np
 mlflow.set_tracking_uri({uri!r})
 model = mlflow.pyfunc.load_model("runs:/{run.info.run_id}/model")
+assert model.metadata.metadata == {{"classes": ["0", "1"]}}
 assert model.metadata.signature is not None and model.input_example.shape[1:] == (1, 8, 8)
 np.save("predicted.npy", model.predict(np.load("batch.npy")))
 try:

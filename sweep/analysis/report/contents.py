@@ -1,10 +1,9 @@
 """The contents of a report, computed once for the page and for the PNG files."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 from ...config.search_space import Choices, Range
 from ...config.settings import Settings
@@ -18,8 +17,7 @@ from .cost import Cost, cost
 from .curves import Curve, Role, select_curves
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """Trials that failed or diverged for the same cause."""
 
     outcome: str
@@ -33,6 +31,9 @@ class ReportContents:
     """A study, its sensitivity, and the data of the figures."""
 
     summary: Summary
+    metric: str  # of the objective
+    searched: dict[str, Range | Choices]  # dimensions of the search space
+    best: list[TrialRecord]  # completed trials of the search, best first
     analysis: Analysis
     effects: dict[str, Effect]  # E[y | x_i] of each hyperparameter with an index
     surface: tuple[str, str, Surface] | None  # E[y | x_a, x_b]; None if fewer than two have an index
@@ -45,34 +46,20 @@ class ReportContents:
     @classmethod
     def of(
         cls, summary: Summary, analysis: Analysis, settings: Settings, confirmed: Confirmation | None = None
-    ) -> ReportContents:
+    ) -> Self:
         """Computes the data of all figures and tables."""
-        config, rows = summary.config, [*summary.rows, *summary.controls]
+        config, metric, rows = summary.config, summary.config.objective.metric, [*summary.rows, *summary.controls]
         fitted, pair = analysis.fitted, _pair(analysis)
         effects = {name: partial_dependence(fitted, name) for name in analysis.parameters} if fitted else {}
         surface = (*pair, partial_dependence_2d(fitted, *pair)) if fitted and pair else None
         curves = select_curves(summary, settings)
-        kept = [curve for curve in curves if curve.values(config.objective.metric)]
+        kept = [curve for curve in curves if curve.values(metric)]
         missing = [curve for curve in curves if curve not in kept]
         spent = cost(config, summary.rows, summary.controls)
         own = best_of_design(summary.rows, maximize=config.objective.direction == "maximize")
         searches = {**({"guided": own} if own else {}), **(confirmed.expected_best if confirmed else {})}
-        return cls(summary, analysis, effects, surface, kept, missing, _failures(rows), spent, searches)
-
-    @property
-    def searched(self) -> dict[str, Range | Choices]:
-        """The dimensions of the search space."""
-        return self.summary.config.searched
-
-    @property
-    def best(self) -> list[TrialRecord]:
-        """Completed trials of the search, best first."""
-        return self.summary.best
-
-    @property
-    def metric(self) -> str:
-        """The metric of the objective."""
-        return self.summary.config.objective.metric
+        study = summary, metric, config.searched, summary.best
+        return cls(*study, analysis, effects, surface, kept, missing, _failures(rows), spent, searches)
 
     @property
     def y_limits(self) -> tuple[float, float]:

@@ -1,17 +1,14 @@
 """The cost of a study in CPU or GPU hours, and the hours that pruning saved."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...config.sections import Resources
 from ...config.study_config import StudyConfig
 from ...study.records import TrialRecord
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """Hours, each multiplied by the CPUs or GPUs of its trial."""
 
     unit: str  # GPU if any trial had one (CPUs are not counted then), else CPU

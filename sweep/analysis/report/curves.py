@@ -1,7 +1,5 @@
 """Metric histories for the report, from checkpoints: the best trial, the median trial, and the controls."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,18 +28,12 @@ class Curve:
     @property
     def label(self) -> str:
         """The text of the legend."""
-        names = {
-            "best": f"best, trial {self.row.number}",
-            "median": f"median, trial {self.row.number}",
-            "finalist": "best configuration again",
-            "control": "plain control",
-            "tuned": "tuned control",
-        }
-        return f"{names[self.role]}, seed {self.row.seed}"
+        names = {"finalist": "best configuration again", "control": "plain control", "tuned": "tuned control"}
+        return f"{names.get(self.role, f'{self.role}, trial {self.row.number}')}, seed {self.row.seed}"
 
-    def values(self, metric: str) -> list[tuple[int, float]]:
-        """Returns pairs (epoch, value) of a metric."""
-        return [(m.epoch, m.values[metric]) for m in self.epochs if metric in m.values]
+    def values(self, metric: str) -> dict[int, float]:
+        """Returns a metric's values by epoch."""
+        return {m.epoch: m.values[metric] for m in self.epochs if metric in m.values}
 
     @property
     def layers(self) -> list[str]:

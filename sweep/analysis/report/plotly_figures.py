@@ -3,12 +3,10 @@
 To add a figure: write its function here, add a row to `FIGURES`, and write its caption in ``report.html``.
 """
 
-from __future__ import annotations
-
 import html
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -44,8 +42,6 @@ SHARED_LAYOUT: dict[str, Any] = {
     }
 }
 
-# -- sensitivity -----------------------------------------------------------------------------------------------------
-
 
 def indices(contents: ReportContents) -> go.Figure:
     """Draws bars of the first-order and total Sobol index of each hyperparameter, with intervals."""
@@ -57,34 +53,27 @@ def indices(contents: ReportContents) -> go.Figure:
         ("total, with interactions", TOTAL, [i.total for _, i in ordered], [i.total_ci for _, i in ordered]),
         ("first order, alone", FIRST, [i.first for _, i in ordered], [i.first_ci for _, i in ordered]),
     ):
-        reach = {
-            "array": [high - v for v, (_, high) in zip(values, spans, strict=True)],
-            "arrayminus": [v - low for v, (low, _) in zip(values, spans, strict=True)],
-        }
-        bars = go.Bar(x=values, y=names, orientation="h", name=label, marker_color=colour)
-        figure.add_trace(bars.update(error_x={"type": "data", "symmetric": False, "color": "#444", **reach}))
+        low, high = np.array(spans).T
+        span = {"type": "data", "symmetric": False, "color": "#444", "array": high - values, "arrayminus": values - low}
+        figure.add_bar(x=values, y=names, orientation="h", name=label, marker_color=colour, error_x=span)
     figure.update_layout(barmode="group", height=90 + 55 * len(names), legend_traceorder="reversed")
     figure.update_xaxes(title_text=f"share of the variance of {analysis.objective}", range=[0, 1.02])
     return figure.update_yaxes(type="category")
 
 
-def effects(contents: ReportContents) -> dict[str, go.Figure]:
-    """Draws the expected objective over each hyperparameter, with its band."""
-    return {name: _effect(contents, name) for name in contents.effects}
-
-
-def _effect(contents: ReportContents, name: str) -> go.Figure:
+def effect(contents: ReportContents, name: str) -> go.Figure:
+    """Draws the expected objective over a hyperparameter, with its band."""
     figure, found, dimension = go.Figure(), contents.effects[name], contents.searched[name]
     mean, low, high = found.mean, found.low, found.high
     if isinstance(dimension, Choices):
         reach = {"type": "data", "symmetric": False, "array": high - mean, "arrayminus": mean - low}
         x = [str(value) for value in found.values]
-        figure.add_trace(go.Scatter(x=x, y=mean, mode="markers", error_y=reach, marker={"color": FIRST, "size": 9}))
+        figure.add_scatter(x=x, y=mean, mode="markers", error_y=reach, marker={"color": FIRST, "size": 9})
     else:
         band = go.Scatter(x=[*found.values, *found.values[::-1]], y=np.concatenate([low, high[::-1]]), fill="toself")
         figure.add_trace(band.update(mode="lines", fillcolor=TOTAL, opacity=0.6, line_width=0, hoverinfo="skip"))
         mode = "lines+markers" if len(found.values) < 12 else "lines"
-        figure.add_trace(go.Scatter(x=found.values, y=mean, mode=mode, line={"color": FIRST, "width": 2}))
+        figure.add_scatter(x=found.values, y=mean, mode=mode, line_color=FIRST)
     _scale(figure.update_xaxes, dimension)
     figure.update_xaxes(title_text=name)
     figure.update_yaxes(title_text=contents.analysis.objective, range=contents.y_limits)
@@ -126,32 +115,28 @@ def _scale(update: Any, dimension: Range | Choices) -> None:
         update(tickvals=list(values[:: math.ceil(len(values) / 12)]))  # at most a dozen
 
 
-# -- trials ----------------------------------------------------------------------------------------------------------
-
-
 def learning_curves(contents: ReportContents) -> go.Figure:
     """Draws the objective's metric over the epochs."""
     figure = go.Figure()
     for curve in contents.curves:
         colour, dash = ROLES[curve.role]
-        points = curve.values(contents.metric)
-        line = go.Scatter(x=[e for e, _ in points], y=[v for _, v in points], name=curve.label, mode="lines")
-        figure.add_trace(line.update(line={"color": colour, "dash": dash, "width": 2}))
-    _epochs(figure, [e for curve in contents.curves for e, _ in curve.values(contents.metric)])
+        _add_line(figure, curve.values(contents.metric), colour, dash, name=curve.label)
     figure.update_yaxes(title_text=contents.metric)
     if spans_decades(contents):
         figure.update_yaxes(type="log", dtick="D2", tickformat="~g")
     return figure.update_layout(height=400)
 
 
-def _epochs(figure: go.Figure, epochs: Sequence[int]) -> None:
-    """Labels an axis of epochs, with ticks at whole numbers."""
-    figure.update_xaxes(title_text="epoch", **({"dtick": 1} if max(epochs, default=0) < 12 else {}))
+def _add_line(figure: go.Figure, values: Mapping[int, float], colour: str, dash: str, **options: Any) -> None:
+    """Draws values by epoch; ticks are at whole numbers."""
+    figure.add_scatter(x=[*values], y=[*values.values()], mode="lines", line={"color": colour, "dash": dash}, **options)
+    last = max((epoch for line in figure.data for epoch in line.x), default=0)
+    figure.update_xaxes(title_text="epoch", dtick=1 if last < 12 else None)
 
 
 def spans_decades(contents: ReportContents) -> bool:
     """Returns True if the learning curves need a logarithmic scale."""
-    values = [value for curve in contents.curves for _, value in curve.values(contents.metric)]
+    values = [value for curve in contents.curves for value in curve.values(contents.metric).values()]
     return min(values) > 0 and max(values) > 10 * min(values)
 
 
@@ -163,11 +148,8 @@ def entropies(contents: ReportContents) -> go.Figure:
     places = [0.92 * i / max(1, len(shown) - 1) for i in range(len(shown))]  # the end of the scale is too light
     for layer, colour in zip(shown, sample_colorscale("Viridis", places), strict=True):
         for curve, dash in ((guided, "solid"), (control, "dash")):
-            points = curve.values(f"entropy/{layer}") if curve else []
-            line = go.Scatter(x=[e for e, _ in points], y=[v for _, v in points], mode="lines", legendgroup=layer)
-            line.update(name=layer, showlegend=curve is guided, line={"color": colour, "dash": dash, "width": 2})
-            figure.add_trace(line)
-    _epochs(figure, [e for layer in shown for e, _ in guided.values(f"entropy/{layer}")])
+            values = curve.values(f"entropy/{layer}") if curve else {}
+            _add_line(figure, values, colour, dash, name=layer, legendgroup=layer, showlegend=curve is guided)
     figure.update_yaxes(title_text="entropy change, nats per dimension")
     return figure.update_layout(height=400 + 8 * len(shown))
 
@@ -218,9 +200,6 @@ def expected_best(contents: ReportContents) -> go.Figure:
     return figure.update_layout(height=330, yaxis_title_text=contents.metric)
 
 
-# -- all of them -----------------------------------------------------------------------------------------------------
-
-
 class ReportFigure(NamedTuple):
     """A row of `FIGURES`: one figure, or one for each hyperparameter, called ``NAME of HYPERPARAMETER`` in the page."""
 
@@ -232,7 +211,7 @@ class ReportFigure(NamedTuple):
 
 FIGURES = (
     ReportFigure("indices", "indices", indices, lambda c: c.analysis.trusted),
-    ReportFigure("effect", "effects", effects, lambda c: bool(c.effects)),
+    ReportFigure("effect", "effects", lambda c: {n: effect(c, n) for n in c.effects}, lambda c: bool(c.effects)),
     ReportFigure("surface", "effects", surface, lambda c: c.surface is not None),
     ReportFigure("learning curves", "curves", learning_curves, lambda c: bool(c.curves)),
     ReportFigure("parallel", "trials", parallel, lambda c: bool(c.best) and len(c.searched) > 1),
@@ -248,13 +227,9 @@ def plotly_figures(contents: ReportContents) -> list[tuple[ReportFigure, dict[st
     for figure in FIGURES:
         if figure.shown(contents):
             plots = figure.draw(contents)
-            if isinstance(plots, dict):
-                plots = {f"{figure.name} of {name}": plot for name, plot in plots.items()}
-            drawn.append((figure, plots if isinstance(plots, dict) else {figure.name: plots}))
+            each = {f"{figure.name} of {name}": plots[name] for name in plots} if isinstance(plots, dict) else {}
+            drawn.append((figure, each or {figure.name: plots}))
     return drawn
-
-
-# -- in the page -----------------------------------------------------------------------------------------------------
 
 
 def as_json(figures: Mapping[str, go.Figure]) -> str:

@@ -1,9 +1,7 @@
 """Three of the report's figures as PNG files (matplotlib, without a browser or pyplot's global state)."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +20,19 @@ DPI = 120
 def png_figures(contents: ReportContents, folder: Path) -> Iterator[Path]:
     """Draws the figures that MLflow previews and the README shows; yields their files."""
     indexed = len(contents.analysis.parameters)
-    figures: list[tuple[str, bool, Callable[[Figure, ReportContents], None], float, float]] = [
-        ("indices", contents.analysis.trusted, indices, 7, 1 + 0.6 * indexed),
-        ("effects", bool(contents.effects), effects, 9, 2.4 * math.ceil(indexed / 3)),
-        ("learning-curves", bool(contents.curves), learning_curves, 7, 4.5),
-    ]
-    for name, shown, draw, width, height in figures:  # inches
-        (folder / f"{name}.png").unlink(missing_ok=True)  # an earlier report may have had the figure
+    for name, shown, draw, inches in (
+        ("indices", contents.analysis.trusted, indices, (7, 1 + 0.6 * indexed)),
+        ("effects", contents.effects, effects, (9, 2.4 * math.ceil(indexed / 3))),
+        ("learning-curves", contents.curves, learning_curves, (7, 4.5)),
+    ):
+        file = folder / f"{name}.png"
+        file.unlink(missing_ok=True)  # an earlier report may have had the figure
         if shown:
             with mpl.rc_context(STYLE):
-                figure = Figure(figsize=(width, height), layout="constrained")
+                figure = Figure(figsize=inches, layout="constrained")
                 draw(figure, contents)
-                figure.savefig(folder / f"{name}.png", dpi=DPI)
-            yield folder / f"{name}.png"
+                figure.savefig(file, dpi=DPI)
+            yield file
 
 
 def indices(figure: Figure, contents: ReportContents) -> None:
@@ -80,8 +78,8 @@ def learning_curves(figure: Figure, contents: ReportContents) -> None:
     axes = figure.subplots()
     for curve in contents.curves:
         colour, dash = ROLES[curve.role]
-        points = np.array(curve.values(contents.metric))
-        axes.plot(*points.T, color=colour, linestyle="--" if dash == "dash" else "-", label=curve.label)
+        values = curve.values(contents.metric)
+        axes.plot([*values], [*values.values()], "--" if dash == "dash" else "-", color=colour, label=curve.label)
     axes.set_yscale("log" if spans_decades(contents) else "linear")
     axes.set_xlabel("epoch")
     axes.set_ylabel(_text(contents.metric))

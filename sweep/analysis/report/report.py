@@ -1,7 +1,5 @@
 """Writes the report of a study: one self-contained HTML page, figures as PNG, and numbers as JSON and CSV."""
 
-from __future__ import annotations
-
 import json
 import logging
 import time

@@ -3,8 +3,6 @@
 It imports the program from where it is installed, as PYTHONPATH may hold a ``sweep.py`` of the user's.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path

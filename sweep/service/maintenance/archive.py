@@ -3,8 +3,6 @@
 `optuna.journal` in it holds the study, its sister and the studies of `sweep confirm`. An import unpickles tensors only.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import json
@@ -109,8 +107,7 @@ def _pack_checkpoints(
     summary: Summary, settings: Settings, archive: ZipFile, scratch: Path, *, keep: int
 ) -> Iterator[str]:
     """Packs each trial's newest checkpoint, most without weights; yields the names of those with weights."""
-    best = [row.number for row in summary.best[:keep]]
-    name = summary.config.name
+    best, name = [row.number for row in summary.best[:keep]], summary.config.name
     rows = [*((name, row) for row in summary.rows), *((f"{name}.controls", row) for row in summary.controls)]
     for study, row in rows:
         # A trial without all values may get other values where the study is resumed.
@@ -166,8 +163,7 @@ def _unpack(path: Path, folder: Path) -> str:
                 if not parts.fullmatch(part):
                     foreign = f"{part!r} is in it, which sweep export does not write"
                     raise SweepError(f"{path}: {foreign}; nothing was imported")
-                (folder / part).parent.mkdir(parents=True, exist_ok=True)
-                (folder / part).write_bytes(archive.read(part))
+                archive.extract(part, folder)
     except DAMAGED as error:
         raise SweepError(f"{path}: damaged, or no zip file ({error}); export the study again") from None
     return str(about["study"])
@@ -188,12 +184,11 @@ def _checked(path: Path, name: str, folder: Path) -> tuple[Storage, list[str], l
     try:
         storage = open_storage(f"journal:///{folder / JOURNAL}")
         rivals = _rivals(name, storage)
-        configs = [read_config(each, storage) for each in (name, *rivals)]
+        absent = [each for each in (name, *rivals) if read_config(each, storage) is None]
     except StorageError as error:
         raise SweepError(f"{path}: cannot be imported: {error}") from None
-    for each, config in zip((name, *rivals), configs, strict=True):
-        if config is None:
-            raise SweepError(f"{path}: there is no study {each} in its {JOURNAL}; nothing was imported")
+    if absent:
+        raise SweepError(f"{path}: there is no study {absent[0]} in its {JOURNAL}; nothing was imported")
     weights = []
     for file in sorted(folder.glob("checkpoints/*/*/*/*")):
         try:

@@ -1,7 +1,5 @@
 """Checks this machine and the settings for problems that would otherwise surface in the middle of a study."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

@@ -1,7 +1,5 @@
 """Deletes the weights of finished trials, except the best ones."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ...analysis.summary import summarise

@@ -1,7 +1,5 @@
 """Plans a run without starting it: its trials, and their duration estimated from a few batches."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import tempfile
@@ -60,7 +58,7 @@ def plan_run(config: StudyConfig, settings: Settings) -> DryRun:
     return DryRun(trials, controls, seconds, slots, epochs * seconds / slots / 3600)
 
 
-def _epoch_seconds(run: TrainingState) -> float:
+def _epoch_seconds(run: "TrainingState") -> float:
     """Measures an epoch on a part of the training set and scales it up."""
     import torch
 

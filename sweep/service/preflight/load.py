@@ -1,7 +1,5 @@
 """Loads a study by path, by name in the storage, or by built-in name, and checks everything about it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

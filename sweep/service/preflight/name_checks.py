@@ -1,7 +1,5 @@
 """Checks the names in a study file: models, data sets, tasks, options, and import paths of the user's own code."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from typing import Any

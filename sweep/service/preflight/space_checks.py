@@ -1,7 +1,5 @@
 """Checks a study for impossible sizes, unfit data and hyperparameters without effect."""
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Iterator, Mapping
@@ -94,23 +92,22 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
     own = is_import_path(config.model.name)
     for number, corner in enumerate(itertools.islice(_corners(config), CORNERS)):
         trial = config.trial(corner)
+        depth, width = trial.model["depth"], trial.model["width"]
         try:
             with torch.device("meta"), warnings.catch_warnings():
                 warnings.simplefilter("ignore", GuidanceWarning)  # reported below, once for all corners
-                model = (
-                    check_model(trial, info, with_weights=number < CORNERS_WITH_WEIGHTS) if own else build(trial, info)
-                )
+                with_weights = number < CORNERS_WITH_WEIGHTS
+                model = check_model(trial, info, with_weights=with_weights) if own else build(trial, info)
                 if model is None:
                     continue
                 guidance = EntropyGuidance(model, **trial.guidance.model_dump())
+            if smallest < 2 and has_batch_norm(model):
+                needed = "batch normalisation needs at least 2 images: training.batch_size, data.train_size"
+                raise ValueError(needed)  # noqa: TRY301
         except ValueError as error:
-            problems.setdefault(str(error), []).append(f"depth {trial.model['depth']}, width {trial.model['width']}")
+            problems.setdefault(str(error), []).append(f"depth {depth}, width {width}")
             continue
-        if smallest < 2 and has_batch_norm(model):
-            needed = "batch normalisation needs at least 2 images: training.batch_size, data.train_size"
-            problems.setdefault(needed, []).append(f"depth {trial.model['depth']}, width {trial.model['width']}")
-            continue
-        shapes[trial.model["depth"], trial.model["width"]] = [tuple(p.shape) for p in model.parameters()]
+        shapes[depth, width] = [tuple(p.shape) for p in model.parameters()]
         kinds |= {layer.kind for layer in guidance.selected}
         left_out |= {layer.name: layer.kind for layer in guidance.left_out}
     if problems:

@@ -1,7 +1,5 @@
 """Runs the user's own model, loss and metrics on a few images, before the first trial does."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

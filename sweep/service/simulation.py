@@ -1,33 +1,30 @@
 """Runs a study whose trials sleep, with the driver and the servers of a real one, to measure their capacity."""
 
-from __future__ import annotations
-
+import itertools
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
+import numpy as np
 import psutil
 
-from ...config.settings import Settings
-from ...config.study_config import StudyConfig
-from ...execution.ray_executor import RayExecutor
-from ...execution.trial_source import Key, TrialRequest
-from ...study.distributions import distributions, random_point
-from ...study.pruners import pruning_epochs
-from ...study.storages.catalog import get_storage
-from ...study.study import Study
-from ...tracking.tracker import Tracker
-from ...training import simulated_trial as simulated
-from ...training.reports import TrialPaths, TrialReport
-from ..driver import Driver
-from ..recorder import Recorder
-from .utilisation import Capacity, Samples, measure_capacity
-
-if TYPE_CHECKING:
-    from ..callback import RunCallback
+from ..config.settings import Settings
+from ..config.study_config import StudyConfig
+from ..execution.executor import Key, TrialRequest
+from ..execution.ray_executor import RayExecutor
+from ..study.distributions import distributions, random_point
+from ..study.pruners import pruning_epochs
+from ..study.storages.catalog import get_storage
+from ..study.study import Study
+from ..tracking.tracker import Tracker
+from ..training import simulated_trial as simulated
+from ..training.reports import TrialPaths, TrialReport
+from .callback import RunCallback
+from .driver import Driver
+from .recorder import Recorder
 
 WAITS = "workers that start"  # stands for a study's name
 NO_OTHER = 120.0  # seconds without a new worker, after which the study starts with the present ones
@@ -53,6 +50,53 @@ class Load:
     finished: int = 0  # finished trials that the study begins with
     sampler: str = "tpe"
     pruner: str = "median"
+
+
+@dataclass
+class Samples:
+    """Measurements during a run."""
+
+    epochs: dict[int, list[tuple[str, float]]] = field(default_factory=dict)  # trial -> worker, end of each epoch
+    asks: list[float] = field(default_factory=list)  # seconds of each request for a trial
+    reports: list[float] = field(default_factory=list)  # seconds of each answer to a worker's report
+    handed_out: list[float] = field(default_factory=list)  # moments at which a worker got a trial
+    memory: float = 0.0  # peak bytes of the driver
+    workers: dict[str, float] = field(default_factory=dict)  # bytes of each, without shared memory
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, 95th percentile and maximum, in milliseconds."""
+
+    median: float
+    p95: float
+    most: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Self:
+        """Returns the spread of measurements in seconds; NaN without any."""
+        return cls(*(1e3 * np.quantile(seconds or [np.nan], (0.5, 0.95, 1.0))).tolist())
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The result of a simulated run.
+
+    ``steady`` is the share of slot time spent in trials, from each slot's first trial until the last trial of the
+    budget was handed out, None if there was no such time. ``whole`` is the share from the first trial's start to the
+    last one's end.
+    """
+
+    steady: float | None
+    steady_seconds: float
+    whole: float
+    whole_seconds: float
+    results: float  # reports a second, over the whole
+    suggestion: Spread  # to claim a trial; a worker waits for it only if none was claimed ahead
+    report: Spread  # to answer a worker's report
+    turnover: Spread  # of a slot between two trials
+    driver_mb: float  # peak
+    worker_mb: float  # all workers, without shared memory
 
 
 def study_of(load: Load) -> StudyConfig:
@@ -85,8 +129,8 @@ def simulate(
         try:
             search.add_finished(_finished(load, config))
             search.enqueue_budget()
-            recorder = Recorder(config, settings, search, controls, tracker, callback.on_message)
-            with _Measured(config, settings, search, controls, recorder, callback) as driver:
+            recorder = Recorder(settings, search, controls, tracker, callback)
+            with _Measured(recorder) as driver:
                 recorder.note_code()
                 executor.execute(driver, config.resources, stop=stop, run_trial=f"{simulated.__name__}:run_trial")
             over = driver.is_finished()
@@ -101,16 +145,15 @@ def simulate(
 class _Measured(Driver):
     """A driver that measures its response times, once each slot has a worker: a start slows down other trials."""
 
-    def __init__(self, config: StudyConfig, settings: Settings, *parts: Any):
-        super().__init__(config, settings, *parts)
-        self.samples = Samples()
+    def __init__(self, recorder: Recorder):
+        super().__init__(recorder)
+        config, settings, self.samples = recorder.config, recorder.settings, Samples()
         trial = config.trial(random_point(distributions(config.searched), seed=0, number=0))
         trial = trial.model_copy(update={"model": {**trial.model, "waits": True}})
         place = TrialPaths(settings.workspace, settings.data, settings.cache)
-        slots = config.resources.max_concurrent or 1
-        self._wait = [TrialRequest((WAITS, i), trial, place, attempt=1, exclusive=False) for i in range(slots)]
+        self._slots = config.resources.max_concurrent or 1
+        self._wait = [TrialRequest((WAITS, i), trial, place, attempt=1) for i in range(self._slots)]
         self._present: dict[Key, float] = {}
-        self._slots = slots
         self._began_waiting: float | None = time.monotonic()  # None: no longer
 
     def ask(self) -> TrialRequest | None:
@@ -142,9 +185,8 @@ class _Measured(Driver):
         if key[0] == WAITS:
             self._present.setdefault(key, time.monotonic())
             return self._all_present()
-        began = time.perf_counter()
+        began, noted = time.perf_counter(), self.samples
         ended = super().report(key, result)
-        noted = self.samples
         noted.reports.append(time.perf_counter() - began)
         for metrics in result.epochs:
             worker = f"{result.tags['sweep.host']} {metrics.values['worker/pid']:.0f}"
@@ -165,3 +207,27 @@ def _finished(load: Load, config: StudyConfig) -> Iterator[dict[str, Any]]:
         values = {str(e): simulated.metrics(config.trial(params), e)["val_loss"] for e in there}
         outcome, value = ("pruned", None) if pruned else ("completed", values[str(load.epochs)])
         yield {"outcome": outcome, "value": value, "params": params, "intermediate": values}
+
+
+def measure_capacity(samples: Samples, *, slots: int, epoch_seconds: float) -> Capacity:
+    """Returns the utilisation and response times of a run whose epochs take ``epoch_seconds`` nominally."""
+    ends = np.sort([end for trial in samples.epochs.values() for _, end in trial])
+    whole = (float(ends[0]) - epoch_seconds, float(ends[-1])) if len(ends) else (0.0, 0.0)
+    by_worker: dict[str, list[tuple[float, float]]] = {}  # worker -> start and end of its trials
+    for trial in samples.epochs.values():
+        by_worker.setdefault(trial[0][0], []).append((trial[0][1] - epoch_seconds, trial[-1][1]))
+    until = max(samples.handed_out, default=0.0)
+    there = sum(max(0.0, until - min(trials)[0]) for trials in by_worker.values())
+    neighbours = [pair for trials in by_worker.values() for pair in itertools.pairwise(sorted(trials))]
+    return Capacity(
+        steady=float(np.clip(until - (ends - epoch_seconds), 0.0, epoch_seconds).sum()) / there if there else None,
+        steady_seconds=there,
+        whole=epoch_seconds * len(ends) / max(slots * (whole[1] - whole[0]), 1e-9),
+        whole_seconds=whole[1] - whole[0],
+        results=len(samples.reports) / max(whole[1] - whole[0], 1e-9),
+        suggestion=Spread.of(samples.asks),
+        report=Spread.of(samples.reports),
+        turnover=Spread.of([later[0] - before[1] for before, later in neighbours]),
+        driver_mb=samples.memory / 1e6,
+        worker_mb=sum(samples.workers.values()) / 1e6,
+    )

@@ -9,13 +9,13 @@ import pytest
 from mlflow import MlflowClient
 
 from sweep.config.settings import Settings
-from sweep.service.simulation import simulation
-from sweep.service.simulation.utilisation import Samples, measure_capacity
+from sweep.service import simulation
+from sweep.service.simulation import Samples, measure_capacity
 from sweep.study.storages.storage import open_storage
 from sweep.study.stored_trials import read_rows
 from sweep.training.simulated_trial import metrics
 
-from ...conftest import connections_closed
+from ..conftest import connections_closed
 
 
 class Watcher:
