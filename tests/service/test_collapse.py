@@ -66,7 +66,7 @@ def test_a_collapsed_trial_is_complete_and_never_among_the_best(
 
     alive = sorted((t for t in study.trials if t not in dead), key=lambda t: t.value or 0.0)
     best = json.loads(sweep_here(monkeypatch, capsys, workspace, "best", "dead", "--top", "9", "--json").out)
-    assert [t["trial"] for t in best] == [t.number for t in alive]
+    assert [t["number"] for t in best] == [t.number for t in alive]
     status = sweep_here(monkeypatch, capsys, workspace, "status", "dead").out
     [head] = [line.split() for line in status.splitlines() if line.split()[:2] == ["waiting", "running"]]
     [search] = [line.split() for line in status.splitlines() if line.split()[:1] == ["search"]]
