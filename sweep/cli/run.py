@@ -150,7 +150,7 @@ def train(
     if as_json:
         config_json = configured.model_dump(mode="json")
         print_json({"config": config_json, "outcome": outcome, "epochs": epochs, "test": measured})
-    if end:
+    if outcome == "diverged":
         raise Exit(1)
 
 

@@ -63,8 +63,11 @@ def run_trial(
         yield TrialReport([], notices=tuple(notices))
     if saved is not None:
         logger.info("resumes from %s after epoch %d", saved.path, run.epoch)
-        outcome, error = ("diverged", str(Diverged(saved.diverged))) if saved.diverged else _end(run)
-        yield TrialReport(run.history[:], str(saved.path), outcome, error)
+        if saved.diverged:
+            yield TrialReport(run.history[:], str(saved.path), "diverged", str(Diverged(saved.diverged)))
+            return
+        outcome, reason = _end(run)
+        yield TrialReport(run.history[:], str(saved.path), outcome, reason)
         if outcome:
             return
     folder, pending, cost = paths.folder / checkpoint.attempt(attempt, moves), [], 0.0
