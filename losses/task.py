@@ -1,16 +1,18 @@
 """The tasks that a network is trained for, guidance aside: their losses and metrics, in one table, `TASKS`."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .metrics import IGNORED, CustomMetric, Metric, confusion, hits, mean_iou, psnr, share_of_hits
 
 CustomLoss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> mean over the batch
+Batches = Iterable[tuple[Tensor, Tensor]]  # images [B, C, H, W], and labels [B] or masks [B, H, W]
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Task:
     metrics: Mapping[str, Metric]  # the built-in ones beside the loss
     weight: Callable[[Tensor], Tensor | int]  # (labels of a batch) -> the number of terms that its mean loss is over
     targets: Literal["labels", "masks"] | None  # the data that it needs beside the images
+    constant: Callable[[Batches, int], Tensor]  # (epoch, number of classes) -> constant output of least loss [1, ...]
     normalizes: bool  # the model takes images of mean 0 and deviation 1; else in [0, 1]
     custom_metrics: Mapping[str, CustomMetric] = field(default_factory=dict)  # the user's own
 
@@ -57,10 +60,35 @@ def _mean_squared_error(output: Tensor, images: Tensor, _labels: Tensor, _smooth
     return F.mse_loss(output, images)
 
 
+def _class_frequencies(batches: Batches, classes: int) -> Tensor:
+    """Returns the logits [1, K] of the class frequencies."""
+    counts = torch.zeros(classes, dtype=torch.float64)
+    for _, labels in batches:
+        counts += labels.bincount(minlength=classes)
+    return (counts / counts.sum()).log().float()[None]
+
+
+def _pixel_frequencies(batches: Batches, classes: int) -> Tensor:
+    """Returns the logits [1, K, 1, 1] of the class frequencies among the pixels that count."""
+    counted = ((images, masks[masks != IGNORED]) for images, masks in batches)
+    return _class_frequencies(counted, classes)[:, :, None, None]
+
+
+def _mean_image(batches: Batches, _classes: int) -> Tensor:
+    total, count = torch.zeros(1, dtype=torch.float64), 0
+    for images, _ in batches:
+        total, count = total + images.double().sum(0), count + len(images)
+    return (total / count).float()[None]
+
+
 TASKS = {
-    "classification": Task(_image_loss, {"accuracy": Metric(share_of_hits, hits)}, len, "labels", normalizes=True),
-    "segmentation": Task(_pixel_loss, {"iou": Metric(mean_iou, confusion)}, _counted, "masks", normalizes=True),
-    "reconstruction": Task(_mean_squared_error, {"psnr": Metric(psnr)}, len, None, normalizes=False),
+    "classification": Task(
+        _image_loss, {"accuracy": Metric(share_of_hits, hits)}, len, "labels", _class_frequencies, normalizes=True
+    ),
+    "segmentation": Task(
+        _pixel_loss, {"iou": Metric(mean_iou, confusion)}, _counted, "masks", _pixel_frequencies, normalizes=True
+    ),
+    "reconstruction": Task(_mean_squared_error, {"psnr": Metric(psnr)}, len, None, _mean_image, normalizes=False),
 }
 
 

@@ -21,11 +21,11 @@ def trials_table(*summaries: "Summary") -> "pd.DataFrame":
     - ``kind``: ``trial``, ``finalist``, ``control``, ``tuned``, or what `sweep confirm` trained (``guided``, ...).
     - ``of``: the search trial that a finalist, control or pair belongs to.
     - ``state``: ``waiting``, ``running`` or ``finished``.
-    - ``outcome``: ``completed``, ``pruned``, ``diverged`` or ``failed``; empty until the trial has ended.
+    - ``outcome``: ``completed``, ``pruned``, ``diverged``, ``collapsed`` or ``failed``; empty before the end.
     - ``value`` of the objective, ``epochs`` up to the last one that counts, training ``seed``.
     - ``design``: True if the trial is uniform over the space and was never pruned.
     - ``started``, ``ended``: UTC, to the second.
-    - ``error``: last line of the error of a failed or diverged trial.
+    - ``error``: last line of the error of a failed, diverged or collapsed trial.
     - one column for each hyperparameter, under its name; ``params_NAME`` if one of the columns above has that name.
     """
     import pandas as pd

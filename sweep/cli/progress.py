@@ -22,6 +22,7 @@ from rich.text import Text
 from ..analysis.formats import format_duration, format_params
 from ..config.study_config import StudyConfig
 from ..service.callback import RunCallback
+from ..study.records import OUTCOMES
 from .options import complete_commands
 
 if TYPE_CHECKING:  # Ray starts sooner where a line of text does not wait for what the driver imports
@@ -55,8 +56,7 @@ class Progress(RunCallback):
         setattr(console, "on_broken_pipe", partial(silence, console.file))  # noqa: B010 (Rich's own would end the run)
         self.stop = stop or threading.Event()
         searched = [row for row in done if row.kind == "trial"]
-        outcomes = ("completed", "pruned", "diverged", "failed")
-        self.counts = {outcome: sum(row.outcome == outcome for row in searched) for outcome in outcomes}
+        self.counts: dict[str, int] = {name: sum(row.outcome == name for row in searched) for name in OUTCOMES}
         self.running: dict[tuple[str, int], tuple[Trial, EpochMetrics | None]] = {}
         values = [(row.value, row.number) for row in searched if row.outcome == "completed" and row.value is not None]
         choose = min if config.objective.direction == "minimize" else max

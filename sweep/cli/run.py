@@ -133,30 +133,33 @@ def train(
     console, notes = make_console(to_stderr=as_json), make_notes(to_stderr=as_json)
     with waiting(notes, f"checking {study} and preparing its data"):
         config, _ = service.load_study(study, settings, sets=sets or [])
-    epochs, end = list[dict[str, float]](), ""
+    epochs, end, outcome = list[dict[str, float]](), "", "completed"
     with tempfile.TemporaryDirectory(prefix="sweep-train-") as scratch:
         configured = service.trial_config(config, settings, trial)
         if out is not None:
             service.check_out(configured, settings, out)
         try:
-            for metrics in service.train(configured, settings, Path(scratch)):
-                epochs.append({"epoch": metrics.epoch, **metrics.values})
-                notes.print(epoch_line(metrics.epoch, metrics.values, config.objective.metric, notes.width))
+            for report in service.train(configured, settings, Path(scratch)):
+                for metrics in report.epochs:
+                    epochs.append({"epoch": metrics.epoch, **metrics.values})
+                    notes.print(epoch_line(metrics.epoch, metrics.values, config.objective.metric, notes.width))
+                if report.outcome == "collapsed":
+                    outcome, end = "collapsed", f"collapsed: {report.error}"
         except DivergenceError as error:
-            end = str(error)
+            outcome, end = "diverged", str(error)
+        if end:
             console.print(end)
-        measured = service.test(configured, settings, Path(scratch)) if test and not end else {}
-        if out is not None and not end:
+        measured = service.test(configured, settings, Path(scratch)) if test and outcome != "diverged" else {}
+        if out is not None and outcome != "diverged":
             service.write_model(configured, settings, Path(scratch), out, study=config.name, number=trial)
     if measured:
         console.print("test       " + "  ".join(f"{n} {v:.5g}" for n, v in measured.items()))
-    if out is not None and not end:
+    if out is not None and outcome != "diverged":
         console.print(f"Wrote {out}; torch.export.load takes it", soft_wrap=True, markup=False)
     if as_json:
-        outcome = "diverged" if end else "completed"
         config_json = configured.model_dump(mode="json")
         print_json({"config": config_json, "outcome": outcome, "epochs": epochs, "test": measured})
-    if end:
+    if outcome == "diverged":
         raise Exit(1)
 
 

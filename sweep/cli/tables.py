@@ -16,7 +16,7 @@ from ..analysis.formats import format_expected, format_mean_sd, format_params, f
 from ..analysis.sensitivity_text import WIDE, interpretation, notable_pairs, reliability, remarks, unexplained
 from ..config.search_space import ALIASES
 from ..config.study_config import StudyConfig
-from ..study.records import ARMS
+from ..study.records import ARMS, OUTCOMES
 from .options import complete_commands
 from .stacking_table import StackingTable
 
@@ -80,7 +80,7 @@ def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
 
     config = summary.config
     counts = ", ".join(
-        f"{n} {o}" for o in ("completed", "pruned", "diverged", "failed")
+        f"{n} {o}" for o in OUTCOMES
         if (n := sum(r.outcome == o for r in summary.rows))
     )  # fmt: skip
     console.print(f"[bold]{config.name}[/]: {len(summary.rows)} trials: {counts or 'none finished'}")
@@ -97,7 +97,7 @@ def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
 
 def status_table(summary: Summary) -> StackingTable:
     """Returns how many trials of a study there are of each state and outcome."""
-    states = ("waiting", "running", "completed", "pruned", "diverged", "failed")
+    states = ("waiting", "running", *OUTCOMES)
     table = StackingTable(["", *states], title=summary.config.name)
     for name, rows in (("search", summary.rows), ("finalists, controls, pairs", summary.controls)):
         found: list[str] = [row.outcome or row.state for row in rows]
@@ -106,7 +106,7 @@ def status_table(summary: Summary) -> StackingTable:
 
 
 def status_lines(summary: Summary, *, tracebacks: bool) -> Iterator[str]:
-    """Yields the drivers of unfinished trials with their trials, then the failed, diverged and pruned trials."""
+    """Yields the drivers of unfinished trials with their trials, then trials with a reason for their outcome."""
     study = summary.config.name
     rows = [*((study, row) for row in summary.rows), *((f"{study}.controls", row) for row in summary.controls)]
     drivers: dict[tuple[str | None, bool, bool], list[str]] = {}
@@ -128,7 +128,7 @@ def status_lines(summary: Summary, *, tracebacks: bool) -> Iterator[str]:
     if waiting := sum(row.state == "waiting" and row.kind in ARMS for row in summary.controls):
         yield f"  {waiting} members of pairs wait for the next sweep confirm {study}"
     for name, row in rows:
-        if row.outcome in ("failed", "diverged"):
+        if row.outcome in ("failed", "diverged", "collapsed"):
             error = (row.error or "").strip() if tracebacks else _last_line(row)
             yield f"  {_title(name, row)} {row.outcome}: {error or 'no reason recorded'}"
     pruned = [row for row in summary.rows if row.pruned_by is not None]

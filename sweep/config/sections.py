@@ -96,6 +96,9 @@ class TaskConfig(Section):
         return metrics
 
 
+SHARES = ("val_accuracy", "val_iou")  # metrics whose best value is 1
+
+
 class Objective(Section):
     """The number the search optimises: a validation metric of the task, never the guided loss."""
 
@@ -106,6 +109,19 @@ class Objective(Section):
     direction: Literal["minimize", "maximize"]
     at: Literal["last", "best"] = Field("last", description="The metric's value at the last epoch, or its best one.")
     target: float | None = Field(None, description="Target value of the metric: logs epochs_to_target.")
+    constant: float | None = Field(
+        None,
+        description="Value of the metric for a constant output: a trial that ends no better has collapsed. Default: "
+        "measured on the validation images; unknown for a metric or loss of your own.",
+    )
+
+    @field_validator("constant")
+    @classmethod
+    def _of_a_share(cls, constant: float | None, info: ValidationInfo) -> float | None:
+        metric = info.data.get("metric")
+        if constant is not None and metric in SHARES and not 0 <= constant < 1:
+            raise ValueError(f"must be at least 0 and below 1 for {metric}")
+        return constant
 
     def better(self, a: float, b: float) -> bool:
         """Returns True if ``a`` is strictly better than ``b``."""

@@ -87,7 +87,8 @@ def train(
     settings = settings or Settings()
     config = single_trial.trial_config(load_study(study, sets=sets, settings=settings), settings, trial)
     with tempfile.TemporaryDirectory(prefix="sweep-train-") as scratch:
-        yield from single_trial.train(config, settings, Path(scratch))
+        for report in single_trial.train(config, settings, Path(scratch)):
+            yield from report.epochs
 
 
 def report(name: str, *, folder: Path | None = None, settings: Settings | None = None) -> "Report":

@@ -219,8 +219,9 @@ class Recorder:
 
     def _end(self, key: RunKey, outcome: Outcome, value: float | None, tags: Mapping[str, str], ended: float) -> None:
         # `objective` is a metric of completed search trials only, so that sorting by it ranks them.
-        name = "final_objective" if key.kind != "trial" else "objective" if outcome == "completed" else "last_objective"
-        metrics = {name: value} if value is not None and outcome in ("completed", "pruned") else {}
+        of_completed = "objective" if key.kind == "trial" else "final_objective"
+        name = of_completed if outcome == "completed" else "last_objective"
+        metrics = {name: value} if value is not None and outcome not in ("diverged", "failed") else {}
         self._tracker.end_trial(key, outcome=outcome, metrics=metrics, tags=tags, end_time=int(ended * 1000))
         self._sent.add(key)
 

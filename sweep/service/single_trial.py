@@ -12,7 +12,7 @@ from ..config.study_config import StudyConfig, TrialConfig
 from ..config.study_file import read_yaml
 from ..config.user_code import user_error_location
 from ..study.storages.catalog import get_storage, load_stored_config
-from ..training.reports import EpochMetrics, TrialPaths
+from ..training.reports import TrialPaths, TrialReport
 
 
 def trial_config(config: StudyConfig, settings: Settings, number: int | None) -> TrialConfig:
@@ -28,13 +28,13 @@ def trial_config(config: StudyConfig, settings: Settings, number: int | None) ->
     return config.trial(row.hyperparameters, seed=row.seed)
 
 
-def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[EpochMetrics]:
-    """Trains one trial in this process, from scratch, and yields its epochs; raises a DivergenceError."""
+def train(trial: TrialConfig, settings: Settings, folder: Path) -> Iterator[TrialReport]:
+    """Trains one trial in this process, from scratch, and yields its reports; raises a DivergenceError."""
     from ..training.trial import run_trial
 
     place = TrialPaths(folder=folder, data=settings.data, cache=settings.cache, gpus=1.0)
     for report in run_trial(trial, place, interval=0.0):
-        yield from report.epochs
+        yield report
         if report.outcome == "diverged":
             raise DivergenceError(f"diverged: {report.error}")
 

@@ -21,10 +21,10 @@ from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from .distributions import Distributions, contains, distributions
 from .finalists import unguided
+from .records import OUTCOMES
 from .storages.storage import read_config, study_names
 
 PARAMS = "params_"  # prefix of a hyperparameter's column, as in Optuna's trials_dataframe
-OUTCOMES = ("completed", "pruned", "diverged", "failed")
 
 
 @dataclass(frozen=True)

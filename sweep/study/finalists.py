@@ -108,7 +108,7 @@ def wanted_rows(config: StudyConfig, search: Sequence[TrialRecord]) -> list[Plan
     pairs = [(row, seed) for row in top for seed in fresh_seeds(config)]
     wanted = [PlannedTrial("finalist", row.number, seed, row.hyperparameters) for row, seed in pairs]
     if config.search.design_controls:
-        pairs += [(row, row.seed) for row in search if row.design and row.outcome == "completed"]
+        pairs += [(row, row.seed) for row in search if row.design and row.outcome in ("completed", "collapsed")]
     controls: dict[str, PlannedTrial] = {}
     for row, seed in pairs:
         values = {**config.constants, **row.hyperparameters}

@@ -5,7 +5,10 @@ from typing import Literal, NamedTuple, get_args
 
 from ..config.search_space import Scalar
 
-Outcome = Literal["completed", "pruned", "diverged", "failed"]
+Outcome = Literal["completed", "pruned", "diverged", "collapsed", "failed"]
+"""The end of a trial. A collapsed one trained to its last epoch and is no better than a constant output."""
+
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 Arm = Literal[
     "guided", "plain", "strongest", "placebo", "dropout", "weight_decay", "batch_norm", "he", "orthogonal", "lsuv"
 ]
@@ -29,7 +32,7 @@ class TrialRecord:
     """One trial as the storage has it.
 
     Attributes:
-        value: the objective of a completed trial.
+        value: the objective of a completed or collapsed trial.
         epochs: epochs that count.
         of: number of the search trial that a row of the sister study belongs to.
         owner: host and process of the driver that claimed it last.

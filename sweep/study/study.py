@@ -37,6 +37,7 @@ _STATES: dict[Outcome, TrialState] = {
     "completed": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
     "diverged": TrialState.PRUNED,
+    "collapsed": TrialState.COMPLETE,
     "failed": TrialState.FAIL,
 }
 

@@ -15,7 +15,12 @@ from ..config.search_space import Scalar
 from ..config.study_config import StudyConfig
 from .distributions import contains, distributions
 
-STATES = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.PRUNED}
+STATES = {
+    "completed": TrialState.COMPLETE,
+    "collapsed": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "diverged": TrialState.PRUNED,
+}
 
 
 def gather_prior_trials(config: StudyConfig, forerunner: StudyConfig, storage: BaseStorage) -> list[dict[str, Any]]:
@@ -58,7 +63,7 @@ def fit_params(
 
 def prior_trials(records: Sequence[Mapping[str, Any]], space: Mapping[str, BaseDistribution]) -> list[FrozenTrial]:
     """Returns the records of `gather_prior_trials` as trials for Optuna's samplers."""
-    violations = {"completed": {}, "pruned": {"diverged": -1.0}, "diverged": {"diverged": 1.0}}
+    violations = {"pruned": {"diverged": -1.0}, "diverged": {"diverged": 1.0}}
     return [
         create_trial(
             state=STATES[record["outcome"]],
@@ -66,7 +71,7 @@ def prior_trials(records: Sequence[Mapping[str, Any]], space: Mapping[str, BaseD
             params=dict(record["params"]),
             distributions=dict(space),
             intermediate_values={int(epoch): value for epoch, value in record["intermediate"].items()},
-            constraints=violations[record["outcome"]],
+            constraints=violations.get(record["outcome"], {}),
         )
         for record in records
     ]

@@ -68,10 +68,11 @@ def describe_study(config: StudyConfig) -> str:
 def _how_to_query(config: StudyConfig, experiment: str) -> str:
     return (
         f"- Best first: filter ``{TRIALS}``, sort by the metric `objective` ({config.objective.direction} "
-        f"{config.objective.metric}); only completed search trials have it, pruned ones have `last_objective`.\n"
+        f"{config.objective.metric}); only completed search trials have it, pruned and "
+        "collapsed ones have `last_objective`.\n"
         "- Hyperparameters that are numbers are metrics too: ``metrics.lambda1 < 0.01 and metrics.depth >= 4``; "
         "choices are params: ``params.`training.init` = 'he'``.\n"
-        "- The outcome of a trial: ``tags.`sweep.outcome` = 'pruned'``, or completed, diverged, failed; "
+        "- The outcome of a trial: ``tags.`sweep.outcome` = 'pruned'``, or completed, diverged, collapsed, failed; "
         "``tags.`sweep.guidance` = 'inert'``, or dominant.\n"
         "- After the search, on fresh seeds: ``tags.`sweep.kind` = 'finalist'`` or ``'control'``, sort by "
         "`final_objective`; ``'confirm'`` for the pairs of sweep confirm; `sweep.of` is the trial's number.\n"

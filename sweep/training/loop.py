@@ -43,6 +43,7 @@ class TrainingState:
     device: torch.device
     test: DataPart | None = None
     history: list[EpochMetrics] = field(default_factory=list)
+    constants: dict[str, float] = field(default_factory=dict)  # metrics of the best constant output on ``val``
 
     @property
     def epoch(self) -> int:

@@ -45,8 +45,8 @@ class TrialReport:
 
     epochs: list[EpochMetrics]  # the epochs that the checkpoint holds and that were not reported before, in order
     checkpoint: str | None = None  # path or URL
-    outcome: Literal["completed", "diverged", "failed"] | None = None  # the end of the trial; None while it trains
-    error: str | None = None  # the reason of a failure or divergence
+    outcome: Literal["completed", "collapsed", "diverged", "failed"] | None = None  # None while it trains
+    error: str | None = None  # the reason of a failure, divergence or collapse
     notices: tuple[str, ...] = ()  # messages for the user, each sent once
     tags: dict[str, str] = field(default_factory=dict)  # MLflow tags of host and device, set by the executor
     oom: OomKind | None = None  # the memory that ran out, if the trial failed for that

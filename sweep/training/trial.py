@@ -21,6 +21,7 @@ from ..losses import EntropyGuidance, GuidanceWarning
 from ..losses.task import TASKS, Task, customise
 from ..models import build_model
 from . import checkpoint
+from .collapse import collapse, constant_metrics
 from .initialisation import initialise
 from .loop import Diverged, TrainingState, fit, input_batches
 from .optimizers import build_optimizer
@@ -61,10 +62,11 @@ def run_trial(
         yield TrialReport([], notices=tuple(notices))
     if saved is not None:
         logger.info("resumes from %s after epoch %d", saved.path, run.epoch)
-        outcome: Literal["completed", "diverged"] | None = "diverged" if saved.diverged else None
-        outcome = "completed" if not outcome and run.epoch == config.training.max_epochs else outcome
-        error = str(Diverged(saved.diverged)) if saved.diverged else None
-        yield TrialReport(run.history[:], str(saved.path), outcome, error)
+        if saved.diverged:
+            yield TrialReport(run.history[:], str(saved.path), "diverged", str(Diverged(saved.diverged)))
+            return
+        outcome, reason = _end(run)
+        yield TrialReport(run.history[:], str(saved.path), outcome, reason)
         if outcome:
             return
     folder, pending, cost = paths.folder / checkpoint.attempt(attempt, moves), [], 0.0
@@ -72,15 +74,15 @@ def run_trial(
     try:
         for metrics in fit(run):
             pending.append(metrics)
-            done = metrics.epoch == config.training.max_epochs
+            outcome, reason = _end(run)
             every = max(interval, cost / CHECKPOINT_SHARE)
-            if done or is_due((m.epoch for m in pending), time.perf_counter() - last, pruning_epochs, every=every):
+            if outcome or is_due((m.epoch for m in pending), time.perf_counter() - last, pruning_epochs, every=every):
                 before = time.perf_counter()
                 path = checkpoint.save(folder, run.history, _state_dicts(run))
                 last = time.perf_counter()
                 cost = last - before
                 logger.debug("saved %s in %.3f s", path, cost)
-                yield TrialReport(pending, str(path), "completed" if done else None)
+                yield TrialReport(pending, str(path), outcome, reason)
                 pending = []
     except Diverged as end:
         path = checkpoint.save(folder, run.history, _state_dicts(run), diverged=end.epoch)
@@ -117,6 +119,7 @@ def assemble(
         val=dataset.val.to(device),
         device=device,
         test=dataset.test.to(device) if config.test else None,
+        constants=constant_metrics(config, task_kind(config.task, model), dataset),
     )
     saved = checkpoint.load_latest(paths.folder, warn)
     if saved is not None:
@@ -158,6 +161,14 @@ def task_of(config: TaskConfig, model: object) -> Task:
     task = TASKS[task_kind(config, model)]
     metrics = {name: import_object(path) for name, path in config.metrics.items()}
     return customise(task, import_object(config.loss) if config.loss else None, metrics)
+
+
+def _end(run: TrainingState) -> tuple[Literal["completed", "collapsed"] | None, str | None]:
+    """Returns the outcome of a run and the reason of a collapse; nothing before the last epoch."""
+    if run.epoch < run.config.training.max_epochs:
+        return None, None
+    reason = collapse(run.config, run.history[-1].values, run.constants)
+    return ("collapsed", reason) if reason else ("completed", None)
 
 
 def _state_dicts(run: TrainingState) -> dict[str, Any]:

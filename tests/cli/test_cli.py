@@ -122,7 +122,7 @@ def test_status_lists_all_studies_or_shows_one(here: Sweep, copy: Path) -> None:
     assert one.code == every.code == 0
     assert one.out == every.out
     [search] = [line.split() for line in one.out.splitlines() if line.split()[:1] == ["search"]]
-    assert search[1:] == ["0", "0", "6", "0", "0", "0"]  # waiting, running, completed, pruned, diverged, failed
+    assert search[1:] == ["0", "0", "6", "0", "0", "0", "0"]  # waiting, running, then the outcomes, completed first
     [data] = json.loads(here("status", "--json").out)
     assert data["study"] == "tiny"
     assert [t["outcome"] for t in data["trials"]] == ["completed"] * 6

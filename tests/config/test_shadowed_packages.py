@@ -46,7 +46,7 @@ FILES = {
         data: {name: digits}
         objective: {metric: val_loss, direction: minimize}
         space: {lambda1: {low: 1.0e-5, high: 1.0e-1, log: true}, depth: 2, width: 8}
-        training: {max_epochs: 1, batch_size: 64}
+        training: {max_epochs: 1, batch_size: 64, lr: 3.0e-2}
         search: {trials: 2, pruner: none, finalists: {top: 0}}
     """,
 }

@@ -403,3 +403,15 @@ def test_main_memory_is_room_too() -> None:
     assert asked.room(8, 0, 0, memory=0.6) == 0
     assert asked.room(8, 0, 0) == 8, "of a machine whose memory is not known"
     assert Resources(cpus=1, gpus=0).room(8, 0, 0, memory=0.1) == 8, "nothing was asked for"
+
+
+@pytest.mark.parametrize(
+    ("metric", "constant", "refused"), [("val_accuracy", 1.5, True), ("val_iou", 1, True), ("val_f1", 1.5, False)]
+)
+def test_the_constant_of_a_share_is_below_1(metric: str, constant: float, refused: bool) -> None:
+    section: dict[str, Any] = {"metric": metric, "direction": "maximize", "constant": constant}
+    if refused:
+        with pytest.raises(ValidationError, match=f"at least 0 and below 1 for {metric}"):
+            Objective(**section)
+    else:
+        assert Objective(**section).constant == constant

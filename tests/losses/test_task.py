@@ -130,3 +130,26 @@ def test_an_epoch_of_masks_is_counted_in_flat_memory(monkeypatch: pytest.MonkeyP
         held.append(sum(t.numel() for t in [*meter._outputs, *meter._labels]))
     assert max(held) <= 4000 + logits.numel() + masks.numel()
     assert max(held[:10]) == max(held[90:])
+
+
+# -- the constant output of least loss ---------------------------------------------------------------------------------
+
+
+def test_the_best_constant_masks_are_the_frequencies_of_the_pixels_that_count() -> None:
+    _, masks = outputs_and_masks(seed=3, count=6)
+    masks[masks == 2] = 0  # a class that does not occur
+    task = TASKS["segmentation"]
+    output = task.constant([(masks[:4], masks[:4]), (masks[4:], masks[4:])], 4)
+    assert output.shape == (1, 4, 1, 1)
+    counted = masks[masks != IGNORED].numpy()
+    shares = np.bincount(counted, minlength=4) / len(counted)
+    expanded = output.expand(task.output_shape(6, (1, 6, 6), 4))
+    values = metrics("segmentation", expanded, masks, size=4)
+    occurring = shares[shares > 0]
+    assert values["val_loss"] == pytest.approx(-np.sum(occurring * np.log(occurring)), rel=1e-5)
+    everywhere = np.full(len(counted), shares.argmax())
+    assert values["val_iou"] == pytest.approx(jaccard_score(counted, everywhere, labels=[0, 1, 3], average="macro"))
+    # No other constant is better.
+    for step in torch.eye(4)[[0, 1, 3]] * 0.1:
+        for moved in (expanded + step[:, None, None], expanded - step[:, None, None]):
+            assert metrics("segmentation", moved, masks, size=6)["val_loss"] > values["val_loss"]

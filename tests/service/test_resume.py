@@ -337,7 +337,7 @@ data: {name: digits, train_size: 300}
 objective: {metric: val_loss, direction: minimize}
 space:
   lambda1: {low: 1e-4, high: 1e-2, log: true}
-training: {max_epochs: 2, batch_size: 64}
+training: {max_epochs: 2, batch_size: 64, lr: 3e-2}
 search: {trials: 60, sampler: tpe, pruner: none, finalists: {top: 0}}
 """
 FEW = 20  # on the storages of one machine: what 60 trials show on PostgreSQL is the same there

@@ -25,7 +25,7 @@ space:
   depth: {low: 1, high: 3}
   width: {choices: [4, 8]}
   training.init: {choices: [default, he]}
-training: {max_epochs: 4, batch_size: 64}
+training: {max_epochs: 4, batch_size: 64, lr: 1e-2}
 search: {trials: 6, design: 2, sampler: random, pruner: none, finalists: {top: 1, seeds: 2, tuned: 2}}
 """
 
@@ -76,7 +76,7 @@ space:
   lambda1: {low: 1e-4, high: 1e-2, log: true}
   depth: {low: 1, high: 3}
   width: {choices: [8, 16]}
-training: {max_epochs: 12, batch_size: 32}
+training: {max_epochs: 12, batch_size: 32, lr: 1e-2}
 search: {trials: 4, design: 1, sampler: random, pruner: none, finalists: {top: 1, seeds: 1, tuned: 2}}
 """
 

@@ -18,7 +18,7 @@ from .curves import Curve, Role, select_curves
 
 
 class Failure(NamedTuple):
-    """Trials that failed or diverged for the same cause."""
+    """Trials that failed, diverged or collapsed for the same cause."""
 
     outcome: str
     cause: str  # the last line of their errors
@@ -86,7 +86,7 @@ def _pair(analysis: Analysis) -> tuple[str, str] | None:
 def _failures(rows: Sequence[TrialRecord]) -> list[Failure]:
     groups: dict[tuple[str, str], list[TrialRecord]] = defaultdict(list)
     for row in rows:
-        if row.outcome in ("failed", "diverged"):
+        if row.outcome in ("failed", "diverged", "collapsed"):
             lines = (row.error or "no reason recorded").strip().splitlines()
             groups[row.outcome, lines[-1]].append(row)  # the last line of a traceback is the error
     found = []

@@ -19,6 +19,7 @@ from ...config.study_config import StudyConfig
 from ...config.study_file import to_yaml
 from ...study.baselines import configurations
 from ...study.provenance import Code, code_tags
+from ...study.records import OUTCOMES
 from .. import formats, sensitivity_text
 from ..comparison import finalist_verdicts
 from ..confirmation import Confirmation, pair_verdict
@@ -91,7 +92,7 @@ def _render(contents: ReportContents, codes: Sequence[Code], confirmed: Confirma
         analysis=contents.analysis,
         best=contents.best[:BEST],
         expected=summary.expected,
-        counts={outcome: outcomes[outcome] for outcome in ("completed", "pruned", "diverged", "failed")},
+        counts={outcome: outcomes[outcome] for outcome in OUTCOMES},
         guidance={state: guidance[state] for state in ("inert", "dominant")},
         verdicts=finalist_verdicts(config, summary.comparison),
         fixed=_fixed(config),
