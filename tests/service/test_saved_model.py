@@ -22,7 +22,7 @@ from ..support.processes import environment
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's own deprecations are not ours
 
-PAGE = Path(__file__).parents[2] / "sweep" / "analysis" / "README.md"
+PAGE = Path(__file__).parents[2] / "models" / "README.md"
 SHORT = ["search.design=0", "search.sampler=random", "training.max_epochs=3", "search.finalists.top=1"]
 SHORT += ["search.finalists.seeds=1", "search.finalists.tuned=0", "space.depth=2", "space.width=8"]
 KEEP = """
