@@ -33,7 +33,7 @@ def format_mean_sd(sample: "Sample", *, signed: bool = False) -> str:
     return mean if math.isnan(sample.spread) else f"{mean} ± {sample.spread:.2g}"
 
 
-def format_expected(expected: Expected | None) -> str:
+def format_expected(expected: "Expected | None") -> str:
     """Returns the objective on a fresh seed: a finalist's mean and its seeds, or an approximate value."""
     if expected is None:
         return "-"
