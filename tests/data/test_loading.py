@@ -18,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
 from sweep.config.errors import DataError
 from sweep.config.sections import DataConfig
@@ -184,8 +184,15 @@ def test_mnist(tmp_path):
     assert (dataset.info.mean, dataset.info.std) == ((0.1307,), (0.3081,))
 
 
+def test_names_of_classes_are_torchvisions():
+    for name, cls in (("mnist", MNIST), ("fashion_mnist", FashionMNIST)):
+        names = find_reader(config(name), NOWHERE).info.classes
+        assert list(names) == [each.partition(" - ")[0] for each in cls.classes]  # "7 - seven" is 7
+
+
 def test_cifar10(tmp_path):
-    dataset, _ = real("cifar10", tmp_path)
+    dataset, folder = real("cifar10", tmp_path)
+    assert list(dataset.info.classes) == CIFAR10(folder.parent, train=False).classes
     assert dataset.train.labels.bincount().tolist() == [4500] * 10
     assert dataset.val.labels.bincount().tolist() == [500] * 10
     assert dataset.test.labels[:4].tolist() == [3, 8, 8, 0]  # cat, ship, ship, aeroplane
@@ -225,7 +232,7 @@ def test_processes_may_prepare_at_once(tmp_path, digits):
     code = f"""
 from pathlib import Path
 from sklearn.datasets import load_digits
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 from sweep.config.sections import DataConfig
 from sweep.data.loading import load_dataset as load
 print("ready", flush=True)

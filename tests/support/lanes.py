@@ -47,6 +47,7 @@ SLOW = {
     "tests/service/test_driver.py::test_the_pruner_decides_alike_whether_epochs_come_one_by_one_or_all_at_once",
     "tests/service/test_new_space.py",
     "tests/service/test_resume.py",
+    "tests/service/test_saved_model.py::test_the_page_predicts_as_well_as_train_says",
     "tests/study/storages/test_rdb_cache.py::test_any_order_of_writes_leaves_memory_as_the_database",
     "tests/tracking/test_tracker.py::test_a_logged_model_predicts_without_this_project_and_without_unpickling",
 }
