@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .gradient_cache import GradientCache, gradient_of, norm_of
 from .layers import Kind, Layer, guidable_layers, select
 from .norm_detection import feeding_a_norm
-from .options import DOMINANT, INERT, PAPER, FormName, LoopOptions, takes_options
+from .options import DOMINANT, INERT, PAPER, LoopOptions, takes_options
 from .terms import LossTerm
 
 SAMPLE_EVERY = 32  # steps between two readings of the gradients; every epoch's first step is read
@@ -57,16 +57,12 @@ class EntropyGuidance:
     def __init__(self, model: nn.Module, options: LoopOptions) -> None:
         """Selects the layers of a model that are guided."""
         self.options = options
-        forms: dict[Kind, FormName] = {"dense": options.form, "conv": options.conv_form}
-        self._terms = {kind: LossTerm(form, options) for kind, form in forms.items()}
+        self._terms = {"dense": LossTerm(options.form, options), "conv": LossTerm(options.conv_form, options)}
         self._lambdas: dict[Kind, float] = {"dense": options.lambda1, "conv": options.lambda2}
         self.layers = list(guidable_layers(model, options.measure, options.conv_measure))  # whose entropy is measured
-        self.selected = select(self.layers, options.layers)
-        self.left_out: list[Layer] = []  # since they feed a normalisation layer
-        if options.layers == "all":
-            normalized = feeding_a_norm(model)
-            self.left_out = [x for x in self.layers if x.name in normalized and self._terms[x.kind].form != "target"]
-            self.selected = [x for x in self.layers if x not in self.left_out]
+        normalized = feeding_a_norm(model) if options.layers == "all" else set()
+        self.left_out = [x for x in self.layers if x.name in normalized and self._terms[x.kind].form != "target"]
+        self.selected = [x for x in select(self.layers, options.layers) if x not in self.left_out]
         self._guided = [layer for layer in self.selected if self._lambdas[layer.kind] > 0]
         self._require_layers()
         if options.placebo:
@@ -159,11 +155,11 @@ class EntropyGuidance:
         for layer in self.layers:
             h = layer.entropy(ridge)
             if layer in self.selected:
-                terms.setdefault(layer.kind, []).append(_mean(self._terms[layer.kind].value(layer, h)))
+                terms.setdefault(layer.kind, []).append(self._terms[layer.kind].value(layer, h).mean())
             entropy = h / layer.dimensions
             if (live := columns.get(layer)) is not None:
                 entropy = layer.entropy(ridge, live) / min(layer.dimensions, len(live))
-            entropies[f"entropy/{layer.name}"] = _mean(entropy)
+            entropies[f"entropy/{layer.name}"] = entropy.mean()
         if not entropies:
             return {}
         values = {f"guidance/{kind}": torch.stack(x).sum() / self._divisor(kind) for kind, x in terms.items()}
@@ -222,7 +218,3 @@ class EntropyGuidance:
                 "Lower lambda1 or lambda2, raise epsilon, or set max_ratio (0.1 makes any lambda harmless)."
             )
         warnings.warn(message, GuidanceWarning, stacklevel=3)
-
-
-def _mean(values: Tensor) -> Tensor:
-    return values.mean() if values.dim() else values

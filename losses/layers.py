@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from . import options
-from .conv import TAP_FLOOR, corner_blocks, corner_taps, taps, taps_and_gradient
+from .conv import corner_blocks, corner_taps, taps, taps_and_gradient
 from .entropy import leading_block, minor, volume, volume_and_gradient
 
 Kind = Literal["dense", "conv"]
@@ -31,18 +31,12 @@ class Measure:
     entropy: Callable[[Tensor, float], Tensor]  # (part, ridge) -> h, unreduced and differentiable
     entropy_and_gradient: Callable[[Tensor, float], tuple[Tensor, Tensor]]  # -> h, its derivative, without autograd
     of_matrices: bool = True
-    floor: float = -math.inf  # the least h at which a loss term without a minimum has its slope
 
 
 MEASURES = {
     "volume": Measure(volume, volume_and_gradient),
     "minor": Measure(minor, volume_and_gradient),  # for the gradient the part is the leading block already
-    "taps": Measure(
-        lambda part, _: taps(part),
-        lambda part, _: taps_and_gradient(part),
-        of_matrices=False,
-        floor=math.log(TAP_FLOOR),
-    ),
+    "taps": Measure(lambda part, _: taps(part), lambda part, _: taps_and_gradient(part), of_matrices=False),
 }
 
 
@@ -208,15 +202,9 @@ def _weights(module: nn.Module, measure: str, conv_measure: str) -> Iterator[tup
         if depthwise or not (pixelwise or conv_measure == "channels"):
             yield "", "weight", "conv", "taps", corner_taps
         else:
-            matrices = _matrices(module)
-            yield "", "weight", "dense" if pixelwise else "conv", measure, lambda weight: block(matrices(weight))
-
-
-def _matrices(module: _ConvNd) -> View:
-    groups, transposed = module.groups, module.transposed
-    if groups > 1:
-        return lambda weight: corner_blocks(weight, groups, transposed=transposed)
-    return (lambda weight: corner_taps(weight).mT) if transposed else corner_taps
+            kind: Kind = "dense" if pixelwise else "conv"
+            blocks = partial(corner_blocks, groups=module.groups, transposed=module.transposed)
+            yield "", "weight", kind, measure, lambda weight: block(blocks(weight).squeeze(0))
 
 
 def _whole(weight: Tensor) -> Tensor:

@@ -24,10 +24,9 @@ WRAPPERS = {"torch.nn.parallel": "module", "torch._dynamo": "_orig_mod"}
 def feeding_a_norm(model: nn.Module) -> set[str]:
     """Returns the names of modules whose every use ends in a normalisation, with only ReLU, pooling and such between.
 
-    torch.fx finds them: it runs `forward` once without numbers. It fails if `forward` depends on values, and it does
-    not enter PyTorch's own blocks, such as `nn.TransformerEncoderLayer`. There a layer counts as feeding a norm if the
-    norm comes next among the modules of its parent. A residual sum in between ends the search in the first case and is
-    not seen in the second.
+    torch.fx finds them. Where it fails (`forward` depends on values) or does not enter (PyTorch's own blocks, such as
+    `nn.TransformerEncoderLayer`), a layer counts as feeding a norm if the norm comes next among the modules of its
+    parent; a residual sum in between is seen by torch.fx alone.
     """
     if not any(_is_norm(module) for module in model.modules()):
         return set()
