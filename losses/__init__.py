@@ -1,7 +1,6 @@
 """The losses of a training loop, on torch alone: entropy guidance, its measures, task losses and their metrics.
 
-README.md explains them. Importing this package imports no torch, so that a program that validates settings has
-`losses.options` in an instant.
+README.md explains them. Importing this package imports no torch, so that `losses.options` loads in an instant.
 """
 
 from typing import TYPE_CHECKING

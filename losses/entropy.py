@@ -39,8 +39,11 @@ def volume(weight: Tensor, ridge: float = 0.0) -> Tensor:
     when m = n (log|det W|) or m > n, and for m < n when the input is white. A ridge (0.1) keeps h finite for singular
     matrices, and keeps the gradient of square ones from being that of their smallest singular value alone.
 
-    It is computed in float32 at least, outside autocast. Singular matrices give -inf, weights that are not finite give
-    NaN; no exception is raised.
+    It is computed in float32 at least, outside autocast. Singular matrices give -inf, or a large negative number beside
+    that of regular ones where rounding hides that they are singular; weights that are not finite give NaN.
+
+    Raises:
+        ValueError: The matrices are complex.
 
     Example:
         >>> volume(torch.diag(torch.tensor([1.0, 2.0, 4.0])))  # log 8
@@ -70,7 +73,13 @@ def volume_and_gradient(weight: Tensor, ridge: float = 0.0) -> tuple[Tensor, Ten
 
 
 def at_least_float32(weight: Tensor) -> Tensor:
-    """Returns the weight itself, or in float32 if its type is less precise: factorisations refuse bfloat16."""
+    """Returns the weight itself, or in float32 if its type is less precise: factorisations refuse bfloat16.
+
+    Raises:
+        ValueError: The weight is complex.
+    """
+    if weight.is_complex():
+        raise ValueError(f"complex weights ({weight.dtype}) are not measured; the formulas are those of real ones")
     return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
 
 

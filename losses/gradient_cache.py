@@ -74,7 +74,8 @@ class GradientCache:
         needed = float(self._norm) / max_ratio
         # The norm of a part is at most that of the whole: if a part is large enough, nothing else need be read.
         largest = gradients[self._largest]
-        if float(torch.linalg.vector_norm(largest[: 1 + len(largest) // 8])) >= needed:
+        part = largest[: 1 + len(largest) // 8] if largest.dim() else largest
+        if float(torch.linalg.vector_norm(part)) >= needed:
             return 1.0
         norms = [float(norm) for norm in torch._foreach_norm(gradients)]
         self._largest = max(range(len(norms)), key=norms.__getitem__)

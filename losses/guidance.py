@@ -3,25 +3,31 @@
 `add_gradients()` adds the gradients of the two guidance terms to `.grad`, between `backward()` and `step()`.
 """
 
+import logging
 import math
 import warnings
+from collections.abc import Sequence
 from itertools import compress
+from operator import is_
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from .gradient_cache import GradientCache, gradient_of, norm_of
-from .layers import Kind, Layer, guidable_layers, select
+from .layers import Kind, Layer, guidable_layers, is_within, select
 from .norm_detection import feeding_a_norm
-from .options import DOMINANT, INERT, PAPER, FormName, LoopOptions, takes_options
+from .options import DOMINANT, INERT, PAPER, LoopOptions, takes_options
 from .terms import LossTerm
+from .unguided import by_reason, trained, unguidable
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_EVERY = 32  # steps between two readings of the gradients; every epoch's first step is read
 
 
 class GuidanceWarning(UserWarning):
-    """Guidance that changes nothing, or that outweighs the task, or that leaves layers out."""
+    """Guidance that changes nothing, or that outweighs the task, or that leaves weights out."""
 
 
 class EntropyGuidance:
@@ -32,11 +38,14 @@ class EntropyGuidance:
     suit most networks: `lambda1=1e-3` guides dense layers, `lambda2=0` leaves convolutions alone. With lambda1 =
     lambda2 = 0, a control, nothing is added, and `metrics()` still reports the task's norm and the entropies. Weight
     decay wd is the counterweight: with SGD, form `log` and no task, the k singular values of a layer come to rest at
-    sqrt(lambda / (k wd)), lambda being the layer's share under `mean`. A `GuidanceWarning` lists layers left out.
+    sqrt(lambda / (k wd)), lambda being the layer's share under `mean`.
+
+    `unguided` has the reason for each parameter that is trained, has two dimensions or more and is not guided, by name.
+    A `GuidanceWarning` names those that no option leaves out: `unguidable`, and `left_out` in front of a norm.
 
     Raises:
-        ValueError: An option is out of range, no layer has a given name, or a lambda is > 0 and the model has no layer
-            that it could guide.
+        ValueError: An option is out of range, no layer has a given name, a weight is lazy, complex or sharded, or a
+            lambda is > 0 and the model has no layer that it could guide.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
@@ -57,26 +66,12 @@ class EntropyGuidance:
     def __init__(self, model: nn.Module, options: LoopOptions) -> None:
         """Selects the layers of a model that are guided."""
         self.options = options
-        forms: dict[Kind, FormName] = {"dense": options.form, "conv": options.conv_form}
-        self._terms = {kind: LossTerm(form, options) for kind, form in forms.items()}
+        self._terms = {"dense": LossTerm(options.form, options), "conv": LossTerm(options.conv_form, options)}
         self._lambdas: dict[Kind, float] = {"dense": options.lambda1, "conv": options.lambda2}
-        self.layers = list(guidable_layers(model, options.measure, options.conv_measure))  # whose entropy is measured
-        self.selected = select(self.layers, options.layers)
-        self.left_out: list[Layer] = []  # since they feed a normalisation layer
-        if options.layers == "all":
-            normalized = feeding_a_norm(model)
-            self.left_out = [x for x in self.layers if x.name in normalized and self._terms[x.kind].form != "target"]
-            self.selected = [x for x in self.layers if x not in self.left_out]
-        self._guided = [layer for layer in self.selected if self._lambdas[layer.kind] > 0]
-        self._require_layers()
-        if options.placebo:
-            seed = torch.initial_seed() % 2**62
-            self._guided = [layer.placebo(seed + index) for index, layer in enumerate(self._guided)]
-        guided = [(x, self._terms[x.kind], self._lambdas[x.kind] / self._divisor(x.kind)) for x in self._guided]
-        self._cache = GradientCache(guided, options)
-        self._step = 0
-        self._warned: set[str] = set()
-        self._clear_readings()
+        self._model, self._seed = model, torch.initial_seed() % 2**62
+        self._warned: set[str] = set()  # the states and the names of weights that were warned of
+        self._select_layers()
+        self._require_layers(stacklevel=4)
 
     @classmethod
     def paper(cls, model: nn.Module, **overrides: Any) -> Self:
@@ -88,7 +83,17 @@ class EntropyGuidance:
         return cls(model, **{**PAPER, **overrides})
 
     def start_epoch(self) -> None:
-        """Makes the next step compute every layer's guidance gradient, so that a checkpoint needs none of them."""
+        """Makes the next step compute every layer's guidance gradient, so that a checkpoint needs none of them.
+
+        Weights that were replaced, pruned, parametrised, frozen or added since are followed from here on.
+
+        Raises:
+            ValueError: There is nothing to guide any more, or a weight is lazy, complex or sharded.
+        """
+        now = trained(self._model)
+        if [*now] != [*self._trained] or not all(map(is_, now.values(), self._trained.values())):
+            self._select_layers()
+            self._require_layers(stacklevel=3)
         self._step = 0
         self._cache.expired = True
 
@@ -159,11 +164,11 @@ class EntropyGuidance:
         for layer in self.layers:
             h = layer.entropy(ridge)
             if layer in self.selected:
-                terms.setdefault(layer.kind, []).append(_mean(self._terms[layer.kind].value(layer, h)))
+                terms.setdefault(layer.kind, []).append(self._terms[layer.kind].value(layer, h).mean())
             entropy = h / layer.dimensions
             if (live := columns.get(layer)) is not None:
                 entropy = layer.entropy(ridge, live) / min(layer.dimensions, len(live))
-            entropies[f"entropy/{layer.name}"] = _mean(entropy)
+            entropies[f"entropy/{layer.name}"] = entropy.mean()
         if not entropies:
             return {}
         values = {f"guidance/{kind}": torch.stack(x).sum() / self._divisor(kind) for kind, x in terms.items()}
@@ -185,23 +190,63 @@ class EntropyGuidance:
         """Returns the number of layers of a term, for a mean over them; 1 for a sum."""
         return sum(layer.kind == kind for layer in self.selected) if self.options.reduction == "mean" else 1
 
-    def _require_layers(self) -> None:
-        """Raises an error if there is nothing to guide, and warns of layers that are left out."""
-        lost = ", ".join(layer.name for layer in self.left_out if self._lambdas[layer.kind] > 0)
+    def _select_layers(self) -> None:
+        """Selects the layers that are guided among those that the model has now."""
+        model, options = self._model, self.options
+        self._trained = trained(model)
+        self.layers = list(guidable_layers(model, options.measure, options.conv_measure))  # whose entropy is measured
+        others = unguidable(model, self._trained, self.layers)
+        normalized = feeding_a_norm(model) if options.layers == "all" else set()
+        self.left_out = [x for x in self.layers if x.name in normalized and self._terms[x.kind].form != "target"]
+        self.selected = [x for x in select(self.layers, options.layers, others) if x not in self.left_out]
+        self._guided = [layer for layer in self.selected if self._lambdas[layer.kind] > 0]
+        named = isinstance(options.layers, Sequence) and options.layers != "all"
+        self.unguidable = {x: y for x, y in others.items() if not named or is_within(x, options.layers)}
+        reasons = {id(p): self._reason(x) for x in self.layers if x not in self._guided for p in x.parameters}
+        weights = self._trained.items()
+        self.unguided = others | {x: reasons[id(p)] for x, p in weights if id(p) in reasons and p.dim() >= 2}
+        if options.placebo:
+            self._guided = [layer.placebo(self._seed + index) for index, layer in enumerate(self._guided)]
+        guided = [(x, self._terms[x.kind], self._lambdas[x.kind] / self._divisor(x.kind)) for x in self._guided]
+        self._cache = GradientCache(guided, options)
+        self._step = 0
+        self._clear_readings()
+
+    def _reason(self, layer: Layer) -> str:
+        """Returns why a layer is not guided."""
+        if layer in self.left_out:
+            return "a normalisation follows"
+        if layer not in self.selected:
+            return "not among layers"
+        return "lambda1 is 0" if layer.kind == "dense" else "lambda2 is 0"
+
+    def _require_layers(self, stacklevel: int) -> None:
+        """Raises an error if there is nothing to guide, and warns once of each weight that no option leaves out."""
+        active = any(self._lambdas.values())
+        lost = [layer.name for layer in self.left_out if self._lambdas[layer.kind] > 0]
         why = (
             "left out, since a normalisation follows, so that nothing would hold their growing weights back (name them "
-            f"under layers to guide them anyway, or use form or conv_form target): {lost}"
+            "under layers to guide them anyway, or use form or conv_form target): "
         )
-        if any(self._lambdas.values()) and not self._guided:
+        if active and not self._guided:
             found = [f"{x.kind} {x.name}" + " (not selected)" * (x not in self.selected) for x in self.layers]
             raise ValueError(
                 f"lambda1 = {self._lambdas['dense']}, lambda2 = {self._lambdas['conv']}, but the model has no layer to "
                 f"guide (found: {', '.join(found) or 'none'}). lambda1 guides nn.Linear, 1x1 convolutions and "
                 "nn.MultiheadAttention; lambda2 guides the other nn.Conv1d, Conv2d, Conv3d and transposed ones. The "
-                "weights must be trainable." + (f" {why[0].upper()}{why[1:]}" if lost else "")
+                "weights must be trainable."
+                + (f" Not guided: {by_reason(self.unguidable)}." if self.unguidable else "")
+                + (f" {why[0].upper()}{why[1:]}{', '.join(lost)}" if lost else "")
             )
-        if lost:
-            warnings.warn(f"layers of guidance {why}", GuidanceWarning, stacklevel=4)
+        if self.unguided:
+            logger.info("not guided: %s", by_reason(self.unguided))
+        asked = {x: reason for x, reason in self.unguidable.items() if active and x not in self._warned}
+        lost = [name for name in lost if name not in self._warned]
+        self._warned.update(asked, lost)
+        messages = [f"trained weights are not guided: {by_reason(asked)}"] if asked else []
+        messages += [f"layers of guidance {why}{', '.join(lost)}"] if lost else []
+        if messages:
+            warnings.warn("; ".join(messages), GuidanceWarning, stacklevel=stacklevel)
 
     def _warn_of(self, ratio: float) -> None:
         """Warns once if the ratio of an epoch shows guidance to be inert, and once if dominant."""
@@ -222,7 +267,3 @@ class EntropyGuidance:
                 "Lower lambda1 or lambda2, raise epsilon, or set max_ratio (0.1 makes any lambda harmless)."
             )
         warnings.warn(message, GuidanceWarning, stacklevel=3)
-
-
-def _mean(values: Tensor) -> Tensor:
-    return values.mean() if values.dim() else values

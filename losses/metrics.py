@@ -74,11 +74,7 @@ CustomMetric = MetricFunction | EpochMetric | type[EpochMetric]
 
 
 class _MeanOverImages:
-    """A function as an `EpochMetric`: the mean over the images of its values on parts of the epoch.
-
-    That is exact for means over images. For a metric that is not a mean, F1 or AUC say, it depends on how the epoch is
-    divided: use a `torchmetrics.Metric`.
-    """
+    """A function as an `EpochMetric`: the mean of its values on parts of the epoch, weighted by their images."""
 
     def __init__(self, function: MetricFunction) -> None:
         self._function = function

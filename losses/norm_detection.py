@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch
 from torch import fx, nn
 
+from .layers import is_conv1d
+
 logger = logging.getLogger(__name__)
 
 NORM = re.compile(r"(Sync)?(Batch|Group|Instance|Layer|RMS|LocalResponse)Norm(\d[dD])?|.+(Layer|RMS)Norm(\d[dD])?")
@@ -24,12 +26,11 @@ WRAPPERS = {"torch.nn.parallel": "module", "torch._dynamo": "_orig_mod"}
 def feeding_a_norm(model: nn.Module) -> set[str]:
     """Returns the names of modules whose every use ends in a normalisation, with only ReLU, pooling and such between.
 
-    torch.fx finds them: it runs `forward` once without numbers. It fails if `forward` depends on values, and it does
-    not enter PyTorch's own blocks, such as `nn.TransformerEncoderLayer`. There a layer counts as feeding a norm if the
-    norm comes next among the modules of its parent. A residual sum in between ends the search in the first case and is
-    not seen in the second.
+    torch.fx finds them. Where it fails (`forward` depends on values) or does not enter (PyTorch's own blocks, such as
+    `nn.TransformerEncoderLayer`), a layer counts as feeding a norm if the norm comes next among the modules of its
+    parent; a residual sum in between is seen by torch.fx alone.
     """
-    if not any(_is_norm(module) for module in model.modules()):
+    if not any(is_norm(module) for module in model.modules()):
         return set()
     by_order = _by_order(model)
     prefix = ""
@@ -50,13 +51,14 @@ def feeding_a_norm(model: nn.Module) -> set[str]:
 
 
 class _Tracer(fx.Tracer):
-    """Does not enter modules of norms, also those of other packages."""
+    """Does not enter modules of norms, also those of other packages, nor Hugging Face's linear maps."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return _is_norm(m) or super().is_leaf_module(m, module_qualified_name)
+        return is_norm(m) or is_conv1d(m) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
+    """Returns True for normalisations, also those of other packages: their classes are told by name."""
     return bool(NORM.fullmatch(type(module).__name__))
 
 
@@ -73,7 +75,7 @@ def _name(node: fx.Node, model: nn.Module) -> str:
     """Returns the name of the class, function or method that a node calls."""
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
-        return "normalize" if _is_norm(module) else type(module).__name__
+        return "normalize" if is_norm(module) else type(module).__name__
     return str(getattr(node.target, "__name__", node.target))
 
 
@@ -84,9 +86,9 @@ def _by_order(model: nn.Module) -> set[str]:
         children = [
             (name, child)
             for name, child in parent.named_children()
-            if _is_norm(child) or not HOMOGENEOUS.fullmatch(type(child).__name__)
+            if is_norm(child) or not HOMOGENEOUS.fullmatch(type(child).__name__)
         ]
         for (name, _), (_, following) in pairwise(children):
-            if _is_norm(following):
+            if is_norm(following):
                 found.add(f"{path}.{name}" if path else name)
     return found

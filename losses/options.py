@@ -47,9 +47,7 @@ SWITCH = Rule("True or False", lambda value: isinstance(value, bool))
 COUNT = Rule("an integer >= 1", _is_count)
 STEPS = Rule("'auto' or an integer >= 1", lambda value: value == "auto" or _is_count(value))
 CAP = Rule("None or a number > 0", lambda value: value is None or value > 0, {"gt": 0})
-FRACTION = Rule(
-    "None or a fraction of the run, 0 < until <= 1", lambda value: value is None or 0 < value <= 1, {"gt": 0, "le": 1}
-)
+FRACTION = Rule("None or a fraction of the run, 0 < until <= 1", lambda x: x is None or 0 < x <= 1, {"gt": 0, "le": 1})
 LAYERS = Rule("all, {first: n}, {last: n} with n >= 1, or a list of names of layers", _are_layers)
 
 
@@ -164,21 +162,20 @@ PAPER: dict[str, Any] = {
 }
 
 P = ParamSpec("P")
-T = TypeVar("T")
 Self = TypeVar("Self")
 Model = TypeVar("Model")
-Init = Callable[[Self, Model, T], None]
+Init = Callable[[Self, Model, Any], None]
 
 
 def takes_options(
-    options: Callable[P, T],
-) -> Callable[[Init[Self, Model, T]], Callable[Concatenate[Self, Model, P], None]]:
+    options: Callable[P, Any],
+) -> Callable[[Init[Self, Model]], Callable[Concatenate[Self, Model, P], None]]:
     """Lets an `__init__(self, model, options)` take the fields of the class `options` as keyword arguments.
 
     Type checkers, editors and `help` show the keywords with their types and defaults.
     """
 
-    def decorate(function: Init[Self, Model, T]) -> Callable[Concatenate[Self, Model, P], None]:
+    def decorate(function: Init[Self, Model]) -> Callable[Concatenate[Self, Model, P], None]:
         @functools.wraps(function)
         def init(self: Self, model: Model, *args: P.args, **keywords: P.kwargs) -> None:
             function(self, model, options(*args, **keywords))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .conv import TAP_FLOOR
 from .layers import MEASURES, Layer
 from .options import FormName, LoopOptions
 
@@ -53,8 +54,8 @@ class LossTerm:
         A tap below the floor has the slope at the floor, which bounds it. The form `target` has no such pole, and
         must see the true h to move it to a target below the floor.
         """
-        if self.form != "target":
-            h = h.clamp_min(MEASURES[layer.measure].floor)
+        if self.form != "target" and not MEASURES[layer.measure].of_matrices:
+            h = h.clamp_min(math.log(TAP_FLOOR))
         divisor = self._divisor(layer)
         return FORMS[self.form].slope(h / divisor, self._constant(layer)) * (weight / (divisor * h.numel()))
 

@@ -254,6 +254,22 @@ def test_a_model_that_cannot_do_without_weights_is_built_with_them(
     assert check_study(study(study_config, package(bad=code), "bad:Net"), settings) == ([], [])
 
 
+@pytest.mark.parametrize("lambda1", [0.0, 0.01])
+def test_trained_weights_that_guidance_leaves_out_are_told(
+    study_config: MakeConfig, settings: Settings, package: Package, lambda1: float
+) -> None:
+    code = BASE.format(
+        init=f"{LINEAR}; self.rows = nn.GRU(8, 8, batch_first=True)",
+        forward="return self.layer(self.rows(x[:, 0])[0].flatten(1))",
+    )
+    space = {"lambda1": lambda1, "depth": {"low": 1, "high": 3}, "width": 4}
+    problems, told = check_study(study(study_config, name := package(bad=code), "bad:Net", space=space), settings)
+    assert problems == []
+    start = f"guidance leaves out trained weights of {name}.bad:Net: rows.weight_ih_l0, rows.weight_hh_l0 (recurrent"
+    assert len(told) == (lambda1 > 0)
+    assert all(message.startswith(start) for message in told)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

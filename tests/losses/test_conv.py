@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sweep.losses.conv import TAP_FLOOR, anchors, channels, circular, corner_blocks, taps, taps_and_gradient
-from sweep.losses.entropy import minor
+from sweep.losses.conv import TAP_FLOOR, anchors, corner_blocks, taps, taps_and_gradient
+from sweep.losses.entropy import minor, volume
 
 KINDS: dict[tuple[int, bool], type[nn.Module]] = {
     (1, False): nn.Conv1d,
@@ -144,7 +144,7 @@ def test_channels_are_the_entropy_change_per_anchor(axes: int, transposed: bool,
     with torch.no_grad():
         corner_blocks(layer.weight, groups)[:] *= 12
     part, count = restricted(layer, (5, 4, 3)[:axes])
-    h = channels(layer.weight.detach(), groups)
+    h = volume(corner_blocks(layer.weight.detach(), groups))
     assert h.shape == (groups,)
     assert count * float(h.sum()) == pytest.approx(float(torch.linalg.slogdet(part).logabsdet), rel=1e-8)
 
@@ -158,13 +158,13 @@ def test_channels_of_a_depthwise_convolution_are_its_taps() -> None:
     assert 16 * float(taps(layer.weight.detach()).sum()) == pytest.approx(
         float(torch.linalg.slogdet(part).logabsdet), rel=1e-8
     )
-    torch.testing.assert_close(channels(layer.weight, 3), taps(layer.weight).flatten())
+    torch.testing.assert_close(volume(corner_blocks(layer.weight, 3)), taps(layer.weight).flatten())
 
 
 def test_taps_of_several_channels_are_no_entropy_change_and_channels_are() -> None:
     weight = convolution(2, False, 6, 6, kernel_size=3).weight.detach()
     exact = float(torch.linalg.slogdet(weight[:, :, 0, 0]).logabsdet)
-    assert float(channels(weight).sum()) == pytest.approx(exact, rel=1e-10)
+    assert float(volume(corner_blocks(weight)).sum()) == pytest.approx(exact, rel=1e-10)
     assert abs(float(taps(weight).sum()) - exact) > 10
 
 
@@ -194,9 +194,9 @@ def test_blocks_of_transposed_layers_are_out_by_in() -> None:
 def test_gradcheck_of_channels_and_taps(out: int, groups: int, ridge: float) -> None:
     weight = convolution(1, False, 4, out, kernel_size=2, groups=groups).weight
     if ridge == 0:  # with one, the gradient holds s constant
-        assert torch.autograd.gradcheck(lambda w: channels(w, groups), weight)
+        assert torch.autograd.gradcheck(lambda w: volume(corner_blocks(w, groups)), weight)
     assert torch.autograd.gradcheck(taps, weight)
-    assert channels(weight, groups, ridge).isfinite().all()
+    assert volume(corner_blocks(weight, groups), ridge).isfinite().all()
 
 
 def test_gradient_of_taps_is_one_over_c11_above_the_floor_and_bounded_below_it() -> None:
@@ -211,31 +211,7 @@ def test_gradient_of_taps_is_one_over_c11_above_the_floor_and_bounded_below_it()
     assert float(taps(kernel)[5]) == -math.inf  # the measure itself has no floor
 
 
-# --- circular padding ---
-
-
-@pytest.mark.parametrize(("axes", "kernel", "dilation"), [(1, 3, 1), (2, 3, 1), (2, 3, 2), (3, 2, 1)])
-@pytest.mark.parametrize("groups", [1, 2])
-def test_circular_is_the_log_determinant_of_the_whole_map(axes: int, kernel: int, dilation: int, groups: int) -> None:
-    options: dict[str, Any] = {"kernel_size": kernel, "dilation": dilation, "groups": groups, "padding": "same"}
-    layer = convolution(axes, False, 2, 2, padding_mode="circular", **options)
-    in_shape = (7, 5, 3)[:axes]
-    whole = matrix(layer, in_shape)
-    h = circular(layer.weight.detach(), in_shape, groups=groups, dilation=dilation)
-    assert h.shape == (groups,)
-    assert float(h.sum()) == pytest.approx(float(torch.linalg.slogdet(whole).logabsdet), rel=1e-8)
-
-
-def test_circular_with_fewer_channels_out_than_in_is_the_log_volume() -> None:
-    layer = convolution(1, False, 3, 2, kernel_size=3, padding=1, padding_mode="circular")
-    singular_values = torch.linalg.svdvals(matrix(layer, (6,)))
-    h = circular(layer.weight.detach(), (6,))
-    assert float(h) == pytest.approx(float(singular_values.log().sum()), rel=1e-10)
-
-
-def test_what_has_no_closed_form_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"spans \[5\] pixels, the image has \[4\]"):
-        circular(torch.ones(1, 1, 3), (4,), dilation=2)
+def test_an_unknown_padding_mode_is_refused() -> None:
     with pytest.raises(ValueError, match=r"padding_mode = 'mirror'; allowed: zeros, circular, reflect, replicate"):
         anchors((4,), (3,), padding_mode="mirror")
     with pytest.raises(ValueError, match=r"padding_mode = 'circular'; allowed: zeros$"):

@@ -35,6 +35,19 @@ def test_volume_is_the_sum_of_log_singular_values(rows: int, columns: int, ridge
     assert float(volume(weight, ridge)) == pytest.approx(ridged_volume_by_svd(weight, ridge), abs=tolerance)
 
 
+@pytest.mark.parametrize("shape", [(16, 64), (64, 16), (16, 16)])
+def test_singular_matrices_give_minus_infinity_or_a_large_negative_number(shape: tuple[int, int]) -> None:
+    found = []
+    for seed in range(20):
+        weight = random_matrix(*shape, seed=seed, dtype=torch.float32)
+        regular = float(volume(weight))
+        short = weight if shape[0] <= shape[1] else weight.mT
+        short[1] = short[0]
+        found.append(float(volume(weight)) - regular)
+    assert max(found) < -4
+    assert any(math.isfinite(value) for value in found)  # rounding hides it
+
+
 @pytest.mark.parametrize("size", [4, 16, 64])
 def test_square_volume_is_the_entropy_change_of_a_gaussian(size: int) -> None:
     weight, root = random_matrix(size, size, 1), random_matrix(size, size, 2)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from sweep.losses import EntropyGuidance, GuidanceWarning
+from sweep.losses.entropy import volume
 
 from ..support.guidance_nets import added_gradients, batch, dense_net, quiet_metrics, small_net, task_loss
 
@@ -106,6 +108,42 @@ def test_the_cap_holds_a_tap_that_sgd_would_throw() -> None:
         return float(model.conv.weight.detach().abs().max())
 
     assert largest_tap(1.0) < 2 < 10 < largest_tap(None)
+
+
+@pytest.mark.parametrize("max_ratio", [0.1, 1.0, None])
+def test_a_parametrisation_may_train_a_single_number(max_ratio: float | None) -> None:
+    """A learned scale, whose gradient is the largest of all."""
+
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return weight * self.scale
+
+    model = dense_net(50, 8, 6)
+    with torch.no_grad():
+        model[0].weight.mul_(20)
+        model[2].weight.mul_(20)
+    parametrize.register_parametrization(model[2], "weight", Scale())
+    scale = model[2].parametrizations.weight[0].scale
+    guidance = EntropyGuidance(model, lambda1=1e3, form="log", max_ratio=max_ratio)
+    for _ in range(4):
+        added = added_gradients(model, guidance)
+        largest = max(model.named_parameters(), key=lambda item: float((item[1].grad - added[item[0]]).norm()))
+        assert largest[1] is scale
+    weight = model[2].parametrizations.weight.original.detach()
+    (expected,) = torch.autograd.grad(-1e3 / 12 * volume(weight * scale, 0.1), scale)
+    if max_ratio is None:
+        torch.testing.assert_close(added["2.parametrizations.weight.0.scale"], expected)
+    else:
+        names = [name for name in added if "bias" not in name]
+        norms = [
+            sum(float(x.square().sum()) for x in parts) ** 0.5
+            for parts in ([added[n] for n in names], [model.get_parameter(n).grad - added[n] for n in names])
+        ]
+        assert norms[0] == pytest.approx(max_ratio * norms[1], rel=1e-6)
 
 
 def test_weight_decay_has_its_fixed_point() -> None:

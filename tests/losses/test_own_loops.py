@@ -207,15 +207,14 @@ def test_hugging_face(accumulate: int, clip: float, tmp_path: Path) -> None:
 # -- the other blocks --------------------------------------------------------------------------------------------------
 
 
-def test_the_measures_and_the_choice_of_layers_are_as_the_page_says() -> None:
-    measures, layers, _ = OTHERS
-    run_block(measures)
+def test_the_choice_of_layers_is_as_the_page_says() -> None:
+    layers, _ = OTHERS
     run_block(layers)
 
 
 def test_a_second_metric_is_one_function() -> None:
     """Top-5 accuracy, as the page adds it, is scikit-learn's."""
-    task = run_block(OTHERS[2])["task"]
+    task = run_block(OTHERS[1])["task"]
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(101, 10, generator=generator), torch.randint(0, 10, (101,), generator=generator)
     meter = Meter(task)

@@ -1,5 +1,7 @@
 """Placebo guidance: as large as the real one, the same whenever it is drawn again, and without a meaning."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -89,6 +91,72 @@ def test_of_a_kernel_the_tap_in_the_middle_is_guided(options: dict[str, object])
     expected = added(rolled, lambda1=0.0, lambda2=0.02, **options)["conv.weight"].roll((1, 1), (2, 3))
     torch.testing.assert_close(placebo, expected)
     assert torch.count_nonzero(placebo) == placebo[..., 1, 1].numel()
+
+
+SIZES = [(3, 3), (4, 4), (2, 3), (1, 4), (2, 2), (1, 2)]
+
+
+def exact_taps(size: tuple[int, int]) -> set[tuple[int, int]]:
+    """The taps t of a kernel for which n log|t| is the entropy change of the map from the pixels under them."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(1, 1, size, bias=False).double()
+    images = torch.eye(36, dtype=torch.float64).reshape(36, 1, 6, 6)
+    with torch.no_grad():
+        conv.weight.copy_(1 + torch.rand_like(conv.weight))
+        outputs = conv(images)
+    height, width = outputs.shape[2:]
+    exact = set()
+    for row, column in itertools.product(*map(range, size)):
+        under = outputs.reshape(6, 6, -1)[row : row + height, column : column + width].reshape(height * width, -1)
+        expected = height * width * conv.weight[0, 0, row, column].detach().log()
+        if torch.isclose(torch.linalg.slogdet(under).logabsdet, expected, rtol=1e-6):
+            exact.add((row, column))
+    return exact
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_entropy_change_is_exact_at_the_corners_of_a_kernel_and_at_no_other_tap(size: tuple[int, int]) -> None:
+    assert exact_taps(size) == set(itertools.product(*({0, each - 1} for each in size)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("conv_measure", ["taps", "channels"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_placebo_guides_no_tap_at_which_the_entropy_change_is_exact(
+    size: tuple[int, int], conv_measure: str, transposed: bool
+) -> None:
+    """Unless it is turned: a kernel of at most two taps along each axis has no other taps."""
+    torch.manual_seed(0)
+    conv = (nn.ConvTranspose2d if transposed else nn.Conv2d)(3, 4, size).double()
+    gradients = []
+    for placebo in (False, True):
+        conv.zero_grad()
+        options = {"lambda1": 0.0, "lambda2": 0.1, "conv_measure": conv_measure, "placebo": placebo}
+        EntropyGuidance(conv, **UNCAPPED, **options).add_gradients()  # type: ignore[arg-type]
+        assert conv.weight.grad is not None
+        gradients.append(conv.weight.grad.clone())
+    real, placebo_gradient = gradients
+    taps = {(row, column) for _, _, row, column in placebo_gradient.nonzero().tolist()}
+    assert len(taps) == 1
+    if max(size) > 2:
+        assert not taps & exact_taps(size)
+        return
+    assert taps == {(0, 0)}
+    turned, straight = placebo_gradient[:, :, 0, 0], real[:, :, 0, 0]
+    torch.testing.assert_close(torch.linalg.svdvals(turned), torch.linalg.svdvals(straight))
+    torch.testing.assert_close(turned.abs().flatten().sort().values, straight.abs().flatten().sort().values)
+    assert not torch.allclose(turned, straight)
+
+
+def test_a_turned_kernel_does_not_know_in_which_direction_entropy_grows() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(12, 12, 2).double()
+    (layer,) = guidable_layers(conv)
+    _, (real,) = layer.gradient(0.1, lambda h: -torch.ones_like(h))
+    turned = [layer.placebo(seed).gradient(0.1, lambda h: -torch.ones_like(h))[1][0] for seed in range(100)]
+    along = [float(torch.cosine_similarity(gradient.flatten(), real.flatten(), 0)) for gradient in turned]
+    assert max(map(abs, along)) < 5 / 12  # of random directions in 144 dimensions: standard deviation 1/12
+    assert abs(sum(along) / 100) < 4 / 12 / 10
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from ...data.datasets import DatasetInfo
 from ...data.loading import find_reader, prepare_dataset, split_sizes
 from ...losses import EntropyGuidance, GuidanceWarning
 from ...losses.task import TASKS
+from ...losses.unguided import by_reason
 from ...models import model_class
 from ...training.loop import has_batch_norm
 from ...training.trial import build, task_kind
@@ -89,6 +90,7 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
     shapes: dict[tuple[Any, Any], list[tuple[int, ...]]] = {}
     kinds: set[str] = set()
     left_out: dict[str, str] = {}
+    unguidable: dict[str, str] = {}
     own = is_import_path(config.model.name)
     for number, corner in enumerate(itertools.islice(_corners(config), CORNERS)):
         trial = config.trial(corner)
@@ -110,12 +112,13 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
         shapes[depth, width] = [tuple(p.shape) for p in model.parameters()]
         kinds |= {layer.kind for layer in guidance.selected}
         left_out |= {layer.name: layer.kind for layer in guidance.left_out}
+        unguidable |= guidance.unguidable
     if problems:
         # Our own messages name the impossible size; messages of the user's code need not.
         more = {error: f" and {len(at) - 1} more" if len(at) > 1 else "" for error, at in problems.items()}
         where = {error: f"at {at[0]}{more[error]}: " if own else "" for error, at in problems.items()}
         return [f"model {config.model.name} on {config.data.name}: {where[e]}{e}" for e in problems], []
-    return [], _unguided(config, kinds, left_out) + _idle(config, shapes, kinds)
+    return [], _unguided(config, kinds, left_out, unguidable) + _idle(config, shapes, kinds)
 
 
 def _corners(config: StudyConfig) -> Iterator[dict[str, Scalar]]:
@@ -140,8 +143,10 @@ def _corners(config: StudyConfig) -> Iterator[dict[str, Scalar]]:
 TERMS = (("lambda1", "dense", "form"), ("lambda2", "conv", "conv_form"))  # weight, kind of layer, form of each
 
 
-def _unguided(config: StudyConfig, kinds: set[str], left_out: Mapping[str, str]) -> list[str]:
-    """Returns warnings about lambdas without a layer to act on, and about layers that guidance leaves out."""
+def _unguided(
+    config: StudyConfig, kinds: set[str], left_out: Mapping[str, str], unguidable: Mapping[str, str]
+) -> list[str]:
+    """Returns warnings about lambdas without a layer to act on, and about weights that guidance leaves out."""
     found, name = [], config.model.name
     for weight, kind, form in TERMS:
         lost = [layer for layer, its_kind in left_out.items() if its_kind == kind]
@@ -157,6 +162,8 @@ def _unguided(config: StudyConfig, kinds: set[str], left_out: Mapping[str, str])
                 f"guidance.layers: all skips layers that feed a normalisation layer ({', '.join(lost)}): guidance "
                 f"would grow their weights without bound. To guide them anyway, {hint}"
             )
+    if unguidable and any(_acts(config, weight) for weight, *_ in TERMS):
+        found.append(f"guidance leaves out trained weights of {name}: {by_reason(unguidable)}")
     return found
 
 
