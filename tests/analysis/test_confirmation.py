@@ -19,7 +19,7 @@ EVIDENCE = Path(__file__).parents[1] / "evidence" / "RESULTS"
 STORED = {
     path.stem: confirmed
     for path in sorted(EVIDENCE.glob("*.json"))
-    if (confirmed := json.loads(path.read_text())["confirm"]) is not None
+    if (confirmed := json.loads(path.read_text()).get("confirm")) is not None
 }
 COMPARISON_KEYS = {
     "number", "first", "second", "seeds", "diverged", "survival", "levels", "gaps", "final", "best", "speedup",

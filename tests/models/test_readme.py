@@ -16,7 +16,7 @@ from sweep.service.preflight.space_checks import check_study
 from ..conftest import MakeConfig, Package
 
 PAGE = (Path(__file__).parents[2] / "models/README.md").read_text()
-BUILDING, OWN = re.findall(r"^```python\n((?s:.*?))^```", PAGE, re.MULTILINE)
+BUILDING, OWN, _ = re.findall(r"^```python\n((?s:.*?))^```", PAGE, re.MULTILINE)
 
 
 def test_the_model_that_is_built_has_the_weights_that_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
