@@ -445,7 +445,7 @@ BAD_WORDS = {
     "queued nothing": (["enqueue", "tiny"], ["--set", "lambda1"]),
     "another space": (
         ["run", "tiny", "--set", "space.lambda1.low=1e-5", "--set", "training.lr=0.1"],
-        ["exists and differs", "lambda1.low: was 0.0001, now 1e-05", "lr: was 0.01, now 0.1", "tiny-2"],
+        ["exists and differs", "lambda1.low: was 0.0001, now 1e-05", "lr: was 0.005, now 0.1", "tiny-2"],
     ),
     "storage of no kind": (["status", "--storage", "nonsense"], ["storage nonsense: unreachable"]),
     "storage out of reach": (

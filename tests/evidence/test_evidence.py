@@ -40,7 +40,7 @@ model: {name: autoencoder, latent: 8}
 data: {name: digits, train_size: 200}
 objective: {metric: val_loss, direction: minimize}
 space: {lambda1: {low: 1e-3, high: 1e-1, log: true}, depth: 2, width: 16}
-training: {max_epochs: 3, batch_size: 32}
+training: {max_epochs: 3, batch_size: 8, lr: 1e-2}
 search: {trials: 2, pruner: none, finalists: {top: 0}}
 """
 

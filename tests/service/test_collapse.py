@@ -27,7 +27,7 @@ space:
   training.lr: {choices: [2e-3, 1e4]}
   training.init: {choices: [he, orthogonal]}
 training: {max_epochs: 2, batch_size: 32}
-search: {trials: 4, design: 4, pruner: none, finalists: {top: 1, seeds: 1, tuned: 2}}
+search: {trials: 4, design: 4, pruner: none, finalists: {top: 1, seeds: 1, tuned: 3}}
 """
 
 

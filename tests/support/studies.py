@@ -15,7 +15,7 @@ from .invariants import Left, left_by
 
 TINY = """
 name: tiny
-model: {name: cnn, downsample: 1, hidden: 8}
+model: {name: cnn, downsample: 1, hidden: 8, activation: tanh}
 data: {name: digits, train_size: 400}
 objective: {metric: val_loss, direction: minimize}
 space:
@@ -25,7 +25,7 @@ space:
   depth: {low: 1, high: 3}
   width: {choices: [4, 8]}
   training.init: {choices: [default, he]}
-training: {max_epochs: 4, batch_size: 64, lr: 1e-2}
+training: {max_epochs: 4, batch_size: 64, lr: 5e-3}
 search: {trials: 6, design: 2, sampler: random, pruner: none, finalists: {top: 1, seeds: 2, tuned: 2}}
 """
 

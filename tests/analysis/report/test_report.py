@@ -238,7 +238,7 @@ def test_a_study_without_results_has_a_report(tmp_path: Path) -> None:
     shown = " ".join(Text(written.page.read_text()).shown.split())
     assert "0 trials: none has ended" in shown
     assert "No trial has completed" in shown
-    assert "No trial failed or diverged" in shown
+    assert "No trial failed, diverged or collapsed" in shown
 
 
 # -- cost and failures -------------------------------------------------------------------------------------------------
