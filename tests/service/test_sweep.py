@@ -213,7 +213,7 @@ def test_the_best_model_predicts_without_this_project(tiny: Finished, tmp_path: 
     y = np.load(tmp_path / "y.npy")
 
     sizes = {"depth": best.params["depth"], "width": best.params["width"]}
-    model = build_model("cnn", **sizes, in_shape=(1, 8, 8), num_outputs=10, downsample=1, hidden=8)
+    model = build_model("cnn", **sizes, in_shape=(1, 8, 8), num_outputs=10, downsample=1, hidden=8, activation="tanh")
     state = torch.load(best.user_attrs["checkpoint"], weights_only=True)
     model.load_state_dict(state["model"])
     with torch.no_grad():
