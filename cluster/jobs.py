@@ -48,14 +48,9 @@ def submit_job(
     if len(running) >= MAX_RUNNING:
         raise ClusterError([f"queue: {len(running)} studies run already, and a head takes no more: stop one, or wait"])
     name = f"{study}-{datetime.now(tz=UTC):%Y%m%d-%H%M%S}"
-    # Ray runs it in a shell; exec, so that SIGTERM reaches the driver itself. Given settings override the file's.
-    secrets = f'set -a; [ ! -f "$HOME/{SECRETS_FILE}" ] || . "$HOME/{SECRETS_FILE}"; set +a'
-    # The current folder is Ray's copy of the code, replaced whenever the code changes: nothing may be written there.
-    kept = 'export SWEEP_WORKSPACE="${SWEEP_WORKSPACE:-$HOME/results}" SWEEP_DATA="${SWEEP_DATA:-$HOME/.data}"'
-    given = shlex.join(f"{key}={value}" for key, value in {**environment, "SWEEP_JOB": name}.items())
     with _client(address) as client:
         client.submit_job(
-            entrypoint=f"{secrets}; {kept}; exec env {given} python -m sweep {shlex.join(command)}",
+            entrypoint=shell_command(command, {**environment, "SWEEP_JOB": name}),
             submission_id=name,
             metadata={"study": study},
             runtime_env={
@@ -64,6 +59,16 @@ def submit_job(
             },
         )
     return find_job(address, name)
+
+
+def shell_command(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Returns the line that Ray's shell runs on the head; given settings override those of the head's own file."""
+    secrets = f'set -a; [ ! -f "$HOME/{SECRETS_FILE}" ] || . "$HOME/{SECRETS_FILE}"; set +a'
+    # The current folder is Ray's copy of the code, replaced whenever the code changes: nothing may be written there.
+    kept = 'export SWEEP_WORKSPACE="${SWEEP_WORKSPACE:-$HOME/results}" SWEEP_DATA="${SWEEP_DATA:-$HOME/.data}"'
+    given = shlex.join(f"{key}={value}" for key, value in environment.items())
+    # exec, so that SIGTERM reaches the driver itself
+    return f"{secrets}; {kept}; exec env {given} python -m sweep {shlex.join(command)}"
 
 
 def list_jobs(address: str) -> list[StudyJob]:

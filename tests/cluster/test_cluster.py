@@ -305,27 +305,16 @@ def test_a_password_is_not_sent() -> None:
     assert "~/sweep.env" in str(caught.value)
 
 
-def test_settings_that_are_given_win_over_those_of_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head's are in ~/sweep.env; the entrypoint is run as Ray does, by a shell, with a python that tells."""
-    sent: list[str] = []
-
-    class Client:
-        def submit_job(self, *, entrypoint: str, **_more: Any) -> None:
-            sent.append(entrypoint)
-
-    monkeypatch.setattr(jobs, "_client", lambda _address: contextlib.nullcontext(Client()))
-    monkeypatch.setattr(jobs, "list_jobs", lambda _address: [])
-    monkeypatch.setattr(jobs, "find_job", lambda *_words: None)
-    given = {"SWEEP_WORKSPACE": "/shared/with spaces", "SWEEP_OWNER": "me"}
-    jobs.submit_job("http://head", "digits", ["run", "digits"], code=tmp_path, environment=given)
+def test_settings_that_are_given_win_over_those_of_the_head(tmp_path: Path) -> None:
+    """The head's are in ~/sweep.env; the line is run as Ray does, by a shell, with a python that tells."""
+    given = {"SWEEP_WORKSPACE": "/shared/with spaces", "SWEEP_OWNER": "me", "SWEEP_JOB": "digits-1"}
     (tmp_path / "sweep.env").write_text("SWEEP_WORKSPACE=/of/the/head\nSWEEP_STORAGE=of-the-head\n")
-    (tmp_path / "python").write_text(
-        '#!/bin/sh\necho "$SWEEP_WORKSPACE|$SWEEP_OWNER|$SWEEP_STORAGE|${SWEEP_JOB%-*-*}|$*"\n'
-    )
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$SWEEP_WORKSPACE|$SWEEP_OWNER|$SWEEP_STORAGE|$SWEEP_JOB|$*"\n')
     (tmp_path / "python").chmod(0o755)
     there = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin"}
-    done = subprocess.run(sent[0], shell=True, env=there, check=True, stdout=subprocess.PIPE, text=True)
-    assert done.stdout == "/shared/with spaces|me|of-the-head|digits|-m sweep run digits\n"
+    line = jobs.shell_command(["run", "digits"], given)
+    done = subprocess.run(line, shell=True, env=there, check=True, stdout=subprocess.PIPE, text=True)
+    assert done.stdout == "/shared/with spaces|me|of-the-head|digits-1|-m sweep run digits\n"
 
 
 @pytest.mark.parametrize("fails", [1, 2])
