@@ -15,6 +15,7 @@ from plotly.colors import sample_colorscale
 
 from ...config.search_space import Choices, Range
 from ...study.visualization import parallel_coordinate, slice_plots
+from ..expected_best import budgets
 from .contents import ReportContents
 from .curves import Role
 
@@ -196,7 +197,8 @@ def expected_best(contents: ReportContents) -> go.Figure:
         figure.add_trace(band.update(fillcolor=colour, opacity=0.2, hoverinfo="skip", showlegend=False))
         line = go.Scatter(x=n, y=found.mean, mode="lines", name=f"{arm}, {found.trials} trials")
         figure.add_trace(line.update(line={"color": colour, "width": 2}))
-    figure.update_xaxes(title_text="trials", type="log", dtick="D2")
+    most = max((len(found.mean) for found in contents.expected_best.values()), default=0)
+    figure.update_xaxes(title_text="trials", type="log", tickvals=budgets(most), tickformat="d")
     return figure.update_layout(height=330, yaxis_title_text=contents.metric)
 
 
