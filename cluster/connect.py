@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import platform
+import secrets
 import shutil
 import signal
 import socket
@@ -18,7 +19,17 @@ from typing import Any
 
 import ray
 
-from .ray_internals import bootstrap_address, cluster_metadata, enable_token, has_token, token_headers
+from .ray_internals import (
+    bootstrap_address,
+    cluster_metadata,
+    enable_token,
+    has_token,
+    living_addresses,
+    private_ray,
+    redirected_errors,
+    temporary_folder,
+    token_headers,
+)
 from .shadowing import import_hook
 
 _ENVIRONMENT = {
@@ -28,10 +39,14 @@ _ENVIRONMENT = {
 }
 _connected: list[str] = []  # the address of the `connected` block that this process is in
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for a driver that was submitted: the workers have its code already
-_NOT_SENT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "RESULTS*")
+_NOT_SENT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "README.md", "RESULTS*", "*.ipynb", "constraints.txt")
 TOKEN_HINT = "RAY_AUTH_TOKEN, or a file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"  # noqa: S105
 # In the message about a process that the head starts for a client, and about a node of a private Ray.
 START_FAILURES = ("Initialization failure", "timed out during startup")
+_ELSEWHERE = (
+    "from a machine that is not one of its nodes use sweep submit, or ray://HOST:10001, or make it a node without "
+    "trials: RAY_AUTH_MODE=token ray start --address=HOST:6379 --num-cpus=0"
+)
 logger = logging.getLogger(__name__)
 
 
@@ -66,6 +81,8 @@ def connected(address: str, modules: Sequence[str] = (), cpus: int | None = None
         with contextlib.ExitStack() as stack:
             stack.enter_context(quiet("ray"))
             if address == "local":
+                stack.enter_context(private_ray())
+                stack.enter_context(_odd_machine())
                 options |= {"include_dashboard": False, "num_cpus": cpus}
                 found = {"py_modules": list(modules), "worker_process_setup_hook": import_hook()}
                 options["runtime_env"] = {name: value for name, value in found.items() if value} or None
@@ -77,7 +94,8 @@ def connected(address: str, modules: Sequence[str] = (), cpus: int | None = None
                         collect(modules, Path(folder))
                     except OSError as error:
                         raise ClusterError([f"code: cannot be copied to {folder} to be sent: {error}"]) from None
-                    options["runtime_env"] = {"working_dir": folder}
+                    # Not eager: a node that joins would fetch the code of jobs that are over, and keep the failure.
+                    options["runtime_env"] = {"working_dir": folder, "config": {"eager_install": False}}
             _init(address, options)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray has replaced it
@@ -86,12 +104,27 @@ def connected(address: str, modules: Sequence[str] = (), cpus: int | None = None
     except (OSError, ValueError, RuntimeError) as error:
         raise _no_answer(address, error) from None
     _connected.append(address)
+    with redirected_errors(logger.info):  # the executor says in a sentence what it means for trials
+        try:
+            yield
+        finally:
+            _connected.clear()
+            gc.collect()  # Tune leaves reference cycles: if another thread frees one during shutdown, the process dies
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _odd_machine() -> Iterator[None]:
+    """Gives a private Ray, while it starts, a token where the home folder cannot be written, and a short TMPDIR."""
+    own = {} if has_token() else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if "RAY_TMPDIR" not in os.environ:
+        own["RAY_TMPDIR"] = temporary_folder()
+    os.environ.update(own)
     try:
         yield
     finally:
-        _connected.clear()
-        gc.collect()  # Tune leaves reference cycles: if another thread frees one during shutdown, the process dies
-        ray.shutdown()
+        for name in own:
+            del os.environ[name]
 
 
 def _init(address: str, options: dict[str, Any]) -> None:
@@ -138,6 +171,8 @@ def check_access(address: str) -> None:
     except ray.exceptions.RayError as error:
         raise _no_answer(address, error) from None
     ours = {"Ray": ray.__version__, "Python": platform.python_version()}
+    if not any(map(is_local, living_addresses(head))):  # Ray would look for its files here for a minute
+        raise ClusterError([f"address {address}: this machine is no node of that cluster; {_ELSEWHERE}"])
     problems = [  # Ray accepts no difference, not even in the last part of a version
         f"address {address}: the cluster has {what} {theirs}, this process {mine}: they must be the same"
         for what, mine in ours.items()
@@ -145,6 +180,15 @@ def check_access(address: str) -> None:
     ]
     if problems:
         raise ClusterError(problems)
+
+
+def is_local(address: str) -> bool:
+    """Returns True if an address is one of this machine's."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.bind((address, 0))
+        return True
+    return False
 
 
 def check_dashboard(url: str) -> None:
@@ -179,10 +223,10 @@ def _token_problem() -> str:
 
 def _no_answer(address: str, error: Exception) -> ClusterError:
     if address == "local":
-        return ClusterError([f"address local: Ray did not start ({first_line(error)}); try again. Nothing is lost"])
-    hint = "from a machine that is not one of its nodes use sweep submit, or ray://HOST:10001."
+        again = "; try again" if any(words in str(error) for words in START_FAILURES) else ""
+        return ClusterError([f"address local: Ray did not start ({first_line(error)}){again}. Nothing is lost"])
     problem = f"address {address}: no Ray cluster answers ({first_line(error)})."
-    return ClusterError([f"{problem} Start one there, or use --address local; {hint}"])
+    return ClusterError([f"{problem} Start one there, or use --address local; {_ELSEWHERE}"])
 
 
 def first_line(error: Exception) -> str:

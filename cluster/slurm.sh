@@ -45,7 +45,7 @@ start() { # NODE OPTIONS...
 }
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-host=$(srun --overlap --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname --ip-address | awk '{print $1}')
+host=$(srun --overlap --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname -I | awk '{print $1}')
 export RAY_ADDRESS=$host:$((20000 + SLURM_JOB_ID % 20000)) # a port of the job's own
 start "${nodes[0]}" --head --node-ip-address="$host" --port="${RAY_ADDRESS##*:}" --include-dashboard=false \
     --temp-dir="/tmp/ray-$SLURM_JOB_ID"

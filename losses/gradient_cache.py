@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import chain
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from .layers import Layer
@@ -15,16 +16,26 @@ NEGLIGIBLE = 1e-30  # a gradient norm that is as good as 0
 
 
 class GradientCache:
-    """The lambda-weighted guidance gradients of some layers; each layer's term has its factor in the loss beside it."""
+    """The lambda-weighted guidance gradients of some layers; each layer's term has its factor in the loss beside it.
 
-    def __init__(self, guided: Sequence[tuple[Layer, LossTerm, float]], options: LoopOptions) -> None:
+    The processes of a group divide the layers among them: each gradient is computed by one, and sent to the others.
+    """
+
+    def __init__(
+        self,
+        guided: Sequence[tuple[Layer, LossTerm, float]],
+        options: LoopOptions,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self._group = group
         self._guided, self._ridge, self._max_ratio = guided, options.ridge, options.max_ratio
         every, size = options.every, options.batch_size
         intervals = [layer.refresh_interval(size) if every == "auto" else every for layer, _, _ in guided]
-        self._due: list[list[int]] = [[] for _ in range(max(intervals, default=1))]  # layers by step, staggered
+        self._cycle = max(intervals, default=1)
+        self._due: dict[int, list[int]] = {}  # layers by step of a cycle, staggered
         for index, interval in enumerate(intervals):
-            for step in range(index * interval // len(intervals), len(self._due), interval):
-                self._due[step].append(index)
+            for step in range(index * interval // len(intervals), self._cycle, interval):
+                self._due.setdefault(step, []).append(index)
         self._targets = [target for layer, _, _ in guided for target in layer.targets]
         self._cached: list[list[Tensor]] = [[] for _ in guided]  # one gradient for each target of each layer
         self._flat: list[Tensor] = []  # the same in one list
@@ -39,11 +50,10 @@ class GradientCache:
         Returns:
             If `sample`, the norm of the guidance gradient before the cap and its ratio to the task's, [2]; else None.
         """
-        due = range(len(self._guided)) if self.expired else self._due[step % len(self._due)]
+        due = range(len(self._guided)) if self.expired else self._due.get(step % self._cycle, ())
         self.expired = False
-        for index in due:
-            self._compute(index)
         if due:
+            self._refresh(due)
             self._flat = list(chain.from_iterable(self._cached))
             self._norm = norm_of(self._flat)
         gradients = [gradient_of(parameter) for parameter, _ in self._targets]
@@ -58,14 +68,35 @@ class GradientCache:
             torch._foreach_add_(targets, self._flat, alpha=share)
         return reading
 
-    def _compute(self, index: int) -> None:
-        """Computes and keeps the gradient of one layer; keeps zeros if it is not finite."""
+    def _refresh(self, due: Sequence[int]) -> None:
+        """Computes and keeps the gradients of some layers, or receives them from the processes that compute them."""
+        group = self._group
+        own = {index: self._compute(index) for index in due if group is None or index % group.size() == group.rank()}
+        for index in due:
+            gradients, skipped = own[index] if group is None else self._exchange(index, own.get(index), group)
+            self._cached[index], self.skipped = gradients, self.skipped + skipped
+
+    def _compute(self, index: int) -> tuple[list[Tensor], Tensor]:
+        """Returns the gradient of one layer, zeros if it is not finite, and if that is so, []."""
         layer, term, weight = self._guided[index]
         h, gradients = layer.gradient(self._ridge, lambda h: term.slope(layer, h, weight))
         skipped = ~(norm_of(gradients) + h.sum()).isfinite()
-        self.skipped = self.skipped + skipped
         parameters = zip(gradients, layer.parameters, strict=True)
-        self._cached[index] = [gradient.masked_fill_(skipped, 0).to(p.dtype) for gradient, p in parameters]
+        return [gradient.masked_fill_(skipped, 0).to(p.dtype) for gradient, p in parameters], skipped
+
+    def _exchange(
+        self, index: int, computed: tuple[list[Tensor], Tensor] | None, group: dist.ProcessGroup
+    ) -> tuple[list[Tensor], Tensor]:
+        """Returns on all processes what `_compute` returned for one layer on the process that computed it."""
+        parts = [view(parameter.detach()) for parameter, view in self._guided[index][0].targets]
+        if computed is None:
+            sent = [torch.empty(part.shape, dtype=part.dtype, device=part.device) for part in parts]
+            skipped = torch.zeros((), dtype=torch.int64, device=parts[0].device)
+        else:
+            sent, skipped = [gradient.contiguous() for gradient in computed[0]], computed[1].to(torch.int64)
+        for tensor in (*sent, skipped):
+            dist.broadcast(tensor, group=group, group_src=index % group.size())
+        return sent, skipped
 
     def _share_within(self, max_ratio: float, gradients: list[Tensor]) -> float | Tensor:
         """Returns the share of the guidance gradient, up to 1, that the cap allows beside the task's gradients."""

@@ -12,6 +12,7 @@ from operator import is_
 from typing import Any, Self
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from .gradient_cache import GradientCache, gradient_of, norm_of
@@ -69,6 +70,7 @@ class EntropyGuidance:
         self._terms = {"dense": LossTerm(options.form, options), "conv": LossTerm(options.conv_form, options)}
         self._lambdas: dict[Kind, float] = {"dense": options.lambda1, "conv": options.lambda2}
         self._model, self._seed = model, torch.initial_seed() % 2**62
+        self._group: dist.ProcessGroup | None = None
         self._warned: set[str] = set()  # the states and the names of weights that were warned of
         self._select_layers()
         self._require_layers(stacklevel=4)
@@ -81,6 +83,15 @@ class EntropyGuidance:
         1 / epsilon. `metrics()` warns of it.
         """
         return cls(model, **{**PAPER, **overrides})
+
+    def distribute(self, group: dist.ProcessGroup) -> None:
+        """Divides the layers among the processes of a group, so that each guidance gradient is computed once.
+
+        All of them call it before their first step, and hold the same weights, as `DistributedDataParallel` ensures.
+        Without it each process computes all of the gradients.
+        """
+        self._group = group
+        self._select_layers()
 
     def start_epoch(self) -> None:
         """Makes the next step compute every layer's guidance gradient, so that a checkpoint needs none of them.
@@ -208,7 +219,7 @@ class EntropyGuidance:
         if options.placebo:
             self._guided = [layer.placebo(self._seed + index) for index, layer in enumerate(self._guided)]
         guided = [(x, self._terms[x.kind], self._lambdas[x.kind] / self._divisor(x.kind)) for x in self._guided]
-        self._cache = GradientCache(guided, options)
+        self._cache = GradientCache(guided, options, self._group)
         self._step = 0
         self._clear_readings()
 

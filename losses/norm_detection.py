@@ -58,7 +58,7 @@ class _Tracer(fx.Tracer):
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Returns True for normalisations, also those of other packages: their classes are told by name."""
+    """Returns True for normalisations, also those of other packages: their classes are recognised by name."""
     return bool(NORM.fullmatch(type(module).__name__))
 
 

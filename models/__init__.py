@@ -21,6 +21,13 @@ MODELS: dict[str, str] = {
     "unet": ".unet:UNet",
 }
 
+# Options of all families; the docstring of a family says where it differs.
+SHARED_OPTIONS = {
+    "activation": "relu, leaky_relu, elu, gelu, silu or tanh.",
+    "dropout": "Share of every hidden layer's values that is zeroed while training.",
+    "batch_norm": "Normalise after every layer, before its activation.",
+}
+
 SIZES = ("depth", "width", "in_shape", "num_outputs")
 
 

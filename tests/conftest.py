@@ -32,7 +32,7 @@ hypothesis.settings.load_profile("busy")
 MakeConfig = Callable[..., Any]  # a StudyConfig
 Package = Callable[..., str]
 STARTS = {
-    **dict.fromkeys(("confirmed", "devices", "outcomes", "story", "tiny", "without_memory"), "ray"),
+    **dict.fromkeys(("confirmed", "devices", "outcomes", "planted", "story", "tiny", "without_memory"), "ray"),
     "cluster": "cluster",
     **dict.fromkeys(("object_store", "server"), "server"),
     "chromium": "browser",
@@ -127,16 +127,21 @@ def connections_closed() -> Iterator[None]:
     from sqlalchemy import event
     from sqlalchemy.pool import Pool
 
+    from sweep.study.storages import catalog
+
     connections: list[Any] = []
 
     def connected(connection: Any, _record: object) -> None:
         connections.append(connection)
 
     event.listen(Pool, "connect", connected)
-    yield
-    event.remove(Pool, "connect", connected)
-    for connection in connections:
-        connection.close()
+    try:
+        yield
+    finally:
+        event.remove(Pool, "connect", connected)
+        catalog._open.cache_clear()  # a process has one storage for each URL
+        for connection in connections:
+            connection.close()
 
 
 @pytest.fixture(scope="session")

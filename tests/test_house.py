@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ import pytest
 from .support import lanes
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {"cli", "service", "analysis", "study", "execution", "tracking", "training", "data", "config", "builtin"}
+FOLDERS = {
+    *("cli", "service", "analysis", "study", "execution", "tracking", "integrations", "training", "data", "config"),
+    "builtin",
+}
 PROGRAM = ("models", "losses", "cluster")  # folders of the repository that are found in sweep, too
 LINES, LINES_OF_A_FUNCTION = 350, 60
 QUESTIONS = ("What", "Whether", "How", "Where", "Who", "Which")
@@ -63,11 +67,19 @@ def test_the_top_of_the_repository_has_nine_names() -> None:
     assert {name for name in top if not name.startswith(".")} == kept
 
 
-def test_sweep_has_ten_folders_and_two_modules() -> None:
+def test_sweep_has_eleven_folders_and_two_modules() -> None:
     entries = [entry for entry in (ROOT / "sweep").iterdir() if entry.name[0] not in "._" or entry.suffix == ".py"]
     assert {entry.name for entry in entries if entry.is_dir() and not entry.is_symlink()} == FOLDERS
     assert {entry.name for entry in entries if entry.is_symlink()} == set(PROGRAM)
     assert {entry.name for entry in entries if entry.suffix == ".py"} == {"__init__.py", "__main__.py"}
+
+
+def test_every_package_is_installed() -> None:
+    """A wheel has the packages that are listed, and no other."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {".".join(p.relative_to(ROOT).parts[:-1]) for p in (ROOT / "sweep").rglob("__init__.py")}
+    linked = {f"sweep.{name}" for name in PROGRAM}
+    assert there - {"sweep.cli.launcher"} | linked == {name for name in listed if name.split(".")[0] == "sweep"}
 
 
 def test_no_file_is_long(product: dict[Path, str]) -> None:
@@ -85,7 +97,7 @@ def test_functions_fit_a_screen(product: dict[Path, str]) -> None:
     assert long == {}
 
 
-@pytest.mark.parametrize("folder", sorted(FOLDERS - {"builtin", "cli"}))
+@pytest.mark.parametrize("folder", sorted(FOLDERS - {"builtin", "cli", "integrations"}))
 def test_a_folder_re_exports_its_face(folder: str) -> None:
     package = importlib.import_module(f"sweep.{folder}")
     lines = (ROOT / "sweep" / folder / "__init__.py").read_text()

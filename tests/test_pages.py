@@ -23,6 +23,7 @@ PAGES = [
     "sweep/README.md",
     "sweep/config/README.md",
     "sweep/analysis/README.md",
+    "sweep/training/README.md",
     "losses/README.md",
     "models/README.md",
     "cluster/README.md",
@@ -41,6 +42,7 @@ NOT_RUN = {
     r"^sweep ui": "tests/cli/test_cli.py serves it until it is interrupted",
     r"^sweep simulate": "tests/service/test_simulation.py runs a smaller one",
     r"^sweep (jobs|logs|stop)\b": "tests/cluster/test_cluster.py",
+    r"NAME|STUDY": "a name of the reader's",
     r"digits|mnist": "tests/service/test_sweep.py runs the built-in studies shorter",
 }
 

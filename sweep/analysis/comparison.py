@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..config.search_space import Scalar
 from ..config.study_config import StudyConfig
-from ..study.finalists import best_rows, fresh_seeds, ranked_rows, tuning_rows, unguided
+from ..study.finalists import best_rows, chosen_rows, fresh_seeds, ranked_rows, tuned_space, tuning_rows, unguided
 from ..study.records import Kind, TrialRecord
 from .formats import format_params
 
@@ -65,7 +65,7 @@ def compare_finalists(
     The best on fresh seeds comes first, and the tuned control is that one's.
     """
     sign = 1 if config.objective.direction == "maximize" else -1
-    chosen = {row.number for row in best_rows(config, search, config.search.finalists.top)}
+    chosen = {row.number for row in chosen_rows(config, search)}
     ranked = ranked_rows(config, search, controls)
     top = [row for row in ranked if row.number in chosen]
     seeds = set(fresh_seeds(config))
@@ -91,9 +91,10 @@ def finalist_verdicts(config: StudyConfig, comparison: FinalistComparison) -> li
     if not comparison.finalists:
         return []
     first = comparison.finalists[0]
-    sentences = [gain_verdict(first.gain_over_plain, "its plain control (the same network without guidance)")]
+    plain = "its plain control (the same network without guidance)"
+    sentences = [gain_verdict(first.gain_over_plain, plain)] if config.guided else []
     if comparison.tuned:
-        own = {k: v for k, v in comparison.tuned.items() if k in ("training.init", "training.lr")}
+        own = {k: v for k, v in comparison.tuned.items() if k in tuned_space(config, config.constants)}
         trials = "one trial" if comparison.tuned_trials == 1 else f"{comparison.tuned_trials} trials"
         sentences.append(gain_verdict(first.gain_over_tuned, f"a control tuned in {trials} ({format_params(own)})"))
     n = config.search.finalists.seeds

@@ -39,7 +39,7 @@ def parse_conditions(text: str, names: Mapping[str, object]) -> dict[str, Condit
     """
     try:
         found = _clauses(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         raise SweepError(f"--where {text!r}: not a condition; {GRAMMAR}") from None
     if unknown := dict.fromkeys(name for name, _ in found if name not in names):
         hints = ", ".join(f"{name}{nearest(name, list(names))}" for name in unknown)
@@ -67,6 +67,8 @@ def _comparison(sign: ast.cmpop, left: ast.expr, right: ast.expr) -> tuple[str, 
     compare, swapped = COMPARISONS[type(sign)], _is_name(right)
     named, other = (right, left) if swapped else (left, right)
     name, constant = ast.unparse(named), ast.literal_eval(other)
+    if isinstance(sign, ast.In | ast.NotIn) and (swapped or not isinstance(constant, list | tuple | set)):
+        raise ValueError(ast.dump(sign))
 
     def condition(value: Any) -> bool:
         try:

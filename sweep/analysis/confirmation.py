@@ -11,21 +11,25 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config.search_space import Scalar
 from ..study.records import Arm
 from ..training.reports import EpochMetrics
 from .expected_best import BestOfN
-from .formats import format_params
+from .formats import finite_json, format_params
 from .paired_comparison import ESTIMATES, STATED_GAIN, PairedComparison, apply_holm
 from .paired_tests import Estimate, difference, paper_ratio, ratio, sign_test
 from .summary import Summary
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ARM_NAMES = {
     "guided": "the guided network",
     "plain": "its plain control",
     "strongest": "the strongest control",
+    "default": "the default values",
     "placebo": "its placebo",
     "batch_norm": "batch normalisation",
     "he": "He initialisation",
@@ -81,6 +85,7 @@ class Confirmation:
     rows: int  # rows of the sister study that the comparisons use
     ended: int  # end of the last of those rows, in milliseconds since the Unix epoch
     expected_best: dict[str, BestOfN] = field(default_factory=dict)  # of the search: arm -> best of n design trials
+    missing: list[str] = field(default_factory=list)  # names of the runs that have failed, whose pairs are left out
 
     def as_data(self) -> dict[str, Any]:
         """Returns the stored JSON; numbers that are not finite are None."""
@@ -89,7 +94,7 @@ class Confirmation:
             fields.update({name: _to_stored_keys(fields[name]) for name in ESTIMATES})
             fields.update({name: getattr(comparison, name) for name in DERIVED})
         data["comparisons"] = [_to_stored_keys(fields) for fields in data["comparisons"]]
-        finite: dict[str, Any] = _finite(data)
+        finite: dict[str, Any] = finite_json(data)
         return finite
 
     @classmethod
@@ -105,6 +110,7 @@ class Confirmation:
             baselines=[BaselineResult(**each) for each in data[STORED_KEYS["baselines"]]],
             comparisons=apply_holm(found, same),
             expected_best={arm: BestOfN(**each) for arm, each in data.get("expected_best", {}).items()},
+            missing=data.get("missing", []),
         )
 
     def metrics(self) -> EpochMetrics:
@@ -115,8 +121,20 @@ class Confirmation:
                 estimate = getattr(c, name)
                 for suffix, number in ("", estimate.value), ("_low", estimate.low), ("_high", estimate.high):
                     if number is not None and math.isfinite(number):
-                        values[f"confirm/{c.number:04d} {c.first} over {c.second} {name}{suffix}"] = number
+                        values[f"confirm/{c.number:04d} {c.first_name} over {c.second} {name}{suffix}"] = number
         return EpochMetrics(self.rows, values, self.ended)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The comparisons, one row each; means and gains in the unit of the metric, with 95 % intervals."""
+        from .notebook import pairs_table
+
+        return pairs_table(self)
+
+    def _repr_html_(self) -> str:
+        from .notebook import confirmation_html
+
+        return confirmation_html(self)
 
 
 def best_hyperparameters(baselines: Sequence[BaselineResult]) -> dict[Arm, dict[str, Scalar]]:
@@ -163,14 +181,6 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _finite(data: Any) -> Any:
-    if isinstance(data, Mapping):
-        return {str(key): _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
-
-
 # -- sentences ---------------------------------------------------------------------------------------------------------
 
 
@@ -178,7 +188,11 @@ def pair_verdict(c: PairedComparison, metric: str) -> str:
     """Returns one sentence on a comparison: what it shows, what it excludes, and how many runs are lost."""
     against = f"Trial {c.number} against {ARM_NAMES.get(c.second, c.second)}"
     if c.same_as is not None:
-        other = "the guided one: nothing to compare" if c.same_as == c.first else ARM_NAMES.get(c.same_as, c.same_as)
+        other = (
+            f"the {c.first_name} one: nothing to compare"
+            if c.same_as == c.first
+            else ARM_NAMES.get(c.same_as, c.same_as)
+        )
         return f"{against}: the same network as {other}{'' if c.same_as == c.first else ', compared once'}."
     sentences = [_gain_clause(c, metric)]
     if 2 * c.never > len(c.speedup.values) and c.never > c.never_second and c.target is not None:
@@ -188,9 +202,9 @@ def pair_verdict(c: PairedComparison, metric: str) -> str:
         size = f"{'sooner' if c.speedup.value > 1 else 'later'}, by {c.speedup.value:.3g}x in epochs"
         never = f", never in {c.never} of {len(c.speedup.values)} pairs" if c.never else ""
         sentences.append(f"reaches {c.target:.4g} {size} ({_range(c.speedup)}){never}")
-    for name, (guided, others) in ("diverged", c.diverged), ("collapsed", c.collapsed):
-        if guided or others:
-            sentences.append(f"{name}: {guided} guided, {others} of the others")
+    for name, (first, others) in ("diverged", c.diverged), ("collapsed", c.collapsed):
+        if first or others:
+            sentences.append(f"{name}: {first} {c.first_name}, {others} of the others")
     survives = f": survives {c.survives} (p {c.mcnemar_p:.2g})" if c.survives else ""
     return f"{against}: {'; '.join(sentences)}{survives}."
 

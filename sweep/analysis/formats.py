@@ -1,14 +1,12 @@
-"""Formats of numbers, hyperparameters and lists that the terminal, the report and the evidence page share."""
+"""Formats of numbers, hyperparameters, lists and JSON that the terminal, the report and the evidence page share."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
-
-from ..config.search_space import Scalar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..config.search_space import Scalar
     from ..study.finalists import Expected
-    from .comparison import Sample
 
 
 def format_duration(seconds: float) -> str:
@@ -25,12 +23,12 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def format_mean_sd(sample: "Sample", *, signed: bool = False) -> str:
-    """Returns mean ± standard deviation, or a dash for a sample without values."""
-    if not sample.values:
+def format_mean_sd(mean: float, sd: float, *, signed: bool = False) -> str:
+    """Returns mean ± standard deviation, or a dash for a mean of NaN; a deviation of NaN is left out."""
+    if math.isnan(mean):
         return "-"
-    mean = f"{sample.mean:+.3g}" if signed else f"{sample.mean:.4g}"
-    return mean if math.isnan(sample.spread) else f"{mean} ± {sample.spread:.2g}"
+    text = f"{mean:+.3g}" if signed else f"{mean:.4g}"
+    return text if math.isnan(sd) else f"{text} ± {sd:.2g}"
 
 
 def format_expected(expected: "Expected | None") -> str:
@@ -43,12 +41,12 @@ def format_expected(expected: "Expected | None") -> str:
     return f"{expected.value:.4g} ({expected.seeds}{lost})"
 
 
-def format_value(value: Scalar) -> str:
+def format_value(value: "Scalar") -> str:
     """Returns the value of a hyperparameter, a float with three digits."""
     return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def format_params(values: Mapping[str, Scalar] | Iterable[tuple[str, Scalar]]) -> str:
+def format_params(values: "Mapping[str, Scalar] | Iterable[tuple[str, Scalar]]") -> str:
     """Returns hyperparameters on one line: ``lambda1=0.00123 training.init=he``."""
     return " ".join(f"{name}={format_value(value)}" for name, value in dict(values).items())
 
@@ -56,6 +54,20 @@ def format_params(values: Mapping[str, Scalar] | Iterable[tuple[str, Scalar]]) -
 def format_percent(value: float) -> str:
     """Returns 0.62 as ``62 %``."""
     return f"{100 * value:.0f} %"
+
+
+def finite_json(data: Any) -> Any:
+    """Returns data for JSON, which has no numbers that are not finite: None in their place.
+
+    Example:
+        >>> finite_json({"values": (1.5, math.inf)})
+        {'values': [1.5, None]}
+    """
+    if isinstance(data, Mapping):
+        return {str(key): finite_json(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite_json(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def format_list(words: Sequence[str]) -> str:

@@ -79,6 +79,11 @@ class PairedComparison:
     same_as: str | None = None
 
     @property
+    def first_name(self) -> str:
+        """The name of the first member for people; beside default values it is the searched one, guided or not."""
+        return "searched" if self.second == "default" else self.first
+
+    @property
     def lost(self) -> tuple[int, int]:
         """Number of first and of second members without a result."""
         return self.diverged[0] + self.collapsed[0], self.diverged[1] + self.collapsed[1]
@@ -195,22 +200,22 @@ def apply_holm(
         same: arms that have the configuration of an arm before: (number, arm) -> that arm. Networks whose runs are
             equal in all pairs are found without it.
     """
-    twins = [_twin(c, comparisons[:i], same or {}) for i, c in enumerate(comparisons)]
+    aliases = [_alias(c, comparisons[:i], same or {}) for i, c in enumerate(comparisons)]
     corrected = list(comparisons)
     for guided in (True, False):
-        own = [i for i, c in enumerate(comparisons) if (c.first == "guided") == guided and twins[i] is None]
+        own = [i for i, c in enumerate(comparisons) if (c.first == "guided") == guided and aliases[i] is None]
         for i, c in zip(own, _corrected([comparisons[i] for i in own]), strict=True):
             corrected[i] = c
-    for i, twin in enumerate(twins):
-        if isinstance(twin, int):
+    for i, alias in enumerate(aliases):
+        if isinstance(alias, int):
             second = comparisons[i].second
-            corrected[i] = dataclasses.replace(corrected[twin], second=second, same_as=comparisons[twin].second)
-        elif twin is not None:
-            corrected[i] = dataclasses.replace(comparisons[i], same_as=twin)
+            corrected[i] = dataclasses.replace(corrected[alias], second=second, same_as=comparisons[alias].second)
+        elif alias is not None:
+            corrected[i] = dataclasses.replace(comparisons[i], same_as=alias)
     return corrected
 
 
-def _twin(
+def _alias(
     c: PairedComparison, before: Sequence[PairedComparison], same: Mapping[tuple[int, str], str]
 ) -> int | str | None:
     """Returns the place of a comparison with the same network as second, or the first arm if both are one network."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MIN_UNIFORM = 32
 MIN_PER_INPUT = 4  # full-budget trials for each hyperparameter
+SQUARED = (1e-140, 1e140)  # values between them can be squared and summed
 MOST_LOST = 0.1  # share of the uniform trials that may have diverged or collapsed
 ALIASED = (
     "the uniform trials are not marked as drawn one by one (they are a Sobol' sequence, or another program's): R2 may "
@@ -61,7 +62,10 @@ def refusal(full: pd.DataFrame, d: int, *, min_per_value: int, hint: str) -> str
     if not d:
         return "no hyperparameter takes more than one value"
     uniform, y = uniform_trials(full), full["value"].to_numpy(float)
-    if len(y) > 1 and np.ptp(y[uniform] if uniform.any() else y) <= 1e-12 * np.abs(y).max():
+    largest = float(np.abs(y).max(initial=0.0))
+    if largest and not SQUARED[0] < largest < SQUARED[1]:
+        return f"the values reach {largest:.2g}: their variance has no place in a floating-point number; rescale them"
+    if len(y) > 1 and np.ptp(y[uniform] if uniform.any() else y) <= 1e-12 * largest:
         return "all values are equal: there is no variance to explain"
     if uniform.sum() < MIN_UNIFORM:
         why = ": a sampler prefers regions with good results, so its trials say little about the rest"

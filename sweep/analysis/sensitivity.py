@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .classifiers import MAX_TRIALS, LogisticChaos, ProcessClassifier
+from .formats import format_percent
 from .gaussian_process import GaussianProcess
 from .goodness_of_fit import Fit, goodness_of_fit, influential
 from .partial_dependence import FittedSurrogate
@@ -201,9 +202,9 @@ def _judged(
 
 def _unpredicted(fit: Fit, best: Surrogate, method: Method, hint: str) -> str:
     repeats = " (to know it, repeat points: search.design_seeds=2)" if method.of_value and fit.noise is None else ""
+    shares = [format_percent(max(0.0, value)) for value in (fit.r2, fit.low, method.indicative)]
     return (
-        f"the better surrogate, a {best.name}, predicts {max(0.0, fit.r2):.0%} of the variance of held-out uniform "
-        f"trials, with 90 % confidence at least {max(0.0, fit.low):.0%}; below {method.indicative:.0%} its indices "
-        f"would be guesswork. Either noise is larger than the effect of the hyperparameters{repeats}, or more uniform "
-        f"trials are needed: {hint}"
+        f"the better surrogate, a {best.name}, predicts {shares[0]} of the variance of held-out uniform trials, with "
+        f"90 % confidence at least {shares[1]}; below {shares[2]} its indices would be guesswork. Either noise is "
+        f"larger than the effect of the hyperparameters{repeats}, or more uniform trials are needed: {hint}"
     )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .partial_dependence import FittedSurrogate
 from .sobol import Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Scale = Literal["log"]
 Strength = Literal["quantitative", "indicative"]
@@ -101,3 +104,15 @@ class Analysis:
     fitted: FittedSurrogate | None = field(default=None, repr=False, compare=False)
     divergence: Analysis | None = None
     collapse: Analysis | None = None
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The Sobol indices by hyperparameter, shares of the variance with 95 % intervals; empty after a refusal."""
+        from .notebook import indices_table
+
+        return indices_table(self)
+
+    def _repr_html_(self) -> str:
+        from .notebook import analysis_html
+
+        return analysis_html(self)

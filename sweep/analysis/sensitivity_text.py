@@ -37,10 +37,13 @@ def remarks(analysis: Analysis) -> list[str]:
     if analysis.scale is not None:
         lines.append(f"Of {analysis.objective} the logarithm is analysed: it is predicted better.")
     if (influence := analysis.influence) is not None:
-        rest = influence.without
-        strength = "" if rest.r2 is None else f"R2 {rest.r2:.2f}, {rest.strength or 'refused'}: "
-        of = f"{influence.count} of {analysis.n_uniform} uniform trials carry {format_percent(influence.share)}"
-        lines.append(f"Influence: {of} of the variance. Without them, {strength}{interpretation(rest)}")
+        rest, one = influence.without, influence.count == 1
+        of = f"{influence.count} of {analysis.n_uniform} uniform trials carr{'ies' if one else 'y'}"
+        without = f"there are no indices: {rest.reason}"
+        if rest.trusted:
+            without = f"R2 {rest.r2:.2f}, {rest.strength}: {interpretation(rest)}"
+        part = format_percent(influence.share)
+        lines.append(f"Influence: {of} {part} of the variance. Without {'it' if one else 'them'}, {without}")
     if analysis.warning is not None:
         lines.append(f"Caution: {analysis.warning}.")
     return lines

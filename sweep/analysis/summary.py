@@ -9,7 +9,7 @@ from ..config.sections import FinalistsConfig, SearchConfig
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from ..config.study_file import to_yaml
-from ..study.records import ARMS
+from ..study.records import ARMS, OUTCOMES
 from ..study.storages.catalog import get_storage, load_stored_config, study_names_of_ours
 
 if TYPE_CHECKING:
@@ -31,6 +31,13 @@ class Summary:
     interrupted: bool = False  # True if the run was stopped before it met the budget
     seconds: float = 0.0
     analysis: Analysis | None = None  # sensitivity; None if the run did not reach that stage
+
+    @property
+    def counted(self) -> str:
+        """Trials of the search by outcome: ``64 trials: 58 completed, 6 pruned``."""
+        counts = {outcome: sum(row.outcome == outcome for row in self.rows) for outcome in OUTCOMES}
+        listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+        return f"{len(self.rows)} trials: {listed or 'none finished'}"
 
     @property
     def expected(self) -> dict[int, Expected]:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from ..config.errors import printable
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -49,10 +51,12 @@ def trials_table(*summaries: "Summary") -> "pd.DataFrame":
 
 
 def trials_csv(*summaries: "Summary") -> str:
-    """Returns `trials_table` as CSV (RFC 4180), times in ISO 8601; an apostrophe is put in front of formulas."""
+    """Returns `trials_table` as CSV (RFC 4180), times in ISO 8601; formulas get an apostrophe in front."""
     table = trials_table(*summaries).rename(columns=_as_text).map(_as_text)
     return str(table.to_csv(index=False, date_format="%Y-%m-%dT%H:%M:%SZ", lineterminator="\r\n"))
 
 
 def _as_text(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+    if not isinstance(cell, str):
+        return cell
+    return printable(f"'{cell}" if cell.startswith(FORMULA) else cell)

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options as opt
+from .cluster import submit_confirmation
 from .output import make_console, make_notes, print_json
-from .run_study import exit_code, graceful, make_view, webhook_at_end
+from .run_study import announce_job, exit_code, graceful, make_view, webhook_at_end
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..analysis.confirmation import Confirmation
+    from ..config.settings import Settings
     from ..config.study_config import StudyConfig
     from .progress import Progress
 
@@ -86,7 +91,7 @@ def report(
         print_json({"study": name, "files": files, "metrics": written.metrics, "in_mlflow": problem is None})
     beside = f"{len(written.files) - 1} pictures and tables beside it"
     where = f"not in MLflow: {problem}" if problem else f"in MLflow as artifacts of the run {name}"
-    console.print(f"Written: {written.page}, with {beside}; {where}", markup=False, soft_wrap=not console.is_terminal)
+    console.print(f"Written: {written.page}, with {beside}; {where}", soft_wrap=not console.is_terminal)
 
 
 def confirm(
@@ -97,6 +102,10 @@ def confirm(
     against: Annotated[str, typer.Option(help=f"Other methods in guidance's place: {METHODS}.")] = "",
     placebo: Annotated[bool, typer.Option("--placebo", help="Train a placebo of the same size too.")] = False,
     executor: opt.Executor = "ray",
+    submit: Annotated[
+        bool,
+        typer.Option("--submit", help="Run it on the cluster at --address http://HOST:8265, like sweep submit."),
+    ] = False,
     offline_ok: opt.OfflineOk = False,
     insecure: opt.Insecure = False,
     as_json: opt.AsJson = False,
@@ -110,12 +119,18 @@ def confirm(
     """
     from .. import service
     from ..service import webhook
-    from . import tables
 
+    methods = list(dict.fromkeys(method.strip() for method in against.split(",") if method.strip()))
+    words = [f"--top {top}", f"--seeds {seeds}", *([f"--against {','.join(methods)}"] if methods else [])]
+    words += [*(["--placebo"] if placebo else []), *([f"--executor {executor}"] if executor != "ray" else [])]
+    if submit:
+        flags = [word for word, given in (("--offline-ok", offline_ok), ("--insecure", insecure)) if given]
+        submit_confirmation(name, " ".join([*words, *flags]).split(), settings, as_json=as_json)
+        return
+    announce_job(settings, as_json=as_json)
     webhook.check_webhooks(settings)
     to_stderr = as_json or settings.log == "json"
     console, notes = make_console(to_stderr=to_stderr), make_notes(to_stderr=to_stderr)
-    methods = list(dict.fromkeys(method.strip() for method in against.split(",") if method.strip()))
     view = make_view(settings, console, as_json=as_json, executor=executor)
     views = list["Progress"]()  # one for each study that is run
     with (
@@ -131,12 +146,24 @@ def confirm(
         plan = partial(service.confirm, name, settings, listen, top=top, seeds=seeds, against=methods, placebo=placebo)
         results.append(confirmation := plan(options=options))
     if confirmation is None:
-        words = [f"--top {top}", f"--seeds {seeds}", *([f"--against {','.join(methods)}"] if methods else [])]
-        words += [*(["--placebo"] if placebo else []), *(["--executor local"] if executor == "local" else [])]
         command = opt.command_line(settings, "confirm", name, *words)
         console.print(f"Interrupted; nothing is lost. Go on with:\n  {command}", soft_wrap=True)
         raise typer.Exit(exit_code(caught))
+    _print_confirmation(confirmation, settings, console, as_json=as_json)
+
+
+def _print_confirmation(
+    confirmation: "Confirmation", settings: "Settings", console: "Console", *, as_json: bool
+) -> None:
+    """Prints the result; exits with 1 if members of pairs are missing."""
+    from . import tables
+
     if as_json:
         print_json(confirmation.as_data())
     elif settings.log == "text":
         tables.print_confirmation(confirmation, console)
+    if confirmation.missing:
+        pairs = f"{len(confirmation.missing)} member{'s' * (len(confirmation.missing) > 1)} of pairs failed"
+        again = f"{opt.command_line(settings, 'retry', confirmation.study)}; then confirm again"
+        console.print(f"Incomplete: {pairs} ({', '.join(confirmation.missing)}). Go on with: {again}", soft_wrap=True)
+        raise typer.Exit(1)

@@ -2,15 +2,22 @@
 
 import contextlib
 import dataclasses
+import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+from rich.text import Text
 from typer import Argument, Exit, Option, Typer
 
 from ..config.errors import ConfigError, SweepError
 from .options import AsJson, Data, Insecure, OfflineOk, Sets, Storage, Tracking, Workspace, make_settings
 from .output import make_console, print_json
+
+if TYPE_CHECKING:
+    from ..config.settings import Settings
+    from ..service.submission import Submission
 
 Head = Annotated[str, Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="HTTP address of the cluster's head.")]
 HEAD = "http://127.0.0.1:8265"
@@ -42,7 +49,7 @@ def render(
         raise ConfigError(f"cluster render {recipe}", error.problems) from None
     console = make_console(to_stderr=True)
     for each in missing_values(recipe, values):
-        console.print(f"[yellow]missing:[/] {each}", soft_wrap=True)
+        console.print(Text.assemble(("missing:", "yellow"), f" {each}"), soft_wrap=True)
 
 
 @cluster.command()
@@ -78,12 +85,19 @@ def submit(
 
     Example: `sweep submit digits --address http://127.0.0.1:8265`
     """
-    from ..cluster.jobs import submit_job
-    from ..service.submission import prepare_submission, settings_to_send
+    from ..service.submission import prepare_submission
 
     flags = [word for word, given in (("--offline-ok", offline_ok), ("--insecure", insecure)) if given]
     submission = prepare_submission(study, sets=sets or [], trials=trials, design=design, flags=flags)
     given = {"workspace": workspace, "storage": storage, "tracking": tracking, "data": data}
+    send(submission, given, address, as_json=as_json)
+
+
+def send(submission: "Submission", given: Mapping[str, str | Path | None], address: str, *, as_json: bool) -> None:
+    """Submits a command with the settings that were given, and prints how to follow it."""
+    from ..cluster.jobs import submit_job
+    from ..service.submission import settings_to_send
+
     environment = settings_to_send({**given, "owner": make_settings().owner or None})
     with tempfile.TemporaryDirectory(prefix="sweep-code-") as folder:
         submission.write(Path(folder))
@@ -95,6 +109,23 @@ def submit(
     console.print(f"Submitted as {job.id}.", soft_wrap=True)
     for what, command in (("follow", f"logs {job.study} -f"), ("stop", f"stop {job.study}"), ("all", "jobs")):
         console.print(f"  {what:8s} sweep {command}{where}", soft_wrap=True)
+
+
+def submit_confirmation(study: str, words: list[str], settings: "Settings", *, as_json: bool) -> None:
+    """Submits `sweep confirm` with the settings that its options have set; the head provides the others."""
+    from ..service.submission import prepare_confirmation
+
+    ours = make_settings()
+    known = {**dict(make_settings(workspace=settings.workspace)), "workspace": ours.workspace}
+    names = {"workspace": "workspace", "storage": "storage", "tracking": "tracking_uri", "data": "data"}
+    given = {option: str(getattr(settings, n)) for option, n in names.items() if getattr(settings, n) != known[n]}
+    address = settings.address
+    if address == ours.address:
+        address = os.environ.get("RAY_API_SERVER_ADDRESS", HEAD)
+    if not address.startswith(("http://", "https://")):
+        problem = f"--address: with --submit, the HTTP address of the cluster's head, such as {HEAD} (got {address})"
+        raise ConfigError("options", [problem])
+    send(prepare_confirmation(study, words), given, address, as_json=as_json)
 
 
 def jobs(address: Head = HEAD, as_json: AsJson = False) -> None:
@@ -131,7 +162,7 @@ def logs(
         for text in job_logs(address, job, follow=follow):
             print(text, end="", flush=True)
     if follow and (job := find_job(address, job.id)).status == "FAILED":
-        make_console(to_stderr=True).print(f"{job.id} failed: {job.message}", markup=False, soft_wrap=True)
+        make_console(to_stderr=True).print(f"{job.id} failed: {job.message}", soft_wrap=True)
         raise Exit(1)
 
 

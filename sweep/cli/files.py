@@ -1,4 +1,4 @@
-"""Commands for the files of a study: gc, export, import."""
+"""Commands for the files of a study: init, gc, export, import."""
 
 import dataclasses
 from pathlib import Path
@@ -6,11 +6,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import AsJson, NameArg, StudySettings, command_line
+from .options import AsJson, NameArg, StudySettings, command_line, make_settings
 from .output import make_console, print_json
 
 if TYPE_CHECKING:
     from ..service.maintenance.archive import Archived
+
+
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the new study; its file is NAME.yaml in the current folder.")],
+    model: Annotated[str | None, typer.Option(help="A model (mlp), or your own package.module:Class.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A data set (digits), your own package.module:load, or a folder of images.")
+    ] = None,
+    function: Annotated[
+        str | None, typer.Option(help="Your own training function, package.module:name, in place of both.")
+    ] = None,
+    command: Annotated[
+        str | None,
+        typer.Option(help="Your own script, as in a shell, with hyperparameters in braces, in place of both."),
+    ] = None,
+) -> None:
+    """Write a commented study file that runs as it is: the keys that a beginner may want, meanings and defaults.
+
+    Examples: `sweep init first`, `sweep init second --model cnn --data mnist`, `sweep init mine --function loop:train`,
+    `sweep init other --command "python train.py --lr {lr}"`
+    """
+    from .. import service
+
+    path = service.write_starter(name, make_settings(), model=model, data=data, function=function, command=command)
+    make_console().print(f"Wrote {path}. Run it with: sweep run {path}", soft_wrap=True)
 
 
 def gc(
@@ -87,5 +112,4 @@ def _print_archived(verb: str, archived: "Archived", then: str, *, as_json: bool
         f"{verb} {archived.file}, {archived.bytes / 1e6:.1f} MB: {archived.study}, {archived.trials} trials, "
         f"{archived.controls} finalists, controls and pairs, {', '.join(also)}.\n{then}",
         soft_wrap=True,
-        markup=False,
     )

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from ..config.errors import ConfigError, SweepError, TrackingError
+from ..config.secrets import without_secrets
 from .options import AsJson, MachineSettings, NameArg, ResultSettings, StudySettings, command_line, complete_commands
 from .output import make_console, print_json, profile_json, summary_json
 
@@ -16,15 +18,23 @@ from .output import make_console, print_json, profile_json, summary_json
 def status(
     settings: StudySettings,
     name: Annotated[str | None, typer.Argument(help="Name of a study; without it, all studies.")] = None,
+    log: Annotated[
+        str | None, typer.Option(help="Print what this trial of your own code printed: a number, or a run's name.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the progress of a study: counts, drivers, alive or dead, their trials, and failures with tracebacks.
 
-    Example: `sweep status digits`
+    Examples: `sweep status digits`, `sweep status mine --log 17`
     """
     from .. import service
     from . import tables as display
 
+    if log is not None:
+        if name is None:
+            raise ConfigError("options", ["--log is of one study: sweep status NAME --log N"])
+        print(service.trial_log(name, settings, log), end="")
+        return
     console = make_console(to_stderr=as_json)
     summaries = []
     for each in [name] if name else service.study_names_of_ours(settings):
@@ -33,17 +43,18 @@ def status(
         except SweepError as error:
             if name:
                 raise
-            console.print(str(error), markup=False, soft_wrap=not console.is_terminal)  # the other studies are shown
+            console.print(str(error), soft_wrap=not console.is_terminal)  # the other studies are shown
     if as_json:
         print_json([summary_json(s) for s in summaries])
         return
     if not summaries:
-        console.print("No study yet. Start one: sweep run digits")
+        place = without_secrets(settings.storage)
+        console.print(f"No study yet in {place}. Start one: sweep run digits", markup=False, soft_wrap=True)
     for summary in summaries:
         console.print(display.status_table(summary))
         for line in display.status_lines(summary, tracebacks=name is not None):
             line = complete_commands(line, settings, summary.config.name)
-            console.print(line, markup=False, soft_wrap=not console.is_terminal)
+            console.print(line, soft_wrap=not console.is_terminal)
 
 
 def best(
@@ -68,7 +79,7 @@ def best(
     try:
         links = service.run_links(name, summary.best[:top], settings)
     except TrackingError as error:
-        console.print(f"No links to runs: {error}", markup=False, soft_wrap=not console.is_terminal)
+        console.print(f"No links to runs: {error}", soft_wrap=not console.is_terminal)
     if as_json:
         fresh = {number: each._asdict() for number, each in summary.expected.items()}
         rows = [(row, {"fresh_seeds": fresh.get(row.number)}) for row in summary.best[:top]]
@@ -152,30 +163,53 @@ def profile(
     console.print(f"Drawn to {out}", soft_wrap=True, highlight=False)
 
 
-def schema() -> None:
+def schema(
+    write: Annotated[
+        Path | None,
+        typer.Option(metavar="STUDY.yaml", help="Write it beside this study file, with the editor's line on top."),
+    ] = None,
+) -> None:
     """Print the JSON Schema of study files, for editors: every key and its meaning.
 
-    Example: `sweep schema > study.schema.json`
+    Examples: `sweep schema --write first.yaml`, `sweep schema > study.schema.json`
     """
-    from ..config.study_file import json_schema
+    from ..config.study_file import attach_schema, json_schema
 
-    print_json(json_schema())
+    if write is None:
+        print_json(json_schema())
+        return
+    written = attach_schema(write)
+    make_console().print(f"Wrote {written}, which the first line of {write} names for editors.", soft_wrap=True)
 
 
-def doctor(settings: MachineSettings, as_json: AsJson = False) -> None:
-    """Check this machine and the settings: versions, folders, storage, tracking, data. Exit code 1 if a check fails.
+def doctor(
+    settings: MachineSettings,
+    study: Annotated[
+        str | None,
+        typer.Argument(help="A study to check too, and to bundle; without one, all are bundled."),
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Write a file for a bug report, without secrets.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine, the settings, and a study as before its run. Exit code 1 if a check fails.
 
-    Example: `sweep doctor`
+    The bundle is text: versions, settings without secrets, the study's trials, and the last logs.
+
+    Example: `sweep doctor`, `sweep doctor first.yaml`, `sweep doctor digits --bundle bundle.json`
     """
     from ..service.maintenance.doctor import run_checks
 
-    checks = run_checks(settings)
-    console = make_console()
+    checks = run_checks(settings, study)
+    console = make_console(to_stderr=as_json)
+    if bundle is not None:
+        from ..service.maintenance.bundle import write_bundle
+
+        write_bundle(bundle, checks, settings, study)
+        console.print(f"Wrote {bundle}: read it before you attach it to a bug report.", soft_wrap=True)
     if as_json:
         print_json([{"check": n, "ok": ok, "detail": d} for n, ok, d in checks])
     for what, ok, detail in [] if as_json else checks:
-        mark = "[green]ok  [/]" if ok else "[red]FAIL[/]"
-        console.print(f"{mark} {what:10s}", end=" ")
-        console.print(detail, markup=False, soft_wrap=not console.is_terminal)
+        mark = ("ok  ", "green") if ok else ("FAIL", "red")
+        console.print(Text.assemble(mark, f" {what:10s} {detail}"), soft_wrap=not console.is_terminal)
     if not all(ok for _, ok, _ in checks):
         raise typer.Exit(1)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from ..config.errors import ConfigError, without_password
+from ..config.errors import ConfigError
+from ..config.secrets import without_secrets
+from ..execution import ExecutorName
 from .output import set_verbosity
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ Data = Annotated[str | None, Option(help="Root of the data sets, or s3://BUCKET/
 Address = Annotated[str | None, Option(help="Ray: local, auto, HOST:PORT, ray://HOST:PORT (RAY_ADDRESS; local).")]
 
 Executor = Annotated[
-    Literal["ray", "local"],
+    ExecutorName,
     Option(help="local: one trial after the other in this process, without Ray; for debugging and notebooks."),
 ]
 Report = Annotated[bool | None, Option("--report/--no-report", help="Write the report at the end (SWEEP_REPORT; yes).")]
@@ -106,7 +108,7 @@ def command_line(settings: "Settings", *words: str) -> str:
     options |= {"data": "--data", "address": "--address"} if words[0] in ("run", "resume", "confirm") else {}
     known = {**dict(make_settings(workspace=settings.workspace)), "workspace": Path("results").absolute()}
     place = [
-        f"{option} {shlex.quote(without_password(str(value)))}"
+        f"{option} {shlex.quote(without_secrets(str(value)))}"
         for name, option in options.items()
         if (value := getattr(settings, name)) != known[name]
     ]

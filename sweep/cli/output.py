@@ -3,10 +3,16 @@
 import json
 import logging
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from ..analysis.formats import finite_json
+from ..config.errors import printable
+from ..config.secrets import redact
 
 if TYPE_CHECKING:
     from ..analysis.summary import Summary
@@ -16,12 +22,24 @@ PACKAGES = ("sweep", "cluster", "losses", "models")  # whose loggers --verbose s
 is_quiet = False  # the command was given --quiet: `make_notes` then prints nothing
 
 
+class PlainConsole(Console):
+    """A console on which a text is a text: neither markup nor an emoji's name nor an order to the terminal."""
+
+    def __init__(self, file: TextIO, width: int | None):
+        super().__init__(file=file, width=width, highlight=False, markup=False, emoji=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yields segments, control characters of their texts spelled out."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
 class _StderrHandler(logging.Handler):
     """Writes to the present sys.stderr: a live view replaces it, so that lines appear above the view."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            print(self.format(record), file=sys.stderr)
+            print(printable(redact(self.format(record))), file=sys.stderr)
         except OSError:  # a reader that has gone, such as `head`
             self.handleError(record)
 
@@ -36,7 +54,7 @@ def set_verbosity(*, verbose: bool, quiet: bool) -> None:
     is_quiet = quiet
     for name in PACKAGES:
         logger = logging.getLogger(name)
-        logger.setLevel(logging.DEBUG if verbose else logging.NOTSET)
+        logger.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.NOTSET)
         logger.propagate = not verbose
         (logger.addHandler if verbose else logger.removeHandler)(HANDLER)
 
@@ -44,7 +62,7 @@ def set_verbosity(*, verbose: bool, quiet: bool) -> None:
 def make_console(*, to_stderr: bool = False) -> Console:
     """Returns the console for results: stdout, or stderr if stdout is for data."""
     stream = sys.stderr if to_stderr else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else 120)
+    return PlainConsole(stream, None if stream.isatty() else 120)
 
 
 def make_notes(*, to_stderr: bool = False) -> Console:
@@ -55,8 +73,8 @@ def make_notes(*, to_stderr: bool = False) -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Prints data as JSON."""
-    print(json.dumps(value, indent=2, default=str))
+    """Prints data as JSON; numbers that are not finite are null."""
+    print(json.dumps(finite_json(value), indent=2, default=str, allow_nan=False))
 
 
 def summary_json(summary: "Summary") -> dict[str, Any]:

@@ -1,21 +1,22 @@
 """Commands that train: run, resume, enqueue, train; and simulate, whose trials sleep."""
 
+import contextlib
 import dataclasses
-import os
-import socket
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
-from typer import Exit, Option
+from rich.text import Text
+from typer import Argument, Exit, Option
 
-from ..config.errors import ConfigError, DivergenceError, without_password
+from ..config.errors import ConfigError, DivergenceError
 from ..config.search_methods import PrunerName, SamplerName
+from ..config.secrets import without_secrets
 from . import options as opt
 from .output import make_console, make_notes, print_json
-from .run_study import exit_code, graceful, make_view, run_study
+from .run_study import announce_job, exit_code, graceful, make_view, run_study
 
 if TYPE_CHECKING:
     from ..config.study_config import StudyConfig
@@ -37,7 +38,9 @@ def run(
             "is shown the old trials that fit.",
         ),
     ] = False,
-    dry_run: Annotated[bool, Option("--dry-run", help="Show the plan and the estimated time; run nothing.")] = False,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Show the plan and the estimated time; run and write nothing.")
+    ] = False,
     executor: opt.Executor = "ray",
     offline_ok: opt.OfflineOk = False,
     insecure: opt.Insecure = False,
@@ -50,27 +53,26 @@ def run(
     from .. import service
     from .progress import waiting
 
-    if settings.job and settings.log == "text" and not as_json:
-        # The first line of the job's log: the code has arrived.
-        print(f"{settings.job}: driver on {socket.gethostname()}, pid {os.getpid()}; checking the study", flush=True)
+    announce_job(settings, as_json=as_json)
     notes = make_notes(to_stderr=as_json or settings.log == "json")
-    with waiting(notes, f"checking {study} and preparing its data"):
-        config, warnings = service.load_study(study, settings, sets=sets or [], trials=trials, design=design)
-    for warning in warnings:
-        notes.print(f"[yellow]warning:[/] {warning}", soft_wrap=not notes.is_terminal)
-    config, predecessors = service.derive_study(config, settings) if new_space else (config, [])
-    if dry_run:
+    with contextlib.ExitStack() as stack:
+        if dry_run:
+            settings = stack.enter_context(service.scratch_settings(settings))
+        with waiting(notes, f"checking {study} and preparing its data"):
+            config, warnings = service.load_study(study, settings, sets=sets or [], trials=trials, design=design)
+        for warning in warnings:
+            notes.print(Text.assemble(("warning:", "yellow"), f" {warning}"), soft_wrap=not notes.is_terminal)
+        config, predecessors = service.derive_study(config, settings) if new_space else (config, [])
+        if not dry_run:
+            options = service.RunOptions(predecessors, offline_ok=offline_ok, insecure=insecure, executor=executor)
+            run_study(config, settings, options, as_json=as_json)
+            return
         if executor == "local":  # one trial at a time
             resources = config.resources.model_copy(update={"max_concurrent": 1})
             config = config.model_copy(update={"resources": resources})
         with waiting(notes, "measuring an epoch"):
             plan = service.plan_run(config, settings)
         _print_plan(plan, config, make_console(to_stderr=as_json), as_json=as_json)
-    else:
-        options = service.RunOptions(
-            predecessors=predecessors, offline_ok=offline_ok, insecure=insecure, executor=executor
-        )
-        run_study(config, settings, options, as_json=as_json)
 
 
 def resume(
@@ -110,6 +112,31 @@ def enqueue(settings: opt.StudySettings, name: opt.NameArg, sets: opt.Sets = Non
     make_console().print(f"Queued as trial {number}: {values}. Run it with: {command}", soft_wrap=True)
 
 
+def retry(
+    settings: opt.StudySettings,
+    name: opt.NameArg,
+    trials: Annotated[
+        list[str] | None, Argument(help="Numbers, or names as in `sweep status`: digits.controls-0003. Default: all.")
+    ] = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Queue failed trials once more, those of pairs too; the next run trains them, and each counts once.
+
+    Example: `sweep retry digits 17`
+    """
+    from .. import service
+
+    found, console = service.retry(name, settings, trials or []), make_console(to_stderr=as_json)
+    if as_json:
+        print_json([each._asdict() for each in found])
+    if not found:
+        console.print(f"{name}: no trial has failed.")
+    for each in found:
+        console.print(f"Queued {each.failed} again, as {each.again}", soft_wrap=True, markup=False)
+    for command in {("run", "confirm")[each.of_pair]: None for each in found}:
+        console.print(f"Train with: {opt.command_line(settings, command, name)}", soft_wrap=True, markup=False)
+
+
 def train(
     settings: opt.TrainSettings,
     study: opt.StudyArg,
@@ -135,16 +162,18 @@ def train(
         config, _ = service.load_study(study, settings, sets=sets or [])
     epochs, end, outcome = list[dict[str, float]](), "", "completed"
     with tempfile.TemporaryDirectory(prefix="sweep-train-") as scratch:
-        configured = service.trial_config(config, settings, trial)
+        configured = service.trial_config(config, settings, trial, test=test)
         if out is not None:
             service.check_out(configured, settings, out)
         try:
             for report in service.train(configured, settings, Path(scratch)):
+                for notice in report.notices:
+                    notes.print(f"note: {notice}", soft_wrap=not notes.is_terminal, markup=False)
                 for metrics in report.epochs:
                     epochs.append({"epoch": metrics.epoch, **metrics.values})
                     notes.print(epoch_line(metrics.epoch, metrics.values, config.objective.metric, notes.width))
-                if report.outcome == "collapsed":
-                    outcome, end = "collapsed", f"collapsed: {report.error}"
+                if report.outcome in ("collapsed", "failed"):
+                    outcome, end = report.outcome, f"{report.outcome}: {report.error}"
         except DivergenceError as error:
             outcome, end = "diverged", str(error)
         if end:
@@ -155,11 +184,11 @@ def train(
     if measured:
         console.print("test       " + "  ".join(f"{n} {v:.5g}" for n, v in measured.items()))
     if out is not None and outcome != "diverged":
-        console.print(f"Wrote {out}; torch.export.load takes it", soft_wrap=True, markup=False)
+        console.print(f"Wrote {out}; torch.export.load takes it", soft_wrap=True)
     if as_json:
         config_json = configured.model_dump(mode="json")
         print_json({"config": config_json, "outcome": outcome, "epochs": epochs, "test": measured})
-    if outcome == "diverged":
+    if outcome in ("diverged", "failed"):
         raise Exit(1)
 
 
@@ -188,8 +217,8 @@ def simulate(
         settings = opt.make_settings(workspace=Path(scratch), storage=storage, tracking_uri=tracking, address=address)
         load = simulation.Load(trials, slots, epochs, epoch_seconds, finished, sampler, pruner)
         config = simulation.study_of(load)
-        notes.print(f"{config.name}: storage {without_password(settings.storage)}", soft_wrap=True)
-        notes.print(f"tracking {without_password(settings.tracking_uri)}", soft_wrap=True)
+        notes.print(f"{config.name}: storage {without_secrets(settings.storage)}", soft_wrap=True)
+        notes.print(f"tracking {without_secrets(settings.tracking_uri)}", soft_wrap=True)
         view = make_view(settings, console, as_json=False, executor="ray")
         with graceful(console) as (stop, caught), view(config, console, left=trials) as progress:
             found = simulation.simulate(load, config, settings, progress, stop=stop)
@@ -207,7 +236,8 @@ def epoch_line(epoch: int, metrics: Mapping[str, float], objective: str, width: 
     from ..analysis.formats import format_duration
 
     line, seconds = f"epoch {epoch:3d}", f"  {format_duration(metrics['seconds'])}" if "seconds" in metrics else ""
-    names = sorted((n for n in metrics if n.startswith(("train_", "val_"))), key=lambda name: name != objective)
+    shown = (name for name in metrics if "/" not in name and name not in ("seconds", "epochs_to_target"))
+    names = sorted(shown, key=lambda name: name != objective)
     for name in names:
         column = f"  {name} {metrics[name]:<9.5g}"
         if len(line) + len(column) + len(seconds) <= width:
@@ -222,13 +252,17 @@ def _print_plan(plan: "DryRun", config: "StudyConfig", console: Console, *, as_j
         print_json({"study": config.name, **dataclasses.asdict(plan)})
         return
     searched, search = ", ".join(config.searched), config.search
-    duration = f"{format_duration(3600 * plan.hours)} with {plan.slots} trials at a time, nothing pruned"
+    known = plan.hours is not None and plan.epoch_seconds is not None
+    hours = format_duration(3600 * (plan.hours or 0)) if known else "unknown"
+    duration = f"{hours} with {plan.slots} trials at a time, nothing pruned"
     estimated = duration if plan.trials or plan.controls else "nothing is left to train"
-    console.print(f"[bold]{config.name}[/]: {config.model.name} on {config.data.name}, searching {searched}")
+    subject = f": {config.subject}, searching {searched}"
+    console.print(Text.assemble((config.name, "bold"), subject))
     console.print(f"  trials      {plan.trials} still to run, of {search.trials} ({search.design} design)")
     console.print(f"  afterwards  up to {plan.controls} finalists, controls and tuning trials")
-    epoch = format_duration(plan.epoch_seconds)
-    console.print(f"  one epoch   {epoch} in the middle of the space, measured on this machine")
+    if plan.epoch_seconds is not None:
+        epoch = format_duration(plan.epoch_seconds)
+        console.print(f"  one epoch   {epoch} in the middle of the space, measured on this machine")
     console.print(f"  estimated   {estimated}")
 
 

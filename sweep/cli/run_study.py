@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     from ..config.study_config import StudyConfig
     from ..service import RunOptions
     from .progress import Progress
+
+
+def announce_job(settings: Settings, *, as_json: bool) -> None:
+    """Prints the first line of a submitted job's log: the code has arrived."""
+    if settings.job and settings.log == "text" and not as_json:
+        print(f"{settings.job}: driver on {socket.gethostname()}, pid {os.getpid()}; checking the study", flush=True)
 
 
 def run_study(config: StudyConfig, settings: Settings, options: RunOptions, *, as_json: bool) -> None:
@@ -50,7 +57,7 @@ def run_study(config: StudyConfig, settings: Settings, options: RunOptions, *, a
     if summary.interrupted:
         done = sum(row.state == "finished" for row in summary.rows)
         console.print(f"Interrupted after {done} of {len(summary.rows)} trials; nothing is lost. Go on with:")
-        words = ["--executor local"] if options.executor == "local" else []
+        words = [f"--executor {options.executor}"] if options.executor != "ray" else []
         console.print(f"  {command_line(settings, 'resume', config.name, *words)}", soft_wrap=True)
         raise typer.Exit(exit_code(caught))
     if not as_json and settings.log == "text":
@@ -69,27 +76,24 @@ def exit_code(caught: Sequence[int]) -> int:
 @contextlib.contextmanager
 def graceful(console: Console) -> Iterator[tuple[threading.Event, list[int]]]:
     """Catches SIGINT and SIGTERM; yields the event that asks trials to write checkpoints, and the caught signals."""
+    from ..service.stopping import stopped_by
+
     stop, caught = threading.Event(), list[int]()
 
-    def handle(number: int, _frame: object) -> None:
-        caught.append(number)
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
+    def tell() -> None:
         if not console.is_terminal:  # a live view shows it, and would be torn by a line in its middle
             # Not through Rich: a handler may interrupt whatever holds its lock.
             os.write(2, b"\nStopping: waiting for the running trials' checkpoints; once more stops at once.\n")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with contextlib.redirect_stdout(console.file):  # stdout may be for data: Ray prints when a worker dies
+        with (
+            stopped_by((signal.SIGINT, signal.SIGTERM), stop, tell) as caught,
+            contextlib.redirect_stdout(console.file),  # stdout may be for data: Ray prints when a worker dies
+        ):
             yield stop, caught
     except KeyboardInterrupt:
         console.print("Stopped at once; epochs after the last checkpoint of a trial will be trained again.")
         raise typer.Exit(128 + caught[-1]) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def make_view(settings: Settings, console: Console, *, as_json: bool, executor: str) -> Callable[..., Progress]:
@@ -126,8 +130,20 @@ def webhook_at_end(
             views[-1].on_run_end(end)
 
 
+def kept_in_workspace(settings: Settings) -> list[str]:
+    """Returns what of a study is in files of its workspace, and not on a server.
+
+    Example:
+        >>> from sweep.config.settings import Settings
+        >>> kept_in_workspace(Settings(workspace="s3://bucket/results", storage="postgresql://db", tracking_uri="http://db"))
+        ['checkpoints']
+    """
+    files = {"storage": settings.storage, "tracking": settings.tracking_uri}
+    own = [what for what, url in files.items() if url.startswith(("journal:", "sqlite:"))]
+    return [*own, "checkpoints", *([] if settings.tracking_uri.startswith("http") else ["artifacts"])]
+
+
 def _print_result(summary: Summary, settings: Settings, console: Console, notes: Console) -> None:
-    from ..config.filesystem import is_remote
     from . import tables
 
     tables.print_summary(summary, notes)
@@ -141,12 +157,13 @@ def _print_result(summary: Summary, settings: Settings, console: Console, notes:
         "extend": command_line(settings, "run", name, f"--trials {2 * len(summary.rows)}"),
         "confirm": command_line(settings, "confirm", name, "--seeds 8"),
     }
-    held = "checkpoints, artifacts" if is_remote(settings.workspace) else "storage, tracking, checkpoints, artifacts"
-    notes.print(f"\nResults in {settings.workspace}: {held}.", soft_wrap=not notes.is_terminal)
+    notes.print(
+        f"\nResults in {settings.workspace}: {', '.join(kept_in_workspace(settings))}.", soft_wrap=not notes.is_terminal
+    )
     for what, command in lines.items():
         notes.print(f"  {what:8s} {command}", soft_wrap=True)
     notes.print()
     page = settings.reports(name) / "report.html"
     found = page if settings.report and page.exists() else command_line(settings, "ui", name)
     where = f"; see {found}" if summary.best else ""
-    console.print(f"{tables.best_line(summary)}{where}", soft_wrap=not console.is_terminal, markup=False)
+    console.print(f"{tables.best_line(summary)}{where}", soft_wrap=not console.is_terminal)

@@ -38,7 +38,7 @@ def up(
 ) -> None:
     """Serve MLflow with a password until Ctrl-C, on this machine's loopback address unless asked otherwise.
 
-    The server keeps the artifacts too, so that nobody else needs access to them. To keep it running, use docker
+    The server keeps the artifacts too, so that clients need no access to them. To keep it running, use docker
     compose, systemd or tmux. Example: `sweep services up`
     """
     from ..service import password_server

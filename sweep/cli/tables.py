@@ -16,7 +16,7 @@ from ..analysis.formats import format_expected, format_mean_sd, format_params, f
 from ..analysis.sensitivity_text import WIDE, interpretation, notable_pairs, reliability, remarks, unexplained
 from ..config.search_space import ALIASES
 from ..config.study_config import StudyConfig
-from ..study.records import ARMS, OUTCOMES
+from ..study.records import ARMS, LOST_WORKER, OUTCOMES
 from .options import complete_commands
 from .stacking_table import StackingTable
 
@@ -56,11 +56,18 @@ def comparison_table(config: StudyConfig, comparison: FinalistComparison) -> Sta
     n = config.search.finalists.seeds
     metric = config.objective.metric
     seeds = f"{n} fresh seed{'s' if n > 1 else ''}"
+    if not config.guided:
+        table = StackingTable(["trial", "mean ± sd"], title=f"Finalists: {metric} on {seeds}")
+        for f in comparison.finalists:
+            table.add_row(str(f.number), format_mean_sd(f.guided.mean, f.guided.spread))
+        return table
     title = f"Finalists and controls: {metric} on {seeds}, mean ± sd; gain is positive where guidance is better"
     table = StackingTable(["trial", "guided", "plain control", "gain", "tuned control", "gain over tuned"], title=title)
     for f in comparison.finalists:
         samples = (f.guided, f.plain, f.gain_over_plain, f.tuned, f.gain_over_tuned)
-        table.add_row(str(f.number), *(format_mean_sd(s, signed=i in (2, 4)) for i, s in enumerate(samples)))
+        table.add_row(
+            str(f.number), *(format_mean_sd(s.mean, s.spread, signed=i in (2, 4)) for i, s in enumerate(samples))
+        )
     return table
 
 
@@ -79,11 +86,7 @@ def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
     from ..analysis.comparison import finalist_verdicts
 
     config = summary.config
-    counts = ", ".join(
-        f"{n} {o}" for o in OUTCOMES
-        if (n := sum(r.outcome == o for r in summary.rows))
-    )  # fmt: skip
-    console.print(f"[bold]{config.name}[/]: {len(summary.rows)} trials: {counts or 'none finished'}")
+    console.print(Text.assemble((config.name, "bold"), f": {summary.counted}"))
     if summary.best:
         console.print(best_table(config, summary.best[:top], summary.expected))
     if summary.comparison.finalists:
@@ -131,6 +134,8 @@ def status_lines(summary: Summary, *, tracebacks: bool) -> Iterator[str]:
         if row.outcome in ("failed", "diverged", "collapsed"):
             error = (row.error or "").strip() if tracebacks else _last_line(row)
             yield f"  {_title(name, row)} {row.outcome}: {error or 'no reason recorded'}"
+    if lost := sum(row.outcome == "failed" and row.tags.get("sweep.reason") == LOST_WORKER for _, row in rows):
+        yield f"  {lost} of them by no error of their code: sweep retry {study}"
     pruned = [row for row in summary.rows if row.pruned_by is not None]
     if hidden := len(pruned[:-MOST_PRUNED]):
         yield f"  {hidden} earlier pruned trial{'s' * (hidden != 1)}: sweep status {study} --json has the reasons"
@@ -212,7 +217,7 @@ def profile_table(profile: WeightProfile) -> StackingTable:
 
 
 def print_confirmation(confirmation: Confirmation, console: Console) -> None:
-    """Prints the tables, the verdicts and the origins of the rivals."""
+    """Prints the tables, the verdicts and the origins of the baselines."""
     for table in confirmation_tables(confirmation):
         console.print(table)
     for comparison in confirmation.comparisons:
@@ -257,7 +262,7 @@ def confirmation_tables(confirmation: Confirmation) -> list[StackingTable]:
     for title, columns in columns_of.items():
         found.append(StackingTable(["trial: first over second", *columns], title=title, left=1))
         for c in confirmation.comparisons:
-            found[-1].add_row(f"{c.number}: {c.first} over {c.second}", *(cell(c) for cell in columns.values()))
+            found[-1].add_row(f"{c.number}: {c.first_name} over {c.second}", *(cell(c) for cell in columns.values()))
     return found
 
 

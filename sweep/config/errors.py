@@ -2,17 +2,27 @@
 
 import difflib
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
-# Parts that pydantic adds to a key path to distinguish the members of a union.
+# The last part that pydantic adds to a key path to distinguish the members of a union.
 UNION_MEMBERS = re.compile(r"int|float|bool|str|none|literal\[.*\]")
+
+
+LONGEST = 600  # characters of a line of a message; a longer one, which repeats a value, loses its middle
+MOST_LISTED = 50  # problems that a message lists
+# Control characters but newline and tab, halves of characters, and marks that turn the direction of writing around.
+UNPRINTABLE = re.compile("[^\n\t -~\xa0-\ud7ff\ue000-\U0010ffff]|[\u2028-\u202e\u2066-\u2069]")
 
 
 class SweepError(Exception):
     """A mistake of the caller, or a failure outside this program: one message, no traceback, exit code 2."""
+
+    def __init__(self, message: object = ""):
+        super().__init__("\n".join(map(_shortened, str(message).split("\n"))))
 
 
 class DivergenceError(Exception):
@@ -25,8 +35,21 @@ class ConfigError(SweepError):
     def __init__(self, source: str, problems: list[str], advice: str = ""):
         self.problems = problems
         count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
-        lines = [f"{source}: {count}", *(f"  - {problem}" for problem in problems)]
+        lines = [f"{source}: {count}", *(f"  - {problem}" for problem in problems[:MOST_LISTED])]
+        lines += [f"  - and {len(problems) - MOST_LISTED} more"] if len(problems) > MOST_LISTED else []
         super().__init__("\n".join([*lines, advice] if advice else lines))
+
+
+class FunctionError(SweepError):
+    """A training function of the user's own does what no trial of it can go on with: the run ends, and is resumable."""
+
+
+class ScriptError(SweepError):
+    """A script of the user's own has ended with an error: its trial fails."""
+
+
+class StopIgnoredError(Exception):
+    """A training function goes on after its trial was stopped, so its process is not fit for another trial."""
 
 
 class DataError(SweepError):
@@ -45,12 +68,23 @@ class TrackingError(SweepError):
     """The MLflow tracking server is unreachable, or refuses a request."""
 
 
+def printable(text: str) -> str:
+    """Returns a text with its control characters spelled out, so that a terminal shows them and obeys none."""
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= LONGEST:
+        return line
+    return f"{line[: LONGEST // 2]} ... {line[-LONGEST // 3 :]}"
+
+
 def reason(error: BaseException) -> str:
     """Returns the first line of an error's message, or of its cause's."""
     return next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
 
 
-def nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, known: Sequence[str]) -> str:
     """Returns `` (did you mean X?)`` for a misspelt word, or an empty string."""
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f" (did you mean {match[0]}?)" if match else ""
@@ -61,13 +95,17 @@ def sentences(error: "ValidationError", section: "type[BaseModel]", prefix: str 
     sentences_at: dict[str, list[str]] = {}
     shown: dict[str, str] = {}
     for e in error.errors():
-        parts = [str(part) for part in e["loc"] if not (isinstance(part, str) and UNION_MEMBERS.fullmatch(part))]
+        parts = [str(part) for part in e["loc"]]
+        named = e["type"] == "extra_forbidden" or parts[-2:-1] == ["metrics"]  # the last part, by the user
+        if parts and not named and UNION_MEMBERS.fullmatch(parts[-1]):
+            parts.pop()
         path, given = ".".join([prefix, *parts] if prefix else parts), e["input"]
         lines = sentences_at.setdefault(path, [])
         if e["type"] == "extra_forbidden":
             inner: Any = section
             for part in parts[:-1]:
-                inner = inner.model_fields[part].annotation
+                annotation = inner.model_fields[part].annotation
+                inner = next((a for a in get_args(annotation) if hasattr(a, "model_fields")), annotation)
             known = list(inner.model_fields)
             lines.append(f"unknown key{nearest(parts[-1], known)}; allowed: {', '.join(known)}")
         elif e["type"] == "missing":
@@ -92,12 +130,3 @@ def _allowed(kind: str, message: str) -> str:
     if kind == "tuple_type":
         return "must be a list"
     return re.sub(r", (unable|got) .*", "", re.sub("^Input should be", "must be", message))
-
-
-def without_password(url: str) -> str:
-    """Returns the URL with ``***`` in place of its password."""
-    url = re.sub("(password=)[^&]*", r"\1***", url)
-    scheme, sign, rest = url.partition("://") if "://" in url else ("", "", url)
-    login, at, host = rest.rpartition("@")
-    user, colon, _ = login.partition(":")
-    return f"{scheme}{sign}{user}{':***' if colon else ''}{at}{host}"

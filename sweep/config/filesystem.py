@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, Union
 from uuid import uuid4
 
-from .errors import SweepError, reason, without_password
+from .errors import SweepError, reason
+from .secrets import without_secrets
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -26,6 +27,7 @@ AnyPath: TypeAlias = Union[Path, "UPath"]  # a file or folder on this machine, o
 
 LONGEST_OUTAGE = 300.0  # seconds for which a trial retries a request to object storage
 LONGEST_PAUSE = 30.0  # seconds between two attempts
+SILENCE = 10.0  # seconds without a byte of an answer, after which an attempt has failed
 ANSWER_WITHIN = 20.0  # seconds in which object storage must answer before a run starts
 
 T = TypeVar("T")
@@ -57,7 +59,7 @@ def parse_path(text: str | AnyPath) -> AnyPath:
         return Path(text).expanduser().absolute()
     if not re.fullmatch("s3://[^/@:?]+(/[^?]*)?", text) or ".." in text.split("/"):
         raise SweepError(
-            f"{without_password(text)}: object storage is written s3://BUCKET/PREFIX; its endpoint and credentials are "
+            f"{without_secrets(text)}: object storage is written s3://BUCKET/PREFIX; its endpoint and credentials are "
             "set as AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in ~/.aws"
         )
     try:
@@ -65,7 +67,8 @@ def parse_path(text: str | AnyPath) -> AnyPath:
         from upath import UPath
     except ImportError as error:
         raise SweepError(f"{text}: a package is missing ({error.name}): pip install 'entropy-sweep[s3]'") from None
-    return UPath(text.rstrip("/"), use_listings_cache=False)
+    options = {"connect_timeout": SILENCE, "read_timeout": SILENCE, "retries": {"total_max_attempts": 1}}
+    return UPath(text.rstrip("/"), use_listings_cache=False, config_kwargs=options)
 
 
 def is_remote(path: AnyPath) -> "TypeIs[UPath]":
@@ -192,17 +195,19 @@ def _with_retries(
 ) -> T:
     """Calls ``call`` with the file system of a path, its name there and a time limit, until it succeeds.
 
-    Without the limit, s3fs and botocore wait half an hour for a server that accepts a request and never answers. A
-    single attempt is made ``within`` these seconds; None retries for `LONGEST_OUTAGE`. ``what`` is for the message.
+    A single attempt is made ``within`` these seconds; None retries for `LONGEST_OUTAGE`, and says so after the first
+    failure. ``what`` is for the message.
     """
     from botocore.exceptions import BotoCoreError, HTTPClientError
     from botocore.exceptions import ConnectionError as NoConnectionError
 
     pause, seconds = 1.0, LONGEST_OUTAGE if within is None else within
     deadline = time.monotonic() + (LONGEST_OUTAGE if within is None else 0)
+    fs: Any = path.fs
+    fs.retries = 1  # retries of s3fs and botocore as well would make half an hour of a silent server's five minutes
     while True:
         try:
-            return call(path.fs, path.path, seconds)
+            return call(fs, path.path, seconds)
         except (OSError, BotoCoreError) as error:
             if isinstance(error, FileNotFoundError) and what == "reached":  # otherwise only the bucket can be missing
                 raise
@@ -212,6 +217,9 @@ def _with_retries(
         passing = isinstance(problem, OSError | HTTPClientError | NoConnectionError) and not final
         if not passing or time.monotonic() >= deadline:
             raise ObjectStoreUnavailableError(f"{path}: cannot be {what} ({reason(problem)})") from problem
-        logger.info("%s: cannot be %s (%s); next attempt in %.0f s", path, what, reason(problem), pause)
+        if pause == 1.0:
+            ends = f"the command ends if that lasts {LONGEST_OUTAGE / 60:.0f} minutes"
+            logger.warning("waiting for %s: it cannot be %s (%s); %s", path, what, reason(problem), ends)
+        logger.debug("%s: cannot be %s (%s); next attempt in %.0f s", path, what, reason(problem), pause)
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)

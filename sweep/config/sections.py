@@ -6,25 +6,14 @@ import re
 import sys
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, create_model, field_validator
 
 from ..losses.options import RULES, GuidanceOptions
 from .search_methods import PrunerName, SamplerName
+from .section import STORED, Section
 
-
-class Section(BaseModel):
-    """A mapping of a study file; unknown keys are refused, and instances are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        """Refuses true and false, which pydantic would convert to the numbers 1 and 0."""
-        annotation = str(cls.model_fields[str(info.field_name)].annotation)
-        if isinstance(value, bool) and "bool" not in annotation and ("int" in annotation or "float" in annotation):
-            raise ValueError(f"must be a number, not {str(value).lower()}")
-        return value
+DEEPEST, WIDEST, MOST_TRIALS = 512, 10_000_000, 100_000
+LEAST, MOST_UNITS = 0.01, 1024  # of a trial's CPUs and GPUs; LEAST also of its GiB
 
 
 class ModelConfig(Section):
@@ -35,8 +24,12 @@ class ModelConfig(Section):
     name: str = Field(
         description="Architecture: mlp, autoencoder, cnn, conv_autoencoder, resnet, unet; or your package.module:Class."
     )
-    depth: int | None = Field(None, ge=1, description="Depth, if it is not searched (see the model's docstring).")
-    width: int | None = Field(None, ge=1, description="Width, if it is not searched (see the model's docstring).")
+    depth: int | None = Field(
+        None, ge=1, le=DEEPEST, description="Depth, if it is not searched (see the model's docstring)."
+    )
+    width: int | None = Field(
+        None, ge=1, le=WIDEST, description="Width, if it is not searched (see the model's docstring)."
+    )
 
 
 class DataConfig(Section):
@@ -96,6 +89,7 @@ class TaskConfig(Section):
         return metrics
 
 
+METRIC = re.compile(r"[A-Za-z0-9_][\w./ -]*", re.ASCII)  # the names that MLflow takes
 SHARES = ("val_accuracy", "val_iou")  # metrics whose best value is 1
 
 
@@ -104,9 +98,9 @@ class Objective(Section):
 
     metric: str = Field(
         description="val_loss, val_accuracy (classification), val_iou (segmentation), val_psnr (reconstruction), or "
-        "val_<name> of your own metric."
+        "val_<name> of your own metric. With a function: any that it reports."
     )
-    direction: Literal["minimize", "maximize"]
+    direction: Literal["minimize", "maximize"] = Field(description="minimize: less is better.")
     at: Literal["last", "best"] = Field("last", description="The metric's value at the last epoch, or its best one.")
     target: float | None = Field(None, description="Target value of the metric: logs epochs_to_target.")
     constant: float | None = Field(
@@ -128,8 +122,8 @@ class Objective(Section):
         return a < b if self.direction == "minimize" else a > b
 
     def reached(self, value: float) -> bool:
-        """Returns True if ``value`` is at the target or better."""
-        return self.target is not None and not self.better(self.target, value)
+        """Returns True if ``value`` is a finite number at the target or better."""
+        return self.target is not None and math.isfinite(value) and not self.better(self.target, value)
 
 
 class _GuidanceSection(Section):
@@ -171,48 +165,58 @@ else:
 class TrainingConfig(Section):
     """The training of one trial."""
 
-    max_epochs: int = Field(10, ge=1, description="Epochs of a trial that is not pruned.")
-    batch_size: int = Field(128, ge=1)
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    max_epochs: int = Field(10, ge=1, le=1_000_000, description="Epochs of a trial that is not pruned.")
+    batch_size: int = Field(128, ge=1, le=1_000_000, description="Images of one training step.")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="PyTorch's; sgd is with momentum.")
     lr: float = Field(1e-3, gt=0, description="Learning rate.")
     lr_schedule: Literal["constant", "cosine"] = Field("constant", description="cosine decays to 0 over the run.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="Pulls weights towards 0: L2, with adamw decoupled.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Applied to the training loss, never to val_loss.")
     grad_clip: float | None = Field(None, gt=0, description="Largest norm of the task gradient.")
     init: Literal["default", "he", "orthogonal", "lsuv"] = Field(
         "default", description="Initial weights; lsuv: orthogonal, then each layer's output has variance 1."
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where GPUs have it.")
-    seed: int = Field(0, ge=0, description="Initial weights and batch order; the same for all trials of a study.")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Initial weights and batch order; the same for all trials of a study."
+    )
 
 
 class FinalistsConfig(Section):
     """The stage after the search: the best configurations and their controls, trained on fresh seeds."""
 
-    top: int = Field(3, ge=0, description="Number of configurations; 0 turns the stage off.")
-    seeds: int = Field(3, ge=1, description="Fresh seeds for each configuration.")
+    top: int = Field(3, ge=0, le=1000, description="Number of configurations; 0 turns the stage off.")
+    seeds: int = Field(3, ge=1, le=1000, description="Fresh seeds for each configuration.")
     tuned: int = Field(
-        8, ge=0, description="Trials that tune the unguided control's initialisation and lr; one is plain."
+        8,
+        ge=0,
+        le=1000,
+        description="Trials that tune the unguided control's initialisation and lr; one is plain.",
     )
 
 
 class SearchConfig(Section):
     """The budget, the sampler and the pruner."""
 
-    trials: int = Field(50, ge=1, description="Trials in total, design trials and failed ones included.")
-    design: int = Field(0, ge=0, description="Of these, uniform trials, never pruned; they come first.")
-    design_seeds: int = Field(
-        1, ge=1, description="Seeds of every third design point; 2 or more tell noise from what sensitivity cannot see."
+    trials: int = Field(
+        50, ge=1, le=MOST_TRIALS, description="Trials in total, design trials and failed ones included."
     )
-    sampler: SamplerName = "tpe"
-    pruner: PrunerName = "median"
+    design: int = Field(0, ge=0, le=MOST_TRIALS, description="Of these, uniform trials, never pruned; they come first.")
+    design_seeds: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Seeds of every third design point; 2 or more tell noise from what sensitivity cannot see.",
+    )
+    sampler: SamplerName = Field("tpe", description="Chooses the hyperparameters of a trial.")
+    pruner: PrunerName = Field("median", description="Ends trials early that are worse than others.")
     hours: float | None = Field(None, gt=0, description="Start no new trial after this many hours of a run.")
     target: float | None = Field(None, description="Start no new trial after the objective has reached this.")
     design_controls: bool = Field(
         False, description="Train design trials' controls, for sensitivity --against-control."
     )
-    max_failures: int = Field(0, ge=0, description="Retries of a trial after errors of its own code.")
+    max_failures: int = Field(0, ge=0, le=1000, description="Retries of a trial after errors of its own code.")
     finalists: FinalistsConfig = FinalistsConfig()
 
     @field_validator("design")  # on the field, so that its problem is listed beside those of other fields
@@ -222,13 +226,14 @@ class SearchConfig(Section):
             raise ValueError(f"design ({design}) must not exceed trials ({trials})")
         return design
 
-    @property
-    def afterwards(self) -> int:
-        """Largest number of finalists, controls and tuning trials that follow the search.
+    def afterwards(self, *, guided: bool) -> int:
+        """Returns how many finalists, and if ``guided`` controls and tuning trials, follow the search at most.
 
         Rarely ``tuned`` more: if the best on fresh seeds differs from the best of the search in more than guidance.
         """
         top, seeds, tuned = self.finalists.top, self.finalists.seeds, self.finalists.tuned
+        if not guided:
+            return top * seeds
         tuning = tuned + seeds if top and tuned else 0
         return 2 * top * seeds + tuning + (self.design if self.design_controls else 0)
 
@@ -236,13 +241,27 @@ class SearchConfig(Section):
 class Resources(Section):
     """The resources of one trial."""
 
-    cpus: float = Field(1, gt=0, description="CPU cores; also the number of the trial's threads, at least one.")
-    gpus: float | Literal["auto"] = Field(
-        "auto", description="GPUs; a fraction shares one GPU and its memory; auto: one if there is any."
+    cpus: float = Field(
+        1,
+        ge=LEAST,
+        le=MOST_UNITS,
+        description="CPU cores of each process of the trial; also the number of its threads, at least one.",
     )
-    memory: float | None = Field(None, gt=0, description="GiB of main memory that are reserved for a trial.")
+    gpus: float | Literal["auto"] = Field(
+        "auto",
+        description="GPUs; a fraction shares one GPU and its memory; several train with DistributedDataParallel; auto: "
+        "one if there is any.",
+    )
+    workers: int = Field(
+        1, ge=1, le=MOST_UNITS, description="Processes that train one trial on CPUs, with DistributedDataParallel."
+    )
+    memory: float | None = Field(
+        None, ge=LEAST, le=1_000_000, description="GiB of main memory that are reserved for a trial."
+    )
     accelerator_type: str | None = Field(None, min_length=1, description="Accelerator to run on, by Ray's name: A10G.")
-    max_concurrent: int | None = Field(None, ge=1, description="Trials at once; default: as many as fit, at any time.")
+    max_concurrent: int | None = Field(
+        None, ge=1, le=MOST_TRIALS, description="Trials at once; default: as many as fit, at any time."
+    )
     retry_oom: bool = Field(
         False, description="Retry a trial that ran out of memory once, alone, and on a whole GPU if it had a share."
     )
@@ -255,18 +274,42 @@ class Resources(Section):
         """Returns the number of trials that fit on a machine with these CPUs, GPUs and memory (GiB)."""
         by_gpus = _fit(gpus, gpus_per_trial) if gpus_per_trial else sys.maxsize
         by_memory = int(memory / self.memory + 1e-9) if self.memory and memory < math.inf else sys.maxsize
-        return min(_fit(cpus, self.cpus), by_gpus, by_memory)
+        return min(_fit(cpus, self.total_cpus), by_gpus, by_memory)
 
     @field_validator("gpus")
     @classmethod
-    def _whole_or_fraction(cls, gpus: float | str) -> float | str:
-        if isinstance(gpus, float) and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
-            raise ValueError("must be 0, a fraction below 1, a whole number, or auto")
+    def _whole_or_fraction(cls, gpus: float | str, info: ValidationInfo) -> float | str:
+        possible = gpus in ("auto", 0) or LEAST <= float(gpus) < 1 or gpus in range(1, MOST_UNITS + 1)
+        if not possible and info.context != STORED:
+            raise ValueError(f"must be 0, a fraction from {LEAST} on, a whole number up to {MOST_UNITS}, or auto")
         return gpus
+
+    @field_validator("workers")
+    @classmethod
+    def _on_cpus(cls, workers: int, info: ValidationInfo) -> int:
+        if workers > 1 and info.data.get("gpus", "auto") not in ("auto", 0):
+            raise ValueError(
+                "are processes on CPUs: set resources.gpus to 0, or leave workers out: each GPU has its own"
+            )
+        return workers
+
+    def gpus_per_trial(self, there: float) -> float:
+        """Returns the GPUs of one trial; ``auto`` is one if there are any and `workers` do not train on CPUs."""
+        return float(self.gpus) if self.gpus != "auto" else float(there >= 1 and self.workers == 1)
+
+    @property
+    def processes(self) -> int:
+        """Processes that train one trial: `workers`, or one for each GPU."""
+        return max(self.workers, 1 if self.gpus == "auto" else int(self.gpus))
+
+    @property
+    def total_cpus(self) -> float:
+        """CPU cores of all processes of one trial."""
+        return self.cpus * self.processes
 
     @property
     def threads(self) -> int:
-        """Threads of one trial; part of its identity, because the last bits of sums depend on them."""
+        """Threads of each process of a trial; part of its identity, because the last bits of sums depend on them."""
         return max(1, int(self.cpus))
 
 

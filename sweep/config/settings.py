@@ -8,6 +8,7 @@ from pydantic import Field, PlainValidator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .filesystem import AnyPath, is_remote, local_path, parse_path
+from .sqlite import sqlite_url
 
 NO_DATABASE = (
     "workspace: object storage holds checkpoints and artifacts, but no database: give --storage or SWEEP_STORAGE "
@@ -48,12 +49,13 @@ class Settings(BaseSettings):
     job: str = ""  # id of the Ray job that runs this driver
     on_finish: str = ""  # URL that is notified; often a secret, so set it in the environment
     on_failure: str = ""
+    scratch: Path | None = None  # of a dry run: folder for the data that it prepares and downloads
 
     def model_post_init(self, _context: object) -> None:
         """Fills in the defaults that depend on the workspace."""
         if not is_remote(self.workspace):
             self.storage = self.storage or f"journal:///{self.workspace / 'optuna.journal'}"
-            self.tracking_uri = self.tracking_uri or f"sqlite:///{self.workspace / 'mlflow.db'}"
+            self.tracking_uri = self.tracking_uri or sqlite_url(self.workspace / "mlflow.db")
 
     @property
     def local_dir(self) -> Path:
@@ -63,7 +65,7 @@ class Settings(BaseSettings):
     @property
     def cache(self) -> AnyPath:
         """Folder of the memory-mapped data sets; each machine has a copy at its `filesystem.local_path`."""
-        return self.workspace / ".cache"
+        return (self.scratch or self.workspace) / ".cache"
 
     @property
     def artifacts(self) -> AnyPath:

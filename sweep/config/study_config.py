@@ -1,14 +1,16 @@
 """The validated study file (`StudyConfig`), and the part of it that one trial needs (`TrialConfig`)."""
 
+import math
 import re
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from ..losses.options import PAPER
 from .errors import ConfigError, sentences
-from .search_space import ALIASES, Choices, Dimension, Range, Scalar, parse_dimension
+from .search_space import ALIASES, Choices, Dimension, Range, Scalar, is_of_guidance, parse_dimension
+from .section import STORED, Section
 from .sections import (
     DataConfig,
     GuidanceConfig,
@@ -16,7 +18,6 @@ from .sections import (
     Objective,
     Resources,
     SearchConfig,
-    Section,
     TaskConfig,
     TrainingConfig,
 )
@@ -24,19 +25,54 @@ from .sections import (
 OF_CONFIRM = ".confirm."  # part of the names of studies that `sweep confirm` creates, and of no others
 # Sections that may change between two runs of a study; everything else is the study's identity.
 MUTABLE = {"search", "resources"}
+OF_THE_LOOP = ("model", "data", "task")  # sections of the built-in loop, which the user's own code replaces
+OWN = ("function", "command")  # keys of the user's own code, one of which takes their place
+TRAINING_OF_OWN_CODE = ("max_epochs", "seed")  # all that acts of the section `training`
+Kind = Literal["model", "function", "command"]  # of a trial, by which `sweep.training.trial` runs it
+LAMBDAS = ("lambda1", "lambda2")
 
 
 class TrialConfig(Section):
     """Everything that determines a trial's results; with ``test``, the test part is also measured after each epoch."""
 
-    model: dict[str, Any]
-    data: DataConfig
+    function: str | None = None  # import path of the user's own function, which then replaces model, data and task
+    command: tuple[str, ...] | None = None  # of the user's own script, which then does so, with placeholders
+    hyperparameters: dict[str, Scalar] = Field(default_factory=dict)  # of either, without those of guidance
+    model: dict[str, Any] = Field(default_factory=dict)
+    if TYPE_CHECKING:
+        data: DataConfig = DataConfig(name="")
+    else:  # the built-in loop, for which it is written, is not run without data
+        data: DataConfig | None = None
     objective: Objective
     guidance: GuidanceConfig
     training: TrainingConfig
     task: TaskConfig = TaskConfig()
     threads: int = 1
+    workers: int = 1
     test: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of trial: the built-in loop on a model, or a function or a script of the user's own."""
+        return _kind(self.function, self.command)
+
+    @property
+    def subject(self) -> str:
+        """The name of the user's own code."""
+        return self.function or " ".join(self.command or ())
+
+    @property
+    def offered(self) -> dict[str, Scalar]:
+        """The hyperparameters that the user's own code may read, by name: those of guidance included."""
+        guidance = {f"guidance.{name}": value for name, value in self.guidance}
+        short = {name: guidance.pop(path) for name, path in ALIASES.items() if is_of_guidance(name)}
+        return {**self.hyperparameters, **short, **guidance}
+
+    @property
+    def required(self) -> list[str]:
+        """The metrics that the user's own code reports each epoch: the objective, and to ``test`` its test metric."""
+        metric = self.objective.metric
+        return [metric, *([f"test_{metric.removeprefix('val_')}"] if self.test else [])]
 
     @property
     def control(self) -> Self:
@@ -62,14 +98,28 @@ class StudyConfig(Section):
     """
 
     name: str = Field(description="Optuna study and MLflow experiment of the same name.", max_length=100)
-    model: ModelConfig
-    data: DataConfig
+    function: str | None = Field(
+        None, description="Your own training function, package.module:name, in place of model, data and task."
+    )
+    command: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="Your own script, [python, train.py, --lr, '{lr}'], in place of model, data and task.",
+    )
+    if TYPE_CHECKING:
+        model: ModelConfig = ModelConfig(name="")
+        data: DataConfig = DataConfig(name="")
+    else:  # None with own code; what is written for the built-in loop is not called then
+        model: ModelConfig | None = Field(None, validate_default=True, description=ModelConfig.__doc__)
+        data: DataConfig | None = Field(None, validate_default=True, description=DataConfig.__doc__)
     objective: Objective
     space: dict[str, Dimension] = Field(
         description="lambda1, lambda2, epsilon, depth, width, and model.*, guidance.* or training.* by their path. "
-        "A range {low, high, log, step}, {choices: [...]}, or a constant."
+        "Names of your own with a function or command. A range {low, high, log, step}, {choices: [...]}, or a constant."
     )
-    guidance: GuidanceConfig = Field(GuidanceConfig(), description="default, paper, or a mapping of what differs.")
+    guidance: GuidanceConfig = Field(
+        GuidanceConfig(), validate_default=True, description="default, paper, or a mapping of what differs."
+    )
     training: TrainingConfig = TrainingConfig()
     task: TaskConfig = TaskConfig()
     search: SearchConfig = SearchConfig()
@@ -85,9 +135,27 @@ class StudyConfig(Section):
             )
         return name
 
+    @field_validator("command", mode="before")
+    @classmethod
+    def _words(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and info.data.get("function") is not None:
+            raise ValueError("leave it out, or function: a study trains one of them")
+        if value is not None and not isinstance(value, list | tuple):
+            raise ValueError("must be a list of words: [python, train.py, --lr, '{lr}']")
+        for word in value or ():
+            if isinstance(word, bool) or not isinstance(word, str | int | float):
+                raise ValueError(  # noqa: TRY004 (pydantic collects no others)
+                    f"{word!r} must be a word: put it in quotes, as '{{lr}}'"
+                )
+        return None if value is None else [str(word) for word in value]
+
     @field_validator("guidance", mode="before")
     @classmethod
-    def _preset(cls, value: object) -> object:
+    def _preset(cls, value: object, info: ValidationInfo) -> object:
+        if not isinstance(value, str) and _is_own(info):
+            given = value.model_dump(exclude_unset=True) if isinstance(value, GuidanceConfig) else value
+            # A study without a lambda is one without guidance.
+            return {**dict.fromkeys(LAMBDAS, 0.0), **given} if isinstance(given, dict) else given
         if isinstance(value, str):
             if value not in ("default", "paper"):
                 raise ValueError(f"{value!r} is not one of default, paper, or a mapping of what differs from default")
@@ -99,12 +167,12 @@ class StudyConfig(Section):
     def _typed_by_field(cls, space: object, info: ValidationInfo) -> object:
         if not isinstance(space, Mapping):
             return space
-        dimensions, model = {}, info.data.get("model")
+        dimensions, model, own = {}, info.data.get("model"), _is_own(info)
         twice = [name for name in ("depth", "width") if name in space and getattr(model, name, None) is not None]
         problems = [f"{name}: given in model too; keep one of them" for name in twice]
         for name, value in space.items():
             try:
-                dimensions[name] = parse_dimension(str(name), value)
+                dimensions[name] = parse_dimension(str(name), value, info.context, own=own)
             except ValidationError as error:
                 problems += sentences(error, Choices if "choices" in value else Range, str(name))
             except ValueError as error:
@@ -112,6 +180,70 @@ class StudyConfig(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return dimensions
+
+    @field_validator("resources")
+    @classmethod
+    def _enough_images(cls, resources: Resources, info: ValidationInfo) -> Resources:
+        """Refuses more processes than a batch of the built-in loop can be divided among, two images each."""
+        if resources.processes > 1 and info.data.get("command") is not None:
+            raise ValueError("a script is one process to this program: leave workers out, and gpus at 1 at most")
+        training = info.data.get("training")
+        if training is None or info.data.get("function") is not None:  # it has problems of its own, or divides itself
+            return resources
+        size = info.data.get("space", {}).get("training.batch_size", training.batch_size)
+        sizes = [size.low] if isinstance(size, Range) else size.choices if isinstance(size, Choices) else [size]
+        smallest = min((n for n in sizes if isinstance(n, int | float)), default=math.inf)
+        if resources.processes > 1 and smallest < 2 * resources.processes:
+            raise ValueError(
+                f"{resources.processes} processes for one trial need a training.batch_size of at least "
+                f"{2 * resources.processes}, two images each; it is {smallest:g}"
+            )
+        return resources
+
+    @field_validator("model", "data", mode="before")
+    @classmethod
+    def _or_own_code(cls, value: object, info: ValidationInfo) -> object:
+        if any(name not in info.data for name in OWN):  # its own problem is reported
+            return None
+        if value is None and not _is_own(info):
+            raise ValueError("required")
+        return cls._of_the_loop(value, info)
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _of_the_loop(cls, value: object, info: ValidationInfo) -> object:
+        if value not in (None, TaskConfig().model_dump()) and _is_own(info):
+            raise ValueError("leave it out: the study's function or command does without it")
+        return value
+
+    @field_validator("training")
+    @classmethod
+    def _acting(cls, training: TrainingConfig, info: ValidationInfo) -> TrainingConfig:
+        changed = [name for name, value in training if value != TrainingConfig.model_fields[name].default]
+        idle = [name for name in changed if name not in TRAINING_OF_OWN_CODE]
+        if idle and _is_own(info):
+            raise ValueError(
+                f"{', '.join(idle)}: of no effect on code of your own, for which {' and '.join(TRAINING_OF_OWN_CODE)} "
+                "act; give the space a hyperparameter, trial[name] in a function, {name} in a command"
+            )
+        return training
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of its trials."""
+        return _kind(self.function, self.command)
+
+    @property
+    def subject(self) -> str:
+        """The name of what the study trains: ``mlp on digits``, or that of the function, or the command."""
+        own = self.function or " ".join(self.command or ())
+        return own or f"{self.model.name} on {self.data.name}"
+
+    @property
+    def guided(self) -> bool:
+        """False for a study of own code without a lambda: it has no controls."""
+        lambdas = (self.space.get(name, getattr(self.guidance, name)) for name in LAMBDAS)
+        return self.kind == "model" or any(value != 0 for value in lambdas)
 
     @property
     def searched(self) -> dict[str, Range | Choices]:
@@ -125,34 +257,59 @@ class StudyConfig(Section):
 
     def trial(self, hyperparameters: Mapping[str, Scalar], *, seed: int | None = None) -> TrialConfig:
         """Returns the config of one trial: the study's, with ``hyperparameters`` and the constants filled in."""
-        values = {**self.constants, **hyperparameters, **({} if seed is None else {"training.seed": seed})}
         sections: dict[str, dict[str, Any]] = {
-            "model": self.model.model_dump(exclude_none=True),
+            "model": self.model.model_dump(exclude_none=True) if self.kind == "model" else {},
             "guidance": self.guidance.model_dump(),
             "training": self.training.model_dump(),
+            "hyperparameters": {},
         }
-        for name, value in values.items():
-            section, _, field = ALIASES.get(name, name).partition(".")
+        for name, value in {**self.constants, **hyperparameters}.items():
+            section, field = self._place(name)
             sections[section][field] = value
-        same = {"data": self.data, "objective": self.objective, "task": self.task, "threads": self.resources.threads}
-        return TrialConfig.model_validate({**sections, **same})
+        if seed is not None:
+            sections["training"]["seed"] = seed
+        same = {name: getattr(self, name) for name in (*OWN, "data", "objective", "task")}
+        how = {"threads": self.resources.threads, "workers": self.resources.workers}
+        return TrialConfig.model_validate(
+            {**sections, **same, **how}, context=STORED
+        )  # bounds were checked with the study
+
+    def _place(self, name: str) -> tuple[str, str]:
+        """Returns the section of a trial's config, and the field in it, that a hyperparameter sets."""
+        if self.kind != "model" and not is_of_guidance(name):
+            return "hyperparameters", name
+        section, _, field = ALIASES.get(name, name).partition(".")
+        return section, field
 
     def hyperparameters(self, trial: TrialConfig) -> dict[str, Scalar]:
         """Returns a trial's hyperparameters, its params in MLflow: the five and all others that the space names."""
-        sections = {"model": trial.model, "guidance": dict(trial.guidance), "training": dict(trial.training)}
-        places = {name: ALIASES.get(name, name).split(".", 1) for name in (*ALIASES, *self.space)}
+        sections: dict[str, dict[str, Any]] = {
+            "model": trial.model,
+            "guidance": dict(trial.guidance),
+            "training": dict(trial.training),
+            "hyperparameters": trial.hyperparameters,
+        }
+        places = {name: self._place(name) for name in (*(ALIASES if self.guided else ()), *self.space)}
         return {name: sections[at][field] for name, (at, field) in places.items() if field in sections[at]}
 
     @property
     def import_paths(self) -> dict[str, str]:
         """The user's own objects: key path -> import path."""
+        if self.kind != "model":
+            return {"function": self.function} if self.function else {}
         named = {"model.name": self.model.name, "data.name": self.data.name, "task.loss": self.task.loss or ""}
         named |= {f"task.metrics.{name}": path for name, path in self.task.metrics.items()}
         return {key: path for key, path in named.items() if ":" in path}
 
     def identity(self) -> dict[str, Any]:
         """Returns the values on which two runs of a study must agree: key path -> value."""
-        return _flat(self.model_dump(mode="json", exclude=MUTABLE))
+        absent = {name for name in OWN if getattr(self, name) is None}
+        absent |= set() if self.kind == "model" else set(OF_THE_LOOP)
+        values = self.model_dump(mode="json", exclude=MUTABLE | absent)
+        for dimension in values["space"].values():
+            if isinstance(dimension, dict):
+                dimension.pop("default")  # trains nothing else: it may be given later
+        return _flat(values)
 
     def changes(self, now: Self) -> list[str]:
         """Returns the key paths of `identity` in which ``now`` differs."""
@@ -173,6 +330,15 @@ class StudyConfig(Section):
             [f"{key}: was {old.get(key, 'absent')}, now {new.get(key, 'absent')}" for key in changed],
             advice,
         )
+
+
+def _kind(function: str | None, command: object) -> Kind:
+    return "function" if function is not None else "model" if command is None else "command"
+
+
+def _is_own(info: ValidationInfo) -> bool:
+    """Returns True if a study trains code of the user's own; an unfit command, which is not in the data, is some."""
+    return any(info.data.get(name, "") is not None for name in OWN)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from .errors import nearest
 
+OWN_MODEL = "it can keep it itself, with trial.log_artifact or in SWEEP_ARTIFACT_DIR"  # it: own code, its model
 PACKAGE = "sweep"  # this program, which imports its models, losses and cluster below this name
 SHARED_NAMES = ("models", "losses", "cluster", "tests")  # top-level folders of this project that a user may have too
 _PROJECT = Path(__file__).resolve().parents[2]

@@ -1,12 +1,17 @@
 """The built-in data sets that fit into memory: their info, and their readers, which return uint8 arrays."""
 
 import contextlib
+import gzip
 import hashlib
 import math
+import shutil
 import socket
 import sys
 import tarfile
+import tempfile
+import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.util import find_spec
@@ -28,7 +33,7 @@ Arrays = tuple[NDArray[Any], NDArray[Any]]  # inputs and labels of one part, as 
 CUT_SEED = 20231108
 NETWORK_TIMEOUT = 10.0  # seconds without an answer
 TEST_FRACTION = 0.2  # share of a data set without a test part that is cut off as one
-UNREADABLE = (OSError, HTTPException, RuntimeError, ValueError, AssertionError, EOFError, tarfile.TarError)
+UNREADABLE = (OSError, HTTPException, RuntimeError, ValueError, AssertionError, EOFError, tarfile.TarError, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,8 @@ class Reader(ABC):
     info: DatasetInfo
     key: str  # name of the folder in the cache; it changes with the content
     preparation: ClassVar[str] = "none"  # of an image, before it is stored as uint8 [C, H, W]
+    doubt: str = ""  # the reason why the classes may be the wrong ones
+    downloads: Path | None = None  # folder to which `read` downloads; None: the data root
 
     def __init__(self, config: DataConfig, root: AnyPath):  # noqa: B027 (data in a package need no search)
         """Finds the data set, below ``root`` if it consists of files."""
@@ -62,6 +69,10 @@ class Reader(ABC):
     @abstractmethod
     def read(self) -> dict[str, Arrays]:
         """Returns ``train`` in stratified order, ``test`` and perhaps ``val``; raises DataError if files are amiss."""
+
+    def contents(self, inputs: NDArray[Any]) -> Iterator[bytes]:
+        """Yields what tells these inputs from others, on every machine that has a copy of them."""
+        yield np.ascontiguousarray(inputs).tobytes()
 
     def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> DataPart:
         """Returns a part that yields batches of stored arrays, or of a slice of them."""
@@ -125,19 +136,27 @@ class InTorchvision(Reader):
         below, files = _expected(cls)
         root, place = mirror_locally(self._root, below), f"The folder is set by SWEEP_DATA (now {self._root})."
         folder = root / below
-        missing = [file for file in files if not (folder / file).is_file()]
-        if missing and is_remote(self._root):
-            raise MissingDataError(f"{self.key}: {', '.join(missing)} not found in {self._root / below}. {place}")
+        missing = _missing(folder, files)
         try:
             with contextlib.ExitStack() as stack:
                 stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
                 socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision's downloads have none of their own
                 stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # torchvision prints failed mirrors
+                if missing and (archives := _archives(cls, root, folder, missing)):
+                    root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sweep-data-")))
+                    _unpack(archives, [folder / file for file in files if file not in missing], root / below)
+                    missing = []
+                if missing and is_remote(self._root):
+                    absent = f"{', '.join(missing)} not found in {self._root / below}"
+                    raise MissingDataError(f"{self.key}: {absent}. {place}")
                 if missing:
-                    root.mkdir(parents=True, exist_ok=True)
-                    stack.enter_context(FileLock(root / f".{self.key}.lock"))  # a process that waited finds the files
-                else:  # a download repairs half-written files itself
-                    _refuse_damaged(self.key, cls, self._root / below, folder)
+                    root = self.downloads or root
+                    with contextlib.suppress(OSError):  # nobody downloads to a root that is read-only
+                        root.mkdir(parents=True, exist_ok=True)
+                        stack.enter_context(FileLock(root / f".{self.key}.lock"))
+                    missing = _missing(root / below, files)  # a process that waited finds the files
+                if not missing:  # a download repairs half-written files itself
+                    _refuse_damaged(self.key, cls, self._root / below, root / below)
                 parts = [cls(root, train=train, download=bool(missing)) for train in (True, False)]
         except UNREADABLE as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]  # torchvision puts the cause last
@@ -163,6 +182,31 @@ def _expected(cls: Any) -> tuple[str, list[str]]:
     return f"{cls.__name__}/raw", [url.removesuffix(".gz") for url, _ in cls.resources]
 
 
+def _missing(folder: Path, files: Sequence[str]) -> list[str]:
+    return [file for file in files if not (folder / file).is_file()]
+
+
+def _archives(cls: Any, root: Path, folder: Path, missing: Sequence[str]) -> list[Path]:
+    """Returns the compressed files that hold all missing files of a torchvision class; none if one is missing too."""
+    packed = [root / cls.filename] if hasattr(cls, "filename") else [folder / f"{file}.gz" for file in missing]
+    return packed if all(path.is_file() for path in packed) else []
+
+
+def _unpack(archives: Sequence[Path], present: Sequence[Path], target: Path) -> None:
+    """Unpacks compressed files into a folder, and links the files there that are not compressed."""
+    target.mkdir(parents=True)
+    for path in archives:
+        if path.name.endswith(".tar.gz"):
+            with tarfile.open(path) as archive:
+                archive.extractall(target.parent, filter="data")
+        else:
+            with gzip.open(path) as packed, (target / path.stem).open("wb") as file:
+                shutil.copyfileobj(packed, file)
+    for path in present:
+        if not (target / path.name).exists():
+            (target / path.name).symlink_to(path.absolute())
+
+
 def _refuse_damaged(key: str, cls: Any, shown: AnyPath, folder: Path) -> None:
     """Raises DataError if a file differs from the MD5 that torchvision lists, or from the size in its header."""
     if hasattr(cls, "base_folder"):  # CIFAR
@@ -175,7 +219,8 @@ def _refuse_damaged(key: str, cls: Any, shown: AnyPath, folder: Path) -> None:
     else:
         problems = [problem for path in folder.glob("*-idx[13]-ubyte") if (problem := _cut_off(path))]
     if problems:
-        raise DataError(f"{key}: {'; '.join(problems)}. Delete these files in {shown} and place them again")
+        lines = [f"{key}: delete these files in {shown} and place them again", *problems]
+        raise DataError("\n  - ".join(lines))
 
 
 def _cut_off(path: Path) -> str | None:

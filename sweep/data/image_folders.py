@@ -30,13 +30,16 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 YEAR = 2012  # VOC's, as in torchvision
 CHECKED = 10_000  # files of a part that are decoded before the first trial; takes seconds
 NAMED = 3  # items that a message names; the rest is counted
+PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+PARTS |= {"test": "test", "testing": "test"}  # names of folders, in any case, and the parts they hold
 
 
 class ImageFolder(Reader):
     """A folder per class, in the layout of torchvision's ``ImageFolder``.
 
     The class folders are below ``train``; ``test`` or ``val`` beside it is the test part (with both, ``val``
-    validates). If there is no ``train``, the class folders are in the folder itself, and a fifth is the test part.
+    validates). These folders may have any of the names in `PARTS`. If there is none of them, the class folders are in
+    the folder itself, and a fifth is the test part.
     """
 
     options: ClassVar[tuple[str, ...]] = ("folder", "image_size")
@@ -45,10 +48,7 @@ class ImageFolder(Reader):
 
     def __init__(self, config: DataConfig, root: AnyPath):
         self._folder, self._size = _folder(config, root), config.size
-        found = {part: self._folder / part for part in ("train", "val", "test") if (self._folder / part).is_dir()}
-        if found and "train" not in found:
-            raise DataError(f"imagefolder: {self._folder} has {' and '.join(found)}, but no train")
-        self._parts = _roles(found or {"train": self._folder})
+        self._parts = _roles(_part_folders(self._folder) or {"train": self._folder})
         train = self._parts["train"]
         self._classes = _classes(train)
         problems = [] if self._classes else [f"{train} has no folders of classes: expected {train}/CLASS/*.jpg"]
@@ -65,6 +65,7 @@ class ImageFolder(Reader):
                     problems.append(f"{folder / name} has no images ({', '.join(EXTENSIONS)})")
         _refuse("imagefolder", problems)
         self.key = f"imagefolder-{digest.hexdigest()}"
+        self.doubt = _doubt(train, self._classes)
         self.info = _info(config, len(self._classes), counts, "labels", tuple(self._classes))
 
     def read(self) -> dict[str, Arrays]:
@@ -76,6 +77,10 @@ class ImageFolder(Reader):
         parts = _ordered(parts, self.info)
         _check_first("imagefolder", parts, lambda name: decode(self._path(name)))
         return parts
+
+    def contents(self, inputs: NDArray[Any]) -> Iterator[bytes]:
+        """Yields the files' names, and what `_file_contents` does."""
+        yield from _file_contents(inputs, lambda name: [self._path(name)])
 
     def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> StreamedPart:
         """Returns a part that decodes the files in each epoch."""
@@ -132,6 +137,10 @@ class VOC(Reader):
         _check_first("voc", parts, self._pair)
         return parts
 
+    def contents(self, inputs: NDArray[Any]) -> Iterator[bytes]:
+        """Yields the pairs' names, and what `_file_contents` does."""
+        yield from _file_contents(inputs, lambda name: [f(os.fsdecode(name)) for f in (self._image, self._mask)])
+
     def part(self, inputs: NDArray[Any], labels: NDArray[Any]) -> StreamedPart:
         """Returns a part that decodes the pairs in each epoch."""
         return StreamedPart(inputs, labels, self._load)
@@ -175,6 +184,35 @@ def _folder(config: DataConfig, root: AnyPath) -> Path:
             f"set by SWEEP_DATA (now {root})."
         )
     return folder
+
+
+def _part_folders(folder: Path) -> dict[str, Path]:
+    """Returns the folder of each part; raises DataError if there are parts, but not all folders have one role."""
+    named: dict[str, list[str]] = {}
+    for name in _classes(folder):
+        named.setdefault(PARTS.get(name.lower(), ""), []).append(name)
+    others = named.pop("", [])
+    problems = [
+        f"{' and '.join(names)} are both named like the part {part}" for part, names in named.items() if names[1:]
+    ]
+    if named and "train" not in named:
+        problems.append(f"has {' and '.join(name for names in named.values() for name in names)}, but no train")
+    elif named:
+        beside = [name for name in others if next(_images(folder / name), None)]
+        problems += [f"has {_some(beside)} beside train; parts are {', '.join(PARTS)}"] if beside else []
+    _refuse("imagefolder", [f"{folder} {problem}" for problem in problems])
+    return {part: folder / name for part, (name,) in named.items()}
+
+
+def _doubt(folder: Path, classes: Sequence[str]) -> str:
+    """Returns the reason why classes may be one level deeper: their images are all in folders of the same names."""
+    inner = [_classes(folder / name) for name in classes]
+    if not inner or not inner[0][1:] or any(each != inner[0] for each in inner):
+        return ""
+    if any(Path(entry.path).parent == folder / name for name in classes for entry in _images(folder / name)):
+        return ""
+    deeper = f"data.folder is the folder that they are in, such as {folder / classes[0]}"
+    return f"the images of {_some(classes)} are in folders {_some(inner[0])}: if these are the classes, {deeper}"
 
 
 def _roles(parts: dict[str, Any]) -> dict[str, Any]:
@@ -250,6 +288,14 @@ def _images(folder: Path | str) -> Iterator[os.DirEntry[str]]:
             yield from _images(entry.path)
         elif entry.name.lower().endswith(EXTENSIONS):
             yield entry
+
+
+def _file_contents(names: NDArray[Any], paths: Callable[[bytes], Sequence[Path]]) -> Iterator[bytes]:
+    """Yields the names and sizes of files, and the bytes of those that are decoded before the first trial."""
+    for number, name in enumerate(names):
+        yield name + b"\0"
+        for path in paths(name):
+            yield path.read_bytes() if number < CHECKED else b"%d" % path.stat().st_size
 
 
 def _stamp(name: bytes, stat: os.stat_result) -> bytes:

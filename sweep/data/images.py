@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -23,11 +24,25 @@ def decode(path: Path) -> Image.Image:
     """Reads an image file as RGB; raises DataError if it cannot be read."""
     try:
         with Image.open(path) as image:
-            if image.mode.startswith("I;16"):  # Pillow would clip it
-                return Image.fromarray((np.array(image) >> 8).astype(np.uint8)).convert("RGB")
+            if image.mode == "F" or image.mode.startswith("I"):
+                return Image.fromarray(_to_8_bits(path, image)).convert("RGB")
             return image.convert("RGB")
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read as an image ({error})") from None
+
+
+def _to_8_bits(path: Path, image: Image.Image) -> NDArray[np.uint8]:
+    """Scales grey values of 16 bits, or floats from 0 to 1, which Pillow would clip to 0 .. 255; refuses others."""
+    values = np.array(image)
+    if image.mode != "I" or image.format == "PPM":  # whose values Pillow stretches to 16 bits
+        scaled = values * 255 if image.mode == "F" else values >> 8
+        if scaled.min() >= 0 and scaled.max() <= 255:
+            return np.round(scaled).astype(np.uint8)
+    kind, allowed = ("floats", "0 to 1") if image.mode == "F" else ("integers of 32 bits", "8 or 16 bits")
+    raise DataError(
+        f"{path}: its pixels are {kind} from {values.min():g} to {values.max():g}, whose scale is unknown; convert the "
+        f"images to {allowed}"
+    )
 
 
 def decode_mask(path: Path) -> Image.Image:

@@ -3,6 +3,8 @@
 The training part is stored in stratified order, so any contiguous slice is class-balanced, the same on every machine.
 """
 
+import contextlib
+import hashlib
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -132,6 +134,26 @@ def prepare_dataset(found: Reader, *, cache: AnyPath) -> None:
             raise DataError(f"{found.key}: cannot write the cache {folder}: {error}") from error
     if isinstance(found, OwnData):
         found.save_info(cache)
+
+
+def fingerprint(found: Reader, cache: AnyPath) -> str:
+    """Returns a hash of a prepared data set; copies of a data set have the same. It is kept in the cache."""
+    cache = local_path(cache)
+    path, digest = cache / found.key / "fingerprint", hashlib.blake2b(digest_size=16)
+    with contextlib.suppress(OSError):
+        return path.read_text()
+    for part in ("train", "val", "test") if found.info.num_val else ("train", "test"):
+        inputs, labels = stored_part(found, cache, part)
+        for piece in (part.encode(), labels.tobytes(), *found.contents(inputs)):
+            digest.update(piece)
+    with contextlib.suppress(OSError), write_atomically(path) as beside:  # the cache may be read-only
+        beside.write_text(digest.hexdigest())
+    return digest.hexdigest()
+
+
+def stored_part(found: Reader, cache: AnyPath, part: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Maps the inputs and labels of one part of a prepared data set."""
+    return _open(local_path(cache) / found.key, part)
 
 
 def _store(found: Reader, counts: Mapping[str, int], folder: Path) -> None:

@@ -8,11 +8,14 @@ from ..cluster.nodes import list_nodes
 from ..cluster.probe import DOWNLOAD_TIMEOUT, Answer, ask_nodes
 from ..cluster.ray_internals import can_grow
 from ..config import filesystem
-from ..config.errors import MissingDataError, SweepError, without_password
+from ..config.errors import MissingDataError, SweepError
+from ..config.secrets import without_secrets
 from ..config.sections import DataConfig
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from .slots import require_fit
+
+CLOCKS_DIFFER = 5.0  # seconds
 
 
 def check_nodes(
@@ -34,13 +37,18 @@ def check_nodes(
         answers = ask_nodes(check_workspace, str(probe))
     finally:
         filesystem.remove_file(probe)
+    for node, ahead in ((answer.node, answer.ahead) for answer in answers if abs(answer.ahead) > CLOCKS_DIFFER):
+        on_message(
+            f"the clock of node {node} is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's: "
+            "the times of its metrics in MLflow will be wrong by as much, and S3 refuses 15 minutes"
+        )
     if not insecure and not all(answer.secure for answer in answers):
         problems.append(
             "token: the cluster asks for none, so anybody who reaches it can run anything on it: start it with "
             "RAY_AUTH_MODE=token, or give --insecure"
         )
     problems += _merge(answers)
-    if not problems:  # last, since it may be a download; every node stores its own copy
+    if not problems and config.kind == "model":  # last, since it may be a download; every node stores its own copy
 
         def on_slow(nodes: list[str]) -> None:
             on_message(f"preparing {config.data.name} on node {', '.join(nodes)}: the first time takes minutes")
@@ -100,7 +108,7 @@ def _single_machine_files(settings: Settings) -> list[str]:
     problems = []
     if settings.storage.startswith(("sqlite", "journal")):
         problems.append(
-            f"storage: {without_password(settings.storage)} is {server}: give --storage or SWEEP_STORAGE, "
+            f"storage: {without_secrets(settings.storage)} is {server}: give --storage or SWEEP_STORAGE, "
             "postgresql+psycopg://USER@HOST/DATABASE"
         )
     if settings.tracking_uri.startswith("sqlite"):

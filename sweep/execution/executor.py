@@ -1,4 +1,4 @@
-"""The interface between a run, a source of trials, and its executor: one class and a line in `EXECUTORS`."""
+"""The interface between a run, which is a source of trials, and its executor: a class, named in `EXECUTORS`."""
 
 import pkgutil
 import threading
@@ -12,11 +12,7 @@ from ..config.sections import Resources
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig, TrialConfig
 from ..training.reports import OomKind, TrialPaths, TrialReport
-
-EXECUTORS = {  # imported when chosen: Ray alone takes a second
-    "ray": "sweep.execution.ray_executor:RayExecutor",
-    "local": "sweep.execution.local:LocalExecutor",
-}
+from . import EXECUTORS
 
 Key = tuple[str, int]  # study and number
 
@@ -55,7 +51,7 @@ class TrialSource(Protocol):
         """Called with a message for the user."""
 
     def on_trial_lost(self, key: Key, error: str, oom: OomKind | None = None) -> None:
-        """Called when the executor gives a trial up because its workers died; ``oom``: of which exhausted memory."""
+        """Called when the executor gives a trial up because its workers died; ``oom`` names the exhausted memory."""
 
 
 class Executor(Protocol):

@@ -5,6 +5,7 @@ For debugging, notebooks, tests and machines without Ray; either executor can go
 
 import contextlib
 import logging
+import os
 import pkgutil
 import threading
 from collections.abc import Callable, Generator
@@ -13,10 +14,10 @@ from ..config.errors import ConfigError
 from ..config.sections import Resources
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
-from ..training.reports import TrialPaths, TrialReport
+from ..training.reports import RankLostError, TrialPaths, TrialReport
 from .executor import TrialRequest, TrialSource
 from .out_of_memory import gpu_memory_limit
-from .worker import RUN_TRIAL, halted, next_report
+from .worker import RUN_TRIAL, end_trial, halted, next_report
 
 ASK_AGAIN = 0.1  # seconds after which a source that had no trial is asked again: another driver may have ended one
 
@@ -41,9 +42,14 @@ class LocalExecutor:
         import torch
 
         gpus, there = _gpus(config.resources), torch.cuda.device_count()
+        asked, cores = config.resources.total_cpus, os.cpu_count() or 1
+        problems = []
         if gpus > there:
-            problem = f"resources.gpus: a trial asks for {gpus:g} GPUs, there are {there}: lower it"
-            raise ConfigError("executor local", [problem])
+            problems.append(f"resources.gpus: a trial asks for {gpus:g} GPUs, there are {there}: lower it")
+        if config.resources.workers > 1 and asked > cores:
+            problems.append(f"resources.workers: a trial asks for {asked:g} CPUs, there are {cores}: lower it, or cpus")
+        if problems:
+            raise ConfigError("executor local", problems)
         unused = [f"--address {settings.address}"] if settings.address != "local" else []
         harmless = {"memory": None, "accelerator_type": None, "max_concurrent": 1}
         unused += [f"resources.{n}" for n, v in harmless.items() if getattr(config.resources, n) not in (None, v)]
@@ -74,13 +80,22 @@ class LocalExecutor:
     ) -> None:
         """Trains a trial until it ends, the source stops it, or ``stop`` is set; each report follows a checkpoint."""
         source.on_trial_start(request.key)
-        with gpu_memory_limit(gpus), contextlib.closing(_reports(request, gpus, run_trial)) as reports:
-            ended = False
-            while not ended and not stop.is_set():
-                report = next_report(reports)
-                if error := halted(report):
-                    raise error
-                ended = source.report(request.key, report) or report.outcome is not None
+        reports = _reports(request, gpus, run_trial)
+        with gpu_memory_limit(gpus):
+            try:
+                ended = False
+                while not ended and not stop.is_set():
+                    try:
+                        report = next_report(reports)
+                    except RankLostError as lost:
+                        source.on_trial_lost(request.key, str(lost), None)
+                        return
+                    if error := halted(report):
+                        raise error
+                    ended = source.report(request.key, report) or report.outcome is not None
+            finally:
+                if unfit := end_trial(reports):
+                    source.on_message(unfit)
 
 
 def _reports(request: TrialRequest, gpus: float, run_trial: str) -> Generator[TrialReport]:
@@ -95,5 +110,5 @@ def _gpus(resources: Resources, *, exclusive: bool = False) -> float:
     """Returns the GPUs of one trial; ``auto`` is one if there is any, and ``exclusive`` replaces a share by one."""
     import torch
 
-    gpus = float(min(1, torch.cuda.device_count())) if resources.gpus == "auto" else float(resources.gpus)
+    gpus = resources.gpus_per_trial(torch.cuda.device_count())
     return 1.0 if exclusive and 0 < gpus < 1 else gpus

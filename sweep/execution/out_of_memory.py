@@ -1,13 +1,18 @@
 """Memory of a trial: the share of a GPU that its process may allocate, and the hint when memory was not enough."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 from ..training.reports import OomKind
 
 CONTEXT = 0.6 * 2**30  # bytes of a GPU that CUDA allocates in each process, beside its tensors
-_KILLED = ("OutOfMemoryError", "running low on memory")  # in Ray's message about a worker that its memory monitor ended
-_GPU = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")  # raised by libraries below PyTorch's allocator
+_KILLED = ("OutOfMemoryError", "running low on memory")  # in Ray's message about a worker that it ended
+_GPU = (
+    "CUDA out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)  # in a rank; of libraries below PyTorch's allocator
 _HOST = ("DefaultCPUAllocator", "can't allocate memory")
 
 
@@ -59,6 +64,20 @@ def oom_kind(problem: BaseException) -> OomKind | None:
 def ray_oom_kind(error: str) -> OomKind | None:
     """Returns ``host`` if Ray's message about a dead worker says that its memory monitor ended it, or None."""
     return "host" if any(words in error for words in _KILLED) else None
+
+
+def is_machine_fault(error: str) -> bool:
+    """Returns True if Ray's message about a dead worker blames its node: it is gone, or other programs fill its memory.
+
+    Others do if all workers of Ray together hold less than half of the memory that is used.
+    """
+    if "node has died" in error or "node is dead" in error:
+        return True
+    used = re.search(r"was ([\d.]+)GB used", error)
+    killed = re.findall(r"actual memory used=([\d.]+)GB", error)
+    largest = re.findall(r"^\d+\t([\d.]+)\tray::", error, re.MULTILINE)
+    ours = max(sum(map(float, killed)), sum(map(float, largest)))
+    return used is not None and bool(killed or largest) and ours < float(used[1]) / 2
 
 
 def hint(memory: OomKind) -> str:

@@ -9,6 +9,7 @@ from ..config.sections import Resources
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from ..config.user_code import modules_to_send, packages
+from ..config.user_command import files_to_send
 from .executor import TrialSource
 from .worker import RUN_TRIAL
 
@@ -26,7 +27,8 @@ class RayExecutor:
         from ..cluster.connect import ClusterError, connected
 
         modules = modules_to_send() if config.import_paths else []
-        sent = modules if settings.address == "local" else [*packages(), *modules]
+        elsewhere = [*packages(), *modules, *files_to_send(config.command or ())]
+        sent = modules if settings.address == "local" else elsewhere
         try:
             with connected(settings.address, sent, cpus):
                 yield

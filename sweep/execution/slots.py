@@ -31,7 +31,7 @@ def require_fit(resources: Resources, *, private: bool = False) -> None:
 
 
 class Slots:
-    """The number of trials that the connected cluster runs at once; one that adds nodes is shown how many wait."""
+    """Counts the trials that the connected cluster runs at once, and shows a cluster that adds nodes how many wait."""
 
     def __init__(self, resources: Resources, *, n_waiting: Callable[[], int], on_message: Callable[[str], None]):
         require_fit(resources)
@@ -39,6 +39,8 @@ class Slots:
         self._placeholders = Placeholders()
         self._gpus, self._gpus_settled = 0.0, False
         self._slots, self._refreshed = 0, -math.inf
+        self._addresses: set[str] | None = None  # of the nodes at the last refresh
+        self._left: dict[str, float] = {}  # monotonic time at which each node that is gone was missed
         self._missing_since: float | None = None  # when the last node that fits was lost
         self.draining: set[str] = set()  # addresses of nodes that will end
 
@@ -53,7 +55,7 @@ class Slots:
         return {}
 
     def count(self, running: int) -> int:
-        """Returns the trials at once, given those that run or start; raises SweepError after 15 minutes without one."""
+        """Returns the trials that run at once, of which ``running`` do; raises SweepError after 15 minutes of none."""
         if time.monotonic() - self._refreshed >= REFRESH_EVERY:
             self._refreshed = time.monotonic()
             self._refresh(running)
@@ -63,10 +65,13 @@ class Slots:
         """Returns the resources of one trial as Ray expects them; ``exclusive`` replaces a share of a GPU by one."""
         asked, gpus = self._resources, self._gpus
         gpus = 1.0 if exclusive and 0 < gpus < 1 else gpus
-        return resource_bundle(cpus=asked.cpus, gpus=gpus, memory=asked.memory, accelerator=asked.accelerator_type)
+        return resource_bundle(
+            cpus=asked.total_cpus, gpus=gpus, memory=asked.memory, accelerator=asked.accelerator_type
+        )
 
     def _refresh(self, running: int) -> None:
         found, most = list_nodes(), self._resources.max_concurrent or sys.maxsize
+        self._tell_changes({node.address for node in found})
         self.draining = {node.address for node in found if node.draining}
         if not self._gpus_settled:  # `auto` is decided by the first nodes that fit
             self._gpus = _gpus_per_trial(self._resources, found)
@@ -81,6 +86,18 @@ class Slots:
             missing = min(running + self._n_waiting(), most) - self._slots
             self._placeholders.hold(self.resource_request(), missing, more=running >= self._slots)
 
+    def _tell_changes(self, addresses: set[str]) -> None:
+        """Reports the nodes that have left since the last refresh, and those that have joined."""
+        before, self._addresses = self._addresses, addresses
+        if before is not None:
+            for address in sorted(before - addresses):
+                self._left[address] = time.monotonic()
+                self._on_message(f"node {address} has left the cluster: its trials continue elsewhere")
+            for address in sorted(addresses - before):
+                left = self._left.pop(address, None)
+                again = "" if left is None else f" again after {time.monotonic() - left:.0f} s"
+                self._on_message(f"node {address} has joined the cluster{again}")
+
     def _wait(self, why: str) -> None:
         now, minutes = time.monotonic(), f"{NODE_TIMEOUT / 60:g} minutes"
         if self._missing_since is None:
@@ -91,17 +108,14 @@ class Slots:
 
 
 def _slots_of(resources: Resources, gpus: float, found: list[Node]) -> int:
-    """Returns the trials that nodes run at once, each with so many GPUs."""
+    """Returns the number of trials that the nodes run at once, each with ``gpus`` GPUs."""
     usable = [n for n in found if not n.draining and resources.accelerator_type in (None, *n.accelerators)]
     fit = sum(resources.room(node.cpus, node.gpus, gpus, node.memory) for node in usable)
     return min(fit, resources.max_concurrent or sys.maxsize)
 
 
 def _gpus_per_trial(resources: Resources, found: list[Node]) -> float:
-    """Returns the GPUs of one trial; ``auto`` is one if the cluster has any."""
-    if resources.gpus != "auto":
-        return float(resources.gpus)
-    return 1.0 if any(node.gpus for node in found) else 0.0
+    return resources.gpus_per_trial(max((node.gpus for node in found), default=0))
 
 
 def _does_not_fit(resources: Resources, gpus: float, found: list[Node]) -> str:
@@ -110,15 +124,17 @@ def _does_not_fit(resources: Resources, gpus: float, found: list[Node]) -> str:
     if kind not in (None, *kinds):
         there = f"there are: {', '.join(kinds)}" if kinds else "Ray has found no accelerator on any"
         return f"resources.accelerator_type: no node has {kind}; {there}."
-    asked = _amounts(resources.cpus, gpus, resources.memory, (kind,) if kind else ())
+    asked = _amounts(resources.total_cpus, gpus, resources.memory, (kind,) if kind else ())
     has = [
         _amounts(node.cpus, node.gpus, node.memory if resources.memory else None, node.accelerators if kind else ())
         for node in found
     ]
-    lower = ", resources.gpus or resources.memory" if resources.memory else " or resources.gpus"
+    several = "" if resources.processes == 1 else f" in its {resources.processes} processes"
+    names = ["resources.cpus", "resources.gpus" if resources.workers == 1 else "resources.workers"]
+    names += ["resources.memory"] if resources.memory else []
     return (
-        f"resources: a trial asks for {asked}, but no node has that; there is: {'; '.join(has) or 'no node'}. "
-        f"Lower resources.cpus{lower}, or connect to a larger cluster."
+        f"resources: a trial asks for {asked}{several}, but no node has that; there is: {'; '.join(has) or 'no node'}. "
+        f"Lower {', '.join(names[:-1])} or {names[-1]}, or connect to a larger cluster."
     )
 
 

@@ -11,7 +11,7 @@ import pkgutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,17 @@ from ray.tune.stopper import Stopper
 
 from ..cluster.connect import quiet
 from ..config.filesystem import parse_path
+from ..config.section import STORED
 from ..config.sections import Resources
 from ..config.study_config import TrialConfig
+from ..config.user_code import search_folders, search_in
 from ..training.reports import TrialPaths, TrialReport
 from .dispatcher import Dispatcher
 from .executor import TrialRequest, TrialSource
 from .out_of_memory import limit_gpu_memory
 from .slots import Slots
 from .tune_patches import patched_tune, worker_of
-from .worker import RUN_TRIAL, next_report
+from .worker import RUN_TRIAL, end_trial, next_report
 
 SWITCH_INTERVAL = 5e-4  # seconds; the sampler's thread waits for a database many times a trial
 _ENVIRONMENT = {
@@ -87,7 +89,7 @@ def execute(source: TrialSource, resources: Resources, *, stop: threading.Event,
 
 
 class Worker(tune.Trainable):
-    """A warm process that trains one trial after the other; it talks to nobody but Tune."""
+    """A warm process that trains one trial after the other; it talks to Tune alone."""
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -96,17 +98,21 @@ class Worker(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Starts the first trial. Tune calls it once."""
+        self._reports: Generator[TrialReport] = (report for report in list[TrialReport]())
+        self._unfit: str | None = None  # the reason why this process is fit for no further trial
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Starts the next trial. Tune calls it for every trial after the first."""
+        self.end_trial()
         job = json.loads(new_config["job"])
+        search_in(*map(Path, job["folders"]))  # for the script of a command, which is not imported
         place = job["place"]
         limit_gpu_memory(place["gpus"])
-        run_trial: Callable[..., Iterator[TrialReport]] = pkgutil.resolve_name(job["run_trial"])
+        run_trial: Callable[..., Generator[TrialReport]] = pkgutil.resolve_name(job["run_trial"])
         folder, data, cache = (parse_path(place[name]) for name in ("folder", "data", "cache"))
         self._reports = run_trial(
-            TrialConfig.model_validate(job["config"]),
+            TrialConfig.model_validate(job["config"], context=STORED),
             TrialPaths(folder, data, cache, place["gpus"]),
             attempt=job["attempt"],
             moves=job["moves"],
@@ -116,7 +122,12 @@ class Worker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Trains until the next report is due, and returns it to the scheduler."""
-        return {"report": next_report(self._reports).to_json()}
+        report = TrialReport([], relocate=self._unfit) if self._unfit else next_report(self._reports)
+        return {"report": report.to_json()}
+
+    def end_trial(self) -> None:
+        """Ends the processes and threads of a trial that was stopped, so that none waits for the next trial."""
+        self._unfit = self._unfit or end_trial(self._reports)
 
 
 class _Searcher(Searcher):
@@ -140,6 +151,7 @@ class _Searcher(Searcher):
             "place": {**paths, "gpus": demand.get("GPU", 0.0)},
             "attempt": request.attempt,
             "moves": self._dispatcher.relocations.get(request.key, 0),
+            "folders": search_folders(),
             "pruning_epochs": None if request.pruning_epochs is None else sorted(request.pruning_epochs),
             "demand": demand,
             "run_trial": self._run_trial,
@@ -176,10 +188,15 @@ class _Scheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Returns the source's decision; relocates a trial whose node is being drained. Tune calls it per report."""
-        stop = self.dispatcher.on_report(trial.trial_id, TrialReport.from_json(result["report"]))
-        if not stop and result["node_ip"] in self._slots.draining:
+        report = TrialReport.from_json(result["report"])
+        stop = self.dispatcher.on_report(trial.trial_id, report)
+        if report.relocate:
+            ray.kill(worker_of(trial))
+        elif not stop and result["node_ip"] in self._slots.draining:
             logger.info("node %s is being drained: relocating its trial at this checkpoint", result["node_ip"])
             ray.kill(worker_of(trial))  # handled as a lost worker
+        if stop:
+            worker_of(trial).end_trial.remote()
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:

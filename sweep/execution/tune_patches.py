@@ -1,12 +1,14 @@
 """The private names of Ray Tune that this program uses, all of them, read in Ray 2.60.
 
 A new Ray may move them, so pyproject.toml allows one minor version, and tests/execution/test_tune_patches.py says which
-name has moved. The three patches and their reasons:
+name has moved. The four patches and their reasons:
 
 - `WorkerCache`: Tune keeps one idle actor and ends the others before their next trial comes (ray-project/ray#33045,
   #33593). A new worker takes seconds to import torch.
 - `Controller`: Tune gives a trial whose actor is starting any actor that becomes free, and ends the starting one
   (ray-project/ray#42951 describes it). If starting takes longer than a trial, the number of actors never grows.
+- a worker's environment: Tune copies the driver's AWS keys into it, in clear in Ray's logs and in `ps`, on every node.
+  Here it copies none, and empties the driver's passwords, which a private Ray inherits.
 - the session folder: over ``ray://`` there is no Ray node on this machine, but Tune looks for its session folder.
 """
 
@@ -19,10 +21,12 @@ from typing import Any
 import ray
 from ray import tune
 from ray.train._internal import storage
+from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.utils.object_cache import _ObjectCache
 
 from ..cluster.ray_internals import is_ray_client
+from ..config.secrets import DRIVER_VARIABLES
 
 ANSWER_WITHIN = 1.0  # seconds in which an idle worker that is alive has answered
 MAX_IDLE = 10.0  # seconds that a worker waits for its next trial; a new one takes as long to start
@@ -32,15 +36,21 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def patched_tune(scratch: str) -> Iterator[None]:
-    """Makes `tune.run` use `Controller` for a ``with`` block, and the session folder ``scratch`` over ``ray://``."""
-    controller, session_dir = tune.tune.TuneController, storage._get_ray_train_session_dir
-    tune.tune.TuneController = Controller
-    if is_ray_client():
-        storage._get_ray_train_session_dir = lambda: scratch
+    """Applies all patches for a ``with`` block; ``scratch`` is the session folder over ``ray://``."""
+    patches: list[tuple[Any, str, Any]] = [
+        (tune.tune, "TuneController", Controller),
+        (class_cache, "ENV_VARS_TO_PROPAGATE", ()),
+        (class_cache, "DEFAULT_ENV_VARS", {**class_cache.DEFAULT_ENV_VARS, **dict.fromkeys(DRIVER_VARIABLES, "")}),
+        *([(storage, "_get_ray_train_session_dir", lambda: scratch)] if is_ray_client() else []),
+    ]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
     try:
+        for owner, name, value in patches:
+            setattr(owner, name, value)
         yield
     finally:
-        tune.tune.TuneController, storage._get_ray_train_session_dir = controller, session_dir
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
 class WorkerCache(_ObjectCache):
@@ -109,7 +119,7 @@ def worker_of(trial: Any) -> Any:
 
 
 def _is_alive(answer: Any, answered: list[Any]) -> bool:
-    """Returns True if the worker itself answered; False if Ray did in its place, or nothing."""
+    """Returns True if the worker itself answered; False if Ray answered for it, or no answer came."""
     with contextlib.suppress(ray.exceptions.RayError):
         return answer in answered and bool(ray.get(answer))
     return False

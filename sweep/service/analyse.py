@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from ..analysis.summary import summarise
 from ..config.errors import TrackingError
 from ..config.settings import Settings
-from ..study.storages.catalog import CONFIRMATION, get_storage, load_stored_config
+from ..study.storages.catalog import CONFIRMATION, get_storage, load_stored_config, study_id
 
 if TYPE_CHECKING:
+    from ..analysis.confirmation import Confirmation
     from ..analysis.report.report import Report
     from ..analysis.sensitivity import Analysis
     from ..study.dataframe import Table
@@ -67,7 +68,7 @@ def importances(name: str, settings: Settings) -> dict[str, dict[str, float]]:
     """Returns Optuna's own importances: objective -> hyperparameter -> importance."""
     from ..study.dataframe import importances
 
-    return importances(name, get_storage(settings.storage))
+    return importances(name, get_storage(settings.storage), settings)
 
 
 def report(name: str, settings: Settings, folder: Path | None = None) -> Report:
@@ -77,14 +78,21 @@ def report(name: str, settings: Settings, folder: Path | None = None) -> Report:
     return _write(name, analysis, settings, folder or settings.reports(name))
 
 
-def _write(name: str, analysis: Analysis, settings: Settings, folder: Path) -> Report:
+def stored_confirmation(name: str, settings: Settings) -> Confirmation | None:
+    """Returns what `sweep confirm` has found last; None before."""
     from ..analysis.confirmation import Confirmation
+    from ..study.storages.storage import get_user_attr
+
+    stored = get_user_attr(name, CONFIRMATION, get_storage(settings.storage))
+    return Confirmation.from_data(stored) if stored else None
+
+
+def _write(name: str, analysis: Analysis, settings: Settings, folder: Path) -> Report:
     from ..analysis.report.report import write_report
     from ..study.storages.storage import get_user_attr
 
-    storage = get_storage(settings.storage)
-    codes, stored = get_user_attr(name, "code", storage) or [], get_user_attr(name, CONFIRMATION, storage)
-    confirmed = Confirmation.from_data(stored) if stored else None
+    codes = get_user_attr(name, "code", get_storage(settings.storage)) or []
+    confirmed = stored_confirmation(name, settings)
     return write_report(summarise(name, settings), analysis, codes, settings, folder, confirmed=confirmed)
 
 
@@ -114,7 +122,7 @@ def log_to_run(name: str, settings: Settings, log: Callable[[Tracker], None]) ->
     from ..tracking.tracker import Tracker
 
     try:
-        tracker = Tracker.of(name, settings)
+        tracker = Tracker.of(name, settings, study_id(name, settings))
         if not tracker.open_existing():
             return f"it has no experiment {name}"
     except TrackingError as error:

@@ -14,7 +14,7 @@ from ..config.search_space import Scalar
 from ..config.sections import Objective
 from ..config.settings import Settings
 from ..config.study_config import OF_CONFIRM, StudyConfig
-from ..execution import get_executor
+from ..execution.executor import get_executor
 from ..study.records import ARMS, Arm, TrialRecord
 from ..study.storages.catalog import CONFIRMATION, get_storage, load_stored_config, study_names_of_ours
 from .analyse import log_to_run
@@ -40,7 +40,7 @@ class ConfirmPlan:
 
     config: StudyConfig
     top: list[TrialRecord]  # the configurations to confirm, best first
-    rivals: dict[Arm, StudyConfig]  # the studies that search the best configuration of each rival
+    baselines: dict[Arm, StudyConfig]  # the studies that search the best configuration of each baseline
     first: dict[Arm, list[dict[str, Scalar]]]  # points that these must try: the configurations without guidance
     notes: list[str]  # limitations that a reader must know
 
@@ -56,7 +56,7 @@ def confirm(
     placebo: bool = False,
     options: RunOptions | None = None,
 ) -> Confirmation | None:
-    """Trains a study's best configurations and their rivals in pairs on fresh seeds, and measures them on the test set.
+    """Trains a study's best configurations and the baselines in pairs on fresh seeds; measures them on the test set.
 
     Finished trials are not trained again: every call is a resume. Pairs of an earlier call with more pairs count too.
 
@@ -80,7 +80,7 @@ def confirm(
     options = replace(options or RunOptions(), conclude=False)
     plan = plan_confirmation(name, settings, top=top, against=against)
     with contextlib.ExitStack() as connection:  # one for all runs, opened by the first that has anything to train
-        found = _train_rivals(plan, settings, listen, options, connection)
+        found = _train_baselines(plan, settings, listen, options, connection)
         if found is None:
             return None
         wanted = wanted_pairs(plan.config, plan.top, best_hyperparameters(found), seeds=seeds, placebo=placebo)
@@ -97,21 +97,21 @@ def confirm(
     return confirmation
 
 
-def _train_rivals(
+def _train_baselines(
     plan: ConfirmPlan, settings: Settings, listen: Listen, options: RunOptions, connection: contextlib.ExitStack
 ) -> list[BaselineResult] | None:
-    """Runs the rivals' studies; returns the best of each, or None if a run was stopped."""
+    """Runs the baselines' studies; returns the best of each, or None if a run was stopped."""
     from ..analysis.confirmation import BaselineResult
 
     found, notes = list[BaselineResult](), iter(plan.notes)
-    for arm, rival in plan.rivals.items():
-        rival_options = replace(options, first=plan.first[arm])
-        with listen(rival, None) as callback:
+    for arm, baseline in plan.baselines.items():
+        baseline_options = replace(options, first=plan.first[arm])
+        with listen(baseline, None) as callback:
             for note in notes:  # before the first run
                 callback.on_message(note)
-            if not check_run(rival, settings, rival_options):
-                connection.enter_context(get_executor(options.executor).connect(rival, settings))
-            summary = run(rival, settings, callback, rival_options)
+            if not check_run(baseline, settings, baseline_options):
+                connection.enter_context(get_executor(options.executor).connect(baseline, settings))
+            summary = run(baseline, settings, callback, baseline_options)
         if summary.interrupted:
             return None
         found.append(BaselineResult.of(arm, summary))
@@ -121,8 +121,7 @@ def _train_rivals(
 def plan_confirmation(name: str, settings: Settings, *, top: int, against: Sequence[str]) -> ConfirmPlan:
     """Checks a study and plans its confirmation; raises a ConfigError with all problems."""
     from ..data.loading import find_reader
-    from ..models import options
-    from ..study.baselines import METHODS, baseline_study, configurations, first_points
+    from ..study.baselines import METHODS, baseline_study, configurations, default_values, first_points
     from ..study.storages.storage import get_user_attr
     from .preflight.space_checks import check_study
 
@@ -132,31 +131,48 @@ def plan_confirmation(name: str, settings: Settings, *, top: int, against: Seque
     summary = summarise(name, settings)
     best, total = configurations(config, summary.rows, summary.controls), max(len(summary.rows), config.search.trials)
     ended = sum(row.state == "finished" for row in summary.rows)
-    rivals: dict[Arm, StudyConfig] = {}
-    defaults = {option: parameter.default for option, parameter in options(config.model.name).items()}
+    baselines: dict[Arm, StudyConfig] = {}
+    defaults = _default_options(config)
     problems = _problems(config, best, defaults, top, against)
-    if find_reader(config.data, settings.data, settings.cache).info.num_test < 1:
+    if config.kind == "model" and find_reader(config.data, settings.data, settings.cache).info.num_test < 1:
         problems.append(f"data: {config.data.name} has no test images to measure on")
-    if not problems:
+    if not config.guided:
+        problems += [
+            f"space.{each}: has no default to compare with; give it one, default: VALUE, and run {name} again"
+            for each, value in default_values(config).items()
+            if value is None and each in config.searched
+        ]
+    if not problems and config.guided:
         arms: list[Arm] = ["strongest", *(method for method in METHODS if method in against)]
-        rivals = {arm: baseline_study(config, arm, ended + prior) for arm in arms}
-        problems = [f"{arm}: {each}" for arm, study in rivals.items() for each in check_study(study, settings)[0]]
+        baselines = {arm: baseline_study(config, arm, ended + prior) for arm in arms}
+        problems = [f"{arm}: {each}" for arm, study in baselines.items() for each in check_study(study, settings)[0]]
     if problems:
         raise ConfigError(f"confirm {name}", problems)
-    first = {arm: first_points(config, best[:top], study, defaults) for arm, study in rivals.items()}
+    first = {arm: first_points(config, best[:top], study, defaults) for arm, study in baselines.items()}
     note = f"{name} is not finished: {ended} of its {total} trials have ended, and only these are used"
-    shown = f"the sampler of {name} was shown {prior} trials of other studies; each rival gets as many more of its own"
-    return ConfirmPlan(config, best[:top], rivals, first, [note] * (ended < total) + [shown] * (prior > 0))
+    shown = f"the sampler of {name} was shown {prior} trials of other studies; each baseline gets as many more"
+    return ConfirmPlan(config, best[:top], baselines, first, [note] * (ended < total) + [shown] * (prior > 0))
+
+
+def _default_options(config: StudyConfig) -> dict[str, object]:
+    """Returns the options of a study's model with their defaults; of a function's study none."""
+    from ..models import options
+
+    if config.kind != "model":
+        return {}
+    return {option: parameter.default for option, parameter in options(config.model.name).items()}
 
 
 def _problems(
     config: StudyConfig, best: Sequence[TrialRecord], defaults: Mapping[str, object], top: int, against: Sequence[str]
 ) -> list[str]:
-    """Returns the reasons why a study cannot be confirmed, those of the data and the rivals' studies excepted."""
+    """Returns the reasons why a study cannot be confirmed, those of the data and the baselines' studies excepted."""
     from ..study.baselines import METHODS, has_already
 
     name = config.name
     unknown = [method for method in against if method not in METHODS]
+    if config.kind != "model" and against:
+        return [f"--against {', '.join(against)}: methods of the built-in loop; {name} trains {config.subject}"]
     problems = [f"--against: {each!r} is none of {', '.join(METHODS)}{nearest(each, [*METHODS])}" for each in unknown]
     if OF_CONFIRM in name:
         problems.append(f"{name} was made by sweep confirm; confirm {name.partition(OF_CONFIRM)[0]}")
@@ -181,17 +197,17 @@ def read_confirmation(
     """Compares the finished pairs; reads their metrics from the checkpoints."""
     from ..analysis.confirmation import Confirmation, best_hyperparameters
     from ..analysis.paired_comparison import apply_holm
-    from ..models import options
     from ..study.baselines import pair_members, same_networks, trained
 
     config, best = plan.config, best_hyperparameters(found)
     wanted = {row.number: pair_members(config, row, best, placebo=placebo) for row in plan.top}
     rows_of = {n: {arm: trained(arm, v, summary.controls) for arm, v in arms.items()} for n, arms in wanted.items()}
     by_seed = [rows for arms in rows_of.values() for rows in arms.values()]
-    members, left_out = _read_members(f"{config.name}.controls", by_seed, settings)
+    sister = f"{config.name}.controls"
+    members, failed, left_out = _read_members(sister, by_seed, settings)
     compared: list[PairedComparison] = []
     same: dict[tuple[int, str], str] = {}
-    defaults = {option: parameter.default for option, parameter in options(config.model.name).items()}
+    defaults = _default_options(config)
     for number, rows_of_arms in rows_of.items():
         arms = {
             arm: {seed: members[row.number] for seed, row in rows.items() if row.number in members}
@@ -214,6 +230,7 @@ def read_confirmation(
         rows=len(rows),
         ended=max(int(1000 * (row.ended or 0.0)) for row in rows),
         expected_best=_expected_best(plan, summary, settings),
+        missing=[f"{sister}-{number:04d}" for number in failed],
     )
 
 
@@ -222,9 +239,10 @@ def _compare(number: int, arms: Mapping[Arm, Mapping[int, Member]], objective: O
     from ..analysis.paired_comparison import compare_pairs
 
     pairs: list[tuple[Arm, Arm]] = [("guided", arm) for arm in arms if arm != "guided"]
-    pairs += [(arm, "plain") for arm in arms if arm not in ("guided", "plain")]
+    reference: Arm = "plain" if "plain" in arms else "default"
+    pairs += [(arm, reference) for arm in arms if arm not in ("guided", reference)]
     for first, second in pairs:
-        yield compare_pairs(number, (first, second), (arms[first], arms[second]), objective, plain=arms["plain"])
+        yield compare_pairs(number, (first, second), (arms[first], arms[second]), objective, plain=arms[reference])
 
 
 def _expected_best(plan: ConfirmPlan, summary: Summary, settings: Settings) -> dict[str, BestOfN]:
@@ -233,8 +251,8 @@ def _expected_best(plan: ConfirmPlan, summary: Summary, settings: Settings) -> d
     from ..study.stored_trials import read_rows
 
     searches = {"guided": summary.rows}
-    if (rival := plan.rivals.get("strongest")) and rival.name in study_names_of_ours(settings):
-        searches["strongest"] = read_rows(rival.name, get_storage(settings.storage))
+    if (strongest := plan.baselines.get("strongest")) and strongest.name in study_names_of_ours(settings):
+        searches["strongest"] = read_rows(strongest.name, get_storage(settings.storage))
     maximize = plan.config.objective.direction == "maximize"
     found = {arm: best_of_design(rows, maximize=maximize) for arm, rows in searches.items()}
     return {arm: each for arm, each in found.items() if each is not None}
@@ -242,8 +260,8 @@ def _expected_best(plan: ConfirmPlan, summary: Summary, settings: Settings) -> d
 
 def _read_members(
     sister: str, rows: Iterable[Mapping[int, TrialRecord]], settings: Settings
-) -> tuple[dict[int, Member], list[str]]:
-    """Loads trained members of pairs, by number; returns them, and a note for each reason why some are left out."""
+) -> tuple[dict[int, Member], list[int], list[str]]:
+    """Loads trained members of pairs, by number; returns also those that failed, and notes why some are left out."""
     from ..analysis.speedup import Member
     from ..training import checkpoint
 
@@ -258,7 +276,8 @@ def _read_members(
             collapsed = str(row.outcome) == "collapsed"
             members[number] = Member(saved.history, diverged=saved.diverged is not None, collapsed=collapsed)
     reasons = (failed, "failed, see sweep status"), (gone, "the checkpoints are gone")
-    return members, [f"{sister} {', '.join(map(str, n))}: {why}; the pairs are left out" for n, why in reasons if n]
+    notes = [f"{sister} {', '.join(map(str, n))}: {why}; the pairs are left out" for n, why in reasons if n]
+    return members, failed, notes
 
 
 def store_confirmation(confirmation: Confirmation, settings: Settings) -> str | None:

@@ -9,28 +9,29 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, Self
 
+from ..config.daemon_thread import DaemonThread
 from ..config.errors import reason
+from ..config.filesystem import glob_files, remove_file
 from ..execution.executor import Key, TrialRequest
-from ..losses.options import DOMINANT, INERT
 from ..study.finalists import best_rows, missing_trials, wanted_rows, wanted_tuned, wanted_tuning
-from ..study.records import Outcome
+from ..study.records import LOST_WORKER, Outcome
 from ..study.storages.leases import RENEW_EVERY
 from ..study.storages.storage import UNREACHABLE, Backoff
 from ..study.trial import EndedElsewhereError, Trial
-from ..training.reports import EpochMetrics, OomKind, TrialPaths, TrialReport
+from ..training.reports import OomKind, TrialPaths, TrialReport
 from .recorder import Recorder
+from .trial_checks import TrialChecks
 
 logger = logging.getLogger(__name__)
 
 CONFIRM_EVERY = 10.0  # seconds between two checks that a trial is still ours: another driver may have adopted it
+LATE = 15.0  # seconds without an answer of the storage that are reported, though it answered in the end
+# Seconds that the release of trials may take at the end of a run, and if the user has asked for its end twice.
+LAST_WORD, AT_ONCE = 60.0, 5.0
 STAGES = ("search", "controls", "tuned", "done")
-HINTS = {
-    "inert": "it changes nothing (see measure and scale under guidance in the README)",
-    "dominant": "it would outweigh the task without max_ratio; lower lambdas, or a larger epsilon, avoid it",
-}
 
 
 class Driver:
@@ -48,7 +49,8 @@ class Driver:
         self._stage: str = stage
         self._began = time.monotonic()
         self._out_of_budget = False
-        self._guidance: dict[Key, str] = {}  # trials whose guidance is inert or dominant
+        self._checks = TrialChecks(self._config, self._callback.on_message)
+        self._notices: set[str] = set()  # of trials, which have been told
         self._pending_reports: dict[Key, list[TrialReport]] = {}  # not yet stored
         self._turn = threading.RLock()  # between the executor's loop and the thread that asks
         self._confirmed: dict[Key, float] = {}  # wall-clock time at which a trial was last confirmed to be ours
@@ -67,16 +69,21 @@ class Driver:
         """Ends the run: releases interrupted trials, which the next run continues."""
         self._interrupted = exc[0] is not None or bool(self._trials)
         self._left.set()
+        thread, left = DaemonThread("release"), list(self._trials.values())
         try:
-            self._recorder.interrupted(left := list(self._trials.values()))
-            for trial in left:
-                self._studies[trial.study].release(trial)
+            thread.submit(lambda: self._release(left)).result(AT_ONCE if exc[0] is KeyboardInterrupt else LAST_WORD)
         except UNREACHABLE as error:
             self._callback.on_message(
                 f"cannot reach the storage ({reason(error)}): other hosts can adopt our trials in about a minute"
             )
         finally:
+            thread.close()
             self._over.set()  # log_best_when_done() waits for it
+
+    def _release(self, trials: Sequence[Trial]) -> None:
+        self._recorder.interrupted(trials)
+        for trial in trials:
+            self._studies[trial.study].release(trial)
 
     def ask(self) -> TrialRequest | None:
         """Returns the next trial of the present stage; enters the next stage when this one is finished."""
@@ -87,7 +94,7 @@ class Driver:
                 for key in list(self._pending_reports):
                     self._process_reports(self._trials[key])
                 trial = self._retry_queue.pop(0) if self._retry_queue else None
-            return self._request(trial or self._next())
+            return self._request(trial or self._settled(self._next()))
         return None
 
     def is_finished(self) -> bool:
@@ -138,7 +145,7 @@ class Driver:
             if trial is not None or self._trials or study.is_busy():
                 return trial
             if searching:
-                self._controls.add(wanted_rows(self._config, self._search.rows()))
+                self._add_finalists()
             elif following == "tuned":
                 rows, controls = self._search.rows(), self._controls.rows()
                 if more := missing_trials(wanted_tuning(self._config, rows, controls), controls):
@@ -149,6 +156,32 @@ class Driver:
             self._stage = following
         self._over.set()
         return None
+
+    def _add_finalists(self) -> None:
+        """Adds the finalists and their controls; says so if they are more than an earlier run has chosen."""
+        wanted, present = wanted_rows(self._config, self._search.rows()), self._controls.rows()
+        more = {str(row.of): None for row in missing_trials(wanted, present) if row.kind == "finalist"}
+        if more and any(row.kind == "finalist" for row in present):
+            self._callback.on_message(
+                f"{self._config.name}: finalists are now also trial {', '.join(more)}; "
+                "they and their controls are trained"
+            )
+        self._controls.add(wanted)
+
+    def _settled(self, trial: Trial | None) -> Trial | None:
+        """Settles what is left of a trial that this study trained before its storage was set back to a backup."""
+        if trial is None or not self._recorder.knows(trial):
+            return trial
+        name = f"trial {trial.number} of {trial.study}"
+        if trial.attempt == 1:  # the storage has lost its values, and the sampler has chosen others
+            checkpoints = self._settings.checkpoints(trial.study, trial.number)
+            for path in glob_files(checkpoints, "*/*"):
+                remove_file(path)
+            self._recorder.discard(trial)
+            self._callback.on_message(f"the storage was set back: {name}, which MLflow has, is trained anew")
+        else:
+            self._callback.on_message(f"the storage was set back: {name} had ended, and ends again by its checkpoint")
+        return trial
 
     def _process_reports(self, trial: Trial) -> bool:
         """Passes a trial's reports to the storage and the tracker; returns True if the trial must stop."""
@@ -165,6 +198,7 @@ class Driver:
                 f"trial {trial.number} of {trial.study} was adopted by another driver while this one was suspended"
             )
             self._recorder.adopted_elsewhere(trial)
+            self._studies[trial.study].forget(trial)
             del self._trials[trial.key]
         del self._pending_reports[trial.key]
         return ended is not False
@@ -177,14 +211,16 @@ class Driver:
         trial.seconds |= {m.epoch: m.values.get("seconds", 0.0) for m in reported}
         pruned_at = self._studies[trial.study].report(trial, reported)
         for notice in (notice for result in results for notice in result.notices):
-            self._callback.on_message(f"trial {trial.number} of {trial.study}: {notice}")
+            if notice not in self._notices:  # what holds for a function holds for all of its trials
+                self._callback.on_message(f"trial {trial.number} of {trial.study}: {notice}")
+            self._notices.add(notice)
         # Epochs after the pruning decision were trained ahead of it and do not count.
         epochs = [m for m in reported if pruned_at is None or m.epoch <= pruned_at]
         if epochs:
             trial.epochs = epochs[-1].epoch  # first: a repair of MLflow sends epochs up to here
         self._recorder.epochs(trial, epochs)
         for metrics in epochs:  # each of them, so that the tag does not depend on the batching of reports
-            self._check_guidance(trial, metrics)
+            self._checks.check_guidance(trial, metrics)
         if epochs:
             self._callback.on_epoch_end(trial, epochs[-1])
         outcome: Outcome | None = "pruned" if pruned_at is not None else last.outcome
@@ -193,19 +229,6 @@ class Driver:
         elif outcome is not None:
             self._end(trial, outcome, last)
         return outcome is not None
-
-    def _check_guidance(self, trial: Trial, metrics: EpochMetrics) -> None:
-        """Finds a trial whose guidance is inert or dominant; reports the first one of each state."""
-        ratio = metrics.values.get("guidance/ratio")
-        if ratio is None or trial.key in self._guidance or not (ratio < INERT or ratio > DOMINANT):
-            return
-        state = "inert" if ratio < INERT else "dominant"
-        if state not in self._guidance.values():
-            self._callback.on_message(
-                f"trial {trial.number}: guidance is {state}, its gradient {ratio:.2g} times the task's over epoch "
-                f"{metrics.epoch}: {HINTS[state]}. All such trials have the MLflow tag sweep.guidance = {state}."
-            )
-        self._guidance[trial.key] = state
 
     def _is_retried(self, trial: Trial, last: TrialReport) -> bool:
         """Returns True if a failed trial is retried; the storage then records the failure."""
@@ -223,16 +246,19 @@ class Driver:
     @contextlib.contextmanager
     def _storage_watch(self) -> Iterator[None]:
         """Ends the block at an outage of the storage; reports the beginning of an outage, and its end."""
+        began = time.monotonic()
         try:
             yield
         except UNREACHABLE as error:
             if self._backoff.since is None:
                 lost = f"cannot reach the storage ({reason(error)})"
                 self._callback.on_message(f"{lost}: trials continue, and their reports are kept")
-            self._backoff.failed(error)
+            self._backoff.failed(error, began)
         else:
-            if self._backoff.since is not None:
-                self._callback.on_message(f"the storage is reachable again after {self._backoff.answered():.0f} s")
+            outage = self._backoff.since is not None
+            silence = self._backoff.answered(began)
+            if outage or silence > LATE:
+                self._callback.on_message(f"the storage is reachable again after {silence:.0f} s")
 
     def _heartbeat(self) -> None:
         for beat in itertools.count():
@@ -280,8 +306,10 @@ class Driver:
         return self._out_of_budget
 
     def _end(self, trial: Trial, outcome: Outcome, last: TrialReport) -> None:
-        tags = {**last.tags, **({"sweep.reason": "out of memory"} if last.oom else {})}
-        tags |= {"sweep.guidance": self._guidance[trial.key]} if trial.key in self._guidance else {}
+        # A report without tags comes from no worker.
+        lost = {"sweep.reason": LOST_WORKER} if outcome == "failed" and not last.tags else {}
+        tags = {**last.tags, **({"sweep.reason": "out of memory"} if last.oom else lost)}
+        tags |= self._checks.tags(trial)
         del self._trials[trial.key]  # first: its row keeps the stage from ending until the storage has the end
         try:
             self._studies[trial.study].tell(trial, outcome, checkpoint=last.checkpoint, error=last.error, tags=tags)
@@ -292,6 +320,8 @@ class Driver:
         # After the storage, which may be unreachable; if the driver dies in between, `Recorder.repair` sends the end.
         self._recorder.end(trial, outcome, last.error, tags)
         self._callback.on_trial_end(trial, outcome, last.error)
+        if outcome == "completed":
+            self._checks.check_repeatable(trial)
 
     def log_best_when_done(self, study_file: str) -> None:
         """Waits for the end of the run, then logs the study file and the best trial's weights and model."""

@@ -1,112 +1,82 @@
-"""The functions of ``import sweep``: they take a study's name or path, and settings from the environment by default.
+"""The progress of a run in a notebook: one display below the cell, which is redrawn."""
 
-They print nothing. A `RunCallback` receives the events of a run; without one they are logged.
-"""
+from __future__ import annotations
 
-import contextlib
-import logging
-import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+import html
+import sys
+import time
+from typing import TYPE_CHECKING, Any
 
-from ..analysis.summary import Summary
-from ..config.settings import Settings
-from ..config.study_config import StudyConfig
-from ..training.reports import EpochMetrics
-from . import analyse, single_trial
-from .callback import RunCallback
-from .preflight import load
-from .run import RunOptions
-from .run import run as run_config
+from .progress import RunProgress
 
 if TYPE_CHECKING:
-    from ..analysis.confirmation import Confirmation
-    from ..analysis.report.report import Report
+    from ..study.records import Outcome
+    from ..study.trial import Trial
+    from ..training.reports import EpochMetrics
 
-logger = logging.getLogger(__name__)
+REDRAW_EVERY = 0.5  # seconds
 
 
-def load_study(
-    study: str | Path,
-    *,
-    sets: Sequence[str] = (),
-    trials: int | None = None,
-    design: int = 0,
-    settings: Settings | None = None,
-) -> StudyConfig:
-    """Finds and checks a study: a path, then a study in the storage, then a built-in name. Warnings are logged.
+def in_notebook() -> bool:
+    """Returns True in a kernel of Jupyter, VS Code or Colab; False in Python's and IPython's own shells."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel")
 
-    Args:
-        sets: changes of the study file, ``key=value``.
-        design: uniform, unpruned trials to add to the total, ``trials``.
 
-    Example:
-        >>> settings = Settings(workspace=Path(tempfile.mkdtemp()))
-        >>> load_study("digits", sets=["search.design=4"], trials=12, settings=settings).search.trials
-        12
+class NotebookProgress(RunProgress):
+    """Shows a bar, the counts, the best trial, the running trials and the messages of a run, within a ``with`` block.
 
-    Raises:
-        ConfigError: all problems of the study at once.
-        StorageError: the storage is unreachable.
+    Redrawn at most twice a second.
     """
-    settings = settings or Settings()
-    config, warnings = load.load_study(str(study), settings, sets=sets, trials=trials, design=design)
-    for warning in warnings:
-        logger.warning("%s: %s", config.name, warning)
-    return config
 
+    def __enter__(self) -> NotebookProgress:
+        from IPython.display import display
 
-def run(
-    study: str | Path,
-    *,
-    sets: Sequence[str] = (),
-    trials: int | None = None,
-    design: int = 0,
-    settings: Settings | None = None,
-    callback: RunCallback | None = None,
-    options: RunOptions | None = None,
-) -> Summary:
-    """Runs a study, or resumes it, as ``sweep run`` does; for the first arguments see `load_study`.
+        self._ended, self._drawn = False, time.monotonic()
+        self._display: Any = display(self, display_id=True)
+        return self
 
-    Raises a SweepError with all problems of the study, or the server that is unreachable.
-    """
-    settings = settings or Settings()
-    config = load_study(study, sets=sets, trials=trials, design=design, settings=settings)
-    return run_config(config, settings, callback, options)
+    def __exit__(self, *exc: object) -> None:
+        self._ended = True
+        self._display.update(self)
 
+    def on_phase(self, phase: str) -> None:
+        """Shows the phase."""
+        super().on_phase(phase)
+        self._redraw(now=True)
 
-def train(
-    study: str | Path, *, sets: Sequence[str] = (), trial: int | None = None, settings: Settings | None = None
-) -> Iterator[EpochMetrics]:
-    """Trains one trial in this process, as ``sweep train`` does, and yields the metrics of each epoch.
+    def on_trial_start(self, trial: Trial) -> None:
+        """Shows the trial among the running ones."""
+        super().on_trial_start(trial)
+        self._redraw()
 
-    The trial is one of the study's, by its number, or ``sets`` give each searched hyperparameter a value. Raises a
-    ConfigError if one has none, and a DivergenceError.
-    """
-    settings = settings or Settings()
-    config = single_trial.trial_config(load_study(study, sets=sets, settings=settings), settings, trial)
-    with tempfile.TemporaryDirectory(prefix="sweep-train-") as scratch:
-        for report in single_trial.train(config, settings, Path(scratch)):
-            yield from report.epochs
+    def on_epoch_end(self, trial: Trial, metrics: EpochMetrics) -> None:
+        """Shows the epoch."""
+        super().on_epoch_end(trial, metrics)
+        self._redraw()
 
+    def on_trial_end(self, trial: Trial, outcome: Outcome, error: str | None) -> None:
+        """Shows the counts."""
+        super().on_trial_end(trial, outcome, error)
+        self._redraw()
 
-def report(name: str, *, folder: Path | None = None, settings: Settings | None = None) -> "Report":
-    """Writes the report of a study, as ``sweep report`` does; by default to the study's folder in the workspace."""
-    return analyse.report(name, settings or Settings(), folder)
+    def on_message(self, message: str) -> None:
+        """Shows the message below the trials."""
+        super().on_message(message)
+        self._redraw(now=True)
 
+    def _redraw(self, *, now: bool = False) -> None:
+        if now or time.monotonic() - self._drawn >= REDRAW_EVERY:
+            self._drawn = time.monotonic()
+            self._display.update(self)
 
-def confirm(
-    name: str,
-    *,
-    top: int = 1,
-    seeds: int = 8,
-    against: Sequence[str] = (),
-    settings: Settings | None = None,
-    callback: RunCallback | None = None,
-) -> "Confirmation | None":
-    """Trains and compares pairs, as ``sweep confirm`` does; see `sweep.service.confirm.confirm`."""
-    from .confirm import confirm as confirm_study
-
-    heard = contextlib.nullcontext(callback or RunCallback())
-    return confirm_study(name, settings or Settings(), lambda *_: heard, top=top, seeds=seeds, against=against)
+    def _repr_html_(self) -> str:
+        head = f"<b>{html.escape(self.config.name)}</b> {self.counted}, {self.elapsed}"
+        bar = f'<progress max="{max(1, self.to_train)}" value="{self.ended_here}"></progress>'
+        lines = self.lines()
+        if self._ended:
+            lines[-1:] = ["interrupted; the same call goes on"] if self.stop.is_set() else []
+        cells = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in self.rows()]
+        table = f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>" if cells else ""
+        notes = "".join(f"<div>note: {html.escape(note)}</div>" for note in self.notices)
+        return f"<div>{head} {bar}</div>{''.join(f'<div>{html.escape(line)}</div>' for line in lines)}{table}{notes}"

@@ -4,6 +4,7 @@ Called by the driver, after the storage has stored the same. torch is imported o
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -11,12 +12,13 @@ from typing import cast
 
 from ..config.settings import Settings
 from ..study import provenance
-from ..study.finalists import ranked_rows
+from ..study.finalists import expected_on_fresh_seeds, ranked_rows
 from ..study.records import ARMS, Kind, Outcome, TrialRecord
 from ..study.study import Study
 from ..study.trial import Trial
 from ..tracking.runs import RunKey
 from ..tracking.tracker import Tracker
+from ..training.attempt_files import logged
 from ..training.reports import EpochMetrics, TrialPaths
 from .callback import RunCallback
 
@@ -41,7 +43,19 @@ class Recorder:
         self._outage_reported = False
         self._drops_reported = 0
         before = cast("list[provenance.Code]", search.get_user_attr("code") or [])
-        self._codes = provenance.followed_by(before, provenance.environment())
+        self._codes = provenance.followed_by(before, provenance.environment(search.config.command))
+
+    def knows(self, trial: Trial) -> bool:
+        """Returns True if this driver logged what the storage, set back to a backup, lost: a trial's claim, or its end.
+
+        What other drivers have logged is refused at the start: their storage may be a living copy.
+        """
+        key = _run_key(trial)
+        return key in (self._started if trial.attempt == 1 else self._sent)
+
+    def discard(self, trial: Trial) -> None:
+        """Deletes the run of a trial that is trained anew."""
+        self._tracker.delete_trial(_run_key(trial))
 
     def start(self, trial: Trial) -> None:
         """Opens a trial's run, or reopens the run of an earlier driver."""
@@ -109,7 +123,7 @@ class Recorder:
         """
         known, confirmed = self._tracker.store.found, True
         for study in (self.search, self.controls):
-            rows, elsewhere = study.rows(), study.trials_of_other_drivers()
+            rows, elsewhere = study.rows(retried=True), study.trials_of_other_drivers()
             for row in rows:
                 key = RunKey(study.name, _mlflow_kind(row.kind), row.number)
                 state = known.get(key)
@@ -151,12 +165,14 @@ class Recorder:
         self._tracker.set_tags(None, provenance.all_tags(self._codes))
 
     def log_best(self, study_file: str) -> None:
-        """Logs the study file and the best trial's weights and model."""
+        """Logs the study file, the finalists' fresh means, and the best trial's weights and model."""
         from ..training import checkpoint
         from ..training.program import trained_program
 
         self._tracker.log_text(None, study_file, "study.yaml")
-        best = ranked_rows(self.config, self.search.rows(), self.controls.rows())
+        rows, controls = self.search.rows(), self.controls.rows()
+        self._log_fresh_means(rows, controls)
+        best = ranked_rows(self.config, rows, controls)
         if not best or self.search.get_user_attr("recorded_best") == best[0].number:
             return
         row = best[0]
@@ -168,11 +184,25 @@ class Recorder:
         key, dropped = RunKey(self.search.name, "trial", row.number), len(self._tracker.dropped)
         self._tracker.log_text(key, config.model_dump_json(indent=2), "config.json")
         self._tracker.log_files(key, [saved.path], "checkpoint")
-        place = TrialPaths(saved.path.parent.parent, self.settings.data, self.settings.cache)
-        self._tracker.log_model(key, trained_program(config, place, saved, study=self.search.name, trial=row.number))
+        if config.kind == "model":
+            place, of = TrialPaths(saved.path.parent.parent, self.settings.data, self.settings.cache), self.search.name
+            self._tracker.log_model(key, trained_program(config, place, saved, study=of, trial=row.number))
         self._tracker.set_tags(None, {"sweep.best": str(row.number)})
         if self._tracker.flush(timeout=0 if self._tracker.behind else 60) and len(self._tracker.dropped) == dropped:
             self.search.set_user_attr("recorded_best", row.number)
+
+    def _log_fresh_means(self, rows: Sequence[TrialRecord], controls: Sequence[TrialRecord]) -> None:
+        """Logs each finalist's mean over fresh seeds with its search trial; NaN if it was lost on one of them.
+
+        The step is the number of seeds, so that a mean over more of them follows.
+        """
+        expected = expected_on_fresh_seeds(self.config, rows, controls)
+        for row in rows:
+            value, seeds, lost = expected.get(row.number, (math.nan, 0, 0))
+            if seeds or lost:
+                fresh, ended = {"fresh_objective": math.nan if lost else value}, int(1000 * (row.ended or 0.0))
+                key = RunKey(self.search.name, "trial", row.number)
+                self._tracker.log_epochs(key, [EpochMetrics(seeds + lost, fresh, ended)])
 
     def report_problems(self) -> None:
         """Reports each outage of the tracker, its end, and what the tracker drops, once; called periodically."""
@@ -183,7 +213,8 @@ class Recorder:
         if behind and not self._outage_reported:
             self.callback.on_message(f"tracking: {error}. Training goes on; what is missing is sent later")
         elif self._outage_reported and not behind:
-            self.callback.on_message("tracking: the server is reachable again and has received what it lacked")
+            back = f"is reachable again after {time.monotonic() - self._tracker.outage_began:.0f} s"
+            self.callback.on_message(f"tracking: the server {back} and has received what it lacked")
         self._outage_reported = behind
 
     def _history(self, key: RunKey, epochs: int) -> list[EpochMetrics]:
@@ -200,6 +231,7 @@ class Recorder:
             "sweep.design": str(trial.design).lower(),
             "sweep.seed": str(seed),
             **({"sweep.of": str(trial.of)} if trial.of is not None else {}),
+            **({"retry_of": str(trial.retry_of)} if trial.retry_of is not None else {}),
             **({"sweep.arm": trial.kind} if key.kind == "confirm" else {}),
             **({"sweep.control": "tuned" if trial.kind == "tuned" else "plain"} if key.kind == "control" else {}),
         }
@@ -222,6 +254,9 @@ class Recorder:
         of_completed = "objective" if key.kind == "trial" else "final_objective"
         name = of_completed if outcome == "completed" else "last_objective"
         metrics = {name: value} if value is not None and outcome not in ("diverged", "failed") else {}
+        if self.config.kind != "model":
+            for path, folder in logged(self.settings.checkpoints(key.study, key.number)):
+                self._tracker.log_files(key, [path], folder)
         self._tracker.end_trial(key, outcome=outcome, metrics=metrics, tags=tags, end_time=int(ended * 1000))
         self._sent.add(key)
 

@@ -18,13 +18,14 @@ from ..config.settings import NO_DATABASE, Settings
 from ..config.study_config import StudyConfig
 from ..config.study_file import to_yaml
 from ..config.user_code import search_folders
-from ..execution import Executor, get_executor
+from ..execution.executor import Executor, get_executor
 from ..study.records import ARMS, PlannedTrial, TrialRecord
 from ..study.storages.catalog import OWN_CODE, get_storage
 from ..tracking.tracker import Tracker
 from ..tracking.ui_links import describe_study, experiment_tags
 from .analyse import analyse_finished
 from .callback import RunCallback
+from .preflight.data_agreement import DATA, describe_data, require_same_data
 
 if TYPE_CHECKING:
     from ..analysis.sensitivity import Analysis
@@ -90,7 +91,7 @@ class _Run:
 
         self._config, self._settings, self._callback, self._options = config, settings, callback, options
         self._tracker = tracker
-        self._storage, workspace = get_storage(settings.storage), settings.workspace
+        self._storage, workspace = get_storage(settings.storage, create=True), settings.workspace
         self._search = Study(config, self._storage, workspace=workspace)
         self._controls = Study(config, self._storage, workspace=workspace, sister=True, pairs=options.pairs)
         self._recorder = Recorder(settings, self._search, self._controls, tracker, callback)
@@ -101,6 +102,7 @@ class _Run:
         config, options = self._config, self._options
         budget_tags = config.search.model_dump(mode="json", exclude={"finalists"})  # MLflow's params never change
         experiment, owner = self._settings.experiment(config.name), self._settings.owner
+        self._tracker.store.exclusive = self._search.exclusive
         self._tracker.open(
             description=describe_study(config),
             params=config.identity(),
@@ -113,7 +115,9 @@ class _Run:
             started_trials=lambda: self._search.started_trials() | self._controls.started_trials(),
             offline_ok=options.offline_ok,
         )
-        if config.import_paths:
+        if config.kind == "model" and self._search.get_user_attr(DATA) is None:
+            self._search.set_user_attr(DATA, describe_data(config, self._settings))
+        if config.import_paths or config.command:
             self._search.set_user_attr(OWN_CODE, search_folders())
         if options.pairs is not None:
             self._controls.add(options.pairs)
@@ -206,6 +210,7 @@ def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> b
     stored = read_config(config.name, storage)
     if stored is not None:
         stored.require_agreement(config)
+        require_same_data(config, settings)
     if is_remote(settings.workspace):
         if not settings.tracking_uri:
             raise SweepError(NO_DATABASE)
@@ -246,7 +251,7 @@ def all_trained(
     config: StudyConfig, rows: Sequence[TrialRecord], controls: Sequence[TrialRecord], options: RunOptions
 ) -> bool:
     """Returns True if nothing is left to train of a study, or of the pairs if options name them."""
-    from ..study.finalists import missing_trials, wanted_rows, wanted_tuned, wanted_tuning
+    from ..study.finalists import has_tuned_control, missing_trials, wanted_rows, wanted_tuned, wanted_tuning
 
     if options.pairs is not None:
         return not missing_trials(options.pairs, [row for row in controls if row.state == "finished"])
@@ -255,5 +260,6 @@ def all_trained(
         return False
     if not all(any(point.items() <= row.hyperparameters.items() for row in rows) for point in options.first):
         return False
-    second = [*wanted_tuning(config, rows, own), *wanted_tuned(config, rows, own)]
-    return not missing_trials([*wanted_rows(config, rows), *second], own)
+    wanted = [*wanted_rows(config, rows), *wanted_tuning(config, rows, own), *wanted_tuned(config, rows, own)]
+    tuned = has_tuned_control(config, own)
+    return not missing_trials([row for row in wanted if not (tuned and row.kind == "tuned")], own)

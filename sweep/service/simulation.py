@@ -122,7 +122,7 @@ def simulate(
     """Runs a study from `study_of`; its trials write no checkpoints, so it cannot be resumed."""
     stop, executor = stop or threading.Event(), RayExecutor()
     with executor.connect(config, settings, cpus=load.slots):
-        storage, workspace = get_storage(settings.storage), settings.workspace
+        storage, workspace = get_storage(settings.storage, create=True), settings.workspace
         search, controls = (Study(config, storage, workspace=workspace, sister=sister) for sister in (False, True))
         tracker = Tracker.of(config.name, settings)
         tracker.open(description="Trials that sleep: `sweep simulate`", params=config.identity(), tags={})

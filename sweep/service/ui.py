@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from ..config.errors import SweepError
 from ..config.settings import Settings
 from ..study.records import TrialRecord
-from ..study.storages.catalog import load_stored_config
+from ..study.storages.catalog import load_stored_config, study_id
 from ..tracking.client import MlflowStore, create_store
 from ..tracking.runs import RunKey
 from ..tracking.server import serve
@@ -25,7 +25,7 @@ def ui(name: str | None, settings: Settings, *, port: int = PORT) -> tuple[list[
     """
     links = [url := _address(settings, port)]
     if name is not None:
-        config, store = load_stored_config(name, settings), MlflowStore.of(name, settings)
+        config, store = load_stored_config(name, settings), MlflowStore.of(name, settings, study_id(name, settings))
         experiment = store.find_experiment()
         if experiment is not None:
             links = [experiment_url(url, experiment, ascending=config.objective.direction == "minimize")]
@@ -42,7 +42,7 @@ def ui(name: str | None, settings: Settings, *, port: int = PORT) -> tuple[list[
 
 def run_links(name: str, rows: Iterable[TrialRecord], settings: Settings) -> dict[int, str]:
     """Returns links to the runs of search trials in the MLflow UI, by number; trials without a run have none."""
-    store = MlflowStore.of(name, settings)
+    store = MlflowStore.of(name, settings, study_id(name, settings))
     experiment = store.find_experiment()
     if experiment is None:
         return {}

@@ -1,6 +1,7 @@
 """The end of a run as data for other programs, and its POST to the user's webhook."""
 
 import json
+import logging
 import socket
 from collections import Counter
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 from ..analysis.confirmation import Confirmation, pair_verdict
 from ..analysis.summary import Summary
 from ..config.errors import ConfigError
+from ..config.secrets import redact
 from ..config.settings import Settings
 
 ATTEMPTS = 3
@@ -18,12 +20,12 @@ TIMEOUT = 10.0  # seconds for each attempt
 
 
 def check_webhooks(settings: Settings) -> None:
-    """Raises a ConfigError with all webhooks that are no URL."""
+    """Raises a ConfigError with all webhooks that the library which sends them does not take as a URL."""
     given = {"SWEEP_ON_FINISH": settings.on_finish, "SWEEP_ON_FAILURE": settings.on_failure}
     problems = [  # without the URL, whose path is often a secret
         f"{name}: must be a URL that begins with https:// or http:// and names a host"
         for name, url in given.items()
-        if url and not (url.startswith(("https://", "http://")) and urlsplit(url).hostname)
+        if url and not _host(url)
     ]
     if problems:
         raise ConfigError("settings", problems)
@@ -59,7 +61,7 @@ def describe_confirmation(study: str, confirmation: Confirmation | None, error: 
 
 
 def _end(what: str, event: str, said: str, error: BaseException | None) -> dict[str, Any]:
-    said = said if error is None else str(error) or type(error).__name__
+    said = said if error is None else redact(str(error)) or type(error).__name__
     return {
         "event": event,
         "study": what,
@@ -89,6 +91,7 @@ def notify_webhook(settings: Settings, end: Mapping[str, Any]) -> str | None:
         respect_retry_after_header=False,  # the run's end waits for no server
         backoff_factor=BACKOFF,
     )
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its warnings name the path
     with requests.Session() as session:
         for scheme in ("https://", "http://"):
             session.mount(scheme, HTTPAdapter(max_retries=retry))
@@ -104,4 +107,15 @@ def notify_webhook(settings: Settings, end: Mapping[str, Any]) -> str | None:
             if answer.status_code < 300:
                 return None
             problem = f"answers {answer.status_code}"
-    return f"{name}: {urlsplit(url).hostname} {problem}"
+    return f"{name}: {_host(url)} {problem}"
+
+
+def _host(url: str) -> str | None:
+    """Returns the host of a URL as it would be sent to, or None if it cannot be sent to."""
+    import requests
+
+    try:
+        prepared = requests.Request("POST", url).prepare().url or ""
+        return urlsplit(prepared).hostname if prepared.startswith(("https://", "http://")) else None
+    except (requests.RequestException, ValueError):
+        return None

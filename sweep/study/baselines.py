@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..config.search_space import Choices, Dimension, Range, Scalar
+from ..config.search_space import Choices, Dimension, Range, Scalar, is_of_guidance
 from ..config.sections import FinalistsConfig
 from ..config.study_config import OF_CONFIRM, StudyConfig
 from .distributions import contains, distributions
-from .finalists import is_of_guidance, ranked_rows, tuned_space, unguided
+from .finalists import distinct_rows, ranked_rows, tuned_space, unguided
 from .records import Arm, PlannedTrial, TrialRecord
 
 METHODS: tuple[Arm, ...] = ("dropout", "weight_decay", "batch_norm", "he", "orthogonal", "lsuv")
@@ -33,6 +33,8 @@ def baseline_study(config: StudyConfig, arm: Arm, trials: int) -> StudyConfig:
 
 def _own(config: StudyConfig) -> Mapping[Arm, Mapping[str, Dimension]]:
     """Returns the hyperparameters of each baseline in place of guidance; the study's own ranges replace these."""
+    if config.kind != "model":
+        return {"strongest": {}}  # all that the function takes is searched already
     # Decoupled decay scales with the learning rate; as part of the gradient it is a penalty on the weights.
     decay = (1e-3, 1.0) if config.training.optimizer == "adamw" else (1e-6, 1e-2)
     tuned, schedules = tuned_space(config, config.constants), Choices(choices=("constant", "cosine"))
@@ -83,11 +85,7 @@ def configurations(
     config: StudyConfig, search: Sequence[TrialRecord], controls: Sequence[TrialRecord] = ()
 ) -> list[TrialRecord]:
     """Returns the completed trials of the search with distinct hyperparameters, best first, see `ranked_rows`."""
-    found: list[TrialRecord] = []
-    for row in ranked_rows(config, search, controls):
-        if all(row.hyperparameters != other.hyperparameters for other in found):
-            found.append(row)
-    return found
+    return distinct_rows(ranked_rows(config, search, controls))
 
 
 def pair_members(
@@ -95,8 +93,15 @@ def pair_members(
 ) -> dict[Arm, dict[str, Scalar]]:
     """Returns the hyperparameters of a configuration's networks on each seed; ``found``: the best of each baseline."""
     guided = row.hyperparameters
+    if not config.guided:
+        return {"guided": guided, "default": default_values(config)}
     control: dict[Arm, dict[str, Scalar]] = {"placebo": {**guided, "guidance.placebo": True}} if placebo else {}
     return {"guided": guided, "plain": unguided({**config.constants, **guided}), **control, **found}
+
+
+def default_values(config: StudyConfig) -> dict[str, Scalar]:
+    """Returns the constants of a study, and of what it searches the default values; None where there is none."""
+    return {**config.constants, **{name: dimension.default for name, dimension in config.searched.items()}}
 
 
 def same_networks(

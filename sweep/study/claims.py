@@ -34,8 +34,10 @@ class Claims:
         self._study_id = storage.get_study_id_from_name(self.name)
         self._monitor = LeaseMonitor()
         self._claimed: tuple[FrozenTrial, dict[str, Any]] | None = None  # a trial, not returned yet, and its owner
+        self._dropped = set[tuple[int, int]]()  # number and attempt of the claims that were ended or released
 
-    def _exclusive(self) -> contextlib.AbstractContextManager[None]:
+    def exclusive(self) -> contextlib.AbstractContextManager[None]:
+        """Keeps the other drivers of the study out for a ``with`` block, on all hosts."""
         return exclusive(self._storage, self.name, self._lock)
 
     def _claim(self, *, new: bool) -> None:
@@ -82,8 +84,17 @@ class Claims:
 
     def _is_free(self, frozen: FrozenTrial, leases: Leases) -> bool:
         # State and owner are written while other drivers are kept out: a running trial without an owner is an orphan.
-        running = frozen.state == TrialState.RUNNING
-        return running and ("owner" not in frozen.user_attrs or is_orphan(frozen, self._monitor, leases))
+        running, owner = frozen.state == TrialState.RUNNING, frozen.user_attrs.get("owner")
+        return running and (owner is None or self._is_forgotten(frozen) or is_orphan(frozen, self._monitor, leases))
+
+    def _is_forgotten(self, frozen: FrozenTrial) -> bool:
+        """Returns True for a claim that this driver has dropped: the storage was set back to a backup."""
+        owner = frozen.user_attrs["owner"]
+        return self._monitor.is_this_process(owner) and (frozen.number, owner["attempt"]) in self._dropped
+
+    def forget(self, trial: Trial) -> None:
+        """Drops a claim, of a trial that has ended or that another driver has."""
+        self._dropped.add((trial.number, trial.attempt))
 
     def owns(self, trial: Trial) -> bool:
         """Returns True if a trial is still this driver's: another one adopts those of a suspended driver."""
@@ -91,10 +102,11 @@ class Claims:
 
     def release(self, trial: Trial) -> None:
         """Releases an unfinished trial for any driver to adopt, this one included, unless another has adopted it."""
-        with self._exclusive(), contextlib.suppress(UpdateFinishedTrialError):
+        with self.exclusive(), contextlib.suppress(UpdateFinishedTrialError):
             if self.owns(trial):
                 trial.handle.set_user_attr("owner", release_owner(trial.owner))
                 logger.debug("%s: released trial %d", trial.study, trial.number)
+        self.forget(trial)
 
     def heartbeat(self, beat: int) -> None:
         """Renews this driver's lease, and polls those of the others; to be called every ``RENEW_EVERY`` seconds."""

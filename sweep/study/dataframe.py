@@ -22,7 +22,9 @@ from ..config.study_config import StudyConfig
 from .distributions import Distributions, contains, distributions
 from .finalists import unguided
 from .records import OUTCOMES
+from .storages.catalog import unknown_study
 from .storages.storage import read_config, study_names
+from .stored_trials import counting
 
 PARAMS = "params_"  # prefix of a hyperparameter's column, as in Optuna's trials_dataframe
 
@@ -69,7 +71,7 @@ def read_tables(
     Raises:
         SweepError: there is no such study, metric or epoch; lists the known ones.
     """
-    study = _load(name, storage)
+    study = _load(name, storage, settings)
     config = read_config(name, storage)
     if config is not None:
         return [_own_study(config, storage, settings, metric, epoch, against_control=against_control)]
@@ -78,9 +80,9 @@ def read_tables(
     return _foreign_study(study, metric, epoch)
 
 
-def importances(name: str, storage: BaseStorage) -> dict[str, dict[str, float]]:
+def importances(name: str, storage: BaseStorage, settings: Settings) -> dict[str, dict[str, float]]:
     """Returns Optuna's PED-ANOVA importances for each objective, the largest first; none with too few trials."""
-    study, config = _load(name, storage), read_config(name, storage)
+    study, config = _load(name, storage, settings), read_config(name, storage)
     found = {}
     for i, objective in enumerate([config.objective.metric] if config else _objectives(study)):
 
@@ -97,11 +99,9 @@ def importances(name: str, storage: BaseStorage) -> dict[str, dict[str, float]]:
     return found
 
 
-def _load(name: str, storage: BaseStorage) -> optuna.Study:
-    known = study_names(storage)
-    if name not in known:
-        names = f"are {', '.join(known)}" if known else "is none"
-        raise SweepError(f"{name}: no such study in the storage{nearest(name, known)}; there {names}.")
+def _load(name: str, storage: BaseStorage, settings: Settings) -> optuna.Study:
+    if name not in (known := study_names(storage)):
+        raise unknown_study(name, known, settings)
     return optuna.load_study(study_name=name, storage=storage)
 
 
@@ -174,7 +174,7 @@ def _ended(name: str, storage: BaseStorage) -> list[FrozenTrial]:
     if name not in optuna.get_all_study_names(storage):
         return []
     trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
-    return [t for t in trials if t.state.is_finished()]
+    return [t for t in counting(trials) if t.state.is_finished()]
 
 
 def _from_storage(trials: Sequence[FrozenTrial], epoch: int | None) -> Measure | None:

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..config.search_space import Choices, Range, Scalar
+from ..config.search_space import Choices, Range, Scalar, is_of_guidance
 from ..config.study_config import StudyConfig
 from .distributions import distributions, sobol_points
 from .records import PlannedTrial, TrialRecord
@@ -19,9 +19,23 @@ from .records import PlannedTrial, TrialRecord
 
 def best_rows(config: StudyConfig, rows: Iterable[TrialRecord], top: int | None = None) -> list[TrialRecord]:
     """Returns completed search trials, best first."""
-    done = [r for r in rows if r.outcome == "completed" and r.value is not None]
+    # Earlier versions took an infinite objective for a result.
+    done = [r for r in rows if r.outcome == "completed" and r.value is not None and math.isfinite(r.value)]
     sign = 1 if config.objective.direction == "minimize" else -1
     return sorted(done, key=lambda r: (sign * (r.value or 0.0), r.number))[:top]
+
+
+def distinct_rows(rows: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Returns the first trial of each configuration: a design point may be repeated, a sampler may choose one again."""
+    found: dict[frozenset[tuple[str, Scalar]], TrialRecord] = {}
+    for row in rows:
+        found.setdefault(frozenset(row.hyperparameters.items()), row)
+    return list(found.values())
+
+
+def chosen_rows(config: StudyConfig, search: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Returns the search trials whose configurations become finalists, best first."""
+    return distinct_rows(best_rows(config, search))[: config.search.finalists.top]
 
 
 class Expected(NamedTuple):
@@ -53,10 +67,10 @@ def expected_on_fresh_seeds(
         lost = sum(r.outcome not in ("completed", "failed") for r in runs)
         if values or lost:
             found[row.number] = Expected(statistics.fmean(values) if values else math.nan, len(values), lost)
-    whole = {row.number: found[row.number].value - (row.value or 0.0) for row in done if _is_whole(found, row)}
+    whole = [found[r.number].value - (r.value or 0.0) for r in distinct_rows(done) if _is_whole(found, r)]
     if not whole:
         return found
-    luck = statistics.fmean(whole.values())
+    luck = statistics.fmean(whole)
     return {row.number: found.get(row.number, Expected((row.value or 0.0) + luck, 0, 0)) for row in done}
 
 
@@ -97,14 +111,9 @@ def unguided(hyperparameters: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return {**{k: v for k, v in hyperparameters.items() if not is_of_guidance(k)}, "lambda1": 0.0, "lambda2": 0.0}
 
 
-def is_of_guidance(name: str) -> bool:
-    """Returns True for a hyperparameter of the guidance."""
-    return name in ("lambda1", "lambda2", "epsilon") or name.startswith("guidance.")
-
-
 def wanted_rows(config: StudyConfig, search: Sequence[TrialRecord]) -> list[PlannedTrial]:
     """Plans the first stage: finalists and their plain controls, trials that tune a control, design controls."""
-    top = best_rows(config, search, config.search.finalists.top)
+    top = chosen_rows(config, search)
     pairs = [(row, seed) for row in top for seed in fresh_seeds(config)]
     wanted = [PlannedTrial("finalist", row.number, seed, row.hyperparameters) for row, seed in pairs]
     if config.search.design_controls:
@@ -112,8 +121,8 @@ def wanted_rows(config: StudyConfig, search: Sequence[TrialRecord]) -> list[Plan
     controls: dict[str, PlannedTrial] = {}
     for row, seed in pairs:
         values = {**config.constants, **row.hyperparameters}
-        if (control := unguided(values)) == values:
-            continue  # it is its own control, in the study of a baseline
+        if (control := unguided(values)) == values or not config.guided:
+            continue  # it is its own control, in the study of a baseline; or nothing is guided
         # Configurations that differ in guidance alone share one control.
         controls.setdefault(f"{seed} {sorted(control.items())}", PlannedTrial("control", row.number, seed, control))
     wanted += controls.values()
@@ -133,13 +142,21 @@ def _tuning(config: StudyConfig, best: TrialRecord) -> list[PlannedTrial]:
     count, seed = config.search.finalists.tuned, config.training.seed
     base = unguided({**config.constants, **best.hyperparameters})
     plain: dict[str, Scalar] = {"training.lr": config.training.lr, "training.init": config.training.init}
+    plain = plain if config.kind == "model" else {}
     space = distributions(tuned_space(config, base))
+    if not config.guided or not space:
+        return []
     points = [{**plain, **base}, *sobol_points(space, count=max(0, count - 1), skip=0, seed=seed)][:count]
     return [PlannedTrial("tuned", best.number, seed, {**base, **point}) for point in points]
 
 
 def tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Range | Choices]:
-    """Returns the tuned control's space: the study's ranges, or else 1.5 decades around the lr and three inits."""
+    """Returns the tuned control's space: the study's ranges, or else 1.5 decades around the lr and three inits.
+
+    Of code of the user's own it is the search's, without guidance.
+    """
+    if config.kind != "model":
+        return {name: dimension for name, dimension in config.searched.items() if not is_of_guidance(name)}
     lr = float(base.get("training.lr") or config.training.lr)
     space: dict[str, Range | Choices] = {
         "training.lr": Range(low=lr / 10**0.5, high=lr * 10, log=True),
@@ -164,11 +181,23 @@ def tuning_rows(config: StudyConfig, best: TrialRecord, controls: Iterable[Trial
     """Returns the trials that tune the control of ``best``, or of a trial that differs from it in guidance alone."""
 
     def untuned(values: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        return {k: v for k, v in values.items() if k not in ("training.lr", "training.init")}
+        return {k: v for k, v in values.items() if k not in tuned_space(config, config.constants)}
 
     base = untuned(unguided({**config.constants, **best.hyperparameters}))
     tuning = (r for r in controls if r.kind == "tuned" and r.seed == config.training.seed)
     return [r for r in tuning if untuned(r.hyperparameters) == base]
+
+
+def has_tuned_control(config: StudyConfig, controls: Iterable[TrialRecord]) -> bool:
+    """Returns True if the sister study ends with a tuned control on all fresh seeds: the second stage was reached.
+
+    An older version may have tuned it for another finalist, or on other points; that is not to be done again.
+    """
+    rows, seeds = sorted(controls, key=lambda row: row.number), fresh_seeds(config)
+    last = rows[-len(seeds) :]
+    if {r.seed for r in last if r.kind == "tuned"} != set(seeds):
+        return False
+    return len(tuning_rows(config, last[0], rows)) >= config.search.finalists.tuned
 
 
 def missing_trials(wanted: Sequence[PlannedTrial], controls: Sequence[TrialRecord]) -> list[PlannedTrial]:

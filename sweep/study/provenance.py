@@ -6,14 +6,18 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..config.user_command import digest
+
 Code = Mapping[str, str | float]
 """MLflow tags of a run's code, and ``since``: time of its first run, in seconds since the Unix epoch."""
 
 
-def environment() -> dict[str, str]:
-    """Returns the tags of the present code: versions, and the git commit in a checkout."""
+def environment(command: Sequence[str] | None = None) -> dict[str, str]:
+    """Returns the tags of the present code: versions, a hash of a command's script, the git commit in a checkout."""
     packages = ("torch", "ray", "optuna", "mlflow")
     tags = {f"sweep.version.{name}": importlib.metadata.version(name) for name in packages}
+    if command is not None:
+        tags["sweep.script"] = digest(command)
     commit = _git("describe", "--always", "--abbrev=40")
     if commit.returncode != 0:
         return tags

@@ -8,11 +8,25 @@ from ..config.search_space import Scalar
 Outcome = Literal["completed", "pruned", "diverged", "collapsed", "failed"]
 """The end of a trial. A collapsed one trained to its last epoch and is no better than a constant output."""
 
+LOST_WORKER = "lost worker"  # MLflow tag sweep.reason of a trial that failed by no error of its own
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 Arm = Literal[
-    "guided", "plain", "strongest", "placebo", "dropout", "weight_decay", "batch_norm", "he", "orthogonal", "lsuv"
+    "guided",
+    "plain",
+    "strongest",
+    "placebo",
+    "dropout",
+    "weight_decay",
+    "batch_norm",
+    "he",
+    "orthogonal",
+    "lsuv",
+    "default",
 ]
-"""The networks that `sweep confirm` trains on the same seeds, and measures on the test set."""
+"""The networks that `sweep confirm` trains on the same seeds, and measures on the test set.
+
+In a study without guidance, ``guided`` is the configuration to confirm, and ``default`` has the default values.
+"""
 
 ARMS: tuple[Arm, ...] = get_args(Arm)
 Kind = Literal["trial", "control", "tuned", "finalist"] | Arm
@@ -41,6 +55,7 @@ class TrialRecord:
         seconds: time that ``trained`` took.
         tags: MLflow tags of the trial, kept for a run that MLflow has missed.
         pruned_by: the comparison that stopped it; None in studies that an older version wrote.
+        retry_of: number of the failed trial that it repeats, which then counts no more.
     """
 
     number: int
@@ -64,3 +79,4 @@ class TrialRecord:
     tags: dict[str, str] = field(default_factory=dict)
     pruned_at: int | None = None
     pruned_by: str | None = None
+    retry_of: int | None = None

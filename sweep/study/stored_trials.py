@@ -1,25 +1,39 @@
 """Reads the trials of a study from its storage as `TrialRecord`, and finds those whose driver is dead."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import TypeAdapter
 
 from .records import TrialRecord
 from .storages.leases import LeaseMonitor
+from .storages.storage import damage_told
 
+_RECORD = TypeAdapter(TrialRecord)
 Leases = Callable[[str], object]  # the value of a `lease_key`
 
 
-def read_rows(name: str, storage: BaseStorage) -> list[TrialRecord]:
-    """Returns the trials of a study by number, without opening it for writing; none if there is no such study."""
+def read_rows(name: str, storage: BaseStorage, *, retried: bool = False) -> list[TrialRecord]:
+    """Reads the trials of a study that count, by number, or with ``retried`` all of them, without opening it.
+
+    Returns no trial if there is no study.
+    """
     if name not in optuna.get_all_study_names(storage):
         return []
-    leases, monitor = read_leases(optuna.load_study(study_name=name, storage=storage)), LeaseMonitor()
-    trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
-    return [to_record(t, orphan=is_orphan(t, monitor, leases)) for t in trials]
+    with damage_told(f"study {name}"):
+        leases, monitor = read_leases(optuna.load_study(study_name=name, storage=storage)), LeaseMonitor()
+        trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
+        shown = trials if retried else counting(trials)
+    return [to_record(t, monitor, leases) for t in shown]
+
+
+def counting(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Returns the trials that count: those that were retried (see `Study.retry`) are left out."""
+    retried = {t.user_attrs.get("retry_of") for t in trials}
+    return [t for t in trials if t.number not in retried]
 
 
 def read_leases(study: optuna.Study) -> Leases:
@@ -36,11 +50,19 @@ def is_orphan(frozen: FrozenTrial, monitor: LeaseMonitor, leases: Leases) -> boo
     return not monitor.is_alive(owner, leases)
 
 
-def to_record(frozen: FrozenTrial, *, orphan: bool) -> TrialRecord:
-    """Returns the record of Optuna's trial; attributes that an older version did not write are None."""
+def to_record(frozen: FrozenTrial, monitor: LeaseMonitor, leases: Leases) -> TrialRecord:
+    """Returns the record of Optuna's trial; raises `StorageError` if the storage holds a damaged one."""
+    with damage_told(f"trial {frozen.number}"):
+        record = _read(frozen, orphan=is_orphan(frozen, monitor, leases))
+        _RECORD.validate_python(vars(record))
+    return record
+
+
+def _read(frozen: FrozenTrial, *, orphan: bool) -> TrialRecord:
+    """Reads a trial; attributes that an older version did not write are None."""
     attrs = frozen.user_attrs
     owner, start, end = attrs.get("owner"), frozen.datetime_start, frozen.datetime_complete
-    as_stored = ("trained", "seconds", "of", "checkpoint", "error", "pruned_at", "pruned_by")
+    as_stored = ("trained", "seconds", "of", "checkpoint", "error", "pruned_at", "pruned_by", "retry_of")
     state = {"WAITING": "waiting", "RUNNING": "running"}.get(frozen.state.name, "finished")
     outcome = attrs.get("outcome")
     if state == "finished" and outcome is None:

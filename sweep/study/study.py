@@ -4,35 +4,37 @@ A trial is a row that waits (the budget), is claimed by one driver, and ends wit
 """
 
 import contextlib
+import itertools
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from uuid import uuid4
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from ..config.errors import StorageError
-from ..config.filesystem import AnyPath, glob_files, local_path
-from ..config.locks import FileLock
+from ..config.filesystem import AnyPath
 from ..config.search_space import Scalar
 from ..config.study_config import StudyConfig
 from ..training.reports import EpochMetrics
 from .claims import Claims
 from .distributions import distributions, suggest
-from .pruners import build_pruner, explain_pruning, pruning_epochs
+from .opening import open_study
+from .pruners import explain_pruning, pruning_epochs
 from .records import ARMS, Outcome, PlannedTrial, TrialRecord
 from .samplers import WarmStartSampler, build_sampler, design_trials, presampled_params
-from .storages.rdb_cache import forget_cached_trials, trial_id
-from .storages.storage import FORMAT, UNREACHABLE, exclusive, read_config, write_batch
-from .stored_trials import is_orphan, read_leases, to_record
+from .storages.rdb_cache import forget_cached_trials, numbered, trial_id
+from .storages.storage import UNREACHABLE, exclusive, study_lock, write_batch
+from .stored_trials import counting, read_leases, to_record
 from .trial import EndedElsewhereError, Trial, ended_elsewhere
 from .warm_start import prior_trials
 
 logger = logging.getLogger(__name__)
 
+# Attributes that a row has before it is claimed.
+PLANNED = ("kind", "of", "seed", "hyperparameters", "design", "independent", "repeat", "given")
 _STATES: dict[Outcome, TrialState] = {
     "completed": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -61,11 +63,9 @@ class Study(Claims):
         self.config = config
         self._space = {} if sister else distributions(config.searched)
         self._decisions = pruning_epochs(config)
-        folder = local_path(workspace) / config.name
-        folder.mkdir(parents=True, exist_ok=True)
-        name, lock = f"{config.name}.controls" if sister else config.name, FileLock(folder / "lock")
+        name, lock = f"{config.name}.controls" if sister else config.name, study_lock(config.name, storage, workspace)
         with exclusive(storage, name, lock):
-            study = _open(name, config, storage, workspace)
+            study = open_study(name, config, storage, workspace)
         super().__init__(study, storage, lock, pairs)
         self._known = prior_trials(self.get_user_attr("knowledge") or [], self._space)
 
@@ -84,7 +84,7 @@ class Study(Claims):
 
     def add_prior_trials(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Shows the sampler trials of earlier studies (see `sweep.study.warm_start`); before the first claim."""
-        with self._exclusive():
+        with self.exclusive():
             if self.get_user_attr("knowledge") is None:
                 self.set_user_attr("knowledge", [dict(record) for record in records])
         self._known = prior_trials(self.get_user_attr("knowledge"), self._space)
@@ -96,23 +96,23 @@ class Study(Claims):
         come before all others. Returns the budget: more than ``trials`` if it was larger before.
         """
         search, seed = self.config.search, self.config.training.seed
-        with self._exclusive():
-            rows = self._trials()
+        with self.exclusive():
+            numbers = itertools.count(len(rows := self._trials()))
             present = [{**t.params, **t.system_attrs.get("fixed_params", {})} for t in rows]
             for point in first:
                 if not any(point.items() <= values.items() for values in present):
                     values = {**presampled_params(self.config, self._space, len(present)), **point}
-                    self._enqueue(values, {"seed": seed, "design": False, "given": True})
+                    self._enqueue(values, {"seed": seed, "design": False, "given": True}, next(numbers))
                     present.append(dict(point))
-            own = [t for t in rows if not t.user_attrs.get("given")]
+            own = [t for t in rows if not t.user_attrs.get("given") and "retry_of" not in t.user_attrs]
             designed = [(t.params, t.user_attrs) for t in own if t.user_attrs.get("design")]
             design = max(0, min(search.design - len(designed), search.trials - len(own)))
             for values, attrs in design_trials(self.config, self._space, designed, design):
-                self._enqueue(values, attrs)
+                self._enqueue(values, attrs, next(numbers))
             for number in range(len(own) + design, search.trials):
                 # Of samplers that do not learn, the values depend on nothing but the seed.
                 values = presampled_params(self.config, self._space, number)
-                self._enqueue(values, {"seed": seed, "design": False})
+                self._enqueue(values, {"seed": seed, "design": False}, next(numbers))
         if (count := len(present) - len(rows) + max(0, search.trials - len(own))) > 0:
             logger.info("%s: enqueued %d trials, %d of them design trials", self.name, count, design)
         return max(len(own), search.trials)
@@ -123,35 +123,56 @@ class Study(Claims):
 
     def enqueue(self, hyperparameters: Mapping[str, Scalar]) -> int:
         """Enqueues one configuration of the user's own; returns its number."""
-        with self._exclusive():
-            self._enqueue(hyperparameters, {"seed": self.config.training.seed, "design": False})
-            return len(self._trials()) - 1
+        with self.exclusive():
+            number = len(self._trials())
+            self._enqueue(hyperparameters, {"seed": self.config.training.seed, "design": False}, number)
+            return number
+
+    def retry(self, numbers: Iterable[int]) -> dict[int, int]:
+        """Enqueues failed trials once more, with the same values; returns the number of each new row.
+
+        A new row counts in place of the failed one, which stays as it is.
+        """
+        with self.exclusive():
+            rows = self._trials()
+            failed = {t.number: t for t in counting(rows) if t.state == TrialState.FAIL}
+            found = dict(zip((n for n in numbers if n in failed), itertools.count(len(rows))))
+            for number, again in found.items():
+                attrs, trial = failed[number].user_attrs, failed[number]
+                kept = {name: attrs[name] for name in PLANNED if name in attrs}
+                values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+                self._enqueue(values, {**kept, "retry_of": number}, again)
+            return found
 
     def add(self, planned: Sequence[PlannedTrial]) -> None:
         """Adds rows to the sister study, each once, for whichever search trial: it would train to the same numbers."""
-        with self._exclusive():
+        with self.exclusive():
             present = [t.user_attrs for t in self._trials()]
             for kind, of, seed, hyperparameters in planned:
                 row = {"kind": kind, "of": of, "seed": seed, "hyperparameters": hyperparameters, "design": False}
                 if not any(all(attrs.get(k) == row[k] for k in row if k != "of") for attrs in present):
-                    self._enqueue({}, row)
+                    self._enqueue({}, row, len(present))
                     present.append(row)
 
-    def _enqueue(self, values: Mapping[str, Scalar], attrs: dict[str, Any]) -> None:
-        if values and set(values) == set(self._space):
+    def _enqueue(self, values: Mapping[str, Scalar], attrs: dict[str, Any], number: int) -> None:
+        whole = bool(values) and set(values) == set(self._space)
+        row = create_trial(
+            state=TrialState.WAITING,
             # A whole point is stored as params at once, which spares a write for each value.
-            space = dict(self._space)
-            row = create_trial(state=TrialState.WAITING, params=dict(values), distributions=space, user_attrs=attrs)
+            params=dict(values) if whole else {},
+            distributions=dict(self._space) if whole else {},
+            user_attrs=attrs,
+            system_attrs={} if whole else {"fixed_params": dict(values)},  # as of Optuna's `enqueue_trial`
+        )
+        with numbered(number):
             self._study.add_trial(row)
-        else:
-            self._study.enqueue_trial(dict(values), user_attrs=attrs)
 
     def ask(self, *, new: bool = True) -> Trial | None:
         """Claims a trial: an orphan, else a waiting one if ``new``; None if there is none.
 
         A trial that was claimed when the storage became unreachable is returned next time.
         """
-        with self._exclusive():
+        with self.exclusive():
             if self._claimed is not None:
                 self._repeat_claim(*self._claimed)
             else:
@@ -187,6 +208,7 @@ class Study(Claims):
             owner=owner,
             started=frozen.datetime_start.timestamp() if frozen.datetime_start else None,
             failures=attrs.get("failures", 0),
+            retry_of=attrs.get("retry_of"),
             exclusive=bool(attrs.get("alone")),
             reported=max(reported, default=0),
             # The driver that reported the last epoch may have died before it asked the pruner.
@@ -201,6 +223,7 @@ class Study(Claims):
         """Reports finished epochs in order; returns the epoch at which the pruner stops the trial, or None.
 
         Only the epochs at which the pruner decides go to the storage; at each the pruner is asked before the next one.
+        An epoch whose objective is not finite counts as one without a value.
         Epochs may be reported again: after an error of the storage, or by the driver that has adopted the trial.
         Raises `EndedElsewhereError` if the trial has ended.
         """
@@ -209,6 +232,8 @@ class Study(Claims):
             return trial.pruned_at  # decided before an outage; the trials that ended since then change nothing
         for metrics in epochs:
             value = metrics.values[objective.metric]
+            if not math.isfinite(value):
+                continue
             if objective.at == "best" and trial.best is not None and not objective.better(value, trial.best):
                 value = trial.best
             trial.best = value
@@ -267,6 +292,7 @@ class Study(Claims):
             if not self.owns(trial):
                 raise EndedElsewhereError(str(error)) from error
             logger.info("%s: trial %d was ended by a call whose answer was lost", self.name, trial.number)
+        self.forget(trial)
 
     def record_failure(self, trial: Trial, error: str) -> None:
         """Counts an error of the trial's own code after which the trial is retried."""
@@ -284,49 +310,12 @@ class Study(Claims):
         trial.exclusive = True
         logger.info("%s: retry of trial %d alone, after an out-of-memory error", self.name, trial.number)
 
-    def rows(self, *, latest: bool = True) -> list[TrialRecord]:
-        """Returns all trials by number; not the ``latest``: as last known, also during a storage outage."""
+    def rows(self, *, latest: bool = True, retried: bool = False) -> list[TrialRecord]:
+        """Returns the trials that count, by number, or with ``retried`` all of them.
+
+        Not the ``latest``: as last known, also during a storage outage.
+        """
         leases = read_leases(self._study) if latest else lambda _: None
-        return [to_record(t, orphan=is_orphan(t, self._monitor, leases)) for t in self._trials(latest=latest)]
-
-
-def _open(name: str, config: StudyConfig, storage: BaseStorage, workspace: AnyPath) -> optuna.Study:
-    """Opens a study, or creates it; to be called while other drivers are kept out."""
-    if (before := read_config(name, storage)) is None:
-        refuse_stale_checkpoints(name, workspace)
-    study = _create(name, config, storage)
-    if before is not None:
-        before.require_agreement(config)
-    attrs = study.user_attrs
-    # The config is read by `resume NAME` and compared at the next run.
-    present = {"config": config.model_dump(mode="json"), "format": FORMAT, "id": attrs.get("id", uuid4().hex)}
-    for attr, value in present.items():
-        if attrs.get(attr) != value:
-            study.set_user_attr(attr, value)
-    logger.debug("%s: %s", name, "created" if before is None else "opened")
-    return study
-
-
-def refuse_stale_checkpoints(name: str, workspace: AnyPath) -> None:
-    """Raises `StorageError` for a new study beside checkpoints of an earlier one: its trials would resume from them."""
-    if stray := next(iter(glob_files(workspace / name, "*/*/epoch-*.pt")), None):
-        raise StorageError(
-            f"study {name}: the storage has no study of this name, but {stray.parents[2]} holds checkpoints of an "
-            "earlier one; move that folder, or choose another name or workspace"
-        )
-
-
-def _create(name: str, config: StudyConfig, storage: BaseStorage) -> optuna.Study:
-    """Creates an Optuna study, or opens ours; also an empty one, whose driver died before it wrote the config."""
-    direction, pruner = config.objective.direction, build_pruner(config)
-    if name not in optuna.get_all_study_names(storage):
-        return optuna.create_study(study_name=name, storage=storage, direction=direction, pruner=pruner)
-    study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
-    if "copied_from" in study.user_attrs and "config" not in study.user_attrs:
-        raise StorageError(f"study {name}: its import is running, or was interrupted: then import it again")
-    if "config" not in study.user_attrs and (study.user_attrs or study.get_trials(deepcopy=False)):
-        raise StorageError(f"study {name}: sweep did not create the one in the storage; choose another name")
-    present = " and ".join(d.name.lower() for d in study.directions)
-    if present != direction:
-        raise StorageError(f"study {name}: its objective is to {present}, not to {direction}; choose another name")
-    return study
+        trials = self._trials(latest=latest)
+        shown = trials if retried else counting(trials)
+        return [to_record(t, self._monitor, leases) for t in shown]

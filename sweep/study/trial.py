@@ -28,6 +28,7 @@ class Trial:
         seconds: training time of each epoch, those included that do not count.
         best: the objective so far: the last epoch's metric, or the best one (``objective.at``).
         exclusive: True after an out-of-memory error: the trial runs only while no other trial does.
+        retry_of: number of the failed trial that it repeats.
     """
 
     study: str
@@ -50,6 +51,7 @@ class Trial:
     best: float | None = None
     failures: int = 0
     exclusive: bool = False
+    retry_of: int | None = None
 
     @property
     def key(self) -> tuple[str, int]:

@@ -51,8 +51,8 @@ def fit_params(
     config: StudyConfig, forerunner: StudyConfig, hyperparameters: Mapping[str, Scalar]
 ) -> dict[str, Scalar] | None:
     """Returns the values of a forerunner's trial in the new space; None if it does not fit."""
-    threads = config.resources.threads  # may change within a study
-    trained = forerunner.trial(hyperparameters).model_copy(update={"threads": threads})
+    how = {"threads": config.resources.threads, "workers": config.resources.workers}  # may change within a study
+    trained = forerunner.trial(hyperparameters).model_copy(update=how)
     values = config.hyperparameters(trained)
     space = distributions(config.searched)
     if not all(name in values and contains(dimension, values[name]) for name, dimension in space.items()):

@@ -10,17 +10,19 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from ..config.errors import TrackingError, without_password
+from ..config.errors import TrackingError
 from ..config.filesystem import AnyPath, local_path
+from ..config.secrets import without_secrets
 from ..config.settings import NO_DATABASE, Settings
-from .errors import classify_error, innermost_reason, store_errors
+from ..config.sqlite import sqlite_file
+from . import database
+from .errors import collect_refusals, innermost_reason, is_closed_connection, store_errors
 from .mlflow_internals import ENVIRONMENT, connect
-from .runs import PARAM_LENGTH, KnownRun, PendingRun, RunKey, make_tags, new_metrics, shorten
+from .runs import KnownRun, PendingRun, RunKey, make_params, make_tags, new_metrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,39 +31,41 @@ if TYPE_CHECKING:
 StartedTrials = Callable[[], Set[tuple[str, int]]]
 
 BATCH = 1_000  # entities a call, MLflow's limit
-SQLITE = "sqlite:///"
 ID, OWNER = "sweep.id", "sweep.owner"  # tags of an experiment
-KINDS = {"trial", "control", "finalist", "confirm"}  # of runs whose trials are in the study's storage
+KINDS = {"trial", "control", "finalist", "confirm"}  # kinds of runs whose trials are in the study's storage
 REFUSALS = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"}  # MLflow's error codes
 
 
 class MlflowStore:
-    """One experiment, on a server or in a database that this process opens itself, and its runs as far as known.
+    """One experiment, on a server or in a database that this process opens, and its runs that are known so far.
 
     Attributes:
         found: the runs of trials that were listed at the last `begin`.
         was_finished: True if the study's own run was FINISHED then.
+        exclusive: keeps the study's drivers on other hosts out: two at once would both create what is missing.
     """
 
-    def __init__(self, uri: str, study: str, artifacts: AnyPath, experiment: str | None = None):
+    def __init__(self, uri: str, study: str, artifacts: AnyPath, experiment: str = "", study_id: str | None = None):
         if not uri:
             raise TrackingError(NO_DATABASE)
         self.uri, self.study, self.experiment = uri, study, experiment or study
-        self.name = f"MLflow at {without_password(uri)}"
-        self.experiment_id = ""
+        self.name = f"MLflow at {without_secrets(uri)}"
+        self.experiment_id, self._study_id = "", study_id
         self.experiment_tags: dict[str, str] = {}
         self.found: dict[RunKey, KnownRun] = {}
         self.was_finished = False
+        self.exclusive: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         self._known: dict[RunKey | None, KnownRun] = {}
         self._artifacts = artifacts
         self._remote = uri.startswith(("http:", "https:", "databricks"))
+        self._file = sqlite_file(uri)
         self._connection: MlflowClient | None = None
         self._environment: list[str] = []
 
     @classmethod
-    def of(cls, study: str, settings: Settings) -> MlflowStore:
+    def of(cls, study: str, settings: Settings, study_id: str | None = None) -> MlflowStore:
         """Returns a study's store with the user's settings; raises `TrackingError` if they name none."""
-        return cls(settings.tracking_uri, study, settings.artifacts, settings.experiment(study))
+        return cls(settings.tracking_uri, study, settings.artifacts, settings.experiment(study), study_id)
 
     def begin(
         self,
@@ -76,7 +80,10 @@ class MlflowStore:
         Called once more after each outage; arguments as of `Tracker.open`, ``started_trials`` called after the listing.
         """
         tags = {**tags, "sweep.study": self.study, "sweep.kind": "study", "mlflow.note.content": description}
-        with self._explained(), self._exclusive():
+        self._study_id = experiment_tags.get(ID)
+        self.find_experiment(create=True)  # raises if the server is unreachable, which must not keep the study locked
+        first = not self.experiment_id
+        with self.exclusive() if first else contextlib.nullcontext(), self._explained(), self._exclusive():
             existing, client = self._find(), self._client()
             if existing is None:
                 # MLflow's default location is relative to the current folder.
@@ -89,13 +96,13 @@ class MlflowStore:
                     raise self._foreign(f"is another study's of this name{f', which {owner} owns' if owner else ''}")
                 self._list_runs(client)
                 if started_trials is not None:
-                    self._check_foreign_runs(started_trials())
+                    self._check_foreign_runs(started_trials(), same=ID in self.experiment_tags)
             for name, value in experiment_tags.items():
                 if name != OWNER or name not in self.experiment_tags:  # its first owner stays
                     client.set_experiment_tag(self.experiment_id, name, value)
             self.send(PendingRun(None, time.time_ns() // 1_000_000, params=dict(params), tags=tags))
-        if "MLFLOW_HTTP_REQUEST_TIMEOUT" in self._environment:
-            os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "30"  # from here on nobody waits, and files may be large
+        if "MLFLOW_HTTP_REQUEST_TIMEOUT" in self._environment:  # from here on the recorder's thread alone waits
+            os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "30"  # files may be large
 
     def open_existing(self) -> bool:
         """Finds the experiment and its parent run, which stays as it is; returns False if there is none."""
@@ -113,13 +120,16 @@ class MlflowStore:
 
         Raises `TrackingError` if the server is unreachable or refuses, or the experiment was deleted.
         """
-        if not create and self.uri.startswith(SQLITE) and not Path(self.uri.removeprefix(SQLITE)).exists():
+        if not create and self._file is not None and not database.is_made(self._file):
             return None
         with self._explained(), contextlib.nullcontext() if self._remote else self._exclusive():
             return self._find()
 
     def _find(self) -> str | None:
-        found = self._client().get_experiment_by_name(self.experiment)
+        """Finds the experiment by the study's id, since a user may have renamed it, else by its name."""
+        client, wanted = self._client(), f"tags.`{ID}` = '{self._study_id}'"
+        own = client.search_experiments(filter_string=wanted, max_results=1) if self._study_id else []
+        found = own[0] if own else client.get_experiment_by_name(self.experiment)
         if found is None:
             return None
         if found.lifecycle_stage == "deleted":
@@ -132,11 +142,15 @@ class MlflowStore:
         self.experiment_tags = dict(found.tags)
         return str(found.experiment_id)
 
-    def _check_foreign_runs(self, started: Set[tuple[str, int]]) -> None:
-        """Refuses an experiment with runs of unknown trials, which this study's trials would write to."""
+    def _check_foreign_runs(self, started: Set[tuple[str, int]], *, same: bool) -> None:
+        """Refuses an experiment with runs of unknown trials, which trials of the ``same`` study would write to."""
         if foreign := [k.name for k in self.found if k.kind in KINDS and (k.study, k.number) not in started]:
             what = f"has {len(foreign)} runs of trials that the storage does not have ({min(foreign)}, ...)"
-            raise self._foreign(f"{what}: it is another study's")
+            other, backup = (
+                "it is another study's",
+                "the storage was set back to a backup, or a copy of the study has trained them",
+            )
+            raise self._foreign(f"{what}: {backup if same else other}")
 
     def _foreign(self, what: str) -> TrackingError:
         return TrackingError(
@@ -148,7 +162,7 @@ class MlflowStore:
     def _command(self, command: str, experiment_id: str) -> str:
         """Returns MLflow's command that restores or renames an experiment."""
         new_name = f" --new-name {self.experiment}-old" if command == "rename" else ""
-        uri = without_password(self.uri)
+        uri = without_secrets(self.uri)
         return f"MLFLOW_TRACKING_URI='{uri}' mlflow experiments {command} --experiment-id {experiment_id}{new_name}"
 
     def find_runs(self, experiment_id: str, keys: Iterable[RunKey]) -> dict[RunKey, str]:
@@ -188,10 +202,22 @@ class MlflowStore:
         """Sends a run's work in as few calls as MLflow allows: values, uploads, outcome, status.
 
         Returns the errors of parts that MLflow refused for good; the rest was sent. Raises all others: the work can
-        then be sent again, and is stored once.
+        then be sent again, and is stored once; it is at once if the server had closed the connection meanwhile.
         """
-        client, run, refused = self._client(), self._known.get(work.key), list[Exception]()
-        with _collect_refusals(refused):
+        try:
+            return self._send(work)
+        except Exception as error:
+            if not is_closed_connection(error):
+                raise
+            work.search = True  # its run may have been created
+            return self._send(work)
+
+    def _send(self, work: PendingRun) -> list[Exception]:
+        client, refused = self._client(), list[Exception]()
+        if work.deleted and (replaced := self._known.pop(work.key, None)):
+            client.delete_run(replaced.run_id)
+        work.deleted, run = False, self._known.get(work.key)
+        with collect_refusals(refused):
             run = run or self._open_run(client, work)
             if run is not None:
                 self._log_values(client, run, work)
@@ -200,10 +226,10 @@ class MlflowStore:
         run.incomplete |= bool(refused)
         work.params, work.tags, work.epochs, work.metrics = {}, {}, [], {}
         while work.jobs:
-            with _collect_refusals(refused):
+            with collect_refusals(refused):
                 work.jobs[0](client, run.run_id)
             del work.jobs[0]
-        with _collect_refusals(refused):
+        with collect_refusals(refused):
             self._end(client, run, work)
         return refused
 
@@ -230,13 +256,11 @@ class MlflowStore:
 
     def _log_values(self, client: MlflowClient, run: KnownRun, work: PendingRun) -> None:
         """Logs params, metrics and tags; in the same call the end's tags, if they fit."""
-        from mlflow.entities import Param
-
         if work.start_time is not None and work.end is None and run.status != "RUNNING":
             client.update_run(run.run_id, status="RUNNING")
             run.status = "RUNNING"
         metrics = new_metrics(work, run)
-        params = [Param(n, shorten(value, PARAM_LENGTH)) for n, value in work.params.items() if n not in run.params]
+        params = [param for param in make_params(work.params) if param.key not in run.params]
         tags, end_tags = make_tags(work.tags), [] if run.incomplete or work.jobs else make_tags(work.end_tags)
         # Within a call MLflow stores params, then metrics, then tags; of several calls the end's comes last.
         if len(params) > 100 or len(metrics) + len(params) + len(tags) + len(end_tags) > BATCH:
@@ -270,6 +294,9 @@ class MlflowStore:
     def explain(self, error: BaseException) -> str:
         """Returns a message about a store that is unreachable or refuses access: the reason and the cure."""
         reason = innermost_reason(error, self.uri)
+        if "Invalid Host header" in reason:
+            advice = "give this name to sweep services up --name NAME, or to mlflow server --allowed-hosts"
+            return f"{self.name} does not accept the host name in its address ({reason}); {advice}"
         if getattr(error, "error_code", "") in REFUSALS:
             advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account that may write there"
             return f"{self.name} refuses access ({reason}); {advice}"
@@ -287,7 +314,7 @@ class MlflowStore:
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
         """Excludes the workspace's other drivers: two that start together would both create what is missing."""
-        folder = local_path(self._artifacts.absolute()).parent
+        folder = (self._file or local_path(self._artifacts.absolute())).parent
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "tracking.lock"):
             yield
@@ -297,6 +324,11 @@ class MlflowStore:
             for name in ENVIRONMENT.keys() - os.environ.keys():
                 os.environ[name] = ENVIRONMENT[name]
                 self._environment.append(name)
+            if self._file is not None:
+                if not database.is_made(self._file):
+                    database.make(self._file, self._artifacts)
+                elif self._file.absolute().parent == self._artifacts.absolute().parent:
+                    database.relocate_artifacts(self._file, self._artifacts)
             self._connection = connect(self.uri, remote=self._remote)
         return self._connection
 
@@ -307,23 +339,12 @@ class MlflowStore:
         self._environment.clear()
 
 
-@contextlib.contextmanager
-def _collect_refusals(refused: list[Exception]) -> Iterator[None]:
-    """Collects an error that no other attempt mends, so that the rest can be sent."""
-    try:
-        yield
-    except Exception as error:
-        if classify_error(error) != "refused":
-            raise
-        refused.append(error)
-
-
 def _rank(run: Run) -> tuple[bool, int, str]:
     """Sorts a trial's runs: one with an outcome first, then the oldest."""
     return "sweep.outcome" not in run.data.tags, run.info.start_time, run.info.run_id
 
 
 def create_store(uri: str, artifacts: AnyPath) -> None:
-    """Creates an SQLite store that is missing, before a server and a driver do so at once."""
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+    """Creates an SQLite store that is missing, before a server and a driver do so at once; see `database`."""
+    if sqlite_file(uri) is not None:
         MlflowStore(uri, "Default", artifacts).find_experiment(create=True)

@@ -1,4 +1,4 @@
-"""MLflow's undocumented parts: its database retries and its loggers, as read in MLflow 3.17."""
+"""MLflow's undocumented parts: its database, its retries there and its loggers, as read in MLflow 3.17."""
 
 from __future__ import annotations
 
@@ -22,18 +22,33 @@ ENVIRONMENT = {
 
 
 def connect(uri: str, *, remote: bool) -> MlflowClient:
-    """Returns a client whose import, migrations and retries print nothing; not ``remote``: of a database."""
+    """Returns a client whose import, migrations and retries print nothing; without ``remote``, of a database."""
     import mlflow
 
+    _be_quiet(remote=remote)
+    return mlflow.MlflowClient(uri)
+
+
+def make_database(uri: str, artifacts: str) -> None:
+    """Makes the tables of a database; MLflow's own experiment is the last thing that is made."""
+    _be_quiet(remote=False)
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore(uri, artifacts)  # type: ignore[no-untyped-call]
+    store._dispose_engine()  # type: ignore[no-untyped-call]
+    SqlAlchemyStore._engine_map.pop(uri)
+
+
+def _be_quiet(*, remote: bool) -> None:
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # the user gets its errors as messages
     logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its warnings name the whole URL
     if not remote:
         import mlflow.store.db.utils
 
         mlflow.store.db.utils.MAX_RETRY_COUNT = DATABASE_RETRIES
-    return mlflow.MlflowClient(uri)
 
 
 def last_steps(run: Run) -> dict[str, int]:

@@ -14,7 +14,7 @@ from .mlflow_internals import last_steps
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run, RunTag
+    from mlflow.entities import Metric, Param, Run, RunTag
 
 Tags = Mapping[str, str]
 
@@ -60,7 +60,7 @@ class KnownRun:
 
     @classmethod
     def of(cls, run: Run) -> KnownRun:
-        """Returns what a run from the server has."""
+        """Returns the state of a run that the server has."""
         info, outcome = run.info, run.data.tags.get("sweep.outcome")
         return cls(info.run_id, info.status, info.start_time, outcome, set(run.data.params), last_steps(run))
 
@@ -72,6 +72,7 @@ class PendingRun:
     key: RunKey | None
     start_time: int | None = None  # milliseconds since the Unix epoch; None: started before
     search: bool = False  # search the server before the run is created
+    deleted: bool = False  # delete the present run first
     params: dict[str, object] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     epochs: list[EpochMetrics] = field(default_factory=list)
@@ -80,7 +81,7 @@ class PendingRun:
     end: tuple[str, int] | None = None  # status, milliseconds since the Unix epoch
     end_tags: dict[str, str] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
-    failing_since: float | None = None  # its next upload
+    failing_since: float | None = None  # the next upload fails since then
 
     @property
     def name(self) -> str:
@@ -92,6 +93,7 @@ class PendingRun:
         if later.start_time is not None:
             self.start_time, self.end = later.start_time, None
         self.search |= later.search
+        self.deleted |= later.deleted
         self.params |= later.params
         self.tags |= later.tags
         self.epochs += later.epochs
@@ -130,6 +132,17 @@ def _make_metric(name: str, value: float, timestamp: int, step: int) -> Metric:
     # Layer names are the user's. An infinite value is stored as 1.8e308, which flattens every chart.
     name = re.sub(r"[^\w\-. :/]", "_", name)[:250]
     return Metric(name, value if math.isfinite(value) else math.nan, timestamp, step)
+
+
+def make_params(params: Mapping[str, object]) -> list[Param]:
+    """Returns MLflow's params, long values shortened.
+
+    Floats have six digits, so that a column of the UI shows their exponent; the exact value is a metric.
+    """
+    from mlflow.entities import Param
+
+    rounded = {n: float(f"{value:.6g}") if isinstance(value, float) else value for n, value in params.items()}
+    return [Param(name, shorten(value, PARAM_LENGTH)) for name, value in rounded.items()]
 
 
 def make_tags(tags: Mapping[str, object]) -> list[RunTag]:

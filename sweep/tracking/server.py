@@ -15,9 +15,11 @@ from pathlib import Path
 
 import psutil
 
-from ..config.errors import SweepError, without_password
+from ..config.errors import SweepError
 from ..config.filesystem import AnyPath, write_atomically
+from ..config.secrets import hide
 from ..config.settings import Settings
+from ..config.sqlite import sqlite_url
 from .client import create_store
 from .mlflow_internals import ENVIRONMENT
 
@@ -30,7 +32,7 @@ ANY = ("0.0.0.0", "::")  # noqa: S104 (only if the user asks for it)
 USERS = """\
 [mlflow]
 default_permission = READ
-database_uri = sqlite:///{folder}/users.db
+database_uri = {database}
 admin_username = admin
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 auth_cache_ttl_seconds = 60
@@ -109,14 +111,14 @@ def password_server(
     with _postgres(folder) if postgres else contextlib.nullcontext(backend) as backend:
         if backend and backend == settings.storage:
             raise SweepError("--backend: Optuna's tables are in this database; make one of its own for MLflow.")
-        store = backend or f"sqlite:///{settings.local_dir / 'mlflow.db'}"
-        url = f"http://{'127.0.0.1' if host in ANY else host}:{port}"
+        store = backend or sqlite_url(settings.local_dir / "mlflow.db")
+        url = f"http://{_own_address() if host in ANY else host}:{port}"
         create_store(store, settings.artifacts)
         variables, users, log = folder / "services.env", folder / "users.ini", folder / "mlflow.log"
         known = _read(variables)
         password = password or known.get("MLFLOW_TRACKING_PASSWORD") or secrets.token_hex(16)
         login = {"MLFLOW_TRACKING_URI": url, "MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": password}
-        users.write_text(USERS.format(folder=folder))
+        users.write_text(USERS.format(database=sqlite_url(folder / "users.db").replace("%", "%%")))
         command, environment = serve(store, settings.artifacts, host=host, port=port)
         command += ["--app-name", "basic-auth", "--allowed-hosts", ",".join(_hosts(host, port, names))]
         environment |= {"MLFLOW_AUTH_CONFIG_PATH": str(users), "MLFLOW_AUTH_ADMIN_PASSWORD": password}
@@ -133,7 +135,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, password: str, log: Path, 
     deadline = time.monotonic() + START_SECONDS
     while _status(f"{url}/health") != 200:
         if process.poll() is not None or time.monotonic() > deadline:
-            last = "\n".join(log.read_text(errors="replace").splitlines()[-5:]).replace(store, without_password(store))
+            last = hide("\n".join(log.read_text(errors="replace").splitlines()[-5:]), store)
             raise SweepError(f"mlflow: did not start; the end of {log}:\n{last}")
         time.sleep(0.2)
     if (_status(f"{url}/version"), _status(f"{url}/version", password)) != (401, 200):
@@ -144,7 +146,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, password: str, log: Path, 
 
 
 def _status(url: str, password: str | None = None) -> int | None:
-    """Returns the status of a GET; None if nobody answers."""
+    """Returns the status of a GET; None without an answer."""
     import requests
 
     login = ("admin", password) if password is not None else None
@@ -160,6 +162,14 @@ def _check_port(host: str, port: int) -> None:
     except OSError as error:
         why = os.strerror(error.errno or 0)
         raise SweepError(f"mlflow: cannot listen on {host}:{port} ({why}); choose with --host, --port.") from None
+
+
+def _own_address() -> str:
+    """Returns the address by which other machines reach this one; the loopback one if it has no other."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        route.connect(("192.0.2.1", 9))  # sends nothing: it asks which way a packet would go
+        return str(route.getsockname()[0])
+    return "127.0.0.1"
 
 
 def _hosts(host: str, port: int, names: Sequence[str]) -> list[str]:
@@ -212,7 +222,7 @@ def _compose(folder: Path, *words: str) -> None:
 
 
 def _write(path: Path, variables: dict[str, str]) -> None:
-    """Writes a file of variables that nobody else may read."""
+    """Writes a file of variables that the user alone may read."""
     with write_atomically(path) as beside:
         beside.touch(mode=0o600)
         beside.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))

@@ -1,8 +1,7 @@
-"""The driver's background recorder of a study and its trials: plain data in, MLflow runs out; nobody waits for it.
+"""The driver's background recorder of a study and its trials: plain data in, MLflow runs out, without waiting.
 
-Every value carries the caller's own timestamp, so that a value sent twice is stored once. A daemon thread sends the
-queue in few calls. On the first failure the queue is dropped, so that memory stays bounded; when the server answers
-again, `Tracker.repair` sends from the checkpoints what MLflow lacks.
+A value sent twice is stored once, by its timestamp. On the first failure the queue is dropped, so that memory stays
+bounded; when the server answers again, `Tracker.repair` sends from the checkpoints what MLflow lacks.
 """
 
 from __future__ import annotations
@@ -51,25 +50,27 @@ class Tracker:
         notices: messages for the user when all is sent.
     """
 
-    def __init__(self, uri: str, study: str, *, artifacts: AnyPath, experiment: str | None = None):
-        self.store = MlflowStore(uri, study, artifacts, experiment)
+    def __init__(self, uri: str, study: str, *, artifacts: AnyPath, experiment: str = "", study_id: str | None = None):
+        self.store = MlflowStore(uri, study, artifacts, experiment, study_id)
         self.repair: Callable[[], object] | None = None
         self.dropped: list[str] = []
         self.notices: list[str] = []
         self._connect: Callable[[], object] = self.store.open_existing
-        self._state: Literal["sending", "away", "catching up"] = "sending"
+        self._state: Literal["sending", "unreachable", "catching up"] = "sending"
         self._failure: str | None = None  # the reason why something has to be sent again
         self._pending: dict[RunKey | None, PendingRun] = {}
         self._running: set[RunKey] = set()
         self._sending = self._hurry = self._closing = self._stopped = False
         self._progress = self._outages = 0  # counts of signs that the server answers, and of outages
+        self.outage_began = 0.0  # monotonic time at which the last one was noticed
         self._changed = threading.Condition()  # its lock is that of all the above
         self._thread = threading.Thread(target=self._run, name="mlflow-recorder", daemon=True)
 
     @classmethod
-    def of(cls, study: str, settings: Settings) -> Tracker:
+    def of(cls, study: str, settings: Settings, study_id: str | None = None) -> Tracker:
         """Returns a study's tracker with the user's settings; raises `TrackingError` if they name no store."""
-        return cls(settings.tracking_uri, study, artifacts=settings.artifacts, experiment=settings.experiment(study))
+        place = settings.tracking_uri, study
+        return cls(*place, artifacts=settings.artifacts, experiment=settings.experiment(study), study_id=study_id)
 
     def open(
         self,
@@ -120,10 +121,7 @@ class Tracker:
         self._put(PendingRun(key, start_time, resumed, params=dict(params), tags=dict(tags), metrics=numbers))
 
     def log_epochs(self, key: RunKey | None, epochs: Sequence[EpochMetrics]) -> None:
-        """Adds a run's metrics, each epoch with its own timestamp; epochs sent before are not stored again.
-
-        The key None is the parent run, here and below; its steps may be any other count.
-        """
+        """Adds a run's metrics, each epoch with its own timestamp. The key None is the parent run, here and below."""
         self._put(PendingRun(key, epochs=list(epochs)))
 
     def end_trial(
@@ -138,6 +136,10 @@ class Tracker:
         status = {None: "KILLED", "failed": "FAILED"}.get(outcome, "FINISHED")
         end_tags = {**tags, "sweep.outcome": outcome} if outcome else dict(tags)
         self._put(PendingRun(key, metrics=dict(metrics), end=(status, end_time), end_tags=end_tags))
+
+    def delete_trial(self, key: RunKey) -> None:
+        """Deletes a trial's run, in whose place another one is to start."""
+        self._put(PendingRun(key, deleted=True))
 
     def leave_trial(self, key: RunKey) -> None:
         """Leaves a trial's run to another driver, which has adopted the trial."""
@@ -214,7 +216,7 @@ class Tracker:
             return
         if threading.current_thread() is not self._thread:
             self._wait_until(lambda: len(self._pending) < REPAIRED or self.behind or self._stopped)
-        elif not self._send_due() and self._state == "away":
+        elif not self._send_due() and self._state == "unreachable":
             raise TrackingError(self._failure or "")
 
     def _drain(self, timeout: float) -> bool:
@@ -228,22 +230,22 @@ class Tracker:
 
     def _put(self, work: PendingRun) -> None:
         with self._changed:
-            if (kept := work.without_checkpointed() if self._state == "away" else work) is None:
+            if (kept := work.without_checkpointed() if self._state == "unreachable" else work) is None:
                 return
-            if kept.key in self._pending:
+            if kept.key in self._pending and not kept.deleted:
                 self._pending[kept.key].add(kept)
             else:
                 self._pending[kept.key] = kept
-            if self._state != "away" and len(self._pending) > QUEUED:
+            if self._state != "unreachable" and len(self._pending) > QUEUED:
                 self._fall_behind(f"{self.store.name} is too slow: {QUEUED} runs wait for it")
 
     def _fall_behind(self, reason: str) -> None:
-        """Begins an outage, or prolongs it: drops what the checkpoints hold."""
+        """Begins or prolongs an outage; drops what can be repaired from the checkpoints."""
         with self._changed:
-            if self._state != "away":
-                self._outages += 1
+            if self._state != "unreachable":
+                self._outages, self.outage_began = self._outages + 1, time.monotonic()
                 logger.info("outage, the queue of %d runs is dropped: %s", len(self._pending), reason)
-            self._state, self._failure = "away", reason
+            self._state, self._failure = "unreachable", reason
             self._pending = {k: left for k, work in self._pending.items() if (left := work.without_checkpointed())}
 
     def _wait_until(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
@@ -267,7 +269,7 @@ class Tracker:
                     )
             sent = self._catch_up() and self._send_due()
             with self._changed:
-                if sent and self._state != "away":
+                if sent and self._state != "unreachable":
                     if self.behind:
                         logger.info("the outage is repaired")
                     self._state, self._failure = "sending", None
@@ -275,8 +277,8 @@ class Tracker:
             pause = ROUND_SECONDS if sent else min(2 * pause, RETRY_SECONDS)
 
     def _catch_up(self) -> bool:
-        """After an outage, lists the runs that the server has and repairs the others; returns whether it answers."""
-        if self._state != "away":
+        """After an outage, lists the runs that the server has and repairs the others. Returns True if it answers."""
+        if self._state != "unreachable":
             return True
         try:
             self._connect()
@@ -293,7 +295,7 @@ class Tracker:
         return True
 
     def _send_due(self) -> bool:
-        """Sends what is due; returns whether nothing has to be sent again."""
+        """Sends the work that is due. Returns True if nothing has to be sent again."""
         with self._changed:
             everything, since = self._hurry or self.behind, time.monotonic() - RUNNING_SECONDS
             due = [w for w in self._pending.values() if everything or w.end or w.jobs or w.since <= since]
@@ -317,7 +319,7 @@ class Tracker:
             for work in unsent:
                 later = self._pending.pop(work.key, None)
                 for each in filter(None, (work, later)):
-                    self._put(each)  # the last, lest one run hold up all others
+                    self._put(each)  # as the last: one run must not hold up all others
             self._sending = False
             self._changed.notify_all()
         return not unsent

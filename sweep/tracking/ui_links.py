@@ -5,11 +5,12 @@ import re
 import time
 from urllib.parse import quote
 
-from ..config.search_space import ALIASES, Range
+from ..config.search_space import ALIASES
 from ..config.study_config import StudyConfig
 
 TRIALS = "tags.`sweep.kind`='trial'"
 OBJECTIVE = "metrics.`objective`"
+FRESH = "metrics.`fresh_objective`"
 VIEW = "mlflow.sharedViewState.objective"  # tag: the table that `view_url` opens, in MLflow's undocumented format
 
 
@@ -38,9 +39,7 @@ def run_url(uri: str, experiment_id: str, run_id: str) -> str:
 def experiment_tags(config: StudyConfig, experiment: str) -> dict[str, str]:
     """Returns the tags of a study's experiment: its description, and the table that `view_url` opens."""
     names = dict.fromkeys([*ALIASES, *config.searched])
-    long = [name for name in names if isinstance(d := config.searched.get(name), Range) and not d.is_int]
-    columns = [OBJECTIVE, "tags.`sweep.outcome`", *(f"params.`{name}`" for name in names)]
-    widths = {column: 160 if column.split("`")[1] in long else 110 for column in columns}  # pixels
+    columns = [OBJECTIVE, FRESH, "tags.`sweep.outcome`", *(f"params.`{name}`" for name in names)]
     state = {
         "searchFilter": TRIALS,
         "orderByKey": OBJECTIVE,
@@ -49,7 +48,7 @@ def experiment_tags(config: StudyConfig, experiment: str) -> dict[str, str]:
         "lifecycleFilter": "Active",
         "selectedColumns": columns,
         "columnOrder": ["attributes.`Run Name`", "runDateAndNestInfo", *columns],
-        "columnWidths": widths,
+        "columnWidths": dict.fromkeys(columns, 120),  # pixels
     }
     now = time.time_ns() // 1_000_000
     view = {"name": f"by {config.objective.metric}", "createdAt": now, "updatedAt": now, "state": json.dumps(state)}
@@ -59,7 +58,7 @@ def experiment_tags(config: StudyConfig, experiment: str) -> dict[str, str]:
 def describe_study(config: StudyConfig) -> str:
     """Returns the description of a study's own run (Markdown)."""
     return (
-        f"**{config.name}**: {config.model.name} on {config.data.name}, searching "
+        f"**{config.name}**: {config.subject}, searching "
         f"{', '.join(config.searched) or 'nothing'}.\n\nObjective: {config.objective.direction} "
         f"`{config.objective.metric}`, the metric `objective` of completed search trials."
     )
@@ -69,7 +68,8 @@ def _how_to_query(config: StudyConfig, experiment: str) -> str:
     return (
         f"- Best first: filter ``{TRIALS}``, sort by the metric `objective` ({config.objective.direction} "
         f"{config.objective.metric}); only completed search trials have it, pruned and "
-        "collapsed ones have `last_objective`.\n"
+        "collapsed ones have `last_objective`. Finalists have `fresh_objective`, their mean on fresh seeds: what to "
+        "expect of them, since the best of a search was lucky too.\n"
         "- Hyperparameters that are numbers are metrics too: ``metrics.lambda1 < 0.01 and metrics.depth >= 4``; "
         "choices are params: ``params.`training.init` = 'he'``.\n"
         "- The outcome of a trial: ``tags.`sweep.outcome` = 'pruned'``, or completed, diverged, collapsed, failed; "
@@ -83,4 +83,4 @@ def _how_to_query(config: StudyConfig, experiment: str) -> str:
 
 
 def _host(uri: str) -> str:
-    return re.sub(r"//[^/]*@", "//", uri.rstrip("/"))
+    return re.sub(r"//[^/]*@", "//", re.split("[?#]", uri)[0].rstrip("/"))

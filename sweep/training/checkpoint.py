@@ -7,7 +7,6 @@ import dataclasses
 import io
 import json
 import logging
-import pickle
 import re
 import tempfile
 import warnings
@@ -15,20 +14,33 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict
 
 from ..config import filesystem
+from ..config.errors import reason
 from ..config.filesystem import AnyPath
+from . import attempt_files
 from .reports import EpochMetrics
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "*/epoch-*.pt"  # of a trial, of any attempt
 KEPT = 2  # checkpoints of an attempt: the last one, and one to fall back to
-# The errors that `load` raises for a file that is not a checkpoint, or not a whole one.
-DAMAGED = (OSError, RuntimeError, ValueError, KeyError, EOFError, BadZipFile, pickle.UnpicklingError)
+DAMAGED = (OSError, ValueError)  # the errors that `load` raises for a file that is not a whole checkpoint
+
+
+class _Progress(TypedDict):
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
+
+    history: list[EpochMetrics]
+    diverged: int | None
+
+
+_PROGRESS = TypeAdapter(_Progress)
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,7 @@ def drop_weights(folder: AnyPath, *, dry_run: bool = False) -> int:
         The bytes that this frees; 0 if there are no weights, or no checkpoint can be read.
     """
     files = [path for path in filesystem.glob_files(folder, "*/*") if path.suffix in (".pt", ".tmp")]
+    files += attempt_files.own(folder)
     if not any(_has_weights(path) for path in files) or (saved := load_latest(folder)) is None:
         return 0
     before = sum(filesystem.file_size(path) for path in files)
@@ -135,17 +148,30 @@ def load(path: AnyPath) -> Checkpoint:
     """Reads one checkpoint, onto the CPU.
 
     Raises:
-        BadZipFile: A checksum is wrong; torch itself does not check them.
-        OSError, RuntimeError, ValueError, KeyError, EOFError: It is not a whole checkpoint (`DAMAGED`).
+        OSError: It cannot be read.
+        ValueError: It is not a whole checkpoint; zipfile, pickle, torch and json have a dozen errors of their own.
     """
     content = io.BytesIO(filesystem.read_bytes(path))
+    try:
+        _check_zip(content)
+        state = torch.load(content, map_location="cpu", weights_only=True)
+        progress = _PROGRESS.validate_json(state.pop("progress"))
+        epochs = [metrics.epoch for metrics in progress["history"]]
+        if epochs != sorted({epoch for epoch in epochs if epoch > 0}):
+            raise ValueError("its epochs are not in order")  # noqa: TRY301
+        return Checkpoint(path, progress["history"], progress["diverged"], state)
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {reason(error)}") from error
+
+
+def _check_zip(content: io.BytesIO) -> None:
+    """Checks the checksums, which torch does not, and that nothing is compressed, so that it fits into memory."""
     with ZipFile(content) as file:
+        if any(part.compress_type != ZIP_STORED for part in file.infolist()):
+            raise BadZipFile("it is compressed")
         if (part := file.testzip()) is not None:
             raise BadZipFile(f"the checksum of {part} is wrong")
     content.seek(0)
-    state = torch.load(content, map_location="cpu", weights_only=True)
-    progress = json.loads(state.pop("progress"))
-    return Checkpoint(path, [EpochMetrics(**m) for m in progress["history"]], progress["diverged"], state)
 
 
 def _epoch(path: AnyPath) -> int:
@@ -153,5 +179,4 @@ def _epoch(path: AnyPath) -> int:
 
 
 def _age(path: AnyPath) -> tuple[int, int, int]:
-    number, _, moves = path.parent.name.removeprefix("attempt-").partition(".")
-    return int(number), int(moves or 0), _epoch(path)
+    return *attempt_files.age(path.parent), _epoch(path)

@@ -69,11 +69,13 @@ def collapse(config: TrialConfig, values: Mapping[str, float], constants: Mappin
     if alike or objective.metric not in levels:
         return None
     minimised = {name: name == "val_loss" for name in levels} | {objective.metric: objective.direction == "minimize"}
-    if not all(_is_no_better(name, values[name], level, minimised[name]) for name, level in levels.items()):
+    if not all(is_no_better(name, values[name], level, minimised=minimised[name]) for name, level in levels.items()):
         return None
-    return f"no better than a constant output: {', '.join(f'{name} {level:.4g}' for name, level in levels.items())}"
+    ends = [f"{name} {values[name]:.4g} (constant {level:.4g})" for name, level in levels.items()]
+    return f"no better at the last epoch than a constant output: {', '.join(ends)}"
 
 
-def _is_no_better(name: str, value: float, level: float, minimised: bool) -> bool:
+def is_no_better(name: str, value: float, level: float, *, minimised: bool) -> bool:
+    """Returns True if a metric improves on a constant output's ``level`` by ``MARGIN`` at most."""
     margin = MARGIN * (1 - level if name in SHARES else abs(level))
     return value >= level - margin if minimised else value <= level + margin

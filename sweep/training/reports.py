@@ -9,6 +9,12 @@ from typing import Literal, Self
 from ..config.filesystem import AnyPath
 
 OomKind = Literal["GPU", "host"]
+EndOutcome = Literal["completed", "collapsed", "diverged", "failed"]
+
+
+class RankLostError(Exception):
+    """One of the processes that train a trial together was killed."""
+
 
 REPORT_EVERY = 0.5  # seconds between two reports of a trial, at least
 REPORT_WITHIN = 2.0  # seconds after which it reports epochs without a pruning decision, for the view and the checkpoint
@@ -27,7 +33,7 @@ def is_due(
         (True, False, True)
     """
     decides = pruning_epochs is None or any(epoch in pruning_epochs for epoch in pending)
-    return seconds >= (every if decides else max(every, REPORT_WITHIN))
+    return seconds >= (every if decides or not every else max(every, REPORT_WITHIN))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +51,13 @@ class TrialReport:
 
     epochs: list[EpochMetrics]  # the epochs that the checkpoint holds and that were not reported before, in order
     checkpoint: str | None = None  # path or URL
-    outcome: Literal["completed", "collapsed", "diverged", "failed"] | None = None  # None while it trains
+    outcome: EndOutcome | None = None  # None while it trains
     error: str | None = None  # the reason of a failure, divergence or collapse
     notices: tuple[str, ...] = ()  # messages for the user, each sent once
     tags: dict[str, str] = field(default_factory=dict)  # MLflow tags of host and device, set by the executor
     oom: OomKind | None = None  # the memory that ran out, if the trial failed for that
     halt: str | None = None  # the reason that no trial can train here, so that the run must end
+    relocate: str | None = None  # the reason that this process cannot train it, so that it moves to a new one
 
     def to_json(self) -> str:
         """Returns the report as a JSON object with the attributes' names."""

@@ -42,7 +42,7 @@ def test_the_stored_keys_are_those_that_other_programs_read() -> None:
     ).as_data()
     assert set(data) == {
         "study", "metric", "direction", "configurations", "rivals", "comparisons", "notes", "rows", "ended",
-        "expected_best",
+        "expected_best", "missing",
     }  # fmt: skip
     assert set(data["rivals"][0]) == {"arm", "study", "trials", "completed", "number", "hyperparameters"}
     [stored] = data["comparisons"]

@@ -269,6 +269,11 @@ def test_fewer_than_four_trials_for_each_hyperparameter_are_refused() -> None:
     )
 
 
+@pytest.mark.parametrize("scale", [1e306, 1e-170])
+def test_values_whose_squares_are_no_numbers_are_refused(scale: float) -> None:
+    assert "the values reach" in str(refused(table(CUBE, lambda p: scale * (1 + p["a"]), count=64)).reason)
+
+
 def test_what_has_no_variance_is_refused() -> None:
     for count in (5, 64):
         assert "all values are equal" in str(refused(table(CUBE, lambda p: 0.25 + 0 * p["a"], count=count)).reason)
@@ -599,7 +604,7 @@ def test_people_read_trust_first_then_indices_pairs_and_what_it_means(here: Swee
 
 def test_bad_input_is_one_message_that_lists_what_there_is(here: Sweep) -> None:
     for words, expected in {
-        ("ishigam",): "no such study in the storage (did you mean ishigami?); there are both, ishigami, mixed",
+        ("ishigam",): "(did you mean ishigami?), which has both, ishigami, mixed",
         ("mixed", "--metric", "val_loss"): "--metric val_loss: no trial of mixed has it; they have value",
         ("mixed", "--epoch", "28"): "no trial of mixed reported there; they reported at 1, 2, 3",
         ("mixed", "--where", "deep > 3"): "no such hyperparameter: deep (did you mean depth?); there are lr, lambda1",

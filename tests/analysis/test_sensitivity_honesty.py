@@ -14,7 +14,7 @@ from sweep.analysis.partial_dependence import partial_dependence
 from sweep.analysis.selection import encode_trials, varied_inputs
 from sweep.analysis.sensitivity import Analysis, analyse, analyse_outcome
 from sweep.analysis.sensitivity_text import as_data, interpretation, reliability, remarks, unexplained
-from sweep.analysis.surrogates import PolynomialChaos, Trials
+from sweep.analysis.surrogates import PolynomialChaos, Trials, nested
 
 from ..support.unit_functions import FUNCTIONS, TRIPLE, UnitFunction, drawn, unit_table
 
@@ -38,6 +38,39 @@ def test_r2_is_that_of_trials_which_neither_kernel_nor_penalty_has_seen(surrogat
         fresh = 1 - ((y - fitted.mean(trials.inputs.encode(dict(columns(x))))) ** 2).mean() / y.var()
         excess.append(goodness_of_fit(trials, fitted.held_out).r2 - fresh)
     assert abs(np.mean(excess)) < 0.15
+
+
+class Halves(Trials):
+    """Trials that are held out in two fixed parts: the last eight, and the eight before them."""
+
+    def folds(self, _: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+        parts = [self.points >= 56, (self.points >= 48) & (self.points < 56)]
+        return [(np.flatnonzero(~part), np.flatnonzero(part)) for part in parts]
+
+
+def in_halves() -> Halves:
+    known = trials_of(FUNCTIONS["slow start"], 64, 0)
+    return Halves(known.inputs, known.x, known.y, known.tested, points=np.arange(64))
+
+
+def test_a_kernel_knows_nothing_of_the_trials_that_it_predicts() -> None:
+    """With their values in another order, which leaves mean and spread as they are, the predictions are the same."""
+    trials = in_halves()
+    changed = replace(trials, y=np.r_[trials.y[:56], trials.y[:55:-1]])
+    before, after = (GaussianProcess(each, 0).held_out[56:] for each in (trials, changed))
+    assert after == pytest.approx(before, abs=1e-3 * trials.y.std())
+
+
+def test_a_penalty_is_chosen_without_the_trials_that_it_predicts() -> None:
+    """The first penalty is right about the last eight trials alone, the second about the eight before them alone."""
+    trials = in_halves()
+
+    def predicted(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        right, wrong = trials.y[test], trials.y[test] + 1.0
+        return np.array([right, wrong] if test[-1] == 63 else [wrong, right])
+
+    held_out, _ = nested(trials, np.random.default_rng(0), predicted)
+    assert held_out[48:] == pytest.approx(trials.y[48:] + 1.0)
 
 
 def columns(x: np.ndarray) -> list[tuple[str, list[float]]]:
@@ -152,6 +185,14 @@ def test_few_trials_that_carry_the_variance_are_named_with_what_the_others_say()
     assert line.startswith("Influence: 2 of 100 uniform trials carry ")
     assert "Without them, R2 1.00, quantitative: x0 explains 80 %" in line
     assert as_data(analysis)["influence"]["without"]["trusted"] is True
+
+
+def test_one_trial_that_carries_the_variance_leaves_too_few_others() -> None:
+    x, y = drawn(UnitFunction("line", 4, lambda x: 2 * x[:, 0] + x[:, 1]), 32, 0)
+    y[10] += 12
+    [line] = remarks(analyse(unit_table(x, y - 20)))
+    assert line.startswith("Influence: 1 of 32 uniform trials carries ")
+    assert "Without it, there are no indices: 31 of 31 full-budget trials are uniform over the space, 32 are" in line
 
 
 def test_a_word_is_weaker_where_few_trials_carry_much() -> None:

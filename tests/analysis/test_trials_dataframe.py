@@ -64,9 +64,15 @@ def test_a_study_without_trials_has_a_table_without_rows(summary: Summary) -> No
 def test_a_spreadsheet_runs_nothing_of_it(summary: Summary, text: str) -> None:
     row = replace(summary.rows[0], hyperparameters={"choice": text, "number": -1.5}, error=f"a\n{text.strip()}")
     [line] = csv.DictReader(io.StringIO(trials_csv(Summary.of(summary.config, [row], [])), newline=""))
-    assert line["choice"] == f"'{text}"
+    assert line["choice"] == f"'{text}".replace("\r", r"\r")
     assert line["params_number"] == "-1.5", "a negative number is no formula"
     assert not line["error"].startswith(("=", "+", "-", "@"))
+
+
+def test_no_text_gives_a_terminal_an_order(summary: Summary) -> None:
+    row = replace(summary.rows[0], hyperparameters={"choice": "\x1b[31mred"}, error="boom \x1b]0;TITLE\x07")
+    [line] = csv.DictReader(io.StringIO(trials_csv(Summary.of(summary.config, [row], [])), newline=""))
+    assert (line["choice"], line["error"]) == (r"\x1b[31mred", r"boom \x1b]0;TITLE\x07")
 
 
 def test_numbers_are_written_with_all_their_digits_and_times_in_iso_8601(summary: Summary, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 import optuna
 
-from sweep.config.errors import without_password
+from sweep.config.secrets import without_secrets
 
 from ..support.processes import TrackingServer, environment, wait_for
 
@@ -74,7 +74,7 @@ def main() -> int:
         try:
             wait_for(server.ready, "the MLflow server")
             if only != "finished":
-                where = without_password(storage) if storage else "the journal file, TEST_POSTGRES_URL is not set"
+                where = without_secrets(storage) if storage else "the journal file, TEST_POSTGRES_URL is not set"
                 missed |= show(f"64 slots, {where}", simulate(storage, server.url, *SLOTS), BAR_SLOTS)
             if only != "slots":
                 missed |= show("after 10,000 trials, journal", simulate(None, server.url, *FINISHED), BAR_FINISHED)

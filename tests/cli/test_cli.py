@@ -26,6 +26,7 @@ from ruamel.yaml import YAML
 
 from sweep.study.storages.storage import open_storage
 
+from ..conftest import connections_closed
 from ..support.commands import Ended, sweep, sweep_here
 from ..support.processes import environment
 from ..support.studies import TINY, Finished
@@ -33,8 +34,21 @@ from ..support.studies import TINY, Finished
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's and MLflow's own deprecations are not ours
 
 COMMANDS = (
-    *("run", "resume", "status", "best", "sensitivity", "report", "confirm", "enqueue", "train", "profile", "ui", "gc"),
-    *("export", "import", "schema", "doctor", "simulate"),
+    *(
+        "init",
+        "run",
+        "resume",
+        "status",
+        "best",
+        "sensitivity",
+        "report",
+        "confirm",
+        "enqueue",
+        "retry",
+        "train",
+        "profile",
+    ),
+    *("ui", "gc", "export", "import", "schema", "doctor", "simulate"),
     *("submit", "jobs", "logs", "stop", "cluster render", "cluster secrets"),
     "services up",
 )
@@ -59,6 +73,12 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
+
+
+def test_the_version_is_that_of_the_package(here: Sweep) -> None:
+    [version] = re.findall(r'^version = "(.+)"$', (Path(__file__).parents[2] / "pyproject.toml").read_text(), re.M)
+    ended = here("--version")
+    assert (ended.code, ended.out, ended.err) == (0, f"sweep {version}\n", "")
 
 
 @pytest.fixture
@@ -112,7 +132,8 @@ def test_the_shell_completes_commands_and_options() -> None:
 
 def test_schema_is_a_json_schema_that_describes_every_key(here: Sweep) -> None:
     schema = json.loads(here("schema").out)
-    assert {"name", "model", "data", "objective", "space"} <= set(schema["required"])
+    assert {"name", "objective", "space"} <= set(schema["required"])
+    assert schema["oneOf"] == [{"required": ["model", "data"]}, {"required": ["function"]}, {"required": ["command"]}]
     assert {"guidance", "training", "search", "resources"} <= schema["properties"].keys()
     assert schema["properties"]["space"]["description"]
 
@@ -264,7 +285,22 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(here: Sweep, file: Path, tm
     assert plan["epoch_seconds"] > 0
     epochs = (plan["trials"] + plan["controls"]) * 4
     assert plan["hours"] == pytest.approx(epochs * plan["epoch_seconds"] / plan["slots"] / 3600)
-    assert_untouched(tmp_path / "results")
+
+
+def test_a_dry_run_writes_nothing_and_uses_what_is_prepared(here: Sweep, file: Path, tmp_path: Path) -> None:
+    def files() -> dict[Path, int]:
+        return {path: path.lstat().st_mtime_ns for path in (tmp_path, *tmp_path.rglob("*"))}
+
+    before, offline = files(), {f"{kind}_proxy": "http://127.0.0.1:1" for kind in ("http", "https")} | {"no_proxy": ""}
+    assert here("run", str(file), "--dry-run", "--verbose").err.count("preparing in") == 1
+    lacking = ("--set", "data.name=mnist", "--set", "name=other", "--data", str(tmp_path / "given"))
+    assert_refused(here("run", str(file), "--dry-run", *lacking, **offline), "the download failed", "given/MNIST/raw")
+    assert files() == before
+    here("train", str(file), "--set", "training.max_epochs=1", *("--set", "depth=1", "--set", "width=4"))  # prepares
+    before = files()
+    ended = here("run", str(file), "--dry-run", "--verbose")
+    assert (ended.code, ended.err.count("preparing in")) == (0, 0)
+    assert files() == before
 
 
 def test_a_plan_does_not_mind_a_divergence(here: Sweep, file: Path) -> None:
@@ -300,7 +336,7 @@ def test_doctor_fails_where_a_check_does(here: Sweep) -> None:
 # -- ui --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.exhaustive)])
 def test_ui_serves_on_loopback_until_interrupted(tiny: Finished, copy: Path, number: signal.Signals) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -322,8 +358,8 @@ def test_ui_serves_on_loopback_until_interrupted(tiny: Finished, copy: Path, num
             assert taken.returncode == 2
             assert f"--port: {port} of this machine is taken" in taken.stderr
             os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-            assert process.wait(timeout=30) in (0, 128 + number)
-            _, alive = psutil.wait_procs(family, timeout=15)
+            assert process.wait(timeout=120) in (0, 128 + number)
+            _, alive = psutil.wait_procs(family, timeout=120)
             assert not alive
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -419,7 +455,7 @@ def test_a_syntax_error_has_its_line(here: Sweep, file: Path, tmp_path: Path) ->
 BAD_WORDS = {
     "no such file": (["run", "nowhere.yaml"], ["nowhere.yaml: no such file", "digits"]),
     "no such study": (["run", "digit"], ["digit:", "(did you mean digits?)"]),
-    "resume of an unknown study": (["resume", "other"], ["other: no such study", "there are tiny."]),
+    "resume of an unknown study": (["resume", "other"], ["other: no such study", "which has tiny."]),
     "resume of a misspelt study": (["resume", "tinny"], ["tinny: no such study", "(did you mean tiny?)"]),
     "status of an unknown study": (["status", "tinny"], ["tinny: no such study", "(did you mean tiny?)"]),
     "best of an unknown study": (["best", "tinny"], ["tinny: no such study", "(did you mean tiny?)"]),
@@ -448,7 +484,7 @@ BAD_WORDS = {
         ["exists and differs", "lambda1.low: was 0.0001, now 1e-05", "lr: was 0.005, now 0.1", "tiny-2"],
     ),
     "storage of no kind": (["status", "--storage", "nonsense"], ["storage nonsense: unreachable"]),
-    "storage out of reach": (
+    "storage unreachable": (
         ["run", "digits", "--storage", "postgresql+psycopg://me:hidden@127.0.0.1:1/db"],
         ["storage postgresql+psycopg://me:***@127.0.0.1:1/db: unreachable", "SWEEP_STORAGE"],
     ),
@@ -468,10 +504,12 @@ def test_a_bad_command_is_one_message(here: Sweep, copy: Path, words: list[str],
 def test_a_storage_that_goes_away_is_one_message(here: Sweep, tmp_path: Path) -> None:
     path = tmp_path / "optuna.db"
     words = ("status", "--storage", f"sqlite:///{path}?timeout=0.1")
+    with connections_closed():
+        open_storage(f"sqlite:///{path}")
     assert here(*words).code == 0
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
-        assert_refused(here(*words), "storage: out of reach, nothing is lost: ", "database is locked")
+        assert_refused(here(*words), "storage: unreachable, nothing is lost: ", "database is locked")
     assert here(*words).code == 0
 
 
@@ -487,7 +525,7 @@ def test_missing_data_names_the_files_and_the_folder(here: Sweep, file: Path, tm
     offline = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:1")
     ended = here("run", str(file), "--set", "data.name=mnist", SWEEP_DATA=str(tmp_path / "empty"), **offline)
     assert_refused(ended, "train-images-idx3-ubyte", str(tmp_path / "empty" / "MNIST" / "raw"), "SWEEP_DATA")
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 120
     assert_untouched(tmp_path / "results")
 
 
@@ -506,13 +544,13 @@ def test_a_deleted_experiment_of_the_name_can_be_restored_or_renamed(here: Sweep
     (copy / "optuna.journal").unlink()
     ended = here("run", str(file))
     assert_refused(ended, "'tiny' was deleted", f"restore --experiment-id {experiment.experiment_id}", "rename")
-    assert (copy / "optuna.journal").read_bytes() == b""
+    assert not (copy / "optuna.journal").exists()
 
 
 @pytest.mark.ray
 def test_more_gpus_than_any_node_has_are_refused_before_the_study_begins(
     here: Sweep, file: Path, tmp_path: Path
 ) -> None:
-    ended = here("run", str(file), "--set", "resources.gpus=1000", "--set", "resources.cpus=0.5")
-    assert_refused(ended, "0.5 CPUs and 1000 GPUs", "no node", "there is: ", "resources.gpus")
+    ended = here("run", str(file), "--set", "resources.gpus=30", "--set", "resources.cpus=0.5")
+    assert_refused(ended, "15 CPUs and 30 GPUs in its 30 processes", "no node", "there is: ", "resources.gpus")
     assert_untouched(tmp_path / "results")

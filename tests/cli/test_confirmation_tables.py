@@ -91,7 +91,7 @@ def test_survivors_are_not_called_better() -> None:
     assert "1.00x [never, 1.00x]" in text or "1.00x [1.00x, 1.00x]" in text
 
 
-def test_a_rival_that_was_not_found_is_said_so() -> None:
+def test_a_baseline_that_was_not_found_is_said_so() -> None:
     text = shown({}, {}, BaselineResult("batch_norm", "digits.confirm.batch_norm", 4, 0, None, {}))
     assert "Batch normalisation: none of the 4 trials of digits.confirm.batch_norm has completed." in words(text)
     assert "no difference can be shown in test_loss: no pairs." in words(text)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sweep.cli.output import make_console, make_notes, set_verbosity
+from sweep.cli.output import make_console, make_notes, print_json, set_verbosity
 
 from ..support import rayless
 from ..support.commands import sweep_here
@@ -74,3 +75,8 @@ def test_a_run_is_quiet_verbose_or_neither(
     assert usual.out.splitlines()[-1] == line, "the last line answers"
     assert "small is finished" in usual.out
     assert "  resume " not in usual.out
+
+
+def test_json_has_no_numbers_that_are_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json([{"value": -math.inf, "values": (math.nan, 1e306)}])
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == [{"value": None, "values": [None, 1e306]}]

@@ -9,11 +9,13 @@ import asyncio
 import contextlib
 import json
 import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -30,8 +32,9 @@ from sweep.config import user_code as own
 from sweep.config.errors import ConfigError
 from sweep.config.user_code import packages
 from sweep.execution.cluster_checks import check_workspace, prepare_data
-from sweep.service.submission import prepare_submission, settings_to_send
+from sweep.service.submission import prepare_confirmation, prepare_submission, settings_to_send
 
+from ..support.commands import sweep_here
 from ..support.invariants import assert_whole, left_by
 from ..support.processes import Cluster, environment, wait_for
 
@@ -77,6 +80,9 @@ class Place:
     def job(self, command: str, *words: str, code: int = 0, **variables: str) -> str:
         return self.sweep(command, *words, f"--address={self.cluster.url}", code=code, **variables)
 
+    def command_lines(self) -> list[str]:
+        return [" ".join(process.cmdline()) for process in self.cluster.processes()]
+
     def jobs(self) -> list[dict[str, Any]]:
         return list(json.loads(self.job("jobs", "--json")))
 
@@ -119,6 +125,14 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def place(cluster: Cluster, folder: Path) -> Place:
     return Place(cluster, folder)
+
+
+@pytest.fixture(scope="module")
+def growing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A cluster to which nodes are added. On one machine they share Ray's folder of code, and replace each other's."""
+    folder = tmp_path_factory.mktemp("growing")
+    with contextlib.closing(Cluster(folder, cpus=1)) as cluster:
+        yield Place(cluster, folder)
 
 
 # -- connecting --------------------------------------------------------------------------------------------------------
@@ -184,6 +198,7 @@ def test_the_code_is_sent_alone_and_is_what_the_workers_run(place: Place, tmp_pa
     assert "/working_dir_files/" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.exhaustive
 def test_who_waits_for_slow_nodes_is_told_of_them_once(place: Place) -> None:
     script = f"""
         import time
@@ -200,6 +215,7 @@ def test_who_waits_for_slow_nodes_is_told_of_them_once(place: Place) -> None:
     assert sorted(said[0][1:]) == sorted(said[1][1:]) != []
 
 
+@pytest.mark.exhaustive
 def test_nothing_of_ray_is_left_to_the_garbage_collector_when_the_connection_ends(place: Place) -> None:
     """A reference that another thread frees while Ray shuts down ends the process without a word of ours."""
     script = f"""
@@ -220,6 +236,91 @@ def test_nothing_of_ray_is_left_to_the_garbage_collector_when_the_connection_end
     assert done.stdout.strip() == "left: 0", done.stdout + done.stderr
 
 
+def test_what_ray_says_of_a_lost_node_is_logged_and_not_printed(place: Place) -> None:
+    """Pages, with the stack of a process of Ray's own, in the middle of what a command prints for programs."""
+    script = f"""
+        import logging, time
+        import ray
+        from ray._private.utils import publish_error_to_driver
+        from sweep.cluster.connect import connected, logger
+        logged = []
+        logger.addFilter(lambda record: logged.append(record.getMessage()))
+        logger.setLevel(logging.INFO)
+        with connected({place.cluster.address!r}):
+            for _ in range(400):  # until Ray listens
+                publish_error_to_driver("node", "a page", ray._private.worker.global_worker.gcs_client)
+                time.sleep(0.3)
+                if "a page" in logged:
+                    print("logged")
+                    break
+    """
+    done = place.call("-c", textwrap.dedent(script))
+    assert done.stdout.split() == ["logged"], done.stdout + done.stderr
+
+
+def answers(place: Place, call: str, **variables: str) -> list[list[Any]]:
+    """Returns what nodes answer to a call in a driver of its own: address, value, error, and how its clock is ahead."""
+    script = f"""
+        import json, os
+        import tests.cluster.on_nodes as on_nodes
+        from sweep.cluster.connect import connected
+        from sweep.cluster.probe import ask_nodes
+        from sweep.config.user_code import packages
+        with connected({place.cluster.address!r}, [*packages(), os.path.dirname(os.path.dirname(on_nodes.__file__))]):
+            print(json.dumps([[a.node, a.value, a.error, a.ahead] for a in {call}]))
+    """
+    done = place.call("-c", textwrap.dedent(script), **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = re.findall(r"(?m)^\[\[.*$", done.stdout)  # Ray prints, too
+    return list(json.loads(line))
+
+
+@pytest.mark.exhaustive
+def test_a_node_that_is_lost_while_it_is_asked_is_left_out(growing: Place) -> None:
+    growing.cluster.add()
+    lost = growing.cluster.last
+    found = answers(growing, f"ask_nodes(on_nodes.lose, {lost!r})")
+    assert len(found) >= 1
+    assert [(value, error) for _, value, error, _ in found] == [("here", None)] * len(found)
+    assert lost not in [node for node, *_ in found]
+
+
+@pytest.mark.exhaustive
+def test_a_node_that_joins_takes_the_code_of_a_run_after_another_run_of_it_has_ended(growing: Place) -> None:
+    """Ray throws the code of an ended run away, here at once, and a node keeps a failure for ten minutes."""
+    soon = {"RAY_RUNTIME_ENV_URI_PIN_EXPIRATION_S": "0"}
+    assert answers(growing, "ask_nodes(on_nodes.lose, '')", **soon)
+    growing.cluster.add()
+    time.sleep(5)  # in which it would fetch what is not there
+    found = answers(growing, "ask_nodes(on_nodes.lose, '')", **soon)
+    assert [(value, error) for _, value, error, _ in found] == [("here", None)] * len(found)
+    assert growing.cluster.last in [node for node, *_ in found]
+
+
+@pytest.mark.exhaustive
+def test_a_clock_that_is_wrong_is_found(growing: Place) -> None:
+    found = answers(growing, "ask_nodes(on_nodes.lose, '')")
+    assert [ahead for *_, ahead in found] == [0.0] * len(found)
+    growing.cluster.add("env", f"PYTHONPATH={Path(__file__).parent / 'clock'}")
+    ahead = {node: ahead for node, _, _, ahead in answers(growing, "ask_nodes(on_nodes.lose, '')")}
+    assert 290 < ahead.pop(growing.cluster.last) <= 300
+    assert set(ahead.values()) == {0.0}
+
+
+def test_a_machine_that_is_no_node_is_told_so(place: Place) -> None:
+    script = f"""
+        from sweep.cluster.connect import is_local
+        from sweep.cluster.ray_internals import enable_token, living_addresses
+        enable_token()
+        print(*sorted(living_addresses({place.cluster.address!r})))
+        print(*map(is_local, ["127.0.0.2", "198.51.100.7"]))  # the second is nobody's, by RFC 5737
+    """
+    done = place.call("-c", textwrap.dedent(script))
+    addresses, local = done.stdout.splitlines()
+    assert place.cluster.address.partition(":")[0] in addresses.split()
+    assert local == "True False"
+
+
 # -- jobs --------------------------------------------------------------------------------------------------------------
 
 
@@ -227,7 +328,7 @@ def checkpoints(place: Place) -> int:
     return len(list(place.workspace.glob("shared/*/*/epoch-*.pt")))
 
 
-@pytest.mark.exhaustive  # beside other lanes' clusters its job was refused once, by its token
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 def test_a_study_is_submitted_stopped_and_goes_on_and_outlives_its_head(place: Place) -> None:
     first = json.loads(place.job("submit", "study.yaml", "--json"))
@@ -243,7 +344,7 @@ def test_a_study_is_submitted_stopped_and_goes_on_and_outlives_its_head(place: P
     assert first["id"] in known
     assert SECRET not in known
     assert token not in known
-    lines = [" ".join(process.cmdline()) for process in place.cluster.processes()]
+    lines = place.command_lines()
     assert not any(SECRET in line or token in line for line in lines)
     assert any("-m sweep run study.yaml" in line for line in lines)
 
@@ -264,7 +365,21 @@ def test_a_study_is_submitted_stopped_and_goes_on_and_outlives_its_head(place: P
     assert [job["status"] for job in place.jobs()] == ["SUCCEEDED"]
     assert_whole(left_by(place.workspace, "shared"), "shared", trials=5, controls=0)
 
+    confirming = json.loads(place.job("confirm", "study.yaml", "--submit", "--seeds=2", "--json"))
+    assert confirming["study"] == "shared"
+    assert f"runs already, as {confirming['id']}" in place.job("confirm", "shared", "--submit", code=2)
+    wait_for(lambda: list(place.workspace.glob("shared.*/*/*/epoch-*.pt")), "a checkpoint of a baseline")
+    assert any("-m sweep confirm shared --top 1 --seeds 2" in line for line in place.command_lines())
+    assert f"{confirming['id']}: stopped" in place.job("stop", "shared")
+    said = place.job("logs", "shared")
+    assert f"{confirming['id']}: driver on " in said
+    assert "Interrupted; nothing is lost" in said
+    place.job("confirm", "shared", "--submit", "--seeds=2")
+    assert "first over second" in place.job("logs", "shared", "-f")
+    assert [job["status"] for job in place.jobs()] == ["SUCCEEDED", "STOPPED", "SUCCEEDED"]
 
+
+@pytest.mark.exhaustive
 def test_a_job_that_fails_is_one_where_it_is_followed(place: Place) -> None:
     place.job("submit", "no-such-study")
     assert "no-such-study: neither a file, nor a study in the storage" in place.job(
@@ -289,10 +404,32 @@ def test_what_is_submitted_is_checked_here(tmp_path: Path, monkeypatch: pytest.M
         "shared",
         ["run", "own.yaml", "--set=search.trials=7", "--insecure", "--design=2"],
     )
+    confirmation = prepare_confirmation("own.yaml", ["--seeds", "4"])
+    assert (confirmation.study, confirmation.words) == ("shared", ["confirm", "shared", "--seeds", "4"])
+    assert (confirmation.modules, confirmation.file) == (found.modules, None)
     (tmp_path / "code").mkdir()
     found.write(tmp_path / "code")
     sent = {file.name for file in (tmp_path / "code").iterdir()}
     assert sent == {"sweep", "mypkg", "own.yaml"}
+
+
+def test_a_confirmation_is_submitted_with_what_its_options_set_to_a_head_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = sweep_here(monkeypatch, capsys, tmp_path, "confirm", "digits", "--submit", "--address=127.0.0.1:6379")
+    assert (ended.code, ended.out) == (2, "")
+    assert "--address: with --submit, the HTTP address of the cluster's head" in ended.err
+    sent = list[object]()
+    monkeypatch.setattr(
+        "sweep.cli.cluster.send", lambda found, given, address, **_: sent.append((found.words, given, address))
+    )
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://head:8265")
+    options = ("--top=2", "--against=he, dropout", "--placebo", "--offline-ok", "--data=/data")
+    words = ("confirm", "digits", "--submit", *options)
+    ended = sweep_here(monkeypatch, capsys, tmp_path, *words, RAY_API_SERVER_ADDRESS="http://head:8265")
+    assert ended.code == 0, ended.err
+    words = ("confirm", "digits", "--top", "2", "--seeds", "8", "--against", "he,dropout", "--placebo", "--offline-ok")
+    assert sent == [([*words], {"data": "/data"}, "http://head:8265")]
 
 
 def test_a_password_is_not_sent() -> None:
@@ -392,6 +529,7 @@ def test_a_node_says_what_it_does_not_see(tmp_path: Path) -> None:
     assert "Each node" not in problem, "what is there, and wrong, is not helped by other nodes' having it"
 
 
+@pytest.mark.exhaustive
 def test_all_that_a_cluster_lacks_is_said_at_once(place: Place) -> None:
     """The second node sees an empty folder where the driver has its workspace, as machines do that share none."""
     hide = f'mount -t tmpfs none "{place.folder}/results" && exec "$@"'
@@ -422,11 +560,12 @@ def test_all_that_a_cluster_lacks_is_said_at_once(place: Place) -> None:
     assert "postgresql+psycopg://" in storage
     assert "services up" in tracking
     assert str(place.workspace) in workspace
-    assert workspace.endswith("(node 127.0.0.3)")
+    assert re.search(r"\(node 127\.0\.0\.\d+\)$", workspace)
     assert not (place.workspace / "other").exists()
     assert "other" not in place.sweep("status", "--json")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.cluster
 def test_a_cluster_that_asks_for_no_token_is_refused_unless_insecure(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(STUDY)

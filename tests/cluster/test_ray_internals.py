@@ -6,11 +6,24 @@ import importlib
 import inspect
 import logging
 import pkgutil
+import stat
+from pathlib import Path
 
 import pytest
 import ray
+from ray._private import ray_constants, services
 
-from sweep.cluster.ray_internals import JOB_LOGGERS, has_token, is_ray_client, requires_token, token_headers
+from sweep.cluster.ray_internals import (
+    JOB_LOGGERS,
+    LONGEST_TMPDIR,
+    has_token,
+    is_ray_client,
+    private_ray,
+    protect_token,
+    requires_token,
+    temporary_folder,
+    token_headers,
+)
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own deprecations are not ours
 
@@ -31,8 +44,11 @@ def test_the_version_is_the_one_that_was_read() -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "ray._common.utils:get_default_system_temp_dir",
+        "ray._private.ray_constants:ENABLE_RAY_CLUSTER",
         "ray._private.services:canonicalize_bootstrap_address_or_die",
         "ray._private.state:state.get_draining_nodes",
+        "ray._private.worker:print_to_stdstream",
         "ray._private.authentication.authentication_token_setup:maybe_enable_token_auth_if_token_available",
         "ray._private.authentication.http_token_authentication:get_auth_headers_if_auth_enabled",
         "ray._raylet:AuthenticationMode.TOKEN",
@@ -63,6 +79,40 @@ def test_the_parameters_are_those_that_were_read() -> None:
         ("ray.autoscaler.v2.utils:is_autoscaler_v2", "gcs_client"),
     ):
         assert parameter in inspect.signature(pkgutil.resolve_name(name)).parameters, moved(f"{name}({parameter}=)")
+
+
+def test_the_private_ray_is_told_to_listen_on_loopback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    with private_ray():
+        assert services.get_node_ip_address() == "127.0.0.1", moved("ENABLE_RAY_CLUSTER, which gives the address")
+    assert ray_constants.ENABLE_RAY_CLUSTER is before
+    setup = importlib.import_module("ray._private.authentication.authentication_token_setup")
+    assert setup._get_default_token_path() == tmp_path / ".ray" / "auth_token", moved("token in ~/.ray/auth_token")
+
+
+def test_a_token_is_for_its_owner_alone_and_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / ".ray" / "auth_token"
+    protect_token(path)
+    made = path.read_text()
+    assert len(made) == 64
+    path.chmod(0o644)  # as Ray makes it
+    protect_token(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_text() == made
+    assert [each.name for each in path.parent.iterdir()] == ["auth_token"]
+    protect_token(tmp_path / ".ray" / "auth_token" / "no folder" / "auth_token")  # a home that cannot be written
+
+
+def test_a_private_ray_has_a_folder_in_which_sockets_have_paths_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = "/ray/session_2026-11-30_11-05-19_081361_4194304/sockets/plasma_store"  # with the largest process id
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    for length in (10, LONGEST_TMPDIR, LONGEST_TMPDIR + 1, 90):
+        monkeypatch.setenv("TMPDIR", folder := f"/{'t' * (length - 1)}")
+        assert temporary_folder() == (folder if length <= LONGEST_TMPDIR else "/tmp")
+        assert len(temporary_folder() + session) <= 107
+    monkeypatch.setenv("RAY_TMPDIR", "/chosen")
+    assert temporary_folder() == "/chosen"
 
 
 def test_what_a_head_keeps_has_the_keys_that_were_read() -> None:

@@ -16,6 +16,8 @@ import jsonschema
 import pytest
 from compose_spec import PyCompose
 from kubernetes_validate import validate as validate_kubernetes
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from ray.autoscaler._private.kuberay.autoscaling_config import _get_ray_resources_from_group_spec
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ruamel.yaml import YAML
@@ -23,6 +25,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from sweep.cli.app import app
+from sweep.cluster import recipes
+from sweep.cluster.jobs import STOP_SECONDS
 from sweep.cluster.recipes import (
     ACCELERATORS,
     ENVIRONMENT,
@@ -216,6 +220,36 @@ def test_what_the_manifests_refer_to_exists() -> None:
     assert cluster["spec"]["rayVersion"] == RAY
 
 
+def test_a_job_is_one_that_the_operator_takes_and_has_time_for_checkpoints() -> None:
+    """KubeRay's validateDeletionConfiguration, 1.5 to 1.7: no time to live without shutdownAfterJobFinishes."""
+    (job,) = rendered("rayjob")
+    assert "ttlSecondsAfterFinished" not in job["spec"]
+    (environment,) = documents(job["spec"]["runtimeEnvYAML"])
+    assert environment["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"] == str(STOP_SECONDS)
+
+
+def test_the_operator_is_one_that_knows_the_secret_of_a_cluster() -> None:
+    """``authOptions.secretName`` came with KubeRay 1.6.0."""
+    folder = Path(recipes.__file__).parent
+    for file in ("README.md", "kuberay/raycluster.yaml"):
+        assert re.findall(r"1\.\d+ or newer", (folder / file).read_text()) == ["1.6 or newer"]
+
+
+def test_a_worker_fits_a_machine_of_four_processors() -> None:
+    """Of which Kubernetes keeps a part: the smallest machines with an L4."""
+    (cluster,) = (m for m in rendered("kuberay") if m["kind"] == "RayCluster")
+    (container,) = cluster["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"]
+    assert float(container["resources"]["requests"]["cpu"]) <= 3.5
+
+
+def test_the_database_of_the_first_start_is_not_taken_for_the_databases() -> None:
+    """PostgreSQL's image begins with a server on its socket alone, which has no database of MLflow yet."""
+    (postgres,) = (m for m in rendered("kuberay") if m["kind"] == "StatefulSet")
+    (config,) = rendered("compose")
+    for check in (str(postgres), str(config["services"]["postgres"])):
+        assert "'pg_isready', '-h', '127.0.0.1'" in check
+
+
 def test_workers_get_no_password() -> None:
     (cluster,) = (m for m in rendered("kuberay") if m["kind"] == "RayCluster")
     assert "secretKeyRef" in str(cluster["spec"]["headGroupSpec"])
@@ -287,9 +321,24 @@ def test_the_image_is_built_from_what_there_is() -> None:
     assert f"ARG RAY={RAY}" in lines
     assert f"#   docker build -f cluster/Dockerfile -t {IMAGE} ." in lines
     assert IMAGE.endswith(f":{project['project']['version']}")
-    extras = set(re.findall(r"\.\[([\w,]+)\]", "\n".join(lines))[0].split(","))
-    assert extras <= set(project["project"]["optional-dependencies"])
+    pip = "pip install --no-cache-dir"
+    assert f"RUN {pip} --require-hashes -r cluster/constraints.txt && {pip} --no-deps ." in lines
     assert not any(line.startswith("ENTRYPOINT") for line in lines)  # `ray up` and KubeRay start a shell
+
+
+def test_the_images_versions_are_those_that_the_package_allows_and_each_has_a_hash() -> None:
+    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]
+    entries = re.findall(r"(?m)^([\w.-]+)==(\S+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", _constraints())
+    versions = {canonicalize_name(name): version for name, version, _ in entries}
+    assert len(versions) == len(re.findall("(?m)^[a-z]", _constraints())) > 100
+    extras = [each for name in ("cluster", "postgres", "s3") for each in project["optional-dependencies"][name]]
+    for wanted in map(Requirement, [*project["dependencies"], *extras]):
+        assert wanted.specifier.contains(versions[canonicalize_name(wanted.name)]), f"make constraints: {wanted}"
+    assert versions["ray"] == RAY
+
+
+def _constraints() -> str:
+    return (FOLDER / "constraints.txt").read_text()
 
 
 def test_all_files_are_part_of_the_package() -> None:
@@ -349,6 +398,7 @@ def test_the_command_prints_the_recipe_alone_on_stdout(tmp_path: Path) -> None:
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 PAGE = FOLDER / "README.md"
+OURS_OR_SHELL = ("sweep", "set", ".", "umask", "tee", "export")
 NOT_RUN = {  # what needs a cloud, a container engine, Slurm or a cluster of the reader's
     "aws iam",
     "docker build",
@@ -401,7 +451,7 @@ def test_every_recipe_of_the_page_is_rendered_as_it_says() -> None:
 
 def test_every_other_command_of_the_page_exists_with_its_options() -> None:
     root: Any = get_command(app)
-    others = {" ".join(words[:2]) for words in commands() if words[0] not in ("sweep", "set", ".", "umask", "tee")}
+    others = {" ".join(words[:2]) for words in commands() if words[0] not in OURS_OR_SHELL}
     assert others == NOT_RUN
     ours = [words[1:] for words in commands() if words[0] == "sweep" and words[1] != "cluster"]
     assert len(ours) > 8

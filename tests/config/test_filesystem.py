@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -158,6 +159,7 @@ def _command_lines_with(word: str) -> list[str]:
     return [line for line in lines if word in line]
 
 
+@pytest.mark.exhaustive
 def test_a_study_that_was_killed_goes_on_from_the_bucket_and_is_whole(story: Story) -> None:
     left = left_by(story.folder / "results", "remote")
     assert_whole(left, "remote", trials=TRIALS, controls=0)
@@ -167,6 +169,7 @@ def test_a_study_that_was_killed_goes_on_from_the_bucket_and_is_whole(story: Sto
     assert strange_curves(left, Curves(config_of(STUDY), story.folder / "data", story.folder / "scratch")) == []
 
 
+@pytest.mark.exhaustive
 def test_checkpoints_and_artifacts_are_in_the_bucket_alone_and_secrets_in_no_command_line(story: Story) -> None:
     left = left_by(story.folder / "results", "remote")
     assert {str(trial.user_attrs["checkpoint"]) for trial in left.trials} <= {
@@ -180,6 +183,7 @@ def test_checkpoints_and_artifacts_are_in_the_bucket_alone_and_secrets_in_no_com
     assert story.secrets_seen == []
 
 
+@pytest.mark.exhaustive
 def test_what_reads_a_study_reads_it_from_the_bucket(story: Story, tmp_path: Path) -> None:
     settings, file = story.settings, tmp_path / "remote.zip"
     assert profiles("remote-0000", settings, {})[0].epochs.keys() == set(range(1, EPOCHS + 1))
@@ -297,6 +301,20 @@ def test_a_store_that_takes_requests_and_falls_silent_is_told_soon(
             checkpoint.load_latest(silent / "0000")
 
 
+def test_a_data_root_that_falls_silent_is_told_within_seconds(tmp_path: Path, object_store: ObjectStore) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        silent = {**object_store.environment, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.getsockname()[1]}"}
+        run = Command(tmp_path / "results", "run", "mnist-autoencoder", SWEEP_DATA="s3://bucket/data", **silent)
+        server.settimeout(400)
+        with contextlib.closing(run), server.accept()[0]:
+            began = time.monotonic()
+            told = "waiting for s3://bucket/data/MNIST/raw: it cannot be listed"
+            wait_for(lambda: run.over or run.says(told), "a word")
+            assert time.monotonic() - began < filesystem.LONGEST_OUTAGE / 2
+            assert not run.over, run.out
+            assert len(run.out.splitlines()) == 1, run.out
+
+
 def test_an_object_is_copied_without_being_held_in_memory(bucket: Path, tmp_path: Path) -> None:
     content = os.urandom(1 << 20) * 64
     filesystem.write_bytes(bucket / "large", content)
@@ -321,6 +339,7 @@ def test_a_store_that_refuses_ends_the_run_and_says_that_nothing_is_lost(bucket:
                     "moves": 0,
                     "pruning_epochs": None,
                     "run_trial": RUN_TRIAL,
+                    "folders": [],
                 }
             )
         }
@@ -412,7 +431,7 @@ def test_data_that_is_missing_or_cut_off_in_the_bucket_is_said_so(bucket: Path, 
     mirror._copy.cache_clear()
     for name in names:
         filesystem.write_bytes(root / "MNIST/raw" / name, whole[:-2] if name == names[3] else whole)
-    with pytest.raises(DataError, match=rf"{names[3]}: expected 17 bytes, found 15\. Delete .*{root}/MNIST/raw"):
+    with pytest.raises(DataError, match=rf"(?s)delete .*{root}/MNIST/raw .*{names[3]}: expected 17 bytes, found 15"):
         load_dataset(mnist, root=root, cache=cache)
     with pytest.raises(DataError, match="must be a folder below the data root"):
         load_dataset(BEES.model_copy(update={"folder": "/bees"}), root=root, cache=cache)

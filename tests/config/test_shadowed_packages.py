@@ -76,7 +76,7 @@ def call(folder: Path, *words: object, path: str | Path = "") -> subprocess.Comp
     command = [sys.executable, *map(str, words)]
     return subprocess.run(
         command, cwd=folder, env={**variables, "SWEEP_DATA": str(folder.parent / "data")},
-        capture_output=True, text=True, timeout=240, check=False,
+        capture_output=True, text=True, timeout=800, check=False,
     )  # fmt: skip
 
 
@@ -94,12 +94,14 @@ def test_the_installed_command_is_the_launcher() -> None:
     assert {"sweep", "entropy_sweep"} <= {*project["tool"]["setuptools"]["packages"]}
 
 
-@pytest.mark.parametrize("path", ["", "."])
+@pytest.mark.parametrize("path", [pytest.param("", marks=pytest.mark.exhaustive), "."])
 def test_the_command_starts_beside_packages_of_its_own_names(hidden: Path, path: str) -> None:
     assert "No study yet" in sweep(hidden, "status", path=path)
 
 
-@pytest.mark.parametrize("package", [True, False], ids=["package", "folder"])
+@pytest.mark.parametrize(
+    "package", [pytest.param(True, marks=pytest.mark.exhaustive), False], ids=["package", "folder"]
+)
 def test_a_trial_trains_a_model_of_the_users_models(hidden: Path, *, package: bool) -> None:
     if not package:  # without __init__.py Python would prefer any other package of this name
         (hidden / "models" / "__init__.py").unlink()
@@ -108,6 +110,7 @@ def test_a_trial_trains_a_model_of_the_users_models(hidden: Path, *, package: bo
     assert trained["config"]["model"]["name"] == "models.nets:Net"
 
 
+@pytest.mark.exhaustive
 def test_a_study_trains_a_model_of_the_users_models_on_rays_workers(hidden: Path) -> None:
     """Ray puts the current folder, with its ``sweep.py``, first in the path of its workers."""
     done = json.loads(sweep(hidden, "run", "study.yaml", "--no-report", "--json", path="."))
@@ -121,10 +124,10 @@ NOTEBOOK = """
 
     heavy = {"torch", "ray", "optuna", "mlflow", "pydantic", "numpy"} & sys.modules.keys()
     assert not heavy, heavy
-    assert sweep.__version__ and {"run", "train", "report", "confirm"} < {*sweep.__all__}
+    assert sweep.__version__ and {"run", "load", "train", "confirm"} < {*sweep.__all__}
 
     import models, losses
-    from sweep import EntropyGuidance, RunCallback, Settings, StudyConfig
+    from sweep import EntropyGuidance, RunCallback, RunOptions, Settings, StudyConfig
 
     assert losses.SCALE == 1.0 and EntropyGuidance.__module__ == "sweep.losses.guidance"
 
@@ -134,18 +137,21 @@ NOTEBOOK = """
         def on_trial_end(self, trial, outcome, error):
             self.ended += 1
 
-    config = sweep.load_study("study.yaml")
+    config = sweep.load_config("study.yaml")
     assert isinstance(config, StudyConfig) and config.search.trials == 2
     counter = Counter()
-    summary = sweep.run("study.yaml", trials=3, settings=Settings(report=False), callback=counter)
-    assert [row.outcome for row in summary.rows] == ["completed"] * 3 and counter.ended == 3
-    assert sweep.run("shadowed").best[0].number == summary.best[0].number
-    [epoch] = sweep.train("shadowed", trial=summary.best[0].number)
-    assert epoch.values["val_loss"] == summary.best[0].value
-    print(sweep.report("shadowed").files[0])
+    here = RunOptions(executor="local")
+    study = sweep.run("study.yaml", trials=3, settings=Settings(report=False), callback=counter, options=here)
+    assert study.trials["outcome"].tolist() == ["completed"] * 3 and counter.ended == 3
+    best = study.best(1)
+    assert sweep.run("shadowed").best(1).index[0] == best.index[0]
+    [epoch] = sweep.train("shadowed", trial=int(best.index[0]))
+    assert epoch.values["val_loss"] == best["value"].iloc[0]
+    print(sweep.load("shadowed").report().files[0])
 """
 
 
+@pytest.mark.exhaustive
 def test_a_notebook_calls_the_program_beside_the_users_packages(project: Path) -> None:
     (project / "notebook.py").write_text(textwrap.dedent(NOTEBOOK))
     done = call(project, "notebook.py", path=CHECKOUT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -395,6 +396,46 @@ def test_a_target_is_reached_at_it_or_beyond(direction: Any, target: float | Non
 )
 def test_the_room_of_a_machine(cpus: float, gpus: float, machine: tuple[float, float], trials: int) -> None:
     assert Resources(cpus=cpus, gpus=gpus).room(*machine, gpus) == trials
+
+
+@pytest.mark.parametrize(
+    ("asked", "processes", "trials"),
+    [
+        ({"gpus": 4, "cpus": 2}, 4, 2),  # a process on each GPU, with two CPUs
+        ({"workers": 3, "gpus": 0}, 3, 5),
+        ({"workers": 3}, 3, 5),  # `auto` gives no GPU to processes on CPUs
+        ({"gpus": 0.5}, 1, 16),
+        ({}, 1, 8),
+    ],
+)
+def test_all_processes_of_a_trial_need_room(asked: dict[str, float], processes: int, trials: int) -> None:
+    resources = Resources.model_validate(asked)
+    assert resources.processes == processes
+    assert resources.total_cpus == asked.get("cpus", 1) * processes
+    assert resources.room(16, 8, resources.gpus_per_trial(8)) == trials
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"resources": {"workers": 2, "gpus": 1}},
+            ("resources.workers", "resources.gpus to 0", "each GPU has its own"),
+        ),
+        ({"resources": {"workers": 0}}, ("resources.workers", "greater than or equal to 1")),
+        ({"resources": {"workers": 65}}, ("resources", "65 processes", "batch_size of at least 130", "it is 64")),
+        ({"resources": {"gpus": 8}, "training": {"batch_size": 8}}, ("8 processes", "at least 16", "it is 8")),
+        (
+            {"resources": {"workers": 2}, "space": {"training.batch_size": {"choices": [2, 64]}}},
+            ("2 processes", "at least 4", "it is 2"),
+        ),
+    ],
+)
+def test_processes_that_cannot_be_are_refused(
+    study_config: MakeConfig, changes: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValueError, match="(?s)" + ".*".join(map(re.escape, words))):
+        study_config(**changes)
 
 
 def test_main_memory_is_room_too() -> None:

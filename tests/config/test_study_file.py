@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +122,7 @@ def test_tags_make_no_objects(text: str) -> None:
     [
         # unknown keys, with the nearest one or all that are allowed
         ("serch: {trials: 3}", ("serch", "unknown key", "did you mean search?", "objective")),
-        ("foo: 1", ("foo", "unknown key", "allowed: name, model, data")),
+        ("foo: 1", ("foo", "unknown key", "allowed: name, function, command, model")),
         ("training: {optimiser: adam}", ("training.optimiser", "did you mean optimizer?")),
         ("search: {finalists: {topp: 3}}", ("search.finalists.topp", "did you mean top?", "seeds")),
         ("guidance: {lambda3: 1}", ("guidance.lambda3", "unknown key", "did you mean lambda")),
@@ -272,6 +274,140 @@ def test_one_kind_of_problem_does_not_hide_another(tmp_path: Path) -> None:
         assert len([p for p in error.value.problems if p.startswith(f"{start}: ")]) == 1, (start, error.value.problems)
     assert len(error.value.problems) == len(starts) + 3
     assert any("design (3) must not exceed trials (1)" in p for p in error.value.problems)
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefgh")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: !!int abc", "line 1, column 7: 'abc' is not a whole number"),
+        ("name: !!int ''", "'' is not a whole number"),
+        ("name: !!float abc", "'abc' is not a number"),
+        ("\nname: !!bool zz", "line 2, column 7: 'zz' is not true or false"),
+        ("name: !!binary YQ==", "tag:yaml.org,2002:binary"),
+        (f"name: {'1' * 5000}", "is not a whole number"),
+        (f"name: 0x{'f' * 5000}", "at most 64 bits"),
+        ("training: {seed: 18446744073709551616}", "line 1, column 18: a whole number has at most 64 bits"),
+        (f"name: {'[' * 800}{']' * 800}", "more than 32 levels"),
+        ("name: " + "{a: " * 3000 + "}" * 3000, "more than 32 levels"),
+        ("name: &a [*a]", "more than 32 levels"),
+        (LAUGHS, "more than 10,000 values, aliases unfolded"),
+        (f"name: {'x' * 70_000}", "70,006 characters; at most 65,536 are read"),
+        ('name: "\\e[31m"', "a text must not have the character"),
+        ('name: "\\ud800"', "a text must not have the character"),
+        ("3: 4", "line 1, column 1: a key must be a text"),
+        ("? [a]\n: 4", "a key must be a text"),
+    ],
+)
+def test_what_is_no_plain_data_is_refused_at_once_and_briefly(text: str, words: str) -> None:
+    began = time.process_time()
+    with pytest.raises(ConfigError) as error:
+        read_yaml(text, "study.yaml")
+    assert time.process_time() - began < 1
+    assert len(error.value.problems) == 1
+    assert words in error.value.problems[0]
+    assert len(str(error.value)) < 700
+
+
+def test_a_file_of_megabytes_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(f"name: {'x' * 3_000_000}")
+    with pytest.raises(SweepError, match="3,000,006 bytes; a study file has at most 262,144"):
+        read_file(path, "study.yaml")
+
+
+def test_a_date_is_the_text_that_was_written() -> None:
+    assert read_yaml("name: 2001-02-03\ntags: [2001-99-99]", "study.yaml") == {
+        "name": "2001-02-03",
+        "tags": ["2001-99-99"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ("space: {lambda1: {low: '0', high: 1}}", "space.lambda1.low"),
+        ("space: {training.lr: {low: 1, high: '2'}}", "space.training.lr.high"),
+        ("space: {lambda1: {choices: ['0.1', 0.1]}}", "space.lambda1"),
+        ("space: {lambda1: '0.1'}", "space.lambda1"),
+        ("search: {trials: '4'}", "search.trials"),
+        ("resources: {gpus: '1'}", "resources.gpus"),
+        ("guidance: {every: '8'}", "guidance.every"),
+        ("training: {seed: 'nan'}", "training.seed"),
+    ],
+)
+def test_a_text_is_no_number(changes: str, path: str) -> None:
+    problems = problems_of(changes)
+    assert len(problems) == 1, problems
+    one_about(problems, path, "must be a number, not the text '", "remove the quotes")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ("space: {depth: 1e308}", ("space.depth", "at most 512")),
+        ("space: {depth: {low: 1, high: 1000000000}}", ("space.depth", "1000000000", "at most 512")),
+        ("space: {width: 100000000}", ("space.width", "100000000", "at most 10,000,000")),
+        ("model: {name: mlp, width: 100000000}", ("model.width", "100000000", "10000000")),
+        ("space: {lambda1: {low: 1, high: 2, step: 1e-320}}", ("space.lambda1", "1e-320", "1,000,000th of high - low")),
+        ("space: {model.x: {low: -1e308, high: 1e308}}", ("space.model.x", "too large")),
+        ("training: {seed: 4294967296}", ("training.seed", "less than 4294967296")),
+        ("training: {max_epochs: 1000001}", ("training.max_epochs", "1000000")),
+        ("resources: {cpus: 1e308}", ("resources.cpus", "1024", "1e+308")),
+        ("resources: {cpus: 1e-9}", ("resources.cpus", "0.01", "1e-09")),
+        ("resources: {gpus: 1e-9}", ("resources.gpus", "0.01", "1024")),
+        ("resources: {memory: 1e-320}", ("resources.memory", "0.01")),
+        ("search: {trials: 100001}", ("search.trials", "100000")),
+    ],
+)
+def test_a_number_that_nothing_can_do_is_refused_with_the_bound(changes: str, words: tuple[str, ...]) -> None:
+    problems = problems_of(changes)
+    assert len(problems) == 1, problems
+    one_about(problems, *words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ("none: 0", ("none", "unknown key", "allowed: name, function, command, model")),
+        ("str: {a: 1}", ("str", "unknown key")),
+        ("search: {finalists: {int: 1}}", ("search.finalists.int", "unknown key", "allowed: top")),
+        ("space: {width: {low: 1, high: 2, bool: true}}", ("space.width.bool", "unknown key")),
+        ("task: {metrics: {float: 3}}", ("task.metrics.float", "must be a valid string")),
+        ("space: {width: {choices: [1, [2]]}}", ("space.width.choices.1", "must be a valid")),
+    ],
+)
+def test_a_key_may_have_the_name_of_a_type(changes: str, words: tuple[str, ...]) -> None:
+    one_about(problems_of(changes), *words)
+
+
+def test_fewer_trials_than_the_design_shrink_it_in_proportion(tmp_path: Path) -> None:
+    config, notes = load_study("digits", Settings(workspace=tmp_path), trials=24)  # of 64 trials, 32 of the design
+    assert (config.search.trials, config.search.design) == (24, 12)
+    assert "search.design: 12 of 24 trials, as 32 of 64 before" in notes
+    config, notes = load_study("digits", Settings(workspace=tmp_path), trials=40)
+    assert (config.search.trials, config.search.design) == (40, 32)
+    assert not [note for note in notes if note.startswith("search.design")]
+
+
+@pytest.mark.parametrize("trials", ["'4'", "null", "{}", "true"])
+def test_design_trials_are_added_to_numbers_alone(tmp_path: Path, trials: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.replace("trials: 64", f"trials: {trials}"))
+    with pytest.raises(ConfigError, match=r"1 problem\n  - search\.trials: must be a "):
+        load_study(str(path), Settings(workspace=tmp_path / "results", data=tmp_path), design=4)
+
+
+def test_a_message_neither_repeats_a_long_value_nor_lists_everything() -> None:
+    long = ConfigError("study.yaml", [f"name: {'x' * 100_000} must start with a letter"] * 1_000)
+    assert len(str(long).splitlines()) == 52
+    assert str(long).endswith("\n  - and 950 more")
+    assert all(len(line) <= 600 for line in str(long).splitlines())
+    assert "must start with a letter" in str(long).splitlines()[1]
 
 
 @pytest.mark.parametrize(

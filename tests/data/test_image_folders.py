@@ -20,11 +20,11 @@ from torchvision.datasets import ImageFolder, VOCSegmentation
 from sweep.config.errors import ConfigError, DataError
 from sweep.config.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
 from sweep.config.settings import Settings
-from sweep.config.study_config import TrialConfig
+from sweep.config.study_config import StudyConfig, TrialConfig
 from sweep.config.study_file import built_in, parse_study, read_yaml, to_yaml
 from sweep.data import image_folders as folders
 from sweep.data.batches import batches
-from sweep.data.loading import Dataset, find_reader, load_dataset, prepare_dataset, split_sizes
+from sweep.data.loading import Dataset, find_reader, fingerprint, load_dataset, prepare_dataset, split_sizes
 from sweep.losses.task import IGNORED
 from sweep.service.preflight.space_checks import check_study
 from sweep.training.trial import TrialPaths, TrialReport, run_trial
@@ -283,6 +283,70 @@ def test_street_scenes(tmp_path: Path) -> None:
     assert masks[:, -10:].mode(1).values.mode().values.mode().values == 3  # and the road below
 
 
+@pytest.mark.parametrize("names", ["Training Testing", "Train Val", "train valid", "TRAIN validation", "training test"])
+def test_parts_may_have_their_usual_names(tmp_path: Path, names: str) -> None:
+    train, test = names.split()
+    image_folder(tmp_path / "classes", {train: (20, 12, 8), test: (3, 2, 1)})
+    dataset = opened(tmp_path, CLASSES_CONFIG)
+    assert [p.size for p in (dataset.train, dataset.val, dataset.test)] == [30, 10, 6]
+    assert dataset.info.classes == ("a", "b", "c")
+
+
+def a_study(config: DataConfig, model: str = "cnn", depth: int = 2) -> StudyConfig:
+    return StudyConfig.model_validate(
+        {
+            "name": "folders",
+            "model": {"name": model, "depth": depth, "width": 4},
+            "data": config,
+            "objective": {"metric": "val_loss", "direction": "minimize"},
+            "space": {"lambda1": {"low": 1e-5, "high": 1e-1, "log": True}},
+            "training": {"max_epochs": 1, "batch_size": 8},
+            "search": {"trials": 2, "finalists": {"top": 0}},
+        }
+    )
+
+
+def test_one_class_is_refused_and_the_folder_of_the_classes_is_named(tmp_path: Path) -> None:
+    image_folder(tmp_path / "photos" / "images", {"": (6, 5, 4)})
+    above = DataConfig(name="imagefolder", folder="photos", image_size=SIZE)
+    settings = Settings(workspace=tmp_path / "results", data=tmp_path)
+    (problem,), _ = check_study(a_study(above), settings)
+    assert problem.startswith("data: imagefolder has one class (images), which leaves nothing to learn; ")
+    assert problem.endswith(
+        f"a, b, c: if these are the classes, data.folder is the folder that they are in, such as "
+        f"{tmp_path}/photos/images"
+    )
+    assert check_study(a_study(above, "conv_autoencoder", 4), settings)[0] == [], "which learns from no class"
+    right = above.model_copy(update={"folder": "photos/images"})
+    assert check_study(a_study(right), settings) == ([], [])
+    shutil.copytree(tmp_path / "photos" / "images", tmp_path / "photos" / "more")
+    problems, warnings = check_study(a_study(above), settings)
+    assert problems == []
+    assert warnings[0].startswith("data: the images of images, more are in folders a, b, c: if these are the classes")
+
+
+def test_a_fingerprint_is_that_of_names_and_contents(tmp_path: Path) -> None:
+    image_folder(tmp_path / "one" / "classes", {"train": (5, 4, 3), "test": (1, 1, 1)})
+    shutil.copytree(tmp_path / "one", tmp_path / "copy", copy_function=shutil.copyfile)  # with times of its own
+
+    def of(name: str, config: DataConfig = CLASSES_CONFIG) -> str:
+        dataset = opened(tmp_path / name, config, tmp_path / "cache")
+        return fingerprint(dataset.reader, tmp_path / "cache")
+
+    first, keys = of("one"), len(list((tmp_path / "cache").glob("imagefolder-*/fingerprint")))
+    assert of("copy") == first
+    assert len(list((tmp_path / "cache").glob("imagefolder-*/fingerprint"))) > keys, "it was measured anew"
+    changed = tmp_path / "copy" / "classes" / "test" / "a"
+    picture = next(changed.iterdir())
+    content = picture.read_bytes()
+    picture.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])  # of the same size
+    assert of("copy") != first
+    picture.write_bytes(content)
+    assert of("copy") == first
+    picture.rename(picture.with_name(f"other{picture.suffix}"))
+    assert of("copy") != first
+
+
 # -- what is wrong with a folder ---------------------------------------------------------------------------------------
 
 
@@ -304,8 +368,18 @@ PROBLEMS: dict[str, tuple[str, Any, list[str]]] = {
     "no folder": ("classes", lambda f: shutil.rmtree(f / "classes"), ["data.folder: ", "/classes", "SWEEP_DATA"]),
     "no train": (
         "classes",
-        lambda f: shutil.move(f / "classes" / "train", f / "classes" / "training"),
+        lambda f: shutil.move(f / "classes" / "train", f / "classes" / "pictures"),
         ["/classes has val, but no train"],
+    ),
+    "no role": (
+        "classes",
+        lambda f: shutil.copytree(f / "classes" / "val", f / "classes" / "holdout"),
+        ["/classes has holdout beside train; parts are train, training, val, valid, validation, test, testing"],
+    ),
+    "two of a role": (
+        "classes",
+        lambda f: shutil.copytree(f / "classes" / "val", f / "classes" / "Validation"),
+        ["Validation and val are both named like the part val"],
     ),
     "no classes": (
         "classes",

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from sweep.config.errors import DataError
 from sweep.data import images
 from sweep.data.images import resize
 
@@ -36,6 +37,37 @@ def test_decoding_gives_rgb_as_pillow_does(tmp_path: Path, suffix: str, mode: st
         expected = np.array(stored) / 257 if mode == "I;16" else np.array(stored.convert("RGB")).astype(float)
     expected = np.stack([expected] * 3, 2) if expected.ndim == 2 else expected
     assert np.abs(np.array(ours) - expected).max() <= 1
+
+
+RAMP = np.linspace(0, 1, 32 * 24).reshape(24, 32)
+
+
+@pytest.mark.parametrize("kind", ["float.tif", "wide.pgm", "wide.tif", "twelve.pgm"])
+def test_grey_values_of_16_bits_and_floats_are_scaled(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / kind
+    if kind.endswith("pgm"):  # values of 12 bits in a file that says so
+        most = 4095 if kind == "twelve.pgm" else 65535
+        path.write_bytes(b"P5\n32 24\n%d\n" % most + np.round(RAMP * most).astype(">u2").tobytes())
+    else:
+        pixels = RAMP.astype(np.float32) if kind == "float.tif" else np.round(RAMP * 65535).astype(np.uint16)
+        Image.fromarray(pixels).save(path)
+    ours = np.array(images.decode(path))
+    assert np.abs(ours - 255 * RAMP[..., None]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (RAMP.astype(np.float32) * 255, "floats from 0 to 255, whose scale is unknown; convert the images to 0 to 1"),
+        (RAMP.astype(np.float32) - 0.5, "floats from -0.5 to 0.5"),
+        (np.where(RAMP > 0.5, np.nan, RAMP).astype(np.float32), "floats from nan to nan"),
+        (np.round(RAMP * 4000).astype(np.int32), "integers of 32 bits from 0 to 4000, whose scale is unknown; convert"),
+    ],
+)
+def test_values_of_unknown_scale_are_refused(tmp_path: Path, pixels: Any, words: str) -> None:
+    Image.fromarray(pixels).save(tmp_path / "image.tif")
+    with pytest.raises(DataError, match=words):
+        images.decode(tmp_path / "image.tif")
 
 
 @pytest.mark.parametrize(

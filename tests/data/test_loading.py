@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from functools import partial
@@ -247,7 +248,7 @@ for i in range(10):
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
-    results = [(*process.communicate(timeout=60), process.returncode) for process in processes]
+    results = [(*process.communicate(timeout=300), process.returncode) for process in processes]
     assert ready == ["ready\n"] * 3
     expected = f"{int(digits.train.images.sum())} {int(digits.test.labels.sum())}"
     for out, err, code in results:
@@ -347,12 +348,39 @@ def mnist_files(root, images, labels):
         idx(root / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte", labels)
 
 
+@pytest.mark.parametrize("packed", ["*-ubyte", "train-*", "t10k-labels*"])
+def test_compressed_files_are_read_as_torchvision_keeps_them(tmp_path, packed):
+    """All, or those that are not there uncompressed; the root stays as it is."""
+    root = tmp_path / "data"
+    mnist_files(root, np.zeros((20, 28, 28), np.uint8), np.zeros(20, np.uint8))
+    for path in (root / "MNIST" / "raw").glob(packed):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    before = sorted(root.rglob("*"))
+    with pytest.raises(DataError, match=r"mnist: expected 60000 train images, found arrays \(20, 1, 28, 28\)"):
+        prepare("mnist", root=root, cache=tmp_path / "cache")
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_compressed_archive_is_read_as_torchvision_keeps_it(tmp_path):
+    names = [file for file, _ in (*CIFAR10.train_list, *CIFAR10.test_list)] + [CIFAR10.meta["filename"]]
+    for name in names:
+        (tmp_path / name).write_bytes(b"no batch")
+    with tarfile.open(tmp_path / CIFAR10.filename, "w:gz") as archive:
+        for name in names:
+            archive.add(tmp_path / name, f"{CIFAR10.base_folder}/{name}")
+    with pytest.raises(
+        DataError, match=r"(?s)cifar10: delete .*data_batch_1: expected MD5 .*, found .*batches.meta: expected MD5"
+    ):
+        prepare("cifar10", root=tmp_path, cache=tmp_path / "cache")
+
+
 def test_truncated_files_are_named(tmp_path):
     mnist_files(tmp_path, np.zeros((20, 28, 28), np.uint8), np.zeros(20, np.uint8))
     path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(
-        DataError, match=r"^mnist: train-images-idx3-ubyte: expected 15696 bytes, found 15596\. Delete .*MNIST/raw"
+        DataError, match=r"(?s)^mnist: delete .*MNIST/raw .*train-images-idx3-ubyte: expected 15696 bytes, found 15596"
     ):
         prepare("mnist", root=tmp_path, cache=tmp_path / "cache")
 
@@ -410,10 +438,30 @@ def test_two_processes_that_prepare_at_once_make_one_download(tmp_path):
             subprocess.Popen([*words, c], stdout=-1, stderr=-1, text=True, env=environment)
             for c in ("cache", "another")
         ]
-        said = [process.communicate(timeout=120) for process in both]
+        said = [process.communicate(timeout=300) for process in both]
         server.shutdown()
     assert [out for out, _ in said] == ["54000\n"] * 2, said
     assert sorted(asked) == sorted(f"/{path.name}" for path in served.iterdir())
+
+
+def test_a_download_goes_to_the_folder_that_is_named_for_it(tmp_path, monkeypatch):
+    served = tmp_path / "served"
+    mnist_files(served, np.zeros((20, 28, 28), np.uint8), np.zeros(20, np.uint8))
+    sums = {}
+    for path in list(served.rglob("*-ubyte")):
+        (served / f"{path.name}.gz").write_bytes(packed := gzip.compress(path.read_bytes()))
+        sums[f"{path.name}.gz"] = hashlib.md5(packed).hexdigest()
+    monkeypatch.setattr(MNIST, "resources", [(file, sums[file]) for file, _ in MNIST.resources])
+    monkeypatch.setenv("no_proxy", "*")
+    found = find_reader(config("mnist"), tmp_path / "data")
+    found.downloads = tmp_path / "scratch"
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=served)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        with pytest.raises(DataError, match=r"mnist: expected 60000 train images, found arrays \(20, 1, 28, 28\)"):
+            prepare_dataset(found, cache=tmp_path / "cache")
+        server.shutdown()
+    assert not (tmp_path / "data").exists()
 
 
 def test_another_set_in_the_place_of_one_is_refused(tmp_path):

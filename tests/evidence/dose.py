@@ -109,7 +109,6 @@ class Dose:
             "direction": objective["direction"],
             "hyperparameters": self.hyperparameters(),
             "code": [],
-            "hardware": gathering.hardware(),
             "runs": [],
         }
 
@@ -131,6 +130,7 @@ class Dose:
             "outcome": outcome,
             "curve": [epoch.values[metric] for epoch in epochs],
             "seconds": sum(epoch.values["seconds"] for epoch in epochs),
+            "hardware": gathering.hardware(),
         }
 
 

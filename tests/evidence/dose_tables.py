@@ -73,3 +73,10 @@ class DoseTables(Tables):
             lines.append([f"{each.lambda1:g}", pairs_of(c), *cells])
         heads = ["lambda1", "pairs", "loss", "gain over 0", "in percent", "", f"equal within {MARGIN:.0%}"]
         return table(heads, lines)
+
+    def response_in_percent(self, name: str, strength: float) -> str:
+        """Returns the gain of one strength over none, in percent of the loss, with its interval."""
+        if name not in self.dosed:
+            return "not finished"
+        [found] = (each for each in self.whole()[name] if each.lambda1 == strength)
+        return percent(found.pair, self._direction(self.doses[name].strongest_of))

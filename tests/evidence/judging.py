@@ -11,11 +11,11 @@ from sweep.analysis.paired_comparison import PairedComparison, apply_holm, compa
 from sweep.analysis.paired_tests import ALPHA, false_discovery
 from sweep.analysis.speedup import Member
 from sweep.config.sections import Objective
+from sweep.training.collapse import is_no_better
 from sweep.training.reports import EpochMetrics
 
 Evidence = Mapping[str, Any]
 """The evidence of one entry, see `gathering.evidence`; also a part of it."""
-AT_CONSTANT = 0.02  # a run that is better than a constant predictor by less than this share has collapsed
 
 
 def comparisons(evidence: Evidence) -> dict[tuple[str, str], PairedComparison]:
@@ -61,18 +61,14 @@ def members(
         constant: the metric of a constant predictor.
     """
     metric, found = f"test_{objective.metric.removeprefix('val_')}", {}
+    minimised = objective.direction == "minimize"
     for seed, curve in curves.items():
         values = [math.nan if value is None else value for value in curve]
         history = [EpochMetrics(epoch, {metric: value}, 0) for epoch, value in enumerate(values, 1)]
         whole = len(values) == epochs
-        found[seed] = Member(history, not whole, whole and _has_collapsed(values[-1], constant, objective.direction))
+        dead = whole and is_no_better(objective.metric, values[-1], constant, minimised=minimised)
+        found[seed] = Member(history, not whole, dead)
     return found
-
-
-def _has_collapsed(value: float, constant: float, direction: str) -> bool:
-    """Returns True for a final value at the level of a constant predictor, or worse."""
-    loss, level = (value, constant) if direction == "minimize" else (1 - value, 1 - constant)
-    return loss > (1 - AT_CONSTANT) * level
 
 
 def relative(c: PairedComparison, direction: str) -> float:

@@ -157,9 +157,11 @@ class StudyTables(Tables):
         for key, value in (pair for code in codes for pair in code):
             dirty = "-dirty" * value.endswith("-dirty")
             by_key[key.removeprefix("sweep.").removeprefix("version.")].add(value[:12].removesuffix(dirty) + dirty)
-        hardware = [evidence["hardware"] for evidence in whole]
+        hardware = [each["hardware"] for found in whole for each in found.get("runs", [found])]
         machines = {f"{h['cores']} cores of {h['processor']}, GPU {h['gpu'] or 'none'}" for h in hardware}
-        return "; ".join([*(f"{key} {' and '.join(sorted(v))}" for key, v in sorted(by_key.items())), *machines])
+        return "; ".join(
+            [*(f"{key} {' and '.join(sorted(v))}" for key, v in sorted(by_key.items())), *sorted(machines)]
+        )
 
     def hours(self) -> str:
         """Returns the hours of training that all evidence took."""

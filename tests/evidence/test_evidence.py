@@ -197,6 +197,7 @@ right:
 """
 
 
+@pytest.mark.exhaustive  # four commands, each with a Ray of its own
 @pytest.mark.ray
 def test_what_fails_keeps_nothing_else_from_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "FOLDER", tmp_path)

@@ -213,18 +213,24 @@ def check_atlas(name: str, heads: list[str], row: list[str]) -> None:
         assert numbers(row[place]) == pytest.approx([100 * x / level for x in (value, low, high)], abs=0.051)
 
 
-def check_doses(name: str, heads: list[str], row: list[str]) -> None:
+def dose_gain(name: str, strength: float) -> tuple[list[float], list[float], float, int]:
+    """Returns a gain over lambda1 0 with its ends, the same in percent of the loss, the mean loss, and the pairs."""
     found = json.loads((FOLDER / f"{name}.json").read_text())
     finals = {(run["seed"], run["lambda1"]): -run["curve"][-1] for run in found["runs"] if len(run["curve"]) == 20}
-    seeds, strength = sorted({seed for seed, _ in finals}), float(row[0])
+    seeds = sorted({seed for seed, _ in finals})
     control, guided = (np.array([finals[seed, each] for seed in seeds]) for each in (0.0, strength))
-    assert numbers(row[2]) == pytest.approx([-guided.mean()], rel=1e-3)
-    assert int(row[1]) == len(seeds)
-    if strength:
-        gain = difference(guided - control)
-        ends = [gain.value, gain.low or 0, gain.high or 0]
-        assert numbers(row[3]) == pytest.approx(ends, rel=6e-3)
-        assert numbers(row[4]) == pytest.approx([100 * end / -control.mean() for end in ends], abs=0.051)
+    gain = difference(guided - control)
+    ends = [gain.value, gain.low or 0, gain.high or 0]
+    return ends, [100 * end / -control.mean() for end in ends], -guided.mean(), len(seeds)
+
+
+def check_doses(name: str, heads: list[str], row: list[str]) -> None:
+    gain, shares, loss, count = dose_gain(name, float(row[0]))
+    assert numbers(row[2]) == pytest.approx([loss], rel=1e-3)
+    assert int(row[1]) == count
+    if float(row[0]):
+        assert numbers(row[3]) == pytest.approx(gain, rel=6e-3)
+        assert numbers(row[4]) == pytest.approx(shares, abs=0.051)
 
 
 def check_searches(name: str, heads: list[str], row: list[str]) -> None:
@@ -297,12 +303,36 @@ def test_the_numbers_of_the_prose_are_recomputed() -> None:
     share = [100 * placebo.mean() / guided.mean(), 100 * kept[0], 100 * kept[-1]]
     for shown in re.findall(r"(\d+% \[\d+%, \d+%\])", prose):
         assert numbers(shown) == pytest.approx(share, abs=0.51)
+    shown = prose.partition("the more the stronger it is: at `lambda1` 0.01 ")[2].partition(" at 16.")[0]
+    shares = [x for name in ("dose-d08", "dose-d16") for x in dose_gain(name, 0.01)[1]]
+    assert numbers(shown.replace(" at 8 layers", "")) == pytest.approx(shares, abs=0.051)
     values = np.array([trial["value"] for trial in MADE["space"]["trials"]])
     squares = np.sort((values - values.mean()) ** 2)
     assert (
         f"4 of {len(values)} networks, which had collapsed and carried {squares[-4:].sum() / squares.sum():.0%}"
         in prose
     )
+
+
+def test_the_shares_of_the_whole_space_are_those_of_polynomials() -> None:
+    """The share of a hyperparameter alone is the adjusted R2 of a cubic in it, where no other one goes with it."""
+    points: dict[str, list[float]] = {}
+    for trial in MADE["space-seeds"]["trials"]:
+        if trial["outcome"] == "completed":
+            points.setdefault(json.dumps(trial["hyperparameters"]), []).append(trial["value"])
+    inputs, values = [json.loads(point) for point in points], np.array([np.mean(each) for each in points.values()])
+    said = MADE["space-seeds"]["sensitivity"]
+    assert said.strip() in PAGE
+    for name in ("training.lr", "depth", "lambda1", "epsilon", "width"):
+        x = np.array([point[name] if name == "depth" else math.log(point[name]) for point in inputs], float)
+        rows = np.vander((x - x.mean()) / x.std(), 2 if name == "width" else 4)
+        left = values - rows @ np.linalg.lstsq(rows, values, rcond=None)[0]
+        share = 1 - left @ left / (len(values) - rows.shape[1]) / values.var(ddof=1)
+        [(_, low, high)] = re.findall(rf"^ *{name} +([\d.]+) \[([\d.]+), ([\d.]+)\]", said, re.MULTILINE)
+        assert float(low) - 0.05 <= share <= float(high) + 0.05, (name, share)
+    noise = np.mean([np.var(each, ddof=1) for each in points.values() if len(each) > 1]) / values.var(ddof=1)
+    [shown] = re.findall(r"noise: one point on several seeds +([\d.]+)", said)
+    assert float(shown) == pytest.approx(noise, abs=0.01)
 
 
 def test_the_counts_are_those_of_the_map() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from sweep.config.errors import SweepError
 from sweep.config.sections import DataConfig, Resources
 from sweep.data.loading import load_dataset
 from sweep.execution import tune_patches
-from sweep.execution.dispatcher import Dispatcher
+from sweep.execution.dispatcher import MAX_LOSSES, Dispatcher
 from sweep.execution.executor import Key, TrialRequest
 from sweep.execution.slots import Slots
 from sweep.execution.tune_adapters import Worker, _Scheduler, _Searcher, _StopAll, execute
@@ -43,7 +44,10 @@ from sweep.training.trial import TrialPaths, run_trial
 from ..support.processes import descendants, title
 from ..support.trial_lists import ENDLESS, Trials, job
 
-pytestmark = pytest.mark.filterwarnings("default")  # Ray's own deprecations are not ours
+pytestmark = [
+    pytest.mark.filterwarnings("default"),  # Ray's own deprecations are not ours
+    pytest.mark.timeout(900),
+]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +104,7 @@ def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
         with pytest.raises(ConnectionError, match=f"{address}: no Ray cluster answers") as refusal, connected(address):
             pass
         assert "--address local" in str(refusal.value)
-    assert time.monotonic() - started < 20  # Ray itself tries for minutes
+    assert time.monotonic() - started < 120  # Ray itself tries for minutes
 
 
 def at_once(resources: Resources) -> int:
@@ -120,6 +124,9 @@ def test_room_is_counted_in_whole_trials() -> None:
     assert at_once(Resources(cpus=0.5, gpus=0.5)) == 4
     assert at_once(Resources(cpus=0.1, gpus=0.4)) == 4  # two on each GPU: the rests of both are not a share
     assert at_once(Resources(cpus=1, gpus=2)) == 1
+    assert at_once(Resources(workers=2)) == 2
+    assert asked(Resources(cpus=0.5, workers=2)) == {"CPU": 1}
+    assert asked(Resources(cpus=2, gpus=2)) == {"CPU": 4, "GPU": 2}
     assert at_once(Resources(cpus=1, gpus=0, max_concurrent=3)) == 3
     # auto is one GPU where there are any.
     assert asked(Resources()) == {"CPU": 1, "GPU": 1}
@@ -132,13 +139,20 @@ def test_room_is_counted_in_whole_trials() -> None:
 @pytest.mark.parametrize(
     ("resources", "asked"),
     [
-        (Resources(gpus=3), "1 CPU and 3 GPUs, .* there is: 4 CPUs and 2 GPUs"),
+        (Resources(gpus=3), "3 CPUs and 3 GPUs in its 3 processes, .* there is: 4 CPUs and 2 GPUs"),
+        (
+            Resources(workers=5),
+            "5 CPUs in its 5 processes, .* there is: 4 CPUs .* Lower resources.cpus or resources.workers",
+        ),
         (Resources(cpus=8, gpus=0), "8 CPUs, .* there is: 4 CPUs and 2 GPUs"),
         (
             Resources(gpus=0, memory=64),
             "1 CPU and 64 GiB of memory, .* there is: 4 CPUs, 2 GPUs and 4 GiB of memory",
         ),
-        (Resources(gpus=3, accelerator_type="A10G"), r"1 CPU and 3 GPUs \(A10G\), .* there is: .* 2 GPUs \(A10G\)"),
+        (
+            Resources(gpus=3, accelerator_type="A10G"),
+            r"3 CPUs and 3 GPUs \(A10G\) in its 3 processes, .* there is: .* 2 GPUs \(A10G\)",
+        ),
         (Resources(accelerator_type="A100"), "accelerator_type: no node has A100; there are: A10G[.]$"),
     ],
 )
@@ -160,10 +174,12 @@ def test_a_cluster_that_loses_its_nodes_is_waited_for_but_not_for_ever(monkeypat
     with monkeypatch.context() as lost:
         lost.setattr("sweep.execution.slots.list_nodes", list)
         assert [room.count(2), room.count(2)] == [0, 0]
-        [notice] = said
+        [gone, notice] = said
+        assert "has left the cluster" in gone
         assert "1 CPU and 1 GPU," in notice, "what auto was settled to"
         assert "Waiting for a node, for 15 minutes at most" in notice
     assert room.count(2) == 2
+    assert re.search(r"has joined the cluster again after \d+ s$", said[-1])
     monkeypatch.setattr("sweep.execution.slots.list_nodes", list)
     assert room.count(2) == 0
     monkeypatch.setattr("sweep.execution.slots.NODE_TIMEOUT", 0.0)
@@ -176,7 +192,7 @@ def test_there_are_as_many_trials_as_the_room_of_the_moment_has(place: TrialPath
     source = Trials([job(place, n, 1) for n in range(9)])
     with Dispatcher(source, limit=lambda _: room, stop=threading.Event()) as bridge:
         for room, out in ((1, 1), (3, 3), (0, 3), (4, 4)):  # noqa: B007 (the bridge asks for it)
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 120
             while len(bridge.requests) < out and time.monotonic() < deadline:
                 if isinstance(taken := bridge.next_trial(), TrialRequest):
                     bridge.requests[str(taken.key)] = taken
@@ -224,7 +240,7 @@ def shared(devices: Path, place: TrialPaths) -> Shared:
 
 def test_four_half_gpu_trials_run_at_once_on_two(shared: Shared) -> None:
     # None of them could end before all had reported; had they not run at once, the deadline would have ended them.
-    assert time.monotonic() < shared.source.deadline
+    assert not shared.source.timed_out
     assert shared.source.begun == list(range(11)), "trials start in the order they were asked"
     assert shared.source.left == []
 
@@ -332,7 +348,7 @@ def mortal(devices: Path, place: TrialPaths) -> Mortal:
 
 
 def test_a_trial_whose_worker_is_killed_goes_on_from_its_checkpoint(mortal: Mortal, place: TrialPaths) -> None:
-    assert time.monotonic() < mortal.deadline
+    assert not mortal.timed_out
     saved = checkpoint.load_latest(place.folder / "m0")
     assert saved is not None
     assert [m.epoch for m in saved.history] == list(range(1, len(saved.history) + 1))
@@ -396,6 +412,7 @@ class Pauses(Trials):
         return super().report(key, result)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("devices")
 def test_workers_stay_through_a_moment_without_a_trial(tmp_path: Path) -> None:
     config = simulation.study_of(simulation.Load(8, 4, epochs=40, epoch_seconds=0.1))
@@ -426,13 +443,14 @@ class Idle(Trials):
                 mine.append(pid)
                 self.since = time.monotonic()
         if key[1] < 3:  # when all four have a worker
-            return all(self.workers) or time.monotonic() > self.deadline
+            return all(self.workers) or self.timed_out
         if len(mine) == 1 and all(self.workers[:3]) and time.monotonic() - self.since > 2:  # the others are idle
             for pid in (*self.workers[0], *self.workers[1], *mine):
                 psutil.Process(int(pid)).kill()
-        return len(mine) > 1 or time.monotonic() > self.deadline
+        return len(mine) > 1 or self.timed_out
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("devices")
 def test_a_trial_that_loses_its_worker_has_an_idle_one_that_lives(tmp_path: Path) -> None:
     config = simulation.study_of(simulation.Load(4, 4, epochs=2000, epoch_seconds=0.2))
@@ -475,7 +493,7 @@ def test_a_trial_that_must_be_alone_waits_until_no_other_runs(place: TrialPaths)
     with Dispatcher(source, limit=lambda _: 2, stop=threading.Event()) as bridge:
 
         def takes(number: int) -> None:
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 120
             while not isinstance(taken := bridge.next_trial(), TrialRequest) and time.monotonic() < deadline:
                 assert taken is None
             assert isinstance(taken, TrialRequest)
@@ -507,6 +525,20 @@ def test_a_worker_that_ray_has_ended_for_memory_is_not_tried_again_beside_others
     assert source.given_up[0].splitlines()[-1].startswith("the worker died, out of memory on the host")
 
 
+def test_a_trial_waits_while_other_programs_fill_the_memory_of_its_node(place: TrialPaths) -> None:
+    full = "the node running low on memory: was 18.0GB used / 19.0GB limit. (pid=7, actual memory used=0.05GB)"
+    source = Trials([job(place, 0, ENDLESS)])
+    with Dispatcher(source, limit=lambda _: 1, stop=threading.Event(), retry_oom=True) as bridge:
+        for _ in range(2 * MAX_LOSSES):
+            given = bridge.next_trial()
+            assert isinstance(given, TrialRequest)
+            bridge.requests["tune's id"] = given
+            bridge.on_worker_lost("tune's id", full)
+            assert bridge.next_trial() is None, "it waits"
+            bridge._retry_queue = [(0.0, request) for _, request in bridge._retry_queue]
+    assert source.given_up == {}
+
+
 # -- a full disk, and the driver's own errors ------------------------------------------------------------------------
 
 
@@ -532,6 +564,7 @@ def test_a_full_disk_ends_the_run_and_says_that_nothing_is_lost(
                     "moves": 0,
                     "pruning_epochs": None,
                     "run_trial": RUN_TRIAL,
+                    "folders": [],
                 }
             )
         }

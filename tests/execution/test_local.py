@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -174,6 +175,12 @@ def test_what_cannot_act_is_told_once_and_gpus_that_are_not_there_are_refused(
     ]
     with pytest.raises(ConfigError, match=r"resources[.]gpus: a trial asks for 2 GPUs, there are 0"):
         check(gpus=2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    check(cpus=1.5, workers=2)
+    with pytest.raises(
+        ConfigError, match=r"resources[.]workers: a trial asks for 4 CPUs, there are 3: lower it, or cpus"
+    ):
+        check(cpus=2, workers=2)
 
 
 def test_a_share_of_a_gpu_is_a_limit_as_long_as_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +212,7 @@ def test_a_study_runs_where_there_is_no_ray_and_its_trials_may_print(tmp_path: P
     assert_whole(left_by(tmp_path / "results", "here"), "here", trials=2, controls=0)
 
 
+@pytest.mark.exhaustive
 def test_sigterm_checkpoints_the_trial_and_the_study_goes_on(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(STUDY.replace('"loud:Net"', "mlp").replace("EPOCHS", "600"))
     words = ("run", str(tmp_path / "study.yaml"), "--executor", "local")

@@ -10,7 +10,7 @@ import torch
 
 from sweep.config.sections import Resources
 from sweep.execution import out_of_memory as memory
-from sweep.execution.out_of_memory import gpu_memory_fraction, hint, limit_gpu_memory, oom_kind
+from sweep.execution.out_of_memory import gpu_memory_fraction, hint, is_machine_fault, limit_gpu_memory, oom_kind
 
 GIB = 2**30
 
@@ -68,6 +68,33 @@ def test_a_lack_of_memory_on_a_gpu_is_known_by_its_class_and_by_what_cublas_says
     assert oom_kind(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")) == "GPU"
     assert "resources.gpus" in hint("GPU")
     assert "resources.memory" in hint("host")
+
+
+NODE = """1 worker(s) were killed due to the node running low on memory.
+Memory on the node (IP: 10.0.0.1, ID: e5d953ef) was 18.05GB used / 19.00GB limit (0.950000).
+Ray killed 1 worker(s) based on the killing policy
+(Worker with lease granted: job ID=01000000, task name=Worker.train, pid=7, actual memory used={}GB, worker ID=6f2e)
+Top 10 memory users: PID\tMEM(GB)\tCOMMAND
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "machine"),
+    [
+        (NODE.format(0.05, "9\t17.20\tpython other.py\n7\t0.05\tray::Worker.train"), True),
+        (NODE.format(16.0, "7\t16.00\tray::Worker.train\n9\t1.20\tpython other.py"), False),
+        (
+            NODE.format(4.0, "\n".join(f"{pid}\t4.00\tray::Worker.train" for pid in (7, 8, 9))),
+            False,
+        ),  # too many of ours
+        ("The actor died because its node has died. Node Id: 5af1", True),
+        ("Worker exits unexpectedly. (1) the process was killed by the OOM killer", False),
+        ("Task was killed due to the node running low on memory.", False),
+    ],
+)
+def test_the_machine_is_at_fault_where_others_fill_its_memory_or_it_is_gone(error: str, machine: bool) -> None:
+    assert is_machine_fault(error) == machine
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import ray
 from ray import tune
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.train._internal import storage
+from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment.trial import Trial
 from ray.tune.search import Searcher
@@ -90,6 +91,19 @@ def test_tune_still_calls_what_is_overridden() -> None:
 
 def test_the_dispatchers_word_is_tunes() -> None:
     assert dispatcher.FINISHED == Searcher.FINISHED, moved(f"Searcher.FINISHED == {dispatcher.FINISHED!r}")
+
+
+def test_a_worker_gets_none_of_the_drivers_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables: list[dict[str, str]] = []
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted")
+    monkeypatch.setenv("SWEEP_STORAGE", "planted")
+    monkeypatch.setattr(ray, "remote", lambda runtime_env: variables.append(runtime_env["env_vars"]) or (lambda it: it))
+    with patched_tune("/tmp"):
+        class_cache._ActorClassCache().get(object)
+    assert "planted" not in variables[0].values(), moved("ENV_VARS_TO_PROPAGATE, which are copied")
+    assert variables[0].items() >= {"SWEEP_STORAGE": "", "PL_DISABLE_FORK": "1"}.items(), moved("DEFAULT_ENV_VARS")
+    class_cache._ActorClassCache().get(object)
+    assert variables[1]["AWS_SECRET_ACCESS_KEY"] == "planted", "Tune no longer copies it: the patch can go"
 
 
 def test_the_patches_last_as_long_as_their_block() -> None:

@@ -232,6 +232,11 @@ def test_auto_spaces_computations_by_shape_and_batch_size_alone(shape: tuple[int
     assert intervals[-1] == MIN_EVERY
 
 
+def test_an_interval_beyond_all_runs_takes_neither_time_nor_memory() -> None:
+    guidance = EntropyGuidance(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), every=10**15)
+    assert len(guidance.selected) == 2
+
+
 @pytest.mark.parametrize(
     ("shape", "every"),
     [((784, 32), 32), ((784, 128), 32), ((128, 128), 32), ((784, 256), 64), ((256, 256), 64), ((1024, 1024), 128)],

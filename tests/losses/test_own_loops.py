@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -234,3 +236,19 @@ def test_every_option_stands_in_the_page_with_its_default_and_in_the_help() -> N
     assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "model")
     for name in defaults:
         assert f"    {name}: " in str(EntropyGuidance.__init__.__doc__)
+
+
+def test_losses_import_pytorch_alone() -> None:
+    code = """
+import importlib, pkgutil, sys, torch
+before = {*sys.modules}
+import losses
+for module in pkgutil.iter_modules(losses.__path__):
+    importlib.import_module(f"losses.{module.name}")
+print(*{*sys.modules} - before)
+"""
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, cwd=PAGE.parents[1], capture_output=True, text=True, check=True)
+    imported = ran.stdout.split()
+    assert "losses.guidance" in imported
+    assert {name.partition(".")[0] for name in imported} - sys.stdlib_module_names <= {"losses", "torch"}

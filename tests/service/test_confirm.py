@@ -22,7 +22,7 @@ from mlflow.artifacts import load_text
 from optuna.trial import TrialState
 
 from sweep import service
-from sweep.analysis.confirmation import BaselineResult
+from sweep.analysis.confirmation import BaselineResult, Confirmation
 from sweep.config import study_file as studyfile
 from sweep.config.errors import ConfigError
 from sweep.config.settings import Settings
@@ -394,16 +394,18 @@ def test_more_configurations_than_there_are_are_refused(study_config: MakeConfig
     assert refused(config, settings, top=3) == [f"--top 3: {config.name} has {different} completed configurations"]
 
 
-def test_rivals_of_a_study_that_was_shown_others_have_as_many_trials_more(study_config: MakeConfig, told: Told) -> None:
+def test_baselines_of_a_study_that_was_shown_others_have_as_many_more_trials(
+    study_config: MakeConfig, told: Told
+) -> None:
     config = study_config(search={"trials": 2})
     settings = told(config, [0.5, 0.4])
     known = {"outcome": "completed", "value": 0.3, "params": {"lambda1": 0.01}, "intermediate": {}}
     study = Study(config, open_storage(settings.storage), workspace=settings.workspace)
     study.add_prior_trials([{"trial": f"earlier-{n:04d}", **known} for n in range(3)])
     plan = plan_confirmation(config.name, settings, top=1, against=["dropout"])
-    assert {arm: rival.search.trials for arm, rival in plan.rivals.items()} == {"strongest": 5, "dropout": 5}
+    assert {arm: study.search.trials for arm, study in plan.baselines.items()} == {"strongest": 5, "dropout": 5}
     assert plan.notes == [
-        f"the sampler of {config.name} was shown 3 trials of other studies; each rival gets as many more of its own"
+        f"the sampler of {config.name} was shown 3 trials of other studies; each baseline gets as many more"
     ]
 
 
@@ -467,8 +469,8 @@ def test_a_study_that_is_not_over_is_confirmed_as_far_as_it_is(study_config: Mak
     assert [row.number for row in plan.top] == [1, 2]
     assert plan.notes == [f"{config.name} is not finished: 4 of its 6 trials have ended, and only these are used"]
     # Rivals have as many trials as the search has had, and as many finalists.
-    assert plan.rivals["strongest"].search.finalists.top == config.search.finalists.top
-    assert {arm: (s.search.trials, s.search.design) for arm, s in plan.rivals.items()} == {
+    assert plan.baselines["strongest"].search.finalists.top == config.search.finalists.top
+    assert {arm: (s.search.trials, s.search.design) for arm, s in plan.baselines.items()} == {
         "strongest": (4, 4),
         "orthogonal": (1, 1),
     }
@@ -476,7 +478,9 @@ def test_a_study_that_is_not_over_is_confirmed_as_far_as_it_is(study_config: Mak
     assert plan_confirmation(config.name, whole, top=1, against=[]).notes == []
 
 
-def test_runs_that_failed_or_lost_their_checkpoints_are_named(study_config: MakeConfig, told: Told) -> None:
+def test_runs_that_failed_or_lost_their_checkpoints_are_named(
+    study_config: MakeConfig, told: Told, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = study_config()
     settings = told(config, [0.5, 0.4, 0.3, 0.2, 0.1, 0.6])
     plan = plan_confirmation(config.name, settings, top=1, against=[])
@@ -498,6 +502,15 @@ def test_runs_that_failed_or_lost_their_checkpoints_are_named(study_config: Make
         f"{config.name}.controls 0: failed, see sweep status; the pairs are left out",
         f"{config.name}.controls 1: the checkpoints are gone; the pairs are left out",
     ]
+    assert concluded.missing == [f"{config.name}.controls-0000"]
+    assert Confirmation.from_data(json.loads(json.dumps(concluded.as_data()))).missing == concluded.missing
+    monkeypatch.setattr(service, "confirm", lambda *_, **__: concluded)
+    ended = sweep_here(monkeypatch, capsys, settings.workspace, "confirm", config.name)
+    assert ended.code == 1
+    assert ended.out.splitlines()[-1] == (
+        f"Incomplete: 1 member of pairs failed ({config.name}.controls-0000). Go on with: sweep retry {config.name} "
+        f"--workspace {settings.workspace}; then confirm again"
+    )
     [comparison] = concluded.comparisons
     assert (comparison.first, comparison.second, comparison.seeds) == ("guided", "plain", ())
     assert concluded.as_data()["comparisons"][0]["final"]["value"] is None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from sweep import service
 from sweep.config.settings import Settings
 from sweep.service.driver import Driver
 from sweep.service.recorder import Recorder
-from sweep.study.storages.storage import open_storage
+from sweep.study.finalists import wanted_rows
+from sweep.study.storages.storage import Backoff, open_storage
 from sweep.study.study import Study
 from sweep.tracking.tracker import Tracker
 from sweep.training import checkpoint
@@ -51,12 +54,12 @@ class Stage:
     def __init__(self, config: Any, url: str, workspace: Path):
         storage = open_storage(url)
         settings = Settings(workspace=workspace, storage=url)
-        self.search, controls = (Study(config, storage, workspace=workspace, sister=s) for s in (False, True))
+        self.search, self.controls = (Study(config, storage, workspace=workspace, sister=s) for s in (False, True))
         self.search.enqueue_budget()
         self.notices, self.config = Notices(), config
         self.tracker = Tracker(settings.tracking_uri, config.name, artifacts=settings.artifacts)
         self.tracker.open(description="", params={}, tags={})
-        self.driver = Driver(Recorder(settings, self.search, controls, self.tracker, self.notices))
+        self.driver = Driver(Recorder(settings, self.search, self.controls, self.tracker, self.notices))
 
     def job(self) -> tuple[str, int]:
         """Asks, and starts what came."""
@@ -79,7 +82,7 @@ class Stage:
 
     def run(self, number: int) -> Run:
         """Returns what MLflow has of a trial."""
-        assert self.tracker.flush(timeout=30)
+        assert self.tracker.flush(timeout=120)
         client = self.tracker.store._connection
         assert client is not None
         [run] = client.search_runs([self.tracker.store.experiment_id], f"tags.`sweep.trial` = '{number}'")
@@ -105,7 +108,7 @@ def stage(tmp_path: Path, study_config: MakeConfig) -> Iterator[Callable[..., St
     with connections_closed():
         yield make
         for each in stages:
-            each.tracker.close(status="FINISHED", timeout=30)
+            each.tracker.close(status="FINISHED", timeout=120)
 
 
 class Door:
@@ -156,7 +159,7 @@ class Door:
 def breakable(
     request: pytest.FixtureRequest, tmp_path: Path, empty_sqlite: bytes, study_name: str
 ) -> Iterator[tuple[str, Callable[[], None], Callable[[], None]]]:
-    """A storage's URL, how to take it away, and how to bring it back: a lock on the file, or a server out of reach."""
+    """A storage's URL, how to take it away, and how to bring it back: a lock on the file, or an unreachable server."""
     if request.param == "sqlite":
         path = tmp_path / "optuna.db"
         path.write_bytes(empty_sqlite)
@@ -205,6 +208,34 @@ def test_while_the_storage_is_away_trials_go_on_and_nothing_is_lost(
     assert [there.curve(n) for n in (0, 1)] == [[1, 2, 3]] * 2
 
 
+def test_a_storage_that_answers_late_is_reported_once_with_the_time_of_its_silence(
+    stage: Callable[..., Stage], tmp_path: Path, empty_sqlite: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.service.driver.LATE", 2.0)
+    path = tmp_path / "optuna.db"
+    path.write_bytes(empty_sqlite)
+    there = stage(f"sqlite:///{path}?timeout=300")
+    key = there.job()
+    there.notices.said.clear()
+    there.driver._confirmed.clear()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        release = threading.Timer(3.0, lambda: holder.execute("END"))
+        release.start()
+        assert there.report(key, 1, outcome="completed")
+        release.join()
+    (said,) = there.notices.said
+    assert int(re.fullmatch(r"the storage is reachable again after (\d+) s", said)[1]) >= 3  # type: ignore[index]
+
+
+def test_an_outage_lasts_from_the_beginning_of_the_first_call_that_failed() -> None:
+    backoff, now = Backoff(), time.monotonic()
+    backoff.failed(ConnectionError(), now - 30)
+    backoff.failed(ConnectionError(), now)
+    assert backoff.answered(now) >= 30
+    assert backoff.answered(now - 30) < 30  # it has answered meanwhile
+
+
 def test_after_an_outage_mlflow_has_all_of_running_and_ended_trials(
     stage: Callable[..., Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,11 +270,12 @@ def test_after_an_outage_mlflow_has_all_of_running_and_ended_trials(
     for _ in range(2):
         recording.report_problems()
     assert ["refused" in said and "Training goes on" in said for said in there.notices.said] == [True]
+    there.tracker.outage_began -= 60
     away.clear()
     assert there.tracker.flush(30)
     for _ in range(2):
         recording.report_problems()
-    assert ["is reachable again" in said for said in there.notices.said] == [False, True]
+    assert ["is reachable again after 6" in said for said in there.notices.said] == [False, True]
     assert [there.run(n).info.status for n in range(3)] == ["RUNNING", "FINISHED", "RUNNING"]
     assert [there.curve(n) for n in range(3)] == [[1, 2], [1, 2, 3], [1, 2]]
     assert there.run(1).data.tags["sweep.outcome"] == "completed"
@@ -298,6 +330,14 @@ def test_a_trial_is_interrupted_in_mlflow_before_another_driver_can_take_it(
     there.driver.__exit__(None, None, None)
     assert seen == ["KILLED"]
     assert there.search.rows()[0].orphan
+
+
+def test_a_trial_that_was_asked_for_and_never_begun_is_no_alarm(stage: Callable[..., Stage], tmp_path: Path) -> None:
+    there = stage(f"journal:///{tmp_path}/optuna.journal")
+    assert there.driver.ask() is not None
+    there.driver.__exit__(None, None, None)
+    assert there.tracker.close(status="KILLED")
+    assert there.tracker.dropped == there.notices.said == []
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -410,6 +450,61 @@ def test_out_of_memory_is_tried_once_more_alone_also_by_the_next_driver(
     assert second.curve(0) == [1, 2]
 
 
+def test_a_storage_that_is_set_back_to_a_backup_is_settled(stage: Callable[..., Stage], tmp_path: Path) -> None:
+    """A trial that it has as running is taken up again; one that it has as waiting, and MLflow has, is trained anew."""
+    live, backup = tmp_path / "optuna.db", tmp_path / "backup.db"
+    there = stage(f"sqlite:///{live}", trials=3)
+
+    def copy(source: Path, target: Path) -> None:
+        with contextlib.closing(sqlite3.connect(source)) as a, contextlib.closing(sqlite3.connect(target)) as b:
+            a.backup(b)
+
+    first = there.job()
+    assert not there.report(first, 1)
+    copy(live, backup)
+    assert there.report(first, 2, outcome="completed")
+    second = there.job()
+    assert there.report(second, 1, 2, 3, outcome="completed")
+    before = there.run(1).info.run_id
+    copy(backup, live)
+    assert [row.state for row in there.search.rows()] == ["running", "waiting", "waiting"]
+    again = there.driver.ask()
+    assert again is not None
+    assert (again.key, again.attempt) == (first, 2)
+    there.driver.on_trial_start(again.key)
+    assert there.report(first, 1, 2, outcome="completed")
+    assert there.job() == second
+    assert there.report(second, 1, 2, outcome="completed")
+    said = [message for message in there.notices.said if "set back" in message]
+    assert said == [
+        f"the storage was set back: trial 0 of {first[0]} had ended, and ends again by its checkpoint",
+        f"the storage was set back: trial 1 of {first[0]}, which MLflow has, is trained anew",
+    ]
+    assert there.curve(0) == [1, 2]
+    assert there.curve(1) == [1, 2]
+    assert there.run(1).info.run_id != before
+    assert there.report(there.job(), 1, outcome="completed")
+    assert there.driver.ask() is None
+    assert [row.outcome for row in there.search.rows()] == ["completed"] * 3
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_finalists_beside_those_of_an_earlier_run_are_announced(
+    stage: Callable[..., Stage], tmp_path: Path, before: bool
+) -> None:
+    """An older version may have taken one configuration twice."""
+    finalists = {"top": 2, "seeds": 1, "tuned": 0}
+    there = stage(f"journal:///{tmp_path}/optuna.journal", trials=2, finalists=finalists)
+    for _ in range(2):
+        there.report(there.job(), 1, 2, 3, outcome="completed")
+    if before:
+        there.controls.add([row for row in wanted_rows(there.config, there.search.rows()) if row.of == 0])
+    assert there.driver.ask() is not None
+    line = "finalists are now also trial 1; they and their controls are trained"
+    assert there.notices.said == [f"{there.config.name}: {line}"] * before
+    assert sorted(row.of or 0 for row in there.controls.rows() if row.kind == "finalist") == [0, 1]
+
+
 def test_out_of_memory_is_final_unless_it_is_to_be_tried_again(stage: Callable[..., Stage], tmp_path: Path) -> None:
     there = stage(f"journal:///{tmp_path}/optuna.journal", {"gpus": 0.5}, trials=1)
     key = there.job()
@@ -436,7 +531,7 @@ def test_a_worker_is_told_at_which_epochs_its_trial_is_judged(stage: Callable[..
     assert study.pruning_epochs(taken) is None
 
 
-@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+@pytest.mark.parametrize("pruner", ["median", pytest.param("hyperband", marks=pytest.mark.exhaustive)])
 def test_the_pruner_decides_alike_whether_epochs_come_one_by_one_or_all_at_once(
     study_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruner: str
 ) -> None:

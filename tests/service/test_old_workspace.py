@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.invariants import assert_whole, left_by
+from tests.support.invariants import assert_whole, journal, left_by, trials_of
 from tests.support.processes import Command, environment, wait_for
 
 BEFORE = "0d1aac127d8a4a6ea56ea40503dd6db1f070ad2b"  # the last commit with the flat layout
@@ -44,6 +44,28 @@ def old_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def sweep(workspace: Path, *words: str, **variables: str) -> str:
+    """Runs a command in a process of its own; PYTHONPATH names another program."""
+    command = [sys.executable, "-m", "sweep", *words]
+    variables = {**environment(workspace), **variables}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(900)
+def test_a_study_that_the_release_before_has_finished_stays_as_it_is(old_program: Path, tmp_path: Path) -> None:
+    workspace, file = tmp_path / "results", tmp_path / "old.yaml"
+    file.write_text(STUDY.replace("{top: 1, seeds: 1, tuned: 2}", "{top: 3, seeds: 1, tuned: 2}"))
+    sweep(workspace, "run", str(file), PYTHONPATH=str(old_program))
+    before = [[(t.number, t.user_attrs, t.value) for t in rows] for rows in trials_of("old", journal(workspace))]
+    assert "nothing is left to train" in sweep(workspace, "resume", "old")
+    after = [[(t.number, t.user_attrs, t.value) for t in rows] for rows in trials_of("old", journal(workspace))]
+    assert after == before
+    assert_whole(left_by(workspace, "old"), "old", trials=6, controls=len(before[1]))
+
+
 @pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 def test_a_study_of_the_release_before_goes_on(old_program: Path, tmp_path: Path) -> None:
@@ -56,25 +78,19 @@ def test_a_study_of_the_release_before_goes_on(old_program: Path, tmp_path: Path
     began.end()
     began.close()
 
-    def sweep(*words: str) -> str:
-        command = [sys.executable, "-m", "sweep", *words]
-        done = subprocess.run(command, env=environment(workspace), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    [before] = json.loads(sweep("status", "old", "--json"))
+    [before] = json.loads(sweep(workspace, "status", "old", "--json"))
     assert len(before["trials"]) == 6
-    sweep("resume", "old")
+    sweep(workspace, "resume", "old")
     assert_whole(left_by(workspace, "old"), "old", trials=6, controls=5)
-    sweep("run", "old", "--trials", "7", "--set", "search.finalists.top=0")
-    [status] = json.loads(sweep("status", "old", "--json"))
+    sweep(workspace, "run", "old", "--trials", "7", "--set", "search.finalists.top=0")
+    [status] = json.loads(sweep(workspace, "status", "old", "--json"))
     after = status["trials"]
     assert [t["outcome"] is not None for t in after] == [True] * 7
     finished = [t for t in before["trials"] if t["outcome"]]
     assert finished
     assert [t["value"] for t in after[: len(finished)]] == [t["value"] for t in finished]
-    sweep("confirm", "old", "--seeds", "2")
-    sweep("report", "old")
+    sweep(workspace, "confirm", "old", "--seeds", "2")
+    sweep(workspace, "report", "old")
     assert (workspace / "old" / "report" / "report.html").is_file()
-    assert "lambda1" in sweep("best", "old")
-    assert "trial" in sweep("sensitivity", "old")
+    assert "lambda1" in sweep(workspace, "best", "old")
+    assert "trial" in sweep(workspace, "sensitivity", "old")

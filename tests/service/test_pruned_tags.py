@@ -46,7 +46,7 @@ def test_a_pruned_trial_has_the_tags_whoever_sends_them(
                 recorder.start(trial)
                 recorder.end(trial, outcome, None, {})  # type: ignore[arg-type]
         assert recorder.repair()
-        tracker.close(status="FINISHED", timeout=30)
+        tracker.close(status="FINISHED", timeout=120)
         client = mlflow.MlflowClient(settings.tracking_uri)
         experiment = client.get_experiment_by_name(config.name)
         assert experiment is not None

@@ -193,17 +193,20 @@ def undisturbed(config: StudyConfig, workspace: Path) -> Left:
 STOPPED = {"interrupted": 130, "terminated": 143}
 
 
+@pytest.mark.exhaustive
 def test_whatever_was_killed_the_budget_is_met_and_nothing_is_there_twice(story: Story, left: Left) -> None:
     assert_whole(left, "story", trials=TRIALS, controls=CONTROLS)
     assert {t.state for t in [*left.trials, *left.controls]} == {TrialState.COMPLETE}
 
 
+@pytest.mark.exhaustive
 def test_the_study_is_the_one_that_nobody_disturbed(left: Left, tmp_path: Path) -> None:
     other = undisturbed(config_of(STUDY), tmp_path / "results")
     assert_whole(other, "story", trials=TRIALS, controls=CONTROLS)
     assert differences(left, other) == []
 
 
+@pytest.mark.exhaustive
 def test_no_epoch_that_a_checkpoint_held_was_trained_again(story: Story, left: Left) -> None:
     assert len(story.safe) == 5
     assert all(story.safe), "there was nothing to lose"
@@ -211,6 +214,7 @@ def test_no_epoch_that_a_checkpoint_held_was_trained_again(story: Story, left: L
     assert [again for safe in story.safe for again in trained_again(left, safe, kept)] == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("title", "code"), STOPPED.items())
 def test_a_stopped_study_says_how_to_resume_and_leaves_nothing_running(story: Story, title: str, code: int) -> None:
     chapter = story.chapters[title]
@@ -222,14 +226,15 @@ def test_a_stopped_study_says_how_to_resume_and_leaves_nothing_running(story: St
     assert chapter.statuses["story"] == "KILLED"
     assert "KILLED" in [status for run, status in chapter.statuses.items() if run != "story"]
     assert "RUNNING" not in chapter.statuses.values()
-    assert chapter.seconds < 60
+    assert chapter.seconds < 120
     assert chapter.command.alive() == []
 
 
+@pytest.mark.exhaustive
 def test_a_second_interrupt_ends_at_once(story: Story) -> None:
     chapter = story.chapters["interrupted twice"]
     assert chapter.code == 130
-    assert chapter.seconds < 30
+    assert chapter.seconds < 120
     assert "Traceback" not in chapter.command.out
     assert chapter.command.alive() == []
 
@@ -392,19 +397,20 @@ def test_status_shows_dead_drivers_and_their_orphans_in_the_search_and_after_it(
 
 def test_what_the_rounds_of_make_torture_share_is_there(tmp_path: Path) -> None:
     """Too long for every day as a whole, it would otherwise be found broken on the day that it is needed."""
-    Shared(tmp_path).close()
+    Shared(tmp_path, "model").close()
     assert any((tmp_path / "cache").rglob("*.npy"))
 
 
 # -- at last, since it waits a minute for processes of the first chapter -----------------------------------------------
 
 
+@pytest.mark.exhaustive
 def test_a_killed_driver_leaves_orphans_and_no_workers(story: Story) -> None:
     chapter = story.chapters["killed"]
     assert chapter.code == -signal.SIGKILL
     assert TrialState.RUNNING in chapter.states
     assert "RUNNING" in chapter.statuses.values()
     # Ray's agents wait a minute for an answer of what has died with the driver, then end too.
-    wait_for(lambda: not [n for n in chapter.command.alive() if not n.endswith("Agent")], "the end of its workers", 30)
-    deadline = chapter.signalled + 100
+    wait_for(lambda: not [n for n in chapter.command.alive() if not n.endswith("Agent")], "the end of its workers")
+    deadline = chapter.signalled + 300
     wait_for(lambda: not chapter.command.alive(), "the end of Ray's agents", deadline - time.monotonic())

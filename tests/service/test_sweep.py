@@ -95,8 +95,11 @@ def test_mlflow_holds_params_as_numbers_too(tiny: Finished) -> None:
     for trial in tiny.left.trials:
         data = tiny.left.runs[f"tiny-{trial.number:04d}"].run.data
         expected: dict[str, Any] = {**trial.params, "lambda2": 1e-4, "epsilon": 0.01}
-        assert data.params == {name: str(value) for name, value in expected.items()}
         numbers = {name: value for name, value in expected.items() if not isinstance(value, str)}
+        assert {name: float(data.params[name]) for name in numbers} == pytest.approx(numbers, rel=1e-5)
+        assert {name: data.params[name] for name in data.params.keys() - numbers.keys()} == {
+            name: value for name, value in expected.items() if isinstance(value, str)
+        }
         assert {name: data.metrics[name] for name in numbers} == numbers
         assert "training.init" not in data.metrics
 
@@ -121,6 +124,20 @@ def test_the_objective_is_of_completed_search_trials_alone(tiny: Finished) -> No
         of_the_search = not name.startswith("tiny.controls")
         assert ("objective" in record.run.data.metrics) == of_the_search
         assert ("final_objective" in record.run.data.metrics) == (not of_the_search)
+
+
+def test_finalists_have_their_mean_on_fresh_seeds(tiny: Finished) -> None:
+    fresh: dict[int, list[float]] = {}
+    for row in tiny.left.controls:
+        if row.user_attrs["kind"] == "finalist":
+            fresh.setdefault(row.user_attrs["of"], []).append(row.value or 0.0)
+    found = {
+        name: run.history["fresh_objective"] for name, run in tiny.left.runs.items() if "fresh_objective" in run.history
+    }
+    assert found.keys() == {f"tiny-{number:04d}" for number in fresh}
+    for number, values in fresh.items():
+        [(seeds, value, _)] = found[f"tiny-{number:04d}"]
+        assert (seeds, value) == (len(values), pytest.approx(sum(values) / len(values)))
 
 
 def test_tags_say_what_a_number_comes_from(tiny: Finished) -> None:
@@ -207,7 +224,7 @@ def test_the_best_model_predicts_without_this_project(tiny: Finished, tmp_path: 
     np.save(tmp_path / "x.npy", x)
     command = [sys.executable, "-c", LOAD_MODEL, f"sqlite:///{tiny.workspace}/mlflow.db", run_id, "x.npy", "y.npy"]
     ended = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment(tmp_path), timeout=120
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment(tmp_path), timeout=800
     )
     assert ended.returncode == 0, ended.stderr
     y = np.load(tmp_path / "y.npy")
@@ -240,12 +257,13 @@ def test_running_a_finished_study_again_changes_nothing(
 
 # -- every outcome, on SQLite, one trial at a time ---------------------------------------------------------------------
 
+LONG = "a-rather-long-temporary-directory-of-a-cluster-job_slurm_jobdir_1355700_tmp_t0016"
 BLOCKED = 3  # the trial whose checkpoints find a file in their place
 
 
 @dataclass(frozen=True)
 class Twice:
-    """The study OUTCOMES after its first run, and after one more configuration was queued and run."""
+    """The study OUTCOMES after its first run, and after one more configuration was queued and run on an odd machine."""
 
     workspace: Path
     url: str
@@ -272,11 +290,13 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Twice:
         storage.remove_session()
         return left
 
-    first = sweep(workspace, "run", str(file), "--report", SWEEP_STORAGE=url)
+    first = sweep(workspace, "run", str(file), "--report", "--executor", "local", SWEEP_STORAGE=url)
     left = read()
     sets = ("--set", "lambda1=1e-3", "--set", "training.lr=0.03")
     queued = sweep(workspace, "enqueue", "outcomes", *sets, SWEEP_STORAGE=url)
-    second = sweep(workspace, "run", "outcomes", SWEEP_STORAGE=url)
+    (folder / LONG).mkdir()
+    odd = {"HOME": "/sys", "TMPDIR": str(folder / LONG)}  # not even root can make a file in /sys
+    second = sweep(workspace, "run", "outcomes", SWEEP_STORAGE=url, **odd)
     return Twice(workspace, url, first, left, queued, second, read())
 
 
@@ -294,6 +314,11 @@ def test_failures_and_divergence_never_stop_a_study(outcomes: Twice) -> None:
         f"outcomes-{t.number:04d}": t.user_attrs["outcome"] for t in outcomes.left.trials
     }
     assert len(lines) == 12
+
+
+def test_neither_a_home_that_can_be_written_nor_a_short_tmpdir_is_needed(outcomes: Twice) -> None:
+    assert outcomes.second.code == 0, outcomes.second.err
+    assert not (outcomes.workspace.parent / LONG / "ray").exists()
 
 
 def test_a_report_that_cannot_be_written_is_said_and_no_failure(outcomes: Twice) -> None:

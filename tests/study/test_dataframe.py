@@ -345,8 +345,8 @@ def test_optunas_importances_see_which_way_is_better(tmp_path: Path) -> None:
             value = sign * (x if x < 0.25 else 0.25 + y)
             space = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}
             study.add_trial(create_trial(value=value, params={"x": x, "y": y}, distributions=space))
-        found[direction] = importances(direction, storage)["value"]
+        found[direction] = importances(direction, storage, Settings())["value"]
     assert found["minimize"] == pytest.approx(found["maximize"])
     assert found["minimize"]["x"] > 0.9
     optuna.create_study(study_name="empty", storage=storage)
-    assert importances("empty", storage) == {"value": {}}
+    assert importances("empty", storage, Settings()) == {"value": {}}

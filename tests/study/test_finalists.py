@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sweep.analysis.comparison import Sample, compare_finalists, gain_verdict
+from sweep.config.search_space import Scalar
 from sweep.config.study_config import StudyConfig
+from sweep.service.run import RunOptions, all_trained
 from sweep.study.finalists import (
     PlannedTrial,
     best_rows,
@@ -60,9 +63,23 @@ def test_the_best_are_completed_trials_and_ties_go_to_the_earlier(config: StudyC
     assert best_rows(config, search_rows(), 0) == []
 
 
+def test_an_infinite_objective_of_an_old_study_is_not_the_best(config: StudyConfig) -> None:
+    assert best_rows(config, [row(0, -math.inf, point(0.01, 2)), row(1, 0.5, point(0.02, 2))], 1)[0].number == 1
+
+
 def test_the_best_of_a_maximised_study_are_the_largest(study_config: MakeConfig) -> None:
     config = study_config(objective={"direction": "maximize"})
     assert [r.number for r in best_rows(config, search_rows())] == [0, 7, 1, 8, 2]
+
+
+def test_finalists_are_different_configurations(config: StudyConfig) -> None:
+    """Trial 9 repeats trial 2 on another seed, as ``search.design_seeds`` does."""
+    search = [*search_rows(), row(9, 0.15, point(0.03, 3, epsilon=5.0, form="reciprocal"), seed=5010)]
+    assert [r.number for r in best_rows(config, search, 3)] == [2, 9, 1]
+    wanted = wanted_rows(config, search)
+    assert wanted == wanted_rows(config, search_rows())
+    controls = trained(wanted, {(kind, s): 0.5 for kind in ("finalist", "control", "tuned") for s in (10, 11, 12)})
+    assert [f.number for f in compare_finalists(config, search, controls).finalists] == [2, 1, 8]
 
 
 # -- the best on fresh seeds -------------------------------------------------------------------------------------------
@@ -88,6 +105,13 @@ def test_the_best_of_the_search_that_is_the_last_on_fresh_seeds_is_not_the_best(
     lost = (0.6 + 0.2 + 0.3) / 3
     assert (found[7].value, found[7].seeds) == (pytest.approx(0.3 + lost), 0)
     assert [r.number for r in ranked_rows(config, search_rows(), controls)] == [1, 8, 7, 2, 0]
+
+
+def test_what_finalists_lose_on_fresh_seeds_is_measured_once_for_each_of_them(config: StudyConfig) -> None:
+    """A point that was chosen for its good seed, 0.1, and has a bad one, 0.9, has lost 0.4 on fresh seeds."""
+    search = [*search_rows(), row(9, 0.9, point(0.03, 3, epsilon=5.0, form="reciprocal"), seed=5010)]
+    found = expected_on_fresh_seeds(config, search, finalists(config, {2: (0.4, 0.6)}))
+    assert (found[2].value, found[9].value, found[1].value) == pytest.approx((0.5, 0.5, 0.2 + 0.4))
 
 
 def test_without_finalists_the_order_is_that_of_the_search(config: StudyConfig) -> None:
@@ -253,6 +277,36 @@ def test_asking_again_adds_nothing(rng: random.Random) -> None:
     assert missing_trials([*first, *second], controls) == []
     assert len(wanted_rows(config, search)) == len(first)
     assert len({repr(w) for w in first + second}) == len(first + second)
+
+
+def test_a_study_that_an_older_version_has_finished_is_finished(config: StudyConfig) -> None:
+    """It tuned the control of the best of the search, trial 2, on points of which none is the plain control.
+
+    On fresh seeds trial 8 is the best, which has another depth.
+    """
+    search = [replace(r, state="finished", outcome=r.outcome or "failed") for r in search_rows()]
+    planned = [w for w in wanted_rows(config, search) if w.kind != "tuned"]
+    base: dict[str, Scalar] = {"lambda1": 0.0, "lambda2": 0.0, "depth": 3, "width": 8, "training.init": "he"}
+    points = [{**base, "training.lr": lr} for lr in (1e-3, 2e-3, 3e-3, 4e-3)]
+    planned += [PlannedTrial("tuned", 2, 10, each) for each in points]
+    planned += [PlannedTrial("tuned", 2, seed, points[0]) for seed in (11, 12)]
+    values: dict[tuple[str, int], float] = {(w.kind, w.seed): 0.5 for w in planned}
+    controls = [r for r in trained(planned, values) if r.kind != "finalist"]
+    controls += finalists(config, {2: (0.5, 0.5), 1: (0.5, 0.5), 8: (0.4, 0.4)})
+    controls = [
+        replace(r, number=i) for i, r in enumerate(sorted(controls, key=lambda r: (r.kind == "tuned", r.seed != 10)))
+    ]
+
+    def finished(config: StudyConfig, search: list[TrialRecord], controls: list[TrialRecord]) -> bool:
+        return all_trained(config, search, controls, RunOptions())
+
+    assert finished(config, search, controls)
+    assert not finished(config, search, controls[:-1]), "a fresh seed of the tuned control is missing"
+    assert not finished(config, [*search, row(9, 0.001, point(0.011, 4))], controls), "a new best one"
+    for more in ({"top": 4}, {"seeds": 3}, {"tuned": 5}):
+        own = {**config.search.model_dump(), "finalists": {**config.search.finalists.model_dump(), **more}}
+        asked = StudyConfig.model_validate({**config.model_dump(), "search": own})
+        assert not finished(asked, search, controls), more
 
 
 def test_the_best_tuned_control_is_trained_on_the_fresh_seeds(config: StudyConfig) -> None:

@@ -144,11 +144,11 @@ def test_hyperband_compares_within_a_bracket_alone(study_config: MakeConfig, jou
     assert len(seen) > 1
 
 
-def test_a_trial_without_a_finite_value_says_so(study_config: MakeConfig, journal_url: str, tmp_path: Path) -> None:
+def test_an_epoch_without_a_number_prunes_no_trial(study_config: MakeConfig, journal_url: str, tmp_path: Path) -> None:
     config = study_config(search={"trials": 1, "pruner": "successive_halving"}, training={"max_epochs": LAST})
     study = Study(config, open_storage(journal_url), workspace=tmp_path)
-    assert train(study, [[float("nan")]]) == [1]
-    assert reasons(config, journal_url) == [(1, "successive_halving: val_loss nan at epoch 1")]
+    assert train(study, [[float("nan"), *[1.0] * (LAST - 1)]]) == [None]
+    assert reasons(config, journal_url) == [(None, None)]
 
 
 def test_a_study_of_an_older_version_has_no_reasons(study_config: MakeConfig, journal_url: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,8 @@ DATA = {
     "hymenoptera": ("Ants and bees", "hymenoptera_data"),
 }
 """The name of each real data set, and its folder in the data root."""
+
+INITDB = "usr/lib/postgresql/*/bin/initdb"
 
 
 def data_root(*names: str) -> Path:
@@ -45,6 +48,16 @@ def chromium_path() -> str:
     if not found:
         pytest.skip("Chromium: apt-get install chromium")
     return found[0]
+
+
+def hosts() -> None:
+    """Skips the test if this machine cannot be made to look like several."""
+    programs = ("ip", "nft", "unshare", "nsenter", "setpriv")
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    there = all(shutil.which(name, path=path) for name in programs) and any(Path("/").glob(INITDB))
+    isolated = ["unshare", "--net", "--mount", "nft", "list", "ruleset"]  # a container may refuse any part of it
+    if not there or os.geteuid() or subprocess.run(isolated, env={**os.environ, "PATH": path}, check=False).returncode:
+        pytest.skip("Hosts: Linux, as root, and apt-get install iproute2 nftables util-linux postgresql")
 
 
 def lines(reasons: Iterable[str]) -> list[str]:

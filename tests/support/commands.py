@@ -28,7 +28,7 @@ def sweep(workspace: Path, *words: str, **changes: str) -> Ended:
     """Runs ``python -m sweep`` in a process of its own, its output in pipes."""
     command = [sys.executable, "-m", "sweep", *words]
     ended = subprocess.run(
-        command, env=environment(workspace, **changes), capture_output=True, text=True, check=False, timeout=280
+        command, env=environment(workspace, **changes), capture_output=True, text=True, check=False, timeout=800
     )
     return Ended(ended.returncode, ended.stdout, ended.stderr)
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Sequence
@@ -37,12 +38,13 @@ reason, deadline = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"), int((t
 accepted, why = gcs.drain_node(node, reason, "a spot machine's notice", deadline)
 sys.exit(0 if accepted else why)
 """
-PATIENCE = 400.0  # seconds; nothing here takes more than some tens
+FAIR = {"RAY_worker_niceness": "0"}  # by default 15: beside other lanes' work, Ray's workers would hardly run
+PATIENCE = float(os.environ.get("TEST_PATIENCE", "400"))  # seconds; nothing here takes more than some tens
 
 
 def environment(workspace: Path, **changes: str) -> dict[str, str]:
     """This process's, with a workspace of the test's own, nothing of the user's settings, and no report."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SWEEP_", "MLFLOW_", "RAY_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SWEEP_", "MLFLOW_", "RAY_"))} | FAIR
     ours = {"SWEEP_WORKSPACE": str(workspace), "SWEEP_REPORT": "false", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return {**kept, **ours, **changes}
 
@@ -77,6 +79,11 @@ def descendants(pid: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).children(recursive=True)
     return []
+
+
+def ranks_of(pid: int) -> list[psutil.Process]:
+    """Returns the other ranks of the trial that a process trains."""
+    return [process for process in descendants(pid) if "sweep.training.distributed" in title(process)]
 
 
 class Command:
@@ -194,6 +201,7 @@ class Cluster:
         address: of the head.
         url: of its dashboard, which has the jobs.
         environment: what reaches it: the token.
+        last: address of the node that was added last.
     """
 
     def __init__(
@@ -216,7 +224,11 @@ class Cluster:
         file = folder / "token"
         file.write_text(secrets.token_hex(32))
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(file)} if token else {}
-        self._variables = variables if token else {**variables, "RAY_AUTH_MODE": "disabled"}
+        # A folder of its own: the address that jobs find in it is this cluster's, and no other's.
+        self._temporary = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+        self._variables = {"RAY_TMPDIR": self._temporary.name, **FAIR, **variables}
+        if not token:
+            self._variables["RAY_AUTH_MODE"] = "disabled"
         self._log = folder / "cluster.log"
         self._hosts = itertools.count(2)
         self._nodes: list[subprocess.Popen[bytes]] = []
@@ -260,7 +272,7 @@ class Cluster:
             before: a command that runs the node's.
         """
         host = self.address.partition(":")[0] if "--head" in words else f"127.0.0.{next(self._hosts)}"
-        self._last = host
+        self.last = host
         beside = Path(sys.executable).parent
         agent = f"--dashboard-agent-listen-port={free_port()}"  # by default one for all the Rays of a machine
         words = (*words, f"--node-ip-address={host}", agent, "--disable-usage-stats")
@@ -344,7 +356,7 @@ class Cluster:
     def drain_node(self) -> None:
         """Tells Ray that the node which was added last will be taken away, as a spot machine's notice would."""
         ended = subprocess.run(
-            [sys.executable, "-c", DRAIN, self.address, self._last],
+            [sys.executable, "-c", DRAIN, self.address, self.last],
             env={**os.environ, **self.environment},
             capture_output=True,
             text=True,
@@ -356,6 +368,7 @@ class Cluster:
         for node in [*self._killed, *self._nodes, self._head]:
             kill([*descendants(node.pid), psutil.Process(node.pid)] if node.poll() is None else [])
             node.wait()
+        self._temporary.cleanup()
 
 
 def free_port() -> int:
@@ -387,7 +400,7 @@ class ObjectStore:
             "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-test",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        wait_for(self._ready, "the object store", 60)
+        wait_for(self._ready, "the object store")
 
     def _ready(self) -> bool:
         """Makes the bucket."""

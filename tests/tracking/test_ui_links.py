@@ -26,10 +26,11 @@ def test_the_best_come_first_in_either_direction(study_config: MakeConfig) -> No
         state = json.loads(json.loads(tags[VIEW])["state"])
         assert state["orderByAsc"] is ascending
         assert state["orderByKey"] == state["selectedColumns"][0] == "metrics.`objective`"
+        assert state["selectedColumns"][1] == "metrics.`fresh_objective`"
 
 
 def test_the_description_is_five_lines(study_config: MakeConfig) -> None:
     text = experiment_tags(study_config(), "vision/digits")["mlflow.note.content"]
     assert len(text.splitlines()) == 5
-    for word in ("sweep.kind", "sweep.outcome", "objective", "final_objective", "search_runs"):
+    for word in ("sweep.kind", "sweep.outcome", "objective", "fresh_objective", "final_objective", "search_runs"):
         assert word in text

@@ -97,7 +97,7 @@ def test_a_network_on_the_digits(place: TrialPaths, changes: dict[str, Any], out
         level, better = np.mean((images - images.mean(0)) ** 2), False
     assert (better or values["val_loss"] < 0.98 * level) == (outcome == "completed")
     if outcome == "collapsed":
-        assert f"val_loss {level:.4g}" in (report.error or "")
+        assert f"val_loss {values['val_loss']:.4g} (constant {level:.4g})" in (report.error or "")
         # A driver that died before it recorded the end: the next one hears the same.
         again = last_report(place, data=WHOLE, **changes)
         assert (again.outcome, again.error) == (outcome, report.error)
@@ -144,9 +144,8 @@ def test_what_is_the_users_own_is_judged_by_their_constant_alone() -> None:
     values = {"val_loss": 2.0, "val_accuracy": 0.2, "val_f1": 0.05}
     assert collapse(trial_config(objective=own), values, CLASSES) is None
     levelled = {**own, "constant": 0.05}
-    assert (
-        collapse(trial_config(objective=levelled), values, CLASSES) == "no better than a constant output: val_f1 0.05"
-    )
+    reason = "no better at the last epoch than a constant output: val_f1 0.0505 (constant 0.05)"
+    assert collapse(trial_config(objective=levelled), {**values, "val_f1": 0.0505}, CLASSES) == reason
     assert collapse(trial_config(objective=levelled), {**values, "val_f1": 0.06}, CLASSES) is None
     losing = trial_config().model_copy(update={"task": trial_config().task.model_copy(update={"loss": "a:b"})})
     assert collapse(losing, {"val_loss": 9.0, "val_accuracy": 0.1}, CLASSES) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ import torch
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import Tensor
 
+from sweep.config.sections import TaskConfig
 from sweep.config.settings import Settings
 from sweep.config.study_config import TrialConfig
 from sweep.losses.task import TASKS, customise
 from sweep.service.preflight.space_checks import check_study
 from sweep.training.loop import fit
 from sweep.training.meter import Meter
-from sweep.training.trial import TrialPaths, assemble
+from sweep.training.trial import TrialPaths, assemble, run_trial
 
 from ..conftest import MakeConfig, Package
+from ..support.training import trial_config
 
 SIZES = [3, 50, 1, 17, 30]  # uneven batches
 CODE = """
@@ -120,3 +123,42 @@ def test_a_class_that_needs_arguments_is_refused_before_the_first_trial(
     assert len(problems) == 1
     assert problems[0].startswith("task.metrics.f1: ")
     assert "missing 1 required positional argument: 'num_classes'" in problems[0]
+
+
+# -- an objective that is not finite -----------------------------------------------------------------------------------
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("at", "values", "outcome", "error"),
+    [
+        ("last", [NAN, NAN, 0.8], "completed", None),
+        ("last", [0.5, 0.5, NAN], "failed", "val_m is not a number in epoch 3"),
+        ("last", [0.5, 0.5, -INF], "diverged", "val_m is infinite in epoch 3"),
+        ("last", [INF, INF, 0.5], "completed", None),
+        ("best", [NAN, 0.5, NAN], "completed", None),
+        ("best", [NAN, NAN, INF], "diverged", "val_m is infinite in epoch 3"),
+    ],
+)
+def test_an_objective_must_be_finite_at_the_end_alone(
+    at: str, values: list[float], outcome: str, error: str | None, write_package: Package, tmp_path: Path
+) -> None:
+    """Of each epoch the training part is measured first, then the validation part."""
+    code = f"""
+        nan, inf = float("nan"), float("inf")
+        values = iter([number for value in {values} for number in (0.0, value)])
+        def scripted(outputs, targets): return next(values)
+    """
+    task = TaskConfig(metrics={"m": f"{write_package(scores=code)}.scores:scripted"})
+    config = trial_config(
+        objective={"metric": "val_m", "direction": "maximize", "at": at, "target": 0.4},
+        training={"max_epochs": 3},
+    ).model_copy(update={"task": task})
+    place = TrialPaths(folder=tmp_path / "trial", data=tmp_path / "data", cache=tmp_path / "cache")
+    *_, last = run_trial(config, place, interval=0)
+    assert (last.outcome, last.error) == (outcome, error)
+    (again,) = run_trial(config, place, attempt=2)  # from the checkpoint, as another driver does
+    assert (again.outcome, again.error, len(again.epochs)) == (outcome, error, 3)
+    reached = [m.epoch for m in again.epochs if "epochs_to_target" in m.values]
+    assert reached == [e for e, value in enumerate(values, 1) if 0.4 <= value < INF][:1]

@@ -23,7 +23,7 @@ from torch import Tensor
 from sweep.config import filesystem
 from sweep.config.errors import DataError
 from sweep.config.study_config import TrialConfig
-from sweep.training import checkpoint, trial
+from sweep.training import checkpoint, loop, trial
 from sweep.training.loop import fit
 from sweep.training.reports import EpochMetrics
 from sweep.training.trial import TrialPaths, TrialReport, assemble, run_trial
@@ -104,7 +104,7 @@ def test_checkpoints_are_the_rarer_the_longer_they_take(place: TrialPaths, monke
         clock[0] += 0.5
         return save(*args, **kwargs)
 
-    monkeypatch.setattr(trial, "fit", second_epochs)
+    monkeypatch.setattr(loop, "fit", second_epochs)
     monkeypatch.setattr(checkpoint, "save", slow_save)
     config = trial_config(training={"max_epochs": 60})
     reported = epochs_of(list(run_trial(config, place)))
@@ -137,7 +137,7 @@ def test_a_report_waits_for_an_epoch_at_which_the_trial_may_be_stopped(
             clock[0] += 0.3
             yield metrics
 
-    monkeypatch.setattr(trial, "fit", short_epochs)
+    monkeypatch.setattr(loop, "fit", short_epochs)
     reports = list(run_trial(trial_config(training={"max_epochs": 12}), place, pruning_epochs=judged))
     assert [report.epochs[-1].epoch for report in reports] == expected
     assert [m.epoch for m in epochs_of(reports)] == list(range(1, 13))

@@ -41,4 +41,4 @@ def _hours(row: TrialRecord, unit: str, resources: Resources) -> float:
     if seconds is None:  # the training's own time was not recorded
         seconds = max(0.0, row.ended - row.started) if row.ended and row.started else 0.0
     gpus = (1.0 if resources.gpus == "auto" else resources.gpus) if _on_gpu(row) else 0.0
-    return (resources.cpus if unit == "CPU" else gpus) * seconds / 3600
+    return (resources.total_cpus if unit == "CPU" else gpus) * seconds / 3600

@@ -57,7 +57,7 @@ def select_curves(summary: Summary, settings: Settings) -> list[Curve]:
         "control": _first(controls, "control", unguided({**config.constants, **best.hyperparameters})),
         "tuned": _first(fresh, "tuned", tuned) if tuned else None,
     }
-    return [Curve(role, row, _history(row, config.name, settings)) for role, row in chosen.items() if row is not None]
+    return [Curve(role, row, history(row, config.name, settings)) for role, row in chosen.items() if row is not None]
 
 
 def _first(rows: Iterable[TrialRecord], kind: Kind, hyperparameters: Mapping[str, Scalar]) -> TrialRecord | None:
@@ -65,7 +65,8 @@ def _first(rows: Iterable[TrialRecord], kind: Kind, hyperparameters: Mapping[str
     return next(alike, None)
 
 
-def _history(row: TrialRecord, study: str, settings: Settings) -> list[EpochMetrics]:
+def history(row: TrialRecord, study: str, settings: Settings) -> list[EpochMetrics]:
+    """Returns the epochs of a trial that count; none if its checkpoints are gone."""
     from ...training.checkpoint import load_latest
 
     folder = settings.checkpoints(study if row.kind == "trial" else f"{study}.controls", row.number)

@@ -234,6 +234,11 @@ def plotly_figures(contents: ReportContents) -> list[tuple[ReportFigure, dict[st
     return drawn
 
 
+def styled(figures: Mapping[str, go.Figure]) -> dict[str, go.Figure]:
+    """Returns the figures as they look in the report, for a notebook."""
+    return {name: figure.update_layout(template=SHARED_LAYOUT, title=None) for name, figure in figures.items()}
+
+
 def as_json(figures: Mapping[str, go.Figure]) -> str:
     """Returns the figures as JSON for the script of a page: name -> data and layout.
 

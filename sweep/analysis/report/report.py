@@ -1,5 +1,6 @@
 """Writes the report of a study: one self-contained HTML page, figures as PNG, and numbers as JSON and CSV."""
 
+import html
 import json
 import logging
 import time
@@ -14,8 +15,9 @@ from jinja2 import Environment, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from ...config.search_space import ALIASES
+from ...config.sections import TrainingConfig
 from ...config.settings import Settings
-from ...config.study_config import StudyConfig
+from ...config.study_config import OF_THE_LOOP, TRAINING_OF_OWN_CODE, StudyConfig
 from ...config.study_file import to_yaml
 from ...study.baselines import configurations
 from ...study.provenance import Code, code_tags
@@ -46,6 +48,13 @@ class Report:
     trials: int  # search trials that have ended; the step of the metrics
     moment: int  # end of the last of them, in milliseconds since the Unix epoch; the timestamp of the metrics
 
+    def _repr_html_(self) -> str:
+        """Returns the page in a frame, whose scripts reach nothing of the notebook."""
+        page = html.escape(self.page.read_text(encoding="utf-8"))
+        return (
+            f'<iframe sandbox="allow-scripts" style="width: 100%; height: 800px; border: 0" srcdoc="{page}"></iframe>'
+        )
+
 
 def write_report(
     summary: Summary,
@@ -64,7 +73,9 @@ def write_report(
     contents = ReportContents.of(summary, analysis, settings, confirmed)
     page, data, trials = folder / "report.html", folder / "sensitivity.json", folder / "trials.csv"
     page.write_text(_render(contents, codes, confirmed), encoding="utf-8")
-    data.write_text(json.dumps(sensitivity_text.as_data(analysis), indent=2) + "\n")
+    data.write_text(
+        json.dumps(formats.finite_json(sensitivity_text.as_data(analysis)), indent=2, allow_nan=False) + "\n"
+    )
     trials.write_text(trials_csv(summary), encoding="utf-8", newline="")
     files = [page, data, trials, *png_figures(contents, folder)]
     logger.debug("wrote the report of %s: %s", summary.config.name, ", ".join(map(str, files)))
@@ -123,12 +134,14 @@ def _utc(moment: float) -> str:
 
 
 def _fixed(config: StudyConfig) -> dict[str, str]:
-    """Returns what was not searched, by section of the study file, defaults included."""
-    varied = {ALIASES.get(name, name) for name in config.space}
+    """Returns what was not searched and acts, by section of the study file, defaults included."""
+    absent = {ALIASES.get(name, name) for name in config.space}
+    if config.kind != "model":
+        absent |= {f"training.{name}" for name in TrainingConfig.model_fields if name not in TRAINING_OF_OWN_CODE}
     text = {}
-    for name in ("model", "data", "task", "training", "guidance", "search", "resources"):
+    for name in (*(OF_THE_LOOP if config.kind == "model" else ()), "training", "guidance", "search", "resources"):
         values = getattr(config, name).model_dump(mode="json", exclude_none=True)
-        given = {k: v for k, v in values.items() if v not in ({}, []) and f"{name}.{k}" not in varied}
+        given = {k: v for k, v in values.items() if v not in ({}, []) and f"{name}.{k}" not in absent}
         text[name] = ", ".join(f"{k} {_plain(v)}" for k, v in given.items())
     constants = ", ".join(f"{name} {formats.format_value(value)}" for name, value in config.constants.items())
     return {key: value for key, value in {"held constant": constants, **text}.items() if value}

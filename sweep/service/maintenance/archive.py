@@ -7,8 +7,10 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import lzma
 import re
 import shutil
+import struct
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -25,25 +27,30 @@ from ...config.locks import FileLock
 from ...config.settings import Settings
 from ...config.study_config import OF_CONFIRM
 from ...config.study_file import to_yaml
+from ...study.opening import refuse_stale_checkpoints
 from ...study.storages.catalog import get_storage
 from ...study.storages.storage import (
     FORMAT,
     Storage,
+    check_copy,
     clear_partial_import,
     copy_study,
     exclusive,
     finish_copy,
     open_storage,
     read_config,
+    study_lock,
     study_names,
 )
-from ...study.study import refuse_stale_checkpoints
+from ...study.stored_trials import read_rows
 from ...training import checkpoint
 
 logger = logging.getLogger(__name__)
 
 JOURNAL = "optuna.journal"
-DAMAGED = (EOFError, BadZipFile, zlib.error, RuntimeError)  # what zipfile raises
+# The errors of zipfile, which has none of its own for most damage.
+DAMAGED = (EOFError, BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, ValueError, struct.error, OverflowError)
+LARGEST_RATIO = 100  # of a part's size to its compressed one; a journal's is 30
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ def import_study(path: Path, settings: Settings) -> Archived:
     Raises:
         SweepError: a damaged or foreign file, or a study of this name or its checkpoints exist.
     """
-    scratch, target = settings.local_dir / ".import", get_storage(settings.storage)
+    scratch, target = settings.local_dir / ".import", get_storage(settings.storage, create=True)
     try:
         settings.local_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(settings.local_dir / "import.lock").held():
@@ -163,6 +170,9 @@ def _unpack(path: Path, folder: Path) -> str:
                 if not parts.fullmatch(part):
                     foreign = f"{part!r} is in it, which sweep export does not write"
                     raise SweepError(f"{path}: {foreign}; nothing was imported")
+                size = archive.getinfo(part)
+                if size.file_size > LARGEST_RATIO * size.compress_size + 2**20:
+                    raise SweepError(f"{path}: {part} unpacks to {size.file_size / 1e6:.0f} MB; nothing was imported")
                 archive.extract(part, folder)
     except DAMAGED as error:
         raise SweepError(f"{path}: damaged, or no zip file ({error}); export the study again") from None
@@ -184,17 +194,23 @@ def _checked(path: Path, name: str, folder: Path) -> tuple[Storage, list[str], l
     try:
         storage = open_storage(f"journal:///{folder / JOURNAL}")
         rivals = _rivals(name, storage)
-        absent = [each for each in (name, *rivals) if read_config(each, storage) is None]
+        configs = {each: read_config(each, storage) for each in (name, *rivals)}
+        for each in configs:
+            check_copy(each, storage)
+        studies = [study for each in configs for study in (each, f"{each}.controls")]
+        trials = {study: {row.number for row in read_rows(study, storage, retried=True)} for study in studies}
     except StorageError as error:
         raise SweepError(f"{path}: cannot be imported: {error}") from None
-    if absent:
+    if absent := [each for each, config in configs.items() if config is None or config.name != each]:
         raise SweepError(f"{path}: there is no study {absent[0]} in its {JOURNAL}; nothing was imported")
     weights = []
     for file in sorted(folder.glob("checkpoints/*/*/*/*")):
+        part = file.relative_to(folder)
+        if int(file.parts[-3]) not in trials.get(file.parts[-4], ()):
+            raise SweepError(f"{path}: {part} is of a trial that the study does not have; nothing was imported")
         try:
             saved = checkpoint.load(file)
         except checkpoint.DAMAGED as error:
-            part = file.relative_to(folder)
             raise SweepError(f"{path}: {part} is no checkpoint ({error}); nothing was imported") from None
         weights += [f"{file.parts[-4]}-{file.parts[-3]}"] if saved.state else []
     return storage, rivals, weights
@@ -206,8 +222,7 @@ def _move_in(
     """Copies an unpacked study and its rivals' into the storage, then their checkpoints into the workspace."""
     with contextlib.ExitStack() as alone:
         for name in names:
-            (settings.local_dir / name).mkdir(exist_ok=True)
-            alone.enter_context(exclusive(target, name, FileLock(settings.local_dir / name / "lock")))
+            alone.enter_context(exclusive(target, name, study_lock(name, target, settings.workspace)))
         partial = [clear_partial_import(name, target) for name in names]
         for study in (each for name in names for each in (name, f"{name}.controls")):
             for stray in filesystem.glob_files(settings.workspace / study, "*/*/*") if any(partial) else []:

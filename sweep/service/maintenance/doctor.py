@@ -4,36 +4,41 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
-from ...config.errors import SweepError, without_password
+from ...config.errors import SweepError
 from ...config.filesystem import check_object_store, is_remote, local_path
+from ...config.secrets import without_secrets
 from ...config.sections import DataConfig
 from ...config.settings import Settings
 from ...data.loading import DATASETS, load_dataset
-from ...study.storages.storage import open_storage
+from ...study.storages.catalog import get_storage
 from ...tracking.client import MlflowStore
+from ..preflight.load import load_study
 
 Check = tuple[str, bool, str]  # name, True if passed, detail
 
 
-def run_checks(settings: Settings) -> list[Check]:
-    """Runs all checks; none of them raises."""
+def run_checks(settings: Settings, study: str | None = None) -> list[Check]:
+    """Runs all checks, of a study too if one is given (a path or a name); none of them raises."""
     packages = ("entropy-sweep", "ray", "optuna", "mlflow", "torch", "torchvision")
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     present = [name for name in DATASETS if (local_path(settings.cache) / name / "test_labels.npy").is_file()]
-    digits, tracking = DataConfig(name="digits"), without_password(settings.tracking_uri)
+    tracking = without_secrets(settings.tracking_uri)
     return [
         ("versions", True, f"Python {platform.python_version()}, {versions}"),
         ("devices", True, f"{os.cpu_count()} CPUs; GPUs: {', '.join(gpus) or 'none'}"),
         _try("workspace", lambda: _workspace(settings)),
-        _try("storage", lambda: open_storage(settings.storage), without_password(settings.storage)),
+        _try("storage", lambda: get_storage(settings.storage), without_secrets(settings.storage)),
         _try("tracking", lambda: MlflowStore.of("doctor", settings).find_experiment(), tracking),
-        _try("digits", lambda: load_dataset(digits, root=settings.data, cache=settings.cache), "readable"),
+        _try("digits", lambda: _read_digits(settings)),
         ("data", True, f"prepared: {', '.join(present) or 'none yet'}; root {settings.data}"),
+        *([_try("study", lambda: _study(study, settings))] if study else []),
     ]
 
 
@@ -49,5 +54,20 @@ def _workspace(settings: Settings) -> str:
     if is_remote(settings.workspace):
         check_object_store(settings.workspace)
         return f"{settings.workspace} can be written"
-    settings.workspace.mkdir(parents=True, exist_ok=True)
-    return f"{settings.workspace}, {shutil.disk_usage(settings.workspace).free / 1e9:.0f} GB free"
+    present = next(folder for folder in (settings.workspace, *settings.workspace.parents) if folder.exists())
+    if not os.access(present, os.W_OK):
+        raise SweepError(f"{present} cannot be written: choose another --workspace (SWEEP_WORKSPACE)")
+    missing = "" if present == settings.workspace else ", which the first run makes"
+    return f"{settings.workspace}{missing}, {shutil.disk_usage(present).free / 1e9:.0f} GB free"
+
+
+def _study(study: str, settings: Settings) -> str:
+    config, warnings = load_study(study, settings)
+    found = f"{config.name}: {config.subject}, {config.search.trials} trials"
+    return "\n".join([f"{found}, searching {', '.join(config.searched) or 'nothing'}", *warnings])
+
+
+def _read_digits(settings: Settings) -> str:
+    with tempfile.TemporaryDirectory(prefix="sweep-doctor-") as scratch:
+        load_dataset(DataConfig(name="digits"), root=settings.data, cache=Path(scratch))
+    return "readable"

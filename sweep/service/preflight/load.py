@@ -1,21 +1,32 @@
-"""Loads a study by path, by name in the storage, or by built-in name, and checks everything about it."""
+"""Loads a study by path, by name in the storage, by built-in name, or as data, and checks everything about it."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...config.errors import ConfigError, SweepError, nearest
 from ...config.settings import Settings
 from ...config.study_config import OF_CONFIRM, StudyConfig
-from ...config.study_file import built_in, built_in_names, extend, override, parse_study, read_file
+from ...config.study_file import built_in, built_in_names, extend, missing_file, override, parse_study, read_file
 from ...config.user_code import search_in
-from ...study.storages.catalog import OWN_CODE, get_storage, study_names_of_ours
+from ...study.storages.catalog import OWN_CODE, get_storage, load_stored_config, study_names_of_ours
+
+# The workspace's own files and folders, and MLflow's own experiment; some file systems do not tell cases apart.
+RESERVED = re.compile(r"(mlflow\.db|optuna\.journal|(tracking|import)\.lock).*|lock|artifacts|services|default", re.I)
 
 
 def load_study(
-    study: str, settings: Settings, *, sets: Sequence[str] = (), trials: int | None = None, design: int = 0
+    study: str | Mapping[str, Any] | StudyConfig,
+    settings: Settings,
+    *,
+    sets: Sequence[str] = (),
+    trials: int | None = None,
+    design: int = 0,
 ) -> tuple[StudyConfig, list[str]]:
     """Finds a study (a path, then a study in the storage, then a built-in name), applies options, checks everything.
+
+    A mapping has the keys of a study file.
 
     Also returns warnings about settings that are allowed but have no effect.
 
@@ -25,38 +36,58 @@ def load_study(
     """
     from .space_checks import check_parts, check_study
 
-    raw, source = _find(study, settings)
-    raw, misplaced = override(raw, list(sets))
-    extend(raw, trials, design)
-    config, problems = parse_study(raw)
+    before, source, stored = find_study(study, settings)
+    raw, misplaced = override(before, list(sets))
+    notes = extend(raw, trials, design)
+    config, problems = parse_study(raw, before if stored else None)
     found, warnings = check_study(config, settings) if config else (check_parts(raw, settings), [])
-    if config and OF_CONFIRM in config.name and config.name not in study_names_of_ours(settings):
-        found.append(f"name: {config.name!r} must not contain {OF_CONFIRM}, as studies of sweep confirm do")
+    found += name_problems(config.name, settings) if config else []
     if config is None or misplaced + found:
         raise ConfigError(source, misplaced + problems + found)
-    return config, warnings
+    return config, notes + warnings
 
 
-def _find(study: str, settings: Settings) -> tuple[dict[str, Any], str]:
-    path = Path(study)
+def name_problems(name: str, settings: Settings) -> list[str]:
+    """Returns why a new study cannot have this name."""
+    problems = []
+    if OF_CONFIRM in name:
+        problems.append(f"name: {name!r} must not contain {OF_CONFIRM}, as studies of sweep confirm do")
+    if RESERVED.fullmatch(name):
+        problems.append(f"name: {name!r} is a name of the workspace's or of MLflow's own; choose another")
+    return problems if problems and name not in study_names_of_ours(settings) else []
+
+
+def find_study(study: str | Mapping[str, Any] | StudyConfig, settings: Settings) -> tuple[dict[str, Any], str, bool]:
+    """Returns a study's keys and values, the place they are from, and True if that is the storage.
+
+    Raises:
+        SweepError: there is no such study.
+    """
     search_in(Path.cwd())
+    if not isinstance(study, str):
+        raw = study.model_dump(mode="json") if isinstance(study, StudyConfig) else dict(study)
+        return raw, f"study {raw.get('name', 'without a name')}", False
+    path = Path(study)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
-            raise SweepError(f"{study}: no such file. Built-in studies: {', '.join(built_in_names())}.")
+            raise missing_file(path)
         search_in(path.parent)
-        return read_file(path, study), study
+        return read_file(path, study), study, False
     from ...study.storages.storage import get_user_attr, read_config, study_names
 
     storage = get_storage(settings.storage)
     stored = read_config(study, storage)
     if stored is not None:
         search_in(*map(Path, get_user_attr(study, OWN_CODE, storage) or []))
-        return stored.model_dump(mode="json"), f"study {study}"
+        return stored.model_dump(mode="json"), f"study {study}", True
     shipped = built_in(study)
     if shipped is None:
-        known = study_names(storage)
+        if study in (known := study_names(storage)):
+            load_stored_config(study, settings)  # raises: another program's
+        beside = Path(f"{study}.yaml").is_file()
+        near = f" (did you mean {study}.yaml?)" if beside else nearest(study, known + built_in_names())
         raise SweepError(
             f"{study}: neither a file, nor a study in the storage ({', '.join(known) or 'which has none'}), nor a "
-            f"built-in one ({', '.join(built_in_names())}){nearest(study, known + built_in_names())}."
+            f"built-in one ({', '.join(built_in_names())}){near or f'. Write a study file: sweep init {study}'}"
         )
-    return read_file(shipped, study), study
+    return read_file(shipped, study), study, False

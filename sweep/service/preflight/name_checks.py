@@ -1,5 +1,6 @@
 """Checks the names in a study file: models, data sets, tasks, options, and import paths of the user's own code."""
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...config.errors import nearest
-from ...config.sections import DataConfig, TaskConfig
+from ...config.search_space import ALIASES, is_of_guidance
+from ...config.sections import METRIC, DataConfig, TaskConfig
 from ...config.user_code import ImportPathError, import_object, is_import_path
+from ...config.user_command import check_command
 from ...models import MODELS, SIZES, model_class, options, takes_any
 
 
@@ -29,6 +32,11 @@ def check_names(raw: Mapping[str, Any]) -> list[str]:
     data, task = _mapping(raw, "data"), _mapping(raw, "task")
     if isinstance(name := data.get("name"), str) and (name in DATASETS or is_import_path(name)):
         problems += check_options(name, [k for k in DataConfig.model_fields if data.get(k) is not None])
+    if isinstance(function := raw.get("function"), str):
+        return problems + _check_function(function) + _check_objective(raw)
+    if isinstance(command := raw.get("command"), list | tuple):
+        names = dict.fromkeys([*map(str, _mapping(raw, "space")), *filter(is_of_guidance, ALIASES)])
+        return problems + check_command([*map(str, command)], [*names]) + _check_objective(raw)
     own = {"task.loss": task.get("loss"), **{f"task.metrics.{n}": p for n, p in _mapping(task, "metrics").items()}}
     for key, path in own.items():
         problems += _check_callable(key, path) if isinstance(path, str) else []
@@ -43,6 +51,27 @@ def _check_callable(key: str, path: str) -> list[str]:
         return [f"{key}: {error}"]
     kind = type(found).__name__
     return [] if callable(found) else [f"{key}: {path} must be a class or a function, not of the type {kind}"]
+
+
+def _check_function(path: str) -> list[str]:
+    """Returns problems of a training function of the user's own."""
+    problems = _check_callable("function", path)
+    if not problems:
+        with contextlib.suppress(ValueError):  # a function without a signature, of C
+            try:
+                inspect.signature(import_object(path)).bind(None)
+            except TypeError:
+                problems.append(f"function: {path} must take one argument, the trial, and no other that is required")
+    return problems
+
+
+def _check_objective(raw: Mapping[str, Any]) -> list[str]:
+    """Returns problems of the objective that the user's own code is to report."""
+    metric, problems = _mapping(raw, "objective").get("metric"), list[str]()
+    if isinstance(metric, str) and (metric in _mapping(raw, "space") or not METRIC.fullmatch(metric)):
+        named = "is the name of a hyperparameter" if metric in raw["space"] else "has other characters than a name's"
+        problems.append(f"objective.metric: {metric!r} {named} (letters, digits, '_', '-', '.', '/', blanks)")
+    return problems
 
 
 def _family(raw: Mapping[str, Any]) -> object:

@@ -1,51 +1,68 @@
 """Checks a study for impossible sizes, unfit data and hyperparameters without effect."""
 
 import itertools
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import ValidationError
+from torch import nn
 
-from ...config.errors import DataError
+from ...config.errors import DataError, reason
 from ...config.search_space import Choices, Range, Scalar
 from ...config.sections import DataConfig
 from ...config.settings import Settings
-from ...config.study_config import StudyConfig
-from ...config.user_code import is_import_path
+from ...config.study_config import StudyConfig, TrialConfig
+from ...config.user_code import import_object, is_import_path
+from ...config.user_command import check_program, unread
 from ...data.datasets import DatasetInfo
-from ...data.loading import find_reader, prepare_dataset, split_sizes
+from ...data.loading import find_reader, prepare_dataset, split_sizes, stored_part
 from ...losses import EntropyGuidance, GuidanceWarning
 from ...losses.task import TASKS
 from ...losses.unguided import by_reason
 from ...models import model_class
+from ...training.function_calls import yields
 from ...training.loop import has_batch_norm
 from ...training.trial import build, task_kind
 from .name_checks import check_names
 from .user_code_checks import check_model, check_task
 
 CORNERS_WITH_WEIGHTS = 4  # corners at which a model of the user's own is built with weights if it fails without
-CORNERS = 512  # models to build at most, in search of an impossible one
+CORNERS, WEIGHTS = 512, 4_000  # models, and weights and biases of theirs, that are made at most to find what is wrong
+DEPTHS = 16  # first depths of a range at which models are built; and at its last one
+COPIES = {"sgd": 3, "adam": 4, "adamw": 4}  # of a network that its training keeps: weights, gradients, moments
 
 
 def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]]:
     """Searches for what would make trials fail, before any starts; returns problems, and warnings."""
     problems = check_names(config.model_dump())
-    info, unfit = None, list[str]()
+    if config.command is not None:
+        problems += check_program(config.command) if settings.address == "local" else []
+        return problems, unread(config.command, [*config.searched]) if not problems else []
+    if config.function is not None:  # its space is known when it runs
+        if not problems and config.resources.processes > 1 and not yields(import_object(config.function)):
+            problems.append(
+                f"resources: {config.function} does not yield its reports, so it trains in one process: leave workers "
+                "out, and gpus at 1 at most"
+            )
+        return problems, []
+    info, unfit, doubts = None, list[str](), list[str]()
     if not any(p.startswith("data.") for p in problems):
         family = not any(p.startswith(("model.name", "task.kind")) for p in problems)
-        info, unfit = _check_data(config, settings, family=family)
+        info, unfit, doubts = _check_data(config, settings, family=family)
     buildable = all(problem.startswith(("objective.", "task.loss", "task.metrics")) for problem in problems)
     problems += unfit
     if buildable and info is not None:
-        impossible, warnings = _check_sizes(config, info)
+        impossible, warnings = _check_sizes(config, info, settings)
         if not any(problem.startswith("task.") for problem in problems):
             impossible += check_task(config, model_class(config.model.name), info)
         if info.num_val and config.data.val_fraction != DataConfig.model_fields["val_fraction"].default:
             brings = config.data.folder or config.data.name
             warnings.append(f"data.val_fraction cannot act: {brings} has a validation part of its own")
-        return problems + impossible, warnings
+        return problems + impossible, doubts + warnings
     return problems, []
 
 
@@ -63,25 +80,42 @@ def check_parts(raw: Mapping[str, Any], settings: Settings) -> list[str]:
     return problems
 
 
-def _check_data(config: StudyConfig, settings: Settings, *, family: bool) -> tuple[DatasetInfo | None, list[str]]:
-    """Prepares the data, for a model if there is a ``family``; returns a description of them, and problems."""
+def _check_data(
+    config: StudyConfig, settings: Settings, *, family: bool
+) -> tuple[DatasetInfo | None, list[str], list[str]]:
+    """Prepares the data, for a model if there is a ``family``; returns their description, problems and warnings."""
     info = None
     try:
         found = find_reader(config.data, settings.data)
         info = found.info
         split_sizes(config.data, info)
+        found.downloads = settings.scratch
         prepare_dataset(found, cache=settings.cache)
     except DataError as error:
-        return info, [str(error)]
-    if family:
-        task = task_kind(config.task, model_class(config.model.name))
-        if TASKS[task].targets not in (None, info.targets):
-            needs, has = TASKS[task].targets, info.targets
-            return info, [f"model.name: {config.model.name} is for {task}, on {needs}; {config.data.name} has {has}"]
-    return info, []
+        return info, [str(error)], []
+    needs = TASKS[task_kind(config.task, model_class(config.model.name))].targets if family else None
+    if needs is None:
+        return info, [], []
+    if unfit := check_targets(config, info):
+        return info, unfit, []
+    if info.num_classes < 2 or (
+        needs == "labels" and len(np.unique(stored_part(found, settings.cache, "train")[1])) < 2
+    ):
+        name = f" ({info.classes[0]})" if info.classes else ""
+        doubt = f"; {found.doubt}" if found.doubt else ""
+        return info, [f"data: {config.data.name} has one class{name}, which leaves nothing to learn{doubt}"], []
+    return info, [], [f"data: {found.doubt}"] if found.doubt else []
 
 
-def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], list[str]]:
+def check_targets(config: StudyConfig, info: DatasetInfo) -> list[str]:
+    """Returns a problem if the data lacks the labels or masks that the model is trained on."""
+    task = task_kind(config.task, model_class(config.model.name))
+    if (needs := TASKS[task].targets) in (None, info.targets):
+        return []
+    return [f"model.name: {config.model.name} is for {task}, on {needs}; {config.data.name} has {info.targets}"]
+
+
+def _check_sizes(config: StudyConfig, info: DatasetInfo, settings: Settings) -> tuple[list[str], list[str]]:
     """Builds the models at the corners of the space, without memory for weights; returns problems and warnings."""
     size = config.space.get("training.batch_size", config.training.batch_size)
     sizes = size.choices if isinstance(size, Choices) else [size.low if isinstance(size, Range) else size]
@@ -91,8 +125,10 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
     kinds: set[str] = set()
     left_out: dict[str, str] = {}
     unguidable: dict[str, str] = {}
-    own = is_import_path(config.model.name)
+    own, built = is_import_path(config.model.name), 0
     for number, corner in enumerate(itertools.islice(_corners(config), CORNERS)):
+        if built > WEIGHTS:
+            break
         trial = config.trial(corner)
         depth, width = trial.model["depth"], trial.model["width"]
         try:
@@ -102,27 +138,44 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo) -> tuple[list[str], lis
                 model = check_model(trial, info, with_weights=with_weights) if own else build(trial, info)
                 if model is None:
                     continue
+                _require_memory(model, trial, settings)
                 guidance = EntropyGuidance(model, **trial.guidance.model_dump())
             if smallest < 2 and has_batch_norm(model):
                 needed = "batch normalisation needs at least 2 images: training.batch_size, data.train_size"
                 raise ValueError(needed)  # noqa: TRY301
-        except ValueError as error:
-            problems.setdefault(str(error), []).append(f"depth {depth}, width {width}")
+        except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # torch's own, of a size beyond its own
+            problems.setdefault(str(error) if own else reason(error), []).append(f"depth {depth}, width {width}")
             continue
         shapes[depth, width] = [tuple(p.shape) for p in model.parameters()]
+        built += len(shapes[depth, width])
         kinds |= {layer.kind for layer in guidance.selected}
         left_out |= {layer.name: layer.kind for layer in guidance.left_out}
         unguidable |= guidance.unguidable
     if problems:
         # Our own messages name the impossible size; messages of the user's code need not.
         more = {error: f" and {len(at) - 1} more" if len(at) > 1 else "" for error, at in problems.items()}
-        where = {error: f"at {at[0]}{more[error]}: " if own else "" for error, at in problems.items()}
+        where = {
+            error: f"at {at[0]}{more[error]}: " if own and not error.startswith(at[0]) else ""
+            for error, at in problems.items()
+        }
         return [f"model {config.model.name} on {config.data.name}: {where[e]}{e}" for e in problems], []
     return [], _unguided(config, kinds, left_out, unguidable) + _idle(config, shapes, kinds)
 
 
+def _require_memory(model: nn.Module, trial: TrialConfig, settings: Settings) -> None:
+    """Raises ValueError if training a model takes more than the memory of this machine, where it trains."""
+    numbers = sum(p.numel() for p in model.parameters())
+    needed = 4 * numbers * COPIES[trial.training.optimizer]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if settings.address == "local" and needed > memory:
+        raise ValueError(
+            f"depth {trial.model['depth']}, width {trial.model['width']}: {numbers:,} weights, gradients and the "
+            f"optimizer's state take {needed / 1e9:,.0f} GB; this machine has {memory / 1e9:.0f} GB"
+        )
+
+
 def _corners(config: StudyConfig) -> Iterator[dict[str, Scalar]]:
-    """Returns every depth, with the ends of everything else that shapes the model."""
+    """Returns depths, the first and the last ones, with the ends of everything else that shapes the model."""
     levels: dict[str, list[Scalar]] = {}
     for name, dimension in config.searched.items():
         values: list[Scalar]
@@ -131,7 +184,8 @@ def _corners(config: StudyConfig) -> Iterator[dict[str, Scalar]]:
         elif isinstance(dimension, Choices):
             values = list(dimension.choices)
         elif name == "depth" and isinstance(dimension.low, int):
-            values = list(range(dimension.low, int(dimension.high) + 1, int(dimension.step or 1)))
+            every = range(dimension.low, int(dimension.high) + 1, int(dimension.step or 1))
+            values = list(dict.fromkeys([*every[:DEPTHS], every[-1]]))
         else:
             values = [dimension.low, dimension.high]
         levels[name] = values

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...config.errors import SweepError, nearest
+from ...config.filesystem import glob_files
+from ...config.secrets import without_secrets
 from ...config.settings import Settings
 from ...config.study_config import StudyConfig
 
@@ -17,9 +20,18 @@ OWN_CODE = "own_code"  # folders in which the user's own model and the like were
 CONFIRMATION = "confirmation"  # the last result of `sweep confirm`
 
 
+def get_storage(url: str, *, create: bool = False) -> Storage:
+    """Returns the process' one connection to a storage; an empty storage for a missing file, unless ``create``."""
+    from .storage import empty_storage, storage_file
+
+    if not create and (file := storage_file(url)) is not None and not file.exists():
+        return empty_storage()
+    return _open(url)
+
+
 @functools.cache
-def get_storage(url: str) -> Storage:
-    """Returns the process' one connection to a storage: opening reads a whole journal, or checks a whole schema."""
+def _open(url: str) -> Storage:
+    """Opens a storage once: that reads a whole journal, or checks a whole schema."""
     from .storage import open_storage
 
     return open_storage(url)
@@ -40,8 +52,30 @@ def load_stored_config(name: str, settings: Settings) -> StudyConfig:
             f"{name}: a study of another program; sweep reads only its trials: "
             f"sweep sensitivity {name} shows which hyperparameters matter."
         )
-    names = f"are {', '.join(known)}" if known else "is none yet: start one with sweep run digits"
-    raise SweepError(f"{name}: no such study in the storage{nearest(name, known)}; there {names}.")
+    raise unknown_study(name, known, settings)
+
+
+def unknown_study(name: str, known: Sequence[str], settings: Settings) -> SweepError:
+    """Returns the error about a study that is not among the ``known`` ones of the storage."""
+    place, names = without_secrets(settings.storage), ", ".join(known)
+    if glob_files(folder := settings.workspace / name, "*/*/epoch-*.pt"):
+        return SweepError(
+            f"{name}: not in the storage {place}, but {folder} holds its checkpoints: the storage was replaced or cut. "
+            "Restore it from a copy, or name the study's own by --storage (SWEEP_STORAGE)"
+        )
+    there = f"which has {names}" if known else "which has none: sweep run digits starts one there"
+    return SweepError(
+        f"{name}: no such study in the storage {place}{nearest(name, known)}, {there}. "
+        "--workspace (SWEEP_WORKSPACE) or --storage (SWEEP_STORAGE) names another storage."
+    )
+
+
+def study_id(name: str, settings: Settings) -> str | None:
+    """Returns the id of a study, by which its experiment in MLflow is found whatever its name."""
+    from .storage import get_user_attr
+
+    found: str | None = get_user_attr(name, "id", get_storage(settings.storage))
+    return found
 
 
 def require_same_study(config: StudyConfig, settings: Settings) -> None:

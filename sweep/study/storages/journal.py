@@ -19,7 +19,15 @@ from ...config.locks import FileLock
 logger = logging.getLogger(__name__)
 
 
-def open_journal(path: Path) -> JournalStorage:
+class JournalFile(JournalStorage):
+    """A journal file as Optuna's storage; ``path`` is the file's."""
+
+    def __init__(self, backend: JournalFileBackend, path: Path):
+        super().__init__(backend)
+        self.path = path
+
+
+def open_journal(path: Path) -> JournalFile:
     """Opens a journal file, or creates it.
 
     Raises:
@@ -32,7 +40,8 @@ def open_journal(path: Path) -> JournalStorage:
         _cut_torn_line(path)
         journal = _Journal(str(path), lock)
         try:
-            storage = JournalStorage(journal)
+            storage = JournalFile(journal, path)
+            ", ".join(study.study_name for study in storage.get_all_studies())  # raises if a name is no text
         except OSError:
             raise
         except Exception as error:  # noqa: BLE001 (Optuna has no error of its own for a damaged line)

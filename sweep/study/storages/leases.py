@@ -58,7 +58,7 @@ class LeaseMonitor:
 
     def is_alive(self, owner: Mapping[str, Any], read_lease: Callable[[str], object]) -> bool:
         """Returns True if an owner's process is alive and has not released the trial."""
-        if {**owner, "attempt": 0} == self._me:
+        if self.is_this_process(owner):
             return True
         if owner["started"] == 0:
             return False
@@ -66,6 +66,10 @@ class LeaseMonitor:
             return is_running(owner["pid"], owner["started"])
         lease = self._poll(lease_key(owner), read_lease)
         return lease.value != LEASE_ENDED and lease.unchanged < DEAD_AFTER
+
+    def is_this_process(self, owner: Mapping[str, Any]) -> bool:
+        """Returns True for an owner that is this process, and has not released the trial."""
+        return {**owner, "attempt": 0} == self._me
 
     def is_confirmed(self, owner: Mapping[str, Any]) -> bool:
         """Returns True if the answer of `is_alive` is certain: a lease observed only briefly may be a dead driver's."""

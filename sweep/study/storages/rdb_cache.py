@@ -8,6 +8,7 @@ No other module uses private names of Optuna. They were read in 5.0.0; `test_opt
   ``_add_trials_to_cache``, ``_read_trials_from_remote_storage``; ``_StudyInfo``: the cache of finished trials that this
   one extends to all trials. Optuna has no public cache.
 - ``RDBStorage._get_trials``: reads some trials of a study; the public method reads all.
+- ``RDBStorage._create_new_trial``, ``_get_prepared_new_trial``: a creation's retries, and the transaction of one.
 - ``optuna.storages._rdb.models``: the tables, for one statement where the public methods send several.
 - ``FrozenTrial._trial_id``, ``Trial._trial_id``: every method of a storage wants it.
 - ``Study._thread_local.cached_all_trials``: reset by `Study.ask`, which cannot be used since it chooses the trial.
@@ -21,6 +22,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
@@ -62,6 +64,45 @@ class _Write(NamedTuple):
     model: type[Any]
     row: dict[str, Any]
     items: Mapping[str, Mapping[Any, Any]]
+
+
+_NUMBER: ContextVar[int | None] = ContextVar("number", default=None)  # of the trial that is created
+
+
+@contextlib.contextmanager
+def numbered(number: int) -> Iterator[None]:
+    """Gives the trial that is created within the block this number; if a database has it already, adds no second one.
+
+    Optuna repeats a creation whose answer was lost, though the database may have made the trial. To be used while other
+    drivers are kept out.
+    """
+    token = _NUMBER.set(number)
+    try:
+        yield
+    finally:
+        _NUMBER.reset(token)
+
+
+class _TrialExistsError(Exception):
+    """The study has a trial with the number that a new one was to have."""
+
+
+class Database(RDBStorage):
+    """Optuna's database, which creates a trial with a number once, see `numbered`."""
+
+    def _get_prepared_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None, session: Any
+    ) -> models.TrialModel:
+        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
+        if (number := _NUMBER.get()) is not None and number < trial.number:
+            raise _TrialExistsError(number)  # undoes the transaction
+        return trial
+
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        try:
+            return super()._create_new_trial(study_id, template_trial)
+        except _TrialExistsError as exists:
+            return self.get_trial(self.get_trial_id_from_study_id_trial_number(study_id, exists.args[0]))
 
 
 class CachedDatabase(_CachedStorage):
@@ -110,8 +151,8 @@ class CachedDatabase(_CachedStorage):
         """Refreshes in the background unless the caller asked for current data; called by every read of trials."""
         now, stale = time.monotonic(), self._per_thread.__dict__.setdefault("stale", set())
         if study_id not in self._read_at or study_id in stale:
+            stale.discard(study_id)  # first: if the database is unreachable, the cache can be read
             self._refresh(study_id)
-            stale.discard(study_id)
         elif now - self._read_at[study_id] >= REFRESH_EVERY:
             self._read_at[study_id] = now
             if self._read_lock.locked():  # a refresh is running, and may wait for a database that is silent

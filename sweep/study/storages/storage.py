@@ -1,47 +1,42 @@
 """Opens the storage of studies, a journal file or a database, by its URL; and the lock that drivers take turns by."""
 
 import contextlib
-import hashlib
 import logging
 import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import OperationalError
 
-from ...config.errors import StorageError, reason, sentences, without_password
-from ...config.filesystem import AnyPath
+from ...config.errors import StorageError, reason, sentences
+from ...config.filesystem import AnyPath, is_remote, local_path
 from ...config.locks import FileLock
+from ...config.secrets import hide, without_secrets
+from ...config.section import STORED
 from ...config.settings import NO_DATABASE
+from ...config.sqlite import sqlite_file
 from ...config.study_config import StudyConfig
-from .journal import open_journal
+from .journal import JournalFile, open_journal
 from .leases import release_owner
-from .rdb_cache import OWNER, CachedDatabase
+from .postgresql import advisory_lock, engine_options
+from .rdb_cache import OWNER, CachedDatabase, Database, numbered
 
 logger = logging.getLogger(__name__)
 
 Storage = BaseStorage
-# libpq: a server that vanishes with its host is an error within half a minute, not after hours.
-LIBPQ_TIMEOUTS = {
-    "connect_timeout": 10,  # seconds, as those below
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 4,
-    "tcp_user_timeout": 30_000,  # milliseconds
-}
 # Errors of a storage that is unreachable for a while: a server that restarts, a locked file, a full disk.
 UNREACHABLE = (StorageInternalError, OperationalError, OSError)
 FORMAT = 1  # of what a study writes to storage and workspace; raised when an older program would misread it
 LOCAL_ATTRS = ("own_code", "recorded_best", "copied_from")  # attributes of a study that a copy must not have
+LOCK_SECONDS = 60.0  # in which the drivers of a workspace take their turns
 LONGEST_OUTAGE = 900.0  # seconds; then the run ends, resumable
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -54,7 +49,9 @@ def open_storage(url: str) -> BaseStorage:
         StorageError: the storage is unreachable or damaged, or the URL is none; the message has no password in it.
 
     Example:
-        >>> type(open_storage("sqlite://")).__name__
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     type(open_storage(f"sqlite:///{folder}/studies.db")).__name__
         'CachedDatabase'
     """
     if not url:
@@ -64,28 +61,38 @@ def open_storage(url: str) -> BaseStorage:
             if not re.fullmatch("journal:///.+", url):
                 raise ValueError("a journal's URL is journal:///path")  # noqa: TRY301
             return open_journal(Path(url.removeprefix("journal:///")))
-        options = {"connect_args": LIBPQ_TIMEOUTS if url.startswith("postgresql") else {}}
+        options = engine_options() if url.startswith("postgresql") else {"pool_pre_ping": True}
         with _one_process_at_a_time(url, options):
-            return CachedDatabase(RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **options}))
+            return CachedDatabase(Database(url, engine_kwargs=options))
     except StorageError:
         raise
     except ImportError as error:
         raise StorageError(
-            f"storage {without_password(url)}: {error}; for PostgreSQL: pip install 'entropy-sweep[postgres]'"
+            f"storage {without_secrets(url)}: {error}; for PostgreSQL: pip install 'entropy-sweep[postgres]'"
         ) from None
     except Exception as error:  # noqa: BLE001 (every driver has its own errors; the user can do the same about each)
         raise StorageError(
-            f"storage {without_password(url)}: unreachable ({_hide(reason(error), url)}). Start it, or set "
+            f"storage {without_secrets(url)}: unreachable ({hide(reason(error), url)}). Start it, or set "
             "SWEEP_STORAGE to another URL (journal:///path, sqlite:///path, postgresql+psycopg://user@host/db)."
         ) from None
+
+
+def storage_file(url: str) -> Path | None:
+    """Returns the file of a storage; None for a server. Raises `StorageError` for a database in memory."""
+    path = url.removeprefix("journal:///")
+    return Path(path) if path != url else sqlite_file(url)
+
+
+def empty_storage() -> BaseStorage:
+    """Returns a storage without studies, which is gone with the process: to read in place of a missing file."""
+    return optuna.storages.InMemoryStorage()
 
 
 @contextlib.contextmanager
 def _one_process_at_a_time(url: str, options: dict[str, Any]) -> Iterator[None]:
     """Keeps other processes out while a database is opened: two that create its tables at once would fail."""
     with contextlib.ExitStack() as stack:
-        if url.startswith("sqlite:///"):
-            path = Path(url.removeprefix("sqlite:///"))
+        if (path := sqlite_file(url)) is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(path.with_name(path.name + ".lock")).held())
         elif url.startswith("postgresql"):
@@ -98,18 +105,18 @@ class Backoff:
     """The pauses between retries of an unreachable storage: one second at first, then up to half a minute."""
 
     def __init__(self) -> None:
-        self.since: float | None = None  # monotonic time of the first failure
-        self._pause = self._next = 0.0
+        self.since: float | None = None  # monotonic time since which nothing has been heard
+        self._pause = self._next = self._heard = 0.0
 
     @property
     def waiting(self) -> bool:
         """Returns True if it is too early for a retry."""
         return time.monotonic() < self._next
 
-    def failed(self, error: BaseException) -> None:
-        """Records an attempt that failed; raises `StorageError` after ``LONGEST_OUTAGE`` seconds of them."""
+    def failed(self, error: BaseException, began: float) -> None:
+        """Records that an attempt begun at ``began`` failed; raises `StorageError` after ``LONGEST_OUTAGE`` seconds."""
         now = time.monotonic()
-        self.since = now if self.since is None else self.since
+        self.since = max(began, self._heard) if self.since is None else self.since
         if now - self.since > LONGEST_OUTAGE:
             raise StorageError(
                 f"the storage has been unreachable for {LONGEST_OUTAGE / 60:.0f} minutes ({reason(error)}). Nothing is "
@@ -119,33 +126,51 @@ class Backoff:
         self._next = now + self._pause
         logger.debug("storage unreachable (%s): retry in %.0f s", reason(error), self._pause)
 
-    def answered(self) -> float:
-        """Records an attempt that succeeded; returns the seconds since the first failure."""
-        outage = 0.0 if self.since is None else time.monotonic() - self.since
-        self.since, self._pause, self._next = None, 0.0, 0.0
-        return outage
+    def answered(self, began: float) -> float:
+        """Records that an attempt begun at ``began`` succeeded; returns the seconds of silence before."""
+        now = time.monotonic()
+        silence = now - (max(began, self._heard) if self.since is None else self.since)
+        self.since, self._pause, self._next, self._heard = None, 0.0, 0.0, now
+        return silence
+
+
+def study_lock(name: str, storage: BaseStorage, workspace: AnyPath) -> FileLock:
+    """Returns a study's lock, in a folder that its drivers share: the workspace, else that of the storage's file."""
+    folder = local_path(workspace) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_remote(workspace):  # its local path is of one host
+        if isinstance(storage, JournalFile):
+            return FileLock(storage.path.with_name(f"{storage.path.name}.{name}.lock"))
+        if isinstance(storage, CachedDatabase) and (file := sqlite_file(str(storage.engine.url))) is not None:
+            return FileLock(file.with_name(f"{file.name}.{name}.lock"))
+    return FileLock(folder / "lock")
 
 
 @contextlib.contextmanager
 def exclusive(storage: BaseStorage, name: str, lock: FileLock) -> Iterator[None]:
-    """Keeps the other drivers of a study out: by the workspace's lock and, for other hosts, by one of PostgreSQL."""
-    with lock.held():
-        engine = getattr(storage, "engine", None)
+    """Keeps the other drivers of a study out: by its `study_lock`, and by one of PostgreSQL.
+
+    Raises `TimeoutError`, which says who has the lock, after a minute.
+    """
+    with lock.held(seconds=LOCK_SECONDS):
+        engine = storage.engine if isinstance(storage, CachedDatabase) else None
         if engine is None or engine.dialect.name != "postgresql":
             yield
             return
-        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-        with engine.begin() as connection:  # ends with the transaction, and with its holder
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({number})")
+        with advisory_lock(engine, name):
             yield
 
 
-def _hide(text: str, url: str) -> str:
-    login = (url.partition("://")[2] or url).rpartition("@")[0]
-    for password in [login.partition(":")[2], *re.findall("password=([^&]*)", url)]:
-        for form in filter(None, (password, unquote(password))):
-            text = text.replace(form, "***")
-    return text
+@contextlib.contextmanager
+def damage_told(what: str) -> Iterator[None]:
+    """Raises `StorageError` for the errors of reading a damaged storage, for which Optuna has none of its own."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        raise StorageError(
+            f"{what} is damaged in the storage ({type(error).__name__}: {reason(error)}); restore the storage from a "
+            "copy, or import an export"
+        ) from None
 
 
 def study_names(storage: BaseStorage) -> list[str]:
@@ -161,14 +186,16 @@ def read_config(name: str, storage: BaseStorage) -> StudyConfig | None:
     if name not in optuna.get_all_study_names(storage):
         return None
     attrs = optuna.load_study(study_name=name, storage=storage).user_attrs
-    if (found := attrs.get("format", FORMAT)) > FORMAT:
+    if not isinstance(found := attrs.get("format", FORMAT), int):
+        raise StorageError(f"study {name}: its format is damaged ({found!r}); restore the storage from a copy")
+    if found > FORMAT:
         raise StorageError(
             f"study {name}: a newer version has written it (format {found}, this one reads up to {FORMAT}); use that "
             "version, or choose another name"
         )
     raw = attrs.get("config")
     try:
-        return None if raw is None else StudyConfig.model_validate(raw)
+        return None if raw is None else StudyConfig.model_validate(raw, context=STORED)
     except ValidationError as error:
         problems = "; ".join(sentences(error, StudyConfig))
         said = f"study {name}: this version cannot read its config ({problems}); choose another name"
@@ -205,11 +232,18 @@ def copy_study(
                 attrs["checkpoint"] = str(checkpoints[each, trial.number])
             if "owner" in attrs:
                 attrs["owner"] = release_owner(attrs["owner"])
-            copy.add_trial(trial)
+            with numbered(trial.number):
+                copy.add_trial(trial)
         local = {*LOCAL_ATTRS, *(["config"] if each == name else [])}
         for attr, value in original.user_attrs.items():
             if attr not in local and not attr.startswith("lease "):
                 copy.set_user_attr(attr, value)
+
+
+def check_copy(name: str, source: BaseStorage) -> None:
+    """Raises `StorageError` if a study or its sister cannot be copied: Optuna refuses values outside their ranges."""
+    with damage_told(f"study {name}"):
+        copy_study(name, source, optuna.storages.InMemoryStorage(), checkpoints={}, origin="")
 
 
 def finish_copy(name: str, source: BaseStorage, target: BaseStorage) -> None:

@@ -13,7 +13,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
 import sweep.study
-from sweep.study.storages.rdb_cache import CachedDatabase, forget_cached_trials, trial_id
+from sweep.study.storages.rdb_cache import CachedDatabase, Database, forget_cached_trials, numbered, trial_id
 
 READ_IN = "5.0"  # the version whose sources were read; pyproject.toml allows no other minor version
 
@@ -94,6 +94,24 @@ def test_some_trials_of_a_study_are_read() -> None:
     ids = [backend.create_new_trial(study) for _ in range(4)]
     found = backend._get_trials(study, None, {ids[0]}, ids[2])
     assert {trial._trial_id for trial in found} == {ids[0], ids[3]}, moved("what RDBStorage._get_trials reads", reason)
+
+
+def test_the_creation_of_a_trial_and_its_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "so that a retry adds no second trial"
+    for name, expected in {
+        "_create_new_trial": ["self", "study_id", "template_trial"],
+        "_get_prepared_new_trial": ["self", "study_id", "template_trial", "session"],
+    }.items():
+        method = getattr(RDBStorage, name, None)
+        assert method is not None, moved(f"RDBStorage.{name}", reason)
+        assert parameters(method) == expected, moved(f"the parameters of RDBStorage.{name}", reason)
+    storage = CachedDatabase(Database("sqlite://"))
+    study = storage.create_new_study([StudyDirection.MINIMIZE], "study")
+    row = optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING, user_attrs={"seed": 0})
+    with numbered(0):
+        ids = {storage.create_new_trial(study, row) for _ in range(2)}
+        assert len(ids) == storage.get_n_trials(study) == 1, moved("the creation of a trial", reason)
+    assert storage.create_new_trial(study, row) not in ids
 
 
 def test_the_tables() -> None:

@@ -1,0 +1,1 @@
+"""Separate hosts on this machine, and the partitions between them."""
