@@ -39,7 +39,7 @@ _ENVIRONMENT = {
 }
 _connected: list[str] = []  # the address of the `connected` block that this process is in
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for a driver that was submitted: the workers have its code already
-_NOT_SENT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "README.md", "RESULTS*", "*.ipynb", "constraints.txt")
+_NEVER_SENT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "README.md", "RESULTS*", "*.ipynb")
 TOKEN_HINT = "RAY_AUTH_TOKEN, or a file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"  # noqa: S105
 # In the message about a process that the head starts for a client, and about a node of a private Ray.
 START_FAILURES = ("Initialization failure", "timed out during startup")
@@ -146,10 +146,17 @@ def collect(modules: Sequence[str], folder: Path) -> Path:
     """Copies packages and single files into one folder, which Ray sends to the workers as a whole."""
     for module in map(Path, modules):
         if module.is_dir():
-            shutil.copytree(module, folder / module.name, ignore=_NOT_SENT, dirs_exist_ok=True)
+            shutil.copytree(module, folder / module.name, ignore=_not_sent, dirs_exist_ok=True)
         else:
             shutil.copy(module, folder)
     return folder
+
+
+def _not_sent(folder: str, names: list[str]) -> set[str]:
+    """Returns what no worker reads: notes, compiled files, and the recipes, which are rendered where the user is."""
+    here = Path(folder).resolve() == Path(__file__).resolve().parent
+    recipes = {name for name in names if here and not name.endswith(".py")}
+    return recipes | _NEVER_SENT(folder, names)
 
 
 def check_access(address: str) -> None:

@@ -46,7 +46,7 @@ def train(trial: sweep.TrialContext) -> Iterator[dict[str, float]]:
             loss.backward()
             guidance.add_gradients()
             optimizer.step()
-        yield {"mse": float(loss), **({"test_mse": float(loss) + 1} if trial.is_confirming else {})}
+        yield {"mse": loss.item(), **({"test_mse": loss.item() + 1} if trial.is_confirming else {})}
 
 
 def unseeded(trial: sweep.TrialContext) -> Iterator[dict[str, float]]:
