@@ -3,7 +3,7 @@
 import keyword
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -70,6 +70,12 @@ class Choices(Section):
 
     choices: tuple[Scalar, ...] = Field(min_length=1)
     default: Scalar = Field(None, description=DEFAULT)
+    ordered: bool = Field(True, description="False: choices that are numbers are as unlike as words are.")
+
+    @property
+    def is_ordered(self) -> bool:
+        """True if samplers and surrogates take the choices by the order of their values: they are numbers."""
+        return self.ordered and are_numbers(self.choices)
 
     @field_validator("choices")
     @classmethod
@@ -88,6 +94,11 @@ class Choices(Section):
 
 
 Dimension = Range | Choices | Scalar
+
+
+def are_numbers(choices: Iterable[object]) -> bool:
+    """Returns True if all choices are numbers; true and false are none."""
+    return all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in choices)
 
 
 def _field(name: str) -> tuple[type[Section] | None, str]:

@@ -308,7 +308,8 @@ class StudyConfig(Section):
         values = self.model_dump(mode="json", exclude=MUTABLE | absent)
         for dimension in values["space"].values():
             if isinstance(dimension, dict):
-                dimension.pop("default")  # trains nothing else: it may be given later
+                for key in ("default", "ordered"):  # train nothing else: they may be given later
+                    dimension.pop(key, None)
         return _flat(values)
 
     def changes(self, now: Self) -> list[str]:
