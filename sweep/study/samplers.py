@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from ..config.grid import grid_points
 from ..config.search_methods import SAMPLERS
 from ..config.search_space import Choices, Scalar
 from ..config.study_config import StudyConfig
@@ -19,16 +21,33 @@ from .distributions import Distributions, random_point, sobol_points
 REPEAT_SEED = 5_000  # added to the study's seed: above the seeds of the finalists, below those of `sweep confirm`
 
 
-def presampled_params(config: StudyConfig, space: Distributions, number: int) -> dict[str, Scalar]:
-    """Returns the values of a trial, by seed and number alone, if the sampler draws them when they are enqueued."""
-    seed = config.training.seed
-    match SAMPLERS[config.search.sampler].points:
-        case "uniform":
-            return random_point(space, seed=seed, number=number)
-        case "sobol":
-            return sobol_points(space, count=1, skip=number, seed=seed + 1)[0]
-        case None:
-            return {}
+def presampled_points(config: StudyConfig, space: Distributions, numbers: Iterable[int]) -> Iterator[dict[str, Scalar]]:
+    """Yields the values of trials, by seed and number alone, if the sampler draws them when they are enqueued."""
+    seed, points = config.training.seed, SAMPLERS[config.search.sampler].points
+    grid = _grid(config) if points == "grid" else []
+    for number in numbers:
+        match points:
+            case "uniform":
+                yield random_point(space, seed=seed, number=number)
+            case "sobol":
+                yield sobol_points(space, count=1, skip=number, seed=seed + 1)[0]
+            case "grid":
+                yield grid[number % len(grid)]
+            case None:
+                yield {}
+
+
+def default_values(config: StudyConfig) -> dict[str, Scalar]:
+    """Returns the default values of the searched dimensions that have one."""
+    return {name: dimension.default for name, dimension in config.searched.items() if dimension.default is not None}
+
+
+def _grid(config: StudyConfig) -> list[dict[str, Scalar]]:
+    """Returns all points of a space of choices and steps, shuffled by the seed; one with the defaults is the first."""
+    points, defaults = grid_points(config.searched), default_values(config)
+    shuffled = [points[i] for i in np.random.default_rng(config.training.seed).permutation(len(points))]
+    first = next(point for point in shuffled if defaults.items() <= point.items())
+    return [first, *(point for point in shuffled if point is not first)]
 
 
 def design_trials(
@@ -89,7 +108,7 @@ class Ranks(IntDistribution):
 
     def __init__(self, choices: Sequence[Scalar]):
         super().__init__(0, len(choices) - 1)
-        self._values: list[Any] = sorted(choices)  # type: ignore[type-var]
+        self._values: list[Any] = sorted(choices)
 
     def to_internal_repr(self, param_value_in_external_repr: Any) -> float:
         """Returns the rank of a choice."""

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, create_trial
 
 from sweep.config.search_methods import SAMPLERS, SamplerName
 from sweep.study.distributions import distributions
-from sweep.study.samplers import build_sampler, presampled_params
+from sweep.study.samplers import build_sampler, presampled_points
 
 from ..conftest import MakeConfig
 
@@ -26,11 +26,12 @@ def test_the_schema_names_the_samplers_of_the_dict() -> None:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_is_built_and_learns_or_has_its_points_beforehand(study_config: MakeConfig, name: str) -> None:
-    config = study_config(search={"sampler": name, "trials": 8})
+    grid = {"space": {"lambda1": 0.0, "depth": {"low": 1, "high": 8}, "width": 8}} if name == "grid" else {}
+    config = study_config(search={"sampler": name, "trials": 8}, **grid)
     space = distributions(config.searched)
     sampler = build_sampler(config, space, seed=2**33 + 1)
     assert isinstance(sampler, getattr(optuna.samplers, SAMPLERS[name].optuna))
-    points = [presampled_params(config, space, number) for number in range(8)]
+    points = list(presampled_points(config, space, range(8)))
     assert SAMPLERS[name].learns == (points == [{}] * 8)
     assert SAMPLERS[name].learns or len({str(point) for point in points}) == 8
 
