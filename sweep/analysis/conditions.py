@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import ast
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..config.constraints import COMPARISONS as OF_NUMBERS
+from ..config.constraints import is_name
 from ..config.errors import SweepError, nearest
 
 Condition = Callable[[Any], bool]  # takes the value of one hyperparameter
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
+    **OF_NUMBERS,
     ast.In: lambda value, several: value in several,
     ast.NotIn: lambda value, several: value not in several,
 }
@@ -62,9 +58,9 @@ def _clauses(node: ast.expr) -> list[tuple[str, Condition]]:
 
 
 def _comparison(sign: ast.cmpop, left: ast.expr, right: ast.expr) -> tuple[str, Condition]:
-    if type(sign) not in COMPARISONS or _is_name(left) == _is_name(right):
+    if type(sign) not in COMPARISONS or is_name(left) == is_name(right):
         raise ValueError(ast.dump(sign))
-    compare, swapped = COMPARISONS[type(sign)], _is_name(right)
+    compare, swapped = COMPARISONS[type(sign)], is_name(right)
     named, other = (right, left) if swapped else (left, right)
     name, constant = ast.unparse(named), ast.literal_eval(other)
     if isinstance(sign, ast.In | ast.NotIn) and (swapped or not isinstance(constant, list | tuple | set)):
@@ -77,7 +73,3 @@ def _comparison(sign: ast.cmpop, left: ast.expr, right: ast.expr) -> tuple[str, 
             return False
 
     return name, condition
-
-
-def _is_name(node: ast.expr) -> bool:
-    return isinstance(node, ast.Name) or (isinstance(node, ast.Attribute) and _is_name(node.value))

@@ -118,7 +118,7 @@ def analyse_outcome(
 def _analyse(table: Table, trials: pd.DataFrame, where: Mapping[str, Condition], seed: int, method: Method) -> Analysis:
     inputs, left_out = varied_inputs(table, where)
     full, gone = trials[has_value(trials)], Counter(trials[~has_value(trials)]["outcome"])
-    why = too_many_lost(trials, OUTCOMES) if len(trials) else "no trial has ended"
+    why = table.refusal or (too_many_lost(trials, OUTCOMES) if len(trials) else "no trial has ended")
     result = Analysis(
         table.study,
         table.objective,

@@ -2,15 +2,18 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from .constraints import Constraint
 from .search_space import Choices, Dimension, Range, Scalar
 from .sections import SearchConfig
 
 MOST_POINTS = 100_000
 
 
-def within_grid(search: SearchConfig, space: Mapping[str, Dimension]) -> SearchConfig:
+def within_grid(
+    search: SearchConfig, space: Mapping[str, Dimension], constraints: Sequence[Constraint]
+) -> SearchConfig:
     """Returns the search with no more trials than its grid has points; raises ValueError if there is no grid."""
     searched = {name: dimension for name, dimension in space.items() if isinstance(dimension, Range | Choices)}
     if search.design:
@@ -25,7 +28,10 @@ def within_grid(search: SearchConfig, space: Mapping[str, Dimension]) -> SearchC
             f"sampler: the grid has {size:,} points, {MOST_POINTS:,} at most are possible: widen the steps, or take "
             "the sampler random"
         )
-    return search.model_copy(update={"trials": min(search.trials, size)})
+    if constraints:
+        points = ({**space, **point} for point in grid_points(searched))
+        size = sum(all(constraint.holds(point) for constraint in constraints) for point in points)
+    return search.model_copy(update={"trials": min(search.trials, max(1, size))})
 
 
 def grid_points(searched: Mapping[str, Range | Choices]) -> list[dict[str, Scalar]]:

@@ -194,6 +194,20 @@ def parse_dimension(name: str, value: object, context: object = None, *, own: bo
     return checked
 
 
+def parse_space(space: Mapping[str, object], context: object, *, own: bool) -> tuple[dict[str, Dimension], list[str]]:
+    """Returns the dimensions of a space, see `parse_dimension`, and a sentence for each problem."""
+    dimensions, problems = dict[str, Dimension](), list[str]()
+    for name, value in space.items():
+        try:
+            dimensions[name] = parse_dimension(str(name), value, context, own=own)
+        except ValidationError as error:
+            kind = Choices if isinstance(value, Mapping) and "choices" in value else Range
+            problems += sentences(error, kind, str(name))
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    return dimensions, problems
+
+
 def parse_value(name: str, value: object, dimension: Range | Choices, *, own: bool = False) -> Scalar:
     """Converts a value of a searched hyperparameter as a study file's; raises ValueError if its type does not fit.
 

@@ -4,12 +4,13 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from ..losses.options import PAPER
-from .errors import ConfigError, sentences
+from .constraints import parse_constraints
+from .errors import ConfigError
 from .grid import within_grid
-from .search_space import ALIASES, Choices, Dimension, Range, Scalar, is_of_guidance, parse_dimension, smallest_number
+from .search_space import ALIASES, Choices, Dimension, Range, Scalar, is_of_guidance, parse_space, smallest_number
 from .section import STORED, Section
 from .sections import (
     DataConfig,
@@ -118,6 +119,7 @@ class StudyConfig(Section):
         description="lambda1, lambda2, epsilon, depth, width, and model.*, guidance.* or training.* by their path. "
         "Names of your own with a function or command. A range {low, high, log, step}, {choices: [...]}, or a constant."
     )
+    constraints: tuple[str, ...] = Field((), description="What every point fulfils: depth * width <= 4096.")
     guidance: GuidanceConfig = Field(
         GuidanceConfig(), validate_default=True, description="default, paper, or a mapping of what differs."
     )
@@ -161,27 +163,26 @@ class StudyConfig(Section):
     def _typed_by_field(cls, space: object, info: ValidationInfo) -> object:
         if not isinstance(space, Mapping):
             return space
-        dimensions, model, own = {}, info.data.get("model"), _is_own(info)
-        twice = [name for name in ("depth", "width") if name in space and getattr(model, name, None) is not None]
-        problems = [f"{name}: given in model too; keep one of them" for name in twice]
-        for name, value in space.items():
-            try:
-                dimensions[name] = parse_dimension(str(name), value, info.context, own=own)
-            except ValidationError as error:
-                problems += sentences(error, Choices if "choices" in value else Range, str(name))
-            except ValueError as error:
-                problems.append(f"{name}: {error}")
+        sizes = [name for name in ("depth", "width") if getattr(info.data.get("model"), name, None) is not None]
+        dimensions, problems = parse_space(space, info.context, own=_is_own(info))
+        problems = [*(f"{name}: given in model too; keep one of them" for name in sizes if name in space), *problems]
         if problems:
             raise ValueError("\n".join(problems))
         return dimensions
+
+    @field_validator("constraints")
+    @classmethod
+    def _parsed(cls, constraints: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        parse_constraints(constraints, info.data.get("space"))
+        return constraints
 
     @field_validator("search")
     @classmethod
     def _within_grid(cls, search: SearchConfig, info: ValidationInfo) -> SearchConfig:
         """Limits the budget to the points of a grid; refuses a space that has no grid."""
-        if search.sampler != "grid" or "space" not in info.data:
+        if search.sampler != "grid" or not {"space", "constraints"} <= info.data.keys():
             return search
-        return within_grid(search, info.data["space"])
+        return within_grid(search, info.data["space"], parse_constraints(info.data["constraints"], info.data["space"]))
 
     @field_validator("resources")
     @classmethod
@@ -304,7 +305,7 @@ class StudyConfig(Section):
 
     def identity(self) -> dict[str, Any]:
         """Returns the values on which two runs of a study must agree: key path -> value."""
-        absent = {name for name in OWN if getattr(self, name) is None}
+        absent = {name for name in (*OWN, "constraints") if not getattr(self, name)}
         absent |= set() if self.kind == "model" else set(OF_THE_LOOP)
         values = self.model_dump(mode="json", exclude=MUTABLE | absent)
         for dimension in values["space"].values():

@@ -122,6 +122,7 @@ def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, di
 
     Returns the number of the trial and the hyperparameters that are set; raises a ConfigError with all unfit ones.
     """
+    from ..study.constrained import violated
     from ..study.distributions import contains, distributions
     from ..study.study import Study
 
@@ -139,6 +140,8 @@ def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, di
             continue
         if not contains(space[key], values[key]):
             problems.append(f"{key}: {value!r} is not in {config.searched[key]}")
+    if not problems and values.keys() == space.keys():
+        problems += [f"constraints: {text} does not hold" for text in violated(config, values)]
     if not values and not problems:
         problems.append(f"--set: give at least one of {', '.join(space)}; the sampler chooses the rest")
     if problems:

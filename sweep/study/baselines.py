@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ..config.constraints import parse_constraints
 from ..config.search_space import Choices, Dimension, Range, Scalar, is_of_guidance
 from ..config.sections import FinalistsConfig
 from ..config.study_config import OF_CONFIRM, StudyConfig
@@ -30,7 +31,11 @@ def baseline_study(config: StudyConfig, arm: Arm, trials: int) -> StudyConfig:
     sampler = "random" if config.search.sampler == "grid" else config.search.sampler  # this space may have no grid
     budget = {"trials": trials, "design": min(config.search.design, trials), "sampler": sampler}
     search = config.search.model_copy(update={**budget, **endless})
-    return config.model_copy(update={"name": f"{config.name}{OF_CONFIRM}{arm}", "space": space, "search": search})
+    kept_constraints = tuple(
+        each.text for each in parse_constraints(config.constraints, config.space) if each.names <= space.keys()
+    )
+    changed = {"space": space, "constraints": kept_constraints, "search": search}
+    return config.model_copy(update={"name": f"{config.name}{OF_CONFIRM}{arm}", **changed})
 
 
 def _own(config: StudyConfig) -> Mapping[Arm, Mapping[str, Dimension]]:

@@ -26,6 +26,10 @@ from .storages.catalog import unknown_study
 from .storages.storage import read_config, study_names
 from .stored_trials import counting
 
+DEPENDENT = (
+    "the study has constraints, so that its hyperparameters depend on each other: Sobol indices, which are shares of "
+    "independent inputs, do not exist"
+)
 PARAMS = "params_"  # prefix of a hyperparameter's column, as in Optuna's trials_dataframe
 
 
@@ -41,6 +45,7 @@ class Table:
         space: hyperparameters that every trial has.
         left_out: other hyperparameters, each with the reason.
         hint: instruction that adds uniform trials.
+        refusal: reason for which the space has no Sobol indices.
         unordered: hyperparameters whose choices are numbers without an order.
     """
 
@@ -52,6 +57,7 @@ class Table:
     left_out: Mapping[str, str]
     hint: str
     unordered: Collection[str] = ()
+    refusal: str | None = None
 
 
 def read_tables(
@@ -170,7 +176,17 @@ def _own_study(
         objective = f"gain in {objective} over the control" if own else f"{objective} minus the control's"
     space = distributions(config.searched)
     unordered = [n for n, d in config.searched.items() if isinstance(d, Choices) and not d.ordered]
-    return Table(name, objective, epoch or last, _frame(trials, space, values), space, {}, remedy, unordered)
+    return Table(
+        name,
+        objective,
+        epoch or last,
+        _frame(trials, space, values),
+        space,
+        {},
+        remedy,
+        unordered,
+        DEPENDENT if config.constraints else None,
+    )
 
 
 def _ended(name: str, storage: BaseStorage) -> list[FrozenTrial]:

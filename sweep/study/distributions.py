@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 
 import numpy as np
@@ -89,8 +89,15 @@ def sobol_points(space: Distributions, *, count: int, skip: int, seed: int) -> l
 
 def random_point(space: Distributions, *, seed: int, number: int) -> dict[str, Scalar]:
     """Returns a uniform point that depends on (seed, number) alone: a resumed study draws the same points."""
-    unit = np.random.default_rng([seed, number]).random(len(space))
-    return {n: from_unit(d, float(u)) for (n, d), u in zip(space.items(), unit, strict=True)}
+    return next(random_points(space, seed=seed, number=number))
+
+
+def random_points(space: Distributions, *, seed: int, number: int) -> Iterator[dict[str, Scalar]]:
+    """Yields uniform points without end, `random_point` and those that follow it."""
+    rng = np.random.default_rng([seed, number])
+    while True:
+        unit = rng.random(len(space))
+        yield {n: from_unit(d, float(u)) for (n, d), u in zip(space.items(), unit, strict=True)}
 
 
 def contains(distribution: BaseDistribution, value: Scalar) -> bool:

@@ -17,9 +17,11 @@ from ..config.search_methods import get_sampler
 from ..config.search_space import Choices, Scalar
 from ..config.study_config import StudyConfig
 from ..config.user_code import is_import_path
-from .distributions import Distributions, random_point, sobol_points
+from .constrained import random_inside, sobol_inside, violated
+from .distributions import Distributions, from_unit, sobol_points
 from .user_search import build_own
 
+TRIES = 16  # of a sampler that learns, for a point within the constraints
 REPEAT_SEED = 5_000  # added to the study's seed: above the seeds of the finalists, below those of `sweep confirm`
 
 
@@ -27,10 +29,15 @@ def presampled_points(config: StudyConfig, space: Distributions, numbers: Iterab
     """Yields the values of trials, by seed and number alone, if the sampler draws them when they are enqueued."""
     seed, points = config.training.seed, get_sampler(config.search.sampler).points
     grid = _grid(config) if points == "grid" else []
+    if points == "sobol" and config.constraints:
+        numbers = list(numbers)
+        inside = list(itertools.islice(sobol_inside(config, space, seed=seed + 1), max(numbers, default=-1) + 1))
+        yield from (inside[number] for number in numbers)
+        return
     for number in numbers:
         match points:
             case "uniform":
-                yield random_point(space, seed=seed, number=number)
+                yield random_inside(config, space, seed=seed, number=number)
             case "sobol":
                 yield sobol_points(space, count=1, skip=number, seed=seed + 1)[0]
             case "grid":
@@ -46,9 +53,9 @@ def default_values(config: StudyConfig) -> dict[str, Scalar]:
 
 def _grid(config: StudyConfig) -> list[dict[str, Scalar]]:
     """Returns all points of a space of choices and steps, shuffled by the seed; one with the defaults is the first."""
-    points, defaults = grid_points(config.searched), default_values(config)
+    points, defaults = [p for p in grid_points(config.searched) if not violated(config, p)], default_values(config)
     shuffled = [points[i] for i in np.random.default_rng(config.training.seed).permutation(len(points))]
-    first = next(point for point in shuffled if defaults.items() <= point.items())
+    first = next((point for point in shuffled if defaults.items() <= point.items()), shuffled[0])
     return [first, *(point for point in shuffled if point is not first)]
 
 
@@ -74,7 +81,7 @@ def design_trials(
         if repeat := next(((p, s) for p, s in repeats if (_key(p), s) not in done), None):
             planned.append((repeat[0], {"seed": repeat[1], "design": True, "repeat": True}))
         else:
-            points.append(random_point(space, seed=seed + 1, number=drawn))
+            points.append(random_inside(config, space, seed=seed + 1, number=drawn))
             planned.append((points[-1], {"seed": seed, "design": True, "independent": True}))
             drawn += 1
         done.add((_key(planned[-1][0]), planned[-1][1]["seed"]))
@@ -86,7 +93,12 @@ def _key(values: Mapping[str, Scalar]) -> tuple[tuple[str, Scalar], ...]:
 
 
 def build_sampler(config: StudyConfig, space: Distributions, seed: int) -> BaseSampler:
-    """Builds the sampler that chooses the values which a waiting trial leaves open."""
+    """Builds the sampler that chooses the values which a waiting trial leaves open, within the constraints."""
+    sampler = _unconstrained(config, space, seed)
+    return ConstrainedSampler(sampler, config, space, seed) if config.constraints else sampler
+
+
+def _unconstrained(config: StudyConfig, space: Distributions, seed: int) -> BaseSampler:
     if is_import_path(name := config.search.sampler):
         own: BaseSampler = build_own(name, BaseSampler, space, seed % 2**32)
         return own
@@ -170,12 +182,15 @@ class RankedGPSampler(optuna.samplers.GPSampler):
         return {n: ranks[n].to_external_repr(v) if n in ranks else v for n, v in point.items()}
 
 
-class WarmStartSampler(BaseSampler):
-    """A sampler, used for one trial, that sees the ``known`` trials of earlier studies beside those of its own."""
+class PointSampler(BaseSampler):
+    """A sampler, used for one trial, that chooses all values at once when the first one is asked for."""
 
-    def __init__(self, sampler: BaseSampler, known: Sequence[FrozenTrial], space: Mapping[str, BaseDistribution]):
-        self._sampler, self._known, self._space = sampler, known, dict(space)
+    def __init__(self) -> None:
         self._chosen: dict[str, Any] = {}
+
+    def choose(self, study: optuna.Study, trial: FrozenTrial, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a point, in part ``given``."""
+        raise NotImplementedError
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Returns nothing: all values are chosen at the first call of `sample_independent`."""
@@ -190,11 +205,44 @@ class WarmStartSampler(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Returns a value of the point, which is chosen in a copy of the study in memory."""
+        """Returns a value of the point."""
         if not self._chosen:
-            memory = optuna.create_study(direction=study.direction, sampler=self._sampler)
-            begun = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
-            own = [t for t in study.get_trials(deepcopy=False, states=begun) if t.number != trial.number]
-            memory.add_trials([*self._known, *own])
-            self._chosen = memory.ask(self._space).params
+            self._chosen = self.choose(study, trial, trial.system_attrs.get("fixed_params", {}))
         return self._chosen[param_name]
+
+
+class ConstrainedSampler(PointSampler):
+    """A sampler whose points fulfil the constraints: by rejection, and after ``TRIES`` uniform ones."""
+
+    def __init__(self, sampler: BaseSampler, config: StudyConfig, space: Distributions, seed: int):
+        super().__init__()
+        self._sampler, self._config, self._space, self._seed = sampler, config, space, seed
+
+    def choose(self, study: optuna.Study, trial: FrozenTrial, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a point inside."""
+        for _ in range(TRIES):
+            relative = self._sampler.infer_relative_search_space(study, trial)
+            only = {name: from_unit(each, 0.5) for name, each in self._space.items() if each.single()}
+            point = {**only, **self._sampler.sample_relative(study, trial, relative)}
+            rest = {name: each for name, each in self._space.items() if name not in point}
+            point |= {n: self._sampler.sample_independent(study, trial, n, each) for n, each in rest.items()}
+            if not violated(self._config, {**point, **given}):
+                return {**point, **given}
+        return random_inside(self._config, self._space, seed=self._seed, number=trial.number, given=given)
+
+
+class WarmStartSampler(PointSampler):
+    """A sampler that sees the ``known`` trials of earlier studies beside those of its own."""
+
+    def __init__(self, sampler: BaseSampler, known: Sequence[FrozenTrial], space: Mapping[str, BaseDistribution]):
+        super().__init__()
+        self._sampler, self._known, self._space = sampler, known, dict(space)
+
+    def choose(self, study: optuna.Study, trial: FrozenTrial, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a point that is chosen in a copy of the study in memory."""
+        memory = optuna.create_study(direction=study.direction, sampler=self._sampler)
+        begun = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+        own = [t for t in study.get_trials(deepcopy=False, states=begun) if t.number != trial.number]
+        memory.add_trials([*self._known, *own])
+        memory.enqueue_trial(dict(given))
+        return memory.ask(self._space).params

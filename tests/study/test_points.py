@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 
+from sweep.analysis.sensitivity import analyse
 from sweep.config.search_methods import SAMPLERS
 from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
-from sweep.config.study_file import parse_study
+from sweep.config.study_file import parse_study, read_yaml, to_yaml
 from sweep.service.preflight.load import load_study
+from sweep.study.constrained import check_constraints
+from sweep.study.dataframe import read_tables
 from sweep.study.storages.storage import open_storage
 from sweep.study.study import Study
 from sweep.training.reports import EpochMetrics
@@ -134,3 +139,122 @@ def test_a_budget_that_is_larger_than_the_grid_says_so(study_config: MakeConfig,
     config, notes = load_study(raw, Settings(workspace=tmp_path))
     assert config.search.trials == 3
     assert "search.trials: the grid has 3 points, so that there are 3 trials, not 50" in notes
+
+
+# -- constraints -------------------------------------------------------------------------------------------------------
+
+SPACE = {
+    "lambda1": {"low": 1e-4, "high": 1e-1, "log": True},
+    "depth": {"low": 1, "high": 8},
+    "width": {"choices": [4, 8, 16, 32]},
+    "training.batch_size": 32,
+}
+CONSTRAINTS = ["depth * width <= 64", "lambda1 * training.batch_size < 1 and -lambda1 + 1 > depth / 100"]
+
+
+def inside(point: dict[str, Any]) -> bool:
+    """The same conditions, by Python."""
+    lambda1, depth = point["lambda1"], point["depth"]
+    return bool(depth * point["width"] <= 64 and lambda1 * 32 < 1 and -lambda1 + 1 > depth / 100)
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "grid"])
+def test_every_point_fulfils_the_constraints_and_a_seed_repeats_it(
+    opened: Opened, study_config: MakeConfig, tmp_path: Path, sampler: str
+) -> None:
+    def points(name: str, *budgets: int) -> list[dict[str, Any]]:
+        found = []
+        for trials in budgets:
+            search = {"sampler": sampler, "trials": trials, "design": 4}
+            config = study_config(space=SPACE, constraints=CONSTRAINTS, search=search, training={"max_epochs": 1})
+            found += tried(opened(config, f"journal:///{tmp_path}/{name}"))
+        return found
+
+    whole = points("whole", 16)
+    assert [inside(point) for point in whole] == [True] * 16
+    assert points("again", 5, 16) == whole
+
+
+def test_points_within_constraints_are_uniform_there_in_every_storage(
+    opened: Opened, study_config: MakeConfig, storage_url: str
+) -> None:
+    space = {"lambda1": 0.0, "depth": {"low": 1, "high": 4}, "width": {"choices": [1, 2, 3, 4]}}
+    search = {"sampler": "random", "trials": 300, "design": 150}
+    config = study_config(space=space, constraints=["depth + width <= 5"], search=search)
+    rows = opened(config, storage_url).rows(latest=True)
+    counts = Counter((row.hyperparameters["depth"], row.hyperparameters["width"]) for row in rows)
+    assert set(counts) == {(a, b) for a, b in itertools.product(range(1, 5), repeat=2) if a + b <= 5}
+    assert stats.chisquare(list(counts.values())).pvalue > 0.001
+
+
+def test_a_given_value_is_kept_and_the_rest_fits(opened: Opened, study_config: MakeConfig, journal_url: str) -> None:
+    space = {**SPACE, "depth": {"low": 1, "high": 8, "default": 8}}
+    config = study_config(space=space, constraints=CONSTRAINTS, search={"sampler": "tpe", "trials": 1})
+    [point] = tried(opened(config, journal_url))
+    assert point["depth"] == 8
+    assert inside(point)
+
+
+def test_a_grid_has_the_points_that_fulfil_the_constraints(
+    opened: Opened, study_config: MakeConfig, journal_url: str
+) -> None:
+    limited = {"constraints": ["depth * width < 64"], "training": {"max_epochs": 1}}
+    config = study_config(space=GRID, search={"sampler": "grid", "trials": 50}, **limited)
+    kept = [point for point in POINTS if point["depth"] * point["width"] < 64]
+    assert config.search.trials == len(kept)
+    points = tried(opened(config, journal_url))
+    assert sorted(points, key=key) == sorted(kept, key=key)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "problem"),
+    [
+        ("depth * heigth < 3", "names what is not in the space: heigth"),
+        ("training.lrr < 3", "names what is not in the space: training.lrr; there are lambda1, depth"),
+        ("depth * width", "is not a constraint; compare sums"),
+        ("depth <", "is not a constraint; compare sums"),
+        ("__import__('os').getpid() > 0", "is not a constraint; compare sums"),
+        ("depth ** width < 9", "is not a constraint; compare sums"),
+        ("depth / 0 < 3", "divides by zero"),
+        ("3 < 4", "names no hyperparameter"),
+    ],
+)
+def test_what_is_no_constraint_is_refused(study_config: MakeConfig, constraint: str, problem: str) -> None:
+    raw = study_config(space=SPACE).model_dump(mode="json")
+    config, problems = parse_study({**raw, "constraints": ["depth < 99", constraint]})
+    assert config is None
+    assert len(problems) == 1
+    assert problems[0].startswith(f"constraints: {constraint!r} {problem}")
+
+
+@pytest.mark.parametrize(
+    ("constraint", "problem"),
+    [
+        ("depth * width > 999", "they leave nothing of the space: narrow its ranges, or loosen depth * width > 999"),
+        ("lambda1 > 0.0995", "% of the space, 0.5% are needed"),
+        ("depth / (width - 8) < 3", "divides by zero, for example at {'depth': "),
+        ("depth < 3", "the default values do not fulfil them: depth < 3"),
+    ],
+)
+def test_constraints_that_leave_too_little_are_refused(study_config: MakeConfig, constraint: str, problem: str) -> None:
+    space = {**SPACE, "depth": {"low": 1, "high": 8, "default": 4}}
+    [said] = check_constraints(study_config(space=space, constraints=[constraint]))
+    assert said.startswith("constraints: ")
+    assert problem in said
+
+
+def test_constraints_are_part_of_a_study_and_allow_no_sobol_indices(
+    opened: Opened, study_config: MakeConfig, journal_url: str, tmp_path: Path
+) -> None:
+    search = {"sampler": "random", "trials": 40, "design": 40}
+    config = study_config(space=SPACE, constraints=CONSTRAINTS, search=search, training={"max_epochs": 1})
+    assert check_constraints(config) == []
+    assert parse_study(read_yaml(to_yaml(config), "again")) == (config, [])
+    without = study_config(space=SPACE, search=search, training={"max_epochs": 1})
+    assert config.changes(without) == ["constraints"]
+    assert "constraints" not in without.identity()  # as of studies of older versions
+    tried(opened(config, journal_url))
+    [table] = read_tables(config.name, open_storage(journal_url), Settings(workspace=tmp_path, storage=journal_url))
+    found = analyse(table)
+    assert found.parameters == {}
+    assert str(found.reason).startswith("the study has constraints")

@@ -24,6 +24,7 @@ from ...losses import EntropyGuidance, GuidanceWarning
 from ...losses.task import TASKS
 from ...losses.unguided import by_reason
 from ...models import model_class
+from ...study.constrained import check_constraints, violated
 from ...training.function_calls import yields
 from ...training.loop import has_batch_norm
 from ...training.trial import build, task_kind
@@ -39,6 +40,7 @@ COPIES = {"sgd": 3, "adam": 4, "adamw": 4}  # of a network that its training kee
 def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]]:
     """Searches for what would make trials fail, before any starts; returns problems, and warnings."""
     problems = check_names(config.model_dump())
+    problems += check_constraints(config) if config.constraints else []
     if any(key.startswith("search.") for key in config.import_paths) and not problems:
         from ...study.user_search import check_own
 
@@ -57,7 +59,10 @@ def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], lis
     if not any(p.startswith("data.") for p in problems):
         family = not any(p.startswith(("model.name", "task.kind")) for p in problems)
         info, unfit, doubts = _check_data(config, settings, family=family)
-    buildable = all(problem.startswith(("objective.", "search.", "task.loss", "task.metrics")) for problem in problems)
+    buildable = all(
+        problem.startswith(("objective.", "constraints", "search.", "task.loss", "task.metrics"))
+        for problem in problems
+    )
     problems += unfit
     if buildable and info is not None:
         impossible, warnings = _check_sizes(config, info, settings)
@@ -133,6 +138,8 @@ def _check_sizes(config: StudyConfig, info: DatasetInfo, settings: Settings) -> 
     for number, corner in enumerate(itertools.islice(_corners(config), CORNERS)):
         if built > WEIGHTS:
             break
+        if violated(config, corner):
+            continue
         trial = config.trial(corner)
         depth, width = trial.model["depth"], trial.model["width"]
         try:
