@@ -55,7 +55,7 @@ class Result:
 def run(hosts: Hosts, partition: str, seconds: int) -> Result:
     """Runs one study through one partition."""
     fault, drivers = PARTITIONS[partition]
-    trials = 8 + seconds // 3  # of three seconds or more, by two workers: some are left when it heals
+    trials = 8 + seconds * 2 // 3  # of three seconds or more, by two workers: some are left when it heals
     name = f"{re.sub('[^a-z]+', '-', partition)}-{seconds}"
     hosts.wait_for_nodes()
     studies = [hosts.start_study(host, name, *words, trials=trials) for host, *words in drivers]
