@@ -166,15 +166,15 @@ class Recorder:
 
     def log_best(self, study_file: str) -> None:
         """Logs the study file, the finalists' fresh means, and the best trial's weights and model."""
-        from ..training import checkpoint
-        from ..training.program import trained_program
-
         self._tracker.log_text(None, study_file, "study.yaml")
         rows, controls = self.search.rows(), self.controls.rows()
         self._log_fresh_means(rows, controls)
         best = ranked_rows(self.config, rows, controls)
         if not best or self.search.get_user_attr("recorded_best") == best[0].number:
             return
+        from ..training import checkpoint
+        from ..training.program import trained_program
+
         row = best[0]
         saved = checkpoint.load_latest(self.settings.checkpoints(self.search.name, row.number))
         if saved is None or not saved.state:

@@ -211,7 +211,6 @@ def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> b
     stored = read_config(config.name, storage)
     if stored is not None:
         stored.require_agreement(config)
-        require_same_data(config, settings)
     if is_remote(settings.workspace):
         if not settings.tracking_uri:
             raise SweepError(NO_DATABASE)
@@ -221,7 +220,10 @@ def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> b
     from ..study.stored_trials import read_rows
 
     rows, controls = (read_rows(name, storage) for name in (config.name, f"{config.name}.controls"))
-    return all_trained(config, rows, controls, options)
+    if all_trained(config, rows, controls, options):
+        return True
+    require_same_data(config, settings)
+    return False
 
 
 def _connect_tracker(
