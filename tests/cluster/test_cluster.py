@@ -144,6 +144,7 @@ def test_a_token_is_enough_however_it_is_given(place: Place) -> None:
     assert place.problems(RAY_AUTH_TOKEN=Path(file).read_text(), RAY_AUTH_TOKEN_PATH="") == []
 
 
+@pytest.mark.exhaustive
 def test_a_missing_token_and_a_wrong_one_are_told_apart(place: Place, tmp_path: Path) -> None:
     nothing = {"RAY_AUTH_TOKEN_PATH": "", "HOME": str(tmp_path)}
     (missing,) = place.problems(**nothing)
