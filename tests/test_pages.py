@@ -23,6 +23,7 @@ PAGES = [
     "sweep/README.md",
     "sweep/config/README.md",
     "sweep/analysis/README.md",
+    "sweep/analysis/report/README.md",
     "sweep/training/README.md",
     "losses/README.md",
     "models/README.md",

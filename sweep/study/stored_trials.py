@@ -82,5 +82,6 @@ def _read(frozen: FrozenTrial, *, orphan: bool) -> TrialRecord:
         started=start.timestamp() if start else None,
         ended=end.timestamp() if end else None,
         tags=attrs.get("tags") or {},
+        reported=dict(frozen.intermediate_values),
         **{name: attrs.get(name) for name in as_stored},
     )
