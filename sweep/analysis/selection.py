@@ -36,7 +36,7 @@ def within(trials: pd.DataFrame, where: Mapping[str, Condition]) -> pd.DataFrame
 
 def varied_inputs(table: Table, where: Mapping[str, Condition]) -> tuple[Inputs, dict[str, str]]:
     """Returns the hyperparameters that take several values under the conditions; and the others, with the reason."""
-    every = [Input(name, distribution, where.get(name)) for name, distribution in table.space.items()]
+    every = [Input(n, d, where.get(n), ordered=n not in table.unordered) for n, d in table.space.items()]
     if empty := [each.name for each in every if not each.levels]:
         raise SweepError(f"--where: no value of {', '.join(empty)} in the search space fulfils it")
     alone = {each.name: f"its only value is {each.levels[0]}" for each in every if len(each.levels) == 1}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.polynomial.legendre import legvander
 from numpy.typing import NDArray
 
-from ..config.search_space import Scalar
+from ..config.search_space import Scalar, are_numbers
 from ..study.distributions import Distribution, from_unit
 
 Array = NDArray[np.float64]
@@ -32,17 +32,24 @@ class Input:
     """The encoding of one hyperparameter: a column in [0, 1], or one column for each unordered choice.
 
     - Numbers are scaled to their range, in log if the space is logarithmic.
-    - Numeric choices are sorted, and scaled in log if they span a factor of 4.
+    - Numeric choices that are ``ordered`` are sorted, and scaled in log if they span a factor of 4.
     - Other choices are one-hot / sqrt 2, so that any two have distance 1.
 
     ``values`` are ``QUANTILES`` equally likely values, in order, or those of them that fulfil the condition; ``levels``
     are the distinct ones. An ordered input has one column.
     """
 
-    def __init__(self, name: str, distribution: Distribution, condition: Callable[[Any], bool] | None = None):
+    def __init__(
+        self,
+        name: str,
+        distribution: Distribution,
+        condition: Callable[[Any], bool] | None = None,
+        *,
+        ordered: bool = True,
+    ):
         self.name = name
         choices = getattr(distribution, "choices", ())
-        self.ordered = all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices)
+        self.ordered = not choices or (ordered and are_numbers(choices))
         values = [from_unit(distribution, (i + 0.5) / QUANTILES) for i in range(QUANTILES)]
         self.values: list[Any] = [v for v in values if condition is None or condition(v)]
         if choices and self.ordered:

@@ -117,8 +117,9 @@ def sentences(error: "ValidationError", section: "type[BaseModel]", prefix: str 
             # Each member of a union reports a problem: they are joined to one sentence.
             lines[:] = [f"{lines[0]} or {allowed.removeprefix('must be ')}" if lines else allowed]
             shown[path] = f" (got {given!r})" if given is None or isinstance(given, str | int | float | list) else ""
+    keyed = ("space", "search")  # sections whose own problems begin with a key below them
     return [
-        f"{path}{'.' if path == 'space' and ': ' in line else ': ' if path else ''}{line}{shown.get(path, '')}"
+        f"{path}{'.' if path in keyed and ': ' in line else ': ' if path else ''}{line}{shown.get(path, '')}"
         for path, lines in sentences_at.items()
         for line in lines
     ]

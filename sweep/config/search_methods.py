@@ -8,8 +8,9 @@ class Sampler(NamedTuple):
 
     optuna: str  # class in optuna.samplers; chooses each value that a waiting trial leaves open
     # The sequence of all points, drawn when the budget is enqueued, so that they depend on the seed alone (sobol: one
-    # scrambled Sobol' sequence). None: the Optuna class chooses each point when the trial is claimed.
-    points: Literal["uniform", "sobol"] | None = None
+    # scrambled Sobol' sequence; grid: all points of the space, shuffled). None: the Optuna class chooses each point
+    # when the trial is claimed.
+    points: Literal["uniform", "sobol", "grid"] | None = None
 
     @property
     def learns(self) -> bool:
@@ -22,6 +23,7 @@ SAMPLERS: dict[str, Sampler] = {
     "random": Sampler("RandomSampler", points="uniform"),
     "qmc": Sampler("RandomSampler", points="sobol"),
     "gp": Sampler("GPSampler"),
+    "grid": Sampler("RandomSampler", points="grid"),
 }
 
 if TYPE_CHECKING:

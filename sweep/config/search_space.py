@@ -3,7 +3,8 @@
 import keyword
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -15,7 +16,7 @@ from .sections import DEEPEST, WIDEST, GuidanceConfig, TrainingConfig
 MOST = {"depth": DEEPEST, "width": WIDEST}
 MOST_STEPS = 1_000_000  # values of a range with a step
 STEP_TOLERANCE = 1e-8  # of a step, within which a value lies on it, as in Optuna
-DEFAULT = "The value where it is not searched: what `sweep confirm` compares a study without guidance with."
+DEFAULT = "Tried first; and `sweep confirm` compares a study without guidance with it."
 Scalar = bool | int | float | str | None
 
 # The fields that the five hyperparameters with a short name set.
@@ -64,12 +65,33 @@ class Range(Section):
         """True if the hyperparameter takes whole numbers only."""
         return isinstance(self.low, int)
 
+    @property
+    def levels(self) -> Sequence[Scalar] | None:
+        """The values, if they can be counted: whole numbers, or those of a step, as Optuna rounds them."""
+        if self.step is None and not self.is_int:
+            return None
+        if self.is_int:
+            return range(int(self.low), int(self.high) + 1, int(self.step or 1))
+        low, high, step = (Decimal(str(float(value))) for value in (self.low, self.high, self.step or 1))
+        return [float(low + i * step) for i in range(int((high - low) / step) + 1)]
+
 
 class Choices(Section):
     """A list of values of the search space."""
 
     choices: tuple[Scalar, ...] = Field(min_length=1)
     default: Scalar = Field(None, description=DEFAULT)
+    ordered: bool = Field(True, description="False: choices that are numbers are as unlike as words are.")
+
+    @property
+    def levels(self) -> Sequence[Scalar]:
+        """The choices."""
+        return self.choices
+
+    @property
+    def is_ordered(self) -> bool:
+        """True if samplers and surrogates take the choices by the order of their values: they are numbers."""
+        return self.ordered and are_numbers(self.choices)
 
     @field_validator("choices")
     @classmethod
@@ -88,6 +110,18 @@ class Choices(Section):
 
 
 Dimension = Range | Choices | Scalar
+
+
+def smallest_number(space: Mapping[str, Dimension], name: str, otherwise: float) -> float:
+    """Returns the smallest number that a space has for a name, or ``otherwise`` where it does not name it."""
+    value = space.get(name, otherwise)
+    values = [value.low] if isinstance(value, Range) else value.choices if isinstance(value, Choices) else [value]
+    return min((n for n in values if isinstance(n, int | float)), default=math.inf)
+
+
+def are_numbers(choices: Iterable[object]) -> bool:
+    """Returns True if all choices are numbers; true and false are none."""
+    return all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in choices)
 
 
 def _field(name: str) -> tuple[type[Section] | None, str]:

@@ -293,6 +293,14 @@ class Resources(Section):
             )
         return workers
 
+    def require_batch(self, smallest: float) -> None:
+        """Raises ValueError if a batch of the ``smallest`` size has fewer than two images for each process."""
+        if self.processes > 1 and smallest < 2 * self.processes:
+            raise ValueError(
+                f"{self.processes} processes for one trial need a training.batch_size of at least "
+                f"{2 * self.processes}, two images each; it is {smallest:g}"
+            )
+
     def gpus_per_trial(self, there: float) -> float:
         """Returns the GPUs of one trial; ``auto`` is one if there are any and `workers` do not train on CPUs."""
         return float(self.gpus) if self.gpus != "auto" else float(there >= 1 and self.workers == 1)

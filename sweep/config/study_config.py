@@ -1,6 +1,5 @@
 """The validated study file (`StudyConfig`), and the part of it that one trial needs (`TrialConfig`)."""
 
-import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -9,7 +8,8 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from ..losses.options import PAPER
 from .errors import ConfigError, sentences
-from .search_space import ALIASES, Choices, Dimension, Range, Scalar, is_of_guidance, parse_dimension
+from .grid import within_grid
+from .search_space import ALIASES, Choices, Dimension, Range, Scalar, is_of_guidance, parse_dimension, smallest_number
 from .section import STORED, Section
 from .sections import (
     DataConfig,
@@ -21,6 +21,7 @@ from .sections import (
     TaskConfig,
     TrainingConfig,
 )
+from .user_command import words_of
 
 OF_CONFIRM = ".confirm."  # part of the names of studies that `sweep confirm` creates, and of no others
 # Sections that may change between two runs of a study; everything else is the study's identity.
@@ -140,14 +141,7 @@ class StudyConfig(Section):
     def _words(cls, value: object, info: ValidationInfo) -> object:
         if value is not None and info.data.get("function") is not None:
             raise ValueError("leave it out, or function: a study trains one of them")
-        if value is not None and not isinstance(value, list | tuple):
-            raise ValueError("must be a list of words: [python, train.py, --lr, '{lr}']")
-        for word in value or ():
-            if isinstance(word, bool) or not isinstance(word, str | int | float):
-                raise ValueError(  # noqa: TRY004 (pydantic collects no others)
-                    f"{word!r} must be a word: put it in quotes, as '{{lr}}'"
-                )
-        return None if value is None else [str(word) for word in value]
+        return None if value is None else words_of(value)
 
     @field_validator("guidance", mode="before")
     @classmethod
@@ -181,6 +175,14 @@ class StudyConfig(Section):
             raise ValueError("\n".join(problems))
         return dimensions
 
+    @field_validator("search")
+    @classmethod
+    def _within_grid(cls, search: SearchConfig, info: ValidationInfo) -> SearchConfig:
+        """Limits the budget to the points of a grid; refuses a space that has no grid."""
+        if search.sampler != "grid" or "space" not in info.data:
+            return search
+        return within_grid(search, info.data["space"])
+
     @field_validator("resources")
     @classmethod
     def _enough_images(cls, resources: Resources, info: ValidationInfo) -> Resources:
@@ -190,14 +192,7 @@ class StudyConfig(Section):
         training = info.data.get("training")
         if training is None or info.data.get("function") is not None:  # it has problems of its own, or divides itself
             return resources
-        size = info.data.get("space", {}).get("training.batch_size", training.batch_size)
-        sizes = [size.low] if isinstance(size, Range) else size.choices if isinstance(size, Choices) else [size]
-        smallest = min((n for n in sizes if isinstance(n, int | float)), default=math.inf)
-        if resources.processes > 1 and smallest < 2 * resources.processes:
-            raise ValueError(
-                f"{resources.processes} processes for one trial need a training.batch_size of at least "
-                f"{2 * resources.processes}, two images each; it is {smallest:g}"
-            )
+        resources.require_batch(smallest_number(info.data.get("space", {}), "training.batch_size", training.batch_size))
         return resources
 
     @field_validator("model", "data", mode="before")
@@ -308,7 +303,8 @@ class StudyConfig(Section):
         values = self.model_dump(mode="json", exclude=MUTABLE | absent)
         for dimension in values["space"].values():
             if isinstance(dimension, dict):
-                dimension.pop("default")  # trains nothing else: it may be given later
+                for key in ("default", "ordered"):  # train nothing else: they may be given later
+                    dimension.pop(key, None)
         return _flat(values)
 
     def changes(self, now: Self) -> list[str]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ..losses.options import PAPER
 from .errors import ConfigError, SweepError, nearest, sentences
 from .filesystem import write_atomically
-from .search_space import ALIASES
+from .search_space import ALIASES, Choices, Range
 from .section import STORED, Section
 from .sections import Resources, SearchConfig
 from .study_config import StudyConfig
@@ -96,7 +96,7 @@ def _path(key: str) -> list[str]:
     if not key.startswith("space."):
         return key.split(".")
     name, _, end = key.removeprefix("space.").rpartition(".")
-    return ["space", name, end] if end in ("low", "high", "log", "step", "choices") else ["space", key[6:]]
+    return ["space", name, end] if end in {**Range.model_fields, **Choices.model_fields} else ["space", key[6:]]
 
 
 def _assign(tree: Any, path: list[str], value: object) -> bool:
@@ -153,12 +153,6 @@ def to_yaml(config: StudyConfig) -> str:
     from ruamel.yaml import YAML
 
     raw = config.model_dump(mode="json", exclude_defaults=True)
-    raw["space"] = {  # without the defaults log: false and step: null
-        name: {k: v for k, v in dim.items() if v is not None and (v is not False or k == "default")}
-        if isinstance(dim, dict)
-        else dim
-        for name, dim in config.model_dump(mode="json")["space"].items()
-    }
     yaml, text = YAML(typ="safe", pure=True), io.StringIO()
     yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = None, False  # type: ignore[assignment]
     yaml.dump(raw, text)

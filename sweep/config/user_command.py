@@ -21,6 +21,18 @@ SOURCES = (".py", ".sh", ".r", ".jl", ".js", ".ts", ".pl", ".rb", ".lua", ".m", 
 _PLACEHOLDER = re.compile(r"\{(\{[\w.]+\})\}|\{([A-Za-z_][\w.]*)\}", re.ASCII)  # {{lr}} is {lr}
 
 
+def words_of(value: object) -> list[str]:
+    """Returns the words of a command in a study file; raises ValueError if it is no list of words."""
+    if not isinstance(value, list | tuple):
+        raise ValueError("must be a list of words: [python, train.py, --lr, '{lr}']")  # noqa: TRY004 (for pydantic)
+    for word in value:
+        if isinstance(word, bool) or not isinstance(word, str | int | float):
+            raise ValueError(  # noqa: TRY004 (pydantic collects no others)
+                f"{word!r} must be a word: put it in quotes, as '{{lr}}'"
+            )
+    return [str(word) for word in value]
+
+
 def placeholders(command: Sequence[str]) -> list[str]:
     """Returns the names in braces, each once.
 

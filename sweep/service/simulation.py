@@ -11,8 +11,10 @@ from typing import Any, Self
 import numpy as np
 import psutil
 
+from ..config.errors import ConfigError
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
+from ..config.study_file import parse_study
 from ..execution.executor import Key, TrialRequest
 from ..execution.ray_executor import RayExecutor
 from ..study.distributions import distributions, random_point
@@ -100,20 +102,26 @@ class Capacity:
 
 
 def study_of(load: Load) -> StudyConfig:
-    """Returns a study with a name of its own, the five hyperparameters and a learning rate."""
+    """Returns a study with a name of its own, the five hyperparameters and a learning rate.
+
+    Raises:
+        ConfigError: the sampler does not suit that space.
+    """
     trials = load.finished + load.trials
-    return StudyConfig.model_validate(
-        {
-            "name": f"simulation-{datetime.now():%Y%m%d-%H%M%S}",
-            "model": {"name": simulated.MODEL, "epoch_seconds": load.epoch_seconds},
-            "data": {"name": "digits"},  # not read
-            "objective": {"metric": "val_loss", "direction": "minimize"},
-            "space": SPACE,
-            "training": {"max_epochs": load.epochs},
-            "search": {"trials": trials, "sampler": load.sampler, "pruner": load.pruner, "finalists": {"top": 0}},
-            "resources": {"cpus": 1, "gpus": 0, "max_concurrent": load.slots},
-        }
-    )
+    raw = {
+        "name": f"simulation-{datetime.now():%Y%m%d-%H%M%S}",
+        "model": {"name": simulated.MODEL, "epoch_seconds": load.epoch_seconds},
+        "data": {"name": "digits"},  # not read
+        "objective": {"metric": "val_loss", "direction": "minimize"},
+        "space": SPACE,
+        "training": {"max_epochs": load.epochs},
+        "search": {"trials": trials, "sampler": load.sampler, "pruner": load.pruner, "finalists": {"top": 0}},
+        "resources": {"cpus": 1, "gpus": 0, "max_concurrent": load.slots},
+    }
+    config, problems = parse_study(raw)
+    if config is None:
+        raise ConfigError("options", problems)
+    return config
 
 
 def simulate(

@@ -27,7 +27,9 @@ def baseline_study(config: StudyConfig, arm: Arm, trials: int) -> StudyConfig:
     trials = trials if any(map(_is_searched, space.values())) else 1
     finalists = config.search.finalists.model_copy(update={"tuned": 0})  # chosen as the guided network is
     endless = {"hours": None, "target": None, "finalists": finalists if trials > 1 else FinalistsConfig(top=0)}
-    search = config.search.model_copy(update={"trials": trials, "design": min(config.search.design, trials), **endless})
+    sampler = "random" if config.search.sampler == "grid" else config.search.sampler  # this space may have no grid
+    budget = {"trials": trials, "design": min(config.search.design, trials), "sampler": sampler}
+    search = config.search.model_copy(update={**budget, **endless})
     return config.model_copy(update={"name": f"{config.name}{OF_CONFIRM}{arm}", "space": space, "search": search})
 
 

@@ -5,7 +5,7 @@ Metrics beside the objective, and epochs that the storage does not hold, are rea
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ..config.errors import SweepError, nearest
-from ..config.search_space import Scalar
+from ..config.search_space import Choices, Scalar
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from .distributions import Distributions, contains, distributions
@@ -41,6 +41,7 @@ class Table:
         space: hyperparameters that every trial has.
         left_out: other hyperparameters, each with the reason.
         hint: instruction that adds uniform trials.
+        unordered: hyperparameters whose choices are numbers without an order.
     """
 
     study: str
@@ -50,6 +51,7 @@ class Table:
     space: Distributions
     left_out: Mapping[str, str]
     hint: str
+    unordered: Collection[str] = ()
 
 
 def read_tables(
@@ -167,7 +169,8 @@ def _own_study(
         ]
         objective = f"gain in {objective} over the control" if own else f"{objective} minus the control's"
     space = distributions(config.searched)
-    return Table(name, objective, epoch or last, _frame(trials, space, values), space, {}, remedy)
+    unordered = [n for n, d in config.searched.items() if isinstance(d, Choices) and not d.ordered]
+    return Table(name, objective, epoch or last, _frame(trials, space, values), space, {}, remedy, unordered)
 
 
 def _ended(name: str, storage: BaseStorage) -> list[FrozenTrial]:

@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from ..config.grid import grid_points
 from ..config.search_methods import SAMPLERS
-from ..config.search_space import Scalar
+from ..config.search_space import Choices, Scalar
 from ..config.study_config import StudyConfig
 from .distributions import Distributions, random_point, sobol_points
 
 REPEAT_SEED = 5_000  # added to the study's seed: above the seeds of the finalists, below those of `sweep confirm`
 
 
-def presampled_params(config: StudyConfig, space: Distributions, number: int) -> dict[str, Scalar]:
-    """Returns the values of a trial, by seed and number alone, if the sampler draws them when they are enqueued."""
-    seed = config.training.seed
-    match SAMPLERS[config.search.sampler].points:
-        case "uniform":
-            return random_point(space, seed=seed, number=number)
-        case "sobol":
-            return sobol_points(space, count=1, skip=number, seed=seed + 1)[0]
-        case None:
-            return {}
+def presampled_points(config: StudyConfig, space: Distributions, numbers: Iterable[int]) -> Iterator[dict[str, Scalar]]:
+    """Yields the values of trials, by seed and number alone, if the sampler draws them when they are enqueued."""
+    seed, points = config.training.seed, SAMPLERS[config.search.sampler].points
+    grid = _grid(config) if points == "grid" else []
+    for number in numbers:
+        match points:
+            case "uniform":
+                yield random_point(space, seed=seed, number=number)
+            case "sobol":
+                yield sobol_points(space, count=1, skip=number, seed=seed + 1)[0]
+            case "grid":
+                yield grid[number % len(grid)]
+            case None:
+                yield {}
+
+
+def default_values(config: StudyConfig) -> dict[str, Scalar]:
+    """Returns the default values of the searched dimensions that have one."""
+    return {name: dimension.default for name, dimension in config.searched.items() if dimension.default is not None}
+
+
+def _grid(config: StudyConfig) -> list[dict[str, Scalar]]:
+    """Returns all points of a space of choices and steps, shuffled by the seed; one with the defaults is the first."""
+    points, defaults = grid_points(config.searched), default_values(config)
+    shuffled = [points[i] for i in np.random.default_rng(config.training.seed).permutation(len(points))]
+    first = next(point for point in shuffled if defaults.items() <= point.items())
+    return [first, *(point for point in shuffled if point is not first)]
 
 
 def design_trials(
@@ -66,22 +85,84 @@ def _key(values: Mapping[str, Scalar]) -> tuple[tuple[str, Scalar], ...]:
 
 def build_sampler(config: StudyConfig, space: Distributions, seed: int) -> BaseSampler:
     """Builds the sampler that chooses the values which a waiting trial leaves open."""
+    searched = config.searched.items()
+    ranks = {n: Ranks(d.choices) for n, d in searched if isinstance(d, Choices) and d.is_ordered and n in space}
     sampler: BaseSampler = getattr(optuna.samplers, SAMPLERS[config.search.sampler].optuna)(seed=seed % 2**32)
     if type(sampler) is optuna.samplers.TPESampler:
-        return FixedSpaceTPESampler(space, seed=seed % 2**32)
+        return FixedSpaceTPESampler(space, seed % 2**32, ranks)
+    if type(sampler) is optuna.samplers.GPSampler and ranks:
+        return RankedGPSampler(ranks, seed=seed % 2**32)
     return sampler
 
 
-class FixedSpaceTPESampler(optuna.samplers.TPESampler):
-    """TPE over a given space. Optuna's infers the space from all trials: half of its time at 10,000 trials."""
+class Ranks(IntDistribution):
+    """Choices that are numbers, as whole numbers from 0 on in the order of their values.
 
-    def __init__(self, space: Distributions, seed: int):
+    TPE takes them for numbers, while trials and storage keep Optuna's categorical distribution.
+
+    Example:
+        >>> ranks = Ranks((32, 8, 16))
+        >>> ranks.to_internal_repr(16), ranks.to_external_repr(2.0)
+        (1.0, 32)
+    """
+
+    def __init__(self, choices: Sequence[Scalar]):
+        super().__init__(0, len(choices) - 1)
+        self._values: list[Any] = sorted(choices)
+
+    def to_internal_repr(self, param_value_in_external_repr: Any) -> float:
+        """Returns the rank of a choice."""
+        return float(self._values.index(param_value_in_external_repr))
+
+    def to_external_repr(self, param_value_in_internal_repr: float) -> Any:
+        """Returns the choice of a rank."""
+        return self._values[int(param_value_in_internal_repr)]
+
+
+class FixedSpaceTPESampler(optuna.samplers.TPESampler):
+    """TPE over a given space, which has ``ranks`` in place of ordered choices.
+
+    Optuna's infers the space from all trials: half of its time at 10,000 trials.
+    """
+
+    def __init__(self, space: Distributions, seed: int, ranks: Mapping[str, Ranks] | None = None):
         super().__init__(seed=seed)
         self._dimensions = {name: space[name] for name in sorted(space) if not space[name].single()}
+        self._ranks = ranks or {}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Returns all searched dimensions in the order of their names, as Optuna has them."""
         return self._dimensions
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Returns a point, or nothing while there are few trials."""
+        return super().sample_relative(study, trial, {n: self._ranks.get(n, d) for n, d in search_space.items()})
+
+
+class RankedGPSampler(optuna.samplers.GPSampler):
+    """Optuna's Gaussian process, which sees a copy of the trials that has ranks in place of ordered choices."""
+
+    def __init__(self, ranks: Mapping[str, Ranks], seed: int):
+        super().__init__(seed=seed)
+        self._ranks = ranks
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Returns a point, or nothing while there are few trials."""
+        memory, ranks = optuna.create_study(direction=study.direction), self._ranks
+        space = {n: IntDistribution(0, ranks[n].high) if n in ranks else d for n, d in search_space.items()}
+        for each in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.COMPLETE)):
+            if each.number != trial.number and space.keys() <= each.params.keys():
+                params = {
+                    n: int(ranks[n].to_internal_repr(each.params[n])) if n in ranks else each.params[n] for n in space
+                }
+                memory.add_trial(create_trial(state=each.state, value=each.value, params=params, distributions=space))
+        memory.ask()
+        point = super().sample_relative(memory, memory.trials[-1], space)
+        return {n: ranks[n].to_external_repr(v) if n in ranks else v for n, v in point.items()}
 
 
 class WarmStartSampler(BaseSampler):

@@ -24,7 +24,7 @@ from .distributions import distributions, suggest
 from .opening import open_study
 from .pruners import explain_pruning, pruning_epochs
 from .records import ARMS, Outcome, PlannedTrial, TrialRecord
-from .samplers import WarmStartSampler, build_sampler, design_trials, presampled_params
+from .samplers import WarmStartSampler, build_sampler, default_values, design_trials, presampled_points
 from .storages.rdb_cache import forget_cached_trials, numbered, trial_id
 from .storages.storage import UNREACHABLE, exclusive, study_lock, write_batch
 from .stored_trials import counting, read_leases, to_record
@@ -92,30 +92,37 @@ class Study(Claims):
     def enqueue_budget(self, first: Sequence[Mapping[str, Scalar]] = ()) -> int:
         """Writes the budget into the storage: WAITING rows up to ``trials``, ``design`` of them uniform.
 
+        The first one of a new study has the default values of the space; the sampler chooses those without a default.
         Trials with the values of the points ``first`` are added to the budget if they are missing; in a new study they
         come before all others. Returns the budget: more than ``trials`` if it was larger before.
         """
-        search, seed = self.config.search, self.config.training.seed
+        search, plain = self.config.search, {"seed": self.config.training.seed, "design": False}
         with self.exclusive():
             numbers = itertools.count(len(rows := self._trials()))
             present = [{**t.params, **t.system_attrs.get("fixed_params", {})} for t in rows]
             for point in first:
                 if not any(point.items() <= values.items() for values in present):
-                    values = {**presampled_params(self.config, self._space, len(present)), **point}
-                    self._enqueue(values, {"seed": seed, "design": False, "given": True}, next(numbers))
+                    self._enqueue(self._presampled(len(present), point), {**plain, "given": True}, next(numbers))
                     present.append(dict(point))
             own = [t for t in rows if not t.user_attrs.get("given") and "retry_of" not in t.user_attrs]
             designed = [(t.params, t.user_attrs) for t in own if t.user_attrs.get("design")]
-            design = max(0, min(search.design - len(designed), search.trials - len(own)))
+            begun = len(own)
+            if (defaults := default_values(self.config)) and not own:
+                self._enqueue(self._presampled(0, defaults), plain, next(numbers))
+                begun = 1
+            design = max(0, min(search.design - len(designed), search.trials - begun))
             for values, attrs in design_trials(self.config, self._space, designed, design):
                 self._enqueue(values, attrs, next(numbers))
-            for number in range(len(own) + design, search.trials):
-                # Of samplers that do not learn, the values depend on nothing but the seed.
-                values = presampled_params(self.config, self._space, number)
-                self._enqueue(values, {"seed": seed, "design": False}, next(numbers))
+            # Of samplers that do not learn, the values depend on nothing but the seed.
+            for values in presampled_points(self.config, self._space, range(begun + design, search.trials)):
+                self._enqueue(values, plain, next(numbers))
         if (count := len(present) - len(rows) + max(0, search.trials - len(own))) > 0:
             logger.info("%s: enqueued %d trials, %d of them design trials", self.name, count, design)
         return max(len(own), search.trials)
+
+    def _presampled(self, number: int, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """Returns the values of the trial with this number, in part ``given``."""
+        return {**next(presampled_points(self.config, self._space, [number])), **given}
 
     def add_finished(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Adds finished trials (records: see `sweep.study.warm_start`): for simulations."""

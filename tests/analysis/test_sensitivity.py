@@ -195,9 +195,11 @@ def test_numbers_are_scaled_to_their_range_in_log_where_it_says_so() -> None:
 
 
 def test_any_two_unordered_choices_are_one_apart() -> None:
-    rows = Input("x", CategoricalDistribution(["relu", "tanh", None])).encode(["relu", "tanh", None])
-    distances = [np.linalg.norm(a - b) for a, b in itertools.combinations(rows, 2)]
-    assert distances == pytest.approx([1, 1, 1])
+    words, numbers = CategoricalDistribution(["relu", "tanh", None]), CategoricalDistribution([1, 2, 8])
+    for each in (Input("x", words), Input("x", numbers, ordered=False)):
+        rows = each.encode(each.levels)
+        distances = [np.linalg.norm(a - b) for a, b in itertools.combinations(rows, 2)]
+        assert distances == pytest.approx([1, 1, 1])
 
 
 @hypothesis.settings(max_examples=25)

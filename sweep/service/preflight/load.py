@@ -47,6 +47,9 @@ def load_study(
     found += name_problems(config.name, settings) if config else []
     if config is None or misplaced + found:
         raise ConfigError(source, misplaced + problems + found)
+    wanted = raw.get("search", {}).get("trials", config.search.trials)
+    if wanted > (trials := config.search.trials):
+        notes.append(f"search.trials: the grid has {trials} points, so that there are {trials} trials, not {wanted}")
     return config, notes + warnings
 
 
