@@ -22,6 +22,7 @@ PAGES = [
     "README.md",
     "sweep/README.md",
     "sweep/config/README.md",
+    "sweep/study/README.md",
     "sweep/analysis/README.md",
     "sweep/training/README.md",
     "losses/README.md",

@@ -56,6 +56,7 @@ class TrialRecord:
         tags: MLflow tags of the trial, kept for a run that MLflow has missed.
         pruned_by: the comparison that stopped it; None in studies that an older version wrote.
         retry_of: number of the failed trial that it repeats, which then counts no more.
+        twin: number of the trial whose numbers it took; it was not trained.
     """
 
     number: int
@@ -80,3 +81,4 @@ class TrialRecord:
     pruned_at: int | None = None
     pruned_by: str | None = None
     retry_of: int | None = None
+    twin: int | None = None

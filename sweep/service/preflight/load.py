@@ -44,7 +44,24 @@ def load_study(
     found += name_problems(config.name, settings) if config else []
     if config is None or misplaced + found:
         raise ConfigError(source, misplaced + problems + found)
-    return config, notes + warnings
+    return config, notes + warnings + few_points(config)
+
+
+def few_points(config: StudyConfig) -> list[str]:
+    """Returns a warning if a space holds fewer configurations than the search has trials."""
+    from ...study.distributions import count_points, distributions
+
+    count, search = count_points(distributions(config.searched)), config.search
+    if count is None or count >= search.trials:
+        return []
+    ends = {
+        "reuse": "each is trained once, and further trials take its numbers",
+        "resample": "further trials of each are trained on other seeds",
+        "train": "they are trained again and again, to the same numbers",
+    }
+    number = "one configuration" if count == 1 else f"{count} configurations"
+    how = f"search.duplicates is {search.duplicates}: {ends[search.duplicates]}"
+    return [f"the space holds {number}, fewer than the {search.trials} trials; {how}"]
 
 
 def name_problems(name: str, settings: Settings) -> list[str]:
