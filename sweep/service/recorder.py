@@ -16,6 +16,7 @@ from ..study.finalists import expected_on_fresh_seeds, ranked_rows
 from ..study.records import ARMS, Kind, Outcome, TrialRecord
 from ..study.study import Study
 from ..study.trial import Trial
+from ..study.twins import fingerprint
 from ..tracking.runs import RunKey
 from ..tracking.tracker import Tracker
 from ..training.attempt_files import logged
@@ -43,7 +44,12 @@ class Recorder:
         self._outage_reported = False
         self._drops_reported = 0
         before = cast("list[provenance.Code]", search.get_user_attr("code") or [])
-        self._codes = provenance.followed_by(before, provenance.environment(search.config.command))
+        now = provenance.environment(self.config.command, self.config.import_paths.values())
+        self._codes = provenance.followed_by(before, now)
+
+    def fingerprint(self, trial: Trial) -> str:
+        """Returns a hash of a trial's config and of the code that trains it."""
+        return fingerprint(trial.config, self._code_tags(trial))
 
     def knows(self, trial: Trial) -> bool:
         """Returns True if this driver logged what the storage, set back to a backup, lost: a trial's claim, or its end.

@@ -57,6 +57,7 @@ class TrialRecord:
         pruned_by: the comparison that stopped it; None in studies that an older version wrote.
         retry_of: number of the failed trial that it repeats, which then counts no more.
         reported: the objective by epoch, at the epochs at which the pruner decides and the last one.
+        twin: number of the trial whose numbers it took; it was not trained.
     """
 
     number: int
@@ -82,3 +83,4 @@ class TrialRecord:
     pruned_by: str | None = None
     retry_of: int | None = None
     reported: dict[int, float] = field(default_factory=dict)
+    twin: int | None = None

@@ -50,7 +50,24 @@ def load_study(
     wanted = raw.get("search", {}).get("trials", config.search.trials)
     if wanted > (trials := config.search.trials):
         notes.append(f"search.trials: the grid has {trials} points, so that there are {trials} trials, not {wanted}")
-    return config, notes + warnings
+    return config, notes + warnings + few_points(config)
+
+
+def few_points(config: StudyConfig) -> list[str]:
+    """Returns a warning if a space holds fewer configurations than the search has trials."""
+    from ...study.distributions import count_points, distributions
+
+    count, search = count_points(distributions(config.searched)), config.search
+    if count is None or count >= search.trials:
+        return []
+    ends = {
+        "reuse": "each is trained once, and further trials take its numbers",
+        "resample": "further trials of each are trained on other seeds",
+        "train": "they are trained again and again, to the same numbers",
+    }
+    number = "one configuration" if count == 1 else f"{count} configurations"
+    how = f"search.duplicates is {search.duplicates}: {ends[search.duplicates]}"
+    return [f"the space holds {number}, fewer than the {search.trials} trials; {how}"]
 
 
 def _nothing_is_left(config: StudyConfig, settings: Settings) -> bool:
