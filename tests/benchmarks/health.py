@@ -1,4 +1,4 @@
-"""How often a study's health is named where the truth is known: `python -m tests.benchmarks.health`.
+"""Measures how often a study's health is named where the truth is known: `python -m tests.benchmarks.health`.
 
 Searches by TPE of five hyperparameters, 64 trials, the first 32 of them uniform: of pure noise, of a function whose
 optimum is inside of the space, and of one whose optimum is on the edge of three hyperparameters.
