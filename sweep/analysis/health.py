@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..config.search_methods import SAMPLERS
+from ..config.search_methods import get_sampler
 from .expected_best import best_of_design
 from .formats import format_percent
 from .pruning_health import pruning
@@ -93,7 +93,7 @@ def _search(summary: Summary, _: object) -> Iterator[str]:
     design, later = [row for row in ended if row.design], [row for row in ended if not row.design]
     later = [row for row in later if row.outcome != "pruned" or row.reported]
     m, n = len(later), len(design)
-    if min(m, n) < MIN_TRIALS or not SAMPLERS[search.sampler].learns:
+    if min(m, n) < MIN_TRIALS or not get_sampler(search.sampler).learns:
         return
     sign = -1 if config.objective.direction == "maximize" else 1
     share = statistics.fmean(_share_beaten(row, design, sign) for row in later)

@@ -69,7 +69,8 @@ def _yaml(key: str, value: object) -> str:
 
 def _commented(code: str, schema: Mapping[str, Any]) -> list[str]:
     """Returns a line of YAML with its meaning beside it, which goes on below."""
-    allowed = schema.get("enum") or schema.get("items", {}).get("enum")
+    parts = [schema, schema.get("items", {}), *schema.get("anyOf", [])]
+    allowed = next((part["enum"] for part in parts if "enum" in part), None)
     meaning = " ".join(filter(None, [schema.get("description"), f"Allowed: {', '.join(allowed)}." if allowed else ""]))
     first, *more = textwrap.wrap(meaning, WIDTH - COLUMN - 2) or [""]
     return [f"{code:<{COLUMN - 2}}  # {first}".rstrip("# "), *(f"{'':{COLUMN}}# {each}" for each in more)]

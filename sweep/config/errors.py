@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 # The last part that pydantic adds to a key path to distinguish the members of a union.
-UNION_MEMBERS = re.compile(r"int|float|bool|str|none|literal\[.*\]")
+UNION_MEMBERS = re.compile(r"int|float|bool|str|none|literal\[.*\]|constrained-str")
 
 
 LONGEST = 600  # characters of a line of a message; a longer one, which repeats a value, loses its middle
@@ -128,6 +128,8 @@ def sentences(error: "ValidationError", section: "type[BaseModel]", prefix: str 
 def _allowed(kind: str, message: str) -> str:
     if kind in ("model_type", "dict_type"):
         return "must be a mapping"
+    if kind == "string_pattern_mismatch":
+        return "must be an import path, package.module:name"
     if kind == "tuple_type":
         return "must be a list"
     return re.sub(r", (unable|got) .*", "", re.sub("^Input should be", "must be", message))

@@ -1,6 +1,8 @@
 """The samplers and pruners that a study file can name. A sampler is one line here; it needs no other edit."""
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+from pydantic import Field
 
 
 class Sampler(NamedTuple):
@@ -30,5 +32,13 @@ if TYPE_CHECKING:
     SamplerName = str
 else:
     SamplerName = Literal[tuple(SAMPLERS)]  # the schema, the messages and the command line list the names from here
+
+ImportPath = Annotated[str, Field(pattern=":")]  # of a function of the user's own, see `sweep.study.user_search`
+
+
+def get_sampler(name: str) -> Sampler:
+    """Returns the entry of a sampler; that of an import path is one that learns."""
+    return SAMPLERS.get(name) or Sampler(name)
+
 
 PrunerName = Literal["none", "median", "successive_halving", "hyperband"]  # `sweep.study.pruners` builds them

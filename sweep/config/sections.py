@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ConfigDict, Field, ValidationInfo, create_model, field_validator
 
 from ..losses.options import RULES, GuidanceOptions
-from .search_methods import PrunerName, SamplerName
+from .search_methods import ImportPath, PrunerName, SamplerName
 from .section import STORED, Section
 
 DEEPEST, WIDEST, MOST_TRIALS = 512, 10_000_000, 100_000
@@ -209,8 +209,8 @@ class SearchConfig(Section):
         le=1000,
         description="Seeds of every third design point; 2 or more tell noise from what sensitivity cannot see.",
     )
-    sampler: SamplerName = Field("tpe", description="Chooses the hyperparameters of a trial.")
-    pruner: PrunerName = Field("median", description="Ends trials early that are worse than others.")
+    sampler: SamplerName | ImportPath = Field("tpe", description="Chooses the hyperparameters of a trial. Or your own.")
+    pruner: PrunerName | ImportPath = Field("median", description="Ends trials early that are worse. Or your own.")
     hours: float | None = Field(None, gt=0, description="Start no new trial after this many hours of a run.")
     target: float | None = Field(None, description="Start no new trial after the objective has reached this.")
     duplicates: Literal["reuse", "resample", "train"] = Field(

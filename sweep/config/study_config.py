@@ -290,9 +290,15 @@ class StudyConfig(Section):
     @property
     def import_paths(self) -> dict[str, str]:
         """The user's own objects: key path -> import path."""
+        search = {"search.sampler": self.search.sampler, "search.pruner": self.search.pruner}
         if self.kind != "model":
-            return {"function": self.function} if self.function else {}
-        named = {"model.name": self.model.name, "data.name": self.data.name, "task.loss": self.task.loss or ""}
+            return {key: path for key, path in {"function": self.function or "", **search}.items() if ":" in path}
+        named = {
+            "model.name": self.model.name,
+            "data.name": self.data.name,
+            "task.loss": self.task.loss or "",
+            **search,
+        }
         named |= {f"task.metrics.{name}": path for name, path in self.task.metrics.items()}
         return {key: path for key, path in named.items() if ":" in path}
 

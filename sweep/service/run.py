@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..analysis.summary import Summary
 from ..config.errors import SweepError
 from ..config.filesystem import check_object_store, is_remote
-from ..config.search_methods import SAMPLERS
+from ..config.search_methods import get_sampler
 from ..config.search_space import Scalar
 from ..config.settings import NO_DATABASE, Settings
 from ..config.study_config import StudyConfig
@@ -185,7 +185,7 @@ class _Run:
             found = [record for before in predecessors for record in gather_prior_trials(config, before, self._storage)]
             search.add_prior_trials({record["trial"]: record for record in found}.values())
             names, sampler = ", ".join(study.name for study in predecessors), config.search.sampler
-            idle = f", but the sampler {sampler} learns from no trial" if not SAMPLERS[sampler].learns else ""
+            idle = f", but the sampler {sampler} learns from no trial" if not get_sampler(sampler).learns else ""
             self._callback.on_message(
                 f"{config.name} goes on from {names} with another space and a budget of its own; its sampler is shown "
                 f"the {search.n_prior_trials} trials that fit{idle}"

@@ -9,8 +9,10 @@ import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.trial import FrozenTrial, TrialState
 
-from ..config.search_methods import PrunerName
 from ..config.study_config import StudyConfig
+from ..config.user_code import is_import_path
+from .distributions import distributions
+from .user_search import build_own
 
 REDUCTION_FACTOR = 3  # of successive halving: one in so many trials passes a rung
 
@@ -33,14 +35,20 @@ class Pruner:
 
 
 def pruning_epochs(config: StudyConfig) -> frozenset[int]:
-    """Returns the epochs at which the pruner decides, and the last one: those that the storage holds."""
-    last = config.training.max_epochs
-    return frozenset({*PRUNERS[config.search.pruner].epochs(last), last})
+    """Returns the epochs at which the pruner decides, and the last one: those that the storage holds.
+
+    A pruner of the user's own decides at every epoch.
+    """
+    last, pruner = config.training.max_epochs, PRUNERS.get(config.search.pruner)
+    return frozenset({*(pruner.epochs(last) if pruner else range(1, last)), last})
 
 
 def build_pruner(config: StudyConfig) -> BasePruner:
     """Builds Optuna's pruner of a search; it is asked at `pruning_epochs`."""
-    return PRUNERS[config.search.pruner].build(config.training.max_epochs)
+    if is_import_path(name := config.search.pruner):
+        own: BasePruner = build_own(name, BasePruner, distributions(config.searched), config.training.seed)
+        return own
+    return PRUNERS[name].build(config.training.max_epochs)
 
 
 def explain_pruning(config: StudyConfig, study: optuna.Study, number: int, epoch: int) -> str:
@@ -49,6 +57,8 @@ def explain_pruning(config: StudyConfig, study: optuna.Study, number: int, epoch
     trial, pruner = next(trial for trial in trials if trial.number == number), config.search.pruner
     if math.isnan(value := trial.intermediate_values[epoch]):
         return f"{pruner}: {config.objective.metric} {value} at epoch {epoch}"
+    if pruner not in PRUNERS:
+        return f"{pruner}: {config.objective.metric} {value:.5g} at epoch {epoch}"
     return f"{pruner}: {PRUNERS[pruner].explain(config, trials, trial, epoch)}"
 
 
@@ -121,7 +131,7 @@ def _bracket(trial: FrozenTrial, last: int) -> int:
     return len(_rungs(last) & trial.intermediate_values.keys()) - _n_rungs(trial)
 
 
-PRUNERS: dict[PrunerName, Pruner] = {
+PRUNERS: dict[str, Pruner] = {
     "none": Pruner(lambda _: NopPruner(), _tenths, lambda *_: "never"),
     "median": Pruner(
         lambda last: MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, last // 5)), _tenths, _explain_median

@@ -13,17 +13,19 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ..config.grid import grid_points
-from ..config.search_methods import SAMPLERS
+from ..config.search_methods import get_sampler
 from ..config.search_space import Choices, Scalar
 from ..config.study_config import StudyConfig
+from ..config.user_code import is_import_path
 from .distributions import Distributions, random_point, sobol_points
+from .user_search import build_own
 
 REPEAT_SEED = 5_000  # added to the study's seed: above the seeds of the finalists, below those of `sweep confirm`
 
 
 def presampled_points(config: StudyConfig, space: Distributions, numbers: Iterable[int]) -> Iterator[dict[str, Scalar]]:
     """Yields the values of trials, by seed and number alone, if the sampler draws them when they are enqueued."""
-    seed, points = config.training.seed, SAMPLERS[config.search.sampler].points
+    seed, points = config.training.seed, get_sampler(config.search.sampler).points
     grid = _grid(config) if points == "grid" else []
     for number in numbers:
         match points:
@@ -85,9 +87,12 @@ def _key(values: Mapping[str, Scalar]) -> tuple[tuple[str, Scalar], ...]:
 
 def build_sampler(config: StudyConfig, space: Distributions, seed: int) -> BaseSampler:
     """Builds the sampler that chooses the values which a waiting trial leaves open."""
+    if is_import_path(name := config.search.sampler):
+        own: BaseSampler = build_own(name, BaseSampler, space, seed % 2**32)
+        return own
     searched = config.searched.items()
     ranks = {n: Ranks(d.choices) for n, d in searched if isinstance(d, Choices) and d.is_ordered and n in space}
-    sampler: BaseSampler = getattr(optuna.samplers, SAMPLERS[config.search.sampler].optuna)(seed=seed % 2**32)
+    sampler: BaseSampler = getattr(optuna.samplers, get_sampler(name).optuna)(seed=seed % 2**32)
     if type(sampler) is optuna.samplers.TPESampler:
         return FixedSpaceTPESampler(space, seed % 2**32, ranks)
     if type(sampler) is optuna.samplers.GPSampler and ranks:

@@ -172,7 +172,14 @@ def test_tags_make_no_objects(text: str) -> None:
         ("space: {training.lr: {choices: [0.1, 0]}}", ("space.training.lr", "0.0", "greater than 0")),
         ("space: {training.optimizer: {choices: [adam, sdg]}}", ("space.training.optimizer", "'sdg'", "'sgd'")),
         # names with a list of valid ones
-        ("search: {sampler: tpee}", ("search.sampler", "'tpe', 'random', 'qmc', 'gp' or 'grid'", "'tpee'")),
+        (
+            "search: {sampler: tpee}",
+            (
+                "search.sampler",
+                "'tpe', 'random', 'qmc', 'gp' or 'grid' or an import path, package.module:name",
+                "'tpee'",
+            ),
+        ),
         ("search: {pruner: asha}", ("search.pruner", "'none', 'median', 'successive_halving' or 'hyperband'", "asha")),
         ("objective: {metric: val_loss, direction: up}", ("objective.direction", "'minimize' or 'maximize'", "'up'")),
         ("training: {optimizer: adm}", ("training.optimizer", "'adam', 'adamw' or 'sgd'", "'adm'")),

@@ -29,6 +29,9 @@ def check_names(raw: Mapping[str, Any]) -> list[str]:
                 f"{section}.name: unknown {section} {name!r}{nearest(name, known)}; one of {', '.join(known)}, or one "
                 "of your own as package.module:name"
             )
+    for key in ("sampler", "pruner"):
+        path = _mapping(raw, "search").get(key)
+        problems += _check_callable(f"search.{key}", path) if isinstance(path, str) and is_import_path(path) else []
     data, task = _mapping(raw, "data"), _mapping(raw, "task")
     if isinstance(name := data.get("name"), str) and (name in DATASETS or is_import_path(name)):
         problems += check_options(name, [k for k in DataConfig.model_fields if data.get(k) is not None])

@@ -39,6 +39,10 @@ COPIES = {"sgd": 3, "adam": 4, "adamw": 4}  # of a network that its training kee
 def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], list[str]]:
     """Searches for what would make trials fail, before any starts; returns problems, and warnings."""
     problems = check_names(config.model_dump())
+    if any(key.startswith("search.") for key in config.import_paths) and not problems:
+        from ...study.user_search import check_own
+
+        problems += check_own(config)
     if config.command is not None:
         problems += check_program(config.command) if settings.address == "local" else []
         return problems, unread(config.command, [*config.searched]) if not problems else []
@@ -53,7 +57,7 @@ def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], lis
     if not any(p.startswith("data.") for p in problems):
         family = not any(p.startswith(("model.name", "task.kind")) for p in problems)
         info, unfit, doubts = _check_data(config, settings, family=family)
-    buildable = all(problem.startswith(("objective.", "task.loss", "task.metrics")) for problem in problems)
+    buildable = all(problem.startswith(("objective.", "search.", "task.loss", "task.metrics")) for problem in problems)
     problems += unfit
     if buildable and info is not None:
         impossible, warnings = _check_sizes(config, info, settings)
