@@ -17,7 +17,7 @@ from .formats import format_percent
 from .pruning_health import pruning
 from .selection import SQUARED
 from .sensitivity_text import SMALL
-from .space_health import edges, lost_regions
+from .space_health import edges, ended_rows, lost_regions
 
 if TYPE_CHECKING:
     from ..study.records import TrialRecord
@@ -89,7 +89,7 @@ def _search(summary: Summary, _: object) -> Iterator[str]:
     and by its normal approximation; it takes trials as independent.
     """
     config, search = summary.config, summary.config.search
-    ended = [row for row in summary.rows if row.state == "finished" and row.outcome != "failed"]
+    ended = ended_rows(summary.rows)
     design, later = [row for row in ended if row.design], [row for row in ended if not row.design]
     later = [row for row in later if row.outcome != "pruned" or row.reported]
     m, n = len(later), len(design)

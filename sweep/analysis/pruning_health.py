@@ -21,7 +21,8 @@ def pruning(summary: Summary, _: object) -> Iterator[str]:
     """Says that the pruner would have stopped the best design trial, or that it has saved nothing."""
     config, pruner = summary.config, summary.config.search.pruner
     last, sign = config.training.max_epochs, -1 if config.objective.direction == "maximize" else 1
-    whole = [row for row in summary.rows if row.design and row.outcome == "completed" and len(row.reported) > 1]
+    trained = [row for row in summary.rows if row.design and row.twin is None]
+    whole = [row for row in trained if row.outcome == "completed" and len(row.reported) > 1]
     whole = [
         row for row in whole if row.value is not None and all(map(math.isfinite, [row.value, *row.reported.values()]))
     ]
@@ -51,7 +52,7 @@ def pruning(summary: Summary, _: object) -> Iterator[str]:
 def _nothing_saved(summary: Summary, whole: Sequence[TrialRecord], change: str) -> Iterator[str]:
     from .report.cost import cost
 
-    later = [row for row in summary.rows if row.state == "finished" and not row.design]
+    later = [row for row in summary.rows if row.state == "finished" and not row.design and row.twin is None]
     spent = cost(summary.config, summary.rows, [])
     if len(later) < MIN_TRIALS or spent.epochs_saved > LITTLE * (spent.epochs + spent.epochs_saved):
         return

@@ -15,6 +15,7 @@ from .sensitivity_text import SMALL, WIDE
 
 if TYPE_CHECKING:
     from ..config.study_config import StudyConfig
+    from ..study.records import TrialRecord
     from .summary import Summary
 
 BEST = 5  # configurations that are looked at
@@ -25,6 +26,11 @@ MIN_LOST, LOST_CHANCE = 3, 0.01  # trials; chance of a part with so many of them
 CUTS = 32  # values at which a range is cut in two
 
 Side = bool  # True: the upper one
+
+
+def ended_rows(rows: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Returns the trials that were trained to an end of their own: none that failed, or took the numbers of a twin."""
+    return [row for row in rows if row.state == "finished" and row.outcome != "failed" and row.twin is None]
 
 
 def edges(summary: Summary, _: object) -> Iterator[str]:
@@ -151,7 +157,7 @@ class _Part(NamedTuple):
 
 def lost_regions(summary: Summary, _: object) -> Iterator[str]:
     """Says in which part of the space trials diverge or collapse, by Fisher's exact test, Bonferroni-corrected."""
-    ended = [row for row in summary.rows if row.state == "finished" and row.outcome != "failed"]
+    ended = ended_rows(summary.rows)
     for outcome in ("diverged", "collapsed"):
         lost = [row for row in ended if row.outcome == outcome]
         parts = list(_parts(summary)) if MIN_LOST <= len(lost) < len(ended) else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import shlex
@@ -324,6 +325,15 @@ def test_trials_that_are_lost_anywhere() -> None:
     rows = [row(r.number, 0.5, r.hyperparameters, outcome=("diverged", "completed")[r.number % 4 > 0]) for r in rows]
     assert sentences("lost", config, rows) == []
     assert sentences("lost", config, rows[:1]) == []
+
+
+def test_trials_with_the_numbers_of_a_twin_are_no_more_of_them() -> None:
+    config = study({"width": {"choices": [8, 16]}})
+    few = [row(n, None, {"width": 16, "training.lr": 1e-3}, outcome="diverged") for n in range(2)]
+    kept = [row(n, 0.5, {"width": 8, "training.lr": 1e-3}) for n in range(2, 42)]
+    copies = [dataclasses.replace(few[0], number=n, twin=0) for n in range(42, 62)]
+    assert sentences("lost", config, [*few, *kept, *(dataclasses.replace(each, twin=None) for each in copies)])
+    assert sentences("lost", config, [*few, *kept, *copies]) == []
 
 
 def test_more_trials_would_help() -> None:
