@@ -26,7 +26,12 @@ def baseline_study(config: StudyConfig, arm: Arm, trials: int) -> StudyConfig:
     space: dict[str, Dimension] = {"lambda1": 0.0, "lambda2": 0.0, **kept, **own}
     trials = trials if any(map(_is_searched, space.values())) else 1
     finalists = config.search.finalists.model_copy(update={"tuned": 0})  # chosen as the guided network is
-    endless = {"hours": None, "target": None, "finalists": finalists if trials > 1 else FinalistsConfig(top=0)}
+    endless = {
+        "hours": None,
+        "target": None,
+        "patience": None,
+        "finalists": finalists if trials > 1 else FinalistsConfig(top=0),
+    }
     search = config.search.model_copy(update={"trials": trials, "design": min(config.search.design, trials), **endless})
     return config.model_copy(update={"name": f"{config.name}{OF_CONFIRM}{arm}", "space": space, "search": search})
 
