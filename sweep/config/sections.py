@@ -213,6 +213,12 @@ class SearchConfig(Section):
     pruner: PrunerName | ImportPath = Field("median", description="Ends trials early that are worse. Or your own.")
     hours: float | None = Field(None, gt=0, description="Start no new trial after this many hours of a run.")
     target: float | None = Field(None, description="Start no new trial after the objective has reached this.")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_TRIALS,
+        description="Start no new trial after this many, beyond the design, without an improvement beyond noise.",
+    )
     duplicates: Literal["reuse", "resample", "train"] = Field(
         "reuse",
         description="For a trial with the hyperparameters, seed and code of another: reuse takes that one's curve, "
