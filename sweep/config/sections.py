@@ -4,14 +4,15 @@ import dataclasses
 import math
 import re
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, create_model, field_validator
 
 from ..losses.options import RULES, GuidanceOptions
-from .search_methods import ImportPath, PrunerName, SamplerName
+from .search_methods import PrunerName, SamplerName
 from .section import STORED, Section
 
+ImportPath = Annotated[str, Field(pattern=":")]  # of a function of the user's own, see `sweep.study.user_search`
 DEEPEST, WIDEST, MOST_TRIALS = 512, 10_000_000, 100_000
 LEAST, MOST_UNITS = 0.01, 1024  # of a trial's CPUs and GPUs; LEAST also of its GiB
 
