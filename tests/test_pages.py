@@ -24,6 +24,7 @@ PAGES = [
     "sweep/config/README.md",
     "sweep/study/README.md",
     "sweep/analysis/README.md",
+    "sweep/analysis/report/README.md",
     "sweep/training/README.md",
     "losses/README.md",
     "models/README.md",

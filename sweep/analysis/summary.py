@@ -37,7 +37,9 @@ class Summary:
         """Trials of the search by outcome: ``64 trials: 58 completed, 6 pruned``."""
         counts = {outcome: sum(row.outcome == outcome for row in self.rows) for outcome in OUTCOMES}
         listed = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
-        return f"{len(self.rows)} trials: {listed or 'none finished'}"
+        twins = sum(row.twin is not None for row in self.rows)
+        taken = f"; {twins} took the numbers of an equal one" if twins else ""
+        return f"{len(self.rows)} trials: {listed or 'none finished'}{taken}"
 
     @property
     def expected(self) -> dict[int, Expected]:

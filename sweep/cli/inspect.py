@@ -55,6 +55,7 @@ def status(
         for line in display.status_lines(summary, tracebacks=name is not None):
             line = complete_commands(line, settings, summary.config.name)
             console.print(line, soft_wrap=not console.is_terminal)
+        display.print_health(summary, console, settings, checks=("lost",))
 
 
 def best(
@@ -88,6 +89,7 @@ def best(
         console.print(display.best_table(summary.config, summary.best[:top], summary.expected))
         if summary.comparison.finalists:
             console.print(display.comparison_table(summary.config, summary.comparison))
+        display.print_health(summary, console, settings, checks=("edge", "noise"))
     if links and not as_json:
         served = f", served by {command_line(settings, 'ui', name)} --port {PORT}"
         where = "" if settings.tracking_uri.startswith("http") else served

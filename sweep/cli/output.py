@@ -79,6 +79,8 @@ def print_json(value: Any) -> None:
 
 def summary_json(summary: "Summary") -> dict[str, Any]:
     """Returns a study as data."""
+    from ..analysis.health import health
+
     return {
         "study": summary.config.name,
         "objective": summary.config.objective.model_dump(),
@@ -91,6 +93,7 @@ def summary_json(summary: "Summary") -> dict[str, Any]:
             {"trial": f.number, "guided": f.guided.values, "plain": f.plain.values, "tuned": f.tuned.values}
             for f in summary.comparison.finalists
         ],
+        "health": [found._asdict() for found in health(summary)],
     }
 
 

@@ -85,7 +85,8 @@ class LogLines(Progress):
         name = f"{trial.study}-{trial.number:04d}"
         reason = f": {error.strip().splitlines()[-1]}" if error else ""
         params = format_params(trial.hyperparameters)
-        line = f"{name} {trial.kind} {outcome} {value} epochs={trial.epochs} {params}{reason}"
+        as_twin = "" if trial.twin is None else f" (the numbers of trial {trial.twin.number})"
+        line = f"{name} {trial.kind} {outcome} {value} epochs={trial.epochs} {params}{as_twin}{reason}"
         self.console.print(Text(line), soft_wrap=True)
 
 

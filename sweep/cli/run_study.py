@@ -149,6 +149,7 @@ def _print_result(summary: Summary, settings: Settings, console: Console, notes:
     tables.print_summary(summary, notes)
     if summary.analysis is not None and summary.config.searched:
         tables.print_analysis(summary.analysis, notes, settings, brief=True)
+    tables.print_health(summary, notes, settings)
     name = summary.config.name
     lines = {
         "browse": command_line(settings, "ui", name) + "   (or make ui)",

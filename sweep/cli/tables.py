@@ -98,6 +98,17 @@ def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
         console.print(Text(f"trial {row.number} failed: {reason}", style="red"))
 
 
+def print_health(
+    summary: Summary, console: Console, settings: Settings, *, checks: Sequence[str] | None = None
+) -> None:
+    """Prints what the results of a study say against its search, and what to do."""
+    from ..analysis.health import health
+
+    for found in health(summary, checks=checks):
+        sentence = complete_commands(found.sentence, settings, summary.config.name)
+        console.print(Text.assemble(("health: ", "yellow"), sentence), soft_wrap=not console.is_terminal)
+
+
 def status_table(summary: Summary) -> StackingTable:
     """Returns how many trials of a study there are of each state and outcome."""
     states = ("waiting", "running", *OUTCOMES)

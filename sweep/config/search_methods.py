@@ -1,8 +1,6 @@
 """The samplers and pruners that a study file can name. A sampler is one line here; it needs no other edit."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 
 class Sampler(NamedTuple):
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
     SamplerName = str
 else:
     SamplerName = Literal[tuple(SAMPLERS)]  # the schema, the messages and the command line list the names from here
-
-ImportPath = Annotated[str, Field(pattern=":")]  # of a function of the user's own, see `sweep.study.user_search`
 
 
 def get_sampler(name: str) -> Sampler:

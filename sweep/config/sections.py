@@ -4,14 +4,15 @@ import dataclasses
 import math
 import re
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, create_model, field_validator
 
 from ..losses.options import RULES, GuidanceOptions
-from .search_methods import ImportPath, PrunerName, SamplerName
+from .search_methods import PrunerName, SamplerName
 from .section import STORED, Section
 
+ImportPath = Annotated[str, Field(pattern=":")]  # of a function of the user's own, see `sweep.study.user_search`
 DEEPEST, WIDEST, MOST_TRIALS = 512, 10_000_000, 100_000
 LEAST, MOST_UNITS = 0.01, 1024  # of a trial's CPUs and GPUs; LEAST also of its GiB
 
@@ -213,6 +214,17 @@ class SearchConfig(Section):
     pruner: PrunerName | ImportPath = Field("median", description="Ends trials early that are worse. Or your own.")
     hours: float | None = Field(None, gt=0, description="Start no new trial after this many hours of a run.")
     target: float | None = Field(None, description="Start no new trial after the objective has reached this.")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_TRIALS,
+        description="Start no new trial after this many, beyond the design, without an improvement beyond noise.",
+    )
+    duplicates: Literal["reuse", "resample", "train"] = Field(
+        "reuse",
+        description="For a trial with the hyperparameters, seed and code of another: reuse takes that one's curve, "
+        "resample trains on another seed, train trains it again.",
+    )
     design_controls: bool = Field(
         False, description="Train design trials' controls, for sensitivity --against-control."
     )

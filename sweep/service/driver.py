@@ -16,14 +16,16 @@ from ..config.daemon_thread import DaemonThread
 from ..config.errors import reason
 from ..config.filesystem import glob_files, remove_file
 from ..execution.executor import Key, TrialRequest
-from ..study.finalists import best_rows, missing_trials, wanted_rows, wanted_tuned, wanted_tuning
+from ..study.finalists import missing_trials, wanted_rows, wanted_tuned, wanted_tuning
 from ..study.records import LOST_WORKER, Outcome
 from ..study.storages.leases import RENEW_EVERY
 from ..study.storages.storage import UNREACHABLE, Backoff
 from ..study.trial import EndedElsewhereError, Trial
 from ..training.reports import OomKind, TrialPaths, TrialReport
+from .budget import Budget
 from .recorder import Recorder
 from .trial_checks import TrialChecks
+from .twins import Twins
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ CONFIRM_EVERY = 10.0  # seconds between two checks that a trial is still ours: a
 LATE = 15.0  # seconds without an answer of the storage that are reported, though it answered in the end
 # Seconds that the release of trials may take at the end of a run, and if the user has asked for its end twice.
 LAST_WORD, AT_ONCE = 60.0, 5.0
+MOST_WAITING = 4  # trials that may wait for their twins, beside one for each that is trained: they are chosen blindly
+ASK_FOR = 1.0  # seconds for which the driver ends trials with the numbers of twins before it answers
 STAGES = ("search", "controls", "tuned", "done")
 
 
@@ -47,11 +51,12 @@ class Driver:
         self._studies = {study.name: study for study in (self._search, self._controls)}
         self._trials: dict[Key, Trial] = {}
         self._stage: str = stage
-        self._began = time.monotonic()
-        self._out_of_budget = False
+        self._budget = Budget(self._config, self._search, self._callback.on_message)
         self._checks = TrialChecks(self._config, self._callback.on_message)
         self._notices: set[str] = set()  # of trials, which have been told
         self._pending_reports: dict[Key, list[TrialReport]] = {}  # not yet stored
+        self._waiting: list[Trial] = []  # claimed, and not yet trained: perhaps a twin is
+        self._twins = Twins(recorder)
         self._turn = threading.RLock()  # between the executor's loop and the thread that asks
         self._confirmed: dict[Key, float] = {}  # wall-clock time at which a trial was last confirmed to be ours
         self._retry_queue: list[Trial] = []  # failed in their own code, or out of memory
@@ -94,7 +99,29 @@ class Driver:
                 for key in list(self._pending_reports):
                     self._process_reports(self._trials[key])
                 trial = self._retry_queue.pop(0) if self._retry_queue else None
-            return self._request(trial or self._settled(self._next()))
+            until = time.monotonic() + ASK_FOR
+            while trial is None and (trial := self._next_to_train()) is None and time.monotonic() < until:
+                few = len(self._waiting) < MOST_WAITING + len(self._trials) - len(self._waiting)
+                if (claimed := self._settled(self._next(new=few))) is None:
+                    break
+                self._waiting.append(claimed)
+                self._trials[claimed.key], self._confirmed[claimed.key] = claimed, time.time()
+            return None if trial is None else self._request(trial)
+        return None
+
+    def _next_to_train(self) -> Trial | None:
+        """Returns a claimed trial that must be trained; ends those whose twin has ended. The others wait for theirs."""
+        for trial in list(self._waiting):
+            twin = self._twins.find(trial)
+            if twin is not None and twin.state == "running":
+                continue
+            report = None if twin is None else self._twins.take(trial, twin)
+            self._waiting.remove(trial)
+            if report is None:
+                return trial
+            with self._turn:
+                self.on_trial_start(trial.key)
+                self.report(trial.key, report)
         return None
 
     def is_finished(self) -> bool:
@@ -126,7 +153,7 @@ class Driver:
         """Returns the number of trials of the present stage that no driver has claimed."""
         study = self._search if self._stage == "search" else self._controls
         with contextlib.suppress(*UNREACHABLE):
-            return 0 if self._stage == "search" and self._out_of_budget else study.n_waiting()
+            return 0 if self._stage == "search" and self._budget.is_spent else study.n_waiting()
         return 0
 
     def on_message(self, message: str) -> None:
@@ -137,11 +164,12 @@ class Driver:
         """Fails a trial whose workers died repeatedly, or ran out of memory."""
         self.report(key, TrialReport([], outcome="failed", error=error, oom=oom))
 
-    def _next(self) -> Trial | None:
+    def _next(self, *, new: bool) -> Trial | None:
+        """Claims an orphan of the present stage, or if ``new`` a waiting trial; enters the next stage at its end."""
         while self._stage != "done":
             searching, following = self._stage == "search", STAGES[STAGES.index(self._stage) + 1]
             study = self._search if searching else self._controls
-            trial = study.ask(new=not (searching and self._budget_exhausted()))
+            trial = study.ask(new=new and not (searching and self._budget.check()))
             if trial is not None or self._trials or study.is_busy():
                 return trial
             if searching:
@@ -208,7 +236,8 @@ class Driver:
         results = self._pending_reports[trial.key]
         last = results[-1]
         reported = [m for result in results for m in result.epochs]
-        trial.seconds |= {m.epoch: m.values.get("seconds", 0.0) for m in reported}
+        if trial.twin is None:
+            trial.seconds |= {m.epoch: m.values.get("seconds", 0.0) for m in reported}
         pruned_at = self._studies[trial.study].report(trial, reported)
         for notice in (notice for result in results for notice in result.notices):
             if notice not in self._notices:  # what holds for a function holds for all of its trials
@@ -270,10 +299,7 @@ class Driver:
             if self._left.wait(RENEW_EVERY):
                 return
 
-    def _request(self, trial: Trial | None) -> TrialRequest | None:
-        if trial is None:
-            return None
-        self._trials[trial.key], self._confirmed[trial.key] = trial, time.time()
+    def _request(self, trial: Trial) -> TrialRequest:
         logger.debug("claimed trial %d of %s, attempt %d", trial.number, trial.study, trial.attempt)
         folder = self._settings.checkpoints(trial.study, trial.number)
         if trial.attempt > 1:
@@ -289,21 +315,6 @@ class Driver:
         place = TrialPaths(folder=folder, data=self._settings.data, cache=self._settings.cache)
         judged = self._studies[trial.study].pruning_epochs(trial)
         return TrialRequest(trial.key, trial.config, place, trial.attempt, trial.exclusive, judged)
-
-    def _budget_exhausted(self) -> bool:
-        """Returns True, and starts no more search trials, if the hours are used up or the target is reached."""
-        search = self._config.search
-        if self._out_of_budget:
-            return True
-        if (hours := search.hours) is not None and time.monotonic() - self._began > hours * 3600:
-            self._out_of_budget = True
-            self._callback.on_message(f"{hours:g} hours are over: no new trials; running the study again continues it")
-        if (target := search.target) is not None:
-            for row in best_rows(self._config, self._search.rows(), 1):
-                if row.value is not None and not self._config.objective.better(target, row.value):
-                    self._out_of_budget = True
-                    self._callback.on_message(f"trial {row.number} reached the target {target:g}: no new trials")
-        return self._out_of_budget
 
     def _end(self, trial: Trial, outcome: Outcome, last: TrialReport) -> None:
         # A report without tags comes from no worker.

@@ -16,6 +16,7 @@ from ..study.finalists import expected_on_fresh_seeds, ranked_rows
 from ..study.records import ARMS, Kind, Outcome, TrialRecord
 from ..study.study import Study
 from ..study.trial import Trial
+from ..study.twins import fingerprint
 from ..tracking.runs import RunKey
 from ..tracking.tracker import Tracker
 from ..training.attempt_files import logged
@@ -43,7 +44,12 @@ class Recorder:
         self._outage_reported = False
         self._drops_reported = 0
         before = cast("list[provenance.Code]", search.get_user_attr("code") or [])
-        self._codes = provenance.followed_by(before, provenance.environment(search.config.command))
+        now = provenance.environment(self.config.command, self.config.import_paths.values())
+        self._codes = provenance.followed_by(before, now)
+
+    def fingerprint(self, trial: Trial) -> str:
+        """Returns a hash of a trial's config and of the code that trains it."""
+        return fingerprint(trial.config, self._code_tags(trial))
 
     def knows(self, trial: Trial) -> bool:
         """Returns True if this driver logged what the storage, set back to a backup, lost: a trial's claim, or its end.
@@ -166,15 +172,15 @@ class Recorder:
 
     def log_best(self, study_file: str) -> None:
         """Logs the study file, the finalists' fresh means, and the best trial's weights and model."""
-        from ..training import checkpoint
-        from ..training.program import trained_program
-
         self._tracker.log_text(None, study_file, "study.yaml")
         rows, controls = self.search.rows(), self.controls.rows()
         self._log_fresh_means(rows, controls)
         best = ranked_rows(self.config, rows, controls)
         if not best or self.search.get_user_attr("recorded_best") == best[0].number:
             return
+        from ..training import checkpoint
+        from ..training.program import trained_program
+
         row = best[0]
         saved = checkpoint.load_latest(self.settings.checkpoints(self.search.name, row.number))
         if saved is None or not saved.state:

@@ -63,7 +63,8 @@ def run(
         callback.on_message(f"{done}; --trials with a larger number extends it")
     with ThreadPoolExecutor(max_workers=2) as pool:
         # MLflow and Ray take seconds each to start; Ray's are mostly spent waiting for its processes.
-        connecting = pool.submit(_connect_tracker, config, settings, executor, offline_ok=options.offline_ok)
+        needed = None if complete else executor
+        connecting = pool.submit(_connect_tracker, config, settings, needed, offline_ok=options.offline_ok)
         if not complete and options.executor == "ray":
             callback.on_phase("starting Ray" if settings.address == "local" else f"connecting to {settings.address}")
         with contextlib.nullcontext() if complete else executor.connect(config, settings):
@@ -210,7 +211,6 @@ def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> b
     stored = read_config(config.name, storage)
     if stored is not None:
         stored.require_agreement(config)
-        require_same_data(config, settings)
     if is_remote(settings.workspace):
         if not settings.tracking_uri:
             raise SweepError(NO_DATABASE)
@@ -220,14 +220,20 @@ def check_run(config: StudyConfig, settings: Settings, options: RunOptions) -> b
     from ..study.stored_trials import read_rows
 
     rows, controls = (read_rows(name, storage) for name in (config.name, f"{config.name}.controls"))
-    return all_trained(config, rows, controls, options)
+    if all_trained(config, rows, controls, options):
+        return True
+    require_same_data(config, settings)
+    return False
 
 
-def _connect_tracker(config: StudyConfig, settings: Settings, executor: Executor, *, offline_ok: bool) -> Tracker:
+def _connect_tracker(
+    config: StudyConfig, settings: Settings, executor: Executor | None, *, offline_ok: bool
+) -> Tracker:
     """Imports what the run needs and connects to the tracking server; runs in a thread."""
     from . import driver  # noqa: F401
 
-    executor.preload()
+    if executor is not None:
+        executor.preload()
     tracker = Tracker.of(config.name, settings)
     if not offline_ok:
         tracker.store.find_experiment(create=True)

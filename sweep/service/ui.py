@@ -1,13 +1,15 @@
 """Serves the MLflow UI and makes links into it."""
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from ..config.errors import SweepError
 from ..config.settings import Settings
+from ..config.sqlite import sqlite_file
 from ..study.records import TrialRecord
 from ..study.storages.catalog import load_stored_config, study_id
 from ..tracking.client import MlflowStore, create_store
+from ..tracking.database import find_trial_runs
 from ..tracking.runs import RunKey
 from ..tracking.server import serve
 from ..tracking.ui_links import VIEW, experiment_url, run_url, view_url
@@ -40,14 +42,19 @@ def ui(name: str | None, settings: Settings, *, port: int = PORT) -> tuple[list[
     return *serve(settings.tracking_uri, settings.artifacts, port=port), links
 
 
-def run_links(name: str, rows: Iterable[TrialRecord], settings: Settings) -> dict[int, str]:
+def run_links(name: str, rows: Sequence[TrialRecord], settings: Settings) -> dict[int, str]:
     """Returns links to the runs of search trials in the MLflow UI, by number; trials without a run have none."""
-    store = MlflowStore.of(name, settings, study_id(name, settings))
-    experiment = store.find_experiment()
-    if experiment is None:
-        return {}
-    runs = store.find_runs(experiment, [RunKey(name, "trial", row.number) for row in rows])
-    return {key.number: run_url(_address(settings, PORT), experiment, run_id) for key, run_id in runs.items()}
+    own, file = study_id(name, settings), sqlite_file(settings.tracking_uri)
+    found = find_trial_runs(file, name, own) if file and own else None
+    if found is None:
+        store = MlflowStore.of(name, settings, own)
+        experiment = store.find_experiment()
+        if experiment is None:
+            return {}
+        runs = store.find_runs(experiment, [RunKey(name, "trial", row.number) for row in rows])
+        found = experiment, {key.number: run_id for key, run_id in runs.items()}
+    url, (experiment, known) = _address(settings, PORT), found
+    return {row.number: run_url(url, experiment, known[row.number]) for row in rows if row.number in known}
 
 
 def _address(settings: Settings, port: int) -> str:

@@ -27,7 +27,8 @@ def baseline_study(config: StudyConfig, arm: Arm, trials: int) -> StudyConfig:
     space: dict[str, Dimension] = {"lambda1": 0.0, "lambda2": 0.0, **kept, **own}
     trials = trials if any(map(_is_searched, space.values())) else 1
     finalists = config.search.finalists.model_copy(update={"tuned": 0})  # chosen as the guided network is
-    endless = {"hours": None, "target": None, "finalists": finalists if trials > 1 else FinalistsConfig(top=0)}
+    last = finalists if trials > 1 else FinalistsConfig(top=0)
+    endless = {"hours": None, "target": None, "patience": None, "finalists": last}
     sampler = "random" if config.search.sampler == "grid" else config.search.sampler  # this space may have no grid
     budget = {"trials": trials, "design": min(config.search.design, trials), "sampler": sampler}
     search = config.search.model_copy(update={**budget, **endless})

@@ -91,6 +91,8 @@ def read_tables(
 def importances(name: str, storage: BaseStorage, settings: Settings) -> dict[str, dict[str, float]]:
     """Returns Optuna's PED-ANOVA importances for each objective, the largest first; none with too few trials."""
     study, config = _load(name, storage, settings), read_config(name, storage)
+    distinct = optuna.create_study(directions=study.directions)
+    distinct.add_trials(_without_twins(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])))
     found = {}
     for i, objective in enumerate([config.objective.metric] if config else _objectives(study)):
 
@@ -100,7 +102,7 @@ def importances(name: str, storage: BaseStorage, settings: Settings) -> dict[str
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # Optuna assumes that low values are better: they are
             try:
-                values = optuna.importance.get_param_importances(study, target=value)
+                values = optuna.importance.get_param_importances(distinct, target=value)
             except (RuntimeError, ValueError):  # fewer than two completed trials, or all values equal
                 values = {}
         found[objective] = {name: float(value) for name, value in values.items()}
@@ -156,7 +158,7 @@ def _own_study(
     name, last = config.name, config.training.max_epochs
     if epoch is not None and not 1 <= epoch <= last:
         raise SweepError(f"--epoch {epoch}: the trials of {name} have epochs 1 to {last}")
-    trials, objective = _ended(name, storage), metric or config.objective.metric
+    trials, objective = _without_twins(_ended(name, storage)), metric or config.objective.metric
     own = objective == config.objective.metric
     measure = _from_storage(trials, epoch) if own else None
     measure = measure or _from_checkpoints(config, settings, trials, objective, epoch or last)
@@ -194,6 +196,16 @@ def _ended(name: str, storage: BaseStorage) -> list[FrozenTrial]:
         return []
     trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
     return [t for t in counting(trials) if t.state.is_finished()]
+
+
+def _without_twins(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Returns the trials without those that equal an earlier one, which in another fold would have been shown."""
+    names = ("seed", "outcome", "hyperparameters")
+    found: dict[str, FrozenTrial] = {}
+    for each in trials:
+        same = [sorted(each.params.items()), each.state.name, each.values, *map(each.user_attrs.get, names)]
+        found.setdefault(repr(same), each)
+    return list(found.values())
 
 
 def _from_storage(trials: Sequence[FrozenTrial], epoch: int | None) -> Measure | None:

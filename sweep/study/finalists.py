@@ -18,9 +18,10 @@ from .records import PlannedTrial, TrialRecord
 
 
 def best_rows(config: StudyConfig, rows: Iterable[TrialRecord], top: int | None = None) -> list[TrialRecord]:
-    """Returns completed search trials, best first."""
+    """Returns completed search trials that were trained, best first; those that took a twin's numbers are left out."""
     # Earlier versions took an infinite objective for a result.
-    done = [r for r in rows if r.outcome == "completed" and r.value is not None and math.isfinite(r.value)]
+    trained = (r for r in rows if r.outcome == "completed" and r.twin is None)
+    done = [r for r in trained if r.value is not None and math.isfinite(r.value)]
     sign = 1 if config.objective.direction == "minimize" else -1
     return sorted(done, key=lambda r: (sign * (r.value or 0.0), r.number))[:top]
 

@@ -1,21 +1,27 @@
 """The code of each run of a study: its versions and its git commit, and the changes between two runs."""
 
+import hashlib
 import importlib.metadata
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ..config.user_code import packages, source_of
 from ..config.user_command import digest
 
 Code = Mapping[str, str | float]
 """MLflow tags of a run's code, and ``since``: time of its first run, in seconds since the Unix epoch."""
 
 
-def environment(command: Sequence[str] | None = None) -> dict[str, str]:
-    """Returns the tags of the present code: versions, a hash of a command's script, the git commit in a checkout."""
-    packages = ("torch", "ray", "optuna", "mlflow")
-    tags = {f"sweep.version.{name}": importlib.metadata.version(name) for name in packages}
+def environment(command: Sequence[str] | None = None, import_paths: Iterable[str] = ()) -> dict[str, str]:
+    """Returns the tags of the present code: versions, hashes of the sources, the git commit in a checkout.
+
+    The sources are this program's, those that ``import_paths`` lead to, and a ``command``'s script.
+    """
+    libraries = ("torch", "ray", "optuna", "mlflow")
+    tags = {f"sweep.version.{name}": importlib.metadata.version(name) for name in libraries}
+    tags["sweep.sources"] = _sources(import_paths)
     if command is not None:
         tags["sweep.script"] = digest(command)
     commit = _git("describe", "--always", "--abbrev=40")
@@ -26,6 +32,13 @@ def environment(command: Sequence[str] | None = None) -> dict[str, str]:
         "diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude,glob)**/RESULTS*", ":(top,exclude,glob)**/RESULTS/**"
     )
     return {**tags, "sweep.git_commit": commit.stdout.strip() + "-dirty" * (changed.returncode != 0)}
+
+
+def _sources(import_paths: Iterable[str]) -> str:
+    """Returns a short hash of this program's modules, and of those that import paths lead to."""
+    files = sorted(file for folder in packages() for file in Path(folder).rglob("*.py"))
+    texts = [*(file.read_bytes() for file in files), *(source_of(path) for path in import_paths)]
+    return hashlib.blake2b(b"\0".join(texts), digest_size=6).hexdigest()
 
 
 def _git(*words: str) -> subprocess.CompletedProcess[str]:

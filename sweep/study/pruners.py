@@ -1,7 +1,7 @@
 """The pruners of a search: the epochs at which each one decides, and the reason for each decision to stop."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -60,6 +60,28 @@ def explain_pruning(config: StudyConfig, study: optuna.Study, number: int, epoch
     if pruner not in PRUNERS:
         return f"{pruner}: {config.objective.metric} {value:.5g} at epoch {epoch}"
     return f"{pruner}: {PRUNERS[pruner].explain(config, trials, trial, epoch)}"
+
+
+def replay_pruner(config: StudyConfig, curves: Sequence[Mapping[int, float]]) -> list[int | None]:
+    """Returns the epoch at which the pruner stops each of these trials, one trained after another; None: it does not.
+
+    ``curves`` have a trial's objective at the epochs at which the pruner decides, and at the last one.
+    """
+    study = optuna.create_study(
+        study_name=config.name, direction=config.objective.direction, pruner=build_pruner(config)
+    )
+    stopped = []
+    for curve in curves:
+        trial, at = study.ask(), None
+        for epoch, value in sorted(curve.items()):
+            trial.report(value, epoch)
+            if epoch < config.training.max_epochs and trial.should_prune():
+                at = epoch
+                break
+        state = TrialState.COMPLETE if at is None else TrialState.PRUNED
+        study.tell(trial, curve[max(curve)] if at is None else None, state)
+        stopped.append(at)
+    return stopped
 
 
 def _tenths(last: int) -> set[int]:

@@ -56,6 +56,8 @@ class TrialRecord:
         tags: MLflow tags of the trial, kept for a run that MLflow has missed.
         pruned_by: the comparison that stopped it; None in studies that an older version wrote.
         retry_of: number of the failed trial that it repeats, which then counts no more.
+        reported: the objective by epoch, at the epochs at which the pruner decides and the last one.
+        twin: number of the trial whose numbers it took; it was not trained.
     """
 
     number: int
@@ -80,3 +82,5 @@ class TrialRecord:
     pruned_at: int | None = None
     pruned_by: str | None = None
     retry_of: int | None = None
+    reported: dict[int, float] = field(default_factory=dict)
+    twin: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -188,9 +189,9 @@ class PointSampler(BaseSampler):
     def __init__(self) -> None:
         self._chosen: dict[str, Any] = {}
 
+    @abstractmethod
     def choose(self, study: optuna.Study, trial: FrozenTrial, given: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a point, in part ``given``."""
-        raise NotImplementedError
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Returns nothing: all values are chosen at the first call of `sample_independent`."""

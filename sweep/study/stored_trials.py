@@ -62,7 +62,7 @@ def _read(frozen: FrozenTrial, *, orphan: bool) -> TrialRecord:
     """Reads a trial; attributes that an older version did not write are None."""
     attrs = frozen.user_attrs
     owner, start, end = attrs.get("owner"), frozen.datetime_start, frozen.datetime_complete
-    as_stored = ("trained", "seconds", "of", "checkpoint", "error", "pruned_at", "pruned_by", "retry_of")
+    as_stored = ("trained", "seconds", "of", "checkpoint", "error", "pruned_at", "pruned_by", "retry_of", "twin")
     state = {"WAITING": "waiting", "RUNNING": "running"}.get(frozen.state.name, "finished")
     outcome = attrs.get("outcome")
     if state == "finished" and outcome is None:
@@ -82,5 +82,6 @@ def _read(frozen: FrozenTrial, *, orphan: bool) -> TrialRecord:
         started=start.timestamp() if start else None,
         ended=end.timestamp() if end else None,
         tags=attrs.get("tags") or {},
+        reported=dict(frozen.intermediate_values),
         **{name: attrs.get(name) for name in as_stored},
     )

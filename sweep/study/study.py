@@ -19,6 +19,7 @@ from ..config.filesystem import AnyPath
 from ..config.search_space import Scalar
 from ..config.study_config import StudyConfig
 from ..training.reports import EpochMetrics
+from . import twins
 from .claims import Claims
 from .distributions import distributions, suggest
 from .opening import open_study
@@ -229,6 +230,7 @@ class Study(Claims):
     def report(self, trial: Trial, epochs: Sequence[EpochMetrics]) -> int | None:
         """Reports finished epochs in order; returns the epoch at which the pruner stops the trial, or None.
 
+        A trial that takes the numbers of its twin is stopped where that was; the pruner is not asked.
         Only the epochs at which the pruner decides go to the storage; at each the pruner is asked before the next one.
         An epoch whose objective is not finite counts as one without a value.
         Epochs may be reported again: after an error of the storage, or by the driver that has adopted the trial.
@@ -250,7 +252,8 @@ class Study(Claims):
                 with ended_elsewhere(trial):
                     trial.handle.report(value, metrics.epoch)
                 trial.reported = metrics.epoch
-            can_prune = trial.kind == "trial" and metrics.epoch < self.config.training.max_epochs
+            last = metrics.epoch == self.config.training.max_epochs
+            can_prune = trial.kind == "trial" and trial.twin is None and not last
             # The pruner is asked about design trials too, though they go on: asking fills the rungs for the others.
             if can_prune and trial.handle.should_prune() and not trial.design:
                 trial.pruned_at = metrics.epoch  # decided: an outage from here on does not undo it
@@ -259,7 +262,9 @@ class Study(Claims):
                 logger.debug("%s: trial %d pruned by %s", self.name, trial.number, trial.pruned_by)
                 return metrics.epoch
             trial.last_pruning_check = metrics.epoch
-        return None
+        if trial.twin is not None:
+            trial.pruned_at, trial.pruned_by = trial.twin.pruned_at, trial.twin.pruned_by
+        return trial.pruned_at
 
     def tell(
         self,
@@ -279,8 +284,10 @@ class Study(Claims):
             "checkpoint": checkpoint,
             "error": error,
             "tags": tags and dict(tags),
+            "fingerprint": trial.fingerprint or None,
+            "twin": trial.twin and trial.twin.number,
         }
-        if trial.seconds:
+        if trial.seconds or trial.twin:
             attrs |= {"trained": len(trial.seconds), "seconds": sum(trial.seconds.values())}
         if outcome == "pruned":
             attrs |= {"pruned_at": trial.pruned_at, "pruned_by": trial.pruned_by}
@@ -300,6 +307,21 @@ class Study(Claims):
                 raise EndedElsewhereError(str(error)) from error
             logger.info("%s: trial %d was ended by a call whose answer was lost", self.name, trial.number)
         self.forget(trial)
+
+    def find_twin(self, trial: Trial) -> TrialRecord | None:
+        """Returns the trial whose numbers another one takes, or waits for while it runs; see `twins.find_twin`."""
+        exact = self.config.kind == "model" and not self.config.import_paths
+        found = twins.find_twin(trial, self._trials(latest=False), exact=exact)
+        return None if found is None else to_record(found, self._monitor, lambda _: None)
+
+    def resample(self, trial: Trial) -> None:
+        """Gives a trial another seed if an earlier one has its hyperparameters and seed."""
+        first = self.config.training.seed + twins.RESAMPLE_SEED
+        seed = twins.unused_seed(trial, self._trials(latest=False), first=first)
+        if seed != trial.config.training.seed:
+            with contextlib.suppress(UpdateFinishedTrialError):  # ended by another driver, as its report will show
+                trial.handle.set_user_attr("seed", seed)
+            trial.config = self.config.trial(trial.hyperparameters, seed=seed)
 
     def record_failure(self, trial: Trial, error: str) -> None:
         """Counts an error of the trial's own code after which the trial is retried."""

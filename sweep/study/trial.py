@@ -10,7 +10,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from ..config.search_space import Scalar
 from ..config.study_config import TrialConfig
-from .records import Kind
+from .records import Kind, TrialRecord
 
 
 @dataclass
@@ -29,6 +29,8 @@ class Trial:
         best: the objective so far: the last epoch's metric, or the best one (``objective.at``).
         exclusive: True after an out-of-memory error: the trial runs only while no other trial does.
         retry_of: number of the failed trial that it repeats.
+        fingerprint: a hash of its config and code: trials that share it have the same numbers.
+        twin: the trial whose numbers it takes; None: it is trained.
     """
 
     study: str
@@ -52,6 +54,8 @@ class Trial:
     failures: int = 0
     exclusive: bool = False
     retry_of: int | None = None
+    fingerprint: str = ""
+    twin: TrialRecord | None = None
 
     @property
     def key(self) -> tuple[str, int]:

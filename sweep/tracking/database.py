@@ -15,6 +15,16 @@ from .mlflow_internals import make_database
 
 logger = logging.getLogger(__name__)
 
+_TRIALS = """
+    SELECT experiment_id, number.value, run_uuid
+    FROM experiment_tags AS own JOIN experiments USING (experiment_id) JOIN runs USING (experiment_id)
+    JOIN tags AS study USING (run_uuid) JOIN tags AS kind USING (run_uuid) JOIN tags AS number USING (run_uuid)
+    WHERE own.key = 'sweep.id' AND own.value = ?
+    AND experiments.lifecycle_stage = 'active' AND runs.lifecycle_stage = 'active'
+    AND study.key = 'sweep.study' AND study.value = ?
+    AND kind.key = 'sweep.kind' AND kind.value = 'trial' AND number.key = 'sweep.trial'
+"""
+
 # The columns in which MLflow keeps absolute places of artifacts.
 _PLACES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
 
@@ -37,6 +47,23 @@ def is_made(path: Path) -> bool:
             return made or "studies" in tables
     except sqlite3.Error:
         return True
+
+
+def find_trial_runs(path: Path, study: str, study_id: str) -> tuple[str, dict[int, str]] | None:
+    """Returns the experiment's id, and the ids of search trials' runs by number, without MLflow: its import takes 2 s.
+
+    Returns None where MLflow has to be asked: nothing is found, a trial has two runs, or a table is not as expected.
+    """
+    if not path.exists():
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            rows = database.execute(_TRIALS, (study_id, study)).fetchall()
+        runs = {int(number): str(run) for _, number, run in rows}
+    except (sqlite3.Error, ValueError):
+        return None
+    unique = len(runs) == len(rows) and len({experiment for experiment, _, _ in rows}) == 1
+    return (str(rows[0][0]), runs) if unique else None
 
 
 def make(path: Path, artifacts: AnyPath) -> None:

@@ -56,13 +56,16 @@ def save_model(program: Program, say: Callable[[str], None], client: MlflowClien
 
 def _save(program: Program, described: Model, folder: str) -> None:
     """Exports a program, and checks that it accepts another number of images than the exporter saw."""
-    import mlflow.pytorch
+    import mlflow
     import torch
     from mlflow.models import infer_signature
 
+    from .mlflow_internals import pytorch_flavor
+
+    pytorch = pytorch_flavor()
     module, example = program.module, program.example
     with torch.no_grad():
-        mlflow.pytorch.save_model(
+        pytorch.save_model(
             module,
             folder,
             mlflow_model=described,
@@ -72,4 +75,4 @@ def _save(program: Program, described: Model, folder: str) -> None:
             metadata=dict(program.metadata),
             serialization_format="pt2",
         )
-        mlflow.pytorch.load_model(folder)(torch.cat([example, example[:1]]))
+        pytorch.load_model(folder)(torch.cat([example, example[:1]]))

@@ -34,7 +34,7 @@ class AttemptFiles:
         self._copied: dict[str, int] = {}  # time of the last change of what is in object storage, in ns
         if is_remote(attempt) and before != attempt:  # this machine may have had a study of this name before
             shutil.rmtree(self._folder, ignore_errors=True)
-        for name in _names(before) if before not in (None, attempt) else ():
+        for name in names(before) if before not in (None, attempt) else ():
             target = self._folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             # A script that nobody has stopped yet, on a machine that hangs, may rename a file meanwhile.
@@ -50,7 +50,7 @@ class AttemptFiles:
         and written after them, so that they are never ahead of them.
         """
         changed = dict[str, tuple[int, bytes]]()
-        for name in _names(self._folder) if is_remote(self._attempt) else ():
+        for name in names(self._folder) if is_remote(self._attempt) else ():
             with contextlib.suppress(FileNotFoundError):  # it was renamed
                 time = (self._folder / name).stat().st_mtime_ns
                 if self._copied.get(name) != time:
@@ -87,7 +87,7 @@ class LogStream(io.TextIOBase):
 def logged(trial: AnyPath) -> Iterator[tuple[AnyPath, str]]:
     """Yields the artifacts and the log of a trial's last attempt, each with its folder among the run's artifacts."""
     attempts = sorted({path.parent for path in glob_files(trial, f"*/{LOG}")}, key=age)
-    for name in _names(attempts[-1]) if attempts else ():
+    for name in names(attempts[-1]) if attempts else ():
         if not name.startswith(f"{OWN}/") and name != METRICS:
             yield attempts[-1] / name, name.rpartition("/")[0]
 
@@ -95,7 +95,7 @@ def logged(trial: AnyPath) -> Iterator[tuple[AnyPath, str]]:
 def own(trial: AnyPath) -> list[AnyPath]:
     """Returns the files that only the trial itself reads, of all its attempts."""
     attempts = {path.parent for path in glob_files(trial, f"*/{LOG}")}
-    return [attempt / name for attempt in attempts for name in _names(attempt) if name.startswith(f"{OWN}/")]
+    return [attempt / name for attempt in attempts for name in names(attempt) if name.startswith(f"{OWN}/")]
 
 
 def age(attempt: AnyPath) -> tuple[int, int]:
@@ -104,10 +104,10 @@ def age(attempt: AnyPath) -> tuple[int, int]:
     return int(number), int(moves or 0)
 
 
-def _names(attempt: AnyPath) -> list[str]:
-    """Lists all files of an attempt but its checkpoints, by their paths below it; its own ones before the metrics."""
+def names(attempt: AnyPath) -> list[str]:
+    """Returns all files of an attempt but its checkpoints, by their paths below it; its own ones before the metrics."""
     if is_remote(attempt):
-        names = [each.name for each in list_objects(attempt)]
+        found = [each.name for each in list_objects(attempt)]
     else:
-        names = [path.relative_to(attempt).as_posix() for path in attempt.rglob("*") if path.is_file()]
-    return [name for name in sorted(names) if not (name.endswith((".pt", ".tmp")) and "/" not in name)]
+        found = [path.relative_to(attempt).as_posix() for path in attempt.rglob("*") if path.is_file()]
+    return [name for name in sorted(found) if not (name.endswith((".pt", ".tmp")) and "/" not in name)]

@@ -144,6 +144,19 @@ def load_latest(folder: AnyPath, warn: Callable[[str], object] = warnings.warn) 
     return None
 
 
+def copy_latest(folder: AnyPath, target: AnyPath) -> Checkpoint | None:
+    """Copies a trial's newest checkpoint, and the files of its attempt, into an attempt of another trial.
+
+    Returns the copy; None if there is no checkpoint to copy. Raises an OSError as `save` does.
+    """
+    saved = load_latest(folder)
+    if saved is None:
+        return None
+    for name in [*attempt_files.names(saved.path.parent), saved.path.name]:
+        filesystem.write_bytes(target / name, filesystem.read_bytes(saved.path.parent / name))
+    return dataclasses.replace(saved, path=target / saved.path.name)
+
+
 def load(path: AnyPath) -> Checkpoint:
     """Reads one checkpoint, onto the CPU.
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from sweep.analysis.summary import Summary
+from sweep.cli.output import summary_json
 from sweep.cli.run import epoch_line
 from sweep.cli.stacking_table import StackingTable
-from sweep.cli.tables import best_line, best_table, comparison_table, print_summary, status_table
+from sweep.cli.tables import best_line, best_table, comparison_table, print_health, print_summary, status_table
+from sweep.config.settings import Settings
 
 from ..conftest import MakeConfig
 from ..support.records import row
@@ -119,3 +122,19 @@ def test_epochs_of_train_are_aligned_and_the_objective_stays_on_a_narrow_termina
         for name in ("val_loss", "train_loss"):
             assert first.index(name) == second.index(name)
     assert "val_accuracy" in epoch_line(1, metrics, "val_loss", 160)
+
+
+def test_health_comes_with_commands_that_find_the_study(summary: Summary, tmp_path: Path) -> None:
+    rows = [row(n, -n / 100, {**VALUES, "depth": 4 + n % 2, "lambda1": 1e-6 * 1.1**n}) for n in range(118)]
+    edge = Summary.of(summary.config, rows, [])
+    console = Console(file=io.StringIO(), width=10_000)
+    print_health(edge, console, Settings(workspace=tmp_path), checks=("edge", "noise"))
+    [line] = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert line.startswith(
+        "health: 5 of the 5 best configurations lie on the edge of the search space, at the high of "
+    )
+    assert f"sweep run mnist-autoencoder --workspace {tmp_path} --new-space" in line
+    assert line.endswith("--new-space --set 'lambda1={low: 1e-06, high: 1.0, log: true}'")
+    assert [each["check"] for each in summary_json(edge)["health"]] == ["edge"]
+    print_health(summary, console, Settings(workspace=tmp_path))
+    assert len(console.file.getvalue().splitlines()) == 1  # type: ignore[attr-defined]

@@ -530,6 +530,7 @@ def study(data: dict[str, Any], model: str, **more: Any) -> dict[str, Any]:
         "data": data,
         "objective": {"metric": "val_loss", "direction": "minimize"},
         "space": {"depth": 4 if model == "conv_autoencoder" else 2, "width": 4},
+        "search": {"trials": 1},
         **more,
     }
 

@@ -531,7 +531,8 @@ def test_a_worker_is_told_at_which_epochs_its_trial_is_judged(stage: Callable[..
     assert study.pruning_epochs(taken) is None
 
 
-@pytest.mark.parametrize("pruner", ["median", pytest.param("hyperband", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
 def test_the_pruner_decides_alike_whether_epochs_come_one_by_one_or_all_at_once(
     study_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruner: str
 ) -> None:

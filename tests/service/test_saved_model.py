@@ -32,6 +32,7 @@ json.dump([run, model.metadata.metadata, str(model.metadata.signature.inputs)], 
 """
 
 
+@pytest.mark.exhaustive
 def test_the_page_predicts_as_well_as_train_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

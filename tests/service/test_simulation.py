@@ -33,6 +33,7 @@ class Watcher:
 
 
 @pytest.mark.ray
+@pytest.mark.exhaustive
 def test_a_simulation_runs_its_budget_through_everything_on_workers_without_torch(tmp_path: Path) -> None:
     settings = Settings(workspace=tmp_path, storage="", tracking_uri="", address="local")
     load = simulation.Load(trials=6, slots=2, epochs=3, epoch_seconds=0.2, finished=20)

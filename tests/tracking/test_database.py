@@ -20,6 +20,8 @@ from sweep.config.settings import Settings
 from sweep.config.sqlite import sqlite_file
 from sweep.study.storages.storage import open_storage
 from sweep.tracking.client import MlflowStore
+from sweep.tracking.database import find_trial_runs
+from sweep.tracking.runs import RunKey
 
 from ..support.empty_store import with_store
 
@@ -145,3 +147,29 @@ def test_a_database_in_memory_is_refused(url: str) -> None:
         MlflowStore(url, "digits", Path("artifacts"))
     with pytest.raises(StorageError, match="in memory"):
         open_storage(url)
+
+
+def test_the_runs_of_trials_are_those_that_mlflow_finds(tmp_path: Path) -> None:
+    path, others = tmp_path / "mlflow.db", tmp_path / "other.db"
+    assert find_trial_runs(path, "digits", "digits") is None
+    assert not path.exists()
+    (store, client), (other, _) = opened(tmp_path), opened(tmp_path, "other")
+    assert find_trial_runs(path, "digits", "digits") is None, "no trial has a run"
+    keys = [RunKey("digits", kind, number) for kind in ("trial", "control") for number in range(4)]
+    runs = {key: client.create_run(store.experiment_id, tags=dict(key.tags)).info.run_id for key in keys}
+    client.create_run(other.experiment_id, tags=RunKey("digits", "trial", 3).tags)
+    client.delete_run(runs[keys[1]])
+    client.rename_experiment(store.experiment_id, "renamed")
+    found = find_trial_runs(path, "digits", "digits")
+    mlflows = store.find_runs(store.experiment_id, keys[:4])
+    assert found == (store.experiment_id, {key.number: run for key, run in mlflows.items()})
+    assert sorted(found[1]) == [0, 2, 3]
+    assert find_trial_runs(path, "digits", "another") is None
+    twice = client.create_run(store.experiment_id, tags=dict(keys[0].tags)).info.run_id
+    assert find_trial_runs(path, "digits", "digits") is None, "MLflow says which one is valid"
+    client.delete_run(twice)
+    assert find_trial_runs(path, "digits", "digits") == found
+    client.delete_experiment(store.experiment_id)
+    assert find_trial_runs(path, "digits", "digits") is None, "MLflow says how to restore it"
+    others.write_bytes(b"no database")
+    assert find_trial_runs(others, "digits", "digits") is None

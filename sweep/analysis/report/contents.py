@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 from ...config.search_space import Choices, Range
@@ -10,6 +10,7 @@ from ...config.settings import Settings
 from ...study.records import TrialRecord
 from ..confirmation import Confirmation
 from ..expected_best import BestOfN, best_of_design
+from ..health import health
 from ..partial_dependence import Effect, Surface, partial_dependence, partial_dependence_2d
 from ..sensitivity import Analysis
 from ..summary import Summary
@@ -42,6 +43,7 @@ class ReportContents:
     failures: list[Failure]  # most frequent first
     cost: Cost
     expected_best: dict[str, BestOfN]  # of the search, and of the strongest control's after `sweep confirm`
+    health: list[str]  # sentences
 
     @classmethod
     def of(
@@ -58,8 +60,9 @@ class ReportContents:
         spent = cost(config, summary.rows, summary.controls)
         own = best_of_design(summary.rows, maximize=config.objective.direction == "maximize")
         searches = {**({"guided": own} if own else {}), **(confirmed.expected_best if confirmed else {})}
+        said = [found.sentence for found in health(replace(summary, analysis=analysis), confirmed)]
         study = summary, metric, config.searched, summary.best
-        return cls(*study, analysis, effects, surface, kept, missing, _failures(rows), spent, searches)
+        return cls(*study, analysis, effects, surface, kept, missing, _failures(rows), spent, searches, said)
 
     @property
     def y_limits(self) -> tuple[float, float]:

@@ -26,7 +26,7 @@ def cost(config: StudyConfig, search: Iterable[TrialRecord], controls: Iterable[
     spent = {row.number: _hours(row, unit, config.resources) for row in search}
     after = sum(_hours(row, unit, config.resources) for row in controls)
     trained = {row.number: row.epochs if row.trained is None else row.trained for row in search}
-    pruned = [row.number for row in search if row.outcome == "pruned" and row.epochs]
+    pruned = [row.number for row in search if row.outcome == "pruned" and trained[row.number]]
     left = {number: config.training.max_epochs - trained[number] for number in pruned}
     saved = sum(spent[number] / trained[number] * epochs for number, epochs in left.items())
     return Cost(unit, sum(spent.values()), after, saved, sum(trained.values()), sum(left.values()))

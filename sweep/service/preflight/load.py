@@ -34,12 +34,15 @@ def load_study(
         ConfigError: all problems of the study at once.
         StorageError: the storage is unreachable.
     """
-    from .space_checks import check_parts, check_study
-
     before, source, stored = find_study(study, settings)
     raw, misplaced = override(before, list(sets))
     notes = extend(raw, trials, design)
     config, problems = parse_study(raw, before if stored else None)
+    if config and not misplaced and _nothing_is_left(config, settings):
+        return config, notes
+
+    from .space_checks import check_parts, check_study  # torch, which they import, takes seconds
+
     found, warnings = check_study(config, settings) if config else (check_parts(raw, settings), [])
     found += name_problems(config.name, settings) if config else []
     if config is None or misplaced + found:
@@ -47,7 +50,37 @@ def load_study(
     wanted = raw.get("search", {}).get("trials", config.search.trials)
     if wanted > (trials := config.search.trials):
         notes.append(f"search.trials: the grid has {trials} points, so that there are {trials} trials, not {wanted}")
-    return config, notes + warnings
+    return config, notes + warnings + few_points(config)
+
+
+def few_points(config: StudyConfig) -> list[str]:
+    """Returns a warning if a space holds fewer configurations than the search has trials."""
+    from ...study.distributions import count_points, distributions
+
+    count, search = count_points(distributions(config.searched)), config.search
+    if count is None or count >= search.trials:
+        return []
+    ends = {
+        "reuse": "each is trained once, and further trials take its numbers",
+        "resample": "further trials of each are trained on other seeds",
+        "train": "they are trained again and again, to the same numbers",
+    }
+    number = "one configuration" if count == 1 else f"{count} configurations"
+    how = f"search.duplicates is {search.duplicates}: {ends[search.duplicates]}"
+    return [f"the space holds {number}, fewer than the {search.trials} trials; {how}"]
+
+
+def _nothing_is_left(config: StudyConfig, settings: Settings) -> bool:
+    """Returns True if the storage has this very study and all its trials are trained: no check is needed."""
+    from ...study.storages.storage import read_config
+    from ...study.stored_trials import read_rows
+    from ..run import RunOptions, all_trained
+
+    storage = get_storage(settings.storage)
+    if read_config(config.name, storage) != config:
+        return False
+    rows, controls = (read_rows(name, storage) for name in (config.name, f"{config.name}.controls"))
+    return all_trained(config, rows, controls, RunOptions())
 
 
 def name_problems(name: str, settings: Settings) -> list[str]:

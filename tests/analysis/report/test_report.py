@@ -89,6 +89,7 @@ def test_every_section_says_what_the_study_holds(made: tuple[Settings, Report]) 
     assert "lambda1 × depth" in shown, "they interact"  # noqa: RUF001
     assert "lambda2 × epsilon" not in shown, "they do nothing"  # noqa: RUF001
     assert "1 the loss was not finite in epoch 3" in shown
+    assert "What to change More trials would help: the best of 40 uniform trials is expected at val_loss" in shown
     assert "sweep train made --trial" in shown
     assert "max_epochs: 9" in shown, "the study file"
 
