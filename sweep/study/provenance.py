@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..config.user_code import packages, source_of
+from ..config.user_code import ImportPathError, packages, source_of
 from ..config.user_command import digest
 
 Code = Mapping[str, str | float]
@@ -37,8 +37,16 @@ def environment(command: Sequence[str] | None = None, import_paths: Iterable[str
 def _sources(import_paths: Iterable[str]) -> str:
     """Returns a short hash of this program's modules, and of those that import paths lead to."""
     files = sorted(file for folder in packages() for file in Path(folder).rglob("*.py"))
-    texts = [*(file.read_bytes() for file in files), *(source_of(path) for path in import_paths)]
+    texts = [*(file.read_bytes() for file in files), *(_source(path) for path in import_paths)]
     return hashlib.blake2b(b"\0".join(texts), digest_size=6).hexdigest()
+
+
+def _source(path: str) -> bytes:
+    """Returns the source that an import path leads to; nothing if it is gone, as it may be of a finished study."""
+    try:
+        return source_of(path)
+    except (ImportPathError, OSError):
+        return b""
 
 
 def _git(*words: str) -> subprocess.CompletedProcess[str]:

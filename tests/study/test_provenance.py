@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sweep.study.provenance import all_tags, changes, code_at, environment, followed_by
 
 OLD = {"sweep.version.torch": "2.5.0", "sweep.git_commit": "a1", "since": 100.0}
@@ -43,6 +45,23 @@ def test_pages_of_results_that_have_been_written_since_the_commit_do_not_count(t
     assert commit() == clean
     (tmp_path / "clone" / "losses" / "entropy.py").write_text("# changed")
     assert commit() == clean.strip() + "-dirty\n"
+
+
+def test_the_users_sources_are_part_of_it_and_may_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study that is finished is told of, and sent to MLflow, without them."""
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "module_of_a_user.py"
+    module.write_text("def train(trial): ...")
+    paths = ["module_of_a_user:train"]
+    there, never = environment(import_paths=paths)["sweep.sources"], environment()["sweep.sources"]
+    assert len({there, never}) == 2
+    module.write_text("def train(trial): return 1")
+    assert environment(import_paths=paths)["sweep.sources"] not in (there, never)
+    module.unlink()
+    assert (
+        environment(import_paths=paths)["sweep.sources"]
+        == environment(import_paths=["gone_module:train"])["sweep.sources"]
+    )
 
 
 def test_a_code_is_added_when_it_changes_and_again_when_it_changes_back() -> None:
