@@ -63,6 +63,17 @@ def lines_of(view: LiveView, width: int) -> list[str]:
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
 
 
+def test_the_line_of_a_trial_says_whose_numbers_it_took(study_config: MakeConfig) -> None:
+    config, shown = study_config(name="digits"), io.StringIO()
+    lines = LogLines(config, Console(file=shown, width=200), [], None)
+    for number, twin in ((3, None), (4, row(3, 0.5, {}))):
+        lines.on_trial_end(a_trial(config, number, best=0.5, twin=twin), "completed", None)
+    first, second = shown.getvalue().splitlines()
+    assert first.startswith("digits-0003 trial completed")
+    assert "numbers of" not in first
+    assert second.endswith("(the numbers of trial 3)")
+
+
 @pytest.mark.parametrize("width", [60, 80, 160])
 def test_the_live_view_cuts_no_digit(study_config: MakeConfig, width: int) -> None:
     config = study_config(name="mnist-autoencoder", training={"max_epochs": 20})

@@ -188,6 +188,7 @@ def test_the_code_is_sent_alone_and_is_what_the_workers_run(place: Place, tmp_pa
     sent = Path(shutil.make_archive(str(tmp_path / "sent"), "zip", folder))  # as Ray sends it
     assert sent.stat().st_size < 600_000
     assert {file.relative_to(folder).parts[0] for file in files} == {"sweep"}
+    assert not {"slurm.sh", "compose.yaml", "Dockerfile", "rayjob.yaml", "README.md"} & {file.name for file in files}
     assert not any("__pycache__" in file.parts or file.name.startswith(".") for file in files)
     script = f"""
         import sweep.config.user_code

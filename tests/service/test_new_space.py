@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +22,7 @@ from ..support import rayless
 from ..support.commands import Ended, sweep_here
 from ..support.empty_store import with_store
 from ..support.invariants import assert_whole, left_by
+from ..support.processes import environment
 from ..support.studies import OUTCOMES, SMALL, config_of
 
 pytestmark = pytest.mark.filterwarnings("default")  # MLflow's own deprecations are not ours
@@ -50,6 +53,11 @@ def test_a_study_is_extended_and_says_when_it_is_over_and_when_its_code_has_chan
     over = here("resume", "small")
     assert over.code == 0
     assert "small is finished: nothing is left to train; --trials with a larger number extends it" in over.out
+
+    again = "import sys; sys.argv[0] = 'sweep'\nfrom sweep.cli.app import main\ntry: main()\nexcept SystemExit: pass\n"
+    words = [sys.executable, "-c", f"{again}print({{'torch', 'ray'}} & {{*sys.modules}})", "run", file]
+    done = subprocess.run(words, env=environment(workspace), capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("set()\n"), "what takes seconds to import was imported, though nothing is left to train"
 
     study = Study(config_of(SMALL), open_storage(f"journal:///{workspace}/optuna.journal"), workspace=workspace)
     [code] = study.get_user_attr("code")  # type: ignore[misc]

@@ -73,6 +73,7 @@ def test_64_trials_of_six_configurations_are_six_trainings_and_64_whole_rows(
     assert_whole(left, "NAME", trials=64, controls=0)
     assert len(trained(left)) == 6
     assert_copied(left)
+    assert summary.counted.endswith("; 58 took the numbers of an equal one")
     assert strange_curves(left, Curves(config, workspace, tmp_path)) == []
     assert [row.number for row in summary.best] == sorted(trained(left), key=lambda n: left.trials[n].value or 0)
     settings = Settings(workspace=workspace)

@@ -109,6 +109,23 @@ def test_a_connection_is_tried_before_its_use_only_if_nobody_used_it_for_a_minut
         assert value(engine, "SELECT 3") == "3", "a connection that broke was used"
 
 
+def test_a_report_takes_two_round_trips_and_the_question_whose_a_trial_is_one(
+    study_config: MakeConfig, tmp_path: Path
+) -> None:
+    with connections_closed(), Relay(postgres_url()) as relay:
+        there = open_storage(relay.url)
+        study = Study(study_config(), there, workspace=tmp_path)
+        study.enqueue({"lambda1": 1e-4})
+        trial = study.ask()
+        assert trial is not None
+        before = relay.sent
+        assert study.owns(trial)
+        assert relay.sent - before == 1
+        trial.handle.report(0.5, 1)
+        assert relay.sent - before == 1 + 2, "its state, and the row"
+        optuna.delete_study(study_name=study.name, storage=open_storage(postgres_url()))
+
+
 def test_a_row_whose_creation_was_not_answered_is_in_the_budget_once(study_config: MakeConfig, tmp_path: Path) -> None:
     with connections_closed(), Relay(postgres_url()) as relay:
         study = Study(study_config(), open_storage(relay.url), workspace=tmp_path)
