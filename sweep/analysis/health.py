@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..config.search_methods import get_sampler
 from .expected_best import best_of_design
 from .formats import format_percent
+from .noise import is_finite, pooled_variance, values_by_configuration
 from .pruning_health import pruning
-from .selection import SQUARED
 from .sensitivity_text import SMALL
 from .space_health import edges, ended_rows, lost_regions
 
@@ -56,21 +55,19 @@ def _effect(summary: Summary, _: object) -> Iterator[str]:
     """
     from scipy.special import fdtrc
 
-    done = [row for row in summary.rows if row.outcome == "completed" and _is_finite(row.value)]
-    by_point: dict[frozenset[object], dict[int, float]] = defaultdict(dict)
-    for row in done:
-        by_point[frozenset(row.hyperparameters.items())][row.seed] = row.value or 0.0
+    groups = values_by_configuration(summary.rows)
     metric, analysis = summary.config.objective.metric, summary.analysis
     advice = "widen the ranges, train for more epochs, or choose a metric that they change"
-    if len(by_point) >= MIN_TRIALS and len({row.value for row in done}) == 1:
-        yield f"All {len(done)} completed trials have the same {metric}: is what was searched used by the training?"
+    if len(groups) >= MIN_TRIALS and len({value for group in groups for value in group}) == 1:
+        count = sum(map(len, groups))
+        yield f"All {count} completed trials have the same {metric}: is what was searched used by the training?"
         return
     if analysis is not None and analysis.trusted:
         if all(index.total < SMALL for index in analysis.parameters.values()):
             yield f"No hyperparameter explains more than {format_percent(SMALL)} of the variance of {metric}: {advice}."
         return
-    groups = [list(values.values()) for values in by_point.values() if len(values) > 1]
-    within, freedom = _pooled(groups)
+    groups = [group for group in groups if len(group) > 1]
+    within, freedom = pooled_variance(groups)
     if len(groups) < MIN_GROUPS or not within:
         return
     mean = statistics.fmean(value for group in groups for value in group)
@@ -117,7 +114,7 @@ def _share_beaten(row: TrialRecord, design: Sequence[TrialRecord], sign: int) ->
 def _loss(row: TrialRecord, epoch: int | None, sign: int) -> float:
     """Returns the objective at an epoch or at the end, less is better; infinite for a trial that was lost before."""
     value = row.reported.get(epoch) if epoch else row.value if row.outcome == "completed" else None
-    return sign * value if _is_finite(value) else math.inf  # type: ignore[operator]
+    return sign * value if is_finite(value) else math.inf
 
 
 def _noise(summary: Summary, _: object) -> Iterator[str]:
@@ -161,19 +158,7 @@ def _budget(summary: Summary, confirmed: Confirmation | None) -> Iterator[str]:
 
 
 def _finalists_variance(summary: Summary) -> tuple[float, int]:
-    return _pooled([list(each.guided.values.values()) for each in summary.comparison.finalists])
-
-
-def _pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Returns the variance within groups, and its degrees of freedom; 0 and 0 without groups of two."""
-    groups = [group for group in groups if len(group) > 1 and all(map(_is_finite, group))]
-    freedom = sum(len(group) - 1 for group in groups)
-    return sum((len(g) - 1) * statistics.variance(g) for g in groups) / freedom if freedom else 0.0, freedom
-
-
-def _is_finite(value: float | None) -> bool:
-    """Returns True for a number that can be squared and summed."""
-    return value is not None and abs(value) < SQUARED[1]
+    return pooled_variance([list(each.guided.values.values()) for each in summary.comparison.finalists])
 
 
 CHECKS: dict[str, Callable[[Summary, Confirmation | None], Iterator[str]]] = {

@@ -1,4 +1,4 @@
-"""The grid of a space: all combinations of the values that can be counted."""
+"""The grid of a space: all combinations of values that can be counted."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ def within_grid(
             f"sampler: a grid needs choices, whole numbers or a step; {', '.join(endless)} has none of them: give it "
             "one, or take another sampler"
         )
-    if (size := math.prod(len(dimension.levels or ()) for dimension in searched.values())) > MOST_POINTS:
+    if (size := count_points(searched) or 0) > MOST_POINTS:
         raise ValueError(
             f"sampler: the grid has {size:,} points, {MOST_POINTS:,} at most are possible: widen the steps, or take "
             "the sampler random"
@@ -32,6 +32,17 @@ def within_grid(
         points = ({**space, **point} for point in grid_points(searched))
         size = sum(all(constraint.holds(point) for constraint in constraints) for point in points)
     return search.model_copy(update={"trials": min(search.trials, max(1, size))})
+
+
+def count_points(searched: Mapping[str, Range | Choices]) -> int | None:
+    """Returns the number of distinct points of a space; None if a hyperparameter has a continuous range.
+
+    Example:
+        >>> count_points({"depth": Range(low=2, high=8, step=2), "width": Choices(choices=(8, 16))})
+        8
+    """
+    counts = [None if dimension.levels is None else len(dimension.levels) for dimension in searched.values()]
+    return None if None in counts else math.prod(count or 0 for count in counts)
 
 
 def grid_points(searched: Mapping[str, Range | Choices]) -> list[dict[str, Scalar]]:

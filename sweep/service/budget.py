@@ -1,11 +1,10 @@
 """Ends a search before all of its trials: after some hours, at a target, or when it improves no more."""
 
 import math
-import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
+from ..analysis.noise import pooled_variance, values_by_configuration
 from ..config.sections import Objective
 from ..config.study_config import StudyConfig
 from ..study.finalists import best_rows
@@ -92,12 +91,5 @@ def measured_noise(rows: Sequence[TrialRecord]) -> float:
 
     Returns 0 if they have fewer than `MIN_REPEATS` degrees of freedom.
     """
-    values = defaultdict[frozenset[tuple[str, object]], dict[int, float]](dict)
-    for row in rows:
-        if row.outcome == "completed" and row.value is not None:
-            values[frozenset(row.hyperparameters.items())][row.seed] = row.value
-    several = [list(by_seed.values()) for by_seed in values.values() if len(by_seed) > 1]
-    freedom = sum(len(each) - 1 for each in several)
-    if freedom < MIN_REPEATS:
-        return 0.0
-    return math.sqrt(sum((len(each) - 1) * statistics.variance(each) for each in several) / freedom)
+    variance, freedom = pooled_variance(values_by_configuration(rows))
+    return math.sqrt(variance) if freedom >= MIN_REPEATS else 0.0

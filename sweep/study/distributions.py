@@ -35,24 +35,6 @@ def _distribution(dimension: Range | Choices) -> BaseDistribution:
     return FloatDistribution(low, high, log=dimension.log, step=step)
 
 
-def count_points(space: Distributions) -> int | None:
-    """Returns the number of distinct points of a space; None if a hyperparameter has a continuous range.
-
-    Example:
-        >>> count_points({"depth": IntDistribution(2, 8, step=2), "width": CategoricalDistribution((8, 16))})
-        8
-    """
-    count = 1
-    for each in space.values():
-        if isinstance(each, CategoricalDistribution):
-            count *= len(each.choices)
-        elif isinstance(each, IntDistribution | FloatDistribution) and each.step is not None:
-            count *= round((each.high - each.low) / each.step) + 1
-        else:
-            return None
-    return count
-
-
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Scalar:
     """Returns a value that the sampler chooses, or the one that the trial was enqueued with."""
     if isinstance(distribution, FloatDistribution):

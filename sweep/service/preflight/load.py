@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...config.errors import ConfigError, SweepError, nearest
+from ...config.grid import count_points
 from ...config.settings import Settings
 from ...config.study_config import OF_CONFIRM, StudyConfig
 from ...config.study_file import built_in, built_in_names, extend, missing_file, override, parse_study, read_file
@@ -55,9 +56,7 @@ def load_study(
 
 def few_points(config: StudyConfig) -> list[str]:
     """Returns a warning if a space holds fewer configurations than the search has trials."""
-    from ...study.distributions import count_points, distributions
-
-    count, search = count_points(distributions(config.searched)), config.search
+    count, search = count_points(config.searched), config.search
     if count is None or count >= search.trials:
         return []
     ends = {
