@@ -26,8 +26,8 @@ from .opening import open_study
 from .pruners import explain_pruning, pruning_epochs
 from .records import ARMS, Outcome, PlannedTrial, TrialRecord
 from .samplers import WarmStartSampler, build_sampler, default_values, design_trials, presampled_points
-from .storages.rdb_cache import forget_cached_trials, numbered, trial_id
-from .storages.storage import UNREACHABLE, exclusive, study_lock, write_batch
+from .storages.rdb_cache import forget_cached_trials, trial_id
+from .storages.storage import UNREACHABLE, add_trials, exclusive, study_lock, write_batch
 from .stored_trials import counting, read_leases, to_record
 from .trial import EndedElsewhereError, Trial, ended_elsewhere
 from .warm_start import prior_trials
@@ -99,26 +99,26 @@ class Study(Claims):
         """
         search, plain = self.config.search, {"seed": self.config.training.seed, "design": False}
         with self.exclusive():
-            numbers = itertools.count(len(rows := self._trials()))
+            new, rows = list[FrozenTrial](), self._trials()
             present = [{**t.params, **t.system_attrs.get("fixed_params", {})} for t in rows]
             for point in first:
                 if not any(point.items() <= values.items() for values in present):
-                    self._enqueue(self._presampled(len(present), point), {**plain, "given": True}, next(numbers))
+                    new.append(self._waiting(self._presampled(len(present), point), {**plain, "given": True}))
                     present.append(dict(point))
             own = [t for t in rows if not t.user_attrs.get("given") and "retry_of" not in t.user_attrs]
             designed = [(t.params, t.user_attrs) for t in own if t.user_attrs.get("design")]
             begun = len(own)
             if (defaults := default_values(self.config)) and not own:
-                self._enqueue(self._presampled(0, defaults), plain, next(numbers))
+                new.append(self._waiting(self._presampled(0, defaults), plain))
                 begun = 1
             design = max(0, min(search.design - len(designed), search.trials - begun))
-            for values, attrs in design_trials(self.config, self._space, designed, design):
-                self._enqueue(values, attrs, next(numbers))
+            new += [self._waiting(*each) for each in design_trials(self.config, self._space, designed, design)]
             # Of samplers that do not learn, the values depend on nothing but the seed.
-            for values in presampled_points(self.config, self._space, range(begun + design, search.trials)):
-                self._enqueue(values, plain, next(numbers))
-        if (count := len(present) - len(rows) + max(0, search.trials - len(own))) > 0:
-            logger.info("%s: enqueued %d trials, %d of them design trials", self.name, count, design)
+            points = presampled_points(self.config, self._space, range(begun + design, search.trials))
+            new += [self._waiting(values, plain) for values in points]
+            add_trials(self._study, self._storage, new, len(rows))
+        if new:
+            logger.info("%s: enqueued %d trials, %d of them design trials", self.name, len(new), design)
         return max(len(own), search.trials)
 
     def _presampled(self, number: int, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
@@ -132,8 +132,8 @@ class Study(Claims):
     def enqueue(self, hyperparameters: Mapping[str, Scalar]) -> int:
         """Enqueues one configuration of the user's own; returns its number."""
         with self.exclusive():
-            number = len(self._trials())
-            self._enqueue(hyperparameters, {"seed": self.config.training.seed, "design": False}, number)
+            new = [self._waiting(hyperparameters, {"seed": self.config.training.seed, "design": False})]
+            add_trials(self._study, self._storage, new, number := len(self._trials()))
             return number
 
     def retry(self, numbers: Iterable[int]) -> dict[int, int]:
@@ -145,35 +145,35 @@ class Study(Claims):
             rows = self._trials()
             failed = {t.number: t for t in counting(rows) if t.state == TrialState.FAIL}
             found = dict(zip((n for n in numbers if n in failed), itertools.count(len(rows))))
-            for number, again in found.items():
-                attrs, trial = failed[number].user_attrs, failed[number]
+            new = list[FrozenTrial]()
+            for attrs, trial in ((failed[number].user_attrs, failed[number]) for number in found):
                 kept = {name: attrs[name] for name in PLANNED if name in attrs}
                 values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-                self._enqueue(values, {**kept, "retry_of": number}, again)
+                new.append(self._waiting(values, {**kept, "retry_of": trial.number}))
+            add_trials(self._study, self._storage, new, len(rows))
             return found
 
     def add(self, planned: Sequence[PlannedTrial]) -> None:
         """Adds rows to the sister study, each once, for whichever search trial: it would train to the same numbers."""
         with self.exclusive():
-            present = [t.user_attrs for t in self._trials()]
+            present, new = [t.user_attrs for t in self._trials()], list[FrozenTrial]()
             for kind, of, seed, hyperparameters in planned:
                 row = {"kind": kind, "of": of, "seed": seed, "hyperparameters": hyperparameters, "design": False}
                 if not any(all(attrs.get(k) == row[k] for k in row if k != "of") for attrs in present):
-                    self._enqueue({}, row, len(present))
+                    new.append(self._waiting({}, row))
                     present.append(row)
+            add_trials(self._study, self._storage, new, len(present) - len(new))
 
-    def _enqueue(self, values: Mapping[str, Scalar], attrs: dict[str, Any], number: int) -> None:
+    def _waiting(self, values: Mapping[str, Scalar], attrs: Mapping[str, Any]) -> FrozenTrial:
         whole = bool(values) and set(values) == set(self._space)
-        row = create_trial(
+        return create_trial(
             state=TrialState.WAITING,
             # A whole point is stored as params at once, which spares a write for each value.
             params=dict(values) if whole else {},
             distributions=dict(self._space) if whole else {},
-            user_attrs=attrs,
+            user_attrs=dict(attrs),
             system_attrs={} if whole else {"fixed_params": dict(values)},  # as of Optuna's `enqueue_trial`
         )
-        with numbered(number):
-            self._study.add_trial(row)
 
     def ask(self, *, new: bool = True) -> Trial | None:
         """Claims a trial: an orphan, else a waiting one if ``new``; None if there is none.

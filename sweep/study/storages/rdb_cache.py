@@ -1,13 +1,12 @@
 """A database as Optuna's storage, whose trials are cached in memory.
 
-A trial of ten epochs takes 59 round trips to PostgreSQL, 360 with Optuna's cache (`tests/benchmarks/round_trips.py`).
+A trial of ten epochs takes 60 round trips to PostgreSQL, 360 with Optuna's cache (`tests/benchmarks/round_trips.py`).
 No other module uses private names of Optuna. They were read in 5.0.0; `test_optuna_internals.py` fails when one moves:
 
 - ``_CachedStorage`` and its ``_backend``, ``_lock``, ``_studies``, ``_trial_id_to_study_id_and_number``,
   ``_add_trials_to_cache``, ``_read_trials_from_remote_storage``; ``_StudyInfo``: the cache of finished trials that this
   one extends to all trials. Optuna has no public cache.
 - ``RDBStorage._get_trials``: reads some trials of a study; the public method reads all.
-- ``RDBStorage._create_new_trial``, ``_get_prepared_new_trial``: a creation's retries, and the transaction of one.
 - ``optuna.storages._rdb.models``: the tables, for one statement where the public methods send several.
 - ``FrozenTrial._trial_id``, ``Trial._trial_id``: every method of a storage wants it.
 - ``Study._thread_local.cached_all_trials``: reset by `Study.ask`, which cannot be used since it chooses the trial.
@@ -21,7 +20,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,7 +31,7 @@ from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -51,8 +49,7 @@ _KEYS = {  # key column of each table that holds a trial's rows
     models.TrialUserAttributeModel: "key",
     models.TrialSystemAttributeModel: "key",
 }
-
-
+_OF_TRIAL: list[Any] = [models.TrialValueModel, *_KEYS]  # tables
 _INSERTS: dict[str, Callable[..., Any]] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
@@ -63,45 +60,6 @@ class _Write(NamedTuple):
     model: type[Any]
     row: dict[str, Any]
     items: Mapping[str, Mapping[Any, Any]]
-
-
-_NUMBER: ContextVar[int | None] = ContextVar("number", default=None)  # of the trial that is created
-
-
-@contextlib.contextmanager
-def numbered(number: int) -> Iterator[None]:
-    """Gives the trial that is created within the block this number; if a database has it already, adds no second one.
-
-    Optuna repeats a creation whose answer was lost, though the database may have made the trial. To be used while other
-    drivers are kept out.
-    """
-    token = _NUMBER.set(number)
-    try:
-        yield
-    finally:
-        _NUMBER.reset(token)
-
-
-class _TrialExistsError(Exception):
-    """The study has a trial with the number that a new one was to have."""
-
-
-class Database(RDBStorage):
-    """Optuna's database, which creates a trial with a number once, see `numbered`."""
-
-    def _get_prepared_new_trial(
-        self, study_id: int, template_trial: FrozenTrial | None, session: Any
-    ) -> models.TrialModel:
-        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
-        if (number := _NUMBER.get()) is not None and number < trial.number:
-            raise _TrialExistsError(number)  # undoes the transaction
-        return trial
-
-    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
-        try:
-            return super()._create_new_trial(study_id, template_trial)
-        except _TrialExistsError as exists:
-            return self.get_trial(self.get_trial_id_from_study_id_trial_number(study_id, exists.args[0]))
 
 
 class CachedDatabase(_CachedStorage):
@@ -209,6 +167,25 @@ class CachedDatabase(_CachedStorage):
                 times[trial_id] = start, end
         return wanted, times, max((trial_id for trial_id, *_ in found), default=0)
 
+    def add_trials(self, study_id: int, trials: Sequence[FrozenTrial], first: int) -> None:
+        """Adds trials with the numbers from ``first`` on, in one transaction; leaves those out that the study has.
+
+        A caller that does not know whether its last attempt succeeded repeats it. Other drivers are to be kept out.
+        """
+        table, studies = models.TrialModel.__table__, models.StudyModel.__table__
+        with self._connection(self.engine) as connection:  # as Optuna creates a trial: one at a time in a study
+            connection.execute(select(studies).where(studies.c.study_id == study_id).with_for_update())
+            present = connection.scalar(select(func.count()).where(table.c.study_id == study_id)) or 0
+            new = list(enumerate(trials, first))[max(0, present - first) :]
+            columns = ("state", "datetime_start", "datetime_complete")
+            own = [{"study_id": study_id, "number": n, **{c: getattr(t, c) for c in columns}} for n, t in new]
+            insert = self._insert(table).returning(table.c.trial_id, sort_by_parameter_order=True)
+            ids = connection.scalars(insert, own).all() if own else []
+            for model in _OF_TRIAL:
+                if found := [row for i, (_, t) in zip(ids, new, strict=True) for row in _rows_of(model, i, t)]:
+                    connection.execute(self._insert(model.__table__), found)
+        self._refresh(study_id)
+
     @contextlib.contextmanager
     def write_batch(self) -> Iterator[None]:
         """Sends what this thread writes to trials within the block in one transaction: all of it or nothing."""
@@ -260,10 +237,8 @@ class CachedDatabase(_CachedStorage):
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Writes a reported value."""
-        model = models.TrialIntermediateValueModel
-        value, kind = model.intermediate_value_to_stored_repr(intermediate_value)
-        row = {"step": step, "intermediate_value": value, "intermediate_value_type": kind}
-        self._write(_Write(trial_id, model, row, {"intermediate_values": {step: intermediate_value}}))
+        row, items = _intermediate(step, intermediate_value), {"intermediate_values": {step: intermediate_value}}
+        self._write(_Write(trial_id, models.TrialIntermediateValueModel, row, items))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Writes an attribute."""
@@ -329,6 +304,31 @@ class CachedDatabase(_CachedStorage):
                 trial = copy.copy(trials[number])
                 change(trial)
                 trials[number] = trial
+
+
+def _rows_of(model: type[Any], trial_id: int, trial: FrozenTrial) -> Iterator[dict[str, Any]]:
+    """Yields the rows of one table that hold what a trial has."""
+    if model is models.TrialValueModel:
+        for objective, number in enumerate(trial.values or []):
+            value, kind = model.value_to_stored_repr(number)
+            yield {"trial_id": trial_id, "objective": objective, "value": value, "value_type": kind}
+    elif model is models.TrialParamModel:
+        for name, choice in trial.params.items():
+            kind = trial.distributions[name]
+            row = {"param_name": name, "distribution_json": distribution_to_json(kind)}
+            yield {"trial_id": trial_id, "param_value": kind.to_internal_repr(choice), **row}
+    elif model is models.TrialIntermediateValueModel:
+        for step, number in trial.intermediate_values.items():
+            yield {"trial_id": trial_id, **_intermediate(step, number)}
+    else:
+        attrs = trial.user_attrs if model is models.TrialUserAttributeModel else trial.system_attrs
+        for key, value in attrs.items():
+            yield {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+
+
+def _intermediate(step: int, number: float) -> dict[str, Any]:
+    value, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(number)
+    return {"step": step, "intermediate_value": value, "intermediate_value_type": kind}
 
 
 def _add_items(items: Mapping[str, Mapping[Any, Any]], trial: FrozenTrial) -> None:

@@ -4,13 +4,13 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 from sqlalchemy import NullPool, create_engine
@@ -27,7 +27,7 @@ from ...config.study_config import StudyConfig
 from .journal import JournalFile, open_journal
 from .leases import release_owner
 from .postgresql import advisory_lock, engine_options
-from .rdb_cache import OWNER, CachedDatabase, Database, numbered
+from .rdb_cache import OWNER, CachedDatabase
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def open_storage(url: str) -> BaseStorage:
             return open_journal(Path(url.removeprefix("journal:///")))
         options = engine_options() if url.startswith("postgresql") else {"pool_pre_ping": True}
         with _one_process_at_a_time(url, options):
-            return CachedDatabase(Database(url, engine_kwargs=options))
+            return CachedDatabase(RDBStorage(url, engine_kwargs=options))
     except StorageError:
         raise
     except ImportError as error:
@@ -225,15 +225,15 @@ def copy_study(
         original = optuna.load_study(study_name=each, storage=source)
         copy = optuna.create_study(study_name=each, storage=target, directions=original.directions)
         copy.set_user_attr("copied_from", origin)
-        for trial in original.get_trials():  # copies
+        trials = original.get_trials()  # copies
+        for trial in trials:
             attrs = trial.user_attrs
             attrs.pop("checkpoint", None)
             if (each, trial.number) in checkpoints:
                 attrs["checkpoint"] = str(checkpoints[each, trial.number])
             if "owner" in attrs:
                 attrs["owner"] = release_owner(attrs["owner"])
-            with numbered(trial.number):
-                copy.add_trial(trial)
+        add_trials(copy, target, trials, first=0)
         local = {*LOCAL_ATTRS, *(["config"] if each == name else [])}
         for attr, value in original.user_attrs.items():
             if attr not in local and not attr.startswith("lease "):
@@ -279,6 +279,25 @@ def get_owner(storage: BaseStorage, trial_id: int) -> object:
     if isinstance(storage, CachedDatabase):
         return storage.get_owner(trial_id)
     return storage.get_trial(trial_id).user_attrs.get(OWNER)
+
+
+def add_trials(study: optuna.Study, storage: BaseStorage, trials: Sequence[FrozenTrial], first: int) -> None:
+    """Adds trials whose numbers begin with ``first``, to a database in one transaction.
+
+    A transaction whose answer was lost is repeated, and adds what the database lacks. Other drivers are to be kept out,
+    see `exclusive`.
+    """
+    if not isinstance(storage, CachedDatabase):
+        study.add_trials(trials)
+        return
+    for last in (False, True):
+        try:
+            storage.add_trials(storage.get_study_id_from_name(study.study_name), trials, first)
+        except StorageInternalError:
+            if last:
+                raise
+        else:
+            return
 
 
 def write_batch(storage: BaseStorage) -> contextlib.AbstractContextManager[None]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
+from optuna.trial import create_trial
 
 import sweep.study
-from sweep.study.storages.rdb_cache import CachedDatabase, Database, forget_cached_trials, numbered, trial_id
+from sweep.study.storages.rdb_cache import CachedDatabase, forget_cached_trials, trial_id
 
 READ_IN = "5.0"  # the version whose sources were read; pyproject.toml allows no other minor version
 
@@ -96,28 +100,39 @@ def test_some_trials_of_a_study_are_read() -> None:
     assert {trial._trial_id for trial in found} == {ids[0], ids[3]}, moved("what RDBStorage._get_trials reads", reason)
 
 
-def test_the_creation_of_a_trial_and_its_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    reason = "so that a retry adds no second trial"
-    for name, expected in {
-        "_create_new_trial": ["self", "study_id", "template_trial"],
-        "_get_prepared_new_trial": ["self", "study_id", "template_trial", "session"],
-    }.items():
-        method = getattr(RDBStorage, name, None)
-        assert method is not None, moved(f"RDBStorage.{name}", reason)
-        assert parameters(method) == expected, moved(f"the parameters of RDBStorage.{name}", reason)
-    storage = CachedDatabase(Database("sqlite://"))
-    study = storage.create_new_study([StudyDirection.MINIMIZE], "study")
-    row = optuna.trial.create_trial(state=optuna.trial.TrialState.WAITING, user_attrs={"seed": 0})
-    with numbered(0):
-        ids = {storage.create_new_trial(study, row) for _ in range(2)}
-        assert len(ids) == storage.get_n_trials(study) == 1, moved("the creation of a trial", reason)
-    assert storage.create_new_trial(study, row) not in ids
+def test_a_trial_that_is_written_into_the_tables_is_what_optuna_reads() -> None:
+    space = {"x": FloatDistribution(1e-3, 1.0, log=True), "y": CategoricalDistribution(("a", None, 3))}
+    begun = {"datetime_start": datetime(2026, 1, 2), "datetime_complete": datetime(2026, 1, 3)}
+    state = optuna.trial.TrialState
+    given = [
+        create_trial(state=state.WAITING, user_attrs={"seed": 0}, system_attrs={"fixed_params": {"x": 0.1}}),
+        create_trial(state=state.WAITING, params={"x": 0.1, "y": None}, distributions=space),
+        create_trial(value=math.inf, params={"x": 1.0, "y": 3}, distributions=space, user_attrs={"code": ["a"]}),
+        create_trial(state=state.PRUNED, params={"y": "a"}, distributions={"y": space["y"]}),
+    ]
+    for trial in given[2:]:
+        trial.intermediate_values = {1: 0.5, 2: math.nan, 7: -math.inf}
+        trial.datetime_start, trial.datetime_complete = begun.values()
+    ours, theirs = (RDBStorage("sqlite://") for _ in range(2))
+    study = ours.create_new_study([StudyDirection.MINIMIZE], "study")
+    cache = CachedDatabase(ours)
+    cache.add_trials(study, given, first=0)
+    expected = theirs.create_new_study([StudyDirection.MINIMIZE], "study")
+    for trial in given:
+        theirs.create_new_trial(expected, trial)
+    written = [str(vars(trial)) for trial in theirs.get_all_trials(expected)]  # as text: NaN is unequal to itself
+    assert [str(vars(trial)) for trial in ours.get_all_trials(study)] == written, moved("the tables", "to add trials")
+    assert [str(vars(trial)) for trial in cache.get_all_trials(study)] == written
+    cache.add_trials(study, given[2:] * 2, first=2)
+    assert [trial.number for trial in cache.get_all_trials(study)] == list(range(6)), "it added what the study had"
 
 
 def test_the_tables() -> None:
     from optuna.storages._rdb import models
 
     expected = {
+        "StudyModel": {"study_id"},
+        "TrialValueModel": {"trial_id", "objective", "value", "value_type"},
         "TrialModel": {"trial_id", "study_id", "number", "state", "datetime_start", "datetime_complete"},
         "TrialParamModel": {"trial_id", "param_name", "param_value", "distribution_json"},
         "TrialIntermediateValueModel": {"trial_id", "step", "intermediate_value", "intermediate_value_type"},
@@ -129,13 +144,14 @@ def test_the_tables() -> None:
         assert columns <= present, moved(f"columns of {name}", "to write rows with few statements")
         # Another column that must be given would make every insert fail.
         required = {c.name for c in getattr(models, name).__table__.columns if not c.nullable and c.default is None}
-        assert name == "TrialModel" or required - {f"{_prefix(name)}_id"} <= columns, moved(
+        assert name in ("StudyModel", "TrialModel") or required - {f"{_prefix(name)}_id"} <= columns, moved(
             f"columns of {name}", "to write rows"
         )
 
 
 def _prefix(model: str) -> str:
     return {
+        "TrialValueModel": "trial_value",
         "TrialParamModel": "param",
         "TrialIntermediateValueModel": "trial_intermediate_value",
         "TrialUserAttributeModel": "trial_user_attribute",

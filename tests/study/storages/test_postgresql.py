@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -149,16 +150,15 @@ def test_a_driver_that_has_lost_the_lock_adds_no_row_to_those_of_the_next(
         ours, theirs = (
             Study(study_config(), opened(postgres_url()), workspace=tmp_path / driver) for driver in ("one", "other")
         )
-        create, rows = optuna.Study.add_trial, list[int]()
+        create = CachedDatabase.add_trials
 
-        def interrupted(study: optuna.Study, row: optuna.trial.FrozenTrial) -> None:
-            rows.append(row.number)
-            if len(rows) == 3:  # the server has ended our lock: the next driver gets it
-                end_lock(theirs.name)
-                theirs.enqueue_budget()
-            create(study, row)
+        def interrupted(database: CachedDatabase, *arguments: Any) -> None:
+            monkeypatch.undo()
+            end_lock(theirs.name)  # by the server: the next driver gets it
+            theirs.enqueue_budget()
+            create(database, *arguments)
 
-        monkeypatch.setattr(optuna.Study, "add_trial", interrupted)
+        monkeypatch.setattr(CachedDatabase, "add_trials", interrupted)
         with pytest.raises(ConnectionError):
             ours.enqueue_budget()
         there = optuna.load_study(study_name=ours.name, storage=open_storage(postgres_url())).trials
