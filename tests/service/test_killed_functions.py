@@ -78,7 +78,7 @@ for epoch in range(epoch + 1, int(os.environ["SWEEP_MAX_EPOCHS"]) + 1):
 """
 
 
-KILLS = int(os.environ.get("FUNCTION_KILLS", "3"))  # of each form; 20 in `make torture`
+KILLS = int(os.environ.get("FUNCTION_KILLS", "1"))  # of each form; 20 in `make torture`
 
 
 def of_test(module: str, form: str, kills: int) -> str:
