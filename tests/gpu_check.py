@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from sweep.config.sections import Resources
-from sweep.config.study_config import TrialConfig
+from sweep.config.trial_config import TrialConfig
 from sweep.execution.tune_adapters import execute
 from sweep.training.distributed import Ranks, start_ranks
 from sweep.training.loop import fit, input_batches, train_epoch

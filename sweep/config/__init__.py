@@ -10,6 +10,7 @@ __getattr__ = lazy_face(
     {
         **dict.fromkeys(("ConfigError", "DataError", "StorageError", "SweepError", "TrackingError"), ".errors"),
         "Settings": ".settings",
-        **dict.fromkeys(("StudyConfig", "TrialConfig"), ".study_config"),
+        "StudyConfig": ".study_config",
+        "TrialConfig": ".trial_config",
     },
 )

@@ -1,8 +1,8 @@
-"""The validated study file (`StudyConfig`), and the part of it that one trial needs (`TrialConfig`)."""
+"""The validated study file (`StudyConfig`)."""
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -22,6 +22,7 @@ from .sections import (
     TaskConfig,
     TrainingConfig,
 )
+from .trial_config import Kind, TrialConfig, kind_of
 from .user_command import words_of
 
 OF_CONFIRM = ".confirm."  # part of the names of studies that `sweep confirm` creates, and of no others
@@ -30,56 +31,7 @@ MUTABLE = {"search", "resources"}
 OF_THE_LOOP = ("model", "data", "task")  # sections of the built-in loop, which the user's own code replaces
 OWN = ("function", "command")  # keys of the user's own code, one of which takes their place
 TRAINING_OF_OWN_CODE = ("max_epochs", "seed")  # all that acts of the section `training`
-Kind = Literal["model", "function", "command"]  # of a trial, by which `sweep.training.trial` runs it
 LAMBDAS = ("lambda1", "lambda2")
-
-
-class TrialConfig(Section):
-    """Everything that determines a trial's results; with ``test``, the test part is also measured after each epoch."""
-
-    function: str | None = None  # import path of the user's own function, which then replaces model, data and task
-    command: tuple[str, ...] | None = None  # of the user's own script, which then does so, with placeholders
-    hyperparameters: dict[str, Scalar] = Field(default_factory=dict)  # of either, without those of guidance
-    model: dict[str, Any] = Field(default_factory=dict)
-    if TYPE_CHECKING:
-        data: DataConfig = DataConfig(name="")
-    else:  # the built-in loop, for which it is written, is not run without data
-        data: DataConfig | None = None
-    objective: Objective
-    guidance: GuidanceConfig
-    training: TrainingConfig
-    task: TaskConfig = TaskConfig()
-    threads: int = 1
-    workers: int = 1
-    test: bool = False
-
-    @property
-    def kind(self) -> Kind:
-        """The kind of trial: the built-in loop on a model, or a function or a script of the user's own."""
-        return _kind(self.function, self.command)
-
-    @property
-    def subject(self) -> str:
-        """The name of the user's own code."""
-        return self.function or " ".join(self.command or ())
-
-    @property
-    def offered(self) -> dict[str, Scalar]:
-        """The hyperparameters that the user's own code may read, by name: those of guidance included."""
-        guidance = {f"guidance.{name}": value for name, value in self.guidance}
-        short = {name: guidance.pop(path) for name, path in ALIASES.items() if is_of_guidance(name)}
-        return {**self.hyperparameters, **short, **guidance}
-
-    @property
-    def required(self) -> list[str]:
-        """The metrics that the user's own code reports each epoch: the objective, and to ``test`` its test metric."""
-        metric = self.objective.metric
-        return [metric, *([f"test_{metric.removeprefix('val_')}"] if self.test else [])]
-
-    @property
-    def control(self) -> Self:
-        """The unguided control: both lambdas are 0, everything else is the same."""
-        return self.model_copy(update={"guidance": self.guidance.model_copy(update={"lambda1": 0.0, "lambda2": 0.0})})
 
 
 class StudyConfig(Section):
@@ -227,7 +179,7 @@ class StudyConfig(Section):
     @property
     def kind(self) -> Kind:
         """The kind of its trials."""
-        return _kind(self.function, self.command)
+        return kind_of(self.function, self.command)
 
     @property
     def subject(self) -> str:
@@ -333,10 +285,6 @@ class StudyConfig(Section):
             [f"{key}: was {old.get(key, 'absent')}, now {new.get(key, 'absent')}" for key in changed],
             advice,
         )
-
-
-def _kind(function: str | None, command: object) -> Kind:
-    return "function" if function is not None else "model" if command is None else "command"
 
 
 def _is_own(info: ValidationInfo) -> bool:

@@ -10,7 +10,8 @@ from typing import Protocol, cast
 from ..config.errors import ConfigError, nearest
 from ..config.sections import Resources
 from ..config.settings import Settings
-from ..config.study_config import StudyConfig, TrialConfig
+from ..config.study_config import StudyConfig
+from ..config.trial_config import TrialConfig
 from ..training.reports import OomKind, TrialPaths, TrialReport
 from . import EXECUTORS
 

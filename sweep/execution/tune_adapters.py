@@ -28,7 +28,7 @@ from ..cluster.connect import quiet
 from ..config.filesystem import parse_path
 from ..config.section import STORED
 from ..config.sections import Resources
-from ..config.study_config import TrialConfig
+from ..config.trial_config import TrialConfig
 from ..config.user_code import search_folders, search_in
 from ..training.reports import TrialPaths, TrialReport
 from .dispatcher import Dispatcher

@@ -10,8 +10,9 @@ from ..analysis.summary import summarise
 from ..config.errors import ConfigError, DivergenceError, StopIgnoredError, SweepError, nearest
 from ..config.search_space import Scalar, parse_value
 from ..config.settings import Settings
-from ..config.study_config import StudyConfig, TrialConfig
+from ..config.study_config import StudyConfig
 from ..config.study_file import assigned
+from ..config.trial_config import TrialConfig
 from ..config.user_code import OWN_MODEL, user_error_location
 from ..study.records import ARMS
 from ..study.storages.catalog import get_storage, load_stored_config

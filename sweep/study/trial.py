@@ -9,7 +9,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 
 from ..config.search_space import Scalar
-from ..config.study_config import TrialConfig
+from ..config.trial_config import TrialConfig
 from .records import Kind, TrialRecord
 
 

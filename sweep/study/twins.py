@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
-from ..config.study_config import TrialConfig
+from ..config.trial_config import TrialConfig
 from .trial import Trial
 
 RESAMPLE_SEED = 6_000  # added to the study's seed: above the seeds that repeat design points

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config.filesystem import write_atomically
 from ..config.sections import SHARES
-from ..config.study_config import TrialConfig
+from ..config.trial_config import TrialConfig
 from ..data.loading import Dataset
 from ..losses.task import TASKS
 from .loop import input_batches

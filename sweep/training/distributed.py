@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ..config.errors import FunctionError
 from ..config.filesystem import parse_path
 from ..config.section import STORED
-from ..config.study_config import TrialConfig
+from ..config.trial_config import TrialConfig
 from ..config.user_code import search_folders, search_in
 from .reports import RankLostError, TrialPaths
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.sections import Objective
-from ..config.study_config import TrialConfig
+from ..config.trial_config import TrialConfig
 from ..data.batches import WHOLE, DataPart, Share, batches
 from ..data.datasets import DatasetInfo
 from ..losses import EntropyGuidance

@@ -9,7 +9,7 @@ import torch
 
 from ..config.errors import FunctionError
 from ..config.sections import METRIC
-from ..config.study_config import TrialConfig
+from ..config.trial_config import TrialConfig
 from .checkpoint import Checkpoint
 from .loop import Diverged, finished_epoch
 from .reports import EpochMetrics

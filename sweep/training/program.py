@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..config.filesystem import write_atomically
-from ..config.study_config import TrialConfig
+from ..config.trial_config import TrialConfig
 from ..data.loading import load_dataset
 from ..data.normalisation import Normalisation
 from . import checkpoint

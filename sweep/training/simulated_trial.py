@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 
 import psutil
 
-from ..config.study_config import TrialConfig
+from ..config.trial_config import TrialConfig
 from .reports import REPORT_EVERY, EpochMetrics, TrialReport, is_due
 
 MODEL = "simulated"  # the model's name in the study of a simulation; its option epoch_seconds is the sleep per epoch

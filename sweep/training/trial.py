@@ -18,7 +18,7 @@ from torch import nn
 
 from ..config.filesystem import AnyPath, parse_path
 from ..config.sections import TaskConfig
-from ..config.study_config import TrialConfig
+from ..config.trial_config import TrialConfig
 from ..config.user_code import import_object, is_import_path
 from ..data.datasets import DatasetInfo
 from ..data.loading import load_dataset

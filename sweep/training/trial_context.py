@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..config.errors import FunctionError, nearest
-from ..config.study_config import TrialConfig
+from ..config.trial_config import TrialConfig
 from ..losses import EntropyGuidance
 from .attempt_files import AttemptFiles
 from .distributed import Ranks

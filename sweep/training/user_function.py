@@ -12,7 +12,7 @@ import torch
 
 from ..config.errors import FunctionError, StopIgnoredError
 from ..config.filesystem import AnyPath
-from ..config.study_config import TrialConfig
+from ..config.trial_config import TrialConfig
 from ..config.user_code import import_object
 from ..losses import GuidanceWarning
 from .attempt_files import AttemptFiles, LogStream

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from ..config.errors import FunctionError, ScriptError
 from ..config.secrets import redact, without_driver_secrets
-from ..config.study_config import TrialConfig
+from ..config.trial_config import TrialConfig
 from ..config.user_code import search_folders
 from ..config.user_command import HYPERPARAMETERS, fill
 from . import checkpoint

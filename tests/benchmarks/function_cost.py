@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from sweep.config.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
-from sweep.config.study_config import TrialConfig
+from sweep.config.trial_config import TrialConfig
 from sweep.training.trial import TrialPaths, assemble
 from sweep.training.user_function import FunctionRun
 

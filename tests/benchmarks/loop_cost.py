@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from sweep.config.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
-from sweep.config.study_config import TrialConfig
+from sweep.config.trial_config import TrialConfig
 from sweep.data.batches import ArrayPart
 from sweep.losses.task import TASKS
 from sweep.training.loop import TrainingState, fit

@@ -43,7 +43,7 @@ def trial(root: Path) -> None:
 
     import sweep.execution.tune_adapters  # noqa: F401 (what a worker has loaded)
     from sweep.config.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
-    from sweep.config.study_config import TrialConfig
+    from sweep.config.trial_config import TrialConfig
     from sweep.training.trial import TrialPaths, run_trial
 
     peak, process, over = 0, psutil.Process(), threading.Event()

@@ -19,7 +19,7 @@ from sklearn.metrics import f1_score
 
 from sweep import service
 from sweep.config.settings import Settings
-from sweep.config.study_config import TrialConfig
+from sweep.config.trial_config import TrialConfig
 from sweep.config.user_code import ImportPathError, import_object, modules_to_send
 from sweep.losses.task import TASKS, customise
 from sweep.service.preflight.space_checks import check_names, check_study

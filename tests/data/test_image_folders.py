@@ -20,8 +20,9 @@ from torchvision.datasets import ImageFolder, VOCSegmentation
 from sweep.config.errors import ConfigError, DataError
 from sweep.config.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
 from sweep.config.settings import Settings
-from sweep.config.study_config import StudyConfig, TrialConfig
+from sweep.config.study_config import StudyConfig
 from sweep.config.study_file import built_in, parse_study, read_yaml, to_yaml
+from sweep.config.trial_config import TrialConfig
 from sweep.data import image_folders as folders
 from sweep.data.batches import batches
 from sweep.data.loading import Dataset, find_reader, fingerprint, load_dataset, prepare_dataset, split_sizes

@@ -16,8 +16,9 @@ from typing import Any
 from sweep.config import filesystem
 from sweep.config.search_space import Scalar
 from sweep.config.settings import Settings
-from sweep.config.study_config import StudyConfig, TrialConfig
+from sweep.config.study_config import StudyConfig
 from sweep.config.study_file import read_file
+from sweep.config.trial_config import TrialConfig
 from sweep.study.baselines import FIRST_SEED
 from sweep.study.provenance import environment, followed_by
 from sweep.training.reports import TrialPaths

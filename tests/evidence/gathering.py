@@ -19,8 +19,9 @@ from sweep.analysis.confirmation import BaselineResult, best_hyperparameters
 from sweep.analysis.summary import Summary, summarise
 from sweep.config.errors import ConfigError
 from sweep.config.settings import Settings
-from sweep.config.study_config import StudyConfig, TrialConfig
+from sweep.config.study_config import StudyConfig
 from sweep.config.study_file import built_in, override, parse_study, read_file
+from sweep.config.trial_config import TrialConfig
 from sweep.study.baselines import configurations, pair_members, trained
 from sweep.study.storages.catalog import get_storage, load_stored_config
 from sweep.training import checkpoint

@@ -24,7 +24,8 @@ import scipy.stats  # noqa: F401
 from sweep import service
 from sweep.config.sections import Resources
 from sweep.config.settings import Settings
-from sweep.config.study_config import StudyConfig, TrialConfig
+from sweep.config.study_config import StudyConfig
+from sweep.config.trial_config import TrialConfig
 from sweep.execution import EXECUTORS, TrialSource
 from sweep.execution.local import LocalExecutor
 from sweep.service.driver import Driver

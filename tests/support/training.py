@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sweep.config.sections import DataConfig, GuidanceConfig, Objective, TrainingConfig
-from sweep.config.study_config import TrialConfig
+from sweep.config.trial_config import TrialConfig
 from sweep.training.reports import EpochMetrics, TrialPaths, TrialReport
 from sweep.training.trial import run_trial
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from sweep.config.study_config import TrialConfig
+from sweep.config.trial_config import TrialConfig
 from sweep.execution.executor import Key, TrialRequest, TrialSource
 from sweep.training.reports import OomKind, TrialReport
 from sweep.training.trial import TrialPaths

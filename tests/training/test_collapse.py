@@ -12,7 +12,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.metrics import log_loss
 from torch import nn
 
-from sweep.config.study_config import TrialConfig
+from sweep.config.trial_config import TrialConfig
 from sweep.data.loading import load_dataset
 from sweep.training.collapse import collapse, constant_metrics
 from sweep.training.reports import TrialReport

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sweep.config.sections import TaskConfig
 from sweep.config.settings import Settings
-from sweep.config.study_config import TrialConfig
+from sweep.config.trial_config import TrialConfig
 from sweep.losses.task import TASKS, customise
 from sweep.service.preflight.space_checks import check_study
 from sweep.training.loop import fit

@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from sweep.cluster import connect
 from sweep.config.sections import Resources, TaskConfig
-from sweep.config.study_config import TrialConfig
+from sweep.config.trial_config import TrialConfig
 from sweep.config.user_code import search_in
 from sweep.data.batches import ArrayPart, batches, rows_of
 from sweep.execution.local import LocalExecutor
@@ -196,7 +196,7 @@ def test_a_layer_that_the_loss_does_not_depend_on_is_no_error(place: TrialPaths)
 def test_no_rank_outlives_rank_0(how: signal.Signals, place: TrialPaths) -> None:
     endless = config(3, training={"max_epochs": ENDLESS}).model_dump_json()
     code = (
-        "import sys, pathlib, json; from sweep.config.study_config import TrialConfig;"
+        "import sys, pathlib, json; from sweep.config.trial_config import TrialConfig;"
         "from sweep.training.trial import run_trial, TrialPaths;"
         "folder, data, cache = map(pathlib.Path, sys.argv[2:]);"
         "[print(r.outcome, flush=True) for r in run_trial(TrialConfig.model_validate_json(sys.argv[1]),"

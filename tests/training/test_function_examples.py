@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import sweep
-from sweep.config.study_config import TrialConfig
 from sweep.config.study_file import parse_study, read_file, read_yaml
+from sweep.config.trial_config import TrialConfig
 from sweep.config.user_code import search_in
 from sweep.service.preflight.space_checks import check_study
 

@@ -13,8 +13,9 @@ import torch.distributed as dist
 import sweep
 from sweep.config.errors import FunctionError
 from sweep.config.filesystem import glob_files, read_bytes
-from sweep.config.study_config import StudyConfig, TrialConfig
+from sweep.config.study_config import StudyConfig
 from sweep.config.study_file import parse_study, read_yaml
+from sweep.config.trial_config import TrialConfig
 from sweep.training.attempt_files import logged
 from sweep.training.reports import RankLostError, TrialPaths
 from sweep.training.trial import run_trial

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sweep.config import filesystem
 from sweep.config.errors import DataError
-from sweep.config.study_config import TrialConfig
+from sweep.config.trial_config import TrialConfig
 from sweep.training import checkpoint, loop, trial
 from sweep.training.loop import fit
 from sweep.training.reports import EpochMetrics

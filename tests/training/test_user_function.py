@@ -12,7 +12,8 @@ from torch import nn
 
 from sweep.config.errors import FunctionError, StopIgnoredError
 from sweep.config.filesystem import read_bytes
-from sweep.config.study_config import StudyConfig, TrialConfig
+from sweep.config.study_config import StudyConfig
+from sweep.config.trial_config import TrialConfig
 from sweep.training.attempt_files import logged
 
 from ..support.training import curve, train

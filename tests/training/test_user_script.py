@@ -18,7 +18,8 @@ import pytest
 
 from sweep.config.errors import FunctionError, ScriptError
 from sweep.config.filesystem import AnyPath, local_path, parse_path, read_bytes
-from sweep.config.study_config import StudyConfig, TrialConfig
+from sweep.config.study_config import StudyConfig
+from sweep.config.trial_config import TrialConfig
 from sweep.training import attempt_files, script_guard
 from sweep.training.attempt_files import AttemptFiles, logged
 from sweep.training.reports import TrialPaths, TrialReport
@@ -341,7 +342,7 @@ def test_a_script_that_has_ended_leaves_nothing_in_the_background(tmp_path: Path
 WORKER = """
 import sys
 from pathlib import Path
-from sweep.config.study_config import TrialConfig
+from sweep.config.trial_config import TrialConfig
 from sweep.training.reports import TrialPaths
 from sweep.training.trial import run_trial
 

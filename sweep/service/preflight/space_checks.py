@@ -15,7 +15,8 @@ from ...config.errors import DataError, reason
 from ...config.search_space import Choices, Range, Scalar
 from ...config.sections import DataConfig
 from ...config.settings import Settings
-from ...config.study_config import StudyConfig, TrialConfig
+from ...config.study_config import StudyConfig
+from ...config.trial_config import TrialConfig
 from ...config.user_code import import_object, is_import_path
 from ...config.user_command import check_program, unread
 from ...data.datasets import DatasetInfo

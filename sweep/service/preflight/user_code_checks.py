@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...config.study_config import StudyConfig, TrialConfig
+from ...config.study_config import StudyConfig
+from ...config.trial_config import TrialConfig
 from ...config.user_code import user_error_location
 from ...data.datasets import DatasetInfo
 from ...losses.metrics import new_accumulator
