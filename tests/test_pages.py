@@ -88,6 +88,14 @@ def test_a_command_has_the_options_that_a_page_gives_it(page: str, command: str)
     parser.make_context(command, words)  # parses, and calls nothing
 
 
+WITHOUT_SPACE = {
+    "name": "page",
+    "model": {"name": "mlp", "width": 8},
+    "data": {"name": "digits"},
+    "objective": {"metric": "val_loss", "direction": "minimize"},
+}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_yaml_is_what_a_study_file_takes(page: str) -> None:
     for block in blocks(page, "yaml"):
@@ -96,6 +104,8 @@ def test_yaml_is_what_a_study_file_takes(page: str) -> None:
             StudyConfig.model_validate(raw)
         elif raw is not None and set(raw) == {"data"}:
             DataConfig.model_validate(raw["data"])
+        elif raw is not None and set(raw) == {"space"}:
+            StudyConfig.model_validate({**WITHOUT_SPACE, **raw})
         else:
             assert raw is None, f"a block that no test reads: {block}"
 

@@ -47,6 +47,38 @@ def parse_conditions(text: str, names: Mapping[str, object]) -> dict[str, Condit
     return {name: all_of(name) for name, _ in found}
 
 
+def implied(where: Mapping[str, Condition], conditional: Mapping[str, str]) -> dict[str, Condition]:
+    """Returns the conditions with those under which trials have the hyperparameters that they name.
+
+    Args:
+        where: by hyperparameter, from `parse_conditions`.
+        conditional: conditions of hyperparameters that only some trials have, each after those it depends on.
+
+    Raises:
+        SweepError: such a condition is about several hyperparameters at once.
+    """
+    found = dict(where)
+    for name in [*conditional][::-1]:
+        if name in found:
+            names = dict.fromkeys(_names(conditional[name]))
+            try:
+                parents = parse_conditions(conditional[name], names)
+            except SweepError:
+                said = f"{name} is there only where {conditional[name]}, so that it depends on several hyperparameters"
+                raise SweepError(f"--where: {said} at once: name them without it") from None
+            found |= {each: _both(found.get(each), condition) for each, condition in parents.items()}
+    return found
+
+
+def _both(first: Condition | None, second: Condition) -> Condition:
+    return second if first is None else lambda value: first(value) and second(value)
+
+
+def _names(text: str) -> set[str]:
+    found = {ast.unparse(node) for node in ast.walk(ast.parse(text, mode="eval")) if is_name(node)}
+    return {each for each in found if not any(other.startswith(f"{each}.") for other in found)}
+
+
 def _clauses(node: ast.expr) -> list[tuple[str, Condition]]:
     match node:
         case ast.BoolOp(op=ast.And(), values=parts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -34,13 +35,26 @@ def within(trials: pd.DataFrame, where: Mapping[str, Condition]) -> pd.DataFrame
     return trials
 
 
-def varied_inputs(table: Table, where: Mapping[str, Condition]) -> tuple[Inputs, dict[str, str]]:
-    """Returns the hyperparameters that take several values under the conditions; and the others, with the reason."""
-    every = [Input(n, d, where.get(n), ordered=n not in table.unordered) for n, d in table.space.items()]
+def varied_inputs(table: Table, trials: pd.DataFrame, where: Mapping[str, Condition]) -> tuple[Inputs, dict[str, str]]:
+    """Returns the hyperparameters that take several values under the conditions; and the others, with the reason.
+
+    One that only some of the trials have is left out: what it does there is unexplained variance here.
+    """
+    partial = {
+        name: f"only trials with {text} have it: sweep sensitivity {table.study} --where {_quoted(text)}"
+        for name, text in table.conditional.items()
+        if any(value != value for value in trials[f"params_{name}"])  # NaN, and not None, which may be a choice
+    }
+    space = {n: d for n, d in table.space.items() if n not in partial}
+    every = [Input(n, d, where.get(n), ordered=n not in table.unordered) for n, d in space.items()]
     if empty := [each.name for each in every if not each.levels]:
         raise SweepError(f"--where: no value of {', '.join(empty)} in the search space fulfils it")
     alone = {each.name: f"its only value is {each.levels[0]}" for each in every if len(each.levels) == 1}
-    return Inputs([each for each in every if each.name not in alone]), alone
+    return Inputs([each for each in every if each.name not in alone]), {**alone, **partial}
+
+
+def _quoted(text: str) -> str:
+    return shlex.quote(text) if any(c in text for c in '"$`\\!') else f'"{text}"'
 
 
 def uniform_trials(trials: pd.DataFrame) -> Mask:

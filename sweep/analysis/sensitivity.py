@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .classifiers import MAX_TRIALS, LogisticChaos, ProcessClassifier
+from .conditions import implied
 from .formats import format_percent
 from .gaussian_process import GaussianProcess
 from .goodness_of_fit import Fit, goodness_of_fit, influential
@@ -73,8 +74,9 @@ def analyse(table: Table, *, where: Mapping[str, Condition] | None = None, seed:
     Raises:
         SweepError: no value of a hyperparameter fulfils its condition.
     """
-    trials = within(table.trials, where or {})
-    whole = _analyse(table, trials, where or {}, seed, REGRESSION)
+    where = implied(where or {}, table.conditional)
+    trials = within(table.trials, where)
+    whole = _analyse(table, trials, where, seed, REGRESSION)
     if whole.r2 is None:
         return whole
     uniform = trials[uniform_trials(trials) & has_value(trials)]
@@ -83,7 +85,7 @@ def analyse(table: Table, *, where: Mapping[str, Condition] | None = None, seed:
     if largest is None:
         return whole
     mask, share = largest
-    rest = _analyse(table, trials.drop(index=uniform.index[mask]), where or {}, seed, REGRESSION)
+    rest = _analyse(table, trials.drop(index=uniform.index[mask]), where, seed, REGRESSION)
     return _weakened(replace(whole, influence=Influence(int(mask.sum()), share, rest)))
 
 
@@ -103,20 +105,21 @@ def analyse_outcome(
     The analysis of the objective leaves these trials out, so this is its complement. Returns None if no uniform trial
     has the outcome. Other arguments: see `analyse`.
     """
-    trials = within(table.trials, where or {})
+    where = implied(where or {}, table.conditional)
+    trials = within(table.trials, where)
     ended = trials[uniform_trials(trials) & trials["outcome"].isin(["completed", *OUTCOMES])].head(MAX_TRIALS)
     happened = (ended["outcome"] == outcome).astype(float)
     if not happened.any():
         return None
     probability = replace(table, objective=OUTCOMES[outcome], epoch=None)
-    result = _analyse(probability, ended.assign(value=happened, outcome="completed"), where or {}, seed, CLASSIFICATION)
+    result = _analyse(probability, ended.assign(value=happened, outcome="completed"), where, seed, CLASSIFICATION)
     counts = {name: int((ended["outcome"] == name).sum()) for name in OUTCOMES}
     gone = replace(result, n_diverged=counts["diverged"], n_collapsed=counts["collapsed"])
     return replace(gone, outcome=outcome, share=float(happened.mean()))
 
 
 def _analyse(table: Table, trials: pd.DataFrame, where: Mapping[str, Condition], seed: int, method: Method) -> Analysis:
-    inputs, left_out = varied_inputs(table, where)
+    inputs, left_out = varied_inputs(table, trials, where)
     full, gone = trials[has_value(trials)], Counter(trials[~has_value(trials)]["outcome"])
     why = table.refusal or (too_many_lost(trials, OUTCOMES) if len(trials) else "no trial has ended")
     result = Analysis(

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
+from .conditional import active, condition_of
 from .constraints import Constraint
 from .search_space import Choices, Dimension, Range, Scalar
 from .sections import SearchConfig
@@ -29,8 +30,9 @@ def within_grid(
             "the sampler random"
         )
     if constraints:
-        points = ({**space, **point} for point in grid_points(searched))
-        size = sum(all(constraint.holds(point) for constraint in constraints) for point in points)
+        constants = {name: value for name, value in space.items() if name not in searched}
+        points = ({**constants, **point} for point in grid_points(searched))
+        size = sum(all(c.holds(point) for c in constraints if c.names <= point.keys()) for point in points)
     return search.model_copy(update={"trials": min(search.trials, max(1, size))})
 
 
@@ -42,7 +44,11 @@ def count_points(searched: Mapping[str, Range | Choices]) -> int | None:
         8
     """
     counts = [None if dimension.levels is None else len(dimension.levels) for dimension in searched.values()]
-    return None if None in counts else math.prod(count or 0 for count in counts)
+    if None in counts:
+        return None
+    size = math.prod(count or 0 for count in counts)
+    conditional = any(condition_of(dimension) is not None for dimension in searched.values())
+    return len(grid_points(searched)) if conditional and size <= MOST_POINTS else size
 
 
 def grid_points(searched: Mapping[str, Range | Choices]) -> list[dict[str, Scalar]]:
@@ -53,4 +59,5 @@ def grid_points(searched: Mapping[str, Range | Choices]) -> list[dict[str, Scala
         [{'depth': 1, 'width': 16}, {'depth': 2, 'width': 8}]
     """
     levels = {name: dimension.levels or () for name, dimension in searched.items()}
-    return [dict(zip(levels, values, strict=True)) for values in itertools.product(*levels.values())]
+    every = (active(searched, dict(zip(levels, values, strict=True))) for values in itertools.product(*levels.values()))
+    return list({repr(point): point for point in every}.values())

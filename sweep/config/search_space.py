@@ -16,8 +16,10 @@ from .sections import DEEPEST, WIDEST, GuidanceConfig, TrainingConfig
 MOST = {"depth": DEEPEST, "width": WIDEST}
 MOST_STEPS = 1_000_000  # values of a range with a step
 STEP_TOLERANCE = 1e-8  # of a step, within which a value lies on it, as in Optuna
+WHEN = "Only points with it have the hyperparameter: {guidance.form: reciprocal}, {depth: [4, 6]}, or 'depth >= 4'."
 DEFAULT = "Tried first; and `sweep confirm` compares a study without guidance with it."
 Scalar = bool | int | float | str | None
+When = str | dict[str, Scalar | tuple[Scalar, ...]] | None  # see `sweep.config.conditional`
 
 # The fields that the five hyperparameters with a short name set.
 ALIASES = {name: f"guidance.{name}" for name in ("lambda1", "lambda2", "epsilon")}
@@ -36,6 +38,7 @@ class Range(Section):
     log: bool = False
     step: int | float | None = None
     default: int | float | None = Field(None, description=DEFAULT)
+    when: When = Field(None, description=WHEN, repr=False)
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Self:
@@ -82,6 +85,7 @@ class Choices(Section):
     choices: tuple[Scalar, ...] = Field(min_length=1)
     default: Scalar = Field(None, description=DEFAULT)
     ordered: bool = Field(True, description="False: choices that are numbers are as unlike as words are.")
+    when: When = Field(None, description=WHEN, repr=False)
 
     @property
     def levels(self) -> Sequence[Scalar]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, ValidationInfo, field_validator
 
 from ..losses.options import PAPER
+from .conditional import active, condition_of, in_order, is_active
 from .constraints import parse_constraints
 from .errors import ConfigError
 from .grid import within_grid
@@ -120,7 +121,11 @@ class StudyConfig(Section):
         problems = [*(f"{name}: given in model too; keep one of them" for name in sizes if name in space), *problems]
         if problems:
             raise ValueError("\n".join(problems))
-        return dimensions
+        unfit = ("depth", "width") if info.data.get("model") else dimensions if info.data.get("command") else ()
+        if conditional := [name for name in unfit if condition_of(dimensions.get(name)) is not None]:
+            names = ", ".join(conditional)
+            raise ValueError(f"{names}: when: a model has its sizes, and a command its words, in every trial")
+        return in_order(dimensions)
 
     @field_validator("constraints")
     @classmethod
@@ -203,6 +208,18 @@ class StudyConfig(Section):
         """The names in the space that have one value."""
         return {n: d for n, d in self.space.items() if not isinstance(d, Range | Choices)}
 
+    def active(self, values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """Returns the values of a point without those of hyperparameters whose conditions it does not fulfil."""
+        return active(self.space, values)
+
+    def is_active(self, name: str, values: Mapping[str, Scalar]) -> bool:
+        """Returns True if a point with these values, of the hyperparameters before it in the space, has another."""
+        return is_active(self.space, name, values)
+
+    def is_point(self, values: Mapping[str, Scalar]) -> bool:
+        """Returns True if the values are those of all hyperparameters that a trial with them has."""
+        return all((name in values) == self.is_active(name, values) for name in self.searched)
+
     def trial(self, hyperparameters: Mapping[str, Scalar], *, seed: int | None = None) -> TrialConfig:
         """Returns the config of one trial: the study's, with ``hyperparameters`` and the constants filled in."""
         sections: dict[str, dict[str, Any]] = {
@@ -211,7 +228,7 @@ class StudyConfig(Section):
             "training": self.training.model_dump(),
             "hyperparameters": {},
         }
-        for name, value in {**self.constants, **hyperparameters}.items():
+        for name, value in self.active({**self.constants, **hyperparameters}).items():
             section, field = self._place(name)
             sections[section][field] = value
         if seed is not None:
@@ -238,7 +255,7 @@ class StudyConfig(Section):
             "hyperparameters": trial.hyperparameters,
         }
         places = {name: self._place(name) for name in (*(ALIASES if self.guided else ()), *self.space)}
-        return {name: sections[at][field] for name, (at, field) in places.items() if field in sections[at]}
+        return self.active({name: sections[at][field] for name, (at, field) in places.items() if field in sections[at]})
 
     @property
     def import_paths(self) -> dict[str, str]:
@@ -262,8 +279,8 @@ class StudyConfig(Section):
         values = self.model_dump(mode="json", exclude=MUTABLE | absent)
         for dimension in values["space"].values():
             if isinstance(dimension, dict):
-                for key in ("default", "ordered"):  # train nothing else: they may be given later
-                    dimension.pop(key, None)
+                for key in ("default", "ordered", *(() if dimension.get("when") else ("when",))):
+                    dimension.pop(key, None)  # trains nothing else: it may be given later
         return _flat(values)
 
     def changes(self, now: Self) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..analysis.summary import summarise
+from ..config.conditional import describe_condition
 from ..config.errors import ConfigError, DivergenceError, StopIgnoredError, SweepError, nearest
 from ..config.search_space import Scalar, parse_value
 from ..config.settings import Settings
@@ -123,7 +124,7 @@ def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, di
 
     Returns the number of the trial and the hyperparameters that are set; raises a ConfigError with all unfit ones.
     """
-    from ..study.constrained import violated
+    from ..study.constrained import absent_hyperparameters, violated
     from ..study.distributions import contains, distributions
     from ..study.study import Study
 
@@ -141,7 +142,11 @@ def enqueue(name: str, settings: Settings, sets: Sequence[str]) -> tuple[int, di
             continue
         if not contains(space[key], values[key]):
             problems.append(f"{key}: {value!r} is not in {config.searched[key]}")
-    if not problems and values.keys() == space.keys():
+    problems += [
+        f"{name}: only where {describe_condition(config.searched[name].when)}"
+        for name in absent_hyperparameters(config, values)
+    ]
+    if not problems and config.is_point(values):
         problems += [f"constraints: {text} does not hold" for text in violated(config, values)]
     if not values and not problems:
         problems.append(f"--set: give at least one of {', '.join(space)}; the sampler chooses the rest")

@@ -109,7 +109,7 @@ def pair_members(
 
 def default_values(config: StudyConfig) -> dict[str, Scalar]:
     """Returns the constants of a study, and of what it searches the default values; None where there is none."""
-    return {**config.constants, **{name: dimension.default for name, dimension in config.searched.items()}}
+    return config.active({**config.constants, **{name: each.default for name, each in config.searched.items()}})
 
 
 def same_networks(

@@ -16,27 +16,39 @@ MOST_DRAWS = 100_000  # for one point
 
 
 def violated(config: StudyConfig, point: Mapping[str, Scalar]) -> list[str]:
-    """Returns the constraints of a study that a point does not fulfil."""
-    constraints, values = parse_constraints(config.constraints, config.space), {**config.constants, **point}
-    return [each.text for each in constraints if not each.holds(values)]
+    """Returns the constraints of a study that a point does not fulfil; none about a hyperparameter it does not have."""
+    constraints = parse_constraints(config.constraints, config.space)
+    values = config.active({**config.constants, **point}) if constraints else {}
+    return [each.text for each in constraints if each.names <= values.keys() and not each.holds(values)]
 
 
 def random_inside(
     config: StudyConfig, space: Distributions, *, seed: int, number: int, given: Mapping[str, Scalar] | None = None
 ) -> dict[str, Scalar]:
-    """Returns a uniform point that fulfils the constraints, in part ``given``, by seed and number alone."""
+    """Returns a uniform point that fulfils the constraints, in part ``given``, by seed and number alone.
+
+    A point of a space with conditions is uniform over all dimensions, and loses those that it does not have: each value
+    of a hyperparameter on which others depend is as frequent as the next.
+    """
     drawn = ({**point, **(given or {})} for point in random_points(space, seed=seed, number=number))
     found = next((point for point in itertools.islice(drawn, MOST_DRAWS) if not violated(config, point)), None)
     if found is None:
         raise SweepError(f"none of {MOST_DRAWS:,} points fulfils the constraints of {config.name} with {given}")
-    return found
+    return config.active(found)
 
 
 def sobol_inside(config: StudyConfig, space: Distributions, *, seed: int) -> Iterator[dict[str, Scalar]]:
-    """Yields the points of a scrambled Sobol' sequence that fulfil the constraints."""
+    """Yields the points of a scrambled Sobol' sequence that fulfil the constraints, without what they do not have."""
     for block in itertools.count():
         points = sobol_points(space, count=256, skip=256 * block, seed=seed)
-        yield from (point for point in points if not violated(config, point))
+        yield from (config.active(point) for point in points if not violated(config, point))
+
+
+def absent_hyperparameters(config: StudyConfig, given: Mapping[str, Scalar]) -> list[str]:
+    """Returns the names of the given values that no point with all of them has, whatever its other values are."""
+    points = itertools.islice(random_points(distributions(config.searched), seed=0, number=0), 1_000)
+    present = {name for point in points for name in config.active({**config.constants, **point, **given})}
+    return [name for name in given if name not in present]
 
 
 def check_constraints(config: StudyConfig) -> list[str]:
@@ -45,8 +57,9 @@ def check_constraints(config: StudyConfig) -> list[str]:
     points = list(itertools.islice(random_points(space, seed=0, number=0), DRAWN if constraints else 0))
     for constraint in constraints:
         try:
-            for point in points:
-                constraint.evaluate({**config.constants, **point})
+            for point in (config.active({**config.constants, **each}) for each in points):
+                if constraint.names <= point.keys():
+                    constraint.evaluate(point)
         except ZeroDivisionError:
             where = {name: value for name, value in point.items() if name in constraint.names}
             return [f"constraints: {constraint.text!r} divides by zero, for example at {where}"]

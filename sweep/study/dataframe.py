@@ -6,7 +6,7 @@ Metrics beside the objective, and epochs that the storage does not hold, are rea
 import math
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import optuna
 import pandas as pd
@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from ..config.conditional import describe_condition
 from ..config.errors import SweepError, nearest
 from ..config.search_space import Choices, Scalar
 from ..config.settings import Settings
@@ -47,6 +48,7 @@ class Table:
         hint: instruction that adds uniform trials.
         refusal: reason for which the space has no Sobol indices.
         unordered: hyperparameters whose choices are numbers without an order.
+        conditional: conditions of hyperparameters that only some trials have, as `--where` takes them; NaN elsewhere.
     """
 
     study: str
@@ -58,6 +60,7 @@ class Table:
     hint: str
     unordered: Collection[str] = ()
     refusal: str | None = None
+    conditional: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_tables(
@@ -119,13 +122,15 @@ def _frame(trials: Sequence[FrozenTrial], space: Distributions, values: Sequence
     columns = {
         "outcome": [_outcome(t) for t in trials],
         # A trial that was uniform over another space is not uniform over this one.
-        "design": [_is_design(t) and all(t.distributions.get(n) == d for n, d in space.items()) for t in trials],
+        "design": [_is_design(t) and all(t.distributions.get(n, d) == d for n, d in space.items()) for t in trials],
         "independent": [t.user_attrs.get("independent") is True for t in trials],
         "repeat": [t.user_attrs.get("repeat") is True for t in trials],
         "epochs": [t.user_attrs.get("epochs", max(t.intermediate_values, default=0)) for t in trials],
         "value": [v if math.isfinite(v) else math.nan for v in values],
     }
-    params = {f"{PARAMS}{name}": pd.Series([t.params.get(name) for t in trials], dtype=object) for name in space}
+    params = {
+        f"{PARAMS}{name}": pd.Series([t.params.get(name, math.nan) for t in trials], dtype=object) for name in space
+    }
     return pd.DataFrame({**columns, **params}).set_axis([t.number for t in trials]).astype({"value": float})
 
 
@@ -188,6 +193,7 @@ def _own_study(
         remedy,
         unordered,
         DEPENDENT if config.constraints else None,
+        {n: describe_condition(when) for n, d in config.searched.items() if (when := d.when) is not None},
     )
 
 

@@ -10,6 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial
 
 from ..config.search_space import Choices, Range, Scalar
+from ..config.study_config import StudyConfig
 
 Distribution = BaseDistribution
 Distributions = Mapping[str, BaseDistribution]
@@ -48,6 +49,15 @@ def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Scalar:
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(name, distribution.choices)
     raise TypeError(f"{name}: {distribution!r}")
+
+
+def suggest_point(trial: Trial, config: StudyConfig, space: Distributions) -> dict[str, Scalar]:
+    """Returns the values that the sampler chooses, one after the other: a condition is about those before it."""
+    values: dict[str, Scalar] = {}
+    for name, distribution in space.items():
+        if config.is_active(name, values):
+            values[name] = suggest(trial, name, distribution)
+    return values
 
 
 def from_unit(distribution: BaseDistribution, u: float) -> Scalar:

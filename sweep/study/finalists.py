@@ -148,7 +148,7 @@ def _tuning(config: StudyConfig, best: TrialRecord) -> list[PlannedTrial]:
     if not config.guided or not space:
         return []
     points = [{**plain, **base}, *sobol_points(space, count=max(0, count - 1), skip=0, seed=seed)][:count]
-    return [PlannedTrial("tuned", best.number, seed, {**base, **point}) for point in points]
+    return [PlannedTrial("tuned", best.number, seed, config.active({**base, **point})) for point in points]
 
 
 def tuned_space(config: StudyConfig, base: Mapping[str, Scalar]) -> dict[str, Range | Choices]:

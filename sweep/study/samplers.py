@@ -13,6 +13,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from ..config.conditional import condition_of
 from ..config.grid import grid_points
 from ..config.search_methods import get_sampler
 from ..config.search_space import Choices, Scalar
@@ -40,7 +41,7 @@ def presampled_points(config: StudyConfig, space: Distributions, numbers: Iterab
             case "uniform":
                 yield random_inside(config, space, seed=seed, number=number)
             case "sobol":
-                yield sobol_points(space, count=1, skip=number, seed=seed + 1)[0]
+                yield config.active(sobol_points(space, count=1, skip=number, seed=seed + 1)[0])
             case "grid":
                 yield grid[number % len(grid)]
             case None:
@@ -56,7 +57,7 @@ def _grid(config: StudyConfig) -> list[dict[str, Scalar]]:
     """Returns all points of a space of choices and steps, shuffled by the seed; one with the defaults is the first."""
     points, defaults = [p for p in grid_points(config.searched) if not violated(config, p)], default_values(config)
     shuffled = [points[i] for i in np.random.default_rng(config.training.seed).permutation(len(points))]
-    first = next((point for point in shuffled if defaults.items() <= point.items()), shuffled[0])
+    first = next((p for p in shuffled if all(p.get(n, v) == v for n, v in defaults.items())), shuffled[0])
     return [first, *(point for point in shuffled if point is not first)]
 
 
@@ -107,7 +108,8 @@ def _unconstrained(config: StudyConfig, space: Distributions, seed: int) -> Base
     ranks = {n: Ranks(d.choices) for n, d in searched if isinstance(d, Choices) and d.is_ordered and n in space}
     sampler: BaseSampler = getattr(optuna.samplers, get_sampler(name).optuna)(seed=seed % 2**32)
     if type(sampler) is optuna.samplers.TPESampler:
-        return FixedSpaceTPESampler(space, seed % 2**32, ranks)
+        always = {n: d for n, d in space.items() if condition_of(config.space[n]) is None}
+        return FixedSpaceTPESampler(always, seed % 2**32, ranks)
     if type(sampler) is optuna.samplers.GPSampler and ranks:
         return RankedGPSampler(ranks, seed=seed % 2**32)
     return sampler
@@ -140,7 +142,8 @@ class Ranks(IntDistribution):
 class FixedSpaceTPESampler(optuna.samplers.TPESampler):
     """TPE over a given space, which has ``ranks`` in place of ordered choices.
 
-    Optuna's infers the space from all trials: half of its time at 10,000 trials.
+    Optuna's infers the space from all trials: half of its time at 10,000 trials. A hyperparameter outside the space,
+    which only some points have, is chosen by the trials that have it, as Optuna does.
     """
 
     def __init__(self, space: Distributions, seed: int, ranks: Mapping[str, Ranks] | None = None):
@@ -157,6 +160,16 @@ class FixedSpaceTPESampler(optuna.samplers.TPESampler):
     ) -> dict[str, Any]:
         """Returns a point, or nothing while there are few trials."""
         return super().sample_relative(study, trial, {n: self._ranks.get(n, d) for n, d in search_space.items()})
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Returns a value of a hyperparameter that is outside the space, or while there are few trials."""
+        if (ranks := self._ranks.get(param_name)) and (
+            found := super().sample_relative(study, trial, {param_name: ranks})
+        ):
+            return found[param_name]
+        return super().sample_independent(study, trial, param_name, param_distribution)
 
 
 class RankedGPSampler(optuna.samplers.GPSampler):

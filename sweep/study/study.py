@@ -21,7 +21,7 @@ from ..config.study_config import StudyConfig
 from ..training.reports import EpochMetrics
 from . import twins
 from .claims import Claims
-from .distributions import distributions, suggest
+from .distributions import distributions, suggest_point
 from .opening import open_study
 from .pruners import explain_pruning, pruning_epochs
 from .records import ARMS, Outcome, PlannedTrial, TrialRecord
@@ -165,12 +165,12 @@ class Study(Claims):
             add_trials(self._study, self._storage, new, len(present) - len(new))
 
     def _waiting(self, values: Mapping[str, Scalar], attrs: Mapping[str, Any]) -> FrozenTrial:
-        whole = bool(values) and set(values) == set(self._space)
+        whole = bool(values) and self.config.is_point(values)
         return create_trial(
             state=TrialState.WAITING,
             # A whole point is stored as params at once, which spares a write for each value.
             params=dict(values) if whole else {},
-            distributions=dict(self._space) if whole else {},
+            distributions={name: self._space[name] for name in values} if whole else {},
             user_attrs=dict(attrs),
             system_attrs={} if whole else {"fixed_params": dict(values)},  # as of Optuna's `enqueue_trial`
         )
@@ -199,7 +199,7 @@ class Study(Claims):
         handle = optuna.Trial(self._study, trial_id(frozen))
         attrs = handle.user_attrs
         with write_batch(self._storage):
-            values = {name: suggest(handle, name, distribution) for name, distribution in self._space.items()}
+            values = suggest_point(handle, self.config, self._space)
         hyperparameters = {**values, **attrs.get("hyperparameters", {})}
         reported, kind = sorted(frozen.intermediate_values), attrs.get("kind", "trial")
         config = self.config.trial(hyperparameters, seed=attrs.get("seed"))

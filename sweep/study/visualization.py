@@ -13,20 +13,23 @@ from .records import TrialRecord
 
 
 def parallel_coordinate(config: StudyConfig, rows: Sequence[TrialRecord], metric: str) -> go.Figure:
-    """Returns Optuna's parallel coordinates of completed trials."""
-    return plot_parallel_coordinate(_in_memory(config, rows), target_name=metric)
+    """Returns Optuna's parallel coordinates of completed trials, with the hyperparameters that all of them have."""
+    shared = [name for name in config.searched if all(name in row.hyperparameters for row in rows)]
+    return plot_parallel_coordinate(_in_memory(config, rows), shared, target_name=metric)
 
 
 def slice_plots(config: StudyConfig, rows: Sequence[TrialRecord], metric: str) -> dict[str, go.Figure]:
     """Returns Optuna's slice plot of each searched hyperparameter, by its name."""
     study = _in_memory(config, rows)
-    return {name: plot_slice(study, [name], target_name=metric) for name in config.searched}
+    present = [name for name in config.searched if any(name in row.hyperparameters for row in rows)]
+    return {name: plot_slice(study, [name], target_name=metric) for name in present}
 
 
 def _in_memory(config: StudyConfig, rows: Sequence[TrialRecord]) -> optuna.Study:
     space = distributions(config.searched)
     study = optuna.create_study(direction=config.objective.direction)
     for row in sorted(rows, key=lambda row: row.number):
-        params = {name: row.hyperparameters[name] for name in space}
-        study.add_trial(create_trial(state=TrialState.COMPLETE, params=params, distributions=space, value=row.value))
+        params = {name: row.hyperparameters[name] for name in space if name in row.hyperparameters}
+        kinds = {name: space[name] for name in params}
+        study.add_trial(create_trial(state=TrialState.COMPLETE, params=params, distributions=kinds, value=row.value))
     return study

@@ -55,9 +55,9 @@ def fit_params(
     trained = forerunner.trial(hyperparameters).model_copy(update=how)
     values = config.hyperparameters(trained)
     space = distributions(config.searched)
-    if not all(name in values and contains(dimension, values[name]) for name, dimension in space.items()):
+    params = {name: values[name] for name in space if name in values}
+    if not config.is_point(params) or not all(contains(space[name], value) for name, value in params.items()):
         return None
-    params = {name: values[name] for name in space}
     return params if config.trial(params) == trained else None
 
 
@@ -69,7 +69,7 @@ def prior_trials(records: Sequence[Mapping[str, Any]], space: Mapping[str, BaseD
             state=STATES[record["outcome"]],
             value=record["value"],
             params=dict(record["params"]),
-            distributions=dict(space),
+            distributions={name: space[name] for name in record["params"]},
             intermediate_values={int(epoch): value for epoch, value in record["intermediate"].items()},
             constraints=violations.get(record["outcome"], {}),
         )

@@ -21,7 +21,7 @@ from ..support.unit_functions import FUNCTIONS, TRIPLE, UnitFunction, drawn, uni
 
 def trials_of(function: UnitFunction, n: int, seed: int) -> Trials:
     table = unit_table(*drawn(function, n, seed))
-    return encode_trials(varied_inputs(table, {})[0], table.trials)[0]
+    return encode_trials(varied_inputs(table, table.trials, {})[0], table.trials)[0]
 
 
 # -- R2 ----------------------------------------------------------------------------------------------------------------
@@ -87,7 +87,8 @@ def test_noise_over_twelve_hyperparameters_predicts_nothing(seed: int) -> None:
 
 def test_the_lower_bound_is_one_sided_and_decides() -> None:
     """Of predictions that are off by normal errors of variance 1/4, R2 is 3/4; 90 % of the bounds or more lie below."""
-    inputs = varied_inputs(unit_table(*drawn(TRIPLE, 64, 0)), {})[0]
+    table = unit_table(*drawn(TRIPLE, 64, 0))
+    inputs = varied_inputs(table, table.trials, {})[0]
     every, bounds = np.ones(64, bool), []
     for seed in range(400):
         rng = np.random.default_rng(seed)

@@ -2,8 +2,8 @@
 
 The study is that of `throughput` with 64 design trials, trained once by `--executor local`. Then `best`,
 `run --dry-run` of digits, `sensitivity` and the finished study run again are timed from the shell, by turns. The bars
-are about wall time on a quiet machine; the CPU time says what a busy machine would take when it is quiet. Exits 1 when a median misses
-its bar.
+are about wall time on a quiet machine; the CPU time says what a busy machine would take when it is quiet. Exits 1 when
+a median misses its bar.
 """
 
 from __future__ import annotations

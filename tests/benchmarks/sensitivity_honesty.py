@@ -38,7 +38,7 @@ class Case:
     @classmethod
     def of(cls, function: UnitFunction, n: int, seed: int) -> Case:
         table = unit_table(*drawn(function, n, seed))
-        inputs, _ = varied_inputs(table, {})
+        inputs, _ = varied_inputs(table, table.trials, {})
         scale, [(fit, surrogate), *_] = fit_surrogates(encode_trials(inputs, table.trials)[0], 0, REGRESSION)
         x, y = drawn(function, FRESH, 1000 + seed)
         y = np.log(np.maximum(y, 1e-9)) if scale else y

@@ -118,7 +118,7 @@ def _pack_checkpoints(
     rows = [*((name, row) for row in summary.rows), *((f"{name}.controls", row) for row in summary.controls)]
     for study, row in rows:
         # A trial without all values may get other values where the study is resumed.
-        decided = row.kind != "trial" or summary.config.searched.keys() <= row.hyperparameters.keys()
+        decided = row.kind != "trial" or summary.config.is_point(row.hyperparameters)
         saved = checkpoint.load_latest(settings.checkpoints(study, row.number)) if decided else None
         if saved is None:
             continue
