@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 
 from .surrogates import REPLICATES, Array, Trials
@@ -49,6 +49,12 @@ class GaussianProcess:
         """See `Surrogate`."""
         return np.asarray(self._center + self._scale * (covariance(self._kernel, x, self._x) @ self._weights))
 
+    def deviation(self, x: Array) -> Array:
+        """Returns the standard deviation [n] of the posterior at encoded rows [n, columns], without the noise."""
+        factor = cholesky(_with_noise(self._kernel, self._x), lower=True)
+        known = solve_triangular(factor, covariance(self._kernel, self._x, x), lower=True)
+        return np.asarray(self._scale * np.sqrt(np.maximum(np.exp(self._kernel[0]) - (known * known).sum(0), 0)))
+
     def replicates(self, x: Array) -> Array:
         """See `Surrogate`."""
         return np.vstack([self._center + self._scale * each.draws(x) for each in self._posteriors])
@@ -86,8 +92,11 @@ def _square_distances(a: Array, b: Array) -> Array:
 
 def weights_of(kernel: Array, x: Array, y: Array) -> Array:
     """Returns the weights of the covariances with ``x`` in the posterior mean, for each column of ``y``."""
-    noisy = covariance(kernel, x, x) + (np.exp(kernel[1]) + 1e-10) * np.eye(len(x))
-    return np.asarray(cho_solve((cholesky(noisy, lower=True), True), y))
+    return np.asarray(cho_solve((cholesky(_with_noise(kernel, x), lower=True), True), y))
+
+
+def _with_noise(kernel: Array, x: Array) -> Array:
+    return np.asarray(covariance(kernel, x, x) + (np.exp(kernel[1]) + 1e-10) * np.eye(len(x)))
 
 
 def fit_kernel(x: Array, y: Array, starts: list[Array]) -> Array:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..config.errors import SweepError
+from ..config.study_config import MIN_DESIGN
 from .formats import format_percent
 from .surrogates import Input, Inputs, Mask, Trials
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ..study.dataframe import Table
     from .conditions import Condition
 
-MIN_UNIFORM = 32
+MIN_UNIFORM = MIN_DESIGN
 MIN_PER_INPUT = 4  # full-budget trials for each hyperparameter
 SQUARED = (1e-140, 1e140)  # values between them can be squared and summed
 MOST_LOST = 0.1  # share of the uniform trials that may have diverged or collapsed

@@ -197,6 +197,12 @@ class FinalistsConfig(Section):
     )
 
 
+class UntilConfig(Section):
+    """A search that ends once a surrogate of its design expects little of the next trial."""
+
+    improvement_below: float = Field(gt=0, description="Largest expected improvement, in units of the objective.")
+
+
 class SearchConfig(Section):
     """The budget, the sampler and the pruner."""
 
@@ -220,6 +226,7 @@ class SearchConfig(Section):
         le=MOST_TRIALS,
         description="Start no new trial after this many, beyond the design, without an improvement beyond noise.",
     )
+    until: UntilConfig | None = Field(None, description="Start no new trial once improvement_below is reached.")
     duplicates: Literal["reuse", "resample", "train"] = Field(
         "reuse",
         description="For a trial with the hyperparameters, seed and code of another: reuse takes that one's curve, "

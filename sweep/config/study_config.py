@@ -32,6 +32,7 @@ MUTABLE = {"search", "resources"}
 OF_THE_LOOP = ("model", "data", "task")  # sections of the built-in loop, which the user's own code replaces
 OWN = ("function", "command")  # keys of the user's own code, one of which takes their place
 TRAINING_OF_OWN_CODE = ("max_epochs", "seed")  # all that acts of the section `training`
+MIN_DESIGN = 32  # trials that a surrogate is fitted to at least
 LAMBDAS = ("lambda1", "lambda2")
 
 
@@ -140,6 +141,18 @@ class StudyConfig(Section):
         if search.sampler != "grid" or not {"space", "constraints"} <= info.data.keys():
             return search
         return within_grid(search, info.data["space"], parse_constraints(info.data["constraints"], info.data["space"]))
+
+    @field_validator("search")
+    @classmethod
+    def _can_expect(cls, search: SearchConfig, info: ValidationInfo) -> SearchConfig:
+        """Refuses an end by expected improvement where no surrogate can tell it."""
+        if search.until is None:
+            return search
+        if search.design < MIN_DESIGN:
+            raise ValueError(f"until: a surrogate needs {MIN_DESIGN} design trials, and design is {search.design}")
+        if any(condition_of(each) is not None for each in info.data.get("space", {}).values()):
+            raise ValueError("until: the space has conditions, and the surrogate knows none: take patience")
+        return search
 
     @field_validator("resources")
     @classmethod

@@ -1,4 +1,4 @@
-"""Ends a search before all of its trials: after some hours, at a target, or when it improves no more."""
+"""Ends a search before all of its trials: after some hours, at a target, or when little more is to be gained."""
 
 import math
 import time
@@ -12,7 +12,9 @@ from ..study.records import TrialRecord
 from ..study.study import Study
 
 MIN_REPEATS = 8  # degrees of freedom of a measured noise
-STOPPED = "stopped_by_patience"  # attribute of the study: its budget then, and how many trials had ended
+# Attributes of the study: its budget then, and how many trials had ended.
+STOPPED, STOPPED_UNTIL = "stopped_by_patience", "stopped_until"
+EVERY, MIN_FURTHER = 16, 8  # share of the trials, and the least number, between two looks at what is to be gained
 
 
 class Budget:
@@ -25,6 +27,7 @@ class Budget:
     def __init__(self, config: StudyConfig, search: Study, on_message: Callable[[str], object]):
         self._config, self._search, self._on_message = config, search, on_message
         self._began = time.monotonic()
+        self._looked_at = 0  # how many trials had ended
         self.is_spent = False
 
     def check(self) -> bool:
@@ -44,24 +47,51 @@ class Budget:
                     yield f"trial {row.number} reached the target {target:g}: no new trials"
         if search.patience is not None and (reason := self._out_of_patience(search.patience)) is not None:
             yield reason
+        if search.until is not None and (reason := self._little_to_gain(search.until.improvement_below)) is not None:
+            yield reason
 
     def _out_of_patience(self, patience: int) -> str | None:
-        rows, budget = self._search.rows(), self._config.search.trials
+        rows = self._search.rows()
         if any(row.design and row.state != "finished" for row in rows):
             return None
         ended = sorted((r for r in rows if r.state == "finished" and r.outcome != "failed"), key=lambda r: r.ended or 0)
-        before = self._search.get_user_attr(STOPPED) or {"trials": budget, "ended": 0}
-        skipped = before["ended"] if before["trials"] < budget else 0  # a larger budget goes on from there
+        skipped = self._ended_before(STOPPED)
         noise = measured_noise(rows)
         if trials_without_improvement(self._config.objective, ended, noise=noise, skipped=skipped) < patience:
             return None
-        if before["trials"] < budget or not before["ended"]:
-            self._search.set_user_attr(STOPPED, {"trials": budget, "ended": len(ended)})
         by = f"by more than the noise, {noise:.3g}" if noise else "on the best"
+        return self._stopped(STOPPED, f"the last {patience} trials have not improved {by}", rows, len(ended))
+
+    def _little_to_gain(self, least: float) -> str | None:
+        rows = self._search.rows()
+        if any(row.design and row.state != "finished" for row in rows):
+            return None
+        ended = sum(row.state == "finished" for row in rows)
+        if ended < max(self._looked_at * (1 + 1 / EVERY), self._ended_before(STOPPED_UNTIL) + MIN_FURTHER):
+            return None
+        from ..analysis.expected_improvement import expected_improvement
+
+        self._looked_at = ended
+        expected = expected_improvement(self._config, rows)
+        if expected is None or expected >= least:
+            return None
+        reason = f"the next trial is expected to improve on the best by {expected:.2g} at most, less than {least:g}"
+        return self._stopped(STOPPED_UNTIL, reason, rows, ended)
+
+    def _ended_before(self, attr: str) -> int:
+        """Returns how many trials had ended when the search stopped for this reason, with a smaller budget."""
+        before = self._search.get_user_attr(attr)
+        return before["ended"] if before and before["trials"] < self._config.search.trials else 0
+
+    def _stopped(self, attr: str, reason: str, rows: Sequence[TrialRecord], ended: int) -> str:
+        """Records that the search has stopped, for a larger budget to go on from there; returns what is said."""
+        budget, before = self._config.search.trials, self._search.get_user_attr(attr)
+        if before is None or before["trials"] < budget:
+            self._search.set_user_attr(attr, {"trials": budget, "ended": ended})
         saved = sum(row.state == "waiting" for row in rows)
         return (
-            f"the last {patience} trials have not improved {by}: no new trials, {saved} of {len(rows)} are not run; "
-            f"sweep run {self._config.name} --trials with a number above {budget} goes on"
+            f"{reason}: no new trials, {saved} of {len(rows)} are not run; sweep run {self._config.name} --trials with "
+            f"a number above {budget} goes on"
         )
 
 

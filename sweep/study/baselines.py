@@ -28,7 +28,7 @@ def baseline_study(config: StudyConfig, arm: Arm, trials: int) -> StudyConfig:
     trials = trials if any(map(_is_searched, space.values())) else 1
     finalists = config.search.finalists.model_copy(update={"tuned": 0})  # chosen as the guided network is
     last = finalists if trials > 1 else FinalistsConfig(top=0)
-    endless = {"hours": None, "target": None, "patience": None, "finalists": last}
+    endless = {"hours": None, "target": None, "patience": None, "until": None, "finalists": last}
     sampler = "random" if config.search.sampler == "grid" else config.search.sampler  # this space may have no grid
     budget = {"trials": trials, "design": min(config.search.design, trials), "sampler": sampler}
     search = config.search.model_copy(update={**budget, **endless})

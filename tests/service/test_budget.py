@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from sweep.config.sections import Objective
 from sweep.service.budget import Budget, measured_noise, trials_without_improvement
@@ -84,3 +85,45 @@ def test_patience_ends_a_search_says_what_it_saved_and_a_larger_budget_goes_on(
     assert "2 of 12 are not run" in said[-1]
     assert run(12, [1.0]) == 0
     assert run(13, [1.0, 1.0, 1.0]) == 3
+
+
+def test_a_search_ends_when_little_is_to_be_gained_and_a_larger_budget_goes_on(
+    tmp_path: Path, study_config: MakeConfig
+) -> None:
+    said: list[str] = []
+    storage = open_storage(f"journal:///{tmp_path}/optuna.journal")
+
+    def run(trials: int) -> int:
+        search = {"trials": trials, "design": 32, "until": {"improvement_below": 0.05}}
+        config = study_config(
+            search=search, space={"training.momentum": {"low": 0.0, "high": 0.9}, "depth": 2, "width": 8}
+        )
+        study, trained = Study(config, storage, workspace=tmp_path), 0
+        study.enqueue_budget()
+        budget = Budget(config, study, said.append)
+        while not budget.check() and (trial := study.ask()) is not None:
+            trial.best, trial.epochs, trained = float(trial.hyperparameters["training.momentum"]) ** 2, 9, trained + 1  # type: ignore[arg-type]
+            study.tell(trial, "completed", checkpoint=None, error=None)
+        return trained
+
+    assert run(40) == 32
+    assert len(said) == 1
+    assert "less than 0.05: no new trials, 8 of 40 are not run; " in said[0]
+    assert run(40) == 0
+    assert run(60) == 8
+    assert "20 of 60 are not run" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("search", "space", "problem"),
+    [
+        ({"design": 31}, {}, "until: a surrogate needs 32 design trials, and design is 31"),
+        ({"design": 32}, {"epsilon": {"low": 0.1, "high": 1.0, "when": "lambda1 > 0.01"}}, "the space has conditions"),
+    ],
+)
+def test_where_no_surrogate_can_tell_it_is_refused(
+    study_config: MakeConfig, search: dict[str, int], space: dict[str, object], problem: str
+) -> None:
+    lambda1 = {"lambda1": {"low": 1e-5, "high": 1e-1, "log": True}, "depth": 2, "width": 8}
+    with pytest.raises(ValidationError, match=problem):
+        study_config(space={**lambda1, **space}, search={"trials": 64, "until": {"improvement_below": 0.1}, **search})
