@@ -61,12 +61,9 @@ def pairs_table(confirmation: Confirmation) -> pd.DataFrame:
 
 def summary_html(summary: Summary, best: pd.DataFrame) -> str:
     """Returns the counts of a study, its best trials, and the verdicts on its finalists."""
-    from .comparison import finalist_verdicts
-
     metric = summary.config.objective.metric
     title = f"Best of the search; value is {metric}" if len(best) else "No trial has completed."
-    verdicts = finalist_verdicts(summary.config, summary.comparison)
-    return _section(f"{summary.config.name}: {summary.counted}", [title], best, verdicts)
+    return _section(f"{summary.config.name}: {summary.counted}", [title], best, summary.verdicts)
 
 
 def analysis_html(analysis: Analysis) -> str:

@@ -48,6 +48,15 @@ class Summary:
 
         return expected_on_fresh_seeds(self.config, self.rows, self.controls)
 
+    @property
+    def verdicts(self) -> list[str]:
+        """Sentences on the finalists: the gain over each control, and how much of the best value is luck."""
+        from .comparison import finalist_verdicts
+        from .optimism import optimism
+
+        luck = optimism(self)
+        return [*finalist_verdicts(self.config, self.comparison), *([luck] if luck else [])]
+
     @classmethod
     def of(
         cls, config: StudyConfig, rows: list[TrialRecord], controls: list[TrialRecord], *, interrupted: bool = False

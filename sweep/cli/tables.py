@@ -83,15 +83,13 @@ def best_line(summary: Summary) -> str:
 
 def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:
     """Prints the counts, tables and verdicts of a study."""
-    from ..analysis.comparison import finalist_verdicts
-
     config = summary.config
     console.print(Text.assemble((config.name, "bold"), f": {summary.counted}"))
     if summary.best:
         console.print(best_table(config, summary.best[:top], summary.expected))
     if summary.comparison.finalists:
         console.print(comparison_table(config, summary.comparison))
-    for sentence in finalist_verdicts(config, summary.comparison):
+    for sentence in summary.verdicts:
         console.print(sentence)
     for row in [r for r in summary.rows if r.outcome == "failed"][:3]:
         reason = _last_line(row) or "no reason recorded"

@@ -23,7 +23,6 @@ from ...study.baselines import configurations
 from ...study.provenance import Code, code_tags
 from ...study.records import OUTCOMES
 from .. import formats, sensitivity_text
-from ..comparison import finalist_verdicts
 from ..confirmation import Confirmation, pair_verdict
 from ..sensitivity import Analysis
 from ..summary import Summary
@@ -105,7 +104,7 @@ def _render(contents: ReportContents, codes: Sequence[Code], confirmed: Confirma
         expected=summary.expected,
         counts={outcome: outcomes[outcome] for outcome in OUTCOMES},
         guidance={state: guidance[state] for state in ("inert", "dominant")},
-        verdicts=finalist_verdicts(config, summary.comparison),
+        verdicts=summary.verdicts,
         fixed=_fixed(config),
         study_file=to_yaml(config),
         codes=[code_tags(code) for code in codes],
