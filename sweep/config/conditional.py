@@ -12,7 +12,7 @@ from typing import Any
 
 from .constraints import Constraint, parse_constraint, parse_constraints
 from .errors import nearest
-from .search_space import Choices, Dimension, Range, Scalar
+from .search_space import Choices, Dimension, Range, Scalar, is_of_guidance
 
 Values = Mapping[str, Any]
 TRIED, MOST_TRIED = 33, 40_000  # values of a range, and points, at which a comparison is tried
@@ -32,14 +32,13 @@ def is_active(space: Mapping[str, Dimension], name: str, values: Values) -> bool
         >>> is_active(space, "skip", {"depth": 3}), is_active(space, "skip", {"depth": 4})
         (False, True)
     """
-    match condition_of(space[name]):
-        case None:
-            return True
-        case str() as text:
-            [constraint] = parse_constraints([text], space)
-            return constraint.names <= values.keys() and constraint.holds(values)
-        case allowed:
-            return all(n in values and any(_same(values[n], each) for each in _several(v)) for n, v in allowed.items())
+    if (when := condition_of(space[name])) is None:
+        return True
+    known = {**{n: d for n, d in space.items() if not isinstance(d, Range | Choices)}, **values}
+    if isinstance(when, str):
+        [constraint] = parse_constraints([when], space)
+        return constraint.names <= known.keys() and constraint.holds(known)
+    return all(n in known and any(_same(known[n], each) for each in _several(v)) for n, v in when.items())
 
 
 def active(space: Mapping[str, Dimension], values: Mapping[str, Scalar]) -> dict[str, Scalar]:
@@ -49,6 +48,14 @@ def active(space: Mapping[str, Dimension], values: Mapping[str, Scalar]) -> dict
         if name in found and condition_of(dimension) is not None and not is_active(space, name, found):
             del found[name]
     return found
+
+
+def names_in_condition(space: Mapping[str, Dimension], name: str) -> frozenset[str]:
+    """Returns the hyperparameters in the condition of one; none if it has no condition."""
+    when = condition_of(space[name])
+    if isinstance(when, str):
+        return parse_constraints([when], space)[0].names
+    return frozenset(when or ())
 
 
 def describe_condition(when: Any) -> str:
@@ -64,12 +71,15 @@ def describe_condition(when: Any) -> str:
     return " and ".join(f"{name} {side}" for name, side in sides)
 
 
-def in_order(space: Mapping[str, Dimension]) -> dict[str, Dimension]:
-    """Returns the space with each hyperparameter after those of its condition; raises ValueError with all problems."""
+def in_order(space: Mapping[str, Dimension], *, stored: bool = False) -> dict[str, Dimension]:
+    """Returns the space with each hyperparameter after those of its condition; raises ValueError with all problems.
+
+    In a ``stored`` space, as that of a baseline without guidance, a condition may be about a constant.
+    """
     parents, problems = dict[str, frozenset[str]](), list[str]()
     for name in space:
         try:
-            parents[name] = _parents(space, name)
+            parents[name] = names_in_condition(space, name) if stored else _parents(space, name)
         except ValueError as error:
             problems.append(f"{name}: when: {error}")
     if problems:
@@ -93,6 +103,8 @@ def _parents(space: Mapping[str, Dimension], name: str) -> frozenset[str]:
     names = frozenset(constraint.names if constraint else when)
     if name in names:
         raise ValueError("a hyperparameter cannot depend on itself")
+    if guided := [each for each in sorted(names) if is_of_guidance(each) and not is_of_guidance(name)]:
+        raise ValueError(f"{', '.join(guided)} is of guidance, which its control lacks: {name} cannot depend on it")
     for parent in sorted(names):
         if parent not in space:
             raise ValueError(f"no such hyperparameter: {parent}{nearest(parent, known)}; there are {', '.join(known)}")

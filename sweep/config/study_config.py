@@ -126,7 +126,7 @@ class StudyConfig(Section):
         if conditional := [name for name in unfit if condition_of(dimensions.get(name)) is not None]:
             names = ", ".join(conditional)
             raise ValueError(f"{names}: when: a model has its sizes, and a command its words, in every trial")
-        return in_order(dimensions)
+        return in_order(dimensions, stored=info.context == STORED)
 
     @field_validator("constraints")
     @classmethod

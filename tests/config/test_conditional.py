@@ -93,12 +93,18 @@ def test_the_points_of_a_grid_are_counted_without_what_they_do_not_have(study_co
         ("lambda1", "guidance.form > 2", "'guidance.form > 2' compares what is not a number"),
         ("lambda1", "__import__('os').system('true')", "is not a constraint"),
         ("depth", {"guidance.form": "target"}, "depth: when: a model has its sizes"),
+        (
+            "training.lr",
+            "lambda1 > 0.01",
+            "lambda1 is of guidance, which its control lacks: training.lr cannot depend on",
+        ),
     ],
 )
 def test_a_condition_that_cannot_hold_is_refused_with_one_sentence(
     study_config: MakeConfig, name: str, when: object, said: str
 ) -> None:
     space = {"lambda1": {"low": 1e-5, "high": 1e-1}, "guidance.form": FORM, "depth": {"low": 1, "high": 4}, "width": 8}
+    space["training.lr"] = {"low": 1e-4, "high": 1e-2}
     raw = study_config().model_dump(exclude_unset=True)
     config, problems = parse_study({**raw, "space": {**space, name: {**space[name], "when": when}}})  # type: ignore[dict-item]
     assert config is None
@@ -115,12 +121,12 @@ def test_all_problems_of_conditions_are_said_at_once_and_so_is_a_circle(study_co
     assert "no such hyperparameter: nothing" in problems[0]
     assert "depth is never 9" in problems[1]
     circle = {
-        "lambda1": {**lr, "when": "training.momentum > 0.2"},
-        "training.momentum": {**momentum, "when": "lambda1 > 0.001"},
+        "training.lr": {**lr, "when": "training.momentum > 0.2"},
+        "training.momentum": {**momentum, "when": "training.lr > 0.001"},
     }
     _, problems = parse_study({**raw, "space": {**circle, "depth": 2, "width": 8}})
     assert len(problems) == 1
-    assert "lambda1, training.momentum: when: they depend on each other in a circle" in problems[0]
+    assert "training.lr, training.momentum: when: they depend on each other in a circle" in problems[0]
 
 
 def test_a_command_has_no_conditions(study_config: MakeConfig) -> None:

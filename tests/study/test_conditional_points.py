@@ -15,9 +15,11 @@ from sweep.analysis.conditions import parse_conditions
 from sweep.analysis.sensitivity import analyse
 from sweep.config.errors import ConfigError, SweepError
 from sweep.config.search_methods import SAMPLERS
+from sweep.config.section import STORED
 from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
 from sweep.service.single_trial import enqueue
+from sweep.study.baselines import baseline_study
 from sweep.study.dataframe import read_tables
 from sweep.study.storages.storage import open_storage
 from sweep.study.study import Study
@@ -137,6 +139,21 @@ def test_values_that_no_point_has_together_are_not_enqueued(study_config: MakeCo
     points = tried(config, settings.storage, tmp_path)
     assert belongs(points[number])
     assert values.items() <= points[number].items()
+
+
+def test_a_baseline_keeps_conditions_also_on_what_is_constant_there(study_config: MakeConfig) -> None:
+    space = {
+        **SPACE,
+        "training.init": {"choices": ["default", "he"]},
+        "training.momentum": {"low": 0.1, "high": 0.9, "when": {"training.init": "he"}},
+        "training.grad_clip": {"low": 0.5, "high": 5.0, "when": {"training.init": "default"}},
+    }
+    baseline = baseline_study(study_config(space=space), "he", 40)
+    again = StudyConfig.model_validate(baseline.model_dump(mode="json"), context=STORED)
+    assert list(again.searched) == list(baseline.searched)
+    assert "epsilon" not in again.searched
+    assert again.is_point({"depth": 3, "training.batch_size": 16, "training.momentum": 0.5})
+    assert not again.is_point({"depth": 3, "training.batch_size": 16, "training.grad_clip": 1.0})
 
 
 def test_an_analysis_leaves_out_what_only_some_trials_have_and_a_branch_has_it(
