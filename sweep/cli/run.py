@@ -258,7 +258,8 @@ def _print_plan(plan: "DryRun", config: "StudyConfig", console: Console, *, as_j
     estimated = duration if plan.trials or plan.controls else "nothing is left to train"
     subject = f": {config.subject}, searching {searched}"
     console.print(Text.assemble((config.name, "bold"), subject))
-    console.print(f"  trials      {plan.trials} still to run, of {search.trials} ({search.design} design)")
+    twins = f"; {plan.trainings} of them are trained at most" if plan.trainings < plan.trials else ""
+    console.print(f"  trials      {plan.trials} still to run, of {search.trials} ({search.design} design){twins}")
     console.print(f"  afterwards  up to {plan.controls} finalists, controls and tuning trials")
     if plan.epoch_seconds is not None:
         epoch = format_duration(plan.epoch_seconds)

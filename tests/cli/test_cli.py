@@ -287,6 +287,21 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(here: Sweep, file: Path, tm
     assert plan["hours"] == pytest.approx(epochs * plan["epoch_seconds"] / plan["slots"] / 3600)
 
 
+def test_the_estimate_counts_each_configuration_once(here: Sweep, tmp_path: Path) -> None:
+    file = tmp_path / "few.yaml"
+    space = "{lambda1: 0.0, lambda2: 0.0, depth: {low: 1, high: 3}, width: {choices: [8, 16]}}"
+    head = "{name: few, model: {name: mlp}, data: {name: digits}, objective: {metric: val_loss, direction: minimize}"
+    file.write_text(
+        f"{head}, space: {space}, training: {{max_epochs: 1}}, search: {{trials: 40, finalists: {{top: 0}}}}}}"
+    )
+    plan = json.loads(here("run", str(file), "--dry-run", "--json").out)
+    assert (plan["trials"], plan["trainings"], plan["controls"]) == (40, 6, 0)
+    assert plan["hours"] == pytest.approx(6 * plan["epoch_seconds"] / plan["slots"] / 3600)
+    again = json.loads(here("run", str(file), "--dry-run", "--json", "--set", "search.duplicates=train").out)
+    assert again["trainings"] == 40
+    assert "40 still to run, of 40 (0 design); 6 of them are trained at most" in here("run", str(file), "--dry-run").out
+
+
 def test_a_dry_run_writes_nothing_and_uses_what_is_prepared(here: Sweep, file: Path, tmp_path: Path) -> None:
     def files() -> dict[Path, int]:
         return {path: path.lstat().st_mtime_ns for path in (tmp_path, *tmp_path.rglob("*"))}

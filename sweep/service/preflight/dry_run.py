@@ -6,13 +6,15 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...analysis.summary import finished_rows
 from ...config.filesystem import local_path
+from ...config.grid import count_points
 from ...config.settings import Settings
 from ...config.study_config import StudyConfig
+from ...study.records import TrialRecord
 from ...study.storages.catalog import require_same_study
 from ...training.reports import TrialPaths
 from ..run import RunOptions, all_trained
@@ -24,6 +26,7 @@ class DryRun:
     """The trials that a run has left to train, and their duration."""
 
     trials: int
+    trainings: int  # of these, at most; the others take the numbers of an equal one
     controls: int  # finalists, controls and tuning trials, at most
     epoch_seconds: float | None  # in the middle of the space, measured on this machine; None: of a function
     slots: int  # trials at once on this machine
@@ -63,8 +66,20 @@ def plan_run(config: StudyConfig, settings: Settings) -> DryRun:
     controls = max(0, config.search.afterwards(guided=config.guided) - (0 if trials else len(others)))
     if all_trained(config, searched, others, RunOptions()):  # fewer rows than announced, as finalists share controls
         trials = controls = 0
-    epochs = (trials + controls) * config.training.max_epochs
-    return DryRun(trials, controls, seconds, slots, None if seconds is None else epochs * seconds / slots / 3600)
+    trainings = _trainings(config, searched, trials)
+    epochs = (trainings + controls) * config.training.max_epochs
+    hours = None if seconds is None else epochs * seconds / slots / 3600
+    return DryRun(trials, trainings, controls, seconds, slots, hours)
+
+
+def _trainings(config: StudyConfig, ended: Sequence[TrialRecord], trials: int) -> int:
+    """Returns how many of the trials that are left are trained, given those that have ended."""
+    points = count_points(config.searched)
+    if points is None or config.search.duplicates != "reuse":
+        return trials
+    known = {repr(sorted(row.hyperparameters.items())) for row in ended if row.outcome != "failed"}
+    compared = config.kind != "model" or bool(config.import_paths)  # one twin is trained before others are reused
+    return min(trials, max(0, points - len(known)) + compared)
 
 
 def _epoch_seconds(config: StudyConfig, settings: Settings, gpus: float) -> float:
