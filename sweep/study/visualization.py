@@ -12,10 +12,16 @@ from .distributions import distributions
 from .records import TrialRecord
 
 
-def parallel_coordinate(config: StudyConfig, rows: Sequence[TrialRecord], metric: str) -> go.Figure:
-    """Returns Optuna's parallel coordinates of completed trials, with the hyperparameters that all of them have."""
-    shared = [name for name in config.searched if all(name in row.hyperparameters for row in rows)]
-    return plot_parallel_coordinate(_in_memory(config, rows), shared, target_name=metric)
+def parallel_coordinate(
+    config: StudyConfig, rows: Sequence[TrialRecord], metric: str, names: Sequence[str]
+) -> go.Figure:
+    """Returns Optuna's parallel coordinates of completed trials, with hyperparameters that all of them have."""
+    return plot_parallel_coordinate(_in_memory(config, rows), list(names), target_name=metric)
+
+
+def shared_names(config: StudyConfig, rows: Sequence[TrialRecord]) -> list[str]:
+    """Returns the searched hyperparameters that all trials have, in alphabetical order, as Optuna draws them."""
+    return sorted(name for name in config.searched if all(name in row.hyperparameters for row in rows))
 
 
 def slice_plots(config: StudyConfig, rows: Sequence[TrialRecord], metric: str) -> dict[str, go.Figure]:

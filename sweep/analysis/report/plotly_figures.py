@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from ...config.search_space import Choices, Range
-from ...study.visualization import parallel_coordinate, slice_plots
+from ...study.visualization import parallel_coordinate, shared_names, slice_plots
 from ..expected_best import budgets
 from .contents import ReportContents
 from .curves import Role
@@ -159,9 +159,9 @@ def parallel(contents: ReportContents) -> go.Figure:
     """Draws parallel coordinates of completed trials; of more than ``LINES``, those at evenly spaced ranks."""
     ranks = np.linspace(0, len(contents.best) - 1, min(len(contents.best), LINES))
     rows = [contents.best[round(rank)] for rank in ranks]
-    figure = parallel_coordinate(contents.summary.config, rows, contents.metric)
+    figure = parallel_coordinate(contents.summary.config, rows, contents.metric, _shared(contents))
     figure.update_layout(height=430, margin_l=48)
-    axes = [None, *(contents.searched[name] for name in sorted(contents.searched))]  # in Optuna's order
+    axes = [None, *(contents.searched[name] for name in _shared(contents))]
     whole = [isinstance(axis, Range) and axis.is_int and not axis.log for axis in axes]
     texts = figure.layout.annotations
     figure.layout.annotations = [a for a in texts if not whole[a.x] or float(a.text).is_integer()]
@@ -171,6 +171,10 @@ def parallel(contents: ReportContents) -> go.Figure:
         else:
             trace.marker.colorscale = [[place, _darker(colour)] for place, colour in trace.marker.colorscale]
     return figure
+
+
+def _shared(contents: ReportContents) -> list[str]:
+    return shared_names(contents.summary.config, contents.best)
 
 
 def _darker(colour: str) -> str:
@@ -216,7 +220,7 @@ FIGURES = (
     ReportFigure("effect", "effects", lambda c: {n: effect(c, n) for n in c.effects}, lambda c: bool(c.effects)),
     ReportFigure("surface", "effects", surface, lambda c: c.surface is not None),
     ReportFigure("learning curves", "curves", learning_curves, lambda c: bool(c.curves)),
-    ReportFigure("parallel", "trials", parallel, lambda c: bool(c.best) and len(c.searched) > 1),
+    ReportFigure("parallel", "trials", parallel, lambda c: bool(c.best) and len(_shared(c)) > 1),
     ReportFigure("slice", "trials", slices, lambda c: bool(c.best) and bool(c.searched)),
     ReportFigure("expected best", "trials", expected_best, lambda c: bool(c.expected_best)),
     ReportFigure("entropies", "entropy", entropies, lambda c: c.networks is not None),
