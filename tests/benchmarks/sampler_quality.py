@@ -2,8 +2,8 @@
 
 `python -m tests.benchmarks.sampler_quality [--seeds 10] [--sampler tpe]`: four functions, each on its box, with a
 constraint, and with conditions. The regret is the best value less that of 20,000 uniform points, so it may be below 0.
-Ours asks and tells through `Study` in a journal; a constraint is fulfilled by every point of ours, and given to Optuna's
-sampler as its ``constraints_func``. Exits 1 where a median of ours is larger and a paired test (Wilcoxon signed-rank,
+Ours asks and tells through `Study` in a journal; a constraint is fulfilled by every point of ours, and given to
+Optuna's sampler as its ``constraints_func``. Exits 1 where a median of ours is larger and a paired test (Wilcoxon's,
 one-sided) shows it, p < 0.05. Five minutes.
 """
 

@@ -45,7 +45,7 @@ CONSTRAINT = "epsilon * depth <= 8"  # holds where there is no epsilon
 
 
 def belongs(point: dict[str, Any]) -> bool:
-    """Whether a point has exactly what its values ask for, by hand."""
+    """True if a point has exactly what its values ask for, by hand."""
     own = "epsilon" if point["guidance.form"] == "reciprocal" else "guidance.target"
     return point.keys() == {"guidance.form", "depth", own} | ({"training.batch_size"} if point["depth"] >= 3 else set())
 
