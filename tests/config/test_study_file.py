@@ -393,11 +393,11 @@ def test_a_key_may_have_the_name_of_a_type(changes: str, words: tuple[str, ...])
 
 
 def test_fewer_trials_than_the_design_shrink_it_in_proportion(tmp_path: Path) -> None:
-    config, notes = load_study("digits", Settings(workspace=tmp_path), trials=24)  # of 64 trials, 32 of the design
-    assert (config.search.trials, config.search.design) == (24, 12)
-    assert "search.design: 12 of 24 trials, as 32 of 64 before" in notes
-    config, notes = load_study("digits", Settings(workspace=tmp_path), trials=40)
-    assert (config.search.trials, config.search.design) == (40, 32)
+    config, notes = load_study("digits", Settings(workspace=tmp_path), trials=28)  # of 112 trials, 80 of the design
+    assert (config.search.trials, config.search.design) == (28, 20)
+    assert "search.design: 20 of 28 trials, as 80 of 112 before" in notes
+    config, notes = load_study("digits", Settings(workspace=tmp_path), trials=90)
+    assert (config.search.trials, config.search.design) == (90, 80)
     assert not [note for note in notes if note.startswith("search.design")]
 
 
