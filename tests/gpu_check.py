@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from sweep.config.sections import Resources
+from sweep.config.resources import Resources
 from sweep.config.trial_config import TrialConfig
 from sweep.execution.tune_adapters import execute
 from sweep.training.distributed import Ranks, start_ranks

@@ -11,18 +11,10 @@ from .conditional import active, condition_of, in_order, is_active
 from .constraints import parse_constraints
 from .errors import ConfigError
 from .grid import within_grid
+from .resources import Resources
 from .search_space import ALIASES, Choices, Dimension, Range, Scalar, is_of_guidance, parse_space, smallest_number
 from .section import STORED, Section
-from .sections import (
-    DataConfig,
-    GuidanceConfig,
-    ModelConfig,
-    Objective,
-    Resources,
-    SearchConfig,
-    TaskConfig,
-    TrainingConfig,
-)
+from .sections import DataConfig, GuidanceConfig, ModelConfig, Objective, SearchConfig, TaskConfig, TrainingConfig
 from .trial_config import Kind, TrialConfig, kind_of
 from .user_command import words_of
 

@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from ..losses.options import PAPER
 from .errors import ConfigError, SweepError, nearest, sentences
 from .filesystem import write_atomically
+from .resources import Resources
 from .search_space import ALIASES, Choices, Range
 from .section import STORED, Section
-from .sections import Resources, SearchConfig
+from .sections import SearchConfig
 from .study_config import StudyConfig
 
 MOST_BYTES = 262_144

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from ..config.errors import ConfigError, nearest
-from ..config.sections import Resources
+from ..config.resources import Resources
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from ..config.trial_config import TrialConfig

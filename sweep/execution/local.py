@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Generator
 
 from ..config.errors import ConfigError
-from ..config.sections import Resources
+from ..config.resources import Resources
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from ..training.reports import RankLostError, TrialPaths, TrialReport

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from ..config.errors import ConfigError, SweepError
-from ..config.sections import Resources
+from ..config.resources import Resources
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
 from ..config.user_code import modules_to_send, packages

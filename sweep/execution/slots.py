@@ -10,7 +10,7 @@ from typing import Any, Self
 from ..cluster.nodes import Node, Placeholders, list_nodes, resource_bundle
 from ..cluster.ray_internals import can_grow
 from ..config.errors import SweepError
-from ..config.sections import Resources
+from ..config.resources import Resources
 
 REFRESH_EVERY = 2.0  # seconds between two counts of the nodes
 NODE_TIMEOUT = 900.0  # seconds without a node that has the resources of a trial

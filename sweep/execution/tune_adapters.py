@@ -26,8 +26,8 @@ from ray.tune.stopper import Stopper
 
 from ..cluster.connect import quiet
 from ..config.filesystem import parse_path
+from ..config.resources import Resources
 from ..config.section import STORED
-from ..config.sections import Resources
 from ..config.trial_config import TrialConfig
 from ..config.user_code import search_folders, search_in
 from ..training.reports import TrialPaths, TrialReport

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
+from sweep.config.resources import Resources
 from sweep.config.search_space import ALIASES, Choices, Range
-from sweep.config.sections import GuidanceConfig, Objective, Resources, TrainingConfig
+from sweep.config.sections import GuidanceConfig, Objective, TrainingConfig
 from sweep.config.study_config import StudyConfig
 from sweep.config.study_file import parse_study, read_yaml, to_yaml
 from sweep.losses import EntropyGuidance

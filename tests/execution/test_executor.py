@@ -26,7 +26,8 @@ from sweep.cluster import connect
 from sweep.cluster.connect import connected
 from sweep.config import filesystem
 from sweep.config.errors import SweepError
-from sweep.config.sections import DataConfig, Resources
+from sweep.config.resources import Resources
+from sweep.config.sections import DataConfig
 from sweep.data.loading import load_dataset
 from sweep.execution import tune_patches
 from sweep.execution.dispatcher import MAX_LOSSES, Dispatcher

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from sweep.config.errors import ConfigError, SweepError
-from sweep.config.sections import DataConfig, Resources
+from sweep.config.resources import Resources
+from sweep.config.sections import DataConfig
 from sweep.config.settings import Settings
 from sweep.data.loading import load_dataset
 from sweep.execution import EXECUTORS, get_executor

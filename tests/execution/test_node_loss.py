@@ -16,7 +16,8 @@ import pytest
 import ray
 from optuna.trial import TrialState
 
-from sweep.config.sections import DataConfig, Resources
+from sweep.config.resources import Resources
+from sweep.config.sections import DataConfig
 from sweep.config.settings import Settings
 from sweep.data.loading import load_dataset
 from sweep.execution import dispatcher

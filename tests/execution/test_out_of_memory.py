@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sweep.config.sections import Resources
+from sweep.config.resources import Resources
 from sweep.execution import out_of_memory as memory
 from sweep.execution.out_of_memory import gpu_memory_fraction, hint, is_machine_fault, limit_gpu_memory, oom_kind
 

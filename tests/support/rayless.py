@@ -22,7 +22,7 @@ import pytest
 import scipy.stats  # noqa: F401
 
 from sweep import service
-from sweep.config.sections import Resources
+from sweep.config.resources import Resources
 from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
 from sweep.config.trial_config import TrialConfig

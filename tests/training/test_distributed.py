@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 
 from sweep.cluster import connect
-from sweep.config.sections import Resources, TaskConfig
+from sweep.config.resources import Resources
+from sweep.config.sections import TaskConfig
 from sweep.config.trial_config import TrialConfig
 from sweep.config.user_code import search_in
 from sweep.data.batches import ArrayPart, batches, rows_of

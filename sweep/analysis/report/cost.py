@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ...config.sections import Resources
+from ...config.resources import Resources
 from ...config.study_config import StudyConfig
 from ...study.records import TrialRecord
 
