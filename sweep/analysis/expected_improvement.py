@@ -11,9 +11,9 @@ import numpy as np
 from ..config.search_space import Choices
 from ..study.constrained import violated
 from ..study.distributions import distributions, random_points
+from ..study.noise import is_finite
 from .gaussian_process import GaussianProcess
 from .goodness_of_fit import goodness_of_fit
-from .noise import is_finite
 from .selection import MIN_UNIFORM
 from .surrogates import Array, Input, Inputs, Trials
 
@@ -40,7 +40,8 @@ def expected_improvement(config: StudyConfig, rows: Sequence[TrialRecord]) -> fl
         None where it is not known: with fewer than 32 completed design trials, or if the surrogate, a Gaussian process,
         predicts less than half of the variance of design trials that it was not shown.
     """
-    ended = [row for row in rows if row.outcome == "completed" and row.twin is None and is_finite(row.value)]
+    trained = [row for row in rows if row.outcome == "completed" and row.twin is None and row.repeat_of is None]
+    ended = [row for row in trained if is_finite(row.value)]
     tested = np.array([row.design for row in ended], bool)
     if tested.sum() < MIN_UNIFORM:
         return None

@@ -1,12 +1,14 @@
 """Formats of numbers, hyperparameters, lists and JSON that the terminal, the report and the evidence page share."""
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..config.search_space import Scalar
     from ..study.finalists import Expected
+    from ..study.records import TrialRecord
 
 
 def format_duration(seconds: float) -> str:
@@ -31,12 +33,22 @@ def format_mean_sd(mean: float, sd: float, *, signed: bool = False) -> str:
     return text if math.isnan(sd) else f"{text} ± {sd:.2g}"
 
 
+def format_objective(row: "TrialRecord") -> str:
+    """Returns the objective of a configuration: its value, or mean ± standard deviation (seeds)."""
+    if len(row.values) < 2:
+        return f"{row.value:.5g}"
+    values = list(row.values.values())
+    return f"{format_mean_sd(statistics.fmean(values), statistics.stdev(values))} ({len(values)})"
+
+
 def format_expected(expected: "Expected | None") -> str:
     """Returns the objective on a fresh seed: a finalist's mean and its seeds, or an approximate value."""
     if expected is None:
         return "-"
     if not expected.seeds:
-        return f"lost on {expected.lost}" if expected.lost else f"about {expected.value:.3g}"
+        if expected.lost or not math.isfinite(expected.value):
+            return f"lost on {expected.lost or 'a seed'}"
+        return f"about {expected.value:.3g}"
     lost = f", lost on {expected.lost}" if expected.lost else ""
     return f"{expected.value:.4g} ({expected.seeds}{lost})"
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..config.search_methods import get_sampler
+from ..study.noise import is_finite, pooled_variance, values_by_configuration
 from .expected_best import best_of_design
 from .formats import format_percent
-from .noise import is_finite, pooled_variance, values_by_configuration
 from .pruning_health import pruning
 from .sensitivity_text import SMALL
 from .space_health import edges, ended_rows, lost_regions

@@ -24,9 +24,13 @@ def best_table(summary: Summary, trials: pd.DataFrame, top: int) -> pd.DataFrame
     rows, expected = summary.best[:top], summary.expected
     params = [name for name in trials.columns if name.removeprefix("params_") in summary.config.searched]
     table = trials.loc[[row.number for row in rows], ["value", *params, "epochs"]]
+    table["value"] = [row.value for row in rows]  # the mean of a configuration on several seeds
+    if any(row.values for row in rows):
+        table.insert(1, "seeds", [max(1, len(row.values)) for row in rows])
     if expected:
-        table.insert(1, "on_fresh_seeds", [expected[row.number].value for row in rows])
-        table.insert(2, "fresh_seeds", [expected[row.number].seeds for row in rows])
+        position = len(table.columns) - len(params) - 1
+        table.insert(position, "on_fresh_seeds", [expected[row.number].value for row in rows])
+        table.insert(position + 1, "fresh_seeds", [expected[row.number].seeds for row in rows])
     return table
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .noise import is_finite, pooled_variance, values_by_configuration
+from ..study.noise import is_finite, pooled_variance, values_by_configuration
 
 if TYPE_CHECKING:
     from .summary import Summary
@@ -18,7 +18,7 @@ MIN_FREEDOM = 6  # degrees of freedom of the noise, of three finalists on three 
 DRAWS = 4000
 
 
-def expected_optimism(values: Sequence[float], noise: float, *, maximize: bool) -> float:
+def expected_optimism(values: Sequence[float], noise: float | Sequence[float], *, maximize: bool) -> float:
     """Returns how much better than its own mean the best of several noisy values is expected to be.
 
     By a parametric bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 6.5): the values
@@ -27,7 +27,7 @@ def expected_optimism(values: Sequence[float], noise: float, *, maximize: bool) 
 
     Args:
         values: one of each configuration, [n].
-        noise: standard deviation of a value between seeds.
+        noise: standard deviation of each value, or of all: between seeds, less for a mean of several.
         maximize: True if a larger value is better.
 
     Example:
@@ -37,7 +37,7 @@ def expected_optimism(values: Sequence[float], noise: float, *, maximize: bool) 
         1.5
     """
     mean = np.asarray(values, float) * (-1.0 if maximize else 1.0)
-    drawn = mean + noise * np.random.default_rng(0).standard_normal((DRAWS, len(mean)))
+    drawn = mean + np.asarray(noise) * np.random.default_rng(0).standard_normal((DRAWS, len(mean)))
     best = drawn.argmin(1)
     return float((mean[best] - drawn.min(1)).mean())
 
@@ -58,8 +58,9 @@ def optimism(summary: Summary) -> str | None:
     if best is None or best.number not in fresh or not is_finite(best.value) or freedom < MIN_FREEDOM:
         return None
     maximize, noise = config.objective.direction == "maximize", math.sqrt(variance)
-    values = [statistics.fmean(each) for each in values_by_configuration(summary.rows)]
-    chance = expected_optimism(values, noise, maximize=maximize)
+    own = values_by_configuration(summary.rows)
+    values, noises = [statistics.fmean(each) for each in own], [noise / math.sqrt(len(each)) for each in own]
+    chance = expected_optimism(values, noises, maximize=maximize)
     lost = (fresh[best.number].mean - best.value) * (-1 if maximize else 1)
     size = f"{abs(lost):.2g} {'worse' if lost > 0 else 'better'}"
     return (

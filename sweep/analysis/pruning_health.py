@@ -53,6 +53,7 @@ def _nothing_saved(summary: Summary, whole: Sequence[TrialRecord], change: str) 
     from .report.cost import cost
 
     later = [row for row in summary.rows if row.state == "finished" and not row.design and row.twin is None]
+    later = [row for row in later if row.repeat_of is None]
     spent = cost(summary.config, summary.rows, [])
     if len(later) < MIN_TRIALS or spent.epochs_saved > LITTLE * (spent.epochs + spent.epochs_saved):
         return

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..config.errors import SweepError
 from ..config.study_config import MIN_DESIGN
+from ..study.noise import SQUARED
 from .formats import format_percent
 from .surrogates import Input, Inputs, Mask, Trials
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 MIN_UNIFORM = MIN_DESIGN
 MIN_PER_INPUT = 4  # full-budget trials for each hyperparameter
-SQUARED = (1e-140, 1e140)  # values between them can be squared and summed
 MOST_LOST = 0.1  # share of the uniform trials that may have diverged or collapsed
 ALIASED = (
     "the uniform trials are not marked as drawn one by one (they are a Sobol' sequence, or another program's): R2 may "

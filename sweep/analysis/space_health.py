@@ -29,17 +29,15 @@ Side = bool  # True: the upper one
 
 
 def ended_rows(rows: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Returns the trials that were trained to an end of their own: none that failed, or took the numbers of a twin."""
-    return [row for row in rows if row.state == "finished" and row.outcome != "failed" and row.twin is None]
+    """Returns the trials that were trained to an end of their own, one of each configuration that raced."""
+    own = (row for row in rows if row.twin is None and row.repeat_of is None)
+    return [row for row in own if row.state == "finished" and row.outcome != "failed"]
 
 
 def edges(summary: Summary, _: object) -> Iterator[str]:
     """Says on which edges of the space the best configurations lie, and how to widen it."""
-    from ..study.finalists import distinct_rows
-
-    config, distinct = summary.config, distinct_rows(summary.best)
-    best = distinct[:BEST]
-    if len(distinct) < MIN_TRIALS:
+    config, best = summary.config, summary.best[:BEST]
+    if len(summary.best) < MIN_TRIALS:
         return
     for (name, dimension), upper in itertools.product(config.searched.items(), (False, True)):
         values = [row.hyperparameters[name] for row in best if _is_number(row.hyperparameters.get(name))]

@@ -85,8 +85,10 @@ class LogLines(Progress):
         name = f"{trial.study}-{trial.number:04d}"
         reason = f": {error.strip().splitlines()[-1]}" if error else ""
         params = format_params(trial.hyperparameters)
-        as_twin = "" if trial.twin is None else f" (the numbers of trial {trial.twin.number})"
-        line = f"{name} {trial.kind} {outcome} {value} epochs={trial.epochs} {params}{as_twin}{reason}"
+        note = "" if trial.twin is None else f" (the numbers of trial {trial.twin.number})"
+        if trial.repeat_of is not None:
+            note += f" (trial {trial.repeat_of} on seed {trial.config.training.seed})"
+        line = f"{name} {trial.kind} {outcome} {value} epochs={trial.epochs} {params}{note}{reason}"
         self.console.print(Text(line), soft_wrap=True)
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ..analysis.confirmation import baseline_origin, pair_verdict
 from ..analysis.expected_best import budgets
-from ..analysis.formats import format_expected, format_mean_sd, format_params, format_value
+from ..analysis.formats import format_expected, format_mean_sd, format_objective, format_params, format_value
 from ..analysis.sensitivity_text import WIDE, interpretation, notable_pairs, reliability, remarks, unexplained
 from ..config.search_space import ALIASES
 from ..config.study_config import StudyConfig
@@ -47,7 +47,7 @@ def best_table(
     for row in rows:
         values = [format_value(row.hyperparameters.get(n, config.constants.get(n))) for n in names]
         again = [format_expected(expected.get(row.number))] if expected else []
-        table.add_row(str(row.number), f"{row.value:.5g}", *again, *values, str(row.epochs))
+        table.add_row(str(row.number), format_objective(row), *again, *values, str(row.epochs))
     return table
 
 
@@ -78,7 +78,7 @@ def best_line(summary: Summary) -> str:
     row, metric = summary.best[0], summary.config.objective.metric
     fresh = summary.expected.get(row.number)
     again = f", {fresh.value:.4g} on fresh seeds" if fresh and fresh.seeds else ""
-    return f"Best: trial {row.number}, {metric} {row.value:.5g}{again}, {format_params(row.hyperparameters)}"
+    return f"Best: trial {row.number}, {metric} {format_objective(row)}{again}, {format_params(row.hyperparameters)}"
 
 
 def print_summary(summary: Summary, console: Console, *, top: int = 5) -> None:

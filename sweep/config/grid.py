@@ -19,6 +19,8 @@ def within_grid(
     searched = {name: dimension for name, dimension in space.items() if isinstance(dimension, Range | Choices)}
     if search.design:
         raise ValueError("design: leave it out: the sampler grid tries all points of the space")
+    if search.seeds > 1:
+        raise ValueError("seeds: leave it out: the sampler grid tries each point once; take random or qmc")
     if endless := [name for name, dimension in searched.items() if dimension.levels is None]:
         raise ValueError(
             f"sampler: a grid needs choices, whole numbers or a step; {', '.join(endless)} has none of them: give it "

@@ -214,6 +214,12 @@ class SearchConfig(Section):
         le=1000,
         description="Seeds of every third design point; 2 or more tell noise from what sensitivity cannot see.",
     )
+    seeds: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="Seeds of a configuration: one that may be the best is trained on further ones, each a trial.",
+    )
     sampler: SamplerName | ImportPath = Field("tpe", description="Chooses the hyperparameters of a trial. Or your own.")
     pruner: PrunerName | ImportPath = Field("median", description="Ends trials early that are worse. Or your own.")
     hours: float | None = Field(None, gt=0, description="Start no new trial after this many hours of a run.")

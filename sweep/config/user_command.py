@@ -16,6 +16,7 @@ from .user_code import search_folders
 PYTHON = ("python", "python3")  # the Python that runs this program, here or on a worker
 OF_A_TRIAL = ("seed", "max_epochs")  # placeholders that every command may have
 HYPERPARAMETERS = "SWEEP_HYPERPARAMETERS"  # the environment variable that has all of them
+SEED = "SWEEP_SEED"
 # Endings of programs' sources: the first word that has one names a file that must be there.
 SOURCES = (".py", ".sh", ".r", ".jl", ".js", ".ts", ".pl", ".rb", ".lua", ".m", ".jar")
 _PLACEHOLDER = re.compile(r"\{(\{[\w.]+\})\}|\{([A-Za-z_][\w.]*)\}", re.ASCII)  # {{lr}} is {lr}
@@ -123,6 +124,16 @@ def check_program(command: Sequence[str]) -> list[str]:
     if file:
         return [f"command: {file} is not executable: chmod +x {program}, or name its interpreter before it"]
     return [f"command: there is no program {program} on the PATH; install it, or name the file with its path"]
+
+
+def check_seed(command: Sequence[str]) -> list[str]:
+    """Returns a problem if a script is not told the seed on which it is to be trained again."""
+    if "seed" in placeholders(command) or SEED.encode() in source_of(command):
+        return []
+    return [
+        f"command: the search trains a configuration on several seeds, and the command has no {{seed}}, nor does its "
+        f"script read {SEED}: it would train to the same numbers"
+    ]
 
 
 def unread(command: Sequence[str], searched: Sequence[str]) -> list[str]:

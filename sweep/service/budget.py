@@ -4,10 +4,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from ..analysis.noise import pooled_variance, values_by_configuration
 from ..config.sections import Objective
 from ..config.study_config import StudyConfig
 from ..study.finalists import best_rows
+from ..study.noise import pooled_variance, values_by_configuration
 from ..study.records import TrialRecord
 from ..study.study import Study
 
@@ -54,7 +54,8 @@ class Budget:
         rows = self._search.rows()
         if any(row.design and row.state != "finished" for row in rows):
             return None
-        ended = sorted((r for r in rows if r.state == "finished" and r.outcome != "failed"), key=lambda r: r.ended or 0)
+        new = (r for r in rows if r.state == "finished" and r.outcome != "failed" and r.repeat_of is None)
+        ended = sorted(new, key=lambda row: row.ended or 0)
         skipped = self._ended_before(STOPPED)
         noise = measured_noise(rows)
         if trials_without_improvement(self._config.objective, ended, noise=noise, skipped=skipped) < patience:

@@ -121,7 +121,7 @@ def _train_baselines(
 def plan_confirmation(name: str, settings: Settings, *, top: int, against: Sequence[str]) -> ConfirmPlan:
     """Checks a study and plans its confirmation; raises a ConfigError with all problems."""
     from ..data.loading import find_reader
-    from ..study.baselines import METHODS, baseline_study, configurations, default_values, first_points
+    from ..study.baselines import METHODS, baseline_study, default_values, first_points
     from ..study.storages.storage import get_user_attr
     from .preflight.space_checks import check_study
 
@@ -129,7 +129,7 @@ def plan_confirmation(name: str, settings: Settings, *, top: int, against: Seque
     config, _ = load_study(name, settings)
     prior = len(get_user_attr(name, "knowledge", get_storage(settings.storage)) or [])
     summary = summarise(name, settings)
-    best, total = configurations(config, summary.rows, summary.controls), max(len(summary.rows), config.search.trials)
+    best, total = summary.best, max(len(summary.rows), config.search.trials)
     ended = sum(row.state == "finished" for row in summary.rows)
     baselines: dict[Arm, StudyConfig] = {}
     defaults = _default_options(config)

@@ -129,9 +129,9 @@ def train(
     ConfigError if one has none, and a DivergenceError.
 
     Example:
-        >>> one = ["lambda1=1e-3", "lambda2=0", "epsilon=0.01", "depth=2", "width=16", "training.max_epochs=1"]
+        >>> one = ["lambda1=1e-3", "lambda2=0", "epsilon=0.01", "depth=4", "width=16", "training.max_epochs=1"]
         >>> [epoch] = train("digits", sets=one, settings=Settings(workspace=Path(tempfile.mkdtemp())))
-        >>> epoch.epoch, 0 < epoch.values["val_accuracy"] < 1
+        >>> epoch.epoch, 0 < epoch.values["val_loss"] < 1
         (1, True)
     """
     settings = settings or Settings()

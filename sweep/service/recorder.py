@@ -237,6 +237,7 @@ class Recorder:
             "sweep.design": str(trial.design).lower(),
             "sweep.seed": str(seed),
             **({"sweep.of": str(trial.of)} if trial.of is not None else {}),
+            **({"sweep.repeat_of": str(trial.repeat_of)} if trial.repeat_of is not None else {}),
             **({"retry_of": str(trial.retry_of)} if trial.retry_of is not None else {}),
             **({"sweep.arm": trial.kind} if key.kind == "confirm" else {}),
             **({"sweep.control": "tuned" if trial.kind == "tuned" else "plain"} if key.kind == "control" else {}),

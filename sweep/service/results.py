@@ -34,7 +34,7 @@ class StudyResults:
     Example:
         >>> import sweep, tempfile
         >>> settings = sweep.Settings(workspace=tempfile.mkdtemp(), report=False)
-        >>> short = ["search.design=0", "search.finalists.top=0", "training.max_epochs=2", "lambda2=0", "width=8"]
+        >>> short = ["search.design=0", "search.finalists.top=0", "training.max_epochs=2", "lambda2=0", "width=128"]
         >>> here = sweep.RunOptions(executor="local")
         >>> _ = sweep.run("digits", trials=3, sets=short, settings=settings, options=here)
         >>> study = sweep.load("digits", settings=settings)
@@ -53,8 +53,8 @@ class StudyResults:
         True
         >>> import torch
         >>> model = study.model()
-        >>> model(torch.zeros(5, 1, 8, 8, dtype=torch.uint8)).shape, model.meta["classes"][:3]
-        (torch.Size([5, 10]), ['0', '1', '2'])
+        >>> model(torch.zeros(5, 1, 8, 8, dtype=torch.uint8)).shape, model.meta["metric"]
+        (torch.Size([5, 1, 8, 8]), 'val_loss')
     """
 
     summary: Summary

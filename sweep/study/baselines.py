@@ -13,7 +13,7 @@ from ..config.search_space import Choices, Dimension, Range, Scalar, is_of_guida
 from ..config.sections import FinalistsConfig
 from ..config.study_config import OF_CONFIRM, StudyConfig
 from .distributions import contains, distributions
-from .finalists import distinct_rows, ranked_rows, tuned_space, unguided
+from .finalists import tuned_space, unguided
 from .records import Arm, PlannedTrial, TrialRecord
 
 METHODS: tuple[Arm, ...] = ("dropout", "weight_decay", "batch_norm", "he", "orthogonal", "lsuv")
@@ -87,13 +87,6 @@ def first_points(
 
 def _is_searched(dimension: Dimension) -> bool:
     return isinstance(dimension, Range | Choices)
-
-
-def configurations(
-    config: StudyConfig, search: Sequence[TrialRecord], controls: Sequence[TrialRecord] = ()
-) -> list[TrialRecord]:
-    """Returns the completed trials of the search with distinct hyperparameters, best first, see `ranked_rows`."""
-    return distinct_rows(ranked_rows(config, search, controls))
 
 
 def pair_members(

@@ -205,10 +205,13 @@ def _ended(name: str, storage: BaseStorage) -> list[FrozenTrial]:
 
 
 def _without_twins(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Returns the trials without those that equal an earlier one, which in another fold would have been shown."""
+    """Returns the trials without those that equal an earlier one, which in another fold would have been shown.
+
+    A configuration that raced is one trial, on the seed of all others.
+    """
     names = ("seed", "outcome", "hyperparameters")
     found: dict[str, FrozenTrial] = {}
-    for each in trials:
+    for each in (t for t in trials if t.user_attrs.get("repeat_of") is None):
         same = [sorted(each.params.items()), each.state.name, each.values, *map(each.user_attrs.get, names)]
         found.setdefault(repr(same), each)
     return list(found.values())

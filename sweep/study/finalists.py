@@ -9,34 +9,55 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..config.search_space import Choices, Range, Scalar, is_of_guidance
 from ..config.study_config import StudyConfig
 from .distributions import distributions, sobol_points
+from .noise import pooled_variance
 from .records import PlannedTrial, TrialRecord
 
 
 def best_rows(config: StudyConfig, rows: Iterable[TrialRecord], top: int | None = None) -> list[TrialRecord]:
-    """Returns completed search trials that were trained, best first; those that took a twin's numbers are left out."""
-    # Earlier versions took an infinite objective for a result.
-    trained = (r for r in rows if r.outcome == "completed" and r.twin is None)
-    done = [r for r in trained if r.value is not None and math.isfinite(r.value)]
-    sign = 1 if config.objective.direction == "minimize" else -1
-    return sorted(done, key=lambda r: (sign * (r.value or 0.0), r.number))[:top]
+    """Returns the first completed trial of each configuration, best first.
+
+    Where a configuration was trained on several seeds, ``values`` of its record has them, and ``value`` is their mean.
+    After a race (``search.seeds``) the order is that of the mean plus its standard error, from the variance between
+    the seeds of configurations that raced: one that was lucky once is not before one that is good on each seed. One
+    that was lost on a seed comes after all others: its error is infinite.
+    """
+    groups: dict[frozenset[tuple[str, Scalar]], list[TrialRecord]] = {}
+    for row in (rows := list(rows)):
+        if row.state == "finished" and row.twin is None and row.outcome != "failed":
+            groups.setdefault(frozenset(row.hyperparameters.items()), []).append(row)
+    done, lost = list[TrialRecord](), set[int]()
+    for group in groups.values():
+        # Earlier versions took an infinite objective for a result.
+        whole = [r for r in group if r.outcome == "completed" and r.value is not None and math.isfinite(r.value)]
+        if not whole:
+            continue
+        values = {r.seed: r.value for r in reversed(whole) if r.value is not None}
+        mean = statistics.fmean(values.values())
+        done.append(replace(whole[0], value=mean, values=values) if len(values) > 1 else whole[0])
+        if any(r.outcome in ("diverged", "collapsed") for r in group):
+            lost.add(whole[0].number)
+    raced = {row.repeat_of for row in rows if row.repeat_of is not None}
+    variance, _ = pooled_variance(list(row.values.values()) for row in done if row.number in raced)
+    for position, row in enumerate(done):
+        error = math.inf if row.number in lost else math.sqrt(variance / max(1, len(row.values)))
+        done[position] = replace(row, standard_error=error or row.standard_error)
+    return sorted(done, key=lambda row: (_cautious(config, row), row.number))[:top]
 
 
-def distinct_rows(rows: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Returns the first trial of each configuration: a design point may be repeated, a sampler may choose one again."""
-    found: dict[frozenset[tuple[str, Scalar]], TrialRecord] = {}
-    for row in rows:
-        found.setdefault(frozenset(row.hyperparameters.items()), row)
-    return list(found.values())
+def _cautious(config: StudyConfig, row: TrialRecord) -> float:
+    """Returns the objective of `best_rows` plus its standard error, less is better."""
+    return (1 if config.objective.direction == "minimize" else -1) * (row.value or 0.0) + row.standard_error
 
 
 def chosen_rows(config: StudyConfig, search: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Returns the search trials whose configurations become finalists, best first."""
-    return distinct_rows(best_rows(config, search))[: config.search.finalists.top]
+    return best_rows(config, search, config.search.finalists.top)
 
 
 class Expected(NamedTuple):
@@ -55,10 +76,11 @@ def expected_on_fresh_seeds(
 ) -> dict[int, Expected]:
     """Returns the expected objective of completed search trials, by number; empty without finalists.
 
-    A finalist has the mean of its fresh seeds. Any other trial has its own value, plus the mean difference between the
-    finalists' fresh means and values: no trial behind all finalists is then expected to be better than the best of
-    them.
+    A finalist has the mean of its fresh seeds. Any other trial has its own value, worse by its standard error, plus the
+    mean difference between the finalists' fresh means and such values: no trial behind all finalists is then expected
+    to be better than the best of them.
     """
+    sign = 1 if config.objective.direction == "minimize" else -1
     done, seeds = best_rows(config, search), fresh_seeds(config)
     found: dict[int, Expected] = {}
     for row in done:
@@ -68,15 +90,15 @@ def expected_on_fresh_seeds(
         lost = sum(r.outcome not in ("completed", "failed") for r in runs)
         if values or lost:
             found[row.number] = Expected(statistics.fmean(values) if values else math.nan, len(values), lost)
-    whole = [found[r.number].value - (r.value or 0.0) for r in distinct_rows(done) if _is_whole(found, r)]
+    whole = [sign * found[r.number].value - _cautious(config, r) for r in done if _is_whole(found, r)]
     if not whole:
         return found
     luck = statistics.fmean(whole)
-    return {row.number: found.get(row.number, Expected((row.value or 0.0) + luck, 0, 0)) for row in done}
+    return {row.number: found.get(row.number, Expected(sign * (_cautious(config, row) + luck), 0, 0)) for row in done}
 
 
 def _is_whole(found: Mapping[int, Expected], row: TrialRecord) -> bool:
-    return row.number in found and not found[row.number].lost
+    return row.number in found and not found[row.number].lost and math.isfinite(row.standard_error)
 
 
 def ranked_rows(
@@ -91,7 +113,7 @@ def ranked_rows(
     sign = 1 if config.objective.direction == "minimize" else -1
 
     def key(row: TrialRecord) -> tuple[int, float]:  # `sorted` keeps the order of the search among equals
-        value, _, lost = expected.get(row.number, Expected(row.value or 0.0, 0, 0))
+        value, _, lost = expected.get(row.number, Expected(sign * _cautious(config, row), 0, 0))
         return lost, sign * value if math.isfinite(value) else math.inf
 
     return sorted(done, key=key)

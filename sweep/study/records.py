@@ -58,6 +58,9 @@ class TrialRecord:
         retry_of: number of the failed trial that it repeats, which then counts no more.
         reported: the objective by epoch, at the epochs at which the pruner decides and the last one.
         twin: number of the trial whose numbers it took; it was not trained.
+        repeat_of: number of the trial whose configuration it trains on a further seed (``search.seeds``).
+        values: of a configuration (see `finalists.best_rows`), the objective by seed; ``value`` is their mean.
+        standard_error: of ``value``, of a configuration that raced; infinite if it was lost on a seed.
     """
 
     number: int
@@ -84,3 +87,6 @@ class TrialRecord:
     retry_of: int | None = None
     reported: dict[int, float] = field(default_factory=dict)
     twin: int | None = None
+    repeat_of: int | None = None
+    values: dict[int, float] = field(default_factory=dict)
+    standard_error: float = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -246,17 +246,23 @@ class ConstrainedSampler(PointSampler):
 
 
 class WarmStartSampler(PointSampler):
-    """A sampler that sees the ``known`` trials of earlier studies beside those of its own."""
+    """A sampler that sees the ``known`` trials of earlier studies beside those of its own, as ``view`` shows them."""
 
-    def __init__(self, sampler: BaseSampler, known: Sequence[FrozenTrial], space: Mapping[str, BaseDistribution]):
+    def __init__(
+        self,
+        sampler: BaseSampler,
+        known: Sequence[FrozenTrial],
+        space: Mapping[str, BaseDistribution],
+        view: Callable[[Sequence[FrozenTrial]], Sequence[FrozenTrial]] = list,
+    ):
         super().__init__()
-        self._sampler, self._known, self._space = sampler, known, dict(space)
+        self._sampler, self._known, self._space, self._view = sampler, known, dict(space), view
 
     def choose(self, study: optuna.Study, trial: FrozenTrial, given: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a point that is chosen in a copy of the study in memory."""
         memory = optuna.create_study(direction=study.direction, sampler=self._sampler)
         begun = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
         own = [t for t in study.get_trials(deepcopy=False, states=begun) if t.number != trial.number]
-        memory.add_trials([*self._known, *own])
+        memory.add_trials([*self._known, *self._view(own)])
         memory.enqueue_trial(dict(given))
         return memory.ask(self._space).params

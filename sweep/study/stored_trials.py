@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
@@ -62,7 +63,19 @@ def _read(frozen: FrozenTrial, *, orphan: bool) -> TrialRecord:
     """Reads a trial; attributes that an older version did not write are None."""
     attrs = frozen.user_attrs
     owner, start, end = attrs.get("owner"), frozen.datetime_start, frozen.datetime_complete
-    as_stored = ("trained", "seconds", "of", "checkpoint", "error", "pruned_at", "pruned_by", "retry_of", "twin")
+    names = (
+        "trained",
+        "seconds",
+        "of",
+        "checkpoint",
+        "error",
+        "pruned_at",
+        "pruned_by",
+        "retry_of",
+        "twin",
+        "repeat_of",
+    )
+    stored: dict[str, Any] = {name: attrs.get(name) for name in names}
     state = {"WAITING": "waiting", "RUNNING": "running"}.get(frozen.state.name, "finished")
     outcome = attrs.get("outcome")
     if state == "finished" and outcome is None:
@@ -83,5 +96,5 @@ def _read(frozen: FrozenTrial, *, orphan: bool) -> TrialRecord:
         ended=end.timestamp() if end else None,
         tags=attrs.get("tags") or {},
         reported=dict(frozen.intermediate_values),
-        **{name: attrs.get(name) for name in as_stored},
+        **stored,
     )

@@ -13,19 +13,21 @@ from typing import Any
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from ..config.filesystem import AnyPath
 from ..config.search_space import Scalar
 from ..config.study_config import StudyConfig
 from ..training.reports import EpochMetrics
 from . import twins
+from .budget_rows import missing_rows, waiting_row
 from .claims import Claims
 from .distributions import distributions, suggest_point
 from .opening import open_study
 from .pruners import explain_pruning, pruning_epochs
+from .racing import averaged, next_repeat
 from .records import ARMS, Outcome, PlannedTrial, TrialRecord
-from .samplers import WarmStartSampler, build_sampler, default_values, design_trials, presampled_points
+from .samplers import WarmStartSampler, build_sampler, presampled_points
 from .storages.rdb_cache import forget_cached_trials, trial_id
 from .storages.storage import UNREACHABLE, add_trials, exclusive, study_lock, write_batch
 from .stored_trials import counting, read_leases, to_record
@@ -35,7 +37,7 @@ from .warm_start import prior_trials
 logger = logging.getLogger(__name__)
 
 # Attributes that a row has before it is claimed.
-PLANNED = ("kind", "of", "seed", "hyperparameters", "design", "independent", "repeat", "given")
+PLANNED = ("kind", "of", "seed", "hyperparameters", "design", "independent", "repeat", "given", "repeat_of")
 _STATES: dict[Outcome, TrialState] = {
     "completed": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -91,39 +93,18 @@ class Study(Claims):
         self._known = prior_trials(self.get_user_attr("knowledge"), self._space)
 
     def enqueue_budget(self, first: Sequence[Mapping[str, Scalar]] = ()) -> int:
-        """Writes the budget into the storage: WAITING rows up to ``trials``, ``design`` of them uniform.
+        """Writes the budget into the storage: WAITING rows up to ``trials``; see `budget_rows.missing_rows`.
 
-        The first one of a new study has the default values of the space; the sampler chooses those without a default.
-        Trials with the values of the points ``first`` are added to the budget if they are missing; in a new study they
-        come before all others. Returns the budget: more than ``trials`` if it was larger before.
+        Returns the budget: more than ``trials`` if it was larger before.
         """
-        search, plain = self.config.search, {"seed": self.config.training.seed, "design": False}
         with self.exclusive():
-            new, rows = list[FrozenTrial](), self._trials()
-            present = [{**t.params, **t.system_attrs.get("fixed_params", {})} for t in rows]
-            for point in first:
-                if not any(point.items() <= values.items() for values in present):
-                    new.append(self._waiting(self._presampled(len(present), point), {**plain, "given": True}))
-                    present.append(dict(point))
-            own = [t for t in rows if not t.user_attrs.get("given") and "retry_of" not in t.user_attrs]
-            designed = [(t.params, t.user_attrs) for t in own if t.user_attrs.get("design")]
-            begun = len(own)
-            if (defaults := default_values(self.config)) and not own:
-                new.append(self._waiting(self._presampled(0, defaults), plain))
-                begun = 1
-            design = max(0, min(search.design - len(designed), search.trials - begun))
-            new += [self._waiting(*each) for each in design_trials(self.config, self._space, designed, design)]
-            # Of samplers that do not learn, the values depend on nothing but the seed.
-            points = presampled_points(self.config, self._space, range(begun + design, search.trials))
-            new += [self._waiting(values, plain) for values in points]
+            rows = self._trials()
+            new, budget = missing_rows(self.config, self._space, rows, first)
             add_trials(self._study, self._storage, new, len(rows))
         if new:
+            design = sum(bool(row.user_attrs["design"]) for row in new)
             logger.info("%s: enqueued %d trials, %d of them design trials", self.name, len(new), design)
-        return max(len(own), search.trials)
-
-    def _presampled(self, number: int, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
-        """Returns the values of the trial with this number, in part ``given``."""
-        return {**next(presampled_points(self.config, self._space, [number])), **given}
+        return budget
 
     def add_finished(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Adds finished trials (records: see `sweep.study.warm_start`): for simulations."""
@@ -132,7 +113,8 @@ class Study(Claims):
     def enqueue(self, hyperparameters: Mapping[str, Scalar]) -> int:
         """Enqueues one configuration of the user's own; returns its number."""
         with self.exclusive():
-            new = [self._waiting(hyperparameters, {"seed": self.config.training.seed, "design": False})]
+            attrs = {"seed": self.config.training.seed, "design": False}
+            new = [waiting_row(self.config, self._space, hyperparameters, attrs)]
             add_trials(self._study, self._storage, new, number := len(self._trials()))
             return number
 
@@ -149,7 +131,7 @@ class Study(Claims):
             for attrs, trial in ((failed[number].user_attrs, failed[number]) for number in found):
                 kept = {name: attrs[name] for name in PLANNED if name in attrs}
                 values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-                new.append(self._waiting(values, {**kept, "retry_of": trial.number}))
+                new.append(waiting_row(self.config, self._space, values, {**kept, "retry_of": trial.number}))
             add_trials(self._study, self._storage, new, len(rows))
             return found
 
@@ -160,20 +142,9 @@ class Study(Claims):
             for kind, of, seed, hyperparameters in planned:
                 row = {"kind": kind, "of": of, "seed": seed, "hyperparameters": hyperparameters, "design": False}
                 if not any(all(attrs.get(k) == row[k] for k in row if k != "of") for attrs in present):
-                    new.append(self._waiting({}, row))
+                    new.append(waiting_row(self.config, self._space, {}, row))
                     present.append(row)
             add_trials(self._study, self._storage, new, len(present) - len(new))
-
-    def _waiting(self, values: Mapping[str, Scalar], attrs: Mapping[str, Any]) -> FrozenTrial:
-        whole = bool(values) and self.config.is_point(values)
-        return create_trial(
-            state=TrialState.WAITING,
-            # A whole point is stored as params at once, which spares a write for each value.
-            params=dict(values) if whole else {},
-            distributions={name: self._space[name] for name in values} if whole else {},
-            user_attrs=dict(attrs),
-            system_attrs={} if whole else {"fixed_params": dict(values)},  # as of Optuna's `enqueue_trial`
-        )
 
     def ask(self, *, new: bool = True) -> Trial | None:
         """Claims a trial: an orphan, else a waiting one if ``new``; None if there is none.
@@ -185,16 +156,33 @@ class Study(Claims):
                 self._repeat_claim(*self._claimed)
             else:
                 self._claim(new=new)
+            if self._claimed is not None and self.config.search.seeds > 1:
+                self._choose(self._claimed[0])
         if self._claimed is None:
             return None
         trial = self._trial(*self._claimed)
         self._claimed = None
         return trial
 
+    def _choose(self, frozen: FrozenTrial) -> None:
+        """Writes what a claimed trial of a race trains, unless the sampler or a dead driver has chosen it."""
+        attrs, given = frozen.user_attrs, {**frozen.params, **frozen.system_attrs.get("fixed_params", {})}
+        if given or attrs.get("design") or not self._space:
+            return
+        repeat = next_repeat(self.config, self._trials())
+        values = repeat.values if repeat else next(presampled_points(self.config, self._space, [frozen.number]))
+        number = trial_id(frozen)
+        with write_batch(self._storage):
+            self._storage.set_trial_user_attr(number, "seed", repeat.seed if repeat else self.config.training.seed)
+            self._storage.set_trial_user_attr(number, "repeat_of", repeat.of if repeat else None)
+            self._storage.set_trial_system_attr(number, "fixed_params", values)
+
     def _trial(self, frozen: FrozenTrial, owner: dict[str, Any]) -> Trial:
         # Each trial has a seed of its own: with one seed for all, each driver would draw the same points.
         sampler = build_sampler(self.config, self._space, seed=self.config.training.seed * 1_000_003 + frozen.number)
-        self._study.sampler = WarmStartSampler(sampler, self._known, self._space) if self._known else sampler
+        if self._known or self.config.search.seeds > 1:
+            sampler = WarmStartSampler(sampler, self._known, self._space, averaged)
+        self._study.sampler = sampler
         forget_cached_trials(self._study)
         handle = optuna.Trial(self._study, trial_id(frozen))
         attrs = handle.user_attrs
@@ -217,6 +205,7 @@ class Study(Claims):
             started=frozen.datetime_start.timestamp() if frozen.datetime_start else None,
             failures=attrs.get("failures", 0),
             retry_of=attrs.get("retry_of"),
+            repeat_of=attrs.get("repeat_of"),
             exclusive=bool(attrs.get("alone")),
             reported=max(reported, default=0),
             # The driver that reported the last epoch may have died before it asked the pruner.
@@ -253,7 +242,7 @@ class Study(Claims):
                     trial.handle.report(value, metrics.epoch)
                 trial.reported = metrics.epoch
             last = metrics.epoch == self.config.training.max_epochs
-            can_prune = trial.kind == "trial" and trial.twin is None and not last
+            can_prune = trial.kind == "trial" and trial.twin is None and trial.repeat_of is None and not last
             # The pruner is asked about design trials too, though they go on: asking fills the rungs for the others.
             if can_prune and trial.handle.should_prune() and not trial.design:
                 trial.pruned_at = metrics.epoch  # decided: an outage from here on does not undo it

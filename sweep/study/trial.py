@@ -29,6 +29,7 @@ class Trial:
         best: the objective so far: the last epoch's metric, or the best one (``objective.at``).
         exclusive: True after an out-of-memory error: the trial runs only while no other trial does.
         retry_of: number of the failed trial that it repeats.
+        repeat_of: number of the trial whose configuration it trains on a further seed; the pruner does not stop it.
         fingerprint: a hash of its config and code: trials that share it have the same numbers.
         twin: the trial whose numbers it takes; None: it is trained.
     """
@@ -54,6 +55,7 @@ class Trial:
     failures: int = 0
     exclusive: bool = False
     retry_of: int | None = None
+    repeat_of: int | None = None
     fingerprint: str = ""
     twin: TrialRecord | None = None
 

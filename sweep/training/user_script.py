@@ -19,7 +19,7 @@ from ..config.errors import FunctionError, ScriptError
 from ..config.secrets import redact, without_driver_secrets
 from ..config.trial_config import TrialConfig
 from ..config.user_code import search_folders
-from ..config.user_command import HYPERPARAMETERS, fill
+from ..config.user_command import HYPERPARAMETERS, SEED, fill
 from . import checkpoint
 from .attempt_files import AttemptFiles
 from .checkpoint import Checkpoint
@@ -98,7 +98,7 @@ class ScriptRun(OwnRun):
             "SWEEP_CHECKPOINT_DIR": str(self._files.own),
             "SWEEP_ARTIFACT_DIR": str(self._files.artifacts),
             HYPERPARAMETERS: json.dumps(config.offered),
-            "SWEEP_SEED": str(config.training.seed),
+            SEED: str(config.training.seed),
             "SWEEP_EPOCH": str(self.epoch if self._final is None else self._final.epoch),
             "SWEEP_MAX_EPOCHS": str(config.training.max_epochs),
             "SWEEP_CONFIRMING": str(int(config.test)),

@@ -27,6 +27,8 @@ def test_of_equal_configurations_it_is_the_expected_least_of_n_normal_values(n: 
 def test_a_best_that_is_far_ahead_owes_nothing_to_chance() -> None:
     assert abs(expected_optimism([0.0, 100.0, 120.0], 1.0, maximize=False)) < 0.06
     assert expected_optimism([1.0, 2.0, 3.0], 0.0, maximize=False) == 0.0
+    # The mean of four seeds is half as noisy; the other values are far.
+    assert abs(expected_optimism([0.0, 0.0, 50.0], [0.0, 1.0, 9.0], maximize=False) - 0.399) < 0.03
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])

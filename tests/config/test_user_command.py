@@ -124,12 +124,20 @@ def test_a_study_of_a_script_is_read_and_written(here: Path) -> None:
         ({"resources": {"workers": 2}}, "resources: a script is one process to this program"),
         ({"objective": {"metric": "lr", "direction": "minimize"}}, "'lr' is the name of a hyperparameter"),
         ({"space": {"lr": 1, "seed": 3}}, "space.seed: a name of this program's own"),
+        ({"search": {"seeds": 2}}, "the command has no {seed}, nor does its script read SWEEP_SEED"),
+        ({"search": {"design": 4, "design_seeds": 2}}, "the command has no {seed}"),
     ],
 )
 def test_what_is_wrong_is_told_before_any_trial(changed: dict[str, Any], problem: str) -> None:
     problems, _ = problems_of(changed)
     assert len(problems) == 1, problems
     assert problem in problems[0]
+
+
+def test_a_script_may_read_the_seed_itself(here: Path) -> None:
+    assert problems_of({"search": {"seeds": 2}, "command": ["python", "train.py", "{lr}", "{seed}"]}) == ([], [])
+    (here / "train.py").write_text("import os; os.environ['SWEEP_SEED']")
+    assert problems_of({"search": {"seeds": 2}}) == ([], [])
 
 
 def test_a_file_that_a_script_will_write_need_not_be_there() -> None:

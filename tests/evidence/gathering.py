@@ -22,7 +22,7 @@ from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
 from sweep.config.study_file import built_in, override, parse_study, read_file
 from sweep.config.trial_config import TrialConfig
-from sweep.study.baselines import configurations, pair_members, trained
+from sweep.study.baselines import pair_members, trained
 from sweep.study.storages.catalog import get_storage, load_stored_config
 from sweep.training import checkpoint
 
@@ -145,7 +145,7 @@ def evidence(entry: Entry, printed: Mapping[str, list[str]], settings: Settings)
     found = [BaselineResult(**each) for each in (confirmed or {"rivals": ()})["rivals"]]
     rivals = [summarise(each.study, settings) for each in found]
     runs = [row for each in (summary, *rivals) for row in each.rows] + summary.controls
-    [best] = configurations(config, summary.rows, summary.controls)[:1] if confirmed else [None]
+    [best] = summary.best[:1] if confirmed else [None]
     arms = (
         pair_members(
             config, best, best_hyperparameters(found), placebo=any("placebo" in each for each in entry.confirm)

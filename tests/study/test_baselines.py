@@ -13,14 +13,13 @@ from sweep.service.preflight.name_checks import check_names
 from sweep.study.baselines import (
     METHODS,
     baseline_study,
-    configurations,
     first_points,
     pair_members,
     same_networks,
     trained,
     wanted_pairs,
 )
-from sweep.study.finalists import fresh_seeds, wanted_rows
+from sweep.study.finalists import best_rows, fresh_seeds, wanted_rows
 from sweep.study.records import ARMS
 
 from ..conftest import MakeConfig
@@ -159,7 +158,7 @@ def test_configurations_are_the_best_trials_that_differ() -> None:
     raw: dict[str, Any] = {"name": "s", "model": {"name": "mlp"}, "data": {"name": "digits"}, "space": SPACE}
     config = StudyConfig.model_validate({**raw, "objective": {"metric": "val_loss", "direction": "minimize"}})
     again = row(20, 0.3, point(0.03, 3, epsilon=5.0, form="reciprocal"))  # trial 2's, enqueued once more
-    assert [r.number for r in configurations(config, [*search_rows(), again])] == [2, 1, 8, 7, 0]
+    assert [r.number for r in best_rows(config, [*search_rows(), again])] == [2, 1, 8, 7, 0]
 
 
 def test_members_of_a_pair_differ_in_what_is_compared_and_in_nothing_else(config: StudyConfig) -> None:

@@ -19,7 +19,6 @@ from ...config.sections import TrainingConfig
 from ...config.settings import Settings
 from ...config.study_config import OF_THE_LOOP, TRAINING_OF_OWN_CODE, StudyConfig
 from ...config.study_file import to_yaml
-from ...study.baselines import configurations
 from ...study.provenance import Code, code_tags
 from ...study.records import OUTCOMES
 from .. import formats, sensitivity_text
@@ -113,8 +112,7 @@ def _render(contents: ReportContents, codes: Sequence[Code], confirmed: Confirma
         if confirmed
         else [],
         confirmed_at=confirmed and _utc(confirmed.ended / 1000),
-        overtaken=[row.number for row in configurations(config, contents.best, summary.controls)[: len(numbers)]]
-        != numbers,
+        overtaken=[row.number for row in contents.best[: len(numbers)]] != numbers,
         written=_utc(time.time()),
         formats=formats,
         text=sensitivity_text,

@@ -79,7 +79,7 @@ def _trainings(config: StudyConfig, ended: Sequence[TrialRecord], trials: int) -
         return trials
     known = {repr(sorted(row.hyperparameters.items())) for row in ended if row.outcome != "failed"}
     compared = config.kind != "model" or bool(config.import_paths)  # one twin is trained before others are reused
-    return min(trials, max(0, points - len(known)) + compared)
+    return min(trials, (max(0, points - len(known)) + compared) * config.search.seeds)
 
 
 def _epoch_seconds(config: StudyConfig, settings: Settings, gpus: float) -> float:

@@ -57,7 +57,7 @@ def load_study(
 def few_points(config: StudyConfig) -> list[str]:
     """Returns a warning if a space holds fewer configurations than the search has trials."""
     count, search = count_points(config.searched), config.search
-    if count is None or count >= search.trials:
+    if count is None or count * search.seeds >= search.trials:
         return []
     ends = {
         "reuse": "each is trained once, and further trials take its numbers",

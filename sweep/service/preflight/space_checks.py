@@ -18,7 +18,7 @@ from ...config.settings import Settings
 from ...config.study_config import StudyConfig
 from ...config.trial_config import TrialConfig
 from ...config.user_code import import_object, is_import_path
-from ...config.user_command import check_program, unread
+from ...config.user_command import check_program, check_seed, unread
 from ...data.datasets import DatasetInfo
 from ...data.loading import find_reader, prepare_dataset, split_sizes, stored_part
 from ...losses import EntropyGuidance, GuidanceWarning
@@ -48,6 +48,7 @@ def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], lis
         problems += check_own(config)
     if config.command is not None:
         problems += check_program(config.command) if settings.address == "local" else []
+        problems += check_seed(config.command) if max(config.search.seeds, config.search.design_seeds) > 1 else []
         return problems, unread(config.command, [*config.searched]) if not problems else []
     if config.function is not None:  # its space is known when it runs
         if not problems and config.resources.processes > 1 and not yields(import_object(config.function)):

@@ -79,7 +79,7 @@ def test_a_driver_that_stands_still_with_the_lock_loses_it(
 def test_who_waits_for_the_lock_is_told_who_has_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: CachedDatabase, study_name: str
 ) -> None:
-    monkeypatch.setitem(postgresql.SERVER_TIMEOUTS, "lock_timeout", "300ms")
+    monkeypatch.setitem(postgresql.SERVER_TIMEOUTS, "lock_timeout", "2s")  # opening waits for the other lane too
     ours, theirs = FileLock(tmp_path / "ours"), FileLock(tmp_path / "theirs")
 
     def be_ended_as_it_is_said() -> None:

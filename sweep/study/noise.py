@@ -5,12 +5,11 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TypeGuard
 
-from .selection import SQUARED
+from .records import TrialRecord
 
-if TYPE_CHECKING:
-    from ..study.records import TrialRecord
+SQUARED = (1e-140, 1e140)  # values between them can be squared and summed
 
 
 def values_by_configuration(rows: Iterable[TrialRecord]) -> list[list[float]]:
