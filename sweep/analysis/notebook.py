@@ -35,11 +35,15 @@ def best_table(summary: Summary, trials: pd.DataFrame, top: int) -> pd.DataFrame
 
 
 def indices_table(analysis: Analysis) -> pd.DataFrame:
-    """Returns the Sobol indices by hyperparameter, the largest total first, with the ends of their intervals."""
+    """Returns the indices by hyperparameter, the largest first, with the ends of their intervals."""
     ranked = sorted(analysis.parameters.items(), key=lambda item: -item[1].total)
+    index = pd.Index([name for name, _ in ranked], name="hyperparameter")
+    if analysis.dependent:
+        effects = [[i.total, *i.total_ci] for _, i in ranked]
+        return pd.DataFrame(effects, index, ["shapley", "shapley_low", "shapley_high"], dtype=float)
     values = [[i.first, *i.first_ci, i.total, *i.total_ci] for _, i in ranked]
     columns = ["first", "first_low", "first_high", "total", "total_low", "total_high"]
-    return pd.DataFrame(values, pd.Index([name for name, _ in ranked], name="hyperparameter"), columns, dtype=float)
+    return pd.DataFrame(values, index, columns, dtype=float)
 
 
 def pairs_table(confirmation: Confirmation) -> pd.DataFrame:

@@ -1,11 +1,13 @@
 """Variance-based sensitivity of a study: Sobol indices with intervals, or the reason why there are none.
 
 The variance is over the declared space, with every hyperparameter independent and uniform (in log if its scale is).
+Within constraints, where they depend on each other, it has Shapley effects in place of Sobol indices.
 Only uniform trials measure how well a surrogate predicts there: a sampler leaves holes, pruning prefers early epochs.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
@@ -24,18 +26,22 @@ from .goodness_of_fit import Fit, goodness_of_fit, influential
 from .partial_dependence import FittedSurrogate
 from .selection import encode_trials, has_value, refusal, too_many_lost, uniform_trials, varied_inputs, within
 from .sensitivity_result import Analysis, Index, Influence, Interaction, Scale, Strength
-from .sobol import indices_with_intervals
+from .shapley import MOST_INPUTS, shapley_effects
+from .sobol import indices_with_intervals, sobol_indices
 from .surrogates import PolynomialChaos, Surrogate, Trials
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..config.search_space import Scalar
+    from ..study.constrained import Inside
     from ..study.dataframe import Table
     from .conditions import Condition
 
 __all__ = ["Analysis", "Index", "Influence", "Interaction", "analyse", "analyse_outcome", "fit_surrogates"]
 logger = logging.getLogger(__name__)
 
+MANY = f"within constraints there are indices of {MOST_INPUTS} hyperparameters at most: give some one value by --where"
 SIMILAR_R2 = 0.1  # difference in R2 below which two surrogates count as equally good
 STRENGTHS: tuple[Strength | None, ...] = (None, "indicative", "quantitative")
 OUTCOMES = {"diverged": "the probability of diverging", "collapsed": "the probability of collapsing"}
@@ -121,7 +127,9 @@ def analyse_outcome(
 def _analyse(table: Table, trials: pd.DataFrame, where: Mapping[str, Condition], seed: int, method: Method) -> Analysis:
     inputs, left_out = varied_inputs(table, trials, where)
     full, gone = trials[has_value(trials)], Counter(trials[~has_value(trials)]["outcome"])
-    why = table.refusal or (too_many_lost(trials, OUTCOMES) if len(trials) else "no trial has ended")
+    dependent = table.inside is not None
+    many = MANY if dependent and len(inputs) > MOST_INPUTS else None
+    why = table.refusal or many or (too_many_lost(trials, OUTCOMES) if len(trials) else "no trial has ended")
     result = Analysis(
         table.study,
         table.objective,
@@ -134,6 +142,7 @@ def _analyse(table: Table, trials: pd.DataFrame, where: Mapping[str, Condition],
         n_collapsed=gone["collapsed"],
         n_failed=gone["failed"],
         n_missing=gone["completed"],
+        dependent=dependent,
         left_out={**table.left_out, **left_out},
     )
     if result.reason is not None:
@@ -145,7 +154,13 @@ def _analyse(table: Table, trials: pd.DataFrame, where: Mapping[str, Condition],
     with threadpool_limits(1):  # one thread sums in the same order on every machine
         scale, fits = fit_surrogates(encoded, seed, method)
         result = replace(result, scale=scale, warning=warning)
-        return _judged(result, encoded, fits, seed, method, table.hint)
+        fixed = {n: trials[f"params_{n}"].iloc[0] for n in table.space if n not in {each.name for each in inputs}}
+        within_them = None if table.inside is None else _with(table.inside, fixed)
+        return _judged(result, encoded, fits, seed, method, table.hint, within_them)
+
+
+def _with(inside: Inside, fixed: Mapping[str, Scalar]) -> Inside:
+    return lambda values: inside({**fixed, **values})
 
 
 def fit_surrogates(trials: Trials, seed: int, method: Method) -> tuple[Scale | None, list[tuple[Fit, Surrogate]]]:
@@ -169,7 +184,13 @@ def fit_surrogates(trials: Trials, seed: int, method: Method) -> tuple[Scale | N
 
 
 def _judged(
-    result: Analysis, trials: Trials, fits: list[tuple[Fit, Surrogate]], seed: int, method: Method, hint: str
+    result: Analysis,
+    trials: Trials,
+    fits: list[tuple[Fit, Surrogate]],
+    seed: int,
+    method: Method,
+    hint: str,
+    inside: Inside | None,
 ) -> Analysis:
     """Returns the analysis with a word for its strength, and with indices if there is one."""
     (fit, best), *others = fits
@@ -187,19 +208,23 @@ def _judged(
     if strength is None:
         return replace(result, reason=_unpredicted(fit, best, method, hint))
     similar = [best, *(other for second, other in others if fit.r2 - second.r2 < SIMILAR_R2)]
-    value, low, high = indices_with_intervals(similar, trials.inputs, seed=seed)
+    estimate = sobol_indices if inside is None else functools.partial(shapley_effects, inside=inside)
+    value, low, high = indices_with_intervals(similar, trials.inputs, seed=seed, estimate=estimate)
     if method.of_value:
         value, low, high = fit.r2 * value, fit.low * low, fit.low * high + fit.hidden
     names = [each.name for each in trials.inputs]
     ends = zip(value, np.maximum(low, 0), np.minimum(high, 1), strict=True)
     shares = [Interaction(float(middle), (float(a), float(b))) for middle, a, b in ends]
     first, total, both = shares[: len(names)], shares[len(names) : 2 * len(names)], shares[2 * len(names) :]
+    indices = zip(names, first, total or first, strict=True)
+    pairs = () if inside else itertools.combinations(names, 2)
     return replace(
         result,
         reason=None if strength == "quantitative" else "the order of the indices is reliable, not their size",
-        parameters={n: Index(a.value, a.ci, b.value, b.ci) for n, a, b in zip(names, first, total, strict=True)},
-        pairs=dict(zip(itertools.combinations(names, 2), both, strict=True)),
-        fitted=FittedSurrogate(trials.inputs, best, log=result.scale == "log"),
+        parameters={n: Index(a.value, a.ci, b.value, b.ci) for n, a, b in indices},
+        pairs=dict(zip(pairs, both, strict=True)),
+        # Effects over the whole box would be of points outside the constraints.
+        fitted=None if inside else FittedSurrogate(trials.inputs, best, log=result.scale == "log"),
     )
 
 

@@ -17,7 +17,10 @@ Strength = Literal["quantitative", "indicative"]
 
 @dataclass(frozen=True)
 class Index:
-    """Shares of the variance that one hyperparameter explains alone, and with all interactions; 95 % intervals."""
+    """Shares of the variance that one hyperparameter explains alone, and with all interactions; 95 % intervals.
+
+    Within constraints, both are its Shapley effect.
+    """
 
     first: float
     first_ci: Interval
@@ -67,6 +70,7 @@ class Analysis:
         scale: ``log`` if the logarithm of the objective is analysed, since it is predicted better; else None.
         warning: flaw of the design.
         influence: trials that carry much of the variance; None if there are none.
+        dependent: True if constraints make hyperparameters depend on each other: indices are Shapley effects.
         left_out: hyperparameters without an index, with the reason.
         where: the condition that limits the space, as written; None for the whole space.
         outcome: the outcome whose probability is the objective; None if that is a number.
@@ -97,6 +101,7 @@ class Analysis:
     influence: Influence | None = None
     parameters: dict[str, Index] = field(default_factory=dict)
     pairs: dict[tuple[str, str], Interaction] = field(default_factory=dict)
+    dependent: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
     where: str | None = None
     outcome: str | None = None
@@ -107,7 +112,7 @@ class Analysis:
 
     @property
     def table(self) -> pd.DataFrame:
-        """The Sobol indices by hyperparameter, shares of the variance with 95 % intervals; empty after a refusal."""
+        """The indices by hyperparameter, shares of the variance with 95 % intervals; empty after a refusal."""
         from .notebook import indices_table
 
         return indices_table(self)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from .formats import format_list, format_percent
 
 if TYPE_CHECKING:
-    from .sensitivity import Analysis, Interaction
+    from .sensitivity import Analysis, Index, Interaction
     from .sobol import Interval
 
+# By whether hyperparameters depend on each other.
+INDEX_COLUMNS = {False: ("alone (first order)", "with interactions (total)"), True: ("Shapley effect",)}
 WIDE = 0.15  # half-width of an interval above which the interval is shown without its middle
 SMALL = 0.05  # share of the variance below which an index is not mentioned
 NOTABLE = 0.1  # total index above which a hyperparameter that does little alone is mentioned
@@ -91,7 +93,7 @@ def as_data(analysis: Analysis) -> dict[str, Any]:
     data = {
         **{key: getattr(analysis, key) for key in (*keys, *more)},
         "unexplained": sum(unexplained(analysis).values()) if unexplained(analysis) else None,
-        "parameters": {name: asdict(index) for name, index in analysis.parameters.items()},
+        "parameters": {name: _as_data(index, analysis) for name, index in analysis.parameters.items()},
         "pairs": {"*".join(pair): asdict(together) for pair, together in analysis.pairs.items()},
     }
     if analysis.where is not None:
@@ -103,6 +105,10 @@ def as_data(analysis: Analysis) -> dict[str, Any]:
         if (second := getattr(analysis, name)) is not None:
             data[name] = as_data(second)
     return data
+
+
+def _as_data(index: Index, analysis: Analysis) -> dict[str, Any]:
+    return {"shapley": index.total, "shapley_ci": index.total_ci} if analysis.dependent else asdict(index)
 
 
 def interpretation(analysis: Analysis) -> str:
@@ -143,6 +149,8 @@ def _together(analysis: Analysis) -> list[str]:
     idle = [name for name, index in analysis.parameters.items() if index.total < SMALL and index.total_ci[1] <= WIDE]
     if idle:
         clauses.append(f"{format_list(idle)} hardly matter{'s' if len(idle) == 1 else ''}")
+    if analysis.dependent:
+        return [*clauses, "shares are Shapley effects, since constraints make hyperparameters depend on each other"]
     return clauses or (["interactions are small"] if len(analysis.parameters) > 1 else [])
 
 

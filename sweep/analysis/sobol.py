@@ -9,6 +9,7 @@ import numpy as np
 from .surrogates import Array, Inputs, Surrogate, uniform_points
 
 Interval = tuple[float, float]
+Estimate = Callable[..., Array]  # of indices, as `sobol_indices`
 POINTS, ROUGH_POINTS = 8192, 1024  # base samples of a surrogate, and of its replicates
 
 
@@ -52,15 +53,17 @@ def sobol_indices(f: Callable[[Array], Array], inputs: Inputs, *, points: int = 
     return np.hstack([first, total, closed - first[:, i] - first[:, j]])
 
 
-def indices_with_intervals(surrogates: Sequence[Surrogate], inputs: Inputs, *, seed: int) -> tuple[Array, Array, Array]:
+def indices_with_intervals(
+    surrogates: Sequence[Surrogate], inputs: Inputs, *, seed: int, estimate: Estimate = sobol_indices
+) -> tuple[Array, Array, Array]:
     """Returns indices of the first surrogate, and the ends of the envelope of all 95 % intervals; within [0, 1]."""
-    estimates = [_replicated(each, inputs, seed) for each in surrogates]
+    estimates = [_replicated(each, inputs, seed, estimate) for each in surrogates]
     value = np.clip(estimates[0][0], 0, 1)
     ends = np.clip([np.percentile(each[1:], [2.5, 97.5], axis=0) for each in estimates], 0, 1)
     return value, np.minimum(ends[:, 0].min(0), value), np.maximum(ends[:, 1].max(0), value)
 
 
-def _replicated(surrogate: Surrogate, inputs: Inputs, seed: int) -> Array:
+def _replicated(surrogate: Surrogate, inputs: Inputs, seed: int, estimate: Estimate) -> Array:
     """Returns the indices of a surrogate, then those of its replicates: [1 + REPLICATES, indices].
 
     The replicates get fewer points; the error that those points make on the surrogate itself is subtracted.
@@ -69,6 +72,6 @@ def _replicated(surrogate: Surrogate, inputs: Inputs, seed: int) -> Array:
     def both(x: Array) -> Array:
         return np.vstack([surrogate.mean(x), surrogate.replicates(x)])
 
-    value = sobol_indices(lambda x: surrogate.mean(x)[None], inputs, points=POINTS, seed=seed)
-    rough = sobol_indices(both, inputs, points=ROUGH_POINTS, seed=seed)
+    value = estimate(lambda x: surrogate.mean(x)[None], inputs, points=POINTS, seed=seed)
+    rough = estimate(both, inputs, points=ROUGH_POINTS, seed=seed)
     return np.vstack([value, rough[1:] - rough[:1] + value])

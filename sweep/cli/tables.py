@@ -13,7 +13,15 @@ from rich.text import Text
 from ..analysis.confirmation import baseline_origin, pair_verdict
 from ..analysis.expected_best import budgets
 from ..analysis.formats import format_expected, format_mean_sd, format_objective, format_params, format_value
-from ..analysis.sensitivity_text import WIDE, interpretation, notable_pairs, reliability, remarks, unexplained
+from ..analysis.sensitivity_text import (
+    INDEX_COLUMNS,
+    WIDE,
+    interpretation,
+    notable_pairs,
+    reliability,
+    remarks,
+    unexplained,
+)
 from ..config.search_space import ALIASES
 from ..config.study_config import StudyConfig
 from ..study.records import ARMS, LOST_WORKER, OUTCOMES
@@ -184,12 +192,13 @@ def print_analysis(analysis: Analysis, console: Console, settings: Settings, *, 
 
 def _indices_table(analysis: Analysis) -> StackingTable:
     part = f"the part of the search space with {analysis.where}" if analysis.where else "the search space"
-    columns = ["hyperparameter", "alone (first order)", "with interactions (total)"]
+    columns = ["hyperparameter", *INDEX_COLUMNS[analysis.dependent]]
     table = StackingTable(columns, title=f"Shares of the variance over {part}", left=1)
     for name, index in sorted(analysis.parameters.items(), key=lambda item: -item[1].total):
-        table.add_row(name, _share(index.first, index.first_ci), _share(index.total, index.total_ci))
+        shares = [_share(index.first, index.first_ci), _share(index.total, index.total_ci)]
+        table.add_row(name, *shares[: len(columns) - 1])
     for name, value in unexplained(analysis).items():
-        table.add_row(name, f"{value:.2f}", "")
+        table.add_row(name, f"{value:.2f}", *[""] * (len(columns) - 2))
     return table
 
 

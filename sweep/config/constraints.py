@@ -44,12 +44,14 @@ class Constraint:
 
     text: str
     names: frozenset[str]
-    evaluate: Callable[[Values], bool]  # raises ZeroDivisionError at some points, TypeError where a value is a word
+    evaluate: Callable[
+        [Values], bool
+    ]  # of arrays, an array; raises ZeroDivisionError at some points, TypeError where a value is a word
 
     def holds(self, values: Values) -> bool:
         """Returns True if a point fulfils it; a point at which it divides by zero does not."""
         try:
-            return self.evaluate(values)
+            return bool(self.evaluate(values))
         except (ZeroDivisionError, OverflowError):
             return False
 
@@ -78,11 +80,11 @@ def is_name(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) or (isinstance(node, ast.Attribute) and is_name(node.value))
 
 
-def _condition(node: ast.expr) -> Callable[[Values], bool]:
+def _condition(node: ast.expr) -> Callable[[Values], Any]:
     match node:
         case ast.BoolOp(op=ast.And(), values=parts):
             all_of = [_condition(part) for part in parts]
-            return lambda values: all(each(values) for each in all_of)
+            return lambda values: _all(each(values) for each in all_of)
         case ast.Compare(left=first, ops=signs, comparators=others):
             sides, compare = [_term(side) for side in (first, *others)], [COMPARISONS.get(type(sign)) for sign in signs]
             if None not in compare:
@@ -90,8 +92,18 @@ def _condition(node: ast.expr) -> Callable[[Values], bool]:
     raise ValueError(ast.dump(node))
 
 
-def _in_order(numbers: list[Any], compare: list[Any]) -> bool:
-    return all(sign(*numbers[i : i + 2]) for i, sign in enumerate(compare))
+def _in_order(numbers: list[Any], compare: list[Any]) -> Any:
+    return _all(sign(*numbers[i : i + 2]) for i, sign in enumerate(compare))
+
+
+def _all(parts: Iterable[Any]) -> Any:
+    """Returns the conjunction of truth values, without those after a False; of arrays, one for each element."""
+    found: Any = True
+    for part in parts:
+        found = found & part
+        if found is False:
+            break
+    return found
 
 
 def _term(node: ast.expr) -> Callable[[Values], Any]:

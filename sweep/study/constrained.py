@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..config.constraints import parse_constraints
 from ..config.errors import SweepError
@@ -13,6 +19,10 @@ from .distributions import Distributions, distributions, random_points, sobol_po
 
 DRAWN, LEAST = 10_000, 0.005  # points that measure the share of the space that is left, and the least share
 MOST_DRAWS = 100_000  # for one point
+Inside = Callable[[Mapping[str, Any]], NDArray[np.bool_]]  # masks points, values [...] by name
+PARTIAL = (
+    "a constraint names a hyperparameter that only some trials have: within what the others are uniform is not known"
+)
 
 
 def violated(config: StudyConfig, point: Mapping[str, Scalar]) -> list[str]:
@@ -20,6 +30,22 @@ def violated(config: StudyConfig, point: Mapping[str, Scalar]) -> list[str]:
     constraints = parse_constraints(config.constraints, config.space)
     values = config.active({**config.constants, **point}) if constraints else {}
     return [each.text for each in constraints if each.names <= values.keys() and not each.holds(values)]
+
+
+def inside_constraints(config: StudyConfig) -> tuple[str | None, Inside | None]:
+    """Returns the mask of the points that fulfil a study's constraints, or the reason for which there is none."""
+    constraints = parse_constraints(config.constraints, config.space)
+    if not constraints:
+        return None, None
+    if any(config.searched[n].when is not None for each in constraints for n in each.names if n in config.searched):
+        return PARTIAL, None
+
+    def inside(values: Mapping[str, Any]) -> NDArray[np.bool_]:
+        with np.errstate(all="ignore"):
+            each = (constraint.evaluate({**config.constants, **values}) for constraint in constraints)
+            return np.asarray(functools.reduce(operator.and_, each), bool)
+
+    return None, inside
 
 
 def random_inside(

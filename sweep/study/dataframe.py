@@ -20,6 +20,7 @@ from ..config.errors import SweepError, nearest
 from ..config.search_space import Choices, Scalar
 from ..config.settings import Settings
 from ..config.study_config import StudyConfig
+from .constrained import Inside, inside_constraints
 from .distributions import Distributions, contains, distributions
 from .finalists import unguided
 from .records import OUTCOMES
@@ -27,10 +28,6 @@ from .storages.catalog import unknown_study
 from .storages.storage import read_config, study_names
 from .stored_trials import counting
 
-DEPENDENT = (
-    "the study has constraints, so that its hyperparameters depend on each other: Sobol indices, which are shares of "
-    "independent inputs, do not exist"
-)
 PARAMS = "params_"  # prefix of a hyperparameter's column, as in Optuna's trials_dataframe
 
 
@@ -46,7 +43,8 @@ class Table:
         space: hyperparameters that every trial has.
         left_out: other hyperparameters, each with the reason.
         hint: instruction that adds uniform trials.
-        refusal: reason for which the space has no Sobol indices.
+        refusal: reason for which the space has no indices.
+        inside: masks the points, values [...] by name, that fulfil the constraints; None without constraints.
         unordered: hyperparameters whose choices are numbers without an order.
         conditional: conditions of hyperparameters that only some trials have, as `--where` takes them; NaN elsewhere.
     """
@@ -60,6 +58,7 @@ class Table:
     hint: str
     unordered: Collection[str] = ()
     refusal: str | None = None
+    inside: Inside | None = None
     conditional: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -192,7 +191,7 @@ def _own_study(
         {},
         remedy,
         unordered,
-        DEPENDENT if config.constraints else None,
+        *inside_constraints(config),
         {n: describe_condition(when) for n, d in config.searched.items() if (when := d.when) is not None},
     )
 

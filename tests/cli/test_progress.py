@@ -53,7 +53,18 @@ def test_a_log_begins_with_what_is_to_come(
 def a_trial(config: StudyConfig, number: int, **facts: Any) -> Any:
     trial = {"study": config.name, "number": number, "key": (config.name, number), "kind": "trial", "config": config}
     values = {"lambda1": 1.1002632709e-05, "lambda2": 7.97864475e-05, "epsilon": 0.0123456, "depth": 4, "width": 128}
-    return SimpleNamespace(**{**trial, "hyperparameters": values, "epochs": 0, "reported": 0, "best": None, **facts})
+    return SimpleNamespace(
+        **{
+            **trial,
+            "hyperparameters": values,
+            "epochs": 0,
+            "reported": 0,
+            "best": None,
+            "twin": None,
+            "repeat_of": None,
+            **facts,
+        }
+    )
 
 
 def lines_of(view: LiveView, width: int) -> list[str]:
@@ -72,6 +83,10 @@ def test_the_line_of_a_trial_says_whose_numbers_it_took(study_config: MakeConfig
     assert first.startswith("digits-0003 trial completed")
     assert "numbers of" not in first
     assert second.endswith("(the numbers of trial 3)")
+    again = a_trial(config, 5, best=0.5, repeat_of=3)
+    again.config = config.trial({}, seed=5000)
+    lines.on_trial_end(again, "completed", None)
+    assert shown.getvalue().endswith("(trial 3 on seed 5000)\n")
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])

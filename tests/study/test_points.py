@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from sweep.analysis.sensitivity import analyse
 from sweep.config.search_methods import SAMPLERS
 from sweep.config.settings import Settings
 from sweep.config.study_config import StudyConfig
 from sweep.config.study_file import parse_study, read_yaml, to_yaml
 from sweep.service.preflight.load import load_study
 from sweep.study.constrained import check_constraints
-from sweep.study.dataframe import read_tables
 from sweep.study.storages.storage import open_storage
 from sweep.study.study import Study
 from sweep.training.reports import EpochMetrics
@@ -243,9 +241,7 @@ def test_constraints_that_leave_too_little_are_refused(study_config: MakeConfig,
     assert problem in said
 
 
-def test_constraints_are_part_of_a_study_and_allow_no_sobol_indices(
-    opened: Opened, study_config: MakeConfig, journal_url: str, tmp_path: Path
-) -> None:
+def test_constraints_are_part_of_a_study(study_config: MakeConfig) -> None:
     search = {"sampler": "random", "trials": 40, "design": 40}
     config = study_config(space=SPACE, constraints=CONSTRAINTS, search=search, training={"max_epochs": 1})
     assert check_constraints(config) == []
@@ -253,8 +249,3 @@ def test_constraints_are_part_of_a_study_and_allow_no_sobol_indices(
     without = study_config(space=SPACE, search=search, training={"max_epochs": 1})
     assert config.changes(without) == ["constraints"]
     assert "constraints" not in without.identity()  # as of studies of older versions
-    tried(opened(config, journal_url))
-    [table] = read_tables(config.name, open_storage(journal_url), Settings(workspace=tmp_path, storage=journal_url))
-    found = analyse(table)
-    assert found.parameters == {}
-    assert str(found.reason).startswith("the study has constraints")

@@ -45,15 +45,14 @@ SHARED_LAYOUT: dict[str, Any] = {
 
 
 def indices(contents: ReportContents) -> go.Figure:
-    """Draws bars of the first-order and total Sobol index of each hyperparameter, with intervals."""
+    """Draws bars of the first-order and total index of each hyperparameter, or its Shapley effect, with intervals."""
     analysis = contents.analysis
     ordered = sorted(analysis.parameters.items(), key=lambda item: item[1].total)
     names = [name for name, _ in ordered]
     figure = go.Figure()
-    for label, colour, values, spans in (
-        ("total, with interactions", TOTAL, [i.total for _, i in ordered], [i.total_ci for _, i in ordered]),
-        ("first order, alone", FIRST, [i.first for _, i in ordered], [i.first_ci for _, i in ordered]),
-    ):
+    bars = [("total, with interactions", TOTAL, [i.total for _, i in ordered], [i.total_ci for _, i in ordered])]
+    bars += [("first order, alone", FIRST, [i.first for _, i in ordered], [i.first_ci for _, i in ordered])]
+    for label, colour, values, spans in [("Shapley effect", *bars[1][1:])] if analysis.dependent else bars:
         low, high = np.array(spans).T
         span = {"type": "data", "symmetric": False, "color": "#444", "array": high - values, "arrayminus": values - low}
         figure.add_bar(x=values, y=names, orientation="h", name=label, marker_color=colour, error_x=span)

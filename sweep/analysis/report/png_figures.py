@@ -36,14 +36,13 @@ def png_figures(contents: ReportContents, folder: Path) -> Iterator[Path]:
 
 
 def indices(figure: Figure, contents: ReportContents) -> None:
-    """Draws bars of the first-order and total Sobol index of each hyperparameter, with intervals."""
+    """Draws bars of the first-order and total index of each hyperparameter, or its Shapley effect, with intervals."""
     analysis = contents.analysis
     ordered = sorted(analysis.parameters.items(), key=lambda item: item[1].total)
     axes, places = figure.subplots(), np.arange(len(ordered))
-    for shift, label, colour, values, spans in (
-        (0.2, "first order, alone", FIRST, [i.first for _, i in ordered], [i.first_ci for _, i in ordered]),
-        (-0.2, "total, with interactions", TOTAL, [i.total for _, i in ordered], [i.total_ci for _, i in ordered]),
-    ):
+    bars = [(0.2, "first order, alone", FIRST, [i.first for _, i in ordered], [i.first_ci for _, i in ordered])]
+    bars += [(-0.2, "total, with interactions", TOTAL, [i.total for _, i in ordered], [i.total_ci for _, i in ordered])]
+    for shift, label, colour, values, spans in [(0.0, "Shapley effect", *bars[0][2:])] if analysis.dependent else bars:
         reach = np.abs(np.array(spans).T - np.array(values))
         axes.barh(places + shift, values, 0.38, xerr=reach, color=colour, label=label, ecolor="#444", capsize=2)
     axes.set_yticks(places, [_text(name) for name, _ in ordered])

@@ -77,10 +77,11 @@ def write_report(
     trials.write_text(trials_csv(summary), encoding="utf-8", newline="")
     files = [page, data, trials, *png_figures(contents, folder)]
     logger.debug("wrote the report of %s: %s", summary.config.name, ", ".join(map(str, files)))
+    orders = {"shapley": "total"} if analysis.dependent else {"first": "first", "total": "total"}
     indices = {
-        f"sensitivity.{order}.{name}": getattr(index, order)
+        f"sensitivity.{order}.{name}": getattr(index, field)
         for name, index in analysis.parameters.items()
-        for order in ("first", "total")
+        for order, field in orders.items()
     }
     ended = [row.ended for row in summary.rows if row.state == "finished" and row.ended]
     return Report(page, files, analysis.strength, indices, len(ended), round(1000 * max(ended, default=0.0)))
