@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SHOWN = 5  # best configurations in the tables of `sweep run` and `sweep best`
 LEVEL = 0.05  # of the tests
+MIN_SAME = 3  # configurations on several seeds, from which equal values are told
 MIN_GROUPS = 10  # configurations on several seeds, from which an effect can be told from noise
 MIN_TRIALS = 16  # of the design, and after it, from which they are compared
 
@@ -118,9 +119,19 @@ def _loss(row: TrialRecord, epoch: int | None, sign: int) -> float:
 
 
 def _noise(summary: Summary, _: object) -> Iterator[str]:
-    """Says that the best configurations differ less than one of them between seeds, by a bound with confidence 0.9."""
+    """Says that the best configurations differ less than one of them between seeds, by a bound with confidence 0.9.
+
+    Or that they do not differ between seeds at all.
+    """
     from scipy.special import chdtri
 
+    several = [group for group in values_by_configuration(summary.rows) if len(group) > 1]
+    if len(several) >= MIN_SAME and all(len(set(group)) == 1 for group in several):
+        yield (
+            f"{len(several)} configurations have the same {summary.config.objective.metric} on each of their seeds: "
+            "their training does not use its seed (trial.seed of a function, {seed} of a command), so that several "
+            "seeds tell nothing"
+        )
     values = [row.value for row in summary.best[:SHOWN] if row.value is not None]
     variance, freedom, config = *_finalists_variance(summary), summary.config
     if len(values) < 2 or not freedom:

@@ -92,6 +92,7 @@ class StudyResults:
     def best(self, top: int = 5) -> pd.DataFrame:
         """Returns the best completed trials: one row each, by number, best first.
 
+        ``value`` is a mean where a configuration was trained on several ``seeds``.
         If there were finalists, ``on_fresh_seeds`` is the value to expect on a fresh seed, which decides the order:
         the mean over ``fresh_seeds`` seeds, or an estimate if these are 0.
         """

@@ -21,6 +21,7 @@ from .samplers import REPEAT_SEED
 
 START = 10  # completed configurations from which they race: before, a sampler that learns draws at random, too
 EARLY, LATE = 1 / 6, 0.75  # largest share of repeats; the share of the budget after which it has no limit
+CERTAIN = 3  # further seeds without a difference, after which no more are trained
 LEVEL = 0.9  # confidence with which a configuration is not the best, one-sided: as the p of 0.1 of Optuna's pruner
 
 
@@ -92,6 +93,8 @@ def _contenders(found: Sequence[_Configuration]) -> list[_Configuration]:
     freedom = sum(len(values) - 1 for values in several)
     if not freedom:
         return ranked[:1]
+    if freedom >= CERTAIN and all(len(set(values)) == 1 for values in several):
+        return []  # the seed changes nothing
     sd = math.sqrt(sum((len(v) - 1) * statistics.variance(v) for v in several) / freedom)
     best, reach = ranked[0], float(stdtrit(freedom, LEVEL)) * sd
     return [

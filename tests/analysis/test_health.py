@@ -284,6 +284,16 @@ def test_noise_larger_than_the_differences() -> None:
     assert sentences("noise", config, rows) == []  # nothing is known of it
 
 
+def test_a_training_that_does_not_use_its_seed() -> None:
+    rows = [row(i, 0.1 * i, {"training.lr": 1e-4 * (1 + i)}) for i in range(4)]
+    again = [row(10 + i, 0.1 * i, {"training.lr": 1e-4 * (1 + i)}, seed=5000, repeat_of=i) for i in range(3)]
+    [sentence] = sentences("noise", study(), rows + again)
+    assert sentence.startswith("3 configurations have the same val_loss on each of their seeds")
+    assert sentences("noise", study(), rows + again[:2]) == []
+    other = row(13, 0.31, {"training.lr": 4e-4}, seed=5000, repeat_of=3)
+    assert sentences("noise", study(), [*rows, *again, other]) == []
+
+
 @pytest.mark.parametrize("outcome", ["diverged", "collapsed"])
 def test_a_part_of_the_space_where_trials_are_lost(outcome: str) -> None:
     config = study({"width": {"choices": [8, 16]}})

@@ -158,6 +158,12 @@ def test_the_best_is_repeated_first_and_then_what_may_still_be_better(config: St
     assert race(maximize, [far, [0.11 + 0.99 * reach]]) not in ((1.0, 5000), None)
 
 
+def test_without_a_difference_between_seeds_no_more_are_trained(config: StudyConfig) -> None:
+    assert race(config, [[0.1, 0.1], [0.2, 0.2], [0.3]]) == (0.0, 5001)
+    assert race(config, [[0.1, 0.1], [0.2, 0.2], [0.3, 0.3]]) is None
+    assert race(config, [[0.1, 0.1], [0.2, 0.2], [0.3, 0.31]]) is not None
+
+
 def test_what_was_lost_or_is_being_trained_does_not_race(config: StudyConfig) -> None:
     assert race(config, [[0.2], [0.1]]) == (1.0, 5000)
     for attrs in (
@@ -178,7 +184,7 @@ def test_few_configurations_or_many_repeats_wait(config: StudyConfig) -> None:
     repeats = [trial(11, 0.0, 0.0, seed=5000, repeat_of=0)]
     assert next_repeat(config, enough + repeats) is None, "one in six"
     rest = [trial(12 + i, 3.0 + i, 0.99) for i in range(36)]
-    more = [trial(50 + i, 4.0 + i, 0.99, seed=5000, repeat_of=13 + i) for i in range(10)]
+    more = [trial(50 + i, 4.0 + i, 0.98, seed=5000, repeat_of=13 + i) for i in range(10)]
     assert next_repeat(config, [*enough, *repeats, *rest]) is not None
     assert next_repeat(config, [*enough, *repeats, *rest[:25], *more]) is None
     assert next_repeat(config, [*enough, *repeats, *rest, *more]) is not None, "57 of 64"
