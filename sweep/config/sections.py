@@ -46,6 +46,9 @@ class DataConfig(Section):
     year: int | None = Field(None, description="Year of voc: the folder is VOCdevkit/VOC<year>; default: 2012.")
     train_size: int | None = Field(None, ge=1, description="Train on a class-balanced subset of this many images.")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="Share of the training part held out for validation.")
+    val_seed: Literal["fixed", "trial"] = Field(
+        "fixed", description="The images held out: the same for all trials, or others for each training.seed."
+    )
     augment: tuple[Literal["crop", "flip"], ...] = Field((), description="Random crops and horizontal flips.")
 
     @field_validator("image_size", mode="before")

@@ -33,18 +33,23 @@ DATASETS: dict[str, type[Reader]] = {
     "imagefolder": ImageFolder,
     "voc": VOC,
 }
-COMMON = ("name", "train_size", "val_fraction", "augment")  # keys of ``data`` that every data set accepts
+COMMON = ("name", "train_size", "val_fraction", "val_seed", "augment")  # keys of ``data`` that every data set accepts
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The parts of a data set; the test part is opened on first access."""
+    """The parts of a data set; the test part is opened on first access.
+
+    Attributes:
+        cut: position in the stored order from which training and validation images are taken.
+    """
 
     info: DatasetInfo
     train: DataPart
     val: DataPart
     reader: Reader
     cache: Path
+    cut: int = 0
 
     @cached_property
     def test(self) -> DataPart:
@@ -91,8 +96,10 @@ def split_sizes(config: DataConfig, info: DatasetInfo) -> tuple[int, int]:
     return size or available, num_val
 
 
-def load_dataset(config: DataConfig, *, root: AnyPath, cache: AnyPath) -> Dataset:
+def load_dataset(config: DataConfig, *, root: AnyPath, cache: AnyPath, seed: int = 0) -> Dataset:
     """Opens a data set, prepared first if the cache lacks it; raises DataError if it is missing or too small.
+
+    With ``data.val_seed: trial``, the ``seed`` chooses the images that are held out, and all images are in memory.
 
     Example:
         >>> import tempfile
@@ -108,11 +115,16 @@ def load_dataset(config: DataConfig, *, root: AnyPath, cache: AnyPath) -> Datase
     num_train, num_val = split_sizes(config, found.info)
     prepare_dataset(found, cache=cache)
     inputs, labels = _open(cache / found.key, "train")
+    cut = 0
+    if config.val_seed == "trial" and not found.info.num_val:
+        cut = int(np.random.default_rng(seed).integers(len(labels)))
+        order = np.roll(np.arange(len(labels)), -cut)  # a slice of it is balanced, one around the end, too
+        inputs, labels = inputs[order], labels[order]
     train = found.part(inputs[:num_train], labels[:num_train])
     if found.info.num_val:
         inputs, labels = _open(cache / found.key, "val")
     val = found.part(inputs[-num_val:], labels[-num_val:])
-    return Dataset(found.info, train, val, found, cache)
+    return Dataset(found.info, train, val, found, cache, cut)
 
 
 def prepare_dataset(found: Reader, *, cache: AnyPath) -> None:

@@ -92,8 +92,8 @@ def prepare_data(data: dict[str, Any], root: str, cache: str) -> list[str]:
     from ..data.loading import load_dataset
 
     try:
-        folders = {"root": filesystem.parse_path(root), "cache": filesystem.parse_path(cache)}
-        load_dataset(DataConfig.model_validate(data), **folders)
+        places = filesystem.parse_path(root), filesystem.parse_path(cache)
+        load_dataset(DataConfig.model_validate(data), root=places[0], cache=places[1])
     except MissingDataError as error:
         each = "" if root.startswith("s3://") else ". Each node must have them, or SWEEP_DATA be s3://BUCKET/PREFIX"
         return [f"data: {str(error).removesuffix('.')}{each}"]

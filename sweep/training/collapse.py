@@ -24,9 +24,10 @@ def constant_metrics(config: TrialConfig, kind: str, dataset: Dataset) -> dict[s
     """Returns the validation metrics of the best constant output of a task, by name.
 
     That is the class frequencies, or the mean image, of the validation images themselves. It is measured once for each
-    prepared data set, and kept beside it.
+    prepared data set, or with ``data.val_seed: trial`` for each seed, and kept beside it.
     """
     size = "x".join(map(str, (dataset.val.size, *dataset.info.in_shape)))
+    size += f"-{dataset.cut}" if dataset.cut else ""
     path = dataset.cache / dataset.reader.key / f"constant-{kind}-{size}.json"
     with contextlib.suppress(OSError, ValueError):
         return {name: float(value) for name, value in json.loads(path.read_text()).items()}

@@ -54,7 +54,7 @@ def trained_program(
     config: TrialConfig, paths: TrialPaths, saved: checkpoint.Checkpoint | None, *, study: str, trial: int | None = None
 ) -> Program:
     """Returns the program of a checkpoint, or an untrained one without a checkpoint."""
-    dataset = load_dataset(config.data, root=paths.data, cache=paths.cache)
+    dataset = load_dataset(config.data, root=paths.data, cache=paths.cache, seed=config.training.seed)
     network, info = build(config, dataset.info), dataset.info
     scaling = moments(info, task_of(config.task, network))
     metadata: dict[str, object] = {"study": study, **({} if trial is None else {"trial": trial})}

@@ -202,7 +202,7 @@ def assemble(
     Raises as `run_trial` does.
     """
     device = device_of(config, paths) if ranks is None else ranks.device
-    dataset = load_dataset(config.data, root=paths.data, cache=paths.cache)
+    dataset = load_dataset(config.data, root=paths.data, cache=paths.cache, seed=config.training.seed)
     torch.manual_seed(config.training.seed)
     model = build(config, dataset.info)
     task = task_of(config.task, model)

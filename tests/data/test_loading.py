@@ -24,7 +24,7 @@ from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 from sweep.config.errors import DataError
 from sweep.config.sections import DataConfig
 from sweep.data.datasets import stratified_order
-from sweep.data.loading import DATASETS, find_reader, load_dataset, prepare_dataset, split_sizes
+from sweep.data.loading import DATASETS, Dataset, find_reader, load_dataset, prepare_dataset, split_sizes
 
 from ..support.absent import DATA, data_root
 
@@ -481,3 +481,23 @@ print([name for name in ("sklearn", "torchvision") if name in sys.modules])
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stdout == "[]\n", result.stderr
+
+
+def test_other_images_are_held_out_for_each_seed(tmp_path: Path) -> None:
+    def loaded(val_seed: str, seed: int) -> Dataset:
+        config = DataConfig.model_validate({"name": "digits", "val_fraction": 0.2, "val_seed": val_seed})
+        return load_dataset(config, root=tmp_path, cache=tmp_path / "cache", seed=seed)
+
+    fixed, same = loaded("fixed", 0), loaded("fixed", 5)
+    assert np.array_equal(fixed.val.images, same.val.images)
+    every = sorted(image.tobytes() for part in (fixed.train, fixed.val) for image in part.images.numpy())
+    held_out = set()
+    for seed in (0, 1, 2):
+        found = loaded("trial", seed)
+        assert (found.train.size, found.val.size) == (fixed.train.size, fixed.val.size)
+        assert sorted(i.tobytes() for part in (found.train, found.val) for i in part.images.numpy()) == every
+        assert np.bincount(found.val.labels).tolist() == pytest.approx(np.bincount(fixed.val.labels), abs=2)
+        assert np.array_equal(found.val.images, loaded("trial", seed).val.images), "the seed alone decides"
+        assert np.array_equal(found.test.images, fixed.test.images)
+        held_out.add(found.val.images.numpy().tobytes())
+    assert len(held_out) == 3

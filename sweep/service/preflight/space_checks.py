@@ -73,6 +73,8 @@ def check_study(config: StudyConfig, settings: Settings) -> tuple[list[str], lis
         if info.num_val and config.data.val_fraction != DataConfig.model_fields["val_fraction"].default:
             brings = config.data.folder or config.data.name
             warnings.append(f"data.val_fraction cannot act: {brings} has a validation part of its own")
+        if info.num_val and config.data.val_seed == "trial":
+            warnings.append("data.val_seed cannot act: the data set has a validation part of its own")
         return problems + impossible, doubts + warnings
     return problems, []
 
