@@ -104,11 +104,11 @@ def test_the_tutorial_runs_cell_by_cell(tmp_path: Path) -> None:
     assert "digits: 6 trials: " in run
     assert trials.count("<tr") == 1 + 1 + 5, "a line of names, one of the index, and five trials"
     assert "on_fresh_seeds" in best
-    assert curves.count("<tr") == 2 + 3
+    assert curves.count("<tr") == 2 + 5
     assert "plotly" in figure.lower()
     assert "No indices" in sensitivity
     assert "<iframe sandbox" in report
-    assert "accuracy" in predictions
+    assert "mean squared error" in predictions
     assert "training.lr" in own
     assert "guided" in confirmed
     assert "strongest" in confirmed
