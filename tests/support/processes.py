@@ -371,13 +371,18 @@ class Cluster:
         self._temporary.cleanup()
 
 
+_given: set[int] = set()  # ports, of which no other node of this process may have one
+
+
 def free_port() -> int:
     """Returns a port above those of Ray's workers and below those that Linux gives out: nothing takes it soon."""
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)  # drawn: other processes look for one at the same time
         with socket.socket() as found, contextlib.suppress(OSError):
             found.bind(("127.0.0.1", port))
-            return port
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 class ObjectStore:
