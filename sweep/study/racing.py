@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ..config.search_space import Scalar
 from ..config.study_config import StudyConfig
+from .noise import pooled_variance
 from .samplers import REPEAT_SEED
 
 START = 10  # completed configurations from which they race: before, a sampler that learns draws at random, too
@@ -89,14 +90,12 @@ def _contenders(found: Sequence[_Configuration]) -> list[_Configuration]:
     from scipy.special import stdtrit
 
     ranked = sorted(found, key=lambda each: each.mean)
-    several = [list(each.values.values()) for each in found if len(each.values) > 1]
-    freedom = sum(len(values) - 1 for values in several)
+    variance, freedom = pooled_variance(list(each.values.values()) for each in found)
     if not freedom:
         return ranked[:1]
-    if freedom >= CERTAIN and all(len(set(values)) == 1 for values in several):
+    if freedom >= CERTAIN and not variance:
         return []  # the seed changes nothing
-    sd = math.sqrt(sum((len(v) - 1) * statistics.variance(v) for v in several) / freedom)
-    best, reach = ranked[0], float(stdtrit(freedom, LEVEL)) * sd
+    best, reach = ranked[0], float(stdtrit(freedom, LEVEL)) * math.sqrt(variance)
     return [
         each
         for each in ranked
