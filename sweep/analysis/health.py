@@ -126,7 +126,9 @@ def _noise(summary: Summary, _: object) -> Iterator[str]:
     from scipy.special import chdtri
 
     several = [group for group in values_by_configuration(summary.rows) if len(group) > 1]
-    if len(several) >= MIN_SAME and all(len(set(group)) == 1 for group in several):
+    # Values that are all alike, such as accuracies of 1, say nothing of the seeds.
+    alike = len({value for group in several for value in group}) < MIN_SAME
+    if not alike and all(len(set(group)) == 1 for group in several):
         yield (
             f"{len(several)} configurations have the same {summary.config.objective.metric} on each of their seeds: "
             "their training does not use its seed (trial.seed of a function, {seed} of a command), so that several "

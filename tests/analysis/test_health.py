@@ -8,6 +8,7 @@ import re
 import shlex
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -290,6 +291,8 @@ def test_a_training_that_does_not_use_its_seed() -> None:
     [sentence] = sentences("noise", study(), rows + again)
     assert sentence.startswith("3 configurations have the same val_loss on each of their seeds")
     assert sentences("noise", study(), rows + again[:2]) == []
+    perfect = [replace(each, value=1.0) for each in rows + again]
+    assert sentences("noise", study(), perfect) == [], "the metric may have no room"
     other = row(13, 0.31, {"training.lr": 4e-4}, seed=5000, repeat_of=3)
     assert sentences("noise", study(), [*rows, *again, other]) == []
 
