@@ -108,6 +108,26 @@ def test_a_driver_that_died_while_it_chose_leaves_no_half_of_a_repeat(study_conf
     assert first.hyperparameters == chosen.hyperparameters if first else chosen.seed == config.training.seed
 
 
+def test_a_repeat_is_not_pruned_so_that_means_are_of_whole_trials(study_config: MakeConfig, tmp_path: Path) -> None:
+    search = {"trials": 30, "design": 0, "seeds": 2, "pruner": "median"}
+    config = study_config(space=SPACE, search=search, training={"max_epochs": 9})
+    study = Study(config, open_storage(f"journal:///{tmp_path}/a"), workspace=tmp_path)
+    study.enqueue_budget()
+    ends: dict[bool, set[int | None]] = {False: set(), True: set()}
+    while (trial := study.ask()) is not None:
+        # The first ten, each better than the last, set the level; what follows is far worse from the start.
+        value = 0.2 - trial.number / 100 if trial.number < 10 else 1e3
+        pruned_at = None
+        for epoch in range(1, 10):
+            pruned_at = pruned_at or study.report(trial, [EpochMetrics(epoch, {"val_loss": value}, 0)])
+        if trial.number >= 10:
+            ends[trial.repeat_of is not None].add(pruned_at)
+        study.tell(trial, "pruned" if pruned_at else "completed", checkpoint=None, error=None)
+    assert ends[True] == {None}
+    assert None not in ends[False]
+    assert ends[False]
+
+
 # -- the rule ----------------------------------------------------------------------------------------------------------
 
 
